@@ -1,0 +1,2 @@
+//! The `critbeta` command.
+fn main() {}

@@ -1,7 +1,18 @@
 //! Exact critical inverse temperature of attention rows.
 
+pub mod cpu;
+mod critical;
 mod dtype;
 mod error;
+pub mod laws;
+pub mod reference;
+pub mod rescaling;
+mod scores;
+mod spec;
+pub mod stats;
 
+pub use critical::{CriticalBeta, operating_ratio};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use rescaling::{Rescaling, RescalingSpec};
+pub use scores::{Element, Scores};

@@ -1,0 +1,219 @@
+//! How the inverse temperature of a row is chosen, as plain data.
+//!
+//! A [`Rescaling`] is the rule for one row; a [`RescalingSpec`] is what a user writes, and may point to
+//! a calibration file that holds one rule per layer and head. Both have one text form (see `spec.rs`).
+
+use crate::laws::LawEntry;
+use std::path::PathBuf;
+
+/// What the factor of a row may depend on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowFacts {
+    /// Visible keys, n.
+    pub n: u64,
+    /// 0-based position of the query.
+    pub position: u64,
+    /// Lambda(r) of the row, r from [`Rescaling::resolve`]; read only where that is `Some`.
+    pub critical: f64,
+    /// Entropy of the row at beta = 1, nats; read only where [`Rescaling::needs_entropy`].
+    pub entropy: f64,
+}
+
+impl RowFacts {
+    pub(crate) fn ln_n(&self) -> f64 {
+        (self.n.max(1) as f64).ln()
+    }
+}
+
+/// The inverse temperature beta that multiplies a row's scores.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rescaling {
+    /// beta = 1: the model as it is.
+    Identity,
+    /// The same beta for every row.
+    Fixed(f64),
+    /// A published length law.
+    Law(Law),
+    /// The row's own measured critical beta.
+    Critical(Critical),
+    /// A fitted length law of one head.
+    Calibrated(Calibrated),
+}
+
+/// A law of the registry with its parameters filled in.
+#[derive(Debug, Clone)]
+pub struct Law {
+    /// The registry's row.
+    pub entry: &'static LawEntry,
+    /// Values in the order of [`LawEntry::parameters`].
+    pub values: Vec<f64>,
+}
+
+impl PartialEq for Law {
+    fn eq(&self, other: &Law) -> bool {
+        self.entry.name == other.entry.name && self.values == other.values
+    }
+}
+
+/// beta = ratio * Lambda(resolve), clamped to floor..=cap.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Critical {
+    /// The operating ratio to hold.
+    pub ratio: f64,
+    /// r in nats.
+    pub resolve: f64,
+    /// Smallest beta.
+    pub floor: f64,
+    /// Largest beta; +inf lets tied rows reach the hard maximum.
+    pub cap: f64,
+}
+
+impl Default for Critical {
+    fn default() -> Self {
+        Critical { ratio: 1.0, resolve: 0.0, floor: 0.0, cap: f64::INFINITY }
+    }
+}
+
+/// betahat(n) = c (ln n)^xi; with an anchor length N0 the factor is betahat(n) / betahat(N0), which
+/// is 1 at N0 and keeps the operating ratio that the model has there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Calibrated {
+    /// Critical beta at ln n = 1.
+    pub c: f64,
+    /// Exponent of ln n.
+    pub xi: f64,
+    /// N0, the length at which the model keeps its trained behaviour.
+    pub anchor: Option<f64>,
+}
+
+impl Rescaling {
+    /// beta of a row, >= 0. Rows with n <= 1 have weight 1 or nothing at any beta; where a law has
+    /// no value for them it is 0.
+    pub fn beta(&self, row: &RowFacts) -> f64 {
+        let beta = match self {
+            Rescaling::Identity => 1.0,
+            Rescaling::Fixed(beta) => *beta,
+            Rescaling::Law(law) => (law.entry.factor)(&law.values, row),
+            Rescaling::Critical(rule) => {
+                // 0 * inf: a ratio of 0 asks for no separation, tied or not.
+                let wanted = if rule.ratio == 0.0 { 0.0 } else { rule.ratio * row.critical };
+                wanted.clamp(rule.floor, rule.cap)
+            }
+            Rescaling::Calibrated(Calibrated { c, xi, anchor }) => match anchor {
+                Some(length) => (row.ln_n() / length.ln()).powf(*xi),
+                None => c * row.ln_n().powf(*xi),
+            },
+        };
+        if beta > 0.0 { beta } else { 0.0 }
+    }
+
+    /// The r of the Lambda(r) that this rule needs of the row, if it needs one.
+    pub fn resolve(&self) -> Option<f64> {
+        match self {
+            Rescaling::Critical(rule) => Some(rule.resolve),
+            _ => None,
+        }
+    }
+
+    /// Whether this rule needs the row's entropy at beta = 1.
+    pub fn needs_entropy(&self) -> bool {
+        matches!(self, Rescaling::Law(law) if law.entry.needs_entropy)
+    }
+}
+
+/// Which measured quantity a calibration follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CalibratedOn {
+    /// Lambda.
+    #[default]
+    Critical,
+    /// Lambda(r), at the r of the diagnosis that wrote the file.
+    Resolved,
+}
+
+impl CalibratedOn {
+    /// Its name in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            CalibratedOn::Critical => "critical",
+            CalibratedOn::Resolved => "resolved",
+        }
+    }
+}
+
+/// A rescaling as a user writes it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RescalingSpec {
+    /// One rule for every head.
+    Uniform(Rescaling),
+    /// `calibrated:FILE`: c and xi per layer and head, as `diagnose --calibration` writes them.
+    PerHead {
+        /// The calibration file.
+        file: PathBuf,
+        /// Which of its fits to use.
+        of: CalibratedOn,
+        /// N0; see [`Calibrated::anchor`].
+        anchor: Option<f64>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beta(spec: &str, n: u64, position: u64, critical: f64) -> f64 {
+        let rescaling: Rescaling = spec.parse().unwrap();
+        rescaling.beta(&RowFacts { n, position, critical, entropy: 1.0 })
+    }
+
+    #[test]
+    fn published_laws_have_their_published_values() {
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
+        let at = |spec: &str, n: u64| beta(spec, n, n - 1, f64::NAN);
+        close(at("identity", 9), 1.0);
+        close(at("fixed:1.3", 9), 1.3);
+        close(at("chen:gamma=2", 1000), 2.0 * 1000f64.ln());
+        close(at("rem:c=1.5", 1000), 1.5 * 1000f64.ln().sqrt());
+        close(at("ssmax:s=0.43", 1024), 0.43 * 1024f64.ln());
+        close(at("ssmax:s=0.43,b=-9", 2), 0.0);
+        close(at("su", 512), 1.0);
+        close(at("su", 512 * 512), 2.0);
+        close(at("qwen-logn:train=8192", 8192), 1.0);
+        close(at("qwen-logn:train=8192", 8192 * 8192), 2.0);
+        close(at("qwen-logn:train=8192", 5), 1.0);
+        // Grok-2 counts positions from 0 and compares with >: position L itself is still 1.
+        close(beta("grok2:train=1024", 1025, 1024, 0.0), 1.0);
+        close(beta("grok2:train=1024", 2049, 2048, 0.0), 1.1);
+        close(at("yarn:scale=4", 9), (0.1 * 4f64.ln() + 1.0).powi(2));
+        close(at("yarn:scale=0.5", 9), 1.0);
+        close(at("llama4", 8191), 1.0);
+        close(at("llama4", 8192), 1.0 + 0.1 * 2f64.ln());
+        close(beta("mistral3:train=8192", 8193, 8191, 0.0), 1.0);
+        close(beta("mistral3:train=8192", 8193, 8192, 0.0), 1.0 + 0.1 * 2f64.ln());
+        close(at("velickovic", 9), 1.27);
+        close(at("asentmax:delta=1,b=2,g=2", 100), 1.0 + 2.0 * 100f64.ln().powi(2));
+    }
+
+    #[test]
+    fn measured_rules_follow_the_row() {
+        assert_eq!(beta("critical", 9, 8, 2.5), 2.5);
+        assert_eq!(beta("critical:ratio=2,cap=4", 9, 8, 2.5), 4.0);
+        assert_eq!(beta("critical:ratio=2,floor=6", 9, 8, 2.5), 6.0);
+        assert_eq!(beta("critical", 9, 8, f64::INFINITY), f64::INFINITY);
+        assert_eq!(beta("critical:ratio=0", 9, 8, f64::INFINITY), 0.0);
+        assert_eq!(beta("calibrated:c=2,xi=0.5", 100, 99, 0.0), 2.0 * 100f64.ln().sqrt());
+        assert_eq!(beta("calibrated:c=2,xi=0.5,anchor=100", 100, 99, 0.0), 1.0);
+        assert!((beta("calibrated:c=2,xi=0.5,anchor=100", 10_000, 0, 0.0) - 2f64.sqrt()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn rows_of_nothing_get_a_usable_beta() {
+        for spec in
+            ["chen:gamma=1", "su", "grok2:train=2", "calibrated:c=1,xi=-2", "asentmax:delta=1,b=0,g=-1"]
+        {
+            for n in [0, 1] {
+                assert!(beta(spec, n, 0, 0.0) >= 0.0, "{spec} at n = {n}");
+            }
+        }
+    }
+}

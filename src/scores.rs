@@ -1,0 +1,136 @@
+//! What a legal block of score rows is: a checked, borrowed view.
+
+use crate::{Error, Result};
+use half::{bf16, f16};
+
+/// An element type of score rows in memory. Every value converts to the working f32 exactly.
+pub trait Element: Copy + Send + Sync {
+    /// The score as f32.
+    fn to_f32(self) -> f32;
+}
+
+impl Element for f32 {
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Element for f16 {
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+}
+
+impl Element for bf16 {
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+}
+
+/// `rows` x `cols` attention scores in row-major order, row `r` beginning at `r * stride`.
+///
+/// Scores are the logits that the softmax sees at beta = 1. A score of -inf is masked. With
+/// lengths, row `r` has `lens[r] <= cols` scores and what lies behind them is never read.
+#[derive(Debug, Clone, Copy)]
+pub struct Scores<'a, T: Element = f32> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    lens: Option<&'a [usize]>,
+}
+
+impl<'a, T: Element> Scores<'a, T> {
+    /// A dense view: stride = cols, every row full.
+    ///
+    /// Errors: [`Error::Scores`] unless `data` holds exactly `rows * cols` elements.
+    pub fn dense(data: &'a [T], rows: usize, cols: usize) -> Result<Self> {
+        let view = Scores::strided(data, rows, cols, cols)?;
+        if data.len() != rows * cols {
+            let detail = format!("the buffer holds {} elements, expected {}", data.len(), rows * cols);
+            return Err(Error::Scores { rows, cols, detail });
+        }
+        Ok(view)
+    }
+
+    /// A view of rows that begin `stride` elements apart.
+    ///
+    /// Errors: [`Error::Scores`] if `stride < cols` or the last row reaches beyond `data`.
+    pub fn strided(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Result<Self> {
+        let fail = |detail| Err(Error::Scores { rows, cols, detail });
+        if stride < cols {
+            return fail(format!("rows {stride} elements apart would overlap"));
+        }
+        let needed = match rows.checked_sub(1) {
+            None => Some(0),
+            Some(last) => last.checked_mul(stride).and_then(|start| start.checked_add(cols)),
+        };
+        match needed {
+            Some(needed) if needed <= data.len() => Ok(Scores { data, rows, cols, stride, lens: None }),
+            _ => {
+                fail(format!("with stride {stride} they reach beyond the buffer of {} elements", data.len()))
+            }
+        }
+    }
+
+    /// The same rows with their own lengths.
+    ///
+    /// Errors: [`Error::Scores`] unless there is one length <= cols per row.
+    pub fn with_lens(self, lens: &'a [usize]) -> Result<Self> {
+        let fail = |detail| Err(Error::Scores { rows: self.rows, cols: self.cols, detail });
+        if lens.len() != self.rows {
+            return fail(format!("{} row lengths given, expected one per row", lens.len()));
+        }
+        if let Some(row) = lens.iter().position(|&len| len > self.cols) {
+            return fail(format!("length {} of row {row} exceeds the columns", lens[row]));
+        }
+        Ok(Scores { lens: Some(lens), ..self })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Allocated width of a row in elements (its length may be less).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The scores of row `row`, its length long.
+    ///
+    /// Panics if `row >= rows`, as slice indexing does.
+    pub fn row(&self, row: usize) -> &'a [T] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let len = self.lens.map_or(self.cols, |lens| lens[row]);
+        &self.data[row * self.stride..][..len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_end_where_their_length_says() {
+        let data: Vec<f32> = (0..11).map(|v| v as f32).collect();
+        let view = Scores::strided(&data, 3, 3, 4).unwrap().with_lens(&[3, 0, 2]).unwrap();
+        assert_eq!(view.row(0), &[0.0, 1.0, 2.0]);
+        assert_eq!(view.row(1), &[] as &[f32]);
+        assert_eq!(view.row(2), &[8.0, 9.0]);
+        assert_eq!(Scores::<f32>::dense(&[], 0, 7).unwrap().rows(), 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_its_numbers() {
+        let data = [0.0f32; 6];
+        let message = |r: Result<Scores<f32>>| r.unwrap_err().to_string();
+        assert!(message(Scores::dense(&data, 2, 4)).contains("2 rows x 4 columns"));
+        assert!(message(Scores::dense(&data, 2, 2)).contains("6 elements, expected 4"));
+        assert!(message(Scores::strided(&data, 2, 3, 2)).contains("overlap"));
+        assert!(message(Scores::strided(&data, usize::MAX, 3, usize::MAX)).contains("beyond"));
+        let view = Scores::dense(&data, 2, 3).unwrap();
+        assert!(message(view.with_lens(&[3])).contains("1 row lengths"));
+        assert!(message(view.with_lens(&[3, 4])).contains("length 4 of row 1"));
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod cpu;
 mod critical;
+pub mod diagnose;
 mod dtype;
 mod error;
 pub mod laws;

@@ -49,6 +49,12 @@ pub enum Error {
         /// What does not fit.
         detail: String,
     },
+    /// A measurement that was asked for with numbers that make no sense.
+    #[error("{detail}")]
+    Settings {
+        /// What was expected and what was found.
+        detail: String,
+    },
     /// A rescaling text that does not parse, or cannot be applied.
     #[error("rescaling {spec:?}: {detail}")]
     Spec {

@@ -1,11 +1,16 @@
 //! Exact critical inverse temperature of attention rows.
 
+mod batches;
 pub mod cpu;
 mod critical;
 pub mod diagnose;
 mod dtype;
 mod error;
+pub mod families;
+pub mod input;
 pub mod laws;
+pub mod output;
+pub mod probabilities;
 pub mod reference;
 pub mod rescaling;
 mod scores;

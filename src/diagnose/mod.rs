@@ -1,9 +1,25 @@
 //! From files of attention to records, summaries, length laws and calibrations.
+//!
+//! [`scan`] measures every row of opened [inputs](crate::input) and hands [`RowRecord`]s on in
+//! input order; a [`Diagnosis`] gathers them per layer and head and says what they show.
 
+mod calibration;
+mod fit;
+mod length_law;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod qk;
+mod quantile;
 mod record;
+mod scan;
+mod summary;
 mod writers;
 
+pub use calibration::{CalibratedLaw, Calibration, HeadCalibration, HeadRescalings};
+pub use fit::{Exponent, Form, FormFit};
+pub use length_law::{BinMedians, ClosestLaw, LengthLaw, Yardstick};
 pub use record::{RowPlace, RowRecord};
+pub(crate) use scan::last_visible;
+pub use scan::{Settings, scan};
+pub use summary::{Diagnosis, HeadSummary, Quantiles, Summary};
 pub use writers::{RowFormat, RowWriter};

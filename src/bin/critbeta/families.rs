@@ -1,0 +1,47 @@
+//! `critbeta families`.
+
+use crate::args::{Cli, Families};
+use crate::diagnose::write_json;
+use crate::report::table;
+use anyhow::Result;
+use critbeta::families::selftest::{Check, check};
+use critbeta::output::Output;
+use serde::Serialize;
+use std::path::Path;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    families: &'a [Check],
+}
+
+/// Whether every family measures as it should.
+pub fn run(args: &Families, cli: &Cli) -> Result<bool> {
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    let out = args.json.as_deref().filter(|_| !to_stdout).map(Output::create).transpose()?;
+    let bar = crate::progress(cli, 0, "families");
+    let checks = check(cli.seed, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let report = Report { families: &checks };
+    if let Some(out) = out {
+        write_json(out, &report)?.commit()?;
+    }
+    let failed = checks.iter().filter(|check| !check.pass).count();
+    if to_stdout {
+        crate::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+    } else {
+        let mut rows = table(["family", "expected", "measured", "tolerance", "", "what"]);
+        for Check { name, expected, measured, tolerance, pass, what } in &checks {
+            let [expected, measured] = [expected, measured].map(|v| format!("{v:.5}"));
+            let pass = if *pass { "ok" } else { "OFF" };
+            rows.add_row([name, &expected, &measured, &format!("{tolerance:.1e}"), pass, what]);
+        }
+        crate::print(&format!("{rows}\n"))?;
+    }
+    if failed > 0 {
+        eprintln!("error: {failed} of {} families are off", checks.len());
+    }
+    Ok(failed == 0)
+}

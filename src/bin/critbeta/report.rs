@@ -1,0 +1,148 @@
+//! The summary as tables.
+
+use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets};
+use critbeta::diagnose::{Exponent, HeadSummary, LengthLaw, Summary};
+use critbeta::input::Input;
+use std::fmt::Write;
+
+/// An empty table with a header, in the style of all of them.
+pub fn table(header: impl Into<Row>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header);
+    table
+}
+
+/// Everything `diagnose` says on a terminal.
+pub fn summary(summary: &Summary, inputs: &[Input]) -> String {
+    let mut text = String::new();
+    let rows: u64 = summary.heads.iter().map(|head| head.rows).sum();
+    let mut settings = format!("at beta = {}", summary.beta);
+    if summary.resolve > 0.0 {
+        settings += &format!(", resolved at r = {} nats", summary.resolve);
+    }
+    if summary.exclude_sink > 0 {
+        settings += &format!(", the first {} keys of every row left out", summary.exclude_sink);
+    }
+    if let Some(k) = summary.top_k {
+        settings += &format!(", only the {k} largest scores of a row counted");
+    }
+    let _ = writeln!(text, "{}: {} heads, {rows} rows, {settings}", summary.inputs.join(", "), summary.heads.len());
+    for input in inputs.iter().filter(|input| !input.skipped.is_empty()) {
+        let _ = writeln!(text, "{}: not diagnosed: {}", input.path.display(), input.skipped.join(", "));
+    }
+    let _ = writeln!(text, "\nCritical beta per row: quantiles\n{}", rows_table(summary));
+    let _ = writeln!(text, "\nLength law: median critical beta ~ (log n)^xi\n{}", laws_table(&summary.heads));
+    let mut sets: Vec<&LengthLaw> = Vec::new();
+    for law in summary.heads.iter().map(|head| &head.length_law).filter(|law| !law.yardsticks.is_empty()) {
+        if !sets.iter().any(|seen| seen.yardsticks == law.yardsticks) {
+            sets.push(law);
+        }
+    }
+    for law in sets.iter().take(3) {
+        let (first, last) = (law.bins.first().map_or(0.0, |b| b.n), law.bins.last().map_or(0.0, |b| b.n));
+        let known = law.yardsticks.iter().map(|y| format!("{} {:.2} ({})", y.family, y.xi, y.asymptotic));
+        let known = known.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(text, "xi of known families by the same fit over n = {first:.0} .. {last:.0} (at infinity): {known}");
+    }
+    if sets.len() > 3 {
+        let _ = writeln!(text, "({} more sets of lengths: see --json)", sets.len() - 3);
+    }
+    text
+}
+
+fn rows_table(summary: &Summary) -> Table {
+    let resolved = summary.resolve > 0.0;
+    let mut header = vec!["layer", "head", "rows", "n", "5 %", "25 %", "median", "75 %", "95 %"];
+    if resolved {
+        header.extend(["resolved 5 %", "25 %", "median", "75 %", "95 %"]);
+    }
+    header.extend(["beta > critical", "tied", "alpha", "H / log n"]);
+    if summary.top_k.is_some() {
+        header.push("certified");
+    }
+    let poisoned = summary.heads.iter().any(|head| head.poisoned > 0);
+    if poisoned {
+        header.push("poisoned");
+    }
+    let columns = header.len();
+    let mut table = table(header);
+    for head in &summary.heads {
+        let mut cells = vec![
+            head.layer.escape_debug().to_string(),
+            head.head.to_string(),
+            head.rows.to_string(),
+            head.n.map_or("-".into(), |[low, high]| format!("{low} .. {high}")),
+        ];
+        let betas = [Some(head.critical_beta), resolved.then_some(head.resolved_beta)];
+        for q in betas.into_iter().flatten() {
+            cells.extend([q.q05, q.q25, q.q50, q.q75, q.q95].map(figure));
+        }
+        cells.extend([share(head.share_above_critical), share(head.share_tied)]);
+        cells.extend([head.median_alpha, head.median_relative_entropy].map(figure));
+        cells.extend(head.share_certified.map(share));
+        if poisoned {
+            cells.push(head.poisoned.to_string());
+        }
+        table.add_row(cells);
+    }
+    align_right(&mut table, 1..columns);
+    table
+}
+
+fn laws_table(heads: &[HeadSummary]) -> Table {
+    let header = ["layer", "head", "xi", "95 %", "xi alpha", "xi gap", "predicts best", "holds beta / critical best", "verdict"];
+    let mut table = table(header);
+    for head in heads {
+        let law = &head.length_law;
+        let xi = |fit: &Option<Exponent>| fit.as_ref().map_or("-".into(), |fit| format!("{:.2}", fit.xi));
+        let interval = law.critical_beta.as_ref().map_or("-".into(), |fit| {
+            let [low, high] = fit.interval;
+            format!("{low:.2} .. {high:.2}")
+        });
+        let closest = law.closest_published.as_ref().map_or("-".into(), |closest| {
+            format!("{} (to {:.0} %)", closest.laws.join(" = "), 100.0 * closest.spread)
+        });
+        table.add_row([
+            head.layer.escape_debug().to_string(),
+            head.head.to_string(),
+            xi(&law.critical_beta),
+            interval,
+            xi(&law.alpha),
+            xi(&law.contact_gap),
+            law.best().map_or("-", |fit| fit.form.formula()).to_owned(),
+            closest,
+            law.verdict.clone(),
+        ]);
+    }
+    align_right(&mut table, 1..6);
+    table
+}
+
+fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// Four significant digits.
+pub fn figure(value: f64) -> String {
+    if value.is_nan() {
+        "-".into()
+    } else if value.is_infinite() {
+        "inf".into()
+    } else if value == 0.0 {
+        "0".into()
+    } else if (1e-3..1e5).contains(&value.abs()) {
+        let digits = (3 - value.abs().log10().floor() as i32).max(0) as usize;
+        format!("{value:.digits$}")
+    } else {
+        format!("{value:.3e}")
+    }
+}
+
+fn share(value: f64) -> String {
+    if value.is_nan() { "-".into() } else { format!("{:.1} %", 100.0 * value) }
+}

@@ -1,0 +1,171 @@
+//! The rescaled softmax of every row of a score file, written in the file's own format.
+
+use crate::batches::in_order;
+use crate::cpu::{SoftmaxRow, Workspace};
+use crate::diagnose::{HeadRescalings, last_visible};
+use crate::input::safetensors::SafetensorsFile;
+use crate::input::{Input, ScoreTensor, Source, is_positions};
+use crate::output::Output;
+use crate::{DType, Error, Rescaling, Result};
+use npyz::WriterBuilder;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+
+/// Scores per job: its results wait in memory, up to 8 bytes each.
+const JOB_SCORES: usize = 1 << 17;
+const JOBS_PER_THREAD: usize = 4;
+
+/// A file of probabilities about to be written.
+pub struct Probabilities<'a> {
+    input: &'a Input,
+    tensors: Vec<Planned<'a>>,
+}
+
+/// One score tensor with the dtype of its probabilities and the rule of each of its heads.
+struct Planned<'a> {
+    scores: &'a ScoreTensor,
+    dtype: DType,
+    rescalings: Vec<Rescaling>,
+}
+
+impl<'a> Probabilities<'a> {
+    /// Plans the probabilities of all score tensors of `input` at `out`, in `dtype` or the scores' own.
+    ///
+    /// Errors: [`Error::File`] for queries and keys, for another extension than the input's, for bf16 in
+    /// .npy, and for heads that a calibration does not cover.
+    pub fn plan(input: &'a Input, rescalings: &HeadRescalings, dtype: Option<DType>, out: &Path) -> Result<Self> {
+        let extension = |path: &Path| path.extension().unwrap_or_default().to_ascii_lowercase();
+        if extension(out) != extension(&input.path) {
+            let wanted = format!("expected the extension of the input {}", input.path.display());
+            return Err(Error::file(out, wanted));
+        }
+        let plan = |source: &'a Source| {
+            let Source::Scores(scores) = source else {
+                let pair = format!("tensor {:?} is queries and keys, expected scores", source.layer());
+                return Err(Error::file(&input.path, pair));
+            };
+            let dtype = dtype.unwrap_or(scores.dtype());
+            if dtype == DType::Bf16 && is_npy(&input.path) {
+                return Err(Error::file(out, "the .npy format has no bf16, expected f64, f32 or f16"));
+            }
+            let heads = 0..scores.heads() as u64;
+            let rescalings = heads.map(|head| rescalings.of(scores.layer(), head)).collect::<Result<_>>()?;
+            Ok(Planned { scores, dtype, rescalings })
+        };
+        Ok(Probabilities { input, tensors: input.sources.iter().map(plan).collect::<Result<_>>()? })
+    }
+
+    /// Computes and writes everything; `sink` sees every row, in order.
+    ///
+    /// A safetensors file keeps its metadata and positions. Probabilities are computed in f64 from f32
+    /// scores and rounded once. Errors: [`Error::Io`] for the target, and the input's.
+    pub fn write(mut self, out: &mut Output, mut sink: impl FnMut(&[SoftmaxRow])) -> Result<()> {
+        if is_npy(&self.input.path) {
+            for tensor in &self.tensors {
+                let header = npy_header(tensor).map_err(|e| Error::io(out.path(), e))?;
+                write_all(out, &header)?;
+            }
+        } else {
+            let file = SafetensorsFile::open(&self.input.path)?;
+            let kept: Vec<_> = file.tensors().iter().filter(|tensor| is_positions(&tensor.name)).collect();
+            let positions = kept.iter().map(|t| (t.name.to_string(), t.dtype, t.shape.clone()));
+            // Wide elements first keeps every tensor aligned to its own element, as the format's library does.
+            self.tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.size_bytes()));
+            let scores = self.tensors.iter().map(|t| {
+                (t.scores.layer().to_string(), stored(t.dtype), t.scores.shape().to_vec())
+            });
+            let header = safetensors_header(&file, positions.chain(scores)).map_err(|e| Error::file(out.path(), e))?;
+            write_all(out, &header)?;
+            kept.iter().try_for_each(|tensor| write_all(out, &tensor.bytes))?;
+        }
+        self.tensors.iter().try_for_each(|tensor| tensor.write(out, &mut sink))
+    }
+}
+
+impl Planned<'_> {
+    fn write(&self, out: &mut Output, sink: &mut impl FnMut(&[SoftmaxRow])) -> Result<()> {
+        let (heads, rows) = (self.scores.heads(), self.scores.rows());
+        let step = (JOB_SCORES / self.scores.cols().max(1)).clamp(1, JOB_SCORES);
+        let blocks = (0..heads)
+            .flat_map(|head| (0..rows).step_by(step).map(move |start| (head, start..(start + step).min(rows))));
+        let work = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
+            let mut bytes = Vec::new();
+            let one = |row| {
+                self.scores.read_row(*head, row, &mut scratch.row);
+                let position = self.scores.positions().map_or_else(|| last_visible(&scratch.row), |p| p[row]);
+                let rule = &self.rescalings[*head];
+                let report = scratch.workspace.softmax(&scratch.row, rule, position, &mut scratch.probs);
+                self.dtype.write(&scratch.probs, &mut bytes);
+                report
+            };
+            let reports: Vec<SoftmaxRow> = rows.clone().map(one).collect();
+            (reports, bytes)
+        };
+        in_order(blocks, JOBS_PER_THREAD, work, |(reports, bytes)| {
+            sink(&reports);
+            write_all(out, &bytes)
+        })
+    }
+}
+
+/// What one thread needs, reused from job to job.
+#[derive(Default)]
+struct Scratch {
+    workspace: Workspace,
+    row: Vec<f32>,
+    probs: Vec<f64>,
+}
+
+fn is_npy(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"))
+}
+
+fn write_all(out: &mut Output, bytes: &[u8]) -> Result<()> {
+    out.write_all(bytes).map_err(|e| Error::io(out.path(), e))
+}
+
+fn stored(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F64 => Dtype::F64,
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+    }
+}
+
+fn npy_header(tensor: &Planned) -> std::io::Result<Vec<u8>> {
+    let descr = format!("<f{}", tensor.dtype.size_bytes());
+    let descr: npyz::TypeStr = descr.parse().map_err(std::io::Error::other)?;
+    let shape: Vec<u64> = tensor.scores.shape().iter().map(|&d| d as u64).collect();
+    let mut header = Vec::new();
+    npyz::WriteOptions::new_header_only()
+        .dtype(npyz::DType::Plain(descr))
+        .shape(&shape)
+        .writer(&mut header)
+        .write_header_only()?;
+    Ok(header)
+}
+
+/// The length and the header of a file of `tensors`, one behind the other.
+fn safetensors_header(
+    file: &SafetensorsFile,
+    tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>,
+) -> Result<Vec<u8>, String> {
+    let mut end = 0;
+    let tensors = tensors.map(|(name, dtype, shape)| {
+        let start = end;
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        (name, TensorInfo { dtype, shape, data_offsets: (start, end) })
+    });
+    let tensors: Vec<_> = tensors.collect();
+    let metadata = file.metadata().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let header = Metadata::new(Some(metadata), tensors).map_err(|e| e.to_string())?;
+    let mut text = serde_json::to_vec(&header).map_err(|e| e.to_string())?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text);
+    Ok(bytes)
+}

@@ -1,0 +1,146 @@
+//! The working path measured on rows whose answer is known: what `critbeta families` prints.
+//!
+//! Where Lambda is known exactly, one row tells. Where it is random, the median over seeded rows is
+//! compared with the median of its exact finite-n law. That law is derived without this crate: the
+//! k-th largest of n independent scores is the tail quantile at Gamma_k / Gamma_(n+1), Gamma_k being a
+//! sum of k unit exponentials (Renyi 1953), so Lambda = max over k of log k / (x_1 - x_k) can be
+//! sampled in f64 from the quantile function alone, with no row, no f32, no sort and no histogram.
+//! `tests/selftest.rs` does so; [`MEDIANS`] are its results from 1,000,000 samples each (2026-11-24).
+//!
+//! The sampling error of a median of R rows has no unknown in it: the median lies between the law's
+//! quantiles 1/2 - 2.5 / sqrt(R) and 1/2 + 2.5 / sqrt(R) but for once in 1.7 million (5 sigma of the
+//! rank). The tolerances are the further of the two.
+
+use super::{Family, each_row, median};
+use crate::CriticalBeta;
+use serde::Serialize;
+
+/// One comparison of a measured number with a known one.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Check {
+    /// Family and quantity.
+    pub name: String,
+    /// The known value.
+    pub expected: f64,
+    /// The value measured.
+    pub measured: f64,
+    /// Largest difference that rounding or, over every seed, sampling explains.
+    pub tolerance: f64,
+    /// Whether the difference is within the tolerance.
+    pub pass: bool,
+    /// What is measured and where its known value is from.
+    pub what: String,
+}
+
+/// Lengths and rows of every median: 36 million scores a family.
+const SIZES: [(usize, usize); 3] = [(64, 4001), (1_024, 4001), (16_384, 2001)];
+
+/// Median of Lambda at each of [`SIZES`], and its tolerance over every seed.
+const MEDIANS: [(Family, [(f64, f64); 3]); 7] = [
+    (Family::Gaussian, [(3.001627, 0.31), (4.109182, 0.38), (5.086090, 0.73)]),
+    (Family::Exponential, [(1.27, 0.13), (1.263047, 0.12), (1.27, 0.18)]),
+    (Family::Stretched { p: 3.0 }, [(9.251782, 0.9), (13.222448, 1.2), (16.961240, 2.5)]),
+    (Family::Edge { c: 1.0 }, [(18.869202, 1.9), (54.685506, 5.3), (111.790087, 16.)]),
+    (Family::Sphere { d: 5.0 }, [(14.974240, 1.5), (61.374283, 5.6), (253.971521, 35.)]),
+    (Family::Pareto { a: 2.0 }, [(0.524914, 0.041), (0.194502, 0.0131), (0.065534, 0.0062)]),
+    (Family::Sink { height: 20.0 }, [(0.191979, 0.00017), (0.322234, 0.000067), (0.455566, 0.000034)]),
+];
+
+/// Median of contact rank / n under the sink at the last of [`SIZES`], from the same samples.
+const SINK_DEPTH: (f64, f64) = (0.72894, 0.003);
+
+/// Measures every family with a known answer and compares.
+///
+/// Calls `progress(done, total)` after each family. The result depends on the seed alone.
+pub fn check(seed: u64, progress: &mut dyn FnMut(usize, usize)) -> Vec<Check> {
+    check_with(|scores| crate::cpu::critical_beta(scores, 0.0), median, seed, progress)
+}
+
+fn check_with(
+    measure: fn(&[f32]) -> CriticalBeta,
+    summary: fn(Vec<f64>) -> f64,
+    seed: u64,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Vec<Check> {
+    let total = MEDIANS.len() + 2;
+    let mut checks = Vec::new();
+    for (n, _) in SIZES {
+        let family = Family::Simplex { gap: 4.0 };
+        let measured = each_row(&family, n, 1, seed, |scores| measure(scores).beta)[0];
+        let what = "log n / (q - p), exactly, q - p = 4; one row".into();
+        // A gap of 4 is exact, the ratio one logarithm and one division: 2 ulps of f64.
+        let expected = (n as f64).ln() / 4.0;
+        checks.push(Check::new(&family, format!("n = {n}"), expected, measured, 4.5e-16 * expected, what));
+    }
+    progress(1, total);
+    checks.push(log_grid(measure));
+    progress(2, total);
+    for (i, (family, known)) in MEDIANS.iter().enumerate() {
+        let mut medians = Vec::new();
+        for (&(n, rows), &(expected, tolerance)) in SIZES.iter().zip(known) {
+            let rows = each_row(family, n, rows, seed, measure);
+            let measured = summary(rows.iter().map(|critical| critical.beta).collect());
+            medians.push(measured);
+            let what = format!("median of {} rows; exact law of the order statistics", rows.len());
+            checks.push(Check::new(family, format!("n = {n}"), expected, measured, tolerance, what));
+            if matches!(family, Family::Sink { .. }) && n == SIZES[2].0 {
+                let measured = summary(rows.iter().map(|c| c.contact_rank as f64 / n as f64).collect());
+                let what = "median contact rank / n: the sink is met deep in the bulk".into();
+                let (expected, tolerance) = SINK_DEPTH;
+                checks.push(Check::new(family, "contact".into(), expected, measured, tolerance, what));
+            }
+        }
+        checks.extend(exponent(family, known, &medians));
+        progress(i + 3, total);
+    }
+    checks
+}
+
+/// Every prefix of a log grid has its contact at its last score, up to the rounding of that gap.
+fn log_grid(measure: fn(&[f32]) -> CriticalBeta) -> Check {
+    let (n, beta) = (1024, 2.5);
+    let family = Family::LogGrid { beta };
+    let furthest = each_row(&family, n, 1, 0, |scores| {
+        let betas = (2..=n).map(|k| measure(&scores[..k]).beta);
+        betas.max_by(|a, b| (a - beta).abs().total_cmp(&(b - beta).abs())).unwrap_or(f64::NAN)
+    })[0];
+    // One f32 rounding of a gap: relative 2^-24, and its square.
+    let tolerance = beta * 2f64.powi(-24) * 1.000001;
+    let what = "L, the furthest from it of the rows of the first k scores, k = 2..1024".into();
+    Check::new(&family, "every k".into(), beta, furthest, tolerance, what)
+}
+
+/// The slope that `medians` have, against the slope that the known medians have at the same lengths:
+/// at such n the asymptotic exponent is not in sight (Gaussian rows: 0.62, not 0.50).
+fn exponent(family: &Family, known: &[(f64, f64); 3], medians: &[f64]) -> Option<Check> {
+    let growth = family.known()?;
+    let lengths = SIZES.map(|(n, _)| (n as f64).ln());
+    let (abscissa, against, asymptotic) = match growth.power {
+        0.0 => (lengths.map(f64::ln), "log log n", growth.log_power),
+        power => (lengths, "log n", power),
+    };
+    let mean = abscissa.iter().sum::<f64>() / abscissa.len() as f64;
+    let spread: f64 = abscissa.iter().map(|x| (x - mean).powi(2)).sum();
+    let weights = abscissa.map(|x| (x - mean) / spread);
+    let slope = |y: &mut dyn Iterator<Item = f64>| weights.iter().zip(y).map(|(w, y)| w * y).sum::<f64>();
+    let expected = slope(&mut known.iter().map(|(median, _)| median.ln()));
+    let measured = slope(&mut medians.iter().map(|median| median.ln()));
+    let errors = known.iter().map(|(median, tolerance)| tolerance / median);
+    let tolerance = weights.iter().zip(errors).map(|(w, error)| (w * error).powi(2)).sum::<f64>().sqrt();
+    let what = format!("slope of log median over {against}; its limit is {asymptotic:.2}");
+    Some(Check::new(family, "exponent".into(), expected, measured, tolerance, what))
+}
+
+impl Check {
+    fn new(
+        family: &Family,
+        quantity: String,
+        expected: f64,
+        measured: f64,
+        tolerance: f64,
+        what: String,
+    ) -> Check {
+        let pass = (measured - expected).abs() <= tolerance;
+        Check { name: format!("{family} {quantity}"), expected, measured, tolerance, pass, what }
+    }
+}

@@ -5,6 +5,7 @@ mod critical;
 pub mod diagnose;
 mod dtype;
 mod error;
+pub mod input;
 pub mod laws;
 pub mod reference;
 pub mod rescaling;

@@ -12,12 +12,14 @@ mod tensors;
 
 pub use mapped::MappedBytes;
 pub use rows::{FileRows, Order};
+pub(crate) use select::is_positions;
 pub use tensors::{QkPair, ScoreTensor};
 
 use crate::{Error, Result};
 use npy::NpyFile;
 use safetensors::SafetensorsFile;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What of a file is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -46,6 +48,39 @@ pub enum Source {
     Scores(ScoreTensor),
     /// Queries and keys that scores are computed from.
     Pair(QkPair),
+}
+
+impl Input {
+    /// Rows of all heads of all sources.
+    pub fn rows(&self) -> u64 {
+        self.sources.iter().map(|source| source.heads() as u64 * source.rows() as u64).sum()
+    }
+}
+
+impl Source {
+    /// The tensor's name, without `.q` for a pair.
+    pub fn layer(&self) -> &Arc<str> {
+        match self {
+            Source::Scores(tensor) => tensor.layer(),
+            Source::Pair(pair) => pair.layer(),
+        }
+    }
+
+    /// Query heads.
+    pub fn heads(&self) -> usize {
+        match self {
+            Source::Scores(tensor) => tensor.heads(),
+            Source::Pair(pair) => pair.heads(),
+        }
+    }
+
+    /// Rows of one head.
+    pub fn rows(&self) -> usize {
+        match self {
+            Source::Scores(tensor) => tensor.rows(),
+            Source::Pair(pair) => pair.rows(),
+        }
+    }
 }
 
 const SCALE_OF_SCORES: &str =

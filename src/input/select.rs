@@ -33,6 +33,11 @@ fn role(name: &str) -> Role<'_> {
     }
 }
 
+/// Whether a tensor of that name says where rows stand.
+pub(crate) fn is_positions(name: &str) -> bool {
+    matches!(role(name), Role::Positions(_) | Role::SharedPositions)
+}
+
 enum Pick<'a> {
     Scores(&'a Tensor),
     Pair { name: &'a str, q: &'a Tensor, k: &'a Tensor },

@@ -8,7 +8,7 @@ use std::fmt::Write;
 /// An empty table with a header, in the style of all of them.
 pub fn table(header: impl Into<Row>) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header);
     table
 }

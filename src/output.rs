@@ -209,8 +209,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("rows.csv");
         let both = |other: &str| {
-            let mut outputs =
-                vec![Output::create(&path).unwrap(), Output::create(Path::new(other)).unwrap()];
+            let mut outputs = vec![Output::create(&path).unwrap(), Output::create(Path::new(other)).unwrap()];
             outputs.iter_mut().for_each(|output| output.write_all(b"row").unwrap());
             commit_all(outputs)
         };

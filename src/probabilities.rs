@@ -36,7 +36,12 @@ impl<'a> Probabilities<'a> {
     ///
     /// Errors: [`Error::File`] for queries and keys, for another extension than the input's, for bf16 in
     /// .npy, and for heads that a calibration does not cover.
-    pub fn plan(input: &'a Input, rescalings: &HeadRescalings, dtype: Option<DType>, out: &Path) -> Result<Self> {
+    pub fn plan(
+        input: &'a Input,
+        rescalings: &HeadRescalings,
+        dtype: Option<DType>,
+        out: &Path,
+    ) -> Result<Self> {
         let extension = |path: &Path| path.extension().unwrap_or_default().to_ascii_lowercase();
         if extension(out) != extension(&input.path) {
             let wanted = format!("expected the extension of the input {}", input.path.display());
@@ -74,10 +79,12 @@ impl<'a> Probabilities<'a> {
             let positions = kept.iter().map(|t| (t.name.to_string(), t.dtype, t.shape.clone()));
             // Wide elements first keeps every tensor aligned to its own element, as the format's library does.
             self.tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.size_bytes()));
-            let scores = self.tensors.iter().map(|t| {
-                (t.scores.layer().to_string(), stored(t.dtype), t.scores.shape().to_vec())
-            });
-            let header = safetensors_header(&file, positions.chain(scores)).map_err(|e| Error::file(out.path(), e))?;
+            let scores = self
+                .tensors
+                .iter()
+                .map(|t| (t.scores.layer().to_string(), stored(t.dtype), t.scores.shape().to_vec()));
+            let header =
+                safetensors_header(&file, positions.chain(scores)).map_err(|e| Error::file(out.path(), e))?;
             write_all(out, &header)?;
             kept.iter().try_for_each(|tensor| write_all(out, &tensor.bytes))?;
         }
@@ -89,8 +96,9 @@ impl Planned<'_> {
     fn write(&self, out: &mut Output, sink: &mut impl FnMut(&[SoftmaxRow])) -> Result<()> {
         let (heads, rows) = (self.scores.heads(), self.scores.rows());
         let step = (JOB_SCORES / self.scores.cols().max(1)).clamp(1, JOB_SCORES);
-        let blocks = (0..heads)
-            .flat_map(|head| (0..rows).step_by(step).map(move |start| (head, start..(start + step).min(rows))));
+        let blocks = (0..heads).flat_map(|head| {
+            (0..rows).step_by(step).map(move |start| (head, start..(start + step).min(rows)))
+        });
         let work = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
             let mut bytes = Vec::new();
             let one = |row| {

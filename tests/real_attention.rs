@@ -119,7 +119,10 @@ fn check(record: &RowRecord, e: &Expected, exact: &Row, gap_error: f64) {
     };
     near(record.max, e.max, gap_error, "max");
     let (low, high) = (shifted_critical_beta(exact, gap_error), shifted_critical_beta(exact, -gap_error));
-    assert!(low <= record.critical_beta && record.critical_beta <= high, "{place}: {low} .. {high}, {record:?}");
+    assert!(
+        low <= record.critical_beta && record.critical_beta <= high,
+        "{place}: {low} .. {high}, {record:?}"
+    );
     assert_eq!(record.resolved_beta, record.critical_beta, "{place}");
     if record.contact_rank == e.contact_rank {
         near(record.contact_gap, e.contact_gap, gap_error, "contact gap");

@@ -2,6 +2,7 @@
 
 use super::fit::{Bin, Exponent, Form, FormFit, Point, bins, compare_forms, exponent};
 use super::quantile::median;
+use super::scan::Settings;
 use super::summary::RowSample;
 use crate::families::{Family, median_critical_beta};
 use crate::laws::LAWS;
@@ -35,8 +36,10 @@ pub struct LengthLaw {
     pub forms: Vec<FormFit>,
     /// Whether `verdict` is more than `inconclusive`.
     pub conclusive: bool,
-    /// The finding in words.
+    /// The finding about Lambda in words.
     pub verdict: String,
+    /// The finding about Lambda(r) in words; `None` at r = 0, where it is the same.
+    pub resolved_verdict: Option<String>,
     /// The published law under which beta / Lambda varies least over the bins.
     pub closest_published: Option<ClosestLaw>,
     /// What the same fit gives for families whose exponent is known.
@@ -83,7 +86,12 @@ pub struct Yardstick {
 }
 
 impl LengthLaw {
-    pub(super) fn of(rows: &[RowSample], beta: f64, seed: u64, yardsticks: &mut Yardsticks) -> Self {
+    pub(super) fn of(
+        rows: &[RowSample],
+        settings: &Settings,
+        seed: u64,
+        yardsticks: &mut Yardsticks,
+    ) -> Self {
         let bins = bins(rows);
         let values =
             |of: fn(&RowSample) -> f64| -> Vec<Vec<f64>> { bins.iter().map(|b| b.values(of)).collect() };
@@ -102,14 +110,21 @@ impl LengthLaw {
         let medians: Vec<BinMedians> = medians.collect();
         let fitted = exponent(&bins, &critical, seed);
         let forms = compare_forms(&bins, &critical, seed);
-        let verdict = verdict(&medians, fitted.as_ref(), &forms);
+        let fitted_resolved = exponent(&bins, &resolved, seed);
+        let found = verdict(&medians, |bin| bin.critical_beta, fitted.as_ref(), &forms);
+        let conclusive = found.is_ok();
+        let in_words =
+            |found: Result<String, String>| found.unwrap_or_else(|why| format!("inconclusive: {why}"));
+        let resolved_verdict = (settings.measure.resolve > 0.0)
+            .then(|| in_words(verdict(&medians, |bin| bin.resolved_beta, fitted_resolved.as_ref(), &[])));
         LengthLaw {
-            conclusive: verdict.is_ok(),
-            verdict: verdict.unwrap_or_else(|why| format!("inconclusive: {why}")),
-            closest_published: closest_law(&bins, &medians, beta),
+            conclusive,
+            verdict: in_words(found),
+            resolved_verdict,
+            closest_published: closest_law(&bins, &medians, settings.beta),
             yardsticks: yardsticks.over(&medians),
             critical_beta: fitted,
-            resolved_beta: exponent(&bins, &resolved, seed),
+            resolved_beta: fitted_resolved,
             alpha: exponent(&bins, &alpha, seed),
             contact_gap: exponent(&bins, &contact_gap, seed),
             forms,
@@ -124,7 +139,12 @@ impl LengthLaw {
 }
 
 /// What the numbers say, or why they say nothing.
-fn verdict(bins: &[BinMedians], fit: Option<&Exponent>, forms: &[FormFit]) -> Result<String, String> {
+fn verdict(
+    bins: &[BinMedians],
+    beta: fn(&BinMedians) -> f64,
+    fit: Option<&Exponent>,
+    forms: &[FormFit],
+) -> Result<String, String> {
     let (Some(first), Some(last)) = (bins.first(), bins.last()) else {
         return Err("no row has 3 visible keys".into());
     };
@@ -132,10 +152,10 @@ fn verdict(bins: &[BinMedians], fit: Option<&Exponent>, forms: &[FormFit]) -> Re
     if range < MIN_RANGE {
         return Err(format!("n spans a factor of {range:.1}, a law needs {MIN_RANGE}"));
     }
-    let tied = bins.iter().filter(|bin| bin.critical_beta == f64::INFINITY).count();
+    let tied = bins.iter().filter(|bin| beta(bin) == f64::INFINITY).count();
     if tied > 0 && bins.len() - tied < MIN_BINS {
         return Err(format!(
-            "ties make {tied} of {} bins infinite; see the resolved beta with --resolve",
+            "ties make {tied} of {} bins infinite; a higher --resolve tames them",
             bins.len()
         ));
     }
@@ -146,7 +166,12 @@ fn verdict(bins: &[BinMedians], fit: Option<&Exponent>, forms: &[FormFit]) -> Re
         return Err("the median critical beta is 0".into());
     };
     if high - low > MAX_INTERVAL {
-        return Err(format!("xi lies anywhere in {low:.2} .. {high:.2}; more rows narrow it"));
+        let direction = match (low > 0.0, high < 0.0) {
+            (true, _) => "grows, but ",
+            (_, true) => "falls, but ",
+            _ => "",
+        };
+        return Err(format!("{direction}xi lies anywhere in {low:.2} .. {high:.2}"));
     }
     let named = [(0.5, "sqrt(log n)"), (1.0, "log n"), (2.0, "(log n)^2")];
     let compatible: Vec<&str> =
@@ -270,7 +295,7 @@ mod tests {
             .flat_map(|n| (0..9).map(move |i| (n, i)))
             .map(|(n, i)| RowSample::with(n, critical(n as f64, i)))
             .collect();
-        LengthLaw::of(&rows, 1.0, 7, &mut Yardsticks::new(7))
+        LengthLaw::of(&rows, &Settings::default(), 7, &mut Yardsticks::new(7))
     }
 
     fn doubling() -> impl Iterator<Item = u64> {
@@ -309,7 +334,7 @@ mod tests {
         assert!(reason(law(1000..1050, |n, _| n.ln())).contains("factor of 1.0, a law needs 8"));
         assert!(reason(law([64, 4096].into_iter(), |n, _| n.ln())).contains("only 2 bins"));
         let wild = |_: f64, i: usize| [1e-3, 1.0, 1e3][i % 3] * (1.0 + i as f64);
-        assert!(reason(law(doubling(), wild)).contains("more rows narrow it"));
+        assert!(reason(law(doubling(), wild)).contains("lies anywhere in -"));
         assert!(reason(law(doubling(), |_, _| f64::INFINITY)).contains("--resolve"));
         assert!(reason(law(doubling(), |_, _| 0.0)).contains("is 0"));
     }

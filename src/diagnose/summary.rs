@@ -228,7 +228,7 @@ impl HeadRows {
             median_alpha: median_of(|row| row.alpha.into()),
             median_relative_entropy: median_of(|row| f64::from(row.entropy) / (row.n as f64).ln()),
             share_certified: settings.measure.top_k.map(|_| share(|row| row.certified)),
-            length_law: LengthLaw::of(rows, settings.beta, seed, yardsticks),
+            length_law: LengthLaw::of(rows, settings, seed, yardsticks),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The summary as tables.
 
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets};
-use critbeta::diagnose::{Exponent, HeadSummary, LengthLaw, Summary};
+use critbeta::diagnose::{ClosestLaw, Exponent, LengthLaw, Summary};
 use critbeta::input::Input;
 use std::fmt::Write;
 
@@ -27,12 +27,17 @@ pub fn summary(summary: &Summary, inputs: &[Input]) -> String {
     if let Some(k) = summary.top_k {
         settings += &format!(", only the {k} largest scores of a row counted");
     }
-    let _ = writeln!(text, "{}: {} heads, {rows} rows, {settings}", summary.inputs.join(", "), summary.heads.len());
+    let _ = writeln!(
+        text,
+        "{}: {} heads, {rows} rows, {settings}",
+        summary.inputs.join(", "),
+        summary.heads.len()
+    );
     for input in inputs.iter().filter(|input| !input.skipped.is_empty()) {
         let _ = writeln!(text, "{}: not diagnosed: {}", input.path.display(), input.skipped.join(", "));
     }
     let _ = writeln!(text, "\nCritical beta per row: quantiles\n{}", rows_table(summary));
-    let _ = writeln!(text, "\nLength law: median critical beta ~ (log n)^xi\n{}", laws_table(&summary.heads));
+    let _ = writeln!(text, "\nLength law: median critical beta ~ (log n)^xi\n{}", laws_table(summary));
     let mut sets: Vec<&LengthLaw> = Vec::new();
     for law in summary.heads.iter().map(|head| &head.length_law).filter(|law| !law.yardsticks.is_empty()) {
         if !sets.iter().any(|seen| seen.yardsticks == law.yardsticks) {
@@ -43,7 +48,10 @@ pub fn summary(summary: &Summary, inputs: &[Input]) -> String {
         let (first, last) = (law.bins.first().map_or(0.0, |b| b.n), law.bins.last().map_or(0.0, |b| b.n));
         let known = law.yardsticks.iter().map(|y| format!("{} {:.2} ({})", y.family, y.xi, y.asymptotic));
         let known = known.collect::<Vec<_>>().join(", ");
-        let _ = writeln!(text, "xi of known families by the same fit over n = {first:.0} .. {last:.0} (at infinity): {known}");
+        let _ = writeln!(
+            text,
+            "xi of known families by the same fit over n = {first:.0} .. {last:.0} (at infinity): {known}"
+        );
     }
     if sets.len() > 3 {
         let _ = writeln!(text, "({} more sets of lengths: see --json)", sets.len() - 3);
@@ -90,33 +98,52 @@ fn rows_table(summary: &Summary) -> Table {
     table
 }
 
-fn laws_table(heads: &[HeadSummary]) -> Table {
-    let header = ["layer", "head", "xi", "95 %", "xi alpha", "xi gap", "predicts best", "holds beta / critical best", "verdict"];
-    let mut table = table(header);
-    for head in heads {
-        let law = &head.length_law;
-        let xi = |fit: &Option<Exponent>| fit.as_ref().map_or("-".into(), |fit| format!("{:.2}", fit.xi));
-        let interval = law.critical_beta.as_ref().map_or("-".into(), |fit| {
-            let [low, high] = fit.interval;
-            format!("{low:.2} .. {high:.2}")
-        });
-        let closest = law.closest_published.as_ref().map_or("-".into(), |closest| {
-            format!("{} (to {:.0} %)", closest.laws.join(" = "), 100.0 * closest.spread)
-        });
-        table.add_row([
-            head.layer.escape_debug().to_string(),
-            head.head.to_string(),
-            xi(&law.critical_beta),
-            interval,
-            xi(&law.alpha),
-            xi(&law.contact_gap),
-            law.best().map_or("-", |fit| fit.form.formula()).to_owned(),
-            closest,
-            law.verdict.clone(),
-        ]);
+fn laws_table(summary: &Summary) -> Table {
+    let resolved = summary.resolve > 0.0;
+    let mut header = vec!["layer", "head", "xi", "95 %"];
+    if resolved {
+        header.extend(["xi resolved", "95 %"]);
     }
-    align_right(&mut table, 1..6);
+    header.extend(["xi alpha", "xi gap"]);
+    let figures = header.len();
+    header.extend(["predicts best", "closest published", "verdict"]);
+    if resolved {
+        header.push("verdict, resolved");
+    }
+    let mut table = table(header);
+    for head in &summary.heads {
+        let law = &head.length_law;
+        let mut cells = vec![head.layer.escape_debug().to_string(), head.head.to_string()];
+        for fit in [Some(&law.critical_beta), resolved.then_some(&law.resolved_beta)].into_iter().flatten() {
+            cells.extend([xi(fit), interval(fit)]);
+        }
+        cells.extend([xi(&law.alpha), xi(&law.contact_gap)]);
+        cells.push(law.best().map_or("-", |fit| fit.form.formula()).to_owned());
+        cells.push(law.closest_published.as_ref().map_or("-".into(), closest));
+        cells.push(law.verdict.clone());
+        cells.extend(law.resolved_verdict.clone());
+        table.add_row(cells);
+    }
+    align_right(&mut table, 1..figures);
     table
+}
+
+fn xi(fit: &Option<Exponent>) -> String {
+    fit.as_ref().map_or("-".into(), |fit| format!("{:.2}", fit.xi))
+}
+
+fn interval(fit: &Option<Exponent>) -> String {
+    fit.as_ref().map_or("-".into(), |fit| format!("{:.2} .. {:.2}", fit.interval[0], fit.interval[1]))
+}
+
+/// The laws without their parameters; those that are 1 throughout are the identity.
+fn closest(closest: &ClosestLaw) -> String {
+    let names = closest.laws.iter().map(|law| law.split(':').next().unwrap_or(law));
+    let names: Vec<&str> = match closest.laws.iter().any(|law| law == "identity") {
+        true => vec!["identity"],
+        false => names.collect(),
+    };
+    format!("{} +- {:.0} %", names.join(" = "), 100.0 * closest.spread)
 }
 
 fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {

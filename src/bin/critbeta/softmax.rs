@@ -27,6 +27,9 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
     let [low, middle, high] = [0, betas.len() / 2, betas.len() - 1].map(|i| figure(betas[i]));
     let poisoned = if poisoned > 0 { format!("; {poisoned} poisoned by NaN or +inf") } else { String::new() };
     let rows = betas.len();
-    crate::print(&format!("{}: {rows} rows; beta {low} .. {high}, median {middle}{poisoned}\n", args.out.display()))?;
+    crate::print(&format!(
+        "{}: {rows} rows; beta {low} .. {high}, median {middle}{poisoned}\n",
+        args.out.display()
+    ))?;
     Ok(())
 }

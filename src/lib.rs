@@ -7,6 +7,7 @@ mod dtype;
 mod error;
 pub mod input;
 pub mod laws;
+pub mod output;
 pub mod reference;
 pub mod rescaling;
 mod scores;

@@ -18,6 +18,7 @@ use crate::{Error, Result};
 use npy::NpyFile;
 use safetensors::SafetensorsFile;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What of a file is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -46,6 +47,16 @@ pub enum Source {
     Scores(ScoreTensor),
     /// Queries and keys that scores are computed from.
     Pair(QkPair),
+}
+
+impl Source {
+    /// What it is called in tables and records.
+    pub fn layer(&self) -> &Arc<str> {
+        match self {
+            Source::Scores(scores) => scores.layer(),
+            Source::Pair(pair) => pair.layer(),
+        }
+    }
 }
 
 const SCALE_OF_SCORES: &str =

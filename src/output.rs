@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 /// A file being written: beside its target, which it replaces when it is committed.
 ///
 /// Dropped without a commit it leaves the target as it was and nothing beside it. A process that is
-/// killed leaves the target as it was too, but `.NAME.xxxxxx.tmp` beside it. What is no regular file
+/// killed leaves the target as it was too, but `.critbeta.xxxxxx.tmp` beside it. What is no regular file
 /// (a pipe, a device, /dev/stdout) cannot be replaced and is written as it comes.
 #[derive(Debug)]
 pub struct Output {
@@ -44,9 +44,9 @@ impl Output {
             Sink::Direct(BufWriter::with_capacity(BUFFER, file))
         } else {
             let target = resolve(path).map_err(fail)?;
-            let (directory, name) = split(&target).map_err(fail)?;
+            let (directory, _) = split(&target).map_err(fail)?;
             fs::metadata(directory).map_err(|e| Error::io(directory, e))?;
-            let beside = beside(directory, name).map_err(fail)?;
+            let beside = beside(directory).map_err(fail)?;
             Sink::Replace { beside: BufWriter::with_capacity(BUFFER, beside), target }
         };
         Ok(Output { path: path.to_owned(), sink })
@@ -158,12 +158,9 @@ fn split(target: &Path) -> io::Result<(&Path, &OsStr)> {
     Ok((if parent == Path::new("") { Path::new(".") } else { parent }, name))
 }
 
-fn beside(directory: &Path, name: &OsStr) -> io::Result<NamedTempFile> {
-    let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(name);
-    prefix.push(".");
+fn beside(directory: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".tmp");
+    builder.prefix(".critbeta.").suffix(".tmp");
     #[cfg(unix)]
     {
         // A temporary file is private by default; an output is as open as the umask allows.

@@ -50,6 +50,7 @@ pub enum Source {
     Pair(QkPair),
 }
 
+<<<<<<< HEAD
 impl Input {
     /// Rows of all heads of all sources.
     pub fn rows(&self) -> u64 {
@@ -81,6 +82,16 @@ impl Source {
             Source::Pair(pair) => pair.rows(),
         }
     }
+=======
+impl Source {
+    /// What it is called in tables and records.
+    pub fn layer(&self) -> &Arc<str> {
+        match self {
+            Source::Scores(scores) => scores.layer(),
+            Source::Pair(pair) => pair.layer(),
+        }
+    }
+>>>>>>> 002488d8e2a7c0302c11b8f577560bd985affe36
 }
 
 const SCALE_OF_SCORES: &str =

@@ -1,0 +1,23 @@
+//! Any bytes as a file: opening it and reading every row never panics. The first byte picks the format.
+#![no_main]
+
+#[expect(dead_code, reason = "the other target's body")]
+#[path = "../../tests/bad_files/probe.rs"]
+mod probe;
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+static DIRECTORY: LazyLock<tempfile::TempDir> =
+    LazyLock::new(|| tempfile::tempdir().expect("a temporary directory"));
+
+fuzz_target!(|bytes: &[u8]| -> Corpus {
+    let Some((&format, bytes)) = bytes.split_first() else { return Corpus::Reject };
+    let name = if format & 1 == 0 { "input.npy" } else { "input.safetensors" };
+    let path: PathBuf = DIRECTORY.path().join(name);
+    std::fs::write(&path, bytes).expect("room for the file");
+    let _either = probe::read_everything(&path);
+    std::fs::remove_file(&path).expect("the file just written");
+    Corpus::Keep
+});

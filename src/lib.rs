@@ -10,10 +10,7 @@ pub mod families;
 pub mod input;
 pub mod laws;
 pub mod output;
-<<<<<<< HEAD
 pub mod probabilities;
-=======
->>>>>>> 002488d8e2a7c0302c11b8f577560bd985affe36
 pub mod reference;
 pub mod rescaling;
 mod scores;

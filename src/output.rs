@@ -109,7 +109,7 @@ pub fn commit_all(mut outputs: Vec<Output>) -> Result<()> {
     outputs.into_iter().try_for_each(Output::publish)
 }
 
-/// Checks that no two outputs would be written to one file.
+/// Checks that no two paths lead to one file: neither two outputs, nor an output and an input.
 ///
 /// Errors: [`Error::File`] naming a path that leads to the same file as one before it; [`Error::Io`]
 /// if a parent directory cannot be resolved.
@@ -118,7 +118,7 @@ pub fn distinct(paths: &[&Path]) -> Result<()> {
     for &path in paths {
         let target = if is_stream(path) { path.to_owned() } else { place(path)? };
         if !seen.insert(target) {
-            return Err(Error::file(path, "is given for two outputs: each needs a file of its own"));
+            return Err(Error::file(path, "is named twice: every input and output needs a file of its own"));
         }
     }
     Ok(())

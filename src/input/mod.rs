@@ -50,7 +50,6 @@ pub enum Source {
     Pair(QkPair),
 }
 
-<<<<<<< HEAD
 impl Input {
     /// Rows of all heads of all sources.
     pub fn rows(&self) -> u64 {
@@ -82,16 +81,6 @@ impl Source {
             Source::Pair(pair) => pair.rows(),
         }
     }
-=======
-impl Source {
-    /// What it is called in tables and records.
-    pub fn layer(&self) -> &Arc<str> {
-        match self {
-            Source::Scores(scores) => scores.layer(),
-            Source::Pair(pair) => pair.layer(),
-        }
-    }
->>>>>>> 002488d8e2a7c0302c11b8f577560bd985affe36
 }
 
 const SCALE_OF_SCORES: &str =

@@ -59,13 +59,13 @@ pub struct Diagnose {
     #[arg(long, value_name = "NAME")]
     pub tensor: Option<String>,
     /// Scale of q k^T [default: the file's metadata "scale", else 1 / sqrt(head_dim)]
-    #[arg(long, value_name = "S", value_parser = positive)]
+    #[arg(long, value_name = "S", value_parser = positive, allow_negative_numbers = true)]
     pub scale: Option<f64>,
     /// Inverse temperature that the rows are run at, on top of the scale
-    #[arg(long, value_name = "B", default_value_t = 1.0, value_parser = not_negative)]
+    #[arg(long, value_name = "B", default_value_t = 1.0, value_parser = not_negative, allow_negative_numbers = true)]
     pub beta: f64,
     /// Resolve r of the resolved critical beta: competitors that make up e^r keys stay together
-    #[arg(long, value_name = "NATS", default_value_t = 0.0, value_parser = not_negative)]
+    #[arg(long, value_name = "NATS", default_value_t = 0.0, value_parser = not_negative, allow_negative_numbers = true)]
     pub resolve: f64,
     /// Count only the K largest scores of a row, and say where that is proven exact
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=2048))]

@@ -11,10 +11,11 @@ const ALLOWED_BYTES: u64 = 64 << 20;
 
 /// Highest memory of its own (neither mapped files nor the program) that a run of `diagnose` had,
 /// looked at every few milliseconds.
-fn peak_of_diagnose(file: &Path, rows: &Path) -> u64 {
+fn peak_of_diagnose(file: &Path, more: &[&str]) -> u64 {
     let mut child = Command::new(env!("CARGO_BIN_EXE_critbeta"))
-        .args(["diagnose", "--threads", "2", "--resolve", "0.7", "--json", "-", "--rows"])
-        .args([rows, file])
+        .args(["diagnose", "--threads", "2", "--resolve", "0.7", "--json", "-"])
+        .args(more)
+        .arg(file)
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
@@ -60,6 +61,7 @@ fn wave(count: usize, seed: usize) -> Vec<u8> {
 fn memory_stays_flat() {
     let directory = tempfile::tempdir().unwrap();
     let rows = directory.path().join("rows.csv");
+    let rows = ["--rows", rows.to_str().unwrap()];
 
     // 2 GiB of scores: every 64th row is drawn, the others are all tied.
     let file = directory.path().join("scores.safetensors");
@@ -89,4 +91,13 @@ fn memory_stays_flat() {
     let peak = peak_of_diagnose(&file, &rows);
     eprintln!("score rows of 2^20: {} MiB beside the file", peak >> 20);
     assert!(peak <= ALLOWED_BYTES, "{peak} bytes for rows of a million scores");
+
+    // A million rows of one head: what is kept for the summary does not grow with them.
+    let file = directory.path().join("rows.safetensors");
+    let header =
+        safetensors_header(r#""a":{"dtype":"F16","shape":[1048576,32],"data_offsets":[0,67108864]}"#);
+    sparse(&file, &header, 64 << 20, [(0, wave(32 << 20, 0))].into_iter());
+    let peak = peak_of_diagnose(&file, &[]);
+    eprintln!("2^20 rows of one head: {} MiB beside the file", peak >> 20);
+    assert!(peak <= ALLOWED_BYTES, "{peak} bytes for a million rows");
 }

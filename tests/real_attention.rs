@@ -183,13 +183,13 @@ fn the_summary_does_not_depend_on_threads_and_matches_its_records() {
     let summary = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let mut diagnosis = Diagnosis::new(std::slice::from_ref(&input), Settings::default());
+            let mut diagnosis = Diagnosis::new(std::slice::from_ref(&input), Settings::default(), 3);
             scan(std::slice::from_ref(&input), &Settings::default(), |records| {
                 diagnosis.add(records);
                 Ok(())
             })
             .unwrap();
-            diagnosis.summary(3)
+            diagnosis.summary()
         })
     };
     let (one, three) = (summary(1), summary(3));

@@ -5,11 +5,13 @@ use super::quantile::{median, quantile, sorted};
 use super::record::RowRecord;
 use super::scan::Settings;
 use crate::input::Input;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What is kept of a row for its head's summary: 48 bytes, so that a million rows take 48 MB.
+/// What is kept of a row until its head is complete: 48 bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RowSample {
     pub n: u64,
@@ -19,111 +21,105 @@ pub(super) struct RowSample {
     pub contact_gap: f32,
     pub alpha: f32,
     pub entropy: f32,
-    certified: bool,
-    tied: bool,
-    above_critical: bool,
 }
 
-#[cfg(test)]
-impl RowSample {
-    /// A row of n keys that only its lengths and critical beta matter of.
-    pub(super) fn with(n: u64, critical: f64) -> Self {
-        let (contact_gap, alpha, entropy) = (1.0, 0.5, (n as f32).ln() / 2.0);
-        let (tied, above_critical) = (critical == f64::INFINITY, critical < 1.0);
-        let position = n - 1;
-        RowSample {
-            n,
-            position,
-            critical,
-            resolved: critical.min(9.0),
-            contact_gap,
-            alpha,
-            entropy,
-            certified: false,
-            tied,
-            above_critical,
-        }
-    }
-}
+/// Most rows of a head that are kept: a uniform sample of this many moves the 5 % quantile by 0.04 %
+/// of the rows (one standard error), and a head of any length takes 12 MB.
+const SAMPLE_ROWS: usize = 1 << 18;
 
 /// Gathers records per layer and head, over all files, in order of first appearance.
+///
+/// A head is summed up as soon as its last row is in, so a file is summed up head by head in little
+/// memory; heads that are spread over files wait for the last of them.
 pub struct Diagnosis {
     settings: Settings,
+    seed: u64,
     inputs: Vec<String>,
-    heads: Vec<HeadRows>,
+    heads: Vec<Head>,
     by_name: HashMap<(Arc<str>, u64), usize>,
+    yardsticks: Yardsticks,
 }
 
+enum Head {
+    Open(Box<HeadRows>),
+    Complete(Box<HeadSummary>),
+}
+
+/// The rows of a head so far. Shares, ranges and counts are of all of them, whatever is kept.
 struct HeadRows {
     layer: Arc<str>,
     head: u64,
+    expected: u64,
     rows: u64,
     poisoned: u64,
-    /// Rows with n >= 2 that are not poisoned: those that have anything to separate.
-    measured: Vec<RowSample>,
+    measured: u64,
+    tied: u64,
+    above_critical: u64,
+    certified: u64,
+    n: Option<[u64; 2]>,
+    kept: Vec<RowSample>,
+    rng: SmallRng,
 }
 
 impl Diagnosis {
-    /// Of the rows that `inputs` hold, none of them measured yet.
-    pub fn new(inputs: &[Input], settings: Settings) -> Self {
-        let names = inputs.iter().map(|input| input.path.display().to_string()).collect();
-        let mut diagnosis = Diagnosis { settings, inputs: names, heads: Vec::new(), by_name: HashMap::new() };
+    /// Of the rows that `inputs` hold, none of them measured yet. `seed` decides all resampling.
+    pub fn new(inputs: &[Input], settings: Settings, seed: u64) -> Self {
+        let mut diagnosis = Diagnosis {
+            settings,
+            seed,
+            inputs: inputs.iter().map(|input| input.path.display().to_string()).collect(),
+            heads: Vec::new(),
+            by_name: HashMap::new(),
+            yardsticks: Yardsticks::new(seed),
+        };
         for source in inputs.iter().flat_map(|input| &input.sources) {
-            for head in 0..source.heads() {
-                diagnosis.head(source.layer(), head as u64).measured.reserve_exact(source.rows());
+            for head in 0..source.heads() as u64 {
+                let at = diagnosis.place(source.layer(), head);
+                if let Head::Open(rows) = &mut diagnosis.heads[at] {
+                    rows.expected += source.rows() as u64;
+                }
             }
         }
         diagnosis
     }
 
-    fn head(&mut self, layer: &Arc<str>, head: u64) -> &mut HeadRows {
-        let heads = &mut self.heads;
-        let at = *self.by_name.entry((layer.clone(), head)).or_insert_with(|| {
-            let layer = layer.clone();
-            heads.push(HeadRows { layer, head, rows: 0, poisoned: 0, measured: Vec::new() });
+    fn place(&mut self, layer: &Arc<str>, head: u64) -> usize {
+        let (heads, seed) = (&mut self.heads, self.seed);
+        *self.by_name.entry((layer.clone(), head)).or_insert_with(|| {
+            heads.push(Head::Open(Box::new(HeadRows::new(layer.clone(), head, seed))));
             heads.len() - 1
-        });
-        &mut self.heads[at]
+        })
     }
 
-    /// Takes records in.
+    /// Takes the next records of [`scan`](super::scan()) in.
     pub fn add(&mut self, records: &[RowRecord]) {
         for record in records {
-            let head = self.head(&record.layer, record.head);
-            head.rows += 1;
-            head.poisoned += u64::from(record.poisoned);
-            if record.n >= 2 && !record.poisoned {
-                head.measured.push(RowSample {
-                    n: record.n,
-                    position: record.position,
-                    critical: record.critical_beta,
-                    resolved: record.resolved_beta,
-                    contact_gap: record.contact_gap as f32,
-                    alpha: record.alpha as f32,
-                    entropy: record.entropy as f32,
-                    certified: record.certified == Some(true),
-                    tied: record.ties >= 2,
-                    above_critical: record.beta > record.critical_beta,
-                });
+            let at = self.place(&record.layer, record.head);
+            let Head::Open(rows) = &mut self.heads[at] else { continue };
+            rows.add(record);
+            if rows.rows == rows.expected {
+                let summary = rows.summary(&self.settings, self.seed, &mut self.yardsticks);
+                self.heads[at] = Head::Complete(Box::new(summary));
             }
         }
     }
 
-    /// The summary of all rows so far. `seed` decides the resampling, nothing else.
-    pub fn summary(&self, seed: u64) -> Summary {
-        let mut yardsticks = Yardsticks::new(seed);
-        let heads =
-            self.heads.iter().map(|head| head.summary(&self.settings, seed, &mut yardsticks)).collect();
+    /// The summary of all rows so far.
+    pub fn summary(mut self) -> Summary {
         let Settings { beta, measure, exclude_sink } = self.settings;
+        let heads = self.heads.into_iter().map(|head| match head {
+            Head::Complete(summary) => *summary,
+            Head::Open(rows) => rows.summary(&self.settings, self.seed, &mut self.yardsticks),
+        });
         Summary {
             critbeta: env!("CARGO_PKG_VERSION"),
-            inputs: self.inputs.clone(),
+            heads: heads.collect(),
+            inputs: self.inputs,
             beta,
             resolve: measure.resolve,
             top_k: measure.top_k,
             exclude_sink,
-            seed,
-            heads,
+            seed: self.seed,
         }
     }
 }
@@ -149,8 +145,8 @@ pub struct Summary {
     pub heads: Vec<HeadSummary>,
 }
 
-/// One head of one layer. Quantiles, medians and shares are over its measured rows: those with
-/// n >= 2 that are not poisoned.
+/// One head of one layer. Shares are over its measured rows: those with n >= 2 that are not poisoned;
+/// quantiles, medians and the length law over as many of them as `sampled` says.
 #[derive(Debug, Clone, Serialize)]
 pub struct HeadSummary {
     /// The tensor's name without `.q`.
@@ -161,6 +157,8 @@ pub struct HeadSummary {
     pub rows: u64,
     /// Rows with at least two visible keys and no NaN or +inf.
     pub measured: u64,
+    /// Measured rows that quantiles are taken from: all, or a uniform sample of 262,144.
+    pub sampled: u64,
     /// Rows with a NaN or +inf score.
     pub poisoned: u64,
     /// Smallest and largest n; `None` without a measured row.
@@ -208,27 +206,126 @@ impl Quantiles {
 }
 
 impl HeadRows {
+    fn new(layer: Arc<str>, head: u64, seed: u64) -> Self {
+        HeadRows {
+            layer,
+            head,
+            expected: 0,
+            rows: 0,
+            poisoned: 0,
+            measured: 0,
+            tied: 0,
+            above_critical: 0,
+            certified: 0,
+            n: None,
+            kept: Vec::new(),
+            rng: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    fn add(&mut self, record: &RowRecord) {
+        self.rows += 1;
+        self.poisoned += u64::from(record.poisoned);
+        if record.n < 2 || record.poisoned {
+            return;
+        }
+        let n = record.n;
+        self.measured += 1;
+        self.tied += u64::from(record.ties >= 2);
+        self.above_critical += u64::from(record.beta > record.critical_beta);
+        self.certified += u64::from(record.certified == Some(true));
+        self.n = Some(self.n.map_or([n, n], |[low, high]| [low.min(n), high.max(n)]));
+        let sample = RowSample {
+            n,
+            position: record.position,
+            critical: record.critical_beta,
+            resolved: record.resolved_beta,
+            contact_gap: record.contact_gap as f32,
+            alpha: record.alpha as f32,
+            entropy: record.entropy as f32,
+        };
+        if self.kept.len() < SAMPLE_ROWS {
+            self.kept.push(sample);
+        } else {
+            // Reservoir sampling (Vitter 1985, algorithm R): every row is kept with the same probability.
+            let place = self.rng.random_range(0..self.measured);
+            if let Some(kept) = usize::try_from(place).ok().and_then(|place| self.kept.get_mut(place)) {
+                *kept = sample;
+            }
+        }
+    }
+
     fn summary(&self, settings: &Settings, seed: u64, yardsticks: &mut Yardsticks) -> HeadSummary {
-        let rows = &self.measured;
-        let share =
-            |of: fn(&RowSample) -> bool| rows.iter().filter(|row| of(row)).count() as f64 / rows.len() as f64;
+        let rows = &self.kept;
+        let share = |count: u64| count as f64 / self.measured as f64;
         let median_of = |of: fn(&RowSample) -> f64| median(&sorted(rows.iter().map(of)));
-        let n = rows.iter().map(|row| row.n);
         HeadSummary {
             layer: self.layer.clone(),
             head: self.head,
             rows: self.rows,
-            measured: rows.len() as u64,
+            measured: self.measured,
+            sampled: rows.len() as u64,
             poisoned: self.poisoned,
-            n: n.clone().min().zip(n.max()).map(Into::into),
+            n: self.n,
             critical_beta: Quantiles::of(rows.iter().map(|row| row.critical)),
             resolved_beta: Quantiles::of(rows.iter().map(|row| row.resolved)),
-            share_above_critical: share(|row| row.above_critical),
-            share_tied: share(|row| row.tied),
+            share_above_critical: share(self.above_critical),
+            share_tied: share(self.tied),
             median_alpha: median_of(|row| row.alpha.into()),
             median_relative_entropy: median_of(|row| f64::from(row.entropy) / (row.n as f64).ln()),
-            share_certified: settings.measure.top_k.map(|_| share(|row| row.certified)),
+            share_certified: settings.measure.top_k.map(|_| share(self.certified)),
             length_law: LengthLaw::of(rows, settings, seed, yardsticks),
+        }
+    }
+}
+
+#[cfg(test)]
+impl RowSample {
+    /// A row of n keys that only its length and critical beta matter of.
+    pub(super) fn with(n: u64, critical: f64) -> Self {
+        let (contact_gap, alpha, entropy) = (1.0, 0.5, (n as f32).ln() / 2.0);
+        RowSample { n, position: n - 1, critical, resolved: critical.min(9.0), contact_gap, alpha, entropy }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::row_report;
+    use crate::diagnose::RowPlace;
+
+    #[test]
+    fn a_head_of_any_length_is_sampled_evenly_and_counted_exactly() {
+        // Row i has critical beta ln 2 / (1 + i mod 1000): every quantile is known.
+        let kinds: Vec<RowRecord> = (0..1000)
+            .map(|i| {
+                let place = RowPlace { layer: "a".into(), head: 0, row: i, position: 1 };
+                RowRecord::new(
+                    place,
+                    &row_report(&[0.0, -1.0 - i as f32], 1.0, Settings::default().measure),
+                    0.0,
+                    false,
+                )
+            })
+            .collect();
+        let mut head = HeadRows::new("a".into(), 0, 3);
+        for _ in 0..600 {
+            kinds.iter().for_each(|record| head.add(record));
+        }
+        assert_eq!((head.measured, head.kept.len()), (600_000, SAMPLE_ROWS));
+        let summary = head.summary(&Settings::default(), 3, &mut Yardsticks::new(3));
+        assert_eq!(
+            (summary.sampled, summary.measured, summary.n),
+            (SAMPLE_ROWS as u64, 600_000, Some([2, 2]))
+        );
+        assert_eq!(summary.share_above_critical, 1.0);
+        for (q, p) in [
+            (summary.critical_beta.q05, 0.05),
+            (summary.critical_beta.q50, 0.5),
+            (summary.critical_beta.q95, 0.95),
+        ] {
+            let rank = 1.0 - 2f64.ln() / q / 1000.0;
+            assert!((rank - p).abs() < 0.005, "{q} is at {rank}, expected {p}");
         }
     }
 }

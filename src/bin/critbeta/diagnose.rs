@@ -37,7 +37,7 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
         }
     };
 
-    let mut diagnosis = Diagnosis::new(&inputs, settings);
+    let mut diagnosis = Diagnosis::new(&inputs, settings, cli.seed);
     let bar = crate::progress(cli, inputs.iter().map(Input::rows).sum(), "rows");
     scan(&inputs, &settings, |records| {
         diagnosis.add(records);
@@ -48,7 +48,7 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
         }
     })?;
     bar.finish_and_clear();
-    let summary = diagnosis.summary(cli.seed);
+    let summary = diagnosis.summary();
 
     let mut outputs = Vec::new();
     if let Some((writer, path)) = rows {

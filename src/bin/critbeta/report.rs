@@ -36,6 +36,12 @@ pub fn summary(summary: &Summary, inputs: &[Input]) -> String {
     for input in inputs.iter().filter(|input| !input.skipped.is_empty()) {
         let _ = writeln!(text, "{}: not diagnosed: {}", input.path.display(), input.skipped.join(", "));
     }
+    if summary.heads.iter().any(|head| head.sampled < head.measured) {
+        let _ = writeln!(
+            text,
+            "quantiles of long heads are those of a random sample of their rows: see `sampled` in --json"
+        );
+    }
     let _ = writeln!(text, "\nCritical beta per row: quantiles\n{}", rows_table(summary));
     let _ = writeln!(text, "\nLength law: median critical beta ~ (log n)^xi\n{}", laws_table(summary));
     let mut sets: Vec<&LengthLaw> = Vec::new();

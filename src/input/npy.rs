@@ -112,8 +112,8 @@ fn header(file: &[u8]) -> Result<(&str, usize), String> {
 /// Refuses all but the header of a plain array, which has four strings, two brackets, and nothing but
 /// True, False and decimal numbers outside of the strings.
 ///
-/// The parser behind npyz 0.9.1 accepts any Python literal: nesting overflows its stack, a sum of
-/// large numbers or a shape whose product overflows panics it (read in its source, 2026-11-24).
+/// npyz 0.9.1 accepts any Python literal: ten nested braces take it 0.14 s and seventeen over 180 s,
+/// and a shape whose product overflows panics it, or wraps in release (measured 2026-11-24).
 fn check_plain(text: &str) -> Result<(), String> {
     let refuse = |what: &str| Err(format!("header {}: {what}; expected {PLAIN_HEADER}", excerpt(text)));
     if text.contains('[') {

@@ -2,8 +2,10 @@
 
 use super::mapped::MappedBytes;
 use crate::{DType, Error, Result};
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
-use std::collections::{BTreeMap, HashMap};
+use safetensors::{Dtype, SafeTensors};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,6 +68,9 @@ impl SafetensorsFile {
                 "announces a header of {length} bytes, expected at most {limit}: no .safetensors file, or cut short"
             )));
         }
+        let header = &file[8..8 + length as usize];
+        serde_json::from_slice::<UniqueNames>(header)
+            .map_err(|e| fail(format!("header: {}", printable(&e))))?;
         let (length, header) =
             SafeTensors::read_metadata(&file).map_err(|e| fail(format!("header: {}", printable(&e))))?;
         let mut tensors = Vec::new();
@@ -117,8 +122,36 @@ impl SafetensorsFile {
     }
 }
 
+/// A JSON object without two entries of one name, which the format forbids and its library lets pass:
+/// it keeps the last, so that one file could mean two things.
+struct UniqueNames;
+
+impl<'de> Deserialize<'de> for UniqueNames {
+    fn deserialize<D: Deserializer<'de>>(header: D) -> Result<Self, D::Error> {
+        header.deserialize_map(UniqueNames)
+    }
+}
+
+impl<'de> Visitor<'de> for UniqueNames {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some((name, IgnoredAny)) = entries.next_entry::<String, _>()? {
+            if let Some(twice) = seen.replace(name) {
+                return Err(A::Error::custom(format_args!("{twice:?} is there twice")));
+            }
+        }
+        Ok(self)
+    }
+}
+
 /// What the library says, with whatever it quotes from the file escaped and kept short.
-fn printable(error: &SafeTensorError) -> String {
+fn printable(error: &dyn Display) -> String {
     let plain = |c: char| c == ' ' || c.is_ascii_graphic();
     let escape = |c: char| if plain(c) { c.to_string() } else { c.escape_default().to_string() };
     error.to_string().chars().take(300).map(escape).collect()

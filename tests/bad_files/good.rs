@@ -200,3 +200,25 @@ fn the_example_is_read() {
     assert_eq!((pair.heads(), pair.kv_heads(), pair.rows(), pair.keys()), (3, 1, 126, 7658));
     assert_eq!((pair.scale(), pair.positions().len()), (0.125, 126));
 }
+
+#[test]
+fn inputs_are_read_and_outputs_written_by_many_threads() {
+    fn shared<T: Clone + Send + Sync>() {}
+    fn sent<T: Send + std::io::Write>() {}
+    shared::<ScoreTensor>();
+    shared::<QkPair>();
+    shared::<SafetensorsFile>();
+    sent::<critbeta::output::Output>();
+    let input = open("layer.npy", &npy("<f4", false, "(64, 3)", &f32s(192))).unwrap();
+    let tensor = scores(&input, 0);
+    let read = |row| {
+        let mut out = Vec::new();
+        tensor.read_row(0, row, &mut out);
+        out[0]
+    };
+    let firsts = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..64).map(|row| scope.spawn(move || read(row))).collect();
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect::<Vec<f32>>()
+    });
+    assert_eq!(firsts, (0..64).map(|row| row as f32 * 0.75).collect::<Vec<f32>>());
+}

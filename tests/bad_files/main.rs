@@ -90,7 +90,7 @@ fn other_formats_come_with_a_remedy() {
 fn bad_npy_headers() {
     let header = |text: &str| npy_of([1, 0], text, &f32s(6));
     let good = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
-    let nested = format!("{{'descr': {}", "(".repeat(50_000));
+    let nested = format!("{{'descr': {}", "{".repeat(60));
     let sum = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (-{}+1.0, 3), }}", "9".repeat(400));
     let mut announced = npy_of([1, 0], good, &f32s(6));
     announced[8..10].copy_from_slice(&u16::MAX.to_le_bytes());
@@ -173,11 +173,13 @@ fn bad_safetensors_headers() {
             |name, at| format!("\"{name}\":{{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":{at}}}");
         safetensors_of(&format!("{{{},{}}}", tensor("a", first), tensor("b", second)), &f32s(6))
     };
+    let entry_of = |dtype| format!("\"s\":{{\"dtype\":\"{dtype}\",\"shape\":[6],\"data_offsets\":[0,12]}}");
+    let twice = safetensors_of(&format!("{{{},{}}}", entry_of("F16"), entry_of("BF16")), &f16s(6));
     let mut announced = entry("[0,24]", "F32");
     announced[..8].copy_from_slice(&1000u64.to_le_bytes());
     let mut huge = entry("[0,24]", "F32");
     huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
-    let nested = format!("{{\"s\":{}", "[".repeat(100_000));
+    let nested = format!("{{\"s\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     let trailing = [entry("[0,24]", "F32"), vec![0]].concat();
     let overflow = "{\"s\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296,4],\"data_offsets\":[0,24]}}";
     refuse_all(
@@ -185,17 +187,18 @@ fn bad_safetensors_headers() {
             bad("tiny.safetensors", vec![1, 2, 3], "expected at least 8"),
             bad("announced.safetensors", announced, "header of 1000 bytes"),
             bad("huge.safetensors", huge, "header of 18446744073709551615 bytes"),
-            bad("no-json.safetensors", safetensors_of("<xml/>", &[]), "JSON"),
-            bad("list.safetensors", safetensors_of("[]", &[]), "JSON"),
-            bad("cut-json.safetensors", safetensors_of("{\"s\":", &[]), "JSON"),
-            bad("nested.safetensors", safetensors_of(&nested, &[]), "JSON"),
-            bad("latin.safetensors", [&2u64.to_le_bytes()[..], b"{\xe9"].concat(), "UTF-8"),
+            bad("no-json.safetensors", safetensors_of("<xml/>", &[]), "expected value"),
+            bad("list.safetensors", safetensors_of("[]", &[]), "expected a JSON object of tensors"),
+            bad("cut-json.safetensors", safetensors_of("{\"s\":", &[]), "EOF"),
+            bad("nested.safetensors", safetensors_of(&nested, &[]), "recursion limit"),
+            bad("latin.safetensors", [&7u64.to_le_bytes()[..], b"{\"\xe9\":0}"].concat(), "unicode"),
             bad("dtype.safetensors", entry("[0,24]", "F33\\u001b"), "unknown variant"),
             bad("beyond.safetensors", entry("[0,2400]", "F32"), "invalid shape"),
             bad("backwards.safetensors", entry("[24,0]", "F32"), "invalid offset"),
             bad("late.safetensors", entry("[4,28]", "F32"), "invalid offset"),
             bad("size.safetensors", entry("[0,24]", "F16"), "invalid shape"),
             bad("overlap.safetensors", two("[0,12]", "[8,20]"), "invalid offset"),
+            bad("twice.safetensors", twice, "\"s\" is there twice"),
             bad("hole.safetensors", two("[0,12]", "[16,28]"), "invalid offset"),
             bad("trailing.safetensors", trailing, "not fully covered"),
             bad("cut.safetensors", entry("[0,24]", "F32")[..80].to_vec(), "not fully covered"),

@@ -5,7 +5,7 @@
 //! k-th largest of n independent scores is the tail quantile at Gamma_k / Gamma_(n+1), Gamma_k being a
 //! sum of k unit exponentials (Renyi 1953), so Lambda = max over k of log k / (x_1 - x_k) can be
 //! sampled in f64 from the quantile function alone, with no row, no f32, no sort and no histogram.
-//! `tests/selftest.rs` does so; [`MEDIANS`] are its results from 1,000,000 samples each (the sink: 250,000,
+//! `tests/selftest.rs` does so; `MEDIANS` are its results from 1,000,000 samples each (the sink: 250,000,
 //! every rank looked at; 2026-11-24).
 //!
 //! The sampling error of a median of R rows has no unknown in it: the median lies between the law's
@@ -33,7 +33,7 @@ pub struct Check {
     pub what: String,
 }
 
-/// Lengths and rows of every median: 36 million scores a family.
+/// Lengths and rows of every median: 37 million scores a family.
 const SIZES: [(usize, usize); 3] = [(64, 4001), (1_024, 4001), (16_384, 2001)];
 
 /// Median of Lambda at each of [`SIZES`], and its tolerance over every seed.

@@ -21,8 +21,7 @@ impl Family {
             Family::LogGrid { beta } => out.extend((1..=n).map(|k| (-(k as f64).ln() / beta) as f32)),
             Family::Sphere { d } => match ChiSquared::new(d - 1.0) {
                 Ok(others) => fill(out, n, || below_pole(normal(rng), rng.sample(others))),
-                // The circle S^0 is two points: every key is the query or its opposite.
-                Err(_) => fill(out, n, || if rng.random() { 0.0 } else { -2.0 }),
+                Err(_) => out.resize(n, f32::NAN),
             },
             Family::Pareto { a } => fill(out, n, || (exponential(rng) / a).exp()),
             Family::Sink { height } => {

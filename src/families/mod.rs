@@ -19,8 +19,8 @@ use std::fmt;
 
 /// A law that rows of scores are drawn from.
 ///
-/// Parameters are positive and finite where they come from text; a row drawn with any other value is
-/// drawn from the same formula, and may be poisoned.
+/// Parameters that come from text are finite and positive (d: above 1). Any other value gives rows of
+/// the same formula: poisoned where it has no value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Family {
     /// One score `gap` above n - 1 equal ones, at a random place.
@@ -204,9 +204,10 @@ impl std::str::FromStr for Family {
         let Some((key, value)) = family.parameter() else {
             return Err(format!("family {text:?}: {name} has no parameter"));
         };
+        let above = if key == "d" { 1.0 } else { 0.0 };
         match given.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')).map(str::parse::<f64>) {
-            Some(Ok(number)) if number > 0.0 && number.is_finite() => *value = number,
-            _ => return Err(format!("family {text:?}: expected {key}= and a finite number above 0")),
+            Some(Ok(number)) if number > above && number.is_finite() => *value = number,
+            _ => return Err(format!("family {text:?}: expected {key}= and a finite number above {above}")),
         }
         Ok(family)
     }
@@ -265,6 +266,7 @@ mod tests {
             ("edge:c=inf", "finite"),
             ("edge:c=nan", "finite"),
             ("edge:c=1,c=2", "expected c="),
+            ("sphere:d=1", "above 1"),
         ] {
             let error = text.parse::<Family>().unwrap_err();
             assert!(error.contains(told) && error.contains(&format!("{text:?}")), "{text}: {error}");
@@ -301,11 +303,16 @@ mod tests {
     }
 
     #[test]
-    fn rows_depend_on_their_seed_alone() {
+    fn medians_depend_on_their_seed_alone() {
         let (a, b) = (Family::Gaussian, Family::Sphere { d: 5.0 });
         assert_eq!(median_critical_beta(&a, 100, 9, 1), median_critical_beta(&a, 100, 9, 1));
         assert_ne!(median_critical_beta(&a, 100, 9, 1), median_critical_beta(&a, 100, 9, 2));
         assert_ne!(median_critical_beta(&a, 100, 9, 1), median_critical_beta(&b, 100, 9, 1));
         assert!(median_critical_beta(&a, 100, 0, 1).is_nan());
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let alone = pool.install(|| median_critical_beta(&a, 100, 9, 1));
+            assert_eq!(alone, median_critical_beta(&a, 100, 9, 1), "{threads} threads");
+        }
     }
 }

@@ -5,7 +5,8 @@
 //! k-th largest of n independent scores is the tail quantile at Gamma_k / Gamma_(n+1), Gamma_k being a
 //! sum of k unit exponentials (Renyi 1953), so Lambda = max over k of log k / (x_1 - x_k) can be
 //! sampled in f64 from the quantile function alone, with no row, no f32, no sort and no histogram.
-//! `tests/selftest.rs` does so; [`MEDIANS`] are its results from 1,000,000 samples each (2026-11-24).
+//! `tests/selftest.rs` does so; `MEDIANS` are its results from 1,000,000 samples each (the sink: 250,000,
+//! every rank looked at; 2026-11-24).
 //!
 //! The sampling error of a median of R rows has no unknown in it: the median lies between the law's
 //! quantiles 1/2 - 2.5 / sqrt(R) and 1/2 + 2.5 / sqrt(R) but for once in 1.7 million (5 sigma of the
@@ -32,37 +33,41 @@ pub struct Check {
     pub what: String,
 }
 
-/// Lengths and rows of every median: 36 million scores a family.
+/// Lengths and rows of every median: 37 million scores a family.
 const SIZES: [(usize, usize); 3] = [(64, 4001), (1_024, 4001), (16_384, 2001)];
 
 /// Median of Lambda at each of [`SIZES`], and its tolerance over every seed.
-const MEDIANS: [(Family, [(f64, f64); 3]); 7] = [
-    (Family::Gaussian, [(3.001627, 0.31), (4.109182, 0.38), (5.086090, 0.73)]),
-    (Family::Exponential, [(1.27, 0.13), (1.263047, 0.12), (1.27, 0.18)]),
-    (Family::Stretched { p: 3.0 }, [(9.251782, 0.9), (13.222448, 1.2), (16.961240, 2.5)]),
-    (Family::Edge { c: 1.0 }, [(18.869202, 1.9), (54.685506, 5.3), (111.790087, 16.)]),
-    (Family::Sphere { d: 5.0 }, [(14.974240, 1.5), (61.374283, 5.6), (253.971521, 35.)]),
-    (Family::Pareto { a: 2.0 }, [(0.524914, 0.041), (0.194502, 0.0131), (0.065534, 0.0062)]),
-    (Family::Sink { height: 20.0 }, [(0.191979, 0.00017), (0.322234, 0.000067), (0.455566, 0.000034)]),
+const MEDIANS: [Known; 7] = [
+    (Family::Gaussian, [(2.9846, 0.2844), (4.1345, 0.3902), (5.0538, 0.6961)]),
+    (Family::Exponential, [(1.2748, 0.1172), (1.2745, 0.1174), (1.2740, 0.1730)]),
+    (Family::Stretched { p: 3.0 }, [(9.1701, 0.8803), (13.295, 1.252), (16.845, 2.329)]),
+    (Family::Edge { c: 1.0 }, [(18.787, 1.807), (55.072, 5.248), (110.886, 15.372)]),
+    (Family::Sphere { d: 5.0 }, [(14.887, 1.426), (62.189, 5.907), (251.150, 35.294)]),
+    (Family::Pareto { a: 2.0 }, [(0.521853, 0.040948), (0.193062, 0.012930), (0.065364, 0.005867)]),
+    (Family::Sink { height: 20.0 }, [(0.191980, 0.000175), (0.322257, 0.000068), (0.455581, 0.000033)]),
 ];
 
 /// Median of contact rank / n under the sink at the last of [`SIZES`], from the same samples.
-const SINK_DEPTH: (f64, f64) = (0.72894, 0.003);
+const SINK_DEPTH: (f64, f64) = (0.72870, 0.00214);
 
 /// Measures every family with a known answer and compares.
 ///
 /// Calls `progress(done, total)` after each family. The result depends on the seed alone.
 pub fn check(seed: u64, progress: &mut dyn FnMut(usize, usize)) -> Vec<Check> {
-    check_with(|scores| crate::cpu::critical_beta(scores, 0.0), median, seed, progress)
+    check_with(|scores| crate::cpu::critical_beta(scores, 0.0), median, &MEDIANS, seed, progress)
 }
+
+/// Medians of one family at each of [`SIZES`], with their tolerances.
+type Known = (Family, [(f64, f64); SIZES.len()]);
 
 fn check_with(
     measure: fn(&[f32]) -> CriticalBeta,
     summary: fn(Vec<f64>) -> f64,
+    random: &[Known],
     seed: u64,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Vec<Check> {
-    let total = MEDIANS.len() + 2;
+    let total = random.len() + 2;
     let mut checks = Vec::new();
     for (n, _) in SIZES {
         let family = Family::Simplex { gap: 4.0 };
@@ -75,7 +80,7 @@ fn check_with(
     progress(1, total);
     checks.push(log_grid(measure));
     progress(2, total);
-    for (i, (family, known)) in MEDIANS.iter().enumerate() {
+    for (i, (family, known)) in random.iter().enumerate() {
         let mut medians = Vec::new();
         for (&(n, rows), &(expected, tolerance)) in SIZES.iter().zip(known) {
             let rows = each_row(family, n, rows, seed, measure);
@@ -112,7 +117,7 @@ fn log_grid(measure: fn(&[f32]) -> CriticalBeta) -> Check {
 
 /// The slope that `medians` have, against the slope that the known medians have at the same lengths:
 /// at such n the asymptotic exponent is not in sight (Gaussian rows: 0.62, not 0.50).
-fn exponent(family: &Family, known: &[(f64, f64); 3], medians: &[f64]) -> Option<Check> {
+fn exponent(family: &Family, known: &[(f64, f64)], medians: &[f64]) -> Option<Check> {
     let growth = family.known()?;
     let lengths = SIZES.map(|(n, _)| (n as f64).ln());
     let (abscissa, against, asymptotic) = match growth.power {
@@ -142,5 +147,99 @@ impl Check {
     ) -> Check {
         let pass = (measured - expected).abs() <= tolerance;
         Check { name: format!("{family} {quantity}"), expected, measured, tolerance, pass, what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{Measure, critical_beta, row_report};
+    use crate::stats::RowMax;
+
+    /// The names of the checks that fail under a faulty measure, of `random` families.
+    fn failures(
+        measure: fn(&[f32]) -> CriticalBeta,
+        summary: fn(Vec<f64>) -> f64,
+        random: &[&str],
+    ) -> Vec<String> {
+        let random: Vec<Known> = MEDIANS.into_iter().filter(|(f, _)| random.contains(&f.name())).collect();
+        let checks = check_with(measure, summary, &random, 1, &mut |_, _| {});
+        checks.into_iter().filter(|check| !check.pass).map(|check| check.name).collect()
+    }
+
+    fn with_beta(critical: CriticalBeta, beta: f64) -> CriticalBeta {
+        CriticalBeta { beta, ..critical }
+    }
+
+    #[test]
+    fn counting_the_top_2048_only_is_found_out() {
+        let faulty =
+            |scores: &[f32]| row_report(scores, 1.0, Measure { resolve: 0.0, top_k: Some(2048) }).critical;
+        let found = failures(faulty, median, &["pareto", "sink"]);
+        for name in ["simplex:gap=4 n = 16384", "pareto:a=2 n = 16384", "sink:height=20 contact"] {
+            assert!(found.iter().any(|f| f == name), "{name} is not among {found:?}");
+        }
+        assert!(!found.iter().any(|name| name.contains("n = 1024")), "all are counted there: {found:?}");
+    }
+
+    #[test]
+    fn means_instead_of_medians_are_found_out() {
+        let mean = |betas: Vec<f64>| betas.iter().sum::<f64>() / betas.len() as f64;
+        let found = failures(|scores| critical_beta(scores, 0.0), mean, &["gaussian", "exponential"]);
+        for name in ["gaussian n = 64", "gaussian n = 1024", "exponential n = 64"] {
+            assert!(found.iter().any(|f| f == name), "{name} is not among {found:?}");
+        }
+    }
+
+    #[test]
+    fn binary_logarithms_are_found_out_everywhere() {
+        let faulty = |scores: &[f32]| {
+            let critical = critical_beta(scores, 0.0);
+            with_beta(critical, critical.beta / std::f64::consts::LN_2)
+        };
+        let found = failures(faulty, median, &["gaussian", "edge", "sphere"]);
+        // A constant factor leaves exponents, and nothing else, as they are.
+        let expected = 3 + 1 + 3 * 3;
+        assert_eq!(found.iter().filter(|name| !name.contains("exponent")).count(), expected, "{found:?}");
+    }
+
+    #[test]
+    fn gaps_from_the_second_largest_score_are_found_out() {
+        let faulty = |scores: &[f32]| {
+            let second = RowMax::of(scores, 0).second;
+            critical_beta(&scores.iter().map(|s| s.min(second)).collect::<Vec<_>>(), 0.0)
+        };
+        let found = failures(faulty, median, &["gaussian"]);
+        assert!(found.len() >= 3 + 1 + 3, "{found:?}");
+    }
+
+    #[test]
+    fn a_rank_too_small_by_one_is_found_out() {
+        let faulty = |scores: &[f32]| {
+            let critical = critical_beta(scores, 0.0);
+            let rank = critical.contact_rank.saturating_sub(1);
+            with_beta(critical, (rank as f64).ln() / critical.contact_gap)
+        };
+        let found = failures(faulty, median, &[]);
+        assert_eq!(found.len(), 3 + 1, "{found:?}");
+    }
+
+    #[test]
+    fn a_wrong_exponent_is_found_out_without_its_constant() {
+        // Lambda sqrt(log n): right at no n, and steeper by 1/2.
+        let faulty = |scores: &[f32]| {
+            let critical = critical_beta(scores, 0.0);
+            with_beta(critical, critical.beta * (scores.len() as f64).ln().sqrt())
+        };
+        let found = failures(faulty, median, &["gaussian"]);
+        assert!(found.iter().any(|name| name == "gaussian exponent"), "{found:?}");
+    }
+
+    #[test]
+    fn a_measure_of_nothing_passes_nowhere() {
+        for nothing in [f64::NAN, f64::INFINITY, 0.0] {
+            let check = Check::new(&Family::Gaussian, String::new(), 1.0, nothing, 0.5, String::new());
+            assert!(!check.pass);
+        }
     }
 }

@@ -1,0 +1,131 @@
+//! The working path against the reference: every family, length, dtype and resolve.
+
+mod common;
+
+use common::{RESOLVES, draw, every_family, sum_error};
+use critbeta::cpu::{self, Measure, RowReport};
+use critbeta::families::Family;
+use critbeta::reference::Row;
+use critbeta::{Element, Rescaling, Scores};
+use half::{bf16, f16};
+
+/// Around 1, 8 and 64 for vector tails; 65 to meet the first histogram refinement; then real rows.
+const LENGTHS: [usize; 11] = [1, 2, 3, 7, 8, 63, 64, 65, 1000, 4097, 65_536];
+
+/// Where the weights are looked at: all equal, blurred, the model's own, sharp, the limit.
+const BETAS: [f64; 6] = [0.0, 0.3, 1.0, 40.0, 1e300, f64::INFINITY];
+
+fn critical_betas_agree<T: Element>(family: Family, stored: &[T]) {
+    let wide: Vec<f32> = stored.iter().map(|s| s.to_f32()).collect();
+    let reference = Row::from_f32(&wide);
+    let view = Scores::dense(stored, 1, stored.len()).unwrap();
+    for resolve in RESOLVES {
+        let report = cpu::row_reports(&view, 1.0, Measure { resolve, top_k: None })[0];
+        let told = format!("{family} n = {} as {}, r = {resolve}", wide.len(), std::any::type_name::<T>());
+        assert_eq!(report.critical, reference.critical_beta(), "{told}");
+        assert_eq!(report.resolved, reference.resolved_critical_beta(resolve), "{told}");
+        assert_eq!(report.resolved, cpu::critical_beta(&wide, resolve), "{told}");
+        assert_eq!((report.top.len, report.top.ties), (reference.n(), reference.gap_count(0.0)), "{told}");
+        assert_eq!(f64::from(report.top.max), reference.max(), "{told}");
+        assert_eq!(report.alpha(), reference.alpha(), "{told}");
+    }
+}
+
+#[test]
+fn critical_betas_equal_the_reference_bit_for_bit() {
+    for n in LENGTHS {
+        for (family, row) in every_family(n, n as u64) {
+            critical_betas_agree(family, &row);
+            critical_betas_agree(family, &row.iter().map(|&s| f16::from_f32(s)).collect::<Vec<_>>());
+            critical_betas_agree(family, &row.iter().map(|&s| bf16::from_f32(s)).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn critical_betas_of_a_million_scores_equal_the_reference_bit_for_bit() {
+    for (i, (family, row)) in every_family(1 << 20, 11).enumerate() {
+        // A row of one dtype each: what a dtype changes is met at every smaller length.
+        match i % 3 {
+            0 => critical_betas_agree(family, &row),
+            1 => critical_betas_agree(family, &row.iter().map(|&s| f16::from_f32(s)).collect::<Vec<_>>()),
+            _ => critical_betas_agree(family, &row.iter().map(|&s| bf16::from_f32(s)).collect::<Vec<_>>()),
+        }
+    }
+}
+
+#[test]
+fn reports_agree_within_the_rounding_of_their_sums() {
+    for n in LENGTHS {
+        for (family, scores) in every_family(n, 77 + n as u64) {
+            let row = Row::from_f32(&scores);
+            if row.n() == 0 {
+                continue; // tests/seeds.rs has the empty rows, exactly.
+            }
+            for beta in BETAS {
+                let report = cpu::row_report(&scores, beta, Measure::default());
+                let RowReport { log_partition, entropy, top_two, max_weight, .. } = report;
+                let error = sum_error(n);
+                // a log a of each weight has the errors of a and of log a, both relative to 1 + log n.
+                let entropy_error = 2.0 * error * (1.0 + (n as f64).ln());
+                for (name, measured, expected, tolerance) in [
+                    ("log Z", log_partition, row.log_partition(beta), error),
+                    ("H", entropy, row.entropy(beta), entropy_error),
+                    ("D", top_two, row.top_two(beta), error),
+                    ("largest weight", max_weight, row.max_weight(beta), error),
+                ] {
+                    assert!(
+                        (measured - expected).abs() <= tolerance,
+                        "{family} n = {n} beta = {beta}: {name} {measured}, reference {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn probabilities_are_the_reference_weights_rounded_once_more() {
+    let texts = ["identity", "fixed:0", "fixed:1e300", "rem:c=1.5", "su", "velickovic", "ssmax:s=0.43"];
+    let measured = ["critical", "critical:resolve=0.69,cap=8", "critical:ratio=3,resolve=3,floor=0.5"];
+    let mut rescalings: Vec<Rescaling> = texts.iter().chain(&measured).map(|t| t.parse().unwrap()).collect();
+    rescalings.push(Rescaling::Fixed(f64::INFINITY));
+    for n in [1, 2, 7, 64, 65, 1000, 4097] {
+        for (family, scores) in every_family(n, 300 + n as u64) {
+            let row = Row::from_f32(&scores);
+            let mut best_first: Vec<usize> = (0..n).collect();
+            best_first.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            let view = Scores::dense(&scores, 1, n).unwrap();
+            for rescaling in &rescalings {
+                let mut probs = vec![f32::NAN; n];
+                let report = cpu::softmax(&view, rescaling, &[n as u64 - 1], &mut probs).unwrap()[0];
+                if let Rescaling::Critical(rule) = rescaling {
+                    let critical = row.resolved_critical_beta(rule.resolve).beta;
+                    assert_eq!(report.beta, (rule.ratio * critical).clamp(rule.floor, rule.cap), "{family}");
+                }
+                let mut weights = row.weights(report.beta);
+                weights.resize(n, 0.0); // masked scores come last
+                for (&at, weight) in best_first.iter().zip(weights) {
+                    // One rounding to f32 (2^-24, 2^-150 below the normal range) of an f64 quotient.
+                    let tolerance = weight * (2f64.powi(-24) + 2.0 * sum_error(n)) + 2f64.powi(-150);
+                    let told = || format!("{family} n = {n} {rescaling}: score {at} has {}", probs[at]);
+                    assert!((f64::from(probs[at]) - weight).abs() <= tolerance, "{}, not {weight}", told());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_do_not_depend_on_their_neighbours_or_on_the_threads() {
+    let rows: Vec<Vec<f32>> =
+        (0..40).map(|i| draw(Family::ALL[i % Family::ALL.len()], 257, i as u64)).collect();
+    let block = rows.concat();
+    let view = Scores::dense(&block, rows.len(), 257).unwrap();
+    let measure = Measure { resolve: 0.69, top_k: None };
+    let alone: Vec<RowReport> = rows.iter().map(|row| cpu::row_report(row, 1.0, measure)).collect();
+    for threads in [1, 2, 7] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| cpu::row_reports(&view, 1.0, measure)), alone, "{threads} threads");
+    }
+}

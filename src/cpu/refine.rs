@@ -85,11 +85,9 @@ impl Refiner {
         first.resize(bins.last().map_or(0, |last| last.end), 0);
         for &s in scores {
             let gap_bits = (profile.anchor - s).to_bits();
-            if let Some(cursor) = cursors.get_mut(GapProfile::bin(gap_bits)) {
-                if *cursor != NOWHERE {
-                    first[*cursor] = gap_bits;
-                    *cursor += 1;
-                }
+            if let Some(cursor) = cursors.get_mut(GapProfile::bin(gap_bits)).filter(|c| **c != NOWHERE) {
+                first[*cursor] = gap_bits;
+                *cursor += 1;
             }
         }
         let mut counts = [0u64; RADIX];

@@ -290,7 +290,8 @@ mod tests {
 
     #[test]
     fn every_form_is_recovered_from_its_own_rows_and_predicts_them_best() {
-        let laws: [(Form, fn(f64) -> f64, [f64; 2]); 4] = [
+        type Law = fn(f64) -> f64;
+        let laws: [(Form, Law, [f64; 2]); 4] = [
             (Form::Constant, |_| 3.0, [3.0, 0.0]),
             (Form::LogPower, |n| 0.7 * n.ln().powf(1.6), [0.7, 1.6]),
             (Form::LogLinear, |n| 5.0 - 0.3 * n.ln(), [5.0, -0.3]),

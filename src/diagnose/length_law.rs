@@ -4,9 +4,10 @@ use super::fit::{Bin, Exponent, Form, FormFit, Point, bins, compare_forms, expon
 use super::quantile::median;
 use super::scan::Settings;
 use super::summary::RowSample;
-use crate::families::{Family, median_critical_beta};
+use crate::families::order::{normal_tail_quantile, sample_critical_beta};
 use crate::laws::LAWS;
 use crate::rescaling::{Law, Rescaling, RowFacts};
+use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -243,10 +244,9 @@ pub(super) struct Yardsticks {
     by_lengths: HashMap<Vec<u64>, Arc<Vec<Yardstick>>>,
 }
 
-/// Scores to draw for one family and set of lengths: about 0.3 s of one core.
-const YARDSTICK_SCORES: u64 = 8_000_000;
-/// Fewest and most rows per length. Below the fewest there is no yardstick, not a bad one.
-const YARDSTICK_ROWS: (u64, u64) = (15, 401);
+/// Samples per length. They share their seeds over the lengths, so their slope errs by about a tenth
+/// of what each median does.
+const YARDSTICK_ROWS: u64 = 1001;
 
 impl Yardsticks {
     pub(super) fn new(seed: u64) -> Self {
@@ -264,26 +264,29 @@ impl Yardsticks {
 }
 
 fn yardsticks(lengths: &[u64], seed: u64) -> Vec<Yardstick> {
-    let total: u64 = lengths.iter().sum();
-    let rows = YARDSTICK_SCORES / total.max(1);
-    if lengths.len() < 2 || rows < YARDSTICK_ROWS.0 {
-        return Vec::new();
-    }
-    let rows = rows.min(YARDSTICK_ROWS.1) as usize;
-    let one = |(family, asymptotic): (&'static str, f64)| {
-        let generator: Family = family.parse().ok()?;
-        let point = |&n: &u64| {
-            let value = median_critical_beta(&generator, n as usize, rows, seed);
-            Point { ln_n: (n as f64).ln(), value, rows: 1.0 }
-        };
+    let normal = normal_tail_quantile();
+    type Quantile<'a> = &'a (dyn Fn(f64) -> f64 + Sync);
+    let random: [(&str, f64, Quantile); 3] =
+        [("exponential", 0.0, &|q| -q.ln()), ("gaussian", 0.5, &normal), ("edge", 2.0, &|q| 1.0 / q.ln())];
+    let slope = |median: &dyn Fn(u64) -> f64| {
+        let point = |&n: &u64| Point { ln_n: (n as f64).ln(), value: median(n), rows: 1.0 };
         let points: Vec<Point> = lengths.iter().map(point).collect();
-        let [_, xi] = Form::LogPower.fit(&points)?;
-        Some(Yardstick { family, asymptotic, xi })
+        Form::LogPower.fit(&points).map(|[_, xi]| xi)
     };
-    [("exponential", 0.0), ("gaussian", 0.5), ("simplex", 1.0), ("edge", 2.0)]
-        .into_iter()
-        .filter_map(one)
-        .collect()
+    let simplex = slope(&|n| (n as f64).ln());
+    let simplex = simplex.map(|xi| Yardstick { family: "simplex", asymptotic: 1.0, xi });
+    let random = random.into_iter().filter_map(|(family, asymptotic, quantile)| {
+        let sample = |n| {
+            let of = |i| sample_critical_beta(quantile, None, n, seed.wrapping_add(i)).0;
+            let mut betas: Vec<f64> = (0..YARDSTICK_ROWS).into_par_iter().map(of).collect();
+            betas.sort_unstable_by(f64::total_cmp);
+            median(&betas)
+        };
+        slope(&sample).map(|xi| Yardstick { family, asymptotic, xi })
+    });
+    let mut all: Vec<Yardstick> = random.chain(simplex).collect();
+    all.sort_by(|a, b| a.asymptotic.total_cmp(&b.asymptotic));
+    all
 }
 
 #[cfg(test)]
@@ -344,9 +347,14 @@ mod tests {
         let found = law(doubling(), |n, _| n.ln());
         let xi = |name: &str| found.yardsticks.iter().find(|y| y.family == name).unwrap().xi;
         assert!((xi("simplex") - 1.0).abs() < 1e-5);
-        // Gaussian rows fit 0.59 over n = 64 .. 1M (theory.md), more over shorter ranges.
-        assert!((0.4..0.9).contains(&xi("gaussian")), "{}", xi("gaussian"));
-        assert!(xi("exponential").abs() < 0.3 && xi("edge") > 1.4);
-        assert!(yardsticks(&[1 << 40, 1 << 41], 1).is_empty());
+        assert!(xi("exponential").abs() < 0.05 && (xi("edge") - 2.0).abs() < 0.2, "{:?}", found.yardsticks);
+        // Gaussian rows over n = 64 .. 1,048,576 fit 0.59 by their medians (theory.md, section 3).
+        let lengths: Vec<u64> = (6..=20).map(|i| 1 << i).collect();
+        for seed in [1, 2, 3] {
+            let all = yardsticks(&lengths, seed);
+            let gaussian = all.iter().find(|y| y.family == "gaussian").unwrap();
+            assert!((gaussian.xi - 0.59).abs() < 0.02, "{gaussian:?}");
+        }
+        assert!(yardsticks(&[64], 1).is_empty());
     }
 }

@@ -76,7 +76,7 @@ enum Sink<W: Write + Send> {
     Jsonl(W),
     Csv(Box<csv::Writer<W>>),
     #[cfg(feature = "parquet")]
-    Parquet(super::parquet::ParquetRows<W>),
+    Parquet(Box<super::parquet::ParquetRows<W>>),
 }
 
 impl<W: Write + Send> RowWriter<W> {
@@ -91,7 +91,7 @@ impl<W: Write + Send> RowWriter<W> {
                 Sink::Csv(Box::new(table))
             }
             #[cfg(feature = "parquet")]
-            RowFormat::Parquet => Sink::Parquet(super::parquet::ParquetRows::new(columns, out)?),
+            RowFormat::Parquet => Sink::Parquet(Box::new(super::parquet::ParquetRows::new(columns, out)?)),
             #[cfg(not(feature = "parquet"))]
             RowFormat::Parquet => return Err(io::ErrorKind::Unsupported.into()),
         };

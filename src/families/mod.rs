@@ -10,6 +10,7 @@
 //! ```
 
 mod draw;
+pub mod order;
 pub mod selftest;
 
 use rand::SeedableRng;

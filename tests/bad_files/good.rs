@@ -1,6 +1,7 @@
 //! Files that are as they should be: every dtype, order and shape reads to the same scores.
 
 use crate::build::*;
+use crate::opened::*;
 use critbeta::DType;
 use critbeta::input::npy::NpyFile;
 use critbeta::input::safetensors::SafetensorsFile;

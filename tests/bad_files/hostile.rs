@@ -1,6 +1,7 @@
 //! Bytes that nobody wrote on purpose: cut files, seeded mutations, seeded rows.
 
 use crate::build::*;
+use crate::opened::*;
 use crate::probe::{compare_with_reference, read_everything};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

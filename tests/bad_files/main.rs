@@ -1,8 +1,10 @@
 //! Every way in which a file can be wrong is an error that names the file and says what is wrong.
 
+#[path = "../common/files.rs"]
 mod build;
 mod good;
 mod hostile;
+mod opened;
 mod probe;
 
 use build::*;

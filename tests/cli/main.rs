@@ -1,6 +1,6 @@
 //! The command as its users meet it: what it prints, writes and refuses.
 
-#[path = "../bad_files/build.rs"]
+#[path = "../common/files.rs"]
 mod build;
 mod diagnose;
 mod refusals;

@@ -1,6 +1,5 @@
 //! Files of attention built byte by byte, well formed and not.
 
-use critbeta::input::{Input, Selection};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -51,19 +50,9 @@ pub fn f32s(count: usize) -> Vec<u8> {
     (0..count).flat_map(|i| (i as f32 / 4.0).to_le_bytes()).collect()
 }
 
-/// As [`f32s`] in f64.
-pub fn f64s(count: usize) -> Vec<u8> {
-    (0..count).flat_map(|i| (i as f64 / 4.0).to_le_bytes()).collect()
-}
-
 /// As [`f32s`] in f16.
 pub fn f16s(count: usize) -> Vec<u8> {
     (0..count).flat_map(|i| half::f16::from_f32(i as f32 / 4.0).to_le_bytes()).collect()
-}
-
-/// As [`f32s`] in bf16.
-pub fn bf16s(count: usize) -> Vec<u8> {
-    (0..count).flat_map(|i| half::bf16::from_f32(i as f32 / 4.0).to_le_bytes()).collect()
 }
 
 /// Integers as I64.
@@ -83,20 +72,4 @@ pub fn write(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let _absent = std::fs::remove_file(&path);
     std::fs::write(&path, bytes).unwrap();
     path
-}
-
-/// Writes a file and opens it whole.
-pub fn open(name: &str, bytes: &[u8]) -> critbeta::Result<Input> {
-    open_part(name, bytes, &Selection::default())
-}
-
-/// Writes a file and opens what is selected of it. The map outlives the file's name.
-pub fn open_part(name: &str, bytes: &[u8], selection: &Selection) -> critbeta::Result<Input> {
-    let directory = tempfile::tempdir().unwrap();
-    critbeta::input::open(&write(directory.path(), name, bytes), selection)
-}
-
-/// The names of what is to be diagnosed.
-pub fn layers(input: &Input) -> Vec<&str> {
-    input.sources.iter().map(|source| &**source.layer()).collect()
 }

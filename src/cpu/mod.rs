@@ -8,6 +8,7 @@ mod row;
 pub(crate) use row::Workspace;
 pub use row::{Measure, RowReport, SoftmaxRow};
 
+use crate::stats::RowMax;
 use crate::{CriticalBeta, Element, Error, Rescaling, Result, Scores};
 use rayon::prelude::*;
 
@@ -15,7 +16,9 @@ use rayon::prelude::*;
 ///
 /// Equal to [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for bit.
 pub fn critical_beta(scores: &[f32], resolve: f64) -> CriticalBeta {
-    row_report(scores, 1.0, Measure { resolve, top_k: None }).resolved
+    let top = RowMax::of(scores, 0);
+    let [_, resolved] = Workspace::default().critical_betas(scores, &top, Measure { resolve, top_k: None });
+    resolved
 }
 
 /// Everything about one row at inverse temperature `beta` >= 0.

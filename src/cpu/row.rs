@@ -80,7 +80,12 @@ impl Default for Workspace {
 
 impl Workspace {
     /// Lambda and Lambda(r): equal and computed once for r = 0.
-    pub(super) fn critical_betas(&mut self, scores: &[f32], top: &RowMax, measure: Measure) -> [CriticalBeta; 2] {
+    pub(super) fn critical_betas(
+        &mut self,
+        scores: &[f32],
+        top: &RowMax,
+        measure: Measure,
+    ) -> [CriticalBeta; 2] {
         if top.poisoned {
             let nan =
                 CriticalBeta { beta: f64::NAN, upper: f64::NAN, contact_gap: f64::NAN, contact_rank: 0 };

@@ -32,8 +32,9 @@ impl RowFormat {
     }
 }
 
-/// How one field of a record is stored in a table.
+/// How one field of a record is stored in a table; only Parquet reads more than the names.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "parquet"), allow(dead_code))]
 pub(super) enum Column {
     Text(fn(&RowRecord) -> &str),
     Count(fn(&RowRecord) -> u64),

@@ -168,11 +168,11 @@ fn verdict(
     };
     if high - low > MAX_INTERVAL {
         let direction = match (low > 0.0, high < 0.0) {
-            (true, _) => "grows, but ",
-            (_, true) => "falls, but ",
+            (true, _) => "grows, but the ",
+            (_, true) => "falls, but the ",
             _ => "",
         };
-        return Err(format!("{direction}xi lies anywhere in {low:.2} .. {high:.2}"));
+        return Err(format!("{direction}interval of xi is {:.1} wide", high - low));
     }
     let named = [(0.5, "sqrt(log n)"), (1.0, "log n"), (2.0, "(log n)^2")];
     let compatible: Vec<&str> =
@@ -337,7 +337,7 @@ mod tests {
         assert!(reason(law(1000..1050, |n, _| n.ln())).contains("factor of 1.0, a law needs 8"));
         assert!(reason(law([64, 4096].into_iter(), |n, _| n.ln())).contains("only 2 bins"));
         let wild = |_: f64, i: usize| [1e-3, 1.0, 1e3][i % 3] * (1.0 + i as f64);
-        assert!(reason(law(doubling(), wild)).contains("lies anywhere in -"));
+        assert!(reason(law(doubling(), wild)).contains("interval of xi is"));
         assert!(reason(law(doubling(), |_, _| f64::INFINITY)).contains("--resolve"));
         assert!(reason(law(doubling(), |_, _| 0.0)).contains("is 0"));
     }

@@ -18,9 +18,10 @@ pub fn summary(summary: &Summary, inputs: &[Input]) -> String {
     let mut text = String::new();
     let rows: u64 = summary.heads.iter().map(|head| head.rows).sum();
     let mut settings = format!("at beta = {}", summary.beta);
-    if summary.resolve > 0.0 {
-        settings += &format!(", resolved at r = {} nats", summary.resolve);
-    }
+    settings += &match summary.resolve {
+        0.0 => ", resolve 0 (the resolved beta is the critical beta)".to_owned(),
+        resolve => format!(", resolved at r = {resolve} nats"),
+    };
     if summary.exclude_sink > 0 {
         settings += &format!(", the first {} keys of every row left out", summary.exclude_sink);
     }
@@ -56,7 +57,7 @@ pub fn summary(summary: &Summary, inputs: &[Input]) -> String {
         let known = known.collect::<Vec<_>>().join(", ");
         let _ = writeln!(
             text,
-            "xi of known families by the same fit over n = {first:.0} .. {last:.0} (at infinity): {known}"
+            "xi of known families by the same fit over n = {first:.0}..{last:.0} (at infinity): {known}"
         );
     }
     if sets.len() > 3 {
@@ -86,7 +87,7 @@ fn rows_table(summary: &Summary) -> Table {
             head.layer.escape_debug().to_string(),
             head.head.to_string(),
             head.rows.to_string(),
-            head.n.map_or("-".into(), |[low, high]| format!("{low} .. {high}")),
+            head.n.map_or("-".into(), |[low, high]| format!("{low}..{high}")),
         ];
         let betas = [Some(head.critical_beta), resolved.then_some(head.resolved_beta)];
         for q in betas.into_iter().flatten() {
@@ -139,7 +140,7 @@ fn xi(fit: &Option<Exponent>) -> String {
 }
 
 fn interval(fit: &Option<Exponent>) -> String {
-    fit.as_ref().map_or("-".into(), |fit| format!("{:.2} .. {:.2}", fit.interval[0], fit.interval[1]))
+    fit.as_ref().map_or("-".into(), |fit| format!("{:.2}..{:.2}", fit.interval[0], fit.interval[1]))
 }
 
 /// The laws without their parameters; those that are 1 throughout are the identity.

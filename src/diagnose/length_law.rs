@@ -1,15 +1,13 @@
 //! Which length law the critical beta of a head follows, in numbers and in words.
 
-use super::fit::{Bin, Exponent, Form, FormFit, Point, bins, compare_forms, exponent};
+use super::fit::{Bin, Exponent, Form, FormFit, bins, compare_forms, exponent};
 use super::quantile::median;
 use super::scan::Settings;
 use super::summary::RowSample;
-use crate::families::order::{normal_tail_quantile, sample_critical_beta};
+use super::yardsticks::{Yardstick, Yardsticks};
 use crate::laws::LAWS;
 use crate::rescaling::{Law, Rescaling, RowFacts};
-use rayon::prelude::*;
 use serde::Serialize;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Narrowest range of n, longest over shortest bin, that a law can be read off.
@@ -43,7 +41,8 @@ pub struct LengthLaw {
     pub resolved_verdict: Option<String>,
     /// The published law under which beta / Lambda varies least over the bins.
     pub closest_published: Option<ClosestLaw>,
-    /// What the same fit gives for families whose exponent is known.
+    /// What the same fit gives for families whose exponent is known; empty beyond the first 32 different
+    /// sets of bins of a diagnosis.
     pub yardsticks: Arc<Vec<Yardstick>>,
 }
 
@@ -73,17 +72,6 @@ pub struct ClosestLaw {
     pub spread: f64,
     /// The same for beta = 1 at every length.
     pub spread_of_identity: f64,
-}
-
-/// The exponent that the fit gives for a family of known law, over the same lengths.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Yardstick {
-    /// The family.
-    pub family: &'static str,
-    /// Its exponent as n goes to infinity.
-    pub asymptotic: f64,
-    /// Its exponent over these lengths, by the fit used here.
-    pub xi: f64,
 }
 
 impl LengthLaw {
@@ -238,57 +226,6 @@ fn closest_law(bins: &[Bin], medians: &[BinMedians], beta: f64) -> Option<Closes
     Some(ClosestLaw { laws: same.map(|(law, _)| law).collect(), spread, spread_of_identity })
 }
 
-/// Families of known exponent, fitted as the rows are; heads with the same lengths share one answer.
-pub(super) struct Yardsticks {
-    seed: u64,
-    by_lengths: HashMap<Vec<u64>, Arc<Vec<Yardstick>>>,
-}
-
-/// Samples per length. They share their seeds over the lengths, so their slope errs by about a tenth
-/// of what each median does.
-const YARDSTICK_ROWS: u64 = 1001;
-
-impl Yardsticks {
-    pub(super) fn new(seed: u64) -> Self {
-        Yardsticks { seed, by_lengths: HashMap::new() }
-    }
-
-    fn over(&mut self, bins: &[BinMedians]) -> Arc<Vec<Yardstick>> {
-        let lengths: Vec<u64> = bins.iter().map(|bin| bin.n as u64).collect();
-        let seed = self.seed;
-        self.by_lengths
-            .entry(lengths)
-            .or_insert_with_key(|lengths| Arc::new(yardsticks(lengths, seed)))
-            .clone()
-    }
-}
-
-fn yardsticks(lengths: &[u64], seed: u64) -> Vec<Yardstick> {
-    let normal = normal_tail_quantile();
-    type Quantile<'a> = &'a (dyn Fn(f64) -> f64 + Sync);
-    let random: [(&str, f64, Quantile); 3] =
-        [("exponential", 0.0, &|q| -q.ln()), ("gaussian", 0.5, &normal), ("edge", 2.0, &|q| 1.0 / q.ln())];
-    let slope = |median: &dyn Fn(u64) -> f64| {
-        let point = |&n: &u64| Point { ln_n: (n as f64).ln(), value: median(n), rows: 1.0 };
-        let points: Vec<Point> = lengths.iter().map(point).collect();
-        Form::LogPower.fit(&points).map(|[_, xi]| xi)
-    };
-    let simplex = slope(&|n| (n as f64).ln());
-    let simplex = simplex.map(|xi| Yardstick { family: "simplex", asymptotic: 1.0, xi });
-    let random = random.into_iter().filter_map(|(family, asymptotic, quantile)| {
-        let sample = |n| {
-            let of = |i| sample_critical_beta(quantile, None, n, seed.wrapping_add(i)).0;
-            let mut betas: Vec<f64> = (0..YARDSTICK_ROWS).into_par_iter().map(of).collect();
-            betas.sort_unstable_by(f64::total_cmp);
-            median(&betas)
-        };
-        slope(&sample).map(|xi| Yardstick { family, asymptotic, xi })
-    });
-    let mut all: Vec<Yardstick> = random.chain(simplex).collect();
-    all.sort_by(|a, b| a.asymptotic.total_cmp(&b.asymptotic));
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,21 +277,5 @@ mod tests {
         assert!(reason(law(doubling(), wild)).contains("interval of xi is"));
         assert!(reason(law(doubling(), |_, _| f64::INFINITY)).contains("--resolve"));
         assert!(reason(law(doubling(), |_, _| 0.0)).contains("is 0"));
-    }
-
-    #[test]
-    fn yardsticks_come_out_as_their_families_grow() {
-        let found = law(doubling(), |n, _| n.ln());
-        let xi = |name: &str| found.yardsticks.iter().find(|y| y.family == name).unwrap().xi;
-        assert!((xi("simplex") - 1.0).abs() < 1e-5);
-        assert!(xi("exponential").abs() < 0.05 && (xi("edge") - 2.0).abs() < 0.2, "{:?}", found.yardsticks);
-        // Gaussian rows over n = 64 .. 1,048,576: 0.604 from 200,000 samples (2026-11-24), not 0.5.
-        let lengths: Vec<u64> = (6..=20).map(|i| 1 << i).collect();
-        for seed in [1, 2, 3] {
-            let all = yardsticks(&lengths, seed);
-            let gaussian = all.iter().find(|y| y.family == "gaussian").unwrap();
-            assert!((gaussian.xi - 0.604).abs() < 0.03, "{gaussian:?}");
-        }
-        assert!(yardsticks(&[64], 1).is_empty());
     }
 }

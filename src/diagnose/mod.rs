@@ -14,12 +14,14 @@ mod record;
 mod scan;
 mod summary;
 mod writers;
+mod yardsticks;
 
 pub use calibration::{CalibratedLaw, Calibration, HeadCalibration, HeadRescalings};
 pub use fit::{Exponent, Form, FormFit};
-pub use length_law::{BinMedians, ClosestLaw, LengthLaw, Yardstick};
+pub use length_law::{BinMedians, ClosestLaw, LengthLaw};
 pub use record::{RowPlace, RowRecord};
 pub(crate) use scan::last_visible;
 pub use scan::{Settings, scan};
 pub use summary::{Diagnosis, HeadSummary, Quantiles, Summary};
 pub use writers::{RowFormat, RowWriter};
+pub use yardsticks::Yardstick;

@@ -1,9 +1,10 @@
 //! Row records gathered per layer and head, and what is said of each.
 
-use super::length_law::{LengthLaw, Yardsticks};
+use super::length_law::LengthLaw;
 use super::quantile::{median, quantile, sorted};
 use super::record::RowRecord;
 use super::scan::Settings;
+use super::yardsticks::Yardsticks;
 use crate::input::Input;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

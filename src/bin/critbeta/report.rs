@@ -53,7 +53,8 @@ pub fn summary(summary: &Summary, inputs: &[Input]) -> String {
     }
     for law in sets.iter().take(3) {
         let (first, last) = (law.bins.first().map_or(0.0, |b| b.n), law.bins.last().map_or(0.0, |b| b.n));
-        let known = law.yardsticks.iter().map(|y| format!("{} {:.2} ({})", y.family, y.xi, y.asymptotic));
+        let known =
+            law.yardsticks.iter().map(|y| format!("{} {} ({})", y.family, hundredths(y.xi), y.asymptotic));
         let known = known.collect::<Vec<_>>().join(", ");
         let _ = writeln!(
             text,
@@ -136,11 +137,11 @@ fn laws_table(summary: &Summary) -> Table {
 }
 
 fn xi(fit: &Option<Exponent>) -> String {
-    fit.as_ref().map_or("-".into(), |fit| format!("{:.2}", fit.xi))
+    fit.as_ref().map_or("-".into(), |fit| hundredths(fit.xi))
 }
 
 fn interval(fit: &Option<Exponent>) -> String {
-    fit.as_ref().map_or("-".into(), |fit| format!("{:.2}..{:.2}", fit.interval[0], fit.interval[1]))
+    fit.as_ref().map_or("-".into(), |fit| fit.interval.map(hundredths).join(".."))
 }
 
 /// The laws without their parameters; those that are 1 throughout are the identity.
@@ -159,6 +160,11 @@ fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+}
+
+/// Two decimals, and no -0.00.
+fn hundredths(value: f64) -> String {
+    format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0)
 }
 
 /// Four significant digits.

@@ -16,7 +16,7 @@
 //! Read in this order:
 //!
 //! - [`Scores`]: what a legal block of rows is; -inf is masked.
-//! - [`reference`]: the definition in f64, sorted and obvious, with every quantity and bound of the theory.
+//! - [`reference`](mod@reference): the definition in f64, sorted and obvious, with every quantity and bound of the theory.
 //! - [`cpu`]: the same numbers fast, without a sort, rows in parallel; the rescaled softmax.
 //! - [`CriticalBeta`]: the value and the witness that lets anyone check it by hand.
 //! - [`rescaling`], [`laws`]: how beta is chosen, as plain data with one text form; the published laws.

@@ -1,7 +1,28 @@
 //! Work in parallel, results in order, memory bounded: the loop under every file command.
 
-use crate::Result;
+use crate::{Error, Result};
 use rayon::prelude::*;
+use std::path::Path;
+
+/// Asks once for what all threads will need for the rows of `layer`, because a refused allocation
+/// later on would end the process.
+///
+/// Errors: [`Error::File`] if the system refuses it.
+pub(crate) fn check_memory(path: &Path, layer: &str, bytes_per_thread: u128) -> Result<()> {
+    let threads = rayon::current_num_threads();
+    let bytes = bytes_per_thread * threads as u128;
+    let mut asked: Vec<u8> = Vec::new();
+    match usize::try_from(bytes).map(|bytes| asked.try_reserve_exact(bytes)) {
+        Ok(Ok(())) => Ok(()),
+        _ => {
+            let gib = bytes as f64 / (1u64 << 30) as f64;
+            let detail = format!(
+                "tensor {layer:?}: its rows need {gib:.1} GiB of memory on {threads} threads, more than there is"
+            );
+            Err(Error::file(path, detail))
+        }
+    }
+}
 
 /// Runs `work` on every job and hands the results to `sink` in the order of the jobs.
 ///

@@ -66,14 +66,15 @@ impl DType {
     /// that was taken off first: score = value in `out` + shift.
     ///
     /// f32, f16 and bf16 are exact and have shift 0. An f64 row is rebased on its largest finite
-    /// score before it is rounded, so that its gaps keep 24 bits whatever the row's offset; a score
-    /// so low that its gap overflows f32 stays a finite (unmasked) score.
-    pub(crate) fn decode_row(self, bytes: &[u8], out: &mut Vec<f32>) -> f64 {
+    /// score from `excluded` on before it is rounded, so that its gaps keep 24 bits whatever the row's
+    /// offset or its sink; a score so low that its gap overflows f32 stays a finite (unmasked) score.
+    pub(crate) fn decode_row(self, bytes: &[u8], excluded: usize, out: &mut Vec<f32>) -> f64 {
         out.clear();
         match self {
             DType::F64 => {
                 let wide = bytes.chunks_exact(8).map(|c| f64::from_le_bytes(array(c, 0)));
-                let top = wide.clone().filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
+                let top =
+                    wide.clone().skip(excluded).filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
                 let shift = if top.is_finite() { top } else { 0.0 };
                 out.extend(wide.map(|v| rebase(v, shift)));
                 return shift;
@@ -126,15 +127,19 @@ mod tests {
             .flat_map(|v: &f64| v.to_le_bytes())
             .collect();
         let mut out = Vec::new();
-        let shift = DType::F64.decode_row(&bytes, &mut out);
+        let shift = DType::F64.decode_row(&bytes, 0, &mut out);
         assert_eq!(shift, 1e300);
         assert_eq!(out[0], 0.0);
         assert_eq!(out[1], f32::MIN);
         assert_eq!(out[2], f32::NEG_INFINITY);
         assert_eq!(out[3], f32::MIN);
         let bytes: Vec<u8> = [1e9, 1e9 - 1e-4].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
-        DType::F64.decode_row(&bytes, &mut out);
+        DType::F64.decode_row(&bytes, 0, &mut out);
         assert_eq!(out[1], (1e9 - 1e-4 - 1e9) as f32);
+        // A sink that is left out does not round the others.
+        let bytes: Vec<u8> = [1e300, 0.1, 0.2].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
+        assert_eq!(DType::F64.decode_row(&bytes, 1, &mut out), 0.2);
+        assert_eq!(out[1..], [(0.1f64 - 0.2) as f32, 0.0]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The rescaled softmax of every row of a score file, written in the file's own format.
 
-use crate::batches::in_order;
+use crate::batches::{check_memory, in_order};
 use crate::cpu::{SoftmaxRow, Workspace};
 use crate::diagnose::{HeadRescalings, last_visible};
 use crate::input::safetensors::SafetensorsFile;
@@ -35,7 +35,7 @@ impl<'a> Probabilities<'a> {
     /// Plans the probabilities of all score tensors of `input` at `out`, in `dtype` or the scores' own.
     ///
     /// Errors: [`Error::File`] for queries and keys, for another extension than the input's, for bf16 in
-    /// .npy, and for heads that a calibration does not cover.
+    /// .npy, for rows too long for the memory there is, and for heads that a calibration does not cover.
     pub fn plan(
         input: &'a Input,
         rescalings: &HeadRescalings,
@@ -56,6 +56,9 @@ impl<'a> Probabilities<'a> {
             if dtype == DType::Bf16 && is_npy(&input.path) {
                 return Err(Error::file(out, "the .npy format has no bf16, expected f64, f32 or f16"));
             }
+            // Scores, gaps and f64 weights of one row, and the rows that wait to be written.
+            let waiting = JOBS_PER_THREAD * dtype.size_bytes();
+            check_memory(&input.path, scores.layer(), (20 + waiting as u128) * scores.cols() as u128)?;
             let heads = 0..scores.heads() as u64;
             let rescalings = heads.map(|head| rescalings.of(scores.layer(), head)).collect::<Result<_>>()?;
             Ok(Planned { scores, dtype, rescalings })
@@ -102,8 +105,8 @@ impl Planned<'_> {
         let work = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
             let mut bytes = Vec::new();
             let one = |row| {
-                self.scores.read_row(*head, row, &mut scratch.row);
-                let position = self.scores.positions().map_or_else(|| last_visible(&scratch.row), |p| p[row]);
+                self.scores.read_row(*head, row, 0, &mut scratch.row);
+                let position = self.scores.position(row).unwrap_or_else(|| last_visible(&scratch.row));
                 let rule = &self.rescalings[*head];
                 let report = scratch.workspace.softmax(&scratch.row, rule, position, &mut scratch.probs);
                 self.dtype.write(&scratch.probs, &mut bytes);

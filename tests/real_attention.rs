@@ -50,7 +50,7 @@ fn records(input: &Input) -> Vec<RowRecord> {
 fn exact_scores(pair: &QkPair, head: usize, row: usize, keys: &[f32]) -> (Vec<f64>, f64) {
     let mut query = Vec::new();
     pair.read_q(head, row, &mut query);
-    let visible = pair.positions()[row] as usize + 1;
+    let visible = pair.position(row) as usize + 1;
     let keys = keys.chunks_exact(pair.head_dim()).take(visible);
     let mut largest = 0.0f64;
     let score = |key: &[f32]| {

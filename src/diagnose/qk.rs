@@ -3,10 +3,12 @@
 use crate::input::QkPair;
 use std::ops::Range;
 
-/// Keys per tile: with head_dim 64 a transposed tile is 128 KiB and stays in the second-level cache.
+/// Keys per tile, and the values that it holds at most unless one key is longer: with head_dim 64 a
+/// transposed tile is 128 KiB and stays in the second-level cache.
 const TILE_KEYS: usize = 512;
-/// Scores that one thread holds at once, unless a single pair of rows is longer.
-const BLOCK_SCORES: usize = 1 << 20;
+const TILE_VALUES: usize = 1 << 18;
+/// Scores, and values of queries, that one thread holds at once unless two rows are longer.
+const BLOCK_VALUES: usize = 1 << 20;
 
 /// Scratch of one thread: one tile of keys and one block of scores.
 #[derive(Default)]
@@ -19,8 +21,19 @@ pub(super) struct QkBlock {
 }
 
 /// Rows that share one pass over the keys: more save decoding, fewer save memory.
-pub(super) fn block_rows(keys: usize) -> usize {
-    (BLOCK_SCORES / keys.max(1)).clamp(2, 64)
+pub(super) fn block_rows(pair: &QkPair) -> usize {
+    (BLOCK_VALUES / pair.keys().max(pair.head_dim())).clamp(2, 64)
+}
+
+fn tile_keys(head_dim: usize) -> usize {
+    (TILE_VALUES / head_dim).clamp(1, TILE_KEYS)
+}
+
+/// Bytes of scratch that one thread needs for `pair`.
+pub(super) fn scratch_bytes(pair: &QkPair) -> u128 {
+    let [rows, keys, dim] =
+        [block_rows(pair).min(pair.rows()), pair.keys(), pair.head_dim()].map(|n| n as u128);
+    4 * (rows * (keys + dim) + 2 * tile_keys(pair.head_dim()) as u128 * dim)
 }
 
 impl QkBlock {
@@ -28,8 +41,8 @@ impl QkBlock {
     /// ascending order, as far as each row sees keys.
     pub(super) fn fill(&mut self, pair: &QkPair, head: usize, rows: Range<usize>) {
         let dim = pair.head_dim();
-        let positions = &pair.positions()[rows.clone()];
-        self.width = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        let positions = rows.clone().map(|row| pair.position(row));
+        self.width = positions.clone().max().map_or(0, |last| last as usize + 1);
         self.scores.clear();
         self.scores.resize(self.width * rows.len(), 0.0);
         self.queries.clear();
@@ -39,14 +52,14 @@ impl QkBlock {
             self.queries.extend(&query);
         }
         let QkBlock { queries, tile, transposed, scores, width } = self;
-        for start in (0..*width).step_by(TILE_KEYS) {
-            let keys = start..(start + TILE_KEYS).min(*width);
+        let step = tile_keys(dim);
+        for start in (0..*width).step_by(step) {
+            let keys = start..(start + step).min(*width);
             let len = keys.len();
             pair.read_k(pair.kv_head(head), keys, tile);
             transpose(tile, dim, len, transposed);
-            for ((query, row), &position) in
-                queries.chunks_exact(dim).zip(scores.chunks_exact_mut(*width)).zip(positions)
-            {
+            let rows = queries.chunks_exact(dim).zip(scores.chunks_exact_mut(*width));
+            for ((query, row), position) in rows.zip(positions.clone()) {
                 let visible = (position as usize + 1).saturating_sub(start).min(len);
                 accumulate(query, transposed, len, &mut row[start..][..visible]);
             }

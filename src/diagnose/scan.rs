@@ -1,8 +1,8 @@
 //! From inputs to row records, in input order, blocks of rows in parallel.
 
-use super::qk::{QkBlock, block_rows};
+use super::qk::{self, QkBlock, block_rows};
 use super::record::{RowPlace, RowRecord};
-use crate::batches::in_order;
+use crate::batches::{check_memory, in_order};
 use crate::cpu::{Measure, Workspace};
 use crate::input::{Input, QkPair, ScoreTensor, Source};
 use crate::{Error, Result};
@@ -64,22 +64,36 @@ const JOB_SCORES: usize = 1 << 18;
 
 /// Measures every row of `inputs` and hands the records to `sink` in input order, a batch at a time.
 ///
-/// Memory is O(threads x keys): no source is read whole. Errors: [`Settings::check`]'s, and the sink's.
+/// Memory is O(threads x keys): no source is read whole. Errors: [`Settings::check`]'s, the sink's, and
+/// [`Error::File`] for rows too long for the memory there is.
 pub fn scan(
     inputs: &[Input],
     settings: &Settings,
     mut sink: impl FnMut(&[RowRecord]) -> Result<()>,
 ) -> Result<()> {
     settings.check()?;
+    for input in inputs {
+        for source in &input.sources {
+            check_memory(&input.path, source.layer(), scratch_bytes(source))?;
+        }
+    }
     let jobs = inputs.iter().flat_map(|input| &input.sources).flat_map(jobs_of);
     let measure = |scratch: &mut Scratch, job: &Job| scratch.measure(job, settings);
     in_order(jobs, JOBS_PER_THREAD, measure, |records| sink(&records))
 }
 
+/// Bytes that one thread needs: the scores themselves, and twice 4 bytes each to refine their gaps.
+fn scratch_bytes(source: &Source) -> u128 {
+    match source {
+        Source::Scores(tensor) => 12 * tensor.cols() as u128,
+        Source::Pair(pair) => qk::scratch_bytes(pair) + 8 * pair.keys() as u128,
+    }
+}
+
 fn jobs_of(source: &Source) -> impl Iterator<Item = Job<'_>> {
     let step = match source {
         Source::Scores(tensor) => (JOB_SCORES / tensor.cols().max(1)).clamp(1, JOB_ROWS),
-        Source::Pair(pair) => block_rows(pair.keys()),
+        Source::Pair(pair) => block_rows(pair),
     };
     let rows = source.rows();
     (0..source.heads()).flat_map(move |head| {
@@ -106,11 +120,8 @@ impl Scratch {
     }
 
     fn score_row(&mut self, tensor: &ScoreTensor, head: usize, row: usize, settings: &Settings) -> RowRecord {
-        let shift = tensor.read_row(head, row, &mut self.row);
-        let position = match tensor.positions() {
-            Some(positions) => positions[row],
-            None => last_visible(&self.row),
-        };
+        let shift = tensor.read_row(head, row, settings.exclude_sink, &mut self.row);
+        let position = tensor.position(row).unwrap_or_else(|| last_visible(&self.row));
         let place = RowPlace { layer: tensor.layer().clone(), head: head as u64, row: row as u64, position };
         record(&mut self.workspace, &mut self.row, place, shift, settings)
     }
@@ -119,7 +130,7 @@ impl Scratch {
         let Scratch { workspace, block, .. } = self;
         block.fill(pair, job.head, job.rows.clone());
         let one = |(index, row): (usize, usize)| {
-            let position = pair.positions()[row];
+            let position = pair.position(row);
             let layer = pair.layer().clone();
             let place = RowPlace { layer, head: job.head as u64, row: row as u64, position };
             record(workspace, block.row(index, position), place, 0.0, settings)

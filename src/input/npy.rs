@@ -50,11 +50,6 @@ impl NpyFile {
         self.rows.order()
     }
 
-    /// Replaces `out` by one row and returns its shift, as [`FileRows::read_row`] does.
-    pub fn read_row(&self, head: usize, row: usize, out: &mut Vec<f32>) -> f64 {
-        self.rows.read_row(head, row, out)
-    }
-
     /// The array as rows of scores.
     pub fn rows(&self) -> &FileRows {
         &self.rows

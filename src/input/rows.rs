@@ -90,14 +90,14 @@ impl FileRows {
     }
 
     /// Replaces `out` by row `row` of head `head` as scores and returns the shift that was taken off:
-    /// score = value in `out` + shift, 0 unless the tensor is f64.
+    /// score = value in `out` + shift, 0 unless the tensor is f64; see [`DType::decode_row`].
     ///
     /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
-    pub fn read_row(&self, head: usize, row: usize, out: &mut Vec<f32>) -> f64 {
+    pub fn read_row(&self, head: usize, row: usize, excluded: usize, out: &mut Vec<f32>) -> f64 {
         assert!(head < self.heads && row < self.rows(), "head {head} row {row} of {:?}", self.shape);
         match self.order {
-            Order::C => self.dtype.decode_row(self.span(head, row..row + 1), out),
-            Order::Fortran => self.dtype.decode_row(&self.gather(head, row), out),
+            Order::C => self.dtype.decode_row(self.span(head, row..row + 1), excluded, out),
+            Order::Fortran => self.dtype.decode_row(&self.gather(head, row), excluded, out),
         }
     }
 
@@ -117,7 +117,7 @@ impl FileRows {
             out.clear();
             out.extend((0..bytes.len()).step_by(size).map(|at| self.dtype.read(bytes, at) as f32));
         } else {
-            self.dtype.decode_row(bytes, out);
+            self.dtype.decode_row(bytes, 0, out);
         }
     }
 

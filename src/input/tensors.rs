@@ -1,6 +1,6 @@
 //! What the rest of the crate reads: score tensors, and queries with the keys they attend to.
 
-use super::positions::positions;
+use super::positions::Positions;
 use super::rows::{FileRows, Order};
 use super::safetensors::{SafetensorsFile, Tensor};
 use crate::{DType, Error, Result};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub struct ScoreTensor {
     layer: Arc<str>,
     rows: FileRows,
-    positions: Option<Arc<[u64]>>,
+    positions: Option<Positions>,
 }
 
 impl ScoreTensor {
@@ -25,7 +25,7 @@ impl ScoreTensor {
     /// fit it, if there are any.
     pub(super) fn of(file: &SafetensorsFile, tensor: &Tensor) -> Result<Self> {
         let rows = float_rows(file, tensor)?;
-        let positions = positions(file, &tensor.name, rows.rows())?;
+        let positions = Positions::of(file, &tensor.name, rows.rows(), None)?;
         Ok(ScoreTensor { layer: Arc::clone(&tensor.name), rows, positions })
     }
 
@@ -64,17 +64,17 @@ impl ScoreTensor {
         self.rows.cols()
     }
 
-    /// 0-based query position of each row, the same for every head; `None` if the file does not say.
-    pub fn positions(&self) -> Option<&[u64]> {
-        self.positions.as_deref()
+    /// 0-based query position of a row, the same for every head; `None` if the file does not say.
+    pub fn position(&self, row: usize) -> Option<u64> {
+        self.positions.as_ref().map(|positions| positions.at(row))
     }
 
     /// Replaces `out` by one row and returns the shift that was taken off: score = value in `out` +
-    /// shift, 0 unless the tensor is f64.
+    /// shift, 0 unless the tensor is f64. The first `excluded` scores take no part in choosing the shift.
     ///
     /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
-    pub fn read_row(&self, head: usize, row: usize, out: &mut Vec<f32>) -> f64 {
-        self.rows.read_row(head, row, out)
+    pub fn read_row(&self, head: usize, row: usize, excluded: usize, out: &mut Vec<f32>) -> f64 {
+        self.rows.read_row(head, row, excluded, out)
     }
 }
 
@@ -86,7 +86,7 @@ pub struct QkPair {
     q: FileRows,
     k: FileRows,
     scale: f64,
-    positions: Arc<[u64]>,
+    positions: Positions,
 }
 
 impl QkPair {
@@ -129,18 +129,15 @@ impl QkPair {
         if q_rows.is_empty() {
             return Ok(None);
         }
-        let positions = match positions(file, name, rows)? {
+        let positions = match Positions::of(file, name, rows, Some(keys))? {
             Some(positions) => positions,
-            None if rows <= keys => ((keys - rows) as u64..keys as u64).collect(),
+            None if rows <= keys => Positions::Consecutive { first: (keys - rows) as u64 },
             None => {
                 return wrong_q(format!(
                     "{rows} rows for {keys} keys: which keys a row sees needs positions"
                 ));
             }
         };
-        if let Some(r) = positions.iter().position(|&p| p >= keys as u64) {
-            return wrong_k(format!("positions[{r}] is {}, expected below the {keys} keys", positions[r]));
-        }
         let scale = scale.unwrap_or(1.0 / (head_dim as f64).sqrt());
         Ok(Some(QkPair { layer: name.into(), q: q_rows, k: k_rows, scale, positions }))
     }
@@ -180,9 +177,9 @@ impl QkPair {
         self.scale
     }
 
-    /// 0-based position of each row, below [`QkPair::keys`]; the last `rows` keys if the file does not say.
-    pub fn positions(&self) -> &[u64] {
-        &self.positions
+    /// 0-based position of a row, below [`QkPair::keys`]; the rows are the last ones if the file does not say.
+    pub fn position(&self, row: usize) -> u64 {
+        self.positions.at(row)
     }
 
     /// The key head that query head `head` reads.

@@ -6,50 +6,78 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tempfile::TempPath;
 
 /// A file being written: beside its target, which it replaces when it is committed.
 ///
-/// Dropped without a commit it leaves the target as it was and nothing beside it. A process that is
-/// killed leaves the target as it was too, but `.critbeta.xxxxxx.tmp` beside it. What is no regular file
-/// (a pipe, a device, /dev/stdout) cannot be replaced and is written as it comes.
+/// Dropped without a commit it leaves the target as it was and nothing beside it. So does a process that
+/// calls [`remove_unfinished`] before a signal ends it; one that is killed outright leaves
+/// `.critbeta.xxxxxx.tmp`. What is no regular file (a pipe, a device, /dev/stdout) cannot be replaced
+/// and is written as it comes.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
-    sink: Sink,
+    file: BufWriter<File>,
+    /// `None` for what is written as it comes.
+    replaces: Option<(Beside, PathBuf)>,
 }
 
+/// A temporary file that is known to [`remove_unfinished`] for as long as it is there.
 #[derive(Debug)]
-enum Sink {
-    Replace { beside: BufWriter<NamedTempFile>, target: PathBuf },
-    Direct(BufWriter<File>),
+struct Beside(TempPath);
+
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the temporary files of all outputs of this process: for a signal handler that is about to end it.
+pub fn remove_unfinished() {
+    for path in unfinished().drain(..) {
+        // One that is gone was committed or dropped just now.
+        let _gone = fs::remove_file(path);
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        unfinished().retain(|path| path != &*self.0);
+    }
 }
 
 /// Rows are written in small pieces; 64 KiB is where one write call per buffer stops to matter.
 const BUFFER: usize = 64 << 10;
 
 impl Output {
-    /// Begins to write what will be `path`; a symbolic link stays one, and its target is replaced.
+    /// Begins to write what will be `path`; a symbolic link stays one, and its target is replaced by a file
+    /// of the same permissions.
     ///
-    /// Errors: [`Error::Io`] for a directory, a missing or read-only parent, a loop of links.
+    /// Errors: [`Error::Io`] for a directory, a read-only target, a missing or read-only parent, a loop of links.
     pub fn create(path: &Path) -> Result<Output> {
         let fail = |e| Error::io(path, e);
         let found = fs::metadata(path).ok();
         if found.as_ref().is_some_and(fs::Metadata::is_dir) {
             return Err(fail(io::ErrorKind::IsADirectory.into()));
         }
-        let sink = if is_stream(path) || found.is_some_and(|found| !found.is_file()) {
+        if found.as_ref().is_some_and(|found| found.permissions().readonly()) {
+            return Err(fail(io::ErrorKind::PermissionDenied.into()));
+        }
+        let (file, replaces) = if is_stream(path) || found.as_ref().is_some_and(|found| !found.is_file()) {
             // Appending, because /dev/stdout may be a file that the shell has opened with >>.
-            let file = OpenOptions::new().append(true).open(path).map_err(fail)?;
-            Sink::Direct(BufWriter::with_capacity(BUFFER, file))
+            (OpenOptions::new().append(true).open(path).map_err(fail)?, None)
         } else {
             let target = resolve(path).map_err(fail)?;
             let (directory, _) = split(&target).map_err(fail)?;
-            fs::metadata(directory).map_err(|e| Error::io(directory, e))?;
-            let beside = beside(directory).map_err(fail)?;
-            Sink::Replace { beside: BufWriter::with_capacity(BUFFER, beside), target }
+            fs::metadata(directory).map_err(fail)?;
+            let (file, beside) = beside(directory).map_err(fail)?;
+            if let Some(found) = found {
+                file.set_permissions(found.permissions()).map_err(fail)?;
+            }
+            (file, Some((beside, target)))
         };
-        Ok(Output { path: path.to_owned(), sink })
+        Ok(Output { path: path.to_owned(), file: BufWriter::with_capacity(BUFFER, file), replaces })
     }
 
     /// The path as it was given: what errors of writing are to name.
@@ -67,37 +95,28 @@ impl Output {
 
     /// Writes everything through to the disk.
     fn settle(&mut self) -> Result<()> {
-        let settled = match &mut self.sink {
-            Sink::Replace { beside, .. } => {
-                // Some file systems only report a full disk or quota here.
-                beside.flush().and_then(|()| beside.get_ref().as_file().sync_all())
-            }
-            Sink::Direct(file) => file.flush(),
+        let flushed = self.file.flush();
+        let settled = match self.replaces {
+            // Some file systems only report a full disk or quota here.
+            Some(_) => flushed.and_then(|()| self.file.get_ref().sync_all()),
+            None => flushed,
         };
         settled.map_err(|e| Error::io(&self.path, e))
     }
 
     fn publish(self) -> Result<()> {
-        let Sink::Replace { beside, target } = self.sink else { return Ok(()) };
-        let beside = beside.into_inner().map_err(|e| Error::io(&self.path, e.into_error()))?;
-        beside.persist(target).map_err(|e| Error::io(&self.path, e.error))?;
-        Ok(())
+        let Some((beside, target)) = self.replaces else { return Ok(()) };
+        fs::rename(&beside.0, target).map_err(|e| Error::io(&self.path, e))
     }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.sink {
-            Sink::Replace { beside, .. } => beside.write(bytes),
-            Sink::Direct(file) => file.write(bytes),
-        }
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match &mut self.sink {
-            Sink::Replace { beside, .. } => beside.flush(),
-            Sink::Direct(file) => file.flush(),
-        }
+        self.file.flush()
     }
 }
 
@@ -158,7 +177,7 @@ fn split(target: &Path) -> io::Result<(&Path, &OsStr)> {
     Ok((if parent == Path::new("") { Path::new(".") } else { parent }, name))
 }
 
-fn beside(directory: &Path) -> io::Result<NamedTempFile> {
+fn beside(directory: &Path) -> io::Result<(File, Beside)> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".critbeta.").suffix(".tmp");
     #[cfg(unix)]
@@ -167,7 +186,9 @@ fn beside(directory: &Path) -> io::Result<NamedTempFile> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    builder.tempfile_in(directory)
+    let (file, path) = builder.tempfile_in(directory)?.into_parts();
+    unfinished().push(path.to_path_buf());
+    Ok((file, Beside(path)))
 }
 
 #[cfg(test)]
@@ -257,6 +278,11 @@ mod tests {
         }
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&far), mode(&plain));
+        fs::set_permissions(&far, fs::Permissions::from_mode(0o600)).unwrap();
+        Output::create(&far).unwrap().commit().unwrap();
+        assert_eq!(mode(&far) & 0o777, 0o600);
+        fs::set_permissions(&far, fs::Permissions::from_mode(0o400)).unwrap();
+        assert!(Output::create(&far).unwrap_err().to_string().contains("denied"));
         let turning = directory.path().join("turning");
         symlink("turning", &turning).unwrap();
         assert!(Output::create(&turning).unwrap_err().to_string().contains("symbolic links"));

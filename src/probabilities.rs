@@ -3,8 +3,8 @@
 use crate::batches::{check_memory, in_order};
 use crate::cpu::{SoftmaxRow, Workspace};
 use crate::diagnose::{HeadRescalings, last_visible};
-use crate::input::safetensors::SafetensorsFile;
-use crate::input::{Input, ScoreTensor, Source, is_positions};
+use crate::input::safetensors::{SafetensorsFile, Tensor};
+use crate::input::{Input, ScoreTensor, Source, positions_of};
 use crate::output::Output;
 use crate::{DType, Error, Rescaling, Result};
 use npyz::WriterBuilder;
@@ -68,7 +68,7 @@ impl<'a> Probabilities<'a> {
 
     /// Computes and writes everything; `sink` sees every row, in order.
     ///
-    /// A safetensors file keeps its metadata and positions. Probabilities are computed in f64 from f32
+    /// A safetensors file keeps its metadata, the positions of what is written, and tensors without rows. Probabilities are computed in f64 from f32
     /// scores and rounded once. Errors: [`Error::Io`] for the target, and the input's.
     pub fn write(mut self, out: &mut Output, mut sink: impl FnMut(&[SoftmaxRow])) -> Result<()> {
         if is_npy(&self.input.path) {
@@ -78,7 +78,15 @@ impl<'a> Probabilities<'a> {
             }
         } else {
             let file = SafetensorsFile::open(&self.input.path)?;
-            let kept: Vec<_> = file.tensors().iter().filter(|tensor| is_positions(&tensor.name)).collect();
+            let written = |name: &str| self.tensors.iter().any(|tensor| &**tensor.scores.layer() == name);
+            // Positions of what is written, and tensors that have no rows to rescale.
+            let keep = |tensor: &&Tensor| match positions_of(&tensor.name) {
+                Some(owner) => owner.is_none_or(written),
+                None => {
+                    tensor.bytes.is_empty() && self.input.skipped.iter().any(|name| **name == *tensor.name)
+                }
+            };
+            let kept: Vec<&Tensor> = file.tensors().iter().filter(keep).collect();
             let positions = kept.iter().map(|t| (t.name.to_string(), t.dtype, t.shape.clone()));
             // Wide elements first keeps every tensor aligned to its own element, as the format's library does.
             self.tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.size_bytes()));

@@ -60,7 +60,7 @@ impl RowReport {
 pub struct SoftmaxRow {
     /// The maximum, who attains it, and n.
     pub top: RowMax,
-    /// The inverse temperature that the rescaling chose.
+    /// The inverse temperature that the rescaling chose; NaN for a poisoned row.
     pub beta: f64,
     /// F = log Z(beta), nats, relative to the maximum; -inf for an empty row, NaN for a poisoned one.
     pub log_partition: f64,
@@ -129,7 +129,10 @@ impl Workspace {
             true => Partition::of(scores, top.max, 1.0).entropy(1.0),
             false => f64::NAN,
         };
-        let beta = rescaling.beta(&RowFacts { n: top.len, position, critical, entropy });
+        let beta = match top.poisoned {
+            true => f64::NAN,
+            false => rescaling.beta(&RowFacts { n: top.len, position, critical, entropy }),
+        };
         let log_partition = if top.poisoned { f64::NAN } else { Partition::of(scores, top.max, beta).log() };
         write_probs(scores, &top, beta, log_partition, out);
         SoftmaxRow { top, beta, log_partition }

@@ -2,6 +2,7 @@
 //! rescaling `calibrated:FILE` reads it.
 
 use super::fit::Exponent;
+use super::length_law::Verdict;
 use super::summary::{HeadSummary, Summary};
 use crate::rescaling::{Calibrated, CalibratedOn, RescalingSpec};
 use crate::{Error, Rescaling, Result};
@@ -35,6 +36,15 @@ pub struct HeadCalibration {
     pub resolved: Option<CalibratedLaw>,
 }
 
+impl HeadCalibration {
+    fn law(&self, of: CalibratedOn) -> Option<&CalibratedLaw> {
+        match of {
+            CalibratedOn::Critical => self.critical.as_ref(),
+            CalibratedOn::Resolved => self.resolved.as_ref(),
+        }
+    }
+}
+
 /// betahat(n) = c (ln n)^xi.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CalibratedLaw {
@@ -42,38 +52,47 @@ pub struct CalibratedLaw {
     pub c: f64,
     /// The exponent.
     pub xi: f64,
+    /// Whether the rows were enough to tell the law (see the diagnosis' verdict).
+    pub conclusive: bool,
     /// 95 % interval of xi; null where the rows are all about as long, so that c is their median and xi 0.
     pub interval: Option<[f64; 2]>,
 }
 
 impl Calibration {
     /// The calibration that a diagnosis gives.
-    pub fn of(summary: &Summary) -> Self {
-        let head = |head: &HeadSummary| HeadCalibration {
-            layer: head.layer.to_string(),
-            head: head.head,
-            critical: law(head.length_law.critical_beta.as_ref(), head.critical_beta.q50),
-            resolved: law(head.length_law.resolved_beta.as_ref(), head.resolved_beta.q50),
+    ///
+    /// Errors: [`Error::Settings`] for a top-k count, whose values are only lower bounds.
+    pub fn of(summary: &Summary) -> Result<Self> {
+        if let Some(k) = summary.top_k {
+            let detail = format!("a calibration needs every score counted, not the {k} largest");
+            return Err(Error::Settings { detail });
+        }
+        let head = |head: &HeadSummary| {
+            let law = &head.length_law;
+            let resolved_verdict = law.resolved_verdict.as_ref().unwrap_or(&law.verdict);
+            HeadCalibration {
+                layer: head.layer.to_string(),
+                head: head.head,
+                critical: calibrated(law.critical_beta.as_ref(), head.critical_beta.q50, &law.verdict),
+                resolved: calibrated(law.resolved_beta.as_ref(), head.resolved_beta.q50, resolved_verdict),
+            }
         };
-        Calibration {
+        Ok(Calibration {
             critbeta: summary.critbeta.to_owned(),
             resolve: summary.resolve,
             exclude_sink: summary.exclude_sink,
             heads: summary.heads.iter().map(head).collect(),
-        }
+        })
     }
 }
 
-fn law(fit: Option<&Exponent>, median: f64) -> Option<CalibratedLaw> {
-    match fit {
-        Some(Exponent { c, xi, interval }) => {
-            Some(CalibratedLaw { c: *c, xi: *xi, interval: Some(*interval) })
-        }
-        None if median > 0.0 && median.is_finite() => {
-            Some(CalibratedLaw { c: median, xi: 0.0, interval: None })
-        }
-        None => None,
-    }
+fn calibrated(fit: Option<&Exponent>, median: f64, verdict: &Verdict) -> Option<CalibratedLaw> {
+    let (c, xi, interval) = match fit {
+        Some(fit) => (fit.c, fit.xi, Some(fit.interval)),
+        None if median > 0.0 && median.is_finite() => (median, 0.0, None),
+        None => return None,
+    };
+    Some(CalibratedLaw { c, xi, conclusive: verdict.is_conclusive(), interval })
 }
 
 /// A [`RescalingSpec`] with its calibration file read: the rule of every head.
@@ -86,8 +105,8 @@ pub struct HeadRescalings {
 impl HeadRescalings {
     /// Reads the calibration file that `spec` names, if it names one.
     ///
-    /// Errors: [`Error::Io`], and [`Error::File`] for a file that is not a calibration or holds a head twice
-    /// or a law that is not finite.
+    /// Errors: [`Error::Io`], and [`Error::File`] for a file that is not a calibration, holds a head twice
+    /// or a law that is not finite, or whose n leaves out keys that a softmax sees.
     pub fn load(spec: RescalingSpec) -> Result<Self> {
         let RescalingSpec::PerHead { file, .. } = &spec else {
             return Ok(HeadRescalings { spec, calibration: None });
@@ -96,6 +115,14 @@ impl HeadRescalings {
         let calibration: Calibration = serde_json::from_str(&text).map_err(|e| {
             Error::file(file, format!("not a calibration as `diagnose --calibration` writes it: {e}"))
         })?;
+        if calibration.exclude_sink > 0 {
+            let detail = format!(
+                "was made with --exclude-sink {}: its n counts fewer keys than the rows of a softmax have; \
+                 calibrate without, or give a law as calibrated:c=,xi=",
+                calibration.exclude_sink
+            );
+            return Err(Error::file(file, detail));
+        }
         let mut seen = HashSet::new();
         for head in &calibration.heads {
             let place = format!("layer {:?} head {}", head.layer, head.head);
@@ -115,6 +142,14 @@ impl HeadRescalings {
         Ok(HeadRescalings { spec, calibration: Some(calibration) })
     }
 
+    /// How many of the calibrated laws are inconclusive, and of how many.
+    pub fn inconclusive(&self) -> (usize, usize) {
+        let RescalingSpec::PerHead { of, .. } = self.spec else { return (0, 0) };
+        let heads = self.calibration.iter().flat_map(|calibration| &calibration.heads);
+        let laws = heads.filter_map(|head| head.law(of));
+        (laws.clone().filter(|law| !law.conclusive).count(), laws.count())
+    }
+
     /// The rule of one head.
     ///
     /// Errors: [`Error::File`] if the calibration does not cover it.
@@ -128,11 +163,7 @@ impl HeadRescalings {
         let Some(found) = heads.iter().find(|entry| entry.layer == layer && entry.head == head) else {
             return fail(format!("not among the {} heads of this calibration", heads.len()));
         };
-        let law = match of {
-            CalibratedOn::Critical => &found.critical,
-            CalibratedOn::Resolved => &found.resolved,
-        };
-        match law {
+        match found.law(of) {
             Some(CalibratedLaw { c, xi, .. }) => {
                 Ok(Rescaling::Calibrated(Calibrated { c: *c, xi: *xi, anchor }))
             }

@@ -8,6 +8,7 @@ use super::yardsticks::{Yardstick, Yardsticks};
 use crate::laws::LAWS;
 use crate::rescaling::{Law, Rescaling, RowFacts};
 use serde::Serialize;
+use std::fmt;
 use std::sync::Arc;
 
 /// Narrowest range of n, longest over shortest bin, that a law can be read off.
@@ -15,6 +16,9 @@ const MIN_RANGE: f64 = 8.0;
 const MIN_BINS: usize = 4;
 /// Widest 95 % interval of xi: a wider one cannot tell sqrt(log n) from (log n)^(3/2).
 const MAX_INTERVAL: f64 = 1.0;
+/// Smallest share of rows whose value must be proven under a top-k count: the others are lower bounds,
+/// and so few of them move a median by no more than 5 % of the rows.
+const MIN_CERTIFIED: f64 = 0.95;
 /// Forms whose held-out error is this close to the best are as good.
 const AS_GOOD: f64 = 1.05;
 
@@ -33,18 +37,40 @@ pub struct LengthLaw {
     pub contact_gap: Option<Exponent>,
     /// Forms of Lambda(n) by held-out error, best first.
     pub forms: Vec<FormFit>,
-    /// Whether `verdict` is more than `inconclusive`.
-    pub conclusive: bool,
-    /// The finding about Lambda in words.
-    pub verdict: String,
-    /// The finding about Lambda(r) in words; `None` at r = 0, where it is the same.
-    pub resolved_verdict: Option<String>,
+    /// The finding about Lambda.
+    pub verdict: Verdict,
+    /// The finding about Lambda(r); `None` at r = 0, where it is the same.
+    pub resolved_verdict: Option<Verdict>,
     /// The published law under which beta / Lambda varies least over the bins.
     pub closest_published: Option<ClosestLaw>,
     /// What the same fit gives for families whose exponent is known; empty beyond the first 32 different
     /// sets of bins of a diagnosis.
     pub yardsticks: Arc<Vec<Yardstick>>,
 }
+
+/// A finding in words; where the rows do not tell, `inconclusive: ` and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Verdict(String);
+
+impl Verdict {
+    fn of(found: Result<String, String>) -> Self {
+        Verdict(found.unwrap_or_else(|why| format!("{INCONCLUSIVE}{why}")))
+    }
+
+    /// Whether the rows tell anything.
+    pub fn is_conclusive(&self) -> bool {
+        !self.0.starts_with(INCONCLUSIVE)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const INCONCLUSIVE: &str = "inconclusive: ";
 
 /// The medians of one bin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -75,9 +101,11 @@ pub struct ClosestLaw {
 }
 
 impl LengthLaw {
+    /// `certified` are the shares of rows whose Lambda and Lambda(r) are proven exact: 1 in a full count.
     pub(super) fn of(
         rows: &[RowSample],
         settings: &Settings,
+        certified: [f64; 2],
         seed: u64,
         yardsticks: &mut Yardsticks,
     ) -> Self {
@@ -100,16 +128,12 @@ impl LengthLaw {
         let fitted = exponent(&bins, &critical, seed);
         let forms = compare_forms(&bins, &critical, seed);
         let fitted_resolved = exponent(&bins, &resolved, seed);
-        let found = verdict(&medians, |bin| bin.critical_beta, fitted.as_ref(), &forms);
-        let conclusive = found.is_ok();
-        let in_words =
-            |found: Result<String, String>| found.unwrap_or_else(|why| format!("inconclusive: {why}"));
+        let found = verdict(&medians, |bin| bin.critical_beta, certified[0], fitted.as_ref(), &forms);
         let resolved_verdict = (settings.measure.resolve > 0.0)
-            .then(|| in_words(verdict(&medians, |bin| bin.resolved_beta, fitted_resolved.as_ref(), &[])));
+            .then(|| verdict(&medians, |bin| bin.resolved_beta, certified[1], fitted_resolved.as_ref(), &[]));
         LengthLaw {
-            conclusive,
-            verdict: in_words(found),
-            resolved_verdict,
+            verdict: Verdict::of(found),
+            resolved_verdict: resolved_verdict.map(Verdict::of),
             closest_published: closest_law(&bins, &medians, settings.beta),
             yardsticks: yardsticks.over(&medians),
             critical_beta: fitted,
@@ -131,12 +155,16 @@ impl LengthLaw {
 fn verdict(
     bins: &[BinMedians],
     beta: fn(&BinMedians) -> f64,
+    certified: f64,
     fit: Option<&Exponent>,
     forms: &[FormFit],
 ) -> Result<String, String> {
     let (Some(first), Some(last)) = (bins.first(), bins.last()) else {
         return Err("no row has 3 visible keys".into());
     };
+    if certified < MIN_CERTIFIED {
+        return Err(format!("only {:.0} % of the rows are certified: count them in full", 100.0 * certified));
+    }
     let range = last.n / first.n;
     if range < MIN_RANGE {
         return Err(format!("n spans a factor of {range:.1}, a law needs {MIN_RANGE}"));
@@ -235,7 +263,7 @@ mod tests {
             .flat_map(|n| (0..9).map(move |i| (n, i)))
             .map(|(n, i)| RowSample::with(n, critical(n as f64, i)))
             .collect();
-        LengthLaw::of(&rows, &Settings::default(), 7, &mut Yardsticks::new(7))
+        LengthLaw::of(&rows, &Settings::default(), [1.0; 2], 7, &mut Yardsticks::new(7))
     }
 
     fn doubling() -> impl Iterator<Item = u64> {
@@ -246,29 +274,41 @@ mod tests {
     fn a_law_is_named_with_the_published_one_that_holds_its_ratio() {
         let spread = |i: usize| 1.0 + 0.01 * i as f64;
         let found = law(doubling(), |n, i| 0.5 * n.ln() * spread(i));
-        assert!(found.conclusive && found.verdict.starts_with("grows as (log n)^"), "{}", found.verdict);
+        assert!(
+            found.verdict.is_conclusive() && found.verdict.0.starts_with("grows as (log n)^"),
+            "{}",
+            found.verdict
+        );
         assert!((found.critical_beta.unwrap().xi - 1.0).abs() < 0.05);
-        assert!(found.verdict.contains("compatible with log n"), "{}", found.verdict);
+        assert!(found.verdict.0.contains("compatible with log n"), "{}", found.verdict);
         let closest = found.closest_published.unwrap();
         assert_eq!(closest.laws, ["chen:gamma=1", "ssmax:s=0.43", "su:base=512"]);
         assert!(closest.spread < 0.05 && closest.spread_of_identity > 0.2);
 
         let found = law(doubling(), |_, i| 2.0 * spread(i));
-        assert!(found.conclusive && found.verdict.starts_with("constant in n"), "{}", found.verdict);
+        assert!(
+            found.verdict.is_conclusive() && found.verdict.0.starts_with("constant in n"),
+            "{}",
+            found.verdict
+        );
         assert_eq!(found.closest_published.unwrap().laws[0], "identity");
 
         let found = law(doubling(), |n, i| n.ln().powf(-0.8) * spread(i));
-        assert!(found.verdict.starts_with("falls as (log n)^-0.8"), "{}", found.verdict);
+        assert!(found.verdict.0.starts_with("falls as (log n)^-0.8"), "{}", found.verdict);
 
         let found = law(doubling(), |n, i| n.powf(0.5) * spread(i));
-        assert!(found.verdict.ends_with("n^p predicts better"), "{}", found.verdict);
+        assert!(found.verdict.0.ends_with("n^p predicts better"), "{}", found.verdict);
     }
 
     #[test]
     fn what_the_rows_cannot_tell_is_inconclusive_with_its_reason() {
         let reason = |law: LengthLaw| {
-            assert!(!law.conclusive && law.verdict.starts_with("inconclusive: "), "{}", law.verdict);
-            law.verdict
+            assert!(
+                !law.verdict.is_conclusive() && law.verdict.0.starts_with("inconclusive: "),
+                "{}",
+                law.verdict
+            );
+            law.verdict.0
         };
         assert!(reason(law(std::iter::empty(), |n, _| n)).contains("3 visible keys"));
         assert!(reason(law(1000..1050, |n, _| n.ln())).contains("factor of 1.0, a law needs 8"));

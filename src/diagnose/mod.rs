@@ -18,10 +18,10 @@ mod yardsticks;
 
 pub use calibration::{CalibratedLaw, Calibration, HeadCalibration, HeadRescalings};
 pub use fit::{Exponent, Form, FormFit};
-pub use length_law::{BinMedians, ClosestLaw, LengthLaw};
+pub use length_law::{BinMedians, ClosestLaw, LengthLaw, Verdict};
 pub use record::{RowPlace, RowRecord};
 pub(crate) use scan::last_visible;
 pub use scan::{Settings, scan};
-pub use summary::{Diagnosis, HeadSummary, Quantiles, Summary};
+pub use summary::{Diagnosis, HeadSummary, InputNames, Quantiles, Summary};
 pub use writers::{RowFormat, RowWriter};
 pub use yardsticks::Yardstick;

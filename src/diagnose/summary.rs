@@ -25,8 +25,10 @@ pub(super) struct RowSample {
 }
 
 /// Most rows of a head that are kept: a uniform sample of this many moves the 5 % quantile by 0.04 %
-/// of the rows (one standard error), and a head of any length takes 12 MB.
+/// of the rows (one standard error), and a head of any length takes 12 MB. Heads that are spread over
+/// files are kept at the same time and share twice as many, but at least 1,024 each.
 const SAMPLE_ROWS: usize = 1 << 18;
+const LEAST_SAMPLE_ROWS: usize = 1 << 10;
 
 /// Gathers records per layer and head, over all files, in order of first appearance.
 ///
@@ -35,7 +37,7 @@ const SAMPLE_ROWS: usize = 1 << 18;
 pub struct Diagnosis {
     settings: Settings,
     seed: u64,
-    inputs: Vec<String>,
+    inputs: Vec<InputNames>,
     heads: Vec<Head>,
     by_name: HashMap<(Arc<str>, u64), usize>,
     yardsticks: Yardsticks,
@@ -50,13 +52,17 @@ enum Head {
 struct HeadRows {
     layer: Arc<str>,
     head: u64,
+    sources: u64,
     expected: u64,
+    /// Most rows to keep.
+    room: usize,
     rows: u64,
     poisoned: u64,
     measured: u64,
     tied: u64,
     above_critical: u64,
     certified: u64,
+    resolved_certified: u64,
     n: Option<[u64; 2]>,
     kept: Vec<RowSample>,
     rng: SmallRng,
@@ -68,7 +74,7 @@ impl Diagnosis {
         let mut diagnosis = Diagnosis {
             settings,
             seed,
-            inputs: inputs.iter().map(|input| input.path.display().to_string()).collect(),
+            inputs: inputs.iter().map(InputNames::of).collect(),
             heads: Vec::new(),
             by_name: HashMap::new(),
             yardsticks: Yardsticks::new(seed),
@@ -78,7 +84,16 @@ impl Diagnosis {
                 let at = diagnosis.place(source.layer(), head);
                 if let Head::Open(rows) = &mut diagnosis.heads[at] {
                     rows.expected += source.rows() as u64;
+                    rows.sources += 1;
                 }
+            }
+        }
+        let spread = |head: &&Head| matches!(head, Head::Open(rows) if rows.sources > 1);
+        let spread = diagnosis.heads.iter().filter(spread).count();
+        let share = (2 * SAMPLE_ROWS / spread.max(2)).max(LEAST_SAMPLE_ROWS);
+        for head in &mut diagnosis.heads {
+            if let Head::Open(rows) = head {
+                rows.room = share;
             }
         }
         diagnosis
@@ -130,8 +145,8 @@ impl Diagnosis {
 pub struct Summary {
     /// Version of this crate.
     pub critbeta: &'static str,
-    /// The files, as they were named.
-    pub inputs: Vec<String>,
+    /// The files.
+    pub inputs: Vec<InputNames>,
     /// The inverse temperature that the rows were run at.
     pub beta: f64,
     /// r of the resolved critical beta, nats.
@@ -146,6 +161,21 @@ pub struct Summary {
     pub heads: Vec<HeadSummary>,
 }
 
+/// A file as it was named, and what of it was left out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InputNames {
+    /// Its path.
+    pub path: String,
+    /// Names of tensors that were not diagnosed: scores beside pairs, and whatever has no rows.
+    pub skipped: Vec<String>,
+}
+
+impl InputNames {
+    fn of(input: &Input) -> Self {
+        InputNames { path: input.path.display().to_string(), skipped: input.skipped.clone() }
+    }
+}
+
 /// One head of one layer. Shares are over its measured rows: those with n >= 2 that are not poisoned;
 /// quantiles, medians and the length law over as many of them as `sampled` says.
 #[derive(Debug, Clone, Serialize)]
@@ -154,11 +184,13 @@ pub struct HeadSummary {
     pub layer: Arc<str>,
     /// Query head.
     pub head: u64,
+    /// Tensors or pairs of this name that its rows come from: more than one where files are pooled.
+    pub sources: u64,
     /// All rows, measured or not.
     pub rows: u64,
     /// Rows with at least two visible keys and no NaN or +inf.
     pub measured: u64,
-    /// Measured rows that quantiles are taken from: all, or a uniform sample of 262,144.
+    /// Measured rows that quantiles are taken from: all, or a uniform sample of at most 262,144.
     pub sampled: u64,
     /// Rows with a NaN or +inf score.
     pub poisoned: u64,
@@ -211,13 +243,16 @@ impl HeadRows {
         HeadRows {
             layer,
             head,
+            sources: 0,
             expected: 0,
+            room: SAMPLE_ROWS,
             rows: 0,
             poisoned: 0,
             measured: 0,
             tied: 0,
             above_critical: 0,
             certified: 0,
+            resolved_certified: 0,
             n: None,
             kept: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),
@@ -235,6 +270,7 @@ impl HeadRows {
         self.tied += u64::from(record.ties >= 2);
         self.above_critical += u64::from(record.beta > record.critical_beta);
         self.certified += u64::from(record.certified == Some(true));
+        self.resolved_certified += u64::from(record.resolved_certified == Some(true));
         self.n = Some(self.n.map_or([n, n], |[low, high]| [low.min(n), high.max(n)]));
         let sample = RowSample {
             n,
@@ -245,7 +281,7 @@ impl HeadRows {
             alpha: record.alpha as f32,
             entropy: record.entropy as f32,
         };
-        if self.kept.len() < SAMPLE_ROWS {
+        if self.kept.len() < self.room {
             self.kept.push(sample);
         } else {
             // Reservoir sampling (Vitter 1985, algorithm R): every row is kept with the same probability.
@@ -260,9 +296,14 @@ impl HeadRows {
         let rows = &self.kept;
         let share = |count: u64| count as f64 / self.measured as f64;
         let median_of = |of: fn(&RowSample) -> f64| median(&sorted(rows.iter().map(of)));
+        let certified = match settings.measure.top_k {
+            None => [1.0; 2],
+            Some(_) => [share(self.certified), share(self.resolved_certified)],
+        };
         HeadSummary {
             layer: self.layer.clone(),
             head: self.head,
+            sources: self.sources,
             rows: self.rows,
             measured: self.measured,
             sampled: rows.len() as u64,
@@ -275,7 +316,7 @@ impl HeadRows {
             median_alpha: median_of(|row| row.alpha.into()),
             median_relative_entropy: median_of(|row| f64::from(row.entropy) / (row.n as f64).ln()),
             share_certified: settings.measure.top_k.map(|_| share(self.certified)),
-            length_law: LengthLaw::of(rows, settings, seed, yardsticks),
+            length_law: LengthLaw::of(rows, settings, certified, seed, yardsticks),
         }
     }
 }

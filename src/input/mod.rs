@@ -12,7 +12,7 @@ mod tensors;
 
 pub use mapped::MappedBytes;
 pub use rows::{FileRows, Order};
-pub(crate) use select::is_positions;
+pub(crate) use select::positions_of;
 pub use tensors::{QkPair, ScoreTensor};
 
 use crate::{Error, Result};

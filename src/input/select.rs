@@ -33,9 +33,13 @@ fn role(name: &str) -> Role<'_> {
     }
 }
 
-/// Whether a tensor of that name says where rows stand.
-pub(crate) fn is_positions(name: &str) -> bool {
-    matches!(role(name), Role::Positions(_) | Role::SharedPositions)
+/// Whose rows a tensor of that name says the positions of: `Some(None)` for those of all, `None` if of none.
+pub(crate) fn positions_of(name: &str) -> Option<Option<&str>> {
+    match role(name) {
+        Role::Positions(owner) => Some(Some(owner)),
+        Role::SharedPositions => Some(None),
+        Role::Query(_) | Role::Key(_) | Role::Scores => None,
+    }
 }
 
 enum Pick<'a> {

@@ -200,3 +200,51 @@ fn a_seed_decides_the_intervals_alone_and_threads_nothing() {
         assert_eq!(xi(json), xi(&default));
     }
 }
+
+#[test]
+fn a_sink_that_is_left_out_rounds_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let row = |sink: f64| (0..100).map(move |i| if i == 0 { sink } else { (i as f64 * 0.77).sin() });
+    let bytes: Vec<u8> = [1.0, 1e9].into_iter().flat_map(row).flat_map(f64::to_le_bytes).collect();
+    let file = build::write(directory.path(), "sinks.npy", &npy("<f8", false, "(2, 100)", &bytes));
+    let out = directory.path().join("rows.jsonl");
+    stdout(&["diagnose", text(&file), "--exclude-sink", "1", "--rows", text(&out)]);
+    let records = std::fs::read_to_string(&out).unwrap();
+    let [plain, sunk] =
+        [0, 1].map(|i| -> Value { serde_json::from_str(records.lines().nth(i).unwrap()).unwrap() });
+    for field in FIELDS.iter().filter(|field| **field != "row") {
+        assert_eq!(plain[field], sunk[field], "{field}");
+    }
+}
+
+#[test]
+fn a_top_k_count_that_proves_nothing_concludes_nothing() {
+    // A sink over rows of 64 to 8,192 keys: its contact lies deep in the bulk.
+    let directory = tempfile::tempdir().unwrap();
+    let (rows, cols) = (64usize, 2048usize);
+    let score = |r: usize, j: usize| match j {
+        0 => 20.0f32,
+        j if j <= 32 * (r + 1) - 1 => ((j * 7919 + r * 104_729) as f32 * 0.618_034).fract(),
+        _ => f32::NEG_INFINITY,
+    };
+    let all: Vec<f32> = (0..rows).flat_map(|r| (0..cols).map(move |j| score(r, j))).collect();
+    let file = scores(directory.path(), "sink.npy", "(64, 2048)", &all);
+    let verdict = |args: &[&str]| {
+        let json = summary(args);
+        json["heads"][0]["length_law"]["verdict"].as_str().unwrap().to_owned()
+    };
+    assert!(verdict(&[text(&file)]).starts_with("grows as (log n)^"), "{}", verdict(&[text(&file)]));
+    let verdict = verdict(&[text(&file), "--top-k", "16"]);
+    assert_eq!(verdict, "inconclusive: only 0 % of the rows are certified: count them in full");
+}
+
+#[test]
+fn names_from_files_do_not_move_the_cursor() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut tensors = build::pair();
+    tensors.push(("evil\u{1b}[2J\nerror: forged", "F32", &[2, 3], f32s(6)));
+    let file = build::write(directory.path(), "a.safetensors", &safetensors(&tensors, None));
+    let table = stdout(&["diagnose", text(&file)]);
+    assert!(table.contains(r"not diagnosed: evil\u{1b}[2J\nerror: forged"), "{table}");
+    assert_eq!(summary(&[text(&file)])["inputs"][0]["skipped"][0], "evil\u{1b}[2J\nerror: forged");
+}

@@ -14,6 +14,8 @@ fn usage_errors_exit_2_and_name_what_was_typed() {
         (&["diagnose", EXAMPLE, "--top-k", "0"], "1..=2048"),
         (&["diagnose", EXAMPLE, "--top-k", "2049"], "1..=2048"),
         (&["diagnose", EXAMPLE, "--threads", "0"], "1 to 1024"),
+        (&["diagnose", EXAMPLE, "--calibration", "-"], "not stdout"),
+        (&["diagnose", EXAMPLE, "--calibration", "c.json", "--top-k", "9"], "cannot be used with"),
         (&["diagnose", EXAMPLE, "--rows", "rows.txt"], ".jsonl, .csv or .parquet"),
         (&["softmax", "a.npy", "--out", "b.npy", "--rescaling", "logn"], "unknown name \"logn\""),
         (&["softmax", "a.npy", "--out", "b.npy", "--rescaling", "ssmax"], "s is missing"),
@@ -92,5 +94,66 @@ fn a_full_disk_is_an_error_and_nothing_is_half_written() {
         assert!(!json.exists());
     }
     let error = stderr(1, &["diagnose", EXAMPLE, "--json", "/dev/full"]);
-    assert!(error.contains("/dev/full: No space left"), "{error}");
+    assert_eq!(error, "error: /dev/full: No space left on device (os error 28)\n");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut laws = Command::new(env!("CARGO_BIN_EXE_critbeta"));
+    let output = laws.arg("laws").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stderr, b"error: stdout: No space left on device (os error 28)\n");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn rows_that_nobody_can_have_memory_for_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("long.safetensors");
+    // 2^41 keys in a sparse file of 4 TiB.
+    let header = r#"{"a.q":{"dtype":"F16","shape":[1,1,1],"data_offsets":[0,2]},"a.k":{"dtype":"F16","shape":[1,2199023255552,1],"data_offsets":[2,4398046511106]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    std::fs::write(&file, &bytes).unwrap();
+    let sparse = std::fs::File::options().write(true).open(&file).unwrap();
+    if sparse.set_len(bytes.len() as u64 + 4_398_046_511_106).is_err() {
+        return; // A file system without files of 4 TiB has no such file to refuse.
+    }
+    let error = stderr(1, &["diagnose", text(&file)]);
+    assert!(error.contains("long.safetensors") && error.contains("GiB of memory"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_whose_reader_hangs_up_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let pipe = at("rows.jsonl");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || drop(std::fs::File::open(pipe).unwrap())
+    });
+    let json = at("summary.json");
+    let error = stderr(1, &["diagnose", EXAMPLE, "--rows", text(&pipe), "--json", text(&json)]);
+    assert!(error.contains("rows.jsonl: Broken pipe") && !json.exists(), "{error}");
+    reader.join().unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_run_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    // The pipe is opened last and has no reader: the run waits there with its other outputs begun.
+    let (json, pipe) = (at("summary.json"), at("rows.jsonl"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_critbeta"))
+        .args(["diagnose", EXAMPLE, "--rows", text(&pipe), "--json", text(&json)])
+        .spawn()
+        .unwrap();
+    while names(directory.path()).len() < 2 {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let interrupt = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+    assert!(interrupt.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(names(directory.path()), ["rows.jsonl"]);
 }

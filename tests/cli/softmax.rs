@@ -78,7 +78,7 @@ fn every_dtype_is_kept_or_changed_and_positions_stay() {
             args.extend(asked.iter().flat_map(|dtype| ["--dtype", dtype]));
             let line = stdout(&args);
             assert!(
-                line.ends_with("6 rows; beta 1.500 .. 1.500, median 1.500; 1 poisoned by NaN or +inf\n"),
+                line.ends_with("6 rows, beta 1.500..1.500, 1 empty, 1 poisoned by NaN or +inf\n"),
                 "{line}"
             );
             let found = SafetensorsFile::open(&out).unwrap();
@@ -131,10 +131,10 @@ fn a_diagnosis_calibrates_the_softmax_of_the_same_heads() {
     assert!(law["xi"].as_f64().unwrap().abs() < 1e-9, "{written}");
     let spec = format!("calibrated:{}", serde_json::to_string(text(&calibration)).unwrap());
     let line = stdout(&["softmax", text(&file), "--out", text(&out), "--rescaling", &spec]);
-    assert!(line.ends_with("64 rows; beta 2.773 .. 2.773, median 2.773\n"), "{line}");
+    assert!(line.ends_with("64 rows, beta 2.773..2.773\n"), "{line}");
     let anchored = format!("{spec},anchor=100");
     let line = stdout(&["softmax", text(&file), "--out", text(&out), "--rescaling", &anchored]);
-    assert!(line.ends_with("beta 1.000 .. 1.000, median 1.000\n"), "{line}");
+    assert!(line.ends_with("beta 1.000..1.000\n"), "{line}");
 
     let other = build::write(directory.path(), "other.npy", &npy("<f4", false, "(64, 512)", &bytes));
     let missing = stderr(1, &["softmax", text(&other), "--out", text(&at("x.npy")), "--rescaling", &spec]);
@@ -155,6 +155,60 @@ fn laws_of_position_read_the_positions_of_the_file() {
         let out = at("out.safetensors");
         stdout(&["softmax", text(&file), "--out", text(&out), "--rescaling", "qwen-logn:train=4"])
     };
-    assert!(with(&[1, 2, 3]).contains("beta 1.000 .. 1.000"), "up to the training length");
-    assert!(with(&[15, 15, 63]).contains("beta 2.000 .. 3.000"), "beyond it");
+    assert!(with(&[1, 2, 3]).contains("beta 1.000..1.000"), "up to the training length");
+    assert!(with(&[15, 15, 63]).contains("beta 2.000..3.000"), "beyond it");
+}
+
+#[test]
+fn what_is_written_can_be_diagnosed_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let tensors = [
+        ("a", "F64", &[2, 3, 4][..], elements("F64")),
+        ("a.positions", "I64", &[3], build::i64s(&[1, 2, 3])),
+        ("b", "F16", &[2, 3, 4], elements("F16")),
+        ("b.positions", "I64", &[3], build::i64s(&[3, 2, 1])),
+        ("none", "F32", &[2, 0, 4], Vec::new()),
+    ];
+    let file = build::write(directory.path(), "in.safetensors", &safetensors(&tensors, None));
+    for (more, expected) in [
+        (&[][..], &["a", "a.positions", "b", "b.positions", "none"][..]),
+        (&["--tensor", "b"], &["b", "b.positions"]),
+    ] {
+        let out = at("out.safetensors");
+        stdout(&[&["softmax", text(&file), "--out", text(&out), "--rescaling", "identity"], more].concat());
+        let written = SafetensorsFile::open(&out).unwrap();
+        let mut names: Vec<&str> = written.tensors().iter().map(|tensor| &*tensor.name).collect();
+        names.sort();
+        assert_eq!(names, expected);
+        stdout(&["diagnose", text(&out)]);
+    }
+}
+
+#[test]
+fn a_calibration_that_does_not_fit_the_softmax_is_refused_or_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let file = build::write(directory.path(), "in.npy", &npy("<f8", false, "(2, 3, 4)", &elements("F64")));
+    let (calibration, out) = (at("c.json"), at("out.npy"));
+    let spec = format!("calibrated:{}", text(&calibration));
+    let softmax = ["softmax", text(&file), "--out", text(&out), "--rescaling", &spec];
+    stdout(&["diagnose", text(&file), "--exclude-sink", "1", "--calibration", text(&calibration)]);
+    let error = stderr(1, &softmax);
+    assert!(error.contains("c.json") && error.contains("--exclude-sink 1"), "{error}");
+    std::fs::write(
+        &calibration,
+        r#"{"critbeta": "0", "resolve": 0, "exclude_sink": 0, "heads": [
+            {"layer": "in", "head": 0, "critical": {"c": 1, "xi": 0, "conclusive": true, "interval": null}, "resolved": null},
+            {"layer": "in", "head": 1, "critical": {"c": 2, "xi": 0, "conclusive": false, "interval": null}, "resolved": null}]}"#,
+    )
+    .unwrap();
+    let output = critbeta(&softmax);
+    assert!(output.status.success());
+    let note = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(note, "note: 1 of the 2 laws of this calibration are inconclusive\n");
+    assert!(stdout(&[&softmax[..], &["--quiet"]].concat()).contains("beta 1.000..2.000"));
+    let resolved =
+        stderr(1, &["softmax", text(&file), "--out", text(&out), "--rescaling", &(spec + ",of=resolved")]);
+    assert!(resolved.contains("layer \"in\" head 0: has no finite median resolved beta"), "{resolved}");
 }

@@ -53,7 +53,7 @@ pub struct Diagnose {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write c and xi per layer and head, which the rescaling calibrated:FILE reads
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = file, conflicts_with = "top_k")]
     pub calibration: Option<PathBuf>,
     /// Only this tensor, or this pair by its name without .q
     #[arg(long, value_name = "NAME")]
@@ -107,6 +107,10 @@ pub struct Laws {
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1024, 8192, 65536, 1048576],
           value_parser = clap::value_parser!(u64).range(1..))]
     pub n: Vec<u64>,
+}
+
+fn file(text: &str) -> Result<PathBuf, String> {
+    if text == "-" { Err("expected a file, not stdout".into()) } else { Ok(text.into()) }
 }
 
 fn number(text: &str) -> Result<f64, String> {

@@ -1,15 +1,12 @@
 //! `critbeta diagnose`.
 
 use crate::args::{Cli, Diagnose};
-use crate::report;
+use crate::{io_error, json_output, print, report, write_json};
 use anyhow::Result;
-use critbeta::Error;
 use critbeta::cpu::Measure;
 use critbeta::diagnose::{Calibration, Diagnosis, RowWriter, Settings, scan};
 use critbeta::input::{self, Input, Selection};
 use critbeta::output::{self, Output};
-use serde::Serialize;
-use std::io::Write;
 use std::path::Path;
 
 pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
@@ -55,26 +52,16 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
         outputs.push(writer.finish().map_err(|source| io_error(path, source))?);
     }
     if let Some(out) = json {
-        outputs.push(write_json(out, &summary)?);
+        outputs.push(json_output(out, &summary)?);
     }
     if let Some(out) = calibration {
-        outputs.push(write_json(out, &Calibration::of(&summary))?);
+        outputs.push(json_output(out, &Calibration::of(&summary)?)?);
     }
     output::commit_all(outputs)?;
     if args.json.is_some() && json_file.is_none() {
-        crate::print(&(serde_json::to_string_pretty(&summary)? + "\n"))?;
+        print(|out| write_json(out, &summary))?;
     } else {
-        crate::print(&report::summary(&summary, &inputs))?;
+        print(|out| out.write_all(report::summary(&summary).as_bytes()))?;
     }
     Ok(())
-}
-
-pub fn write_json(mut out: Output, value: &impl Serialize) -> Result<Output> {
-    let text = serde_json::to_string_pretty(value)? + "\n";
-    out.write_all(text.as_bytes()).map_err(|source| io_error(out.path(), source))?;
-    Ok(out)
-}
-
-pub fn io_error(path: &Path, source: std::io::Error) -> Error {
-    Error::Io { path: path.to_owned(), source }
 }

@@ -20,7 +20,7 @@ pub fn run() -> anyhow::Result<()> {
     fact("row records", if cfg!(feature = "parquet") { "jsonl, csv, parquet" } else { "jsonl, csv" }.into());
     fact("CUDA", cuda().into());
     fact("exact path against reference", self_check());
-    crate::print(&format!("{facts}\n"))?;
+    crate::print(|out| writeln!(out, "{facts}"))?;
     Ok(())
 }
 

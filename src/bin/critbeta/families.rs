@@ -1,8 +1,8 @@
 //! `critbeta families`.
 
 use crate::args::{Cli, Families};
-use crate::diagnose::write_json;
-use crate::report::table;
+use crate::report::{keep_whole, table};
+use crate::{json_output, print, write_json};
 use anyhow::Result;
 use critbeta::families::selftest::{Check, check};
 use critbeta::output::Output;
@@ -26,11 +26,11 @@ pub fn run(args: &Families, cli: &Cli) -> Result<bool> {
     bar.finish_and_clear();
     let report = Report { families: &checks };
     if let Some(out) = out {
-        write_json(out, &report)?.commit()?;
+        json_output(out, &report)?.commit()?;
     }
     let failed = checks.iter().filter(|check| !check.pass).count();
     if to_stdout {
-        crate::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+        print(|out| write_json(out, &report))?;
     } else {
         let mut rows = table(["family", "expected", "measured", "tolerance", "", "what"]);
         for Check { name, expected, measured, tolerance, pass, what } in &checks {
@@ -38,7 +38,8 @@ pub fn run(args: &Families, cli: &Cli) -> Result<bool> {
             let pass = if *pass { "ok" } else { "OFF" };
             rows.add_row([name, &expected, &measured, &format!("{tolerance:.1e}"), pass, what]);
         }
-        crate::print(&format!("{rows}\n"))?;
+        keep_whole(&mut rows, 0..5);
+        print(|out| writeln!(out, "{rows}"))?;
     }
     if failed > 0 {
         eprintln!("error: {failed} of {} families are off", checks.len());

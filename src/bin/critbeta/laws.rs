@@ -1,7 +1,7 @@
 //! `critbeta laws`.
 
 use crate::args::Laws;
-use crate::report::table;
+use crate::report::{keep_whole, table};
 use critbeta::Rescaling;
 use critbeta::laws::LAWS;
 use critbeta::rescaling::{Law, RowFacts};
@@ -39,8 +39,10 @@ pub fn run(args: &Laws) -> anyhow::Result<()> {
         };
         values.add_row(std::iter::once(rescaling.to_string()).chain(args.n.iter().map(factor)));
     }
+    keep_whole(&mut about, 0..1);
+    keep_whole(&mut values, 0..args.n.len() + 1);
     let note = "n = visible keys, i = position of the query from 0 (here n - 1), L = training length, ln unless said.\n\
-                Theory fixes the order of beta in n, not its constant; parameters are trained or chosen.\n";
-    crate::print(&format!("{about}\n{note}\n{values}\n"))?;
+                A factor below 0 is taken as 0. Theory fixes the order of beta in n, not its constant; parameters are trained or chosen.\n";
+    crate::print(|out| write!(out, "{about}\n{note}\n{values}\n"))?;
     Ok(())
 }

@@ -10,18 +10,19 @@ mod softmax;
 
 use args::{Cli, Command};
 use clap::Parser;
+use critbeta::output::Output;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
         Ok(passed) => ExitCode::from(u8::from(!passed)),
-        // A reader that closed its end has what it wanted.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {error}");
             ExitCode::from(1)
         }
     }
@@ -29,6 +30,11 @@ fn main() -> ExitCode {
 
 /// Whether all is well; `Ok(false)` is a check that failed and said so.
 fn run(cli: &Cli) -> anyhow::Result<bool> {
+    // Ctrl-C and termination leave nothing half written; 130 is what a shell reports of them.
+    ctrlc::set_handler(|| {
+        critbeta::output::remove_unfinished();
+        std::process::exit(130);
+    })?;
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
@@ -41,11 +47,6 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
-    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
-}
-
 /// A bar on stderr, which indicatif hides where that is not a terminal.
 fn progress(cli: &Cli, total: u64, unit: &'static str) -> ProgressBar {
     let target = if cli.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -54,9 +55,26 @@ fn progress(cli: &Cli, total: u64, unit: &'static str) -> ProgressBar {
     ProgressBar::with_draw_target(Some(total), target).with_style(style)
 }
 
-/// Writes to stdout, where errors are errors and not panics.
-fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+/// Writes to stdout. A reader that closes its end has what it wanted: that is no error.
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), critbeta::Error> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => Err(io_error("stdout".as_ref(), source)),
+        _ => Ok(()),
+    }
+}
+
+fn write_json(mut out: impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut out, value)?;
+    out.write_all(b"\n")
+}
+
+/// An output file that holds `value` and waits to be committed.
+fn json_output(mut out: Output, value: &impl Serialize) -> Result<Output, critbeta::Error> {
+    write_json(&mut out, value).map_err(|source| io_error(out.path(), source))?;
+    Ok(out)
+}
+
+fn io_error(path: &Path, source: io::Error) -> critbeta::Error {
+    critbeta::Error::Io { path: path.to_owned(), source }
 }

@@ -1,8 +1,7 @@
 //! The summary as tables.
 
-use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets};
 use critbeta::diagnose::{ClosestLaw, Exponent, LengthLaw, Summary};
-use critbeta::input::Input;
 use std::fmt::Write;
 
 /// An empty table with a header, in the style of all of them.
@@ -14,7 +13,7 @@ pub fn table(header: impl Into<Row>) -> Table {
 }
 
 /// Everything `diagnose` says on a terminal.
-pub fn summary(summary: &Summary, inputs: &[Input]) -> String {
+pub fn summary(summary: &Summary) -> String {
     let mut text = String::new();
     let rows: u64 = summary.heads.iter().map(|head| head.rows).sum();
     let mut settings = format!("at beta = {}", summary.beta);
@@ -28,14 +27,14 @@ pub fn summary(summary: &Summary, inputs: &[Input]) -> String {
     if let Some(k) = summary.top_k {
         settings += &format!(", only the {k} largest scores of a row counted");
     }
-    let _ = writeln!(
-        text,
-        "{}: {} heads, {rows} rows, {settings}",
-        summary.inputs.join(", "),
-        summary.heads.len()
-    );
-    for input in inputs.iter().filter(|input| !input.skipped.is_empty()) {
-        let _ = writeln!(text, "{}: not diagnosed: {}", input.path.display(), input.skipped.join(", "));
+    let files = summary.inputs.iter().map(|input| escaped(&input.path)).collect::<Vec<_>>().join(", ");
+    let _ = writeln!(text, "{files}: {} heads, {rows} rows, {settings}", summary.heads.len());
+    for input in summary.inputs.iter().filter(|input| !input.skipped.is_empty()) {
+        let skipped = input.skipped.iter().map(|name| escaped(name)).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(text, "{}: not diagnosed: {skipped}", escaped(&input.path));
+    }
+    if summary.heads.iter().any(|head| head.sources > 1) {
+        let _ = writeln!(text, "heads of the same name are pooled: see `sources` in --json");
     }
     if summary.heads.iter().any(|head| head.sampled < head.measured) {
         let _ = writeln!(
@@ -85,7 +84,7 @@ fn rows_table(summary: &Summary) -> Table {
     let mut table = table(header);
     for head in &summary.heads {
         let mut cells = vec![
-            head.layer.escape_debug().to_string(),
+            escaped(&head.layer),
             head.head.to_string(),
             head.rows.to_string(),
             head.n.map_or("-".into(), |[low, high]| format!("{low}..{high}")),
@@ -103,6 +102,7 @@ fn rows_table(summary: &Summary) -> Table {
         table.add_row(cells);
     }
     align_right(&mut table, 1..columns);
+    keep_whole(&mut table, 0..columns);
     table
 }
 
@@ -121,18 +121,19 @@ fn laws_table(summary: &Summary) -> Table {
     let mut table = table(header);
     for head in &summary.heads {
         let law = &head.length_law;
-        let mut cells = vec![head.layer.escape_debug().to_string(), head.head.to_string()];
+        let mut cells = vec![escaped(&head.layer), head.head.to_string()];
         for fit in [Some(&law.critical_beta), resolved.then_some(&law.resolved_beta)].into_iter().flatten() {
             cells.extend([xi(fit), interval(fit)]);
         }
         cells.extend([xi(&law.alpha), xi(&law.contact_gap)]);
         cells.push(law.best().map_or("-", |fit| fit.form.formula()).to_owned());
         cells.push(law.closest_published.as_ref().map_or("-".into(), closest));
-        cells.push(law.verdict.clone());
-        cells.extend(law.resolved_verdict.clone());
+        cells.push(law.verdict.to_string());
+        cells.extend(law.resolved_verdict.as_ref().map(ToString::to_string));
         table.add_row(cells);
     }
     align_right(&mut table, 1..figures);
+    keep_whole(&mut table, 0..figures + 2);
     table
 }
 
@@ -160,6 +161,20 @@ fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+}
+
+/// Never breaks the cells of these columns, however narrow the terminal: half a number is another number.
+pub fn keep_whole(table: &mut Table, columns: std::ops::Range<usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+}
+
+/// A name from outside, without whatever would move the cursor.
+fn escaped(name: &str) -> String {
+    name.escape_debug().to_string()
 }
 
 /// Two decimals, and no -0.00.

@@ -15,21 +15,34 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
     output::distinct(&[&args.file, &args.out])?;
     let mut out = Output::create(&args.out)?;
     let bar = crate::progress(cli, input.rows(), "rows");
-    let (mut betas, mut poisoned) = (Vec::new(), 0);
-    plan.write(&mut out, |rows| {
-        betas.extend(rows.iter().map(|row| row.beta));
-        poisoned += rows.iter().filter(|row| row.top.poisoned).count();
-        bar.inc(rows.len() as u64);
+    let (inconclusive, laws) = rescalings.inconclusive();
+    if inconclusive > 0 && !cli.quiet {
+        eprintln!("note: {inconclusive} of the {laws} laws of this calibration are inconclusive");
+    }
+    let (mut rows, mut empty, mut poisoned, mut betas) = (0u64, 0u64, 0u64, None);
+    plan.write(&mut out, |batch| {
+        for row in batch {
+            rows += 1;
+            poisoned += u64::from(row.top.poisoned);
+            empty += u64::from(row.top.len == 0);
+            if row.top.len > 0 && !row.top.poisoned {
+                let (low, high) = betas.unwrap_or((row.beta, row.beta));
+                betas = Some((row.beta.min(low), row.beta.max(high)));
+            }
+        }
+        bar.inc(batch.len() as u64);
     })?;
     bar.finish_and_clear();
     out.commit()?;
-    betas.sort_unstable_by(f64::total_cmp);
-    let [low, middle, high] = [0, betas.len() / 2, betas.len() - 1].map(|i| figure(betas[i]));
-    let poisoned = if poisoned > 0 { format!("; {poisoned} poisoned by NaN or +inf") } else { String::new() };
-    let rows = betas.len();
-    crate::print(&format!(
-        "{}: {rows} rows; beta {low} .. {high}, median {middle}{poisoned}\n",
-        args.out.display()
-    ))?;
+    let mut told = format!("{}: {rows} rows", args.out.display());
+    if let Some((low, high)) = betas {
+        told += &format!(", beta {}..{}", figure(low), figure(high));
+    }
+    for (count, what) in [(empty, "empty"), (poisoned, "poisoned by NaN or +inf")] {
+        if count > 0 {
+            told += &format!(", {count} {what}");
+        }
+    }
+    crate::print(|out| writeln!(out, "{told}"))?;
     Ok(())
 }

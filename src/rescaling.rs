@@ -3,7 +3,8 @@
 //! A [`Rescaling`] is the rule for one row; a [`RescalingSpec`] is what a user writes, and may point to
 //! a calibration file that holds one rule per layer and head. Both have one text form (see `spec.rs`).
 
-use crate::laws::LawEntry;
+use crate::laws::{LawEntry, Parameter};
+use crate::{Error, Result};
 use std::path::PathBuf;
 
 /// What the factor of a row may depend on.
@@ -43,10 +44,44 @@ pub enum Rescaling {
 /// A law of the registry with its parameters filled in.
 #[derive(Debug, Clone)]
 pub struct Law {
+    entry: &'static LawEntry,
+    values: Vec<f64>,
+}
+
+impl Law {
+    /// `values` in the order of [`LawEntry::parameters`].
+    ///
+    /// Errors: [`Error::Spec`] unless there is a finite value for each, lengths above 1.
+    pub fn new(entry: &'static LawEntry, values: Vec<f64>) -> Result<Self> {
+        let fail = |detail: String| Err(Error::spec(entry.name, detail));
+        if values.len() != entry.parameters.len() {
+            return fail(format!("{} values given for {} parameters", values.len(), entry.parameters.len()));
+        }
+        for (parameter, value) in entry.parameters.iter().zip(&values) {
+            let least = if parameter.is_length { 1.0 } else { f64::NEG_INFINITY };
+            if !(value.is_finite() && *value > least) {
+                let wanted = if parameter.is_length { "a finite length above 1" } else { "finite" };
+                return fail(format!("{} must be {wanted}, found {value}", parameter.name));
+            }
+        }
+        Ok(Law { entry, values })
+    }
+
+    /// The law with its examples' parameters, and `train` for a training length that has no default.
+    pub fn example(entry: &'static LawEntry, train: f64) -> Self {
+        let value = |p: &Parameter| if p.is_length && p.default.is_none() { train } else { p.example };
+        Law { entry, values: entry.parameters.iter().map(value).collect() }
+    }
+
     /// The registry's row.
-    pub entry: &'static LawEntry,
+    pub fn entry(&self) -> &'static LawEntry {
+        self.entry
+    }
+
     /// Values in the order of [`LawEntry::parameters`].
-    pub values: Vec<f64>,
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
 }
 
 impl PartialEq for Law {
@@ -87,8 +122,8 @@ pub struct Calibrated {
 }
 
 impl Rescaling {
-    /// beta of a row, >= 0. Rows with n <= 1 have weight 1 or nothing at any beta; where a law has
-    /// no value for them it is 0.
+    /// beta of a row, >= 0; NaN if the rule or the facts hold one that matters. Rows with n <= 1 have
+    /// weight 1 or nothing at any beta; where a law has no value for them it is 0.
     pub fn beta(&self, row: &RowFacts) -> f64 {
         let beta = match self {
             Rescaling::Identity => 1.0,
@@ -97,14 +132,15 @@ impl Rescaling {
             Rescaling::Critical(rule) => {
                 // 0 * inf: a ratio of 0 asks for no separation, tied or not.
                 let wanted = if rule.ratio == 0.0 { 0.0 } else { rule.ratio * row.critical };
-                wanted.clamp(rule.floor, rule.cap)
+                // A floor above the cap gives the cap; clamp would panic.
+                wanted.max(rule.floor).min(rule.cap)
             }
             Rescaling::Calibrated(Calibrated { c, xi, anchor }) => match anchor {
                 Some(length) => (row.ln_n() / length.ln()).powf(*xi),
                 None => c * row.ln_n().powf(*xi),
             },
         };
-        if beta > 0.0 { beta } else { 0.0 }
+        if beta.is_nan() && row.n > 1 { beta } else { beta.max(0.0) }
     }
 
     /// The r of the Lambda(r) that this rule needs of the row, if it needs one.

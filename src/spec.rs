@@ -137,11 +137,12 @@ fn law(mut given: Parameters, entry: &'static LawEntry) -> Result<Rescaling> {
         let value = given.take(key)?.or(parameter.default).ok_or_else(|| {
             Error::spec(spec, format!("{key} is missing, for example {key}={}", parameter.example))
         })?;
+        // Named by the whole spec here; `Law::new` checks the same for values that are no text.
         values.push(if parameter.is_length { length(spec, key, value)? } else { finite(spec, key, value)? });
     }
     let known: Vec<&str> = entry.parameters.iter().map(|p| p.name).collect();
     given.finish(if known.is_empty() { "none".into() } else { known.join(", ") }.as_str())?;
-    Ok(Rescaling::Law(Law { entry, values }))
+    Ok(Rescaling::Law(Law::new(entry, values)?))
 }
 
 impl FromStr for RescalingSpec {
@@ -224,9 +225,9 @@ impl fmt::Display for Rescaling {
         match self {
             Rescaling::Identity => f.write_str("identity"),
             Rescaling::Fixed(beta) => write!(f, "fixed:{}", Number(*beta)),
-            Rescaling::Law(Law { entry, values }) => {
-                let pairs = entry.parameters.iter().zip(values);
-                print(f, entry.name, pairs.map(|(p, &value)| (p.name, value, p.default)))
+            Rescaling::Law(law) => {
+                let pairs = law.entry().parameters.iter().zip(law.values());
+                print(f, law.entry().name, pairs.map(|(p, &value)| (p.name, value, p.default)))
             }
             Rescaling::Critical(c) => {
                 let d = Critical::default();

@@ -50,7 +50,7 @@ fn known_medians_follow_from_the_quantile_functions() {
     for (family, quantile, sink) in families {
         for (n, rows) in SIZES {
             let one = |seed| {
-                let (beta, rank) = sample_critical_beta(quantile, sink, n as u64, seed);
+                let (beta, rank) = sample_critical_beta(quantile, sink, n as u64, 0.0, seed);
                 (beta, rank as f64 / n as f64)
             };
             let (betas, depths): (Vec<f64>, Vec<f64>) = (0..SAMPLES).into_par_iter().map(one).unzip();

@@ -2,8 +2,9 @@
 //! rescaling `calibrated:FILE` reads it.
 
 use super::fit::Exponent;
-use super::length_law::Verdict;
+use super::length_law::LengthLaw;
 use super::summary::{HeadSummary, Summary};
+use super::verdict::Verdict;
 use crate::rescaling::{Calibrated, CalibratedOn, RescalingSpec};
 use crate::{Error, Rescaling, Result};
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,7 @@ pub struct HeadCalibration {
     pub layer: String,
     /// Query head.
     pub head: u64,
-    /// The law of Lambda; null where its median is infinite (ties) or 0.
+    /// The law of Lambda; null where no law can be fitted because medians are infinite (ties) or 0.
     pub critical: Option<CalibratedLaw>,
     /// The law of Lambda(r); null likewise.
     pub resolved: Option<CalibratedLaw>,
@@ -73,8 +74,8 @@ impl Calibration {
             HeadCalibration {
                 layer: head.layer.to_string(),
                 head: head.head,
-                critical: calibrated(law.critical_beta.as_ref(), head.critical_beta.q50, &law.verdict),
-                resolved: calibrated(law.resolved_beta.as_ref(), head.resolved_beta.q50, resolved_verdict),
+                critical: calibrated(law, &law.critical_beta, head.critical_beta.q50, &law.verdict),
+                resolved: calibrated(law, &law.resolved_beta, head.resolved_beta.q50, resolved_verdict),
             }
         };
         Ok(Calibration {
@@ -86,10 +87,16 @@ impl Calibration {
     }
 }
 
-fn calibrated(fit: Option<&Exponent>, median: f64, verdict: &Verdict) -> Option<CalibratedLaw> {
+fn calibrated(
+    law: &LengthLaw,
+    fit: &Option<Exponent>,
+    median: f64,
+    verdict: &Verdict,
+) -> Option<CalibratedLaw> {
+    let one_length = law.bins.len() < 2;
     let (c, xi, interval) = match fit {
         Some(fit) => (fit.c, fit.xi, Some(fit.interval)),
-        None if median > 0.0 && median.is_finite() => (median, 0.0, None),
+        None if one_length && median > 0.0 && median.is_finite() => (median, 0.0, None),
         None => return None,
     };
     Some(CalibratedLaw { c, xi, conclusive: verdict.is_conclusive(), interval })

@@ -8,20 +8,24 @@ mod fit;
 mod length_law;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod published;
 mod qk;
 mod quantile;
 mod record;
 mod scan;
 mod summary;
+mod verdict;
 mod writers;
 mod yardsticks;
 
 pub use calibration::{CalibratedLaw, Calibration, HeadCalibration, HeadRescalings};
 pub use fit::{Exponent, Form, FormFit};
-pub use length_law::{BinMedians, ClosestLaw, LengthLaw, Verdict};
+pub use length_law::{BinMedians, LengthLaw};
+pub use published::ClosestLaw;
 pub use record::{RowPlace, RowRecord};
 pub(crate) use scan::last_visible;
 pub use scan::{Settings, scan};
 pub use summary::{Diagnosis, HeadSummary, InputNames, Quantiles, Summary};
+pub use verdict::Verdict;
 pub use writers::{RowFormat, RowWriter};
 pub use yardsticks::Yardstick;

@@ -122,7 +122,7 @@ impl Diagnosis {
 
     /// The summary of all rows so far.
     pub fn summary(mut self) -> Summary {
-        let Settings { beta, measure, exclude_sink } = self.settings;
+        let Settings { beta, measure, exclude_sink, train_length } = self.settings;
         let heads = self.heads.into_iter().map(|head| match head {
             Head::Complete(summary) => *summary,
             Head::Open(rows) => rows.summary(&self.settings, self.seed, &mut self.yardsticks),
@@ -135,6 +135,7 @@ impl Diagnosis {
             resolve: measure.resolve,
             top_k: measure.top_k,
             exclude_sink,
+            train_length,
             seed: self.seed,
         }
     }
@@ -155,6 +156,8 @@ pub struct Summary {
     pub top_k: Option<usize>,
     /// Keys left out at the front of every row.
     pub exclude_sink: usize,
+    /// L of the published laws that depend on the training length.
+    pub train_length: f64,
     /// Seed of the resampling.
     pub seed: u64,
     /// One entry per layer and head.

@@ -12,7 +12,7 @@ use rand_distr::{Beta, Exp1};
 /// (2026-11-24).
 const EVERY: u64 = 1024;
 
-/// One sample of Lambda and its contact rank for `n` independent scores with P(s > quantile(q)) = q,
+/// One sample of Lambda(`resolve`) and its contact rank for `n` independent scores with P(s > quantile(q)) = q,
 /// the best of them replaced by `sink` if there is one.
 ///
 /// The k-th smallest of n uniform numbers lies above the one before it by a Beta(1, n - k + 1) share
@@ -23,6 +23,7 @@ pub fn sample_critical_beta(
     quantile: impl Fn(f64) -> f64,
     sink: Option<f64>,
     n: u64,
+    resolve: f64,
     seed: u64,
 ) -> (f64, u64) {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
@@ -45,11 +46,11 @@ pub fn sample_critical_beta(
             continue;
         };
         let rank = k + above;
-        let ratio = (rank as f64).ln() / (top - score);
-        if ratio >= best.0 {
+        let ratio = ((rank as f64).ln() - resolve) / (top - score);
+        if ratio > 0.0 && ratio >= best.0 {
             best = (ratio, rank);
         }
-        if (n as f64).ln() / (top - score) < best.0 {
+        if ((n as f64).ln() - resolve) / (top - score) < best.0 {
             break;
         }
     }
@@ -85,14 +86,14 @@ mod tests {
     fn samples_have_the_law_of_whole_rows() {
         let n = 200;
         let quantile = |q: f64| -q.ln();
-        for sink in [None, Some(9.0)] {
+        for (sink, resolve) in [(None, 0.0), (Some(9.0), 0.0), (None, 1.1)] {
             let mut by_order: Vec<f64> =
-                (0..4000).map(|seed| sample_critical_beta(quantile, sink, n, seed).0).collect();
+                (0..4000).map(|seed| sample_critical_beta(quantile, sink, n, resolve, seed).0).collect();
             let mut rng = Xoshiro256PlusPlus::seed_from_u64(9);
             let whole = |_| {
                 let mut row: Vec<f64> = (0..n).map(|_| rng.sample(Exp1)).collect();
                 row[0] = sink.unwrap_or(row[0]);
-                Row::new(&row).critical_beta().beta
+                Row::new(&row).resolved_critical_beta(resolve).beta
             };
             let mut by_row: Vec<f64> = (0..4000).map(whole).collect();
             by_order.sort_by(f64::total_cmp);
@@ -100,7 +101,7 @@ mod tests {
             for i in (100..4000).step_by(300) {
                 // Two empirical laws of 4,000: their ranks differ by 5 * sqrt(2 * 4000 / 4) at most.
                 let rank = by_order.partition_point(|&beta| beta < by_row[i]);
-                assert!(rank.abs_diff(i) < 225, "{sink:?}: {} is at {rank} and {i}", by_row[i]);
+                assert!(rank.abs_diff(i) < 225, "{sink:?} {resolve}: {} is at {rank} and {i}", by_row[i]);
             }
         }
     }
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn rows_of_nothing_have_nothing_to_separate() {
         for n in [0, 1] {
-            assert_eq!(sample_critical_beta(|q| -q.ln(), None, n, 1), (0.0, 1));
+            assert_eq!(sample_critical_beta(|q| -q.ln(), None, n, 0.0, 1), (0.0, 1));
         }
     }
 }

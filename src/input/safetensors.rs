@@ -141,7 +141,12 @@ impl<'de> Visitor<'de> for UniqueNames {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
         let mut seen = HashSet::new();
-        while let Some((name, IgnoredAny)) = entries.next_entry::<String, _>()? {
+        while let Some(name) = entries.next_key::<String>()? {
+            if name == "__metadata__" {
+                entries.next_value::<UniqueNames>()?;
+            } else {
+                entries.next_value::<IgnoredAny>()?;
+            }
             if let Some(twice) = seen.replace(name) {
                 return Err(A::Error::custom(format_args!("{twice:?} is there twice")));
             }

@@ -70,6 +70,9 @@ pub struct Diagnose {
     /// Count only the K largest scores of a row, and say where that is proven exact
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=2048))]
     pub top_k: Option<u16>,
+    /// Training length that published laws with one (qwen-logn, grok2, mistral3) are compared at
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(2..))]
+    pub train_length: u64,
     /// Leave the first K keys (an attention sink) out of every row
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub exclude_sink: usize,

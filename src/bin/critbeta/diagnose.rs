@@ -14,6 +14,7 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
         beta: args.beta,
         measure: Measure { resolve: args.resolve, top_k: args.top_k.map(usize::from) },
         exclude_sink: args.exclude_sink,
+        train_length: args.train_length as f64,
     };
     let selection = Selection { tensor: args.tensor.as_deref(), scale: args.scale };
     let inputs =

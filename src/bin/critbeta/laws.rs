@@ -31,8 +31,7 @@ pub fn run(args: &Laws) -> anyhow::Result<()> {
     header.extend(args.n.iter().map(|n| format!("n = {n}")));
     let mut values = table(header);
     for entry in &LAWS {
-        let rescaling =
-            Rescaling::Law(Law { entry, values: entry.parameters.iter().map(|p| p.example).collect() });
+        let rescaling = Rescaling::Law(Law::example(entry, 8192.0));
         let factor = |&n: &u64| {
             let facts = RowFacts { n, position: n - 1, critical: f64::NAN, entropy: f64::NAN };
             if entry.needs_entropy { "by row".to_owned() } else { format!("{:.4}", rescaling.beta(&facts)) }

@@ -1,7 +1,7 @@
 //! The summary as tables.
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets};
-use critbeta::diagnose::{ClosestLaw, Exponent, LengthLaw, Summary};
+use critbeta::diagnose::{ClosestLaw, Exponent, LengthLaw, Summary, Yardstick};
 use std::fmt::Write;
 
 /// An empty table with a header, in the style of all of them.
@@ -52,18 +52,24 @@ pub fn summary(summary: &Summary) -> String {
     }
     for law in sets.iter().take(3) {
         let (first, last) = (law.bins.first().map_or(0.0, |b| b.n), law.bins.last().map_or(0.0, |b| b.n));
-        let known =
-            law.yardsticks.iter().map(|y| format!("{} {} ({})", y.family, hundredths(y.xi), y.asymptotic));
-        let known = known.collect::<Vec<_>>().join(", ");
         let _ = writeln!(
             text,
-            "xi of known families by the same fit over n = {first:.0}..{last:.0} (at infinity): {known}"
+            "xi of known families by the same fit over n = {first:.0}..{last:.0} (at infinity): {}",
+            families(&law.yardsticks)
         );
+        if let Some(resolved) = &law.resolved_yardsticks {
+            let _ = writeln!(text, "xi of their resolved beta: {}", families(resolved));
+        }
     }
     if sets.len() > 3 {
         let _ = writeln!(text, "({} more sets of lengths: see --json)", sets.len() - 3);
     }
     text
+}
+
+fn families(yardsticks: &[Yardstick]) -> String {
+    let family = |y: &Yardstick| format!("{} {} ({})", y.family, hundredths(y.xi), y.asymptotic);
+    yardsticks.iter().map(family).collect::<Vec<_>>().join(", ")
 }
 
 fn rows_table(summary: &Summary) -> Table {

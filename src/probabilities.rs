@@ -68,38 +68,54 @@ impl<'a> Probabilities<'a> {
 
     /// Computes and writes everything; `sink` sees every row, in order.
     ///
-    /// A safetensors file keeps its metadata, the positions of what is written, and tensors without rows. Probabilities are computed in f64 from f32
-    /// scores and rounded once. Errors: [`Error::Io`] for the target, and the input's.
-    pub fn write(mut self, out: &mut Output, mut sink: impl FnMut(&[SoftmaxRow])) -> Result<()> {
+    /// A safetensors file keeps its metadata, the positions of what is written, and tensors without
+    /// rows. Probabilities are computed in f64 from f32 scores and rounded once. Errors: [`Error::Io`] for
+    /// the target, and the input's.
+    pub fn write(self, out: &mut Output, mut sink: impl FnMut(&[SoftmaxRow])) -> Result<()> {
         if is_npy(&self.input.path) {
-            for tensor in &self.tensors {
+            return self.tensors.iter().try_for_each(|tensor| {
                 let header = npy_header(tensor).map_err(|e| Error::io(out.path(), e))?;
                 write_all(out, &header)?;
-            }
-        } else {
-            let file = SafetensorsFile::open(&self.input.path)?;
-            let written = |name: &str| self.tensors.iter().any(|tensor| &**tensor.scores.layer() == name);
-            // Positions of what is written, and tensors that have no rows to rescale.
-            let keep = |tensor: &&Tensor| match positions_of(&tensor.name) {
-                Some(owner) => owner.is_none_or(written),
-                None => {
-                    tensor.bytes.is_empty() && self.input.skipped.iter().any(|name| **name == *tensor.name)
-                }
-            };
-            let kept: Vec<&Tensor> = file.tensors().iter().filter(keep).collect();
-            let positions = kept.iter().map(|t| (t.name.to_string(), t.dtype, t.shape.clone()));
-            // Wide elements first keeps every tensor aligned to its own element, as the format's library does.
-            self.tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.size_bytes()));
-            let scores = self
-                .tensors
-                .iter()
-                .map(|t| (t.scores.layer().to_string(), stored(t.dtype), t.scores.shape().to_vec()));
-            let header =
-                safetensors_header(&file, positions.chain(scores)).map_err(|e| Error::file(out.path(), e))?;
-            write_all(out, &header)?;
-            kept.iter().try_for_each(|tensor| write_all(out, &tensor.bytes))?;
+                tensor.write(out, &mut sink)
+            });
         }
-        self.tensors.iter().try_for_each(|tensor| tensor.write(out, &mut sink))
+        let file = SafetensorsFile::open(&self.input.path)?;
+        let mut parts: Vec<Part> = self.tensors.iter().map(Part::Scores).collect();
+        parts.extend(file.tensors().iter().filter(|tensor| self.keeps(tensor)).map(Part::Kept));
+        // Wide elements first keeps every tensor aligned to its own element, as the format's library does.
+        parts.sort_by_key(|part| std::cmp::Reverse(part.entry().1.bitsize()));
+        let entries = parts.iter().map(Part::entry);
+        let header = safetensors_header(&file, entries).map_err(|e| Error::file(out.path(), e))?;
+        write_all(out, &header)?;
+        parts.iter().try_for_each(|part| match part {
+            Part::Kept(tensor) => write_all(out, &tensor.bytes),
+            Part::Scores(tensor) => tensor.write(out, &mut sink),
+        })
+    }
+
+    /// Whether a tensor stays as it is: positions of what is written, and scores that have no rows.
+    fn keeps(&self, tensor: &Tensor) -> bool {
+        let written = |name: &str| self.tensors.iter().any(|tensor| &**tensor.scores.layer() == name);
+        match positions_of(&tensor.name) {
+            Some(owner) => owner.is_none_or(written),
+            None => tensor.bytes.is_empty() && self.input.skipped.iter().any(|name| **name == *tensor.name),
+        }
+    }
+}
+
+/// One tensor of a safetensors file to be written.
+enum Part<'a> {
+    Scores(&'a Planned<'a>),
+    Kept(&'a Tensor),
+}
+
+impl Part<'_> {
+    /// Name, dtype and shape.
+    fn entry(&self) -> (String, Dtype, Vec<usize>) {
+        match self {
+            Part::Scores(t) => (t.scores.layer().to_string(), stored(t.dtype), t.scores.shape().to_vec()),
+            Part::Kept(t) => (t.name.to_string(), t.dtype, t.shape.clone()),
+        }
     }
 }
 

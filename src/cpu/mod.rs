@@ -63,9 +63,6 @@ pub fn softmax<T: Element>(
         out.iter_mut().zip(probs.iter()).for_each(|(o, &p)| *o = p as f32);
         report
     };
-    if cols == 0 {
-        let mut scratch = scratch();
-        return Ok((0..rows).map(|row| one(&mut scratch, (row, &mut []))).collect());
-    }
-    Ok(out.par_chunks_mut(cols).enumerate().map_init(scratch, one).collect())
+    // No rows may come with no columns, and chunks of none are not allowed.
+    Ok(out.par_chunks_mut(cols.max(1)).enumerate().map_init(scratch, one).collect())
 }

@@ -364,6 +364,10 @@ mod tests {
             (SAMPLE_ROWS as u64, 600_000, Some([2, 2]))
         );
         assert_eq!(summary.share_above_critical, 1.0);
+        // At its critical beta a row is not above it.
+        let mut head = HeadRows::new("a".into(), 0, 3);
+        head.add(&RowRecord { beta: kinds[0].critical_beta, ..kinds[0].clone() });
+        assert_eq!(head.above_critical, 0);
         for (q, p) in [
             (summary.critical_beta.q05, 0.05),
             (summary.critical_beta.q50, 0.5),

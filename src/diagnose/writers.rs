@@ -81,7 +81,7 @@ enum Sink<W: Write + Send> {
 }
 
 impl<W: Write + Send> RowWriter<W> {
-    /// Begins a file; `top_k` says whether records carry the certificate fields.
+    /// Begins a file; `top_k` says whether records carry the certificate fields. Errors: those of `out`.
     pub fn new(format: RowFormat, out: W, top_k: bool) -> io::Result<Self> {
         let columns = if top_k { &COLUMNS[..] } else { &COLUMNS[..COLUMNS.len() - 2] };
         let sink = match format {
@@ -99,7 +99,7 @@ impl<W: Write + Send> RowWriter<W> {
         Ok(RowWriter { sink })
     }
 
-    /// Adds records in order.
+    /// Adds records in order. Errors: those of the target.
     pub fn write(&mut self, records: &[RowRecord]) -> io::Result<()> {
         match &mut self.sink {
             Sink::Jsonl(out) => records.iter().try_for_each(|record| {
@@ -114,7 +114,7 @@ impl<W: Write + Send> RowWriter<W> {
         }
     }
 
-    /// Completes the file and gives its target back.
+    /// Completes the file and gives its target back. Errors: those of the target.
     pub fn finish(self) -> io::Result<W> {
         match self.sink {
             Sink::Jsonl(out) => Ok(out),
@@ -209,6 +209,16 @@ mod tests {
                 assert!(same, "{name}: {field:?}");
             }
         }
+        // More rows than a group holds, in uneven batches.
+        let many: Vec<RowRecord> = (0..40_000).map(|row| RowRecord { row, ..records[0].clone() }).collect();
+        let mut writer = RowWriter::new(RowFormat::Parquet, Vec::new(), true).unwrap();
+        many.chunks(9_999).for_each(|batch| writer.write(batch).unwrap());
+        let file = open(writer.finish().unwrap());
+        let rows = file.get_row_iter(None).unwrap().map(|row| {
+            let row = row.unwrap();
+            row.get_column_iter().find(|(name, _)| *name == "row").map(|(_, field)| field.clone())
+        });
+        assert!(rows.eq((0..40_000).map(|row| Some(Field::ULong(row)))));
         let empty = written(RowFormat::Parquet, None, &[]);
         assert_eq!(open(empty).metadata().file_metadata().num_rows(), 0);
     }

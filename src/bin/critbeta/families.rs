@@ -28,7 +28,7 @@ pub fn run(args: &Families, cli: &Cli) -> Result<bool> {
     if let Some(out) = out {
         json_output(out, &report)?.commit()?;
     }
-    let failed = checks.iter().filter(|check| !check.pass).count();
+    let failed = failures(&checks);
     if to_stdout {
         print(|out| write_json(out, &report))?;
     } else {
@@ -45,4 +45,27 @@ pub fn run(args: &Families, cli: &Cli) -> Result<bool> {
         eprintln!("error: {failed} of {} families are off", checks.len());
     }
     Ok(failed == 0)
+}
+
+fn failures(checks: &[Check]) -> usize {
+    checks.iter().filter(|check| !check.pass).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_family_that_is_off_fails_them_all() {
+        let check = |pass| Check {
+            name: "a".into(),
+            expected: 1.0,
+            measured: 2.0,
+            tolerance: 0.1,
+            pass,
+            what: String::new(),
+        };
+        assert_eq!(failures(&[check(true), check(false), check(true)]), 1);
+        assert_eq!(failures(&[check(true)]), 0);
+    }
 }

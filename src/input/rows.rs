@@ -90,7 +90,8 @@ impl FileRows {
     }
 
     /// Replaces `out` by row `row` of head `head` as scores and returns the shift that was taken off:
-    /// score = value in `out` + shift, 0 unless the tensor is f64; see [`DType::decode_row`].
+    /// score = value in `out` + shift, 0 unless the tensor is f64. The first `excluded` scores take no part
+    /// in choosing the shift.
     ///
     /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
     pub fn read_row(&self, head: usize, row: usize, excluded: usize, out: &mut Vec<f32>) -> f64 {

@@ -55,13 +55,9 @@ impl<'a, T: Element> Scores<'a, T> {
 
     /// A view of rows that begin `stride` elements apart.
     ///
-    /// Errors: [`Error::Scores`] for rows of zero columns, if `stride < cols`, or if the last row reaches
-    /// beyond `data`.
+    /// Errors: [`Error::Scores`] if `stride < cols` or the last row reaches beyond `data`.
     pub fn strided(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Result<Self> {
         let fail = |detail| Err(Error::Scores { rows, cols, detail });
-        if cols == 0 && rows > 0 {
-            return fail("rows of zero columns; an empty row has a length of 0".into());
-        }
         if stride < cols {
             return fail(format!("rows {stride} elements apart would overlap"));
         }

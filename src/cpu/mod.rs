@@ -26,7 +26,7 @@ pub fn row_report(scores: &[f32], beta: f64, measure: Measure) -> RowReport {
     Workspace::default().report(scores, beta, measure)
 }
 
-/// Everything about every row at inverse temperature `beta` >= 0, in order.
+/// Everything about every row at inverse temperature `beta` >= 0, in order: one report per row.
 pub fn row_reports<T: Element>(scores: &Scores<T>, beta: f64, measure: Measure) -> Vec<RowReport> {
     let scratch = || (Workspace::default(), Vec::new());
     let one = |(workspace, wide): &mut (Workspace, Vec<f32>), row| {
@@ -63,6 +63,9 @@ pub fn softmax<T: Element>(
         out.iter_mut().zip(probs.iter()).for_each(|(o, &p)| *o = p as f32);
         report
     };
-    // No rows may come with no columns, and chunks of none are not allowed.
-    Ok(out.par_chunks_mut(cols.max(1)).enumerate().map_init(scratch, one).collect())
+    if cols == 0 {
+        let mut scratch = scratch();
+        return Ok((0..rows).map(|row| one(&mut scratch, (row, &mut []))).collect());
+    }
+    Ok(out.par_chunks_mut(cols).enumerate().map_init(scratch, one).collect())
 }

@@ -81,7 +81,7 @@ fn every_head_gets_its_own_law_of_the_quantity_asked_for() {
 }
 
 #[test]
-fn rows_of_one_length_are_calibrated_by_their_median_and_tied_ones_not_at_all() {
+fn rows_of_about_one_length_are_calibrated_by_their_median_and_tied_ones_not_at_all() {
     let directory = tempfile::tempdir().unwrap();
     let row = |gap: f32| [gap, 0.0, 0.0, 0.0];
     let rows = [2.0, 4.0, 8.0].map(row).into_iter().flatten();
@@ -92,6 +92,22 @@ fn rows_of_one_length_are_calibrated_by_their_median_and_tied_ones_not_at_all() 
     let law = calibration.heads[0].critical.as_ref().unwrap();
     assert_eq!((law.c, law.xi, law.interval, law.conclusive), (4f64.ln() / 4.0, 0.0, None, false));
     assert_eq!((&calibration.heads[1].critical, &calibration.heads[1].resolved), (&None, &None));
+
+    // 40 to 64 keys: the fit's exponent there is a slope of noise, and is not written.
+    let gap = |row: usize| 1.0 + (row * 7 % 5) as f32;
+    let score = |row: usize, j: usize| match j {
+        0 => gap(row),
+        j if j < 40 + row => 0.0,
+        _ => f32::NEG_INFINITY,
+    };
+    let scores = f32s((0..25).flat_map(|row| (0..64).map(move |j| score(row, j))));
+    let file =
+        write(directory.path(), "b.safetensors", &safetensors(&[("a", "F32", &[25, 64], scores)], None));
+    let (_, summary) = diagnose(&file, Settings::default());
+    assert!(summary.heads[0].length_law.critical_beta.is_some());
+    let calibration = Calibration::of(&summary).unwrap();
+    let law = calibration.heads[0].critical.as_ref().unwrap();
+    assert_eq!((law.c, law.xi, law.interval), (summary.heads[0].critical_beta.q50, 0.0, None));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::fit::Exponent;
 use super::length_law::LengthLaw;
 use super::summary::{HeadSummary, Summary};
-use super::verdict::Verdict;
+use super::verdict::{MIN_RANGE, Verdict};
 use crate::rescaling::{Calibrated, CalibratedOn, RescalingSpec};
 use crate::{Error, Rescaling, Result};
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,8 @@ pub struct CalibratedLaw {
     pub xi: f64,
     /// Whether the rows were enough to tell the law (see the diagnosis' verdict).
     pub conclusive: bool,
-    /// 95 % interval of xi; null where the rows are all about as long, so that c is their median and xi 0.
+    /// 95 % interval of xi; null where n spans less than a factor of 8: an exponent read off such rows
+    /// means nothing at other lengths, so c is their median and xi 0.
     pub interval: Option<[f64; 2]>,
 }
 
@@ -93,11 +94,12 @@ fn calibrated(
     median: f64,
     verdict: &Verdict,
 ) -> Option<CalibratedLaw> {
-    let one_length = law.bins.len() < 2;
+    let lengths = law.bins.first().zip(law.bins.last());
+    let narrow = lengths.is_none_or(|(first, last)| last.n / first.n < MIN_RANGE);
     let (c, xi, interval) = match fit {
-        Some(fit) => (fit.c, fit.xi, Some(fit.interval)),
-        None if one_length && median > 0.0 && median.is_finite() => (median, 0.0, None),
-        None => return None,
+        _ if narrow && median > 0.0 && median.is_finite() => (median, 0.0, None),
+        Some(fit) if !narrow => (fit.c, fit.xi, Some(fit.interval)),
+        _ => return None,
     };
     Some(CalibratedLaw { c, xi, conclusive: verdict.is_conclusive(), interval })
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::fmt;
 
 /// Narrowest range of n, longest over shortest bin, that a law can be read off.
-const MIN_RANGE: f64 = 8.0;
+pub(super) const MIN_RANGE: f64 = 8.0;
 const MIN_BINS: usize = 4;
 /// Widest 95 % interval of xi: a wider one cannot tell sqrt(log n) from (log n)^(3/2).
 const MAX_INTERVAL: f64 = 1.0;

@@ -241,11 +241,13 @@ pub struct FormFit {
 
 /// Forms whose held-out error is this close to the best are as good.
 const AS_GOOD: f64 = 1.05;
+/// Errors of curves that are met exactly.
+const ROUNDING: f64 = 1e-9;
 
 impl FormFit {
     /// Whether no form of `forms` predicts better, by more than 5 %.
     pub(super) fn as_good_as(&self, forms: &[FormFit]) -> bool {
-        forms.iter().all(|other| self.error <= other.error * AS_GOOD)
+        forms.iter().all(|other| self.error <= other.error * AS_GOOD + ROUNDING)
     }
 }
 

@@ -8,7 +8,6 @@ use super::summary::RowSample;
 use super::verdict::{Evidence, Verdict};
 use super::yardsticks::{Yardstick, Yardsticks};
 use serde::Serialize;
-use std::sync::Arc;
 
 /// How the medians of a head's rows grow with n.
 #[derive(Debug, Clone, Serialize)]
@@ -31,11 +30,10 @@ pub struct LengthLaw {
     pub resolved_verdict: Option<Verdict>,
     /// The published law under which beta / Lambda varies least over the bins.
     pub closest_published: Option<ClosestLaw>,
-    /// What the same fit gives for families whose exponent is known; empty beyond the first 32 different
-    /// sets of bins of a diagnosis.
-    pub yardsticks: Arc<Vec<Yardstick>>,
+    /// What the same fit gives for families whose exponent is known.
+    pub yardsticks: Vec<Yardstick>,
     /// The same of their Lambda(r); `None` at r = 0.
-    pub resolved_yardsticks: Option<Arc<Vec<Yardstick>>>,
+    pub resolved_yardsticks: Option<Vec<Yardstick>>,
 }
 
 /// The medians of one bin.

@@ -7,7 +7,6 @@ use crate::families::order::{normal_tail_quantile, sample_critical_beta};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 /// The exponent that the fit gives for a family of known law, over the same lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -28,58 +27,68 @@ pub(super) const KNOWN: [(&str, f64, &str); 4] = [
     ("edge", 2.0, "(log n)^2"),
 ];
 
-/// n and rows of every bin.
-type Lengths = Vec<(u64, usize)>;
-
-/// Families of known exponent, fitted as the rows are; heads with the same bins share one answer.
+/// Medians of families at lengths that heads ask for again and again.
 pub(super) struct Yardsticks {
     seed: u64,
-    /// By bins and the bits of r.
-    by_bins: HashMap<(Lengths, u64), Arc<Vec<Yardstick>>>,
+    normal: Box<dyn Fn(f64) -> f64 + Sync>,
+    /// By family, n and the bits of r.
+    medians: HashMap<(&'static str, u64, u64), f64>,
 }
 
 /// Samples per length. They share their seeds over the lengths, so their slope errs by about a tenth
 /// of what each median does.
 const YARDSTICK_ROWS: u64 = 1001;
-/// Sets of bins that get yardsticks, 0.2 s each: heads whose masks give every one its own lengths
-/// must not cost more than their rows.
-const MAX_SETS: usize = 32;
+/// Up to this n every length is sampled; beyond it two per octave, and lines in log n, log median
+/// between them: heads with lengths of their own then cost no more than one.
+const EVERY_LENGTH: f64 = 16.0;
 
 impl Yardsticks {
     pub(super) fn new(seed: u64) -> Self {
-        Yardsticks { seed, by_bins: HashMap::new() }
+        Yardsticks { seed, normal: Box::new(normal_tail_quantile()), medians: HashMap::new() }
     }
 
-    pub(super) fn over(&mut self, bins: &[BinMedians], resolve: f64) -> Arc<Vec<Yardstick>> {
-        let bins: Lengths = bins.iter().map(|bin| (bin.n as u64, bin.rows)).collect();
-        let key = (bins, resolve.to_bits());
-        let seed = self.seed;
-        if self.by_bins.len() >= MAX_SETS && !self.by_bins.contains_key(&key) {
-            return Arc::default();
+    /// The exponents of all known families over the lengths of `bins`, weighted by their rows.
+    pub(super) fn over(&mut self, bins: &[BinMedians], resolve: f64) -> Vec<Yardstick> {
+        let bins: Vec<(f64, usize)> = bins.iter().map(|bin| (bin.n, bin.rows)).collect();
+        KNOWN
+            .iter()
+            .filter_map(|&(family, asymptotic, _)| {
+                let mut points = Vec::new();
+                for &(n, rows) in &bins {
+                    points.push(Point {
+                        ln_n: n.ln(),
+                        value: self.between(family, n, resolve),
+                        rows: rows as f64,
+                    });
+                }
+                Form::LogPower.fit(&points).map(|[_, xi]| Yardstick { family, asymptotic, xi })
+            })
+            .collect()
+    }
+
+    fn between(&mut self, family: &'static str, n: f64, resolve: f64) -> f64 {
+        if family == "simplex" {
+            // Its one contact is the whole row.
+            return n.ln() - resolve;
         }
-        self.by_bins
-            .entry(key)
-            .or_insert_with_key(|(bins, _)| Arc::new(yardsticks(bins, resolve, seed)))
-            .clone()
+        if n <= EVERY_LENGTH {
+            return self.at(family, n.round() as u64, resolve);
+        }
+        let step = (2.0 * n.log2()).floor() as i32;
+        let [below, above] = [step, step + 1].map(|step| 2f64.powf(f64::from(step) / 2.0).round());
+        let [low, high] = [below, above].map(|n| self.at(family, n as u64, resolve));
+        let share = (n.ln() - below.ln()) / (above.ln() - below.ln());
+        if low > 0.0 { low * (high / low).powf(share) } else { low }
     }
-}
 
-fn yardsticks(bins: &[(u64, usize)], resolve: f64, seed: u64) -> Vec<Yardstick> {
-    let normal = normal_tail_quantile();
-    let one = |&(family, asymptotic, _): &(&'static str, f64, &str)| {
-        let median = |n: u64| match family {
+    fn at(&mut self, family: &'static str, n: u64, resolve: f64) -> f64 {
+        let (seed, normal) = (self.seed, &self.normal);
+        *self.medians.entry((family, n, resolve.to_bits())).or_insert_with(|| match family {
             "exponential" => sampled_median(|q| -q.ln(), n, resolve, seed),
-            "gaussian" => sampled_median(&normal, n, resolve, seed),
             "edge" => sampled_median(|q| 1.0 / q.ln(), n, resolve, seed),
-            // The simplex: its one contact is the whole row.
-            _ => (n as f64).ln() - resolve,
-        };
-        let point =
-            |&(n, rows): &(u64, usize)| Point { ln_n: (n as f64).ln(), value: median(n), rows: rows as f64 };
-        let points: Vec<Point> = bins.iter().map(point).collect();
-        Form::LogPower.fit(&points).map(|[_, xi]| Yardstick { family, asymptotic, xi })
-    };
-    KNOWN.iter().filter_map(one).collect()
+            _ => sampled_median(normal, n, resolve, seed),
+        })
+    }
 }
 
 fn sampled_median(quantile: impl Fn(f64) -> f64 + Sync, n: u64, resolve: f64, seed: u64) -> f64 {
@@ -92,6 +101,28 @@ fn sampled_median(quantile: impl Fn(f64) -> f64 + Sync, n: u64, resolve: f64, se
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn yardsticks(bins: &[(u64, usize)], resolve: f64, seed: u64) -> Vec<Yardstick> {
+        let bin = |&(n, rows): &(u64, usize)| BinMedians {
+            n: n as f64,
+            rows,
+            critical_beta: 1.0,
+            resolved_beta: 1.0,
+            alpha: 1.0,
+            contact_gap: 1.0,
+        };
+        Yardsticks::new(seed).over(&bins.iter().map(bin).collect::<Vec<_>>(), resolve)
+    }
+
+    #[test]
+    fn between_two_lengths_the_median_is_that_of_the_length() {
+        let mut yardsticks = Yardsticks::new(3);
+        for n in [17u64, 100, 1000, 7648] {
+            let (between, sampled) =
+                (yardsticks.between("gaussian", n as f64, 0.0), yardsticks.at("gaussian", n, 0.0));
+            assert!((between / sampled - 1.0).abs() < 0.01, "n {n}: {between} {sampled}");
+        }
+    }
 
     #[test]
     fn yardsticks_come_out_as_their_families_grow() {

@@ -156,7 +156,7 @@ fn dtype(descr: &str) -> Result<DType, String> {
         "'<f4'" => Ok(DType::F32),
         "'<f8'" => Ok(DType::F64),
         "'>f2'" | "'>f4'" | "'>f8'" => Err(format!(
-            "dtype {descr} is big endian, {accepted}: save array.astype({:?})",
+            "dtype {descr} is big endian, {accepted}: save array.astype({})",
             descr.replace('>', "<")
         )),
         "'|O'" => Err(format!("dtype '|O' holds pickled Python objects, {accepted}")),

@@ -21,7 +21,8 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
         args.files.iter().map(|file| input::open(file, &selection)).collect::<Result<Vec<_>, _>>()?;
     let json_file = args.json.as_deref().filter(|path| *path != Path::new("-"));
     let row_file = args.rows.as_ref().map(|(_, path)| path.as_path());
-    let outputs = [row_file, json_file, args.calibration.as_deref()].into_iter().flatten();
+    let json_target = args.json.as_ref().map(|_| json_file.unwrap_or(Path::new("/dev/stdout")));
+    let outputs = [row_file, json_target, args.calibration.as_deref()].into_iter().flatten();
     let paths: Vec<&Path> = args.files.iter().map(|file| file.as_path()).chain(outputs).collect();
     output::distinct(&paths)?;
     // Targets that cannot be written are found out before the work, not after it.

@@ -3,16 +3,24 @@
 use crate::args::{Cli, Softmax};
 use crate::report::figure;
 use anyhow::Result;
+use critbeta::RescalingSpec;
 use critbeta::diagnose::HeadRescalings;
 use critbeta::input::{self, Selection};
 use critbeta::output::{self, Output};
 use critbeta::probabilities::Probabilities;
+use std::path::Path;
 
 pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
     let input = input::open(&args.file, &Selection { tensor: args.tensor.as_deref(), scale: None })?;
     let rescalings = HeadRescalings::load(args.rescaling.clone())?;
     let plan = Probabilities::plan(&input, &rescalings, args.dtype, &args.out)?;
-    output::distinct(&[&args.file, &args.out])?;
+    let calibration = match &args.rescaling {
+        RescalingSpec::PerHead { file, .. } => Some(file),
+        RescalingSpec::Uniform(_) => None,
+    };
+    let paths: Vec<&Path> =
+        [Some(&args.file), calibration, Some(&args.out)].into_iter().flatten().map(|p| &**p).collect();
+    output::distinct(&paths)?;
     let mut out = Output::create(&args.out)?;
     let bar = crate::progress(cli, input.rows(), "rows");
     let (inconclusive, laws) = rescalings.inconclusive();

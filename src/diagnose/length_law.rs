@@ -1,6 +1,7 @@
 //! Which length law the critical beta of a head follows, in numbers and in words.
 
-use super::fit::{Exponent, FormFit, best_form, bins, compare_forms, exponent};
+use super::bins::bins;
+use super::fit::{Exponent, FormFit, best_form, compare_forms, exponent};
 use super::published::{ClosestLaw, closest_law};
 use super::quantile::median;
 use super::scan::Settings;

@@ -3,6 +3,7 @@
 //! [`scan`] measures every row of opened [inputs](crate::input) and hands [`RowRecord`]s on in
 //! input order; a [`Diagnosis`] gathers them per layer and head and says what they show.
 
+mod bins;
 mod calibration;
 mod fit;
 mod length_law;

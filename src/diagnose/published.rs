@@ -1,6 +1,6 @@
 //! Which published law comes closest to holding the operating ratio of a head's rows.
 
-use super::fit::Bin;
+use super::bins::Bin;
 use super::length_law::BinMedians;
 use super::quantile::median;
 use super::scan::Settings;

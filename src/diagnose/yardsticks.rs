@@ -1,6 +1,7 @@
 //! What the fit gives for families whose exponent is known: what to hold a head's exponent against.
 
-use super::fit::{Form, Point};
+use super::bins::Point;
+use super::fit::Form;
 use super::length_law::BinMedians;
 use super::quantile::median;
 use crate::families::order::{normal_tail_quantile, sample_critical_beta};

@@ -2,7 +2,7 @@
 
 use super::mapped::MappedBytes;
 use crate::{DType, Error, Result};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Display};
@@ -71,8 +71,8 @@ impl SafetensorsFile {
         let header = &file[8..8 + length as usize];
         serde_json::from_slice::<UniqueNames>(header)
             .map_err(|e| fail(format!("header: {}", printable(&e))))?;
-        let (length, header) =
-            SafeTensors::read_metadata(&file).map_err(|e| fail(format!("header: {}", printable(&e))))?;
+        let (length, header) = SafeTensors::read_metadata(&file)
+            .map_err(|e| fail(format!("header: {}{}", printable(&e), remedy(&e, file.len()))))?;
         let mut tensors = Vec::new();
         for (name, info) in header.tensors() {
             let (start, end) = info.data_offsets;
@@ -152,6 +152,18 @@ impl<'de> Visitor<'de> for UniqueNames {
             }
         }
         Ok(self)
+    }
+}
+
+/// What the commonest damage looks like from here.
+fn remedy(error: &SafeTensorError, bytes: usize) -> String {
+    match error {
+        SafeTensorError::MetadataIncompleteBuffer => {
+            format!(
+                ": its tensors do not add up to the file's {bytes} bytes, it was cut short or has more behind them"
+            )
+        }
+        _ => String::new(),
     }
 }
 

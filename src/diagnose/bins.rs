@@ -7,7 +7,7 @@ use super::summary::RowSample;
 const BIN_ROWS: usize = 3;
 const MAX_BINS: usize = 16;
 /// Fewest keys of a row that takes part: ln ln n must be a positive number away from -inf.
-pub(super) const MIN_KEYS: u64 = 3;
+const MIN_KEYS: u64 = 3;
 
 /// Rows of about the same length.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ fn line(points: impl Iterator<Item = (f64, f64, f64)> + Clone) -> Option<(f64, f
 
 /// a + b ln n that goes closest to `points` in log, as the other forms do: Gauss-Newton from their
 /// geometric mean, with steps halved until the line stays above 0 at every point. Weighting squares by
-/// the observed values instead lets low ones pull: it lost the comparison on its own rows in 36 of 40
+/// the observed values instead lets low ones pull: it won the comparison on its own rows in 2 of 40
 /// heads (2026-11-24).
 fn log_linear(points: &[Point]) -> Option<[f64; 2]> {
     const STEPS: usize = 30;

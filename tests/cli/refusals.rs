@@ -113,7 +113,8 @@ fn rows_that_nobody_can_have_memory_for_are_refused() {
     std::fs::write(&file, &bytes).unwrap();
     let sparse = std::fs::File::options().write(true).open(&file).unwrap();
     if sparse.set_len(bytes.len() as u64 + 4_398_046_511_106).is_err() {
-        return; // A file system without files of 4 TiB has no such file to refuse.
+        eprintln!("skipped rows_that_nobody_can_have_memory_for_are_refused: no files of 4 TiB here");
+        return;
     }
     let error = stderr(1, &["diagnose", text(&file)]);
     assert!(error.contains("long.safetensors") && error.contains("GiB of memory"), "{error}");

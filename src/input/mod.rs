@@ -16,7 +16,6 @@ pub(crate) use select::positions_of;
 pub use tensors::{QkPair, ScoreTensor};
 
 use crate::{Error, Result};
-use npy::NpyFile;
 use safetensors::SafetensorsFile;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,7 +105,7 @@ pub fn open(path: &Path, selection: &Selection) -> Result<Input> {
 }
 
 fn open_npy(path: &Path, selection: &Selection) -> Result<Input> {
-    let file = NpyFile::open(path)?;
+    let rows = npy::open(path)?;
     let fail = |detail: String| Err(Error::file(path, detail));
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     if let Some(name) = selection.tensor.filter(|&name| name != stem) {
@@ -115,9 +114,9 @@ fn open_npy(path: &Path, selection: &Selection) -> Result<Input> {
     if selection.scale.is_some() {
         return fail(SCALE_OF_SCORES.into());
     }
-    if file.rows().is_empty() {
-        return fail(format!("has nothing to diagnose: shape {:?} has no rows", file.shape()));
+    if rows.is_empty() {
+        return fail(format!("has nothing to diagnose: shape {:?} has no rows", rows.shape()));
     }
-    let scores = ScoreTensor::new(stem.into(), file.rows().clone());
+    let scores = ScoreTensor::new(stem.into(), rows);
     Ok(Input { path: path.to_owned(), sources: vec![Source::Scores(scores)], skipped: Vec::new() })
 }

@@ -3,57 +3,20 @@
 use super::mapped::MappedBytes;
 use super::rows::{FileRows, Order};
 use crate::{DType, Error, Result};
-use std::path::{Path, PathBuf};
-
-/// A mapped `.npy` file whose header was checked against its length.
-///
-/// Source: numpy.lib.format, versions 1 to 3 of the format.
-#[derive(Debug, Clone)]
-pub struct NpyFile {
-    path: PathBuf,
-    rows: FileRows,
-}
+use std::path::Path;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// numpy itself refuses headers above 10,000 bytes unless told to trust them.
 const HEADER_LIMIT: usize = 64 << 10;
 const PLAIN_HEADER: &str = "{'descr': '<f4', 'fortran_order': False, 'shape': (rows, n), }";
 
-impl NpyFile {
-    /// Maps `path` and checks its header.
-    ///
-    /// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] if it is no array of little-endian
-    /// f2, f4 or f8, or does not hold exactly the elements its shape asks for.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = MappedBytes::open(path)?;
-        let rows = parse(&file).map_err(|detail| Error::file(path, detail))?;
-        Ok(NpyFile { path: path.to_owned(), rows })
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Element type.
-    pub fn dtype(&self) -> DType {
-        self.rows.dtype()
-    }
-
-    /// Shape as in the file.
-    pub fn shape(&self) -> &[usize] {
-        self.rows.shape()
-    }
-
-    /// Order of the elements in the file.
-    pub fn order(&self) -> Order {
-        self.rows.order()
-    }
-
-    /// The array as rows of scores.
-    pub fn rows(&self) -> &FileRows {
-        &self.rows
-    }
+/// Maps `path` and checks its header against its length: the array as rows of scores.
+///
+/// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] if it is no array of little-endian
+/// f2, f4 or f8, or does not hold exactly the elements its shape asks for. Source: numpy.lib.format,
+/// versions 1 to 3 of the format.
+pub fn open(path: &Path) -> Result<FileRows> {
+    parse(&MappedBytes::open(path)?).map_err(|detail| Error::file(path, detail))
 }
 
 fn parse(file: &MappedBytes) -> Result<FileRows, String> {

@@ -3,7 +3,6 @@
 use crate::build::*;
 use crate::opened::*;
 use critbeta::DType;
-use critbeta::input::npy::NpyFile;
 use critbeta::input::safetensors::SafetensorsFile;
 use critbeta::input::{Input, Order, QkPair, ScoreTensor, Selection, Source};
 use std::path::Path;
@@ -80,10 +79,10 @@ fn fortran_order_reads_as_the_same_scores() {
     assert_eq!(all_scores(scores(&input, 0)), quarters(3));
     let directory = tempfile::tempdir().unwrap();
     let path = write(directory.path(), "layer.npy", &npy("<f4", true, "(2, 3, 4, 5)", &body));
-    let file = NpyFile::open(&path).unwrap();
+    let file = critbeta::input::npy::open(&path).unwrap();
     assert_eq!((file.dtype(), file.shape(), file.order()), (DType::F32, &shape[..], Order::Fortran));
     let mut out = Vec::new();
-    assert_eq!(file.rows().read_row(5, 3, 0, &mut out), 0.0);
+    assert_eq!(file.read_row(5, 3, 0, &mut out), 0.0);
     assert_eq!(out, [28.75, 29.0, 29.25, 29.5, 29.75]);
 }
 

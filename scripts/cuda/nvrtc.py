@@ -60,7 +60,8 @@ class Nvrtc:
         program = ctypes.c_void_p()
         made = self.nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
         self._check(made, name)
-        options = [f"--gpu-architecture={arch}".encode(), b"--std=c++17"]
+        # nvcc takes a lambda inside a device function for one of the device; NVRTC has to be told.
+        options = [f"--gpu-architecture={arch}".encode(), b"--std=c++17", b"--device-as-default-execution-space"]
         code = self.nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         if code != 0:
             sys.exit(f"error: NVRTC, {name} for {arch}:\n{self._bytes(program, 'ProgramLog').decode()}")

@@ -15,7 +15,6 @@ import loops
 import nvrtc
 
 ARCHS = ["sm_80", "sm_90", "sm_100"]
-PTX = "compute_80"
 NVRTC_ARCHS = ["compute_80", "sm_90"]
 FLAGS = ["-O3", "-std=c++17", "-lineinfo"]
 COLUMNS = ["registers", "stack", "spill stores", "spill loads", "static shared"]
@@ -35,15 +34,20 @@ def expected(table, arch):
     return {symbol for symbol, scope in table.items() if scope != "cluster" or number >= 90}
 
 
-def compile_one(nvcc, source, arch, out):
-    """What the compiler said; the image stands in `out`, and its name says of what."""
-    kind = "-ptx" if arch.startswith("compute") else "-cubin"
-    image = out / f"{source.stem}.{arch}{'.ptx' if kind == '-ptx' else '.cubin'}"
-    command = [nvcc, kind, f"-arch={arch}", *FLAGS, "-Xptxas", "-v,-warn-spills", str(source), "-o", str(image)]
-    done = subprocess.run(command, capture_output=True, text=True)
+def run(command):
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"error: {' '.join(command)}\n{done.stdout}{done.stderr}")
-    return image, done.stderr
+    return done.stderr
+
+
+def compile_one(nvcc, source, arch, out):
+    """PTX, its cubin, and what the assembler said of it. In two steps, so that the PTX of sm_80 is there too."""
+    ptx, cubin = (out / f"{source.stem}.{arch}.{kind}" for kind in ["ptx", "cubin"])
+    virtual = arch.replace("sm", "compute")
+    run([nvcc, "-ptx", f"-arch={virtual}", *FLAGS, str(source), "-o", str(ptx)])
+    assemble = [nvcc, "-cubin", f"-arch={arch}", "-O3", "-lineinfo", "-Xptxas", "-v,-warn-spills"]
+    return ptx, cubin, run([*assemble, str(ptx), "-o", str(cubin)])
 
 
 def costs(said):
@@ -83,20 +87,18 @@ def main():
     table = variants(args.kernels)
     sources = sorted(args.kernels.glob("*.cu"))
     complaints, rows, images, ptx = [], {}, {}, set()
+    compiler = nvrtc.Nvrtc(args.nvrtc)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        jobs = {
-            (source, arch): pool.submit(compile_one, args.nvcc, source, arch, args.out)
-            for arch in [*ARCHS, PTX]
-            for source in sources
+        offline = {(s, a): pool.submit(compile_one, args.nvcc, s, a, args.out) for a in ARCHS for s in sources}
+        online = {
+            (s, a): pool.submit(compiler.compile, nvrtc.expand(s), s.name, a) for a in NVRTC_ARCHS for s in sources
         }
-        for (source, arch), job in jobs.items():
-            image, said = job.result()
-            if arch == PTX:
-                ptx |= set(re.findall(r"\.entry (\w+)\(", image.read_text()))
-            else:
-                images[source.stem, arch] = image
-                rows.update({(name, arch): cost for name, cost in costs(said).items()})
+        for (source, arch), job in offline.items():
+            text, images[source.stem, arch], said = job.result()
+            rows.update({(name, arch): cost for name, cost in costs(said).items()})
+            if arch == ARCHS[0]:
+                ptx |= set(re.findall(r"\.entry (\w+)\(", text.read_text()))
 
     width = max(map(len, table), default=0)
     print(f"{len(table)} variants; cluster variants begin with sm_90")
@@ -114,15 +116,12 @@ def main():
                     f"{name} on {arch}: {cost['stack']} bytes of stack, {cost['spill stores']} of spill stores, "
                     f"{cost['spill loads']} of spill loads; expected none"
                 )
-    complaints += differ(PTX, expected(table, PTX), ptx)
-    print(f"PTX {PTX}: {len(ptx)} kernels")
-
-    compiler = nvrtc.Nvrtc(args.nvrtc)
+    complaints += differ("PTX", expected(table, ARCHS[0]), ptx)
+    print(f"PTX compute_80: {len(ptx)} kernels")
     for arch in NVRTC_ARCHS:
-        got = set()
-        for source in sources:
-            image = compiler.compile(nvrtc.expand(source), source.name, arch)
-            got |= {symbol for symbol in table if symbol.encode() + b"\0" in image or f" {symbol}(".encode() in image}
+        made = [online[source, arch].result() for source in sources]
+        entry = {s: (s.encode() + b"\0", f" {s}(".encode()) for s in table}
+        got = {s for s, marks in entry.items() if any(mark in image for mark in marks for image in made)}
         complaints += differ(f"NVRTC {arch}", expected(table, arch), got)
         print(f"NVRTC {compiler.version()} {arch}, no headers: {len(got)} kernels")
 
@@ -135,13 +134,17 @@ def main():
     print(f"{len(table)} variants, 0 spills")
 
 
+def output_of(command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def write_record(args, told, rows, table):
     day = datetime.date.today().isoformat()
     path = pathlib.Path("benches/record/sass") / f"{day}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", str(args.kernels)], capture_output=True, text=True).stdout
-    release = subprocess.run([args.nvcc, "--version"], capture_output=True, text=True).stdout.splitlines()[-1]
+    commit = output_of(["git", "rev-parse", "--short", "HEAD"])
+    changed = output_of(["git", "status", "--porcelain", str(args.kernels)])
+    release = output_of([args.nvcc, "--version"]).splitlines()[-1]
     lines = [
         f"# scripts/cuda-compile.sh --record, {day}, commit {commit}{' and uncommitted kernels' if changed else ''}",
         f"# {release}; flags {' '.join(FLAGS)}",

@@ -1,0 +1,49 @@
+// All kernels as C++ in one translation unit, and the door to them.
+#include "../gap_profile.cu"
+#include "../critical_softmax.cu"
+#include "../naive.cu"
+#include "../wrappers.cu"
+#include "launch.hpp"
+
+namespace {
+
+using simt::host::Kernel;
+using simt::host::Together;
+
+// By the scope's name in variants.def.
+constexpr Together warp = Together::cluster, block = Together::cluster, cluster = Together::cluster, split = Together::grid;
+
+#define ROW(family, dtype, scope, threads, ctas)                                                                                \
+    Kernel{#family "_" #dtype "_" #scope #threads "x" #ctas, family##_##dtype##_##scope##threads##x##ctas, threads, \
+           scope == Together::grid ? 1u : ctas##u, scope},
+#define GAP_PROFILE(...) ROW(gap_profile, __VA_ARGS__)
+#define CRITICAL_SOFTMAX(...) ROW(critical_softmax, __VA_ARGS__)
+#define NAIVE_MAX(...) ROW(naive_max, __VA_ARGS__)
+#define NAIVE_GAPS(...) ROW(naive_gaps, __VA_ARGS__)
+#define NAIVE_BETA(...) ROW(naive_beta, __VA_ARGS__)
+#define NAIVE_SUM(...) ROW(naive_sum, __VA_ARGS__)
+#define NAIVE_WRITE(...) ROW(naive_write, __VA_ARGS__)
+#define WRAPPERS(...) ROW(wrappers, __VA_ARGS__)
+constexpr Kernel KERNELS[] = {
+#include "../variants.def"
+};
+constexpr u32 KERNEL_COUNT = sizeof(KERNELS) / sizeof(KERNELS[0]);
+
+int refuse(SimtOutcome& out, const char* why, u32 number) {
+    out = SimtOutcome{};
+    std::snprintf(out.message, sizeof out.message, "%s: %u of %u kernels", why, number, KERNEL_COUNT);
+    return 2;
+}
+
+}  // namespace
+
+extern "C" int critbeta_simt_launch(const SimtLaunch* launch, SimtOutcome* outcome) {
+    if (!outcome) return 2;
+    if (!launch) return refuse(*outcome, "the launch is null", 0);
+    if (launch->variant >= KERNEL_COUNT) return refuse(*outcome, "no such variant", launch->variant);
+    try {
+        return simt::host::run_launch(KERNELS[launch->variant], *launch, *outcome);
+    } catch (const std::bad_alloc&) {
+        return refuse(*outcome, "no memory for the threads and shared memory of the launch", launch->variant);
+    }
+}

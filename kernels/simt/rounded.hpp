@@ -1,0 +1,82 @@
+// Arithmetic with one rounding each, to nearest even; the translation unit is compiled with -ffp-contract=off.
+#pragma once
+#include <cstring>
+
+namespace simt {
+
+inline u32 bits_of(float a) {
+    u32 bits;
+    std::memcpy(&bits, &a, 4);
+    return bits;
+}
+inline float float_of(u32 bits) {
+    float a;
+    std::memcpy(&a, &bits, 4);
+    return a;
+}
+inline u64 bits_of(double a) {
+    u64 bits;
+    std::memcpy(&bits, &a, 8);
+    return bits;
+}
+inline double double_of(u64 bits) {
+    double a;
+    std::memcpy(&a, &bits, 8);
+    return a;
+}
+
+inline float add_rn(float a, float b) { return a + b; }
+inline float sub_rn(float a, float b) { return a - b; }
+inline float mul_rn(float a, float b) { return a * b; }
+inline float div_rn(float a, float b) { return a / b; }
+inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline double add_rn(double a, double b) { return a + b; }
+inline double sub_rn(double a, double b) { return a - b; }
+inline double mul_rn(double a, double b) { return a * b; }
+inline double div_rn(double a, double b) { return a / b; }
+inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
+inline double sqrt_rn(double a) { return __builtin_sqrt(a); }
+
+constexpr u32 CANONICAL_NAN = 0x7FFFFFFF;  // what a GPU returns for every NaN
+
+// Of two zeros the positive one is larger, as on the device.
+inline float max_num(float a, float b) {
+    if (a != a) return b != b ? float_of(CANONICAL_NAN) : b;
+    if (b != b) return a;
+    if (a == b) return float_of(bits_of(a) & bits_of(b));
+    return a > b ? a : b;
+}
+inline float min_num(float a, float b) {
+    if (a != a) return b != b ? float_of(CANONICAL_NAN) : b;
+    if (b != b) return a;
+    if (a == b) return float_of(bits_of(a) | bits_of(b));
+    return a < b ? a : b;
+}
+inline float max_nan(float a, float b) {
+    if (a != a || b != b) return float_of(CANONICAL_NAN);
+    return max_num(a, b);
+}
+
+inline u32 leading_zeros(u32 a) { return a ? static_cast<u32>(__builtin_clz(a)) : 32; }
+inline u32 count_ones(u32 a) { return static_cast<u32>(__builtin_popcount(a)); }
+
+inline float half_to_float(u16 h) {
+    const u32 sign = static_cast<u32>(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
+    if (exponent == 31) return float_of(fraction ? CANONICAL_NAN : sign | 0x7F800000);
+    if (exponent == 0) return float_of(sign | bits_of(static_cast<float>(fraction) * 0x1p-24f));
+    return float_of(sign | (exponent + 112) << 23 | fraction << 13);
+}
+inline u16 float_to_half(float f) {
+    const u32 bits = bits_of(f), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
+    if (magnitude > 0x7F800000) return 0x7FFF;
+    if (magnitude >= 0x477FF000) return static_cast<u16>(sign | 0x7C00);  // 65520, half way to 2^16, and above
+    if (magnitude < 0x38800000) {
+        // Below 2^-14 halves are multiples of 2^-24: the sum's last bit is worth just that, so the adder rounds.
+        const float sum = float_of(magnitude) + 0.5f;
+        return static_cast<u16>(sign | (bits_of(sum) - bits_of(0.5f)));
+    }
+    const u32 odd = magnitude >> 13 & 1;
+    return static_cast<u16>(sign | ((magnitude - 0x38000000 + 0xFFF + odd) >> 13));
+}
+
+}  // namespace simt

@@ -15,9 +15,17 @@ inline void wake_warp() {
     give_way();
 }
 
+// Only warp_sync orders memory; a shuffle or a vote does not.
+inline void warp_sync(Where where) {
+    if (!lanes_at("warp_sync", nullptr, where)) return;
+    complete(self->warp->meeting);
+    wake_warp();
+}
+
 inline void block_sync(Where where) {
     Cta& cta = *self->cta;
     if (!last_to(cta.meeting, launch->threads, "block_sync", where)) return;
+    complete(cta.meeting);
     wake(cta);
     give_way();
 }
@@ -26,6 +34,7 @@ inline void cluster_sync(Where where) {
     Cta& cta = *self->cta;
     const u32 ctas = launch->kernel->cluster_ctas;
     if (!last_to(cta.cluster->meeting, ctas * launch->threads, "cluster_sync", where)) return;
+    complete(cta.cluster->meeting);
     Cta* first = &cta - cta.rank;
     for (u32 i = 0; i < ctas; ++i) wake(first[i]);
     give_way();
@@ -59,6 +68,7 @@ inline void group_sync(u64 counter, u32 ctas, Where where) {
               read<u32>(slot), group.turns * ctas, base_name(where.file), where.line);
     }
     write(slot, ++group.turns * ctas);
+    complete(group.meeting);
     for (Cta& cta : launch->ctas) {
         if (cta.group == &group) wake(cta);
     }
@@ -79,9 +89,10 @@ inline void load_async(u32 at, u32 slice, u64 base, u64 first, u32 count, Where 
     if (count > slice) past_slice(at, slice, count - 1, 16, where);
     check_arena(at, count, 16, where);
     if (count) global_range(base, first, count, 16, Access::read, where);
-    if (self->loads++) {
+    if (self->loads) {
         fault("a second load_async: %s, at %s:%u", Name(thread_of_grid(*self)).text, base_name(where.file), where.line);
     }
+    ++self->loads;
     if (async.calls++ == 0) {
         async.at = at;
         async.count = count;
@@ -90,6 +101,13 @@ inline void load_async(u32 at, u32 slice, u64 base, u64 first, u32 count, Where 
     } else if (async.at != at || async.count != count || async.source != source) {
         fault("load_async with other arguments than the rest of its CTA: %s, at %s:%u", Name(thread_of_grid(*self)).text,
               base_name(where.file), where.line);
+    }
+    // The first thread begins the copy; all that were to touch either side before it must be behind a barrier.
+    if (launch->shadow && self->thread == 0 && count) {
+        async.pending = false;
+        launch->shadow->touch_shared(*self->cta, at, u64{16} * count, Access::write, where);
+        launch->shadow->touch_global(source, u64{16} * count, Access::read, where);
+        async.pending = true;
     }
     // The copy may end at once or only when it is waited for: by the seed.
     if (count && self->thread == 0 && launch->random.below(2)) copy_async(*self->cta, where);
@@ -105,6 +123,7 @@ inline void wait_async(Where where) {
     }
     if (async.count && !async.copied) copy_async(cta, where);
     async.pending = false;
+    complete(cta.meeting);
     wake(cta);
     give_way();
 }

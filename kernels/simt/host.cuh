@@ -85,9 +85,7 @@ struct Global {
     }
 };
 
-DEVICE void warp_sync(Where where = HERE) {
-    if (host::lanes_at("warp_sync", nullptr, where)) host::wake_warp();
-}
+DEVICE void warp_sync(Where where = HERE) { host::warp_sync(where); }
 DEVICE void block_sync(Where where = HERE) { host::block_sync(where); }
 DEVICE void cluster_sync(Where where = HERE) { host::cluster_sync(where); }
 DEVICE void group_sync(Global<u32> counter, u32 ctas, Where where = HERE) { host::group_sync(counter.address, ctas, where); }

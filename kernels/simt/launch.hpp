@@ -61,6 +61,7 @@ inline void run_together(u32 first_cta, u32 count) {
         }
         wake(cta);
     }
+    if (l.shadow) l.shadow->begin(l.ctas);
     self = next_fiber();
     change(l.origin, self->context);
 }
@@ -118,6 +119,8 @@ inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome
     std::vector<u32> order(given.grid / together);
     for (u32 i = 0; i < order.size(); ++i) order[i] = i;
     for (u32 i = static_cast<u32>(order.size()); i > 1; --i) std::swap(order[i - 1], order[l.random.below(i)]);
+    std::unique_ptr<Shadow> shadow(given.shadow ? new Shadow(l) : nullptr);
+    l.shadow = shadow.get();
     launch = &l;
     for (const u32 i : order) {
         run_together(i * together, together);

@@ -2,11 +2,9 @@
 #pragma once
 #include <type_traits>
 
-#include "turns.hpp"
+#include "shadow.hpp"
 
 namespace simt::host {
-
-enum class Access : u32 { read, write, atomic };
 
 [[noreturn]] __attribute__((noinline, cold)) inline void past_slice(u32 at, u32 count, u64 index, u32 size, Where where) {
     if (index >= count && count) {
@@ -30,7 +28,7 @@ inline u8* shared_slot(const Cta& cta, u32 at, u32 count, u64 index, u32 size, W
 }
 
 [[noreturn]] __attribute__((noinline, cold)) inline void outside(u64 base, u64 index, u64 count, u32 size, Access access, Where where) {
-    const char* verb = access == Access::read ? "read" : access == Access::write ? "write" : "atomic add";
+    const char* verb = access == Access::read ? "read" : access == Access::write ? "write" : "add";
     const u64 address = base + index * size;
     if (address % size) {
         fault("misaligned global %s: %s, address 0x%llx of an element of %u bytes, at %s:%u", verb, Name(thread_of_grid(*self)).text,
@@ -74,15 +72,19 @@ inline u8* global_range(u64 base, u64 index, u64 count, u32 size, Access access,
 }
 
 inline u8* global_slot(u64 base, u64 index, u32 size, Access access, Where where) {
-    return global_range(base, index, 1, size, access, where);
+    u8* slot = global_range(base, index, 1, size, access, where);
+    if (launch->shadow) launch->shadow->touch_global(base + index * size, size, access, where);
+    return slot;
 }
 
-inline u8* shared_slot(u32 at, u32 count, u32 index, u32 size, [[maybe_unused]] Access access, Where where) {
-    return shared_slot(*self->cta, at, count, index, size, where);
+inline u8* shared_slot(u32 at, u32 count, u32 index, u32 size, Access access, Where where) {
+    u8* slot = shared_slot(*self->cta, at, count, index, size, where);
+    if (launch->shadow) launch->shadow->touch_shared(*self->cta, at + u64{index} * size, size, access, where);
+    return slot;
 }
 
 // An element in the arena of another CTA of the cluster, which must have begun, and must not have ended.
-inline u8* remote_slot(u32 rank, u32 at, u32 count, u32 index, [[maybe_unused]] Access access, Where where) {
+inline u8* remote_slot(u32 rank, u32 at, u32 count, u32 index, Access access, Where where) {
     Cta& target = self->cta[static_cast<i64>(rank) - self->cta->rank];
     if (&target != self->cta) {
         if (!target.cluster->meeting.sync) {
@@ -92,7 +94,9 @@ inline u8* remote_slot(u32 rank, u32 at, u32 count, u32 index, [[maybe_unused]] 
         if (target.returned == launch->threads) left_early(target, thread_of_grid(*self), where);
         target.remote_use = RemoteUse{thread_of_grid(*self), launch->clock, true, where};
     }
-    return shared_slot(target, at, count, index, 4, where);
+    u8* slot = shared_slot(target, at, count, index, 4, where);
+    if (launch->shadow) launch->shadow->touch_shared(target, at + u64{index} * 4, 4, access, where);
+    return slot;
 }
 
 inline void check_rank(u32 rank, Where where) {

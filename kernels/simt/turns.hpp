@@ -127,7 +127,10 @@ inline void give_way() {
 
 inline bool same(const char* a, const char* b) { return a == b || !std::strcmp(a, b); }
 
-// True in the last of `all` threads to come, which does the work and wakes the others; the others return when woken.
+// All came to a barrier: what they did before is ordered before what they do now.
+inline void complete(Meeting& meeting) { meeting.sync = ++launch->clock; }
+
+// True in the last of `all` threads to come, which does the work and wakes the others; they return when woken.
 inline bool last_to(Meeting& meeting, u32 all, const char* what, Where where) {
     if (meeting.arrived == 0) {
         meeting.what = what;
@@ -141,7 +144,6 @@ inline bool last_to(Meeting& meeting, u32 all, const char* what, Where where) {
         return false;
     }
     meeting.arrived = 0;
-    meeting.sync = ++launch->clock;
     return true;
 }
 

@@ -2,11 +2,13 @@
 
 A loop is a natural loop of the control flow: the blocks from which a backward edge is reached without passing its head,
 wherever the assembler laid them. A loop over the row's elements is one that moves 16-byte vectors; an iteration handles
-as many elements as its vectors hold. Shared and global loads of one loop are two ways to the same vector (resident or not), so the more frequent
-of them counts, or the stores where a loop only stores. Every instruction of the loop counts, whether its predicate or
-branch lets it run or not: an upper bound, except where a loop stands inside it (marked +), whose body counts once.
+as many elements as its vectors hold. Shared and global loads of one loop are two ways to the same vector (resident or
+not), so the more frequent of them counts, or the stores where a loop only stores. Loops around such loops are left out.
+Every instruction of a loop counts, whether its predicate or branch lets it run or not: an upper bound, except where a
+loop without vectors stands inside it (marked +), whose body counts once.
 """
 
+import itertools
 import pathlib
 import re
 import subprocess
@@ -17,21 +19,27 @@ HOT = {"critical_softmax_f32_block256x1": 4, "critical_softmax_bf16_block256x1":
 
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(@!?U?P\w+\s+)?([A-Z0-9_.]+)(.*);")
 LABEL = re.compile(r"^(\.L_x_\d+):")
-FRAME = re.compile(r'File "([^"]+)", line (\d+)(?: inlined at)?')
+FRAME = re.compile(r'\s*//## File "([^"]+)", line (\d+)')
 
 
-def functions(nvdisasm, image):
-    """Per function: its instructions as (opcode, rest, frames, predicated), innermost frame first, and its labels' places."""
-    text = subprocess.run([nvdisasm, "-c", "-gi", str(image)], capture_output=True, text=True, check=True).stdout
-    found, code, labels, frames, fresh = {}, [], {}, [], False
-    for line in text.splitlines():
-        if match := re.match(r"^\.text\.(\w+):", line):
-            code, labels, frames, fresh = [], {}, [], False
-            found[match[1]] = (code, labels)
+def disassembled(nvdisasm, image):
+    """Per hot function of the image: its instructions as (opcode, rest, frames, predicated), and its labels' places.
+
+    Frames are (file, line), innermost first.
+    """
+    ran = subprocess.run([nvdisasm, "-c", "-gi", str(image)], capture_output=True, text=True, check=True)
+    found, code, labels, frames, fresh = {}, None, {}, [], False
+    for line in ran.stdout.splitlines():
+        if line.startswith(".text."):
+            symbol = line.removeprefix(".text.").rstrip(":")
+            code, labels, frames, fresh = ([] if symbol in HOT else None), {}, [], False
+            found[symbol] = (code, labels)
+        elif code is None:
+            continue
         elif match := LABEL.match(line):
             labels[match[1]] = len(code)
-        elif line.lstrip().startswith("//## File"):
-            frames = (frames if fresh else []) + [FRAME.search(line).groups()]
+        elif match := FRAME.match(line):
+            frames = (frames if fresh else []) + [match.groups()]
             fresh = True
         elif match := INSTRUCTION.match(line):
             code.append((match[2], match[3].strip(), frames, match[1] is not None))
@@ -82,53 +90,66 @@ def loops_of(code, labels):
     return [{at for block in bodies[head] for at in range(*blocks[block])} for head in sorted(bodies)]
 
 
-def place(body):
-    """Where most of a loop comes from: the line of the kernel's own body, and the innermost line."""
-    outer, inner = Counter(), Counter()
-    for _, _, frames, _ in body:
-        own = [frame for frame in frames if not frame[0].endswith(".def")]
-        if own:
-            inner[own[0]] += 1
-            outer[own[-1]] += 1
-    return (outer.most_common(1) or [(None, 0)])[0][0], (inner.most_common(1) or [(None, 0)])[0][0]
+def chains(body):
+    """Where each instruction comes from: its lines from the kernel's own body inwards."""
+    return Counter(tuple(f for f in reversed(frames) if not f[0].endswith(".def")) for _, _, frames, _ in body)
+
+
+def shared_prefix(all_chains):
+    """The lines that every loop is inside of: calls from the kernel to its verbs, which tell no loops apart."""
+    shortest = min(map(len, all_chains), default=0)
+    same = (len({chain[i] for chain in all_chains}) == 1 for i in range(max(shortest - 1, 0)))
+    return sum(1 for _ in itertools.takewhile(bool, same))
 
 
 def report(nvdisasm, images, kernels):
     """The loops of the hot kernels as text."""
     lines = [f"Loops over the elements of a row, {ARCH} (scripts/cuda/loops.py says how they are counted)"]
     lines.append(f"{'instructions':>12} {'elements':>8} {'per element':>11} {'exp':>4} {'atomics':>7}  line")
+    known = {}
     for symbol, element_bytes in HOT.items():
         family = symbol.split("_f32")[0].split("_bf16")[0]
         image = images.get((family, ARCH))
         if image is None:
             lines.append(f"{symbol}: no {family}.cu")
             continue
-        code, labels = functions(nvdisasm, image)[symbol]
+        if image not in known:
+            known[image] = disassembled(nvdisasm, image)
+        code, labels = known[image][symbol]
         lines.append(f"{symbol}: {len(code)} instructions in all")
-        loops = loops_of(code, labels)
-        for loop in loops:
-            body = [code[at] for at in sorted(loop)]
-            opcodes = [opcode for opcode, *_ in body]
-            moved = [sum(o.startswith(kind) and ".128" in o for o in opcodes) for kind in ["LDS", "LDG", "STG", "STS"]]
-            vectors = max(moved[:2]) or max(moved[2:])
-            if vectors == 0:
-                continue
+        found = loops_of(code, labels)
+        loops = [(loop, vectors) for loop in found if (vectors := vectors_of(loop, code))]
+        # The loop over rows, and others that hold a loop over elements, say nothing of an element.
+        loops = [(loop, vectors) for loop, vectors in loops if not any(inner < loop for inner, _ in loops)]
+        main = [chains([code[at] for at in loop]).most_common(1)[0][0] for loop, _ in loops]
+        skip = shared_prefix(main)
+        for (loop, vectors), chain in zip(loops, main):
+            opcodes = [code[at][0] for at in loop]
             elements = vectors * 16 // element_bytes
-            nested = "+" if any(inner < loop for inner in loops) else ""
+            nested = "+" if any(inner < loop for inner in found) else " "
             exps = sum(o.startswith("MUFU.EX2") for o in opcodes)
             atomics = sum(o.startswith(("ATOM", "RED")) for o in opcodes)
-            each = len(body) / elements
-            told = f"{len(body):11}{nested or ' '} {elements:8} {each:11.2f} {exps:4} {atomics:7}"
-            lines.append(f"{told}  {where(body, kernels)}")
+            each = len(loop) / elements
+            told = f"{len(loop):11}{nested} {elements:8} {each:11.2f} {exps:4} {atomics:7}"
+            lines.append(f"{told}  {where(chain[skip:], kernels)}")
     return "\n".join(lines)
 
 
-def where(body, kernels):
-    outer, inner = place(body)
-    if outer is None:
+def vectors_of(loop, code):
+    opcodes = [code[at][0] for at in loop]
+    moved = [sum(o.startswith(kind) and ".128" in o for o in opcodes) for kind in ["LDS", "LDG", "STG", "STS"]]
+    return max(moved[:2]) or max(moved[2:])
+
+
+def where(chain, kernels):
+    """The outermost line that tells this loop from others, and the innermost one."""
+    if not chain:
         return "?"
-    root = str(kernels.resolve()) + "/"
-    path, number = outer
-    text = pathlib.Path(path).read_text().splitlines()[int(number) - 1].strip()
-    inside = f" (mostly {inner[0].removeprefix(root)}:{inner[1]})" if inner != outer else ""
-    return f"{path.removeprefix(root)}:{number}: {text}{inside}"
+
+    def name(frame):
+        path = pathlib.Path(frame[0]).resolve()
+        inside = path.is_relative_to(kernels.resolve())
+        return f"{path.relative_to(kernels.resolve()) if inside else path.name}:{frame[1]}"
+
+    text = pathlib.Path(chain[0][0]).read_text().splitlines()[int(chain[0][1]) - 1].strip()
+    return f"{name(chain[0])}: {text}" + (f" (mostly {name(chain[-1])})" if len(chain) > 1 else "")

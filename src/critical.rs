@@ -18,6 +18,10 @@ pub struct CriticalBeta {
 }
 
 impl CriticalBeta {
+    /// That of a row with a NaN or +inf.
+    pub(crate) const POISONED: CriticalBeta =
+        CriticalBeta { beta: f64::NAN, upper: f64::NAN, contact_gap: f64::NAN, contact_rank: 0 };
+
     /// The critical beta of a row with `ties` scores at its maximum before any gap was looked at.
     ///
     /// `ties` = 0 (an empty row) and every row with `ln(ties) <= resolve` start from beta = 0.

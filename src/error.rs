@@ -63,6 +63,70 @@ pub enum Error {
         /// What was expected.
         detail: String,
     },
+    /// A launch on a GPU (or its plan) whose arguments do not fit together; nothing was launched.
+    #[error("launch over {rows} rows x {cols} columns: {detail}")]
+    Launch {
+        /// Rows asked for.
+        rows: u64,
+        /// Columns asked for.
+        cols: u64,
+        /// What does not fit, with its numbers, and what was expected.
+        detail: String,
+    },
+    /// This build has no GPU code, or no simulator of it.
+    #[error("{what} is not in this build: {remedy}")]
+    NotBuilt {
+        /// What was asked for.
+        what: &'static str,
+        /// How to build it.
+        remedy: &'static str,
+    },
+    /// There is no CUDA driver at all.
+    #[error("no CUDA driver: tried {tried}; {remedy}")]
+    NoDriver {
+        /// The libraries that were looked for.
+        tried: String,
+        /// What helps.
+        remedy: &'static str,
+    },
+    /// No GPU can be used although there is a driver: no device, too old a driver or device, no device of that number.
+    #[error("no GPU: {found}; {remedy}")]
+    NoGpu {
+        /// What was tried and what was found.
+        found: String,
+        /// What helps.
+        remedy: String,
+    },
+    /// No image of the kernels runs on the device.
+    #[error("no kernels for {device} (driver {driver}): {}; {remedy}", attempts.join("; "))]
+    NoImage {
+        /// The device's name and capability.
+        device: String,
+        /// The CUDA version that the driver supports.
+        driver: String,
+        /// Each way that was tried, and how it failed.
+        attempts: Vec<String>,
+        /// What helps.
+        remedy: &'static str,
+    },
+    /// The CUDA driver refused a call.
+    #[error("{call}: CUDA error {code} {name}")]
+    Cuda {
+        /// The call, with its numbers.
+        call: String,
+        /// The driver's error code.
+        code: u32,
+        /// The driver's name for it.
+        name: String,
+    },
+    /// The simulator of the kernels found a fault in one: a defect of this crate.
+    #[error("simulated {kernel}: {fault}")]
+    Simulated {
+        /// The kernel's symbol.
+        kernel: &'static str,
+        /// Kind of fault, source line, address, threads.
+        fault: String,
+    },
     /// Two gap profiles counted against different maxima: their counts must not be added.
     #[error(
         "gap profiles anchored at {left} and {right} do not merge: recount one against the larger maximum"

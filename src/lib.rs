@@ -18,6 +18,7 @@
 //! - [`Scores`]: what a legal block of rows is; -inf is masked.
 //! - [`reference`](mod@reference): the definition in f64, sorted and obvious, with every quantity and bound of the theory.
 //! - [`cpu`]: the same numbers fast, without a sort, rows in parallel; the rescaled softmax.
+//! - [`cuda`]: the same on a GPU, one read and one write; [`Device`]: where rows are computed.
 //! - [`CriticalBeta`]: the value and the witness that lets anyone check it by hand.
 //! - [`rescaling`], [`laws`]: how beta is chosen, as plain data with one text form; the published laws.
 //! - [`input`], [`diagnose`], [`probabilities`], [`output`]: files of attention to reports.
@@ -29,6 +30,8 @@
 mod batches;
 pub mod cpu;
 mod critical;
+pub mod cuda;
+mod device;
 pub mod diagnose;
 mod dtype;
 mod error;
@@ -44,6 +47,7 @@ mod spec;
 pub mod stats;
 
 pub use critical::{CriticalBeta, operating_ratio};
+pub use device::{Device, DeviceSpec};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use rescaling::{Rescaling, RescalingSpec};

@@ -1,27 +1,36 @@
 //! What a legal block of score rows is: a checked, borrowed view.
 
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 use half::{bf16, f16};
 
 /// An element type of score rows in memory. Every value converts to the working f32 exactly.
-pub trait Element: Copy + Send + Sync {
+pub trait Element: bytemuck::Pod + Send + Sync {
+    /// Its name among element types.
+    const DTYPE: DType;
+
     /// The score as f32.
     fn to_f32(self) -> f32;
 }
 
 impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+
     fn to_f32(self) -> f32 {
         self
     }
 }
 
 impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
     }
 }
 
 impl Element for bf16 {
+    const DTYPE: DType = DType::Bf16;
+
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
     }

@@ -44,6 +44,24 @@ pub struct RowReport {
 }
 
 impl RowReport {
+    /// From the top of a row, Lambda and Lambda(r), and its partition at `beta`.
+    pub(crate) fn of(
+        top: RowMax,
+        [critical, resolved]: [CriticalBeta; 2],
+        beta: f64,
+        part: Partition,
+    ) -> RowReport {
+        let (log_partition, entropy, top_two, max_weight) = if top.poisoned {
+            (f64::NAN, f64::NAN, f64::NAN, f64::NAN)
+        } else if top.len == 0 {
+            (f64::NEG_INFINITY, 0.0, 0.0, 0.0)
+        } else {
+            let second = if top.len < 2 { 0.0 } else { weight((top.max - top.second).into(), beta) };
+            (part.log(), part.entropy(beta), (1.0 - second) / part.sum, 1.0 / part.sum)
+        };
+        RowReport { top, critical, resolved, beta, log_partition, entropy, top_two, max_weight }
+    }
+
     /// alpha = log(contact rank) / log n, in 0..=1.
     pub fn alpha(&self) -> f64 {
         if self.top.poisoned { f64::NAN } else { self.critical.alpha(self.top.len) }
@@ -87,9 +105,7 @@ impl Workspace {
         measure: Measure,
     ) -> [CriticalBeta; 2] {
         if top.poisoned {
-            let nan =
-                CriticalBeta { beta: f64::NAN, upper: f64::NAN, contact_gap: f64::NAN, contact_rank: 0 };
-            return [nan; 2];
+            return [CriticalBeta::POISONED; 2];
         }
         if measure.top_k.is_none() {
             self.profile.recount(scores, top.max);
@@ -107,7 +123,8 @@ impl Workspace {
     pub(crate) fn report(&mut self, scores: &[f32], beta: f64, measure: Measure) -> RowReport {
         let top = RowMax::of(scores, 0);
         let betas = self.critical_betas(scores, &top, measure);
-        report(scores, top, betas, beta)
+        let part = if top.poisoned { Partition::EMPTY } else { Partition::of(scores, top.max, beta) };
+        RowReport::of(top, betas, beta, part)
     }
 
     /// Writes the probabilities of a row under `rescaling` to `out` (f64, one per score).
@@ -137,19 +154,6 @@ impl Workspace {
         write_probs(scores, &top, beta, log_partition, out);
         SoftmaxRow { top, beta, log_partition }
     }
-}
-
-fn report(scores: &[f32], top: RowMax, [critical, resolved]: [CriticalBeta; 2], beta: f64) -> RowReport {
-    let (log_partition, entropy, top_two, max_weight) = if top.poisoned {
-        (f64::NAN, f64::NAN, f64::NAN, f64::NAN)
-    } else if top.len == 0 {
-        (f64::NEG_INFINITY, 0.0, 0.0, 0.0)
-    } else {
-        let part = Partition::of(scores, top.max, beta);
-        let second = if top.len < 2 { 0.0 } else { weight((top.max - top.second).into(), beta) };
-        (part.log(), part.entropy(beta), (1.0 - second) / part.sum, 1.0 / part.sum)
-    };
-    RowReport { top, critical, resolved, beta, log_partition, entropy, top_two, max_weight }
 }
 
 fn write_probs(scores: &[f32], top: &RowMax, beta: f64, log_partition: f64, out: &mut Vec<f64>) {

@@ -1,0 +1,244 @@
+//! One launch over borrowed device memory: what it reads and writes, and every check before it begins.
+
+use super::arch::Arch;
+use super::params::*;
+use super::plan::{Plan, Problem};
+use super::rule::Rule;
+use super::variants::Family;
+use crate::cpu::Measure;
+use crate::{DType, Error, Rescaling, Result};
+
+/// Score rows in device memory, row `r` beginning at element `r * stride`; -inf is masked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeviceRows {
+    /// Device address of the first score; aligned to its element, no more.
+    pub address: u64,
+    /// Element type: f32, f16 or bf16.
+    pub dtype: DType,
+    /// Rows, 1 to 2^31 - 1.
+    pub rows: u64,
+    /// Allocated width in elements, 1 to 2^24.
+    pub cols: u64,
+    /// Distance of two rows in elements, at least `cols`.
+    pub stride: u64,
+    /// Device address of a u32 per row: its length. What lies behind it is not read. A length above `cols`
+    /// counts as `cols`: it is device memory, so nobody can look at it before the launch.
+    pub lens: Option<u64>,
+}
+
+/// Where the probabilities go: as many rows and columns as the scores, 0 behind a row's length.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeviceOutput {
+    /// Device address of the first probability. The scores' own address, with their dtype and stride, computes in place.
+    pub address: u64,
+    /// f32, or the scores' dtype.
+    pub dtype: DType,
+    /// Distance of two rows in elements, at least the scores' columns.
+    pub stride: u64,
+}
+
+/// Where the inverse temperature of a row is from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Beta<'a> {
+    /// A rule.
+    Rescaling(&'a Rescaling),
+    /// Device address of an f32 per row; below 0 it is taken as 0.
+    Each(u64),
+}
+
+/// One launch: statistics of every row, and with an output its probabilities.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Call<'a> {
+    /// The rows.
+    pub scores: DeviceRows,
+    /// Where the probabilities go; without it a report must be asked for.
+    pub out: Option<DeviceOutput>,
+    /// Inverse temperature of each row.
+    pub beta: Beta<'a>,
+    /// Device address of a u32 per row: 0-based position of its query. Without it a row sits at its last visible key.
+    pub positions: Option<u64>,
+    /// What to measure. Under a critical rescaling the resolve is the rule's; the one here must be it, or 0.
+    /// With an output, critical betas are only measured under a critical rescaling.
+    pub measure: Measure,
+    /// Measure Lambda beside Lambda(resolve): one more search where resolve > 0.
+    pub both: bool,
+    /// Device address of a [`RowReport`] per row, 8-byte aligned.
+    pub report: Option<u64>,
+}
+
+/// The caller's scratch in device memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Workspace {
+    /// Device address, 256-byte aligned.
+    pub address: u64,
+    /// Its size: at least [`Call::workspace_bytes`].
+    pub bytes: u64,
+}
+
+/// Device memory that a launch touches.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub name: &'static str,
+    pub address: u64,
+    pub bytes: u64,
+    pub writable: bool,
+}
+
+/// A call that passed every check.
+pub(super) struct Checked {
+    pub plan: Plan,
+    pub params: RowParams,
+    pub spans: Vec<Span>,
+}
+
+impl Call<'_> {
+    /// What the plan of this call depends on.
+    pub fn problem(&self) -> Problem {
+        let DeviceRows { rows, cols, dtype, .. } = self.scores;
+        let family = if self.out.is_some() { Family::CriticalSoftmax } else { Family::GapProfile };
+        Problem { rows, cols, dtype, family }
+    }
+
+    /// Bytes of workspace that its launch on `arch` needs; 0 for none. Errors: those of [`Plan::choose`].
+    pub fn workspace_bytes(&self, arch: &Arch) -> Result<u64> {
+        Ok(Plan::choose(&self.problem(), arch)?.workspace_bytes)
+    }
+
+    /// Errors: [`Error::Launch`] with the numbers of whatever does not fit; [`Error::Spec`] for a rule that the
+    /// kernels cannot follow.
+    pub(super) fn check(&self, family: Family, arch: &Arch, workspace: Option<Workspace>) -> Result<Checked> {
+        let DeviceRows { address, dtype, rows, cols, stride, lens } = self.scores;
+        let plan = Plan::choose(&Problem { family, ..self.problem() }, arch)?;
+        let fail = |detail: String| Error::Launch { rows, cols, detail };
+        let size = dtype.size_bytes() as u64;
+        let mut spans = Vec::with_capacity(7);
+        // The memory of `count` elements (rows of `width` elements, `stride` apart).
+        let mut span = |name, address: u64, align: u64, bytes: Option<u64>, writable| {
+            let Some(bytes) = bytes.filter(|&bytes| address.checked_add(bytes).is_some()) else {
+                return Err(fail(format!("{name} at {address:#x} reach beyond the address space")));
+            };
+            if address == 0 {
+                return Err(fail(format!("{name} are at address 0")));
+            }
+            if address % align != 0 {
+                return Err(fail(format!("{name} at {address:#x} are not aligned to {align} bytes")));
+            }
+            spans.push(Span { name, address, bytes, writable });
+            Ok(())
+        };
+        let block =
+            |stride: u64, size: u64| (rows - 1).checked_mul(stride)?.checked_add(cols)?.checked_mul(size);
+        if stride < cols {
+            return Err(fail(format!("scores of rows {stride} elements apart would overlap")));
+        }
+        span("scores", address, size, block(stride, size), false)?;
+        if let Some(out) = self.out {
+            if out.dtype != dtype && out.dtype != DType::F32 {
+                return Err(fail(format!(
+                    "probabilities as {}: expected f32 or the scores' {dtype}",
+                    out.dtype
+                )));
+            }
+            if out.stride < cols {
+                return Err(fail(format!(
+                    "probabilities of rows {} elements apart would overlap",
+                    out.stride
+                )));
+            }
+            let size = out.dtype.size_bytes() as u64;
+            span("probabilities", out.address, size, block(out.stride, size), true)?;
+        } else if self.report.is_none() {
+            return Err(fail("neither probabilities nor reports are asked for".into()));
+        }
+        let each = |size: usize| Some(rows * size as u64);
+        let betas = match self.beta {
+            Beta::Each(address) => Some(address),
+            Beta::Rescaling(_) => None,
+        };
+        for (name, address) in [("lens", lens), ("betas", betas), ("positions", self.positions)] {
+            if let Some(address) = address {
+                span(name, address, 4, each(4), false)?;
+            }
+        }
+        if let Some(address) = self.report {
+            span("reports", address, 8, each(size_of::<RowReport>()), true)?;
+        }
+        let given = workspace.map_or(0, |workspace| workspace.bytes);
+        if given < plan.workspace_bytes {
+            return Err(fail(format!("a workspace of {given} bytes, expected {}", plan.workspace_bytes)));
+        }
+        if let Some(workspace) = workspace.filter(|_| plan.workspace_bytes > 0) {
+            span("workspace", workspace.address, 256, Some(plan.workspace_bytes), true)?;
+        }
+        self.check_overlaps(&spans)?;
+        let params = self.params(&plan, workspace)?;
+        Ok(Checked { plan, params, spans })
+    }
+
+    /// Nothing that is written may overlap anything else, but for probabilities exactly in place of the scores.
+    fn check_overlaps(&self, spans: &[Span]) -> Result<()> {
+        let DeviceRows { address, dtype, rows, cols, stride, .. } = self.scores;
+        let in_place = self.out == Some(DeviceOutput { address, dtype, stride });
+        for (i, a) in spans.iter().enumerate() {
+            for b in &spans[i + 1..] {
+                let apart = a.address + a.bytes <= b.address || b.address + b.bytes <= a.address;
+                let is_in_place = in_place && (a.name, b.name) == ("scores", "probabilities");
+                if !apart && (a.writable || b.writable) && !is_in_place {
+                    let detail = format!(
+                        "{} at {:#x} + {} bytes and {} at {:#x} + {} bytes overlap; probabilities may only be in \
+                         place of the scores at the same address, dtype and stride",
+                        a.name, a.address, a.bytes, b.name, b.address, b.bytes
+                    );
+                    return Err(Error::Launch { rows, cols, detail });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn params(&self, plan: &Plan, workspace: Option<Workspace>) -> Result<RowParams> {
+        let DeviceRows { address, dtype, rows, cols, stride, lens } = self.scores;
+        let fail = |detail: String| Err(Error::Launch { rows, cols, detail });
+        let rule = Rule::of(self.beta)?;
+        let Measure { resolve, top_k } = self.measure;
+        if !(resolve.is_finite() && resolve >= 0.0) {
+            return fail(format!("resolve must be finite and at least 0 nats, found {resolve}"));
+        }
+        let resolve = match rule.resolve {
+            Some(rules) if resolve != 0.0 && resolve != rules => {
+                return fail(format!("resolve {resolve} beside a critical rescaling with resolve {rules}"));
+            }
+            Some(rules) => rules,
+            None => resolve,
+        };
+        let top_k = match top_k {
+            None => 0,
+            Some(0) => return fail("top-k must be at least 1, found 0".into()),
+            // Beyond the columns it counts everything.
+            Some(k) => k.min(cols as usize) as u32,
+        };
+        Ok(RowParams {
+            scores: address,
+            out: self.out.map_or(0, |out| out.address),
+            lens: lens.unwrap_or(0),
+            betas: rule.betas,
+            positions: self.positions.unwrap_or(0),
+            report: self.report.unwrap_or(0),
+            workspace: workspace.filter(|_| plan.workspace_bytes > 0).map_or(0, |w| w.address),
+            score_stride: stride,
+            out_stride: self.out.map_or(0, |out| out.stride),
+            p: rule.p,
+            resolve,
+            rows: rows as u32,
+            cols: cols as u32,
+            ctas: plan.ctas,
+            resident: plan.resident,
+            groups: plan.groups,
+            out_f32: u32::from(self.out.is_some_and(|out| out.dtype == DType::F32 && dtype != DType::F32)),
+            rule: rule.kind,
+            law: rule.law,
+            top_k,
+            both: u32::from(self.both),
+        })
+    }
+}

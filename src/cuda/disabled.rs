@@ -1,0 +1,51 @@
+//! In the place of the driver in a build without the feature `cuda`: it never opens.
+
+use super::arch::Arch;
+use crate::{Error, Result};
+
+pub(super) enum Driver {}
+pub(super) enum DriverMemory {}
+
+impl DriverMemory {
+    pub fn address(&self) -> u64 {
+        match *self {}
+    }
+
+    pub fn bytes(&self) -> usize {
+        match *self {}
+    }
+}
+
+impl Driver {
+    pub fn open(_: usize) -> Result<Driver> {
+        Err(Error::NotBuilt { what: "CUDA", remedy: "build with --features cuda" })
+    }
+
+    pub fn arch(&self) -> &Arch {
+        match *self {}
+    }
+
+    pub fn description(&self) -> &str {
+        match *self {}
+    }
+
+    pub fn stream(&self) -> u64 {
+        match *self {}
+    }
+
+    pub fn zeroed(&self, _: usize) -> Result<DriverMemory> {
+        match *self {}
+    }
+
+    pub fn upload(&self, _: &mut DriverMemory, _: usize, _: &[u8]) -> Result<()> {
+        match *self {}
+    }
+
+    pub fn download(&self, _: &DriverMemory, _: usize, _: &mut [u8]) -> Result<()> {
+        match *self {}
+    }
+
+    pub fn synchronize(&self) -> Result<()> {
+        match *self {}
+    }
+}

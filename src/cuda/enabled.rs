@@ -1,0 +1,191 @@
+//! A GPU through the CUDA driver: opened, its kernels loaded and set up.
+
+use super::arch::Arch;
+use super::variants::{Scope, Variant};
+use super::{launch_cuda, loader};
+use crate::{Error, Result};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute as OfFunction};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
+};
+use std::sync::Arc;
+
+/// The oldest driver, as 1000 major + 10 minor: clusters and `cuLaunchKernelEx` begin with 11.8, and 12.0 is the first
+/// whose compiler knows all of what the kernels use on sm_90. Functions of later drivers are never called, so
+/// that no symbol is missing whatever CUDA version the bindings were built for.
+const OLDEST_DRIVER: i32 = 12_000;
+
+pub(super) struct Driver {
+    context: Arc<CudaContext>,
+    /// Of this engine's own copies and host verbs.
+    stream: Arc<CudaStream>,
+    /// By variant; none where the device has no clusters.
+    functions: Vec<Option<CudaFunction>>,
+    arch: Arch,
+    description: String,
+}
+
+pub(super) struct DriverMemory {
+    slice: CudaSlice<u8>,
+    address: u64,
+}
+
+impl DriverMemory {
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.slice.len()
+    }
+}
+
+/// An error of the driver, under the name of what was tried.
+pub(super) fn refused(call: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
+    |DriverError(code)| Error::Cuda { call: call.into(), code: code as u32, name: format!("{code:?}") }
+}
+
+fn no_gpu(found: String, remedy: &str) -> Error {
+    Error::NoGpu { found, remedy: format!("{remedy}, or compute with --device cpu") }
+}
+
+/// CUDA 12.4 from 12040.
+pub(super) fn version_text(version: i32) -> String {
+    format!("CUDA {}.{}", version / 1000, version % 1000 / 10)
+}
+
+impl Driver {
+    pub fn open(ordinal: usize) -> Result<Driver> {
+        let version = launch_cuda::driver_version()?;
+        let driver = version_text(version);
+        if version < OLDEST_DRIVER {
+            let found = format!("the driver is for {driver}, needed is {}", version_text(OLDEST_DRIVER));
+            return Err(no_gpu(found, "install driver 525 or later"));
+        }
+        let count = CudaContext::device_count().map_err(|DriverError(code)| {
+            no_gpu(format!("the driver ({driver}) does not start: {code:?}"), "see what nvidia-smi says")
+        })?;
+        if usize::try_from(count).is_ok_and(|count| ordinal >= count) {
+            let found = format!("device {ordinal} of {count} (driver {driver})");
+            return Err(no_gpu(found, "count devices from 0; CUDA_VISIBLE_DEVICES hides some"));
+        }
+        let context = CudaContext::new(ordinal).map_err(refused(format!("opening device {ordinal}")))?;
+        let mut arch = arch_of(&context)?;
+        if arch.sm < Arch::MIN_SM {
+            let found = format!("{} is sm_{}, kernels begin with sm_{}", arch.name, arch.sm, Arch::MIN_SM);
+            return Err(no_gpu(found, "use a GPU of the Ampere generation or later"));
+        }
+        let (module, image) = loader::load(&context, &arch, &driver)?;
+        let functions = functions(&module, &arch)?;
+        let stream = context.new_stream().map_err(refused("making a stream"))?;
+        arch.max_cluster = max_cluster(&functions, &arch, &stream);
+        arch.clusters = arch.max_cluster > 1;
+        let description = format!("cuda:{ordinal} {}, sm_{}, driver {driver}, {image}", arch.name, arch.sm);
+        Ok(Driver { context, stream, functions, arch, description })
+    }
+
+    pub fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    pub fn context(&self) -> &CudaContext {
+        &self.context
+    }
+
+    pub fn function(&self, variant: Variant) -> Option<&CudaFunction> {
+        self.functions.get(variant as usize)?.as_ref()
+    }
+
+    pub fn stream(&self) -> u64 {
+        self.stream.cu_stream() as u64
+    }
+
+    pub fn zeroed(&self, bytes: usize) -> Result<DriverMemory> {
+        let told = format!("allocating {bytes} bytes on {}", self.arch.name);
+        let slice = self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(refused(told))?;
+        let address = slice.device_ptr(&self.stream).0;
+        // Other streams may use it at once.
+        self.stream.synchronize().map_err(refused("zeroing device memory"))?;
+        Ok(DriverMemory { slice, address })
+    }
+
+    pub fn upload(&self, memory: &mut DriverMemory, at: usize, bytes: &[u8]) -> Result<()> {
+        let mut target = memory.slice.slice_mut(at..at + bytes.len());
+        let told = || refused(format!("copying {} bytes to the device", bytes.len()));
+        self.stream.memcpy_htod(bytes, &mut target).map_err(told())?;
+        self.stream.synchronize().map_err(told())
+    }
+
+    pub fn download(&self, memory: &DriverMemory, at: usize, into: &mut [u8]) -> Result<()> {
+        let source = memory.slice.slice(at..at + into.len());
+        let told = format!("copying {} bytes from the device", into.len());
+        self.stream.memcpy_dtoh(&source, into).map_err(refused(told.clone()))?;
+        self.stream.synchronize().map_err(refused(told))
+    }
+
+    pub fn synchronize(&self) -> Result<()> {
+        self.context.synchronize().map_err(refused(format!("work on {}", self.arch.name)))
+    }
+}
+
+fn arch_of(context: &CudaContext) -> Result<Arch> {
+    let attribute = |attribute: Attribute| {
+        let value = context.attribute(attribute).map_err(refused(format!("{attribute:?}")))?;
+        Ok::<u32, Error>(u32::try_from(value).unwrap_or(0))
+    };
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok(Arch {
+        name: context.name().map_err(refused("the name of the device"))?,
+        sm: 10 * major + minor,
+        sm_count: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        shared_per_block_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        shared_per_sm_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
+        threads_per_sm: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
+        clusters: major >= 9,
+        max_cluster: if major >= 9 { 16 } else { 1 },
+    })
+}
+
+/// Every kernel with all the shared memory that it may have, so that a launch has nothing left to set.
+fn functions(module: &Arc<CudaModule>, arch: &Arch) -> Result<Vec<Option<CudaFunction>>> {
+    let load = |&variant: &Variant| {
+        let of_cluster = variant.scope() == Scope::Cluster;
+        let function = match module.load_function(variant.symbol()) {
+            // The image may be PTX of sm_80, which has no clusters.
+            Err(_) if of_cluster => return Ok(None),
+            function => function.map_err(refused(format!("finding {variant}")))?,
+        };
+        let set = |attribute, value| {
+            let told = format!("{attribute:?} = {value} of {variant}");
+            function.set_attribute(attribute, value).map_err(refused(told))
+        };
+        let fixed = function.shared_size_bytes().map_err(refused(format!("shared memory of {variant}")))?;
+        let dynamic = i32::try_from(arch.shared_per_block_bytes).unwrap_or(i32::MAX) - fixed;
+        set(OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, dynamic)?;
+        if of_cluster && variant.ctas() > 8 {
+            set(OfFunction::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
+        }
+        Ok(Some(function))
+    };
+    Variant::ALL.iter().map(load).collect()
+}
+
+/// The largest cluster that fits on the device with all the shared memory of its SMs; 1 for none.
+fn max_cluster(functions: &[Option<CudaFunction>], arch: &Arch, stream: &CudaStream) -> u32 {
+    let fits = |&&variant: &&Variant| {
+        let Some(function) = functions.get(variant as usize).and_then(Option::as_ref) else { return false };
+        let config = LaunchConfig {
+            grid_dim: (variant.ctas(), 1, 1),
+            block_dim: (variant.threads(), 1, 1),
+            shared_mem_bytes: arch.shared_per_block_bytes - super::ladder::STATIC_BYTES,
+        };
+        function.occupancy_max_active_clusters(config, stream).is_ok_and(|clusters| clusters > 0)
+    };
+    let clusters = Variant::ALL.iter().filter(|variant| variant.scope() == Scope::Cluster);
+    clusters.filter(fits).map(|variant| variant.ctas()).max().unwrap_or(1)
+}

@@ -1,0 +1,159 @@
+//! A GPU with its kernels loaded, or the simulator in its place, and device memory.
+
+use super::arch::Arch;
+use super::driver::{Driver, DriverMemory};
+use super::simulator::{HostMemory, SimtOptions, Simulator, Traffic};
+use crate::{Error, Result};
+
+/// A GPU whose kernels are loaded, or the simulator in its place. Shared between threads by reference.
+pub struct Engine {
+    pub(super) machine: Machine,
+}
+
+pub(super) enum Machine {
+    Driver(Driver),
+    Simulator(Simulator),
+}
+
+/// Memory of an [`Engine`], zeroed when it is made, freed when it is dropped. Aligned to 256 bytes.
+///
+/// It must outlive every launch that uses it: synchronize before it is dropped.
+pub struct DeviceMemory(pub(super) Memory);
+
+pub(super) enum Memory {
+    Driver(DriverMemory),
+    Host(HostMemory),
+}
+
+impl DeviceMemory {
+    /// Its device address.
+    pub fn address(&self) -> u64 {
+        match &self.0 {
+            Memory::Driver(memory) => memory.address(),
+            Memory::Host(memory) => memory.address(),
+        }
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> usize {
+        match &self.0 {
+            Memory::Driver(memory) => memory.bytes(),
+            Memory::Host(memory) => memory.bytes(),
+        }
+    }
+}
+
+impl Engine {
+    /// The GPU of this number, its kernels loaded and set up: all that a launch need not do.
+    ///
+    /// Errors: [`Error::NotBuilt`] without the feature `cuda`; [`Error::NoGpu`] without a driver, for one before
+    /// CUDA 12.0, for a number that the driver does not show, and for a device before sm_80;
+    /// [`Error::NoImage`] where no kernels can be had for the device; [`Error::Cuda`] for what else the driver refuses.
+    pub fn cuda(ordinal: usize) -> Result<Engine> {
+        Ok(Engine { machine: Machine::Driver(Driver::open(ordinal)?) })
+    }
+
+    /// The simulator: the same kernels on this CPU, every GPU thread a fiber.
+    ///
+    /// Errors: [`Error::NotBuilt`] unless this is a build with the feature `simt`, made where a C++ compiler was.
+    pub fn simulated(options: SimtOptions) -> Result<Engine> {
+        Ok(Engine { machine: Machine::Simulator(Simulator::new(options)?) })
+    }
+
+    /// The limits that its plans go by.
+    pub fn arch(&self) -> &Arch {
+        match &self.machine {
+            Machine::Driver(driver) => driver.arch(),
+            Machine::Simulator(simulator) => simulator.arch(),
+        }
+    }
+
+    /// Whether this is the simulator.
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.machine, Machine::Simulator(_))
+    }
+
+    /// What computes, in words: device, capability, and where its kernels are from.
+    pub fn description(&self) -> String {
+        match &self.machine {
+            Machine::Driver(driver) => driver.description().to_owned(),
+            Machine::Simulator(simulator) => format!("the simulator, as {}", simulator.arch().name),
+        }
+    }
+
+    /// Global memory traffic of the simulator's launches so far; `None` on a GPU.
+    pub fn traffic(&self) -> Option<Traffic> {
+        match &self.machine {
+            Machine::Driver(_) => None,
+            Machine::Simulator(simulator) => Some(simulator.traffic()),
+        }
+    }
+
+    /// Device memory of `bytes` zeros. Errors: [`Error::Cuda`] where there is not enough.
+    pub fn zeroed(&self, bytes: usize) -> Result<DeviceMemory> {
+        Ok(DeviceMemory(match &self.machine {
+            Machine::Driver(driver) => Memory::Driver(driver.zeroed(bytes)?),
+            Machine::Simulator(_) => Memory::Host(HostMemory::zeroed(bytes)),
+        }))
+    }
+
+    /// Device memory that holds `bytes`. Errors: as [`Engine::zeroed`].
+    pub fn uploaded(&self, bytes: &[u8]) -> Result<DeviceMemory> {
+        let mut memory = self.zeroed(bytes.len())?;
+        self.upload(&mut memory, 0, bytes)?;
+        Ok(memory)
+    }
+
+    /// Copies `bytes` into `memory` from byte `at` on; done when it returns.
+    ///
+    /// Errors: [`Error::Settings`] for a range outside of it or memory of another engine; [`Error::Cuda`].
+    pub fn upload(&self, memory: &mut DeviceMemory, at: usize, bytes: &[u8]) -> Result<()> {
+        check_range(memory, at, bytes.len())?;
+        match (&self.machine, &mut memory.0) {
+            (Machine::Driver(driver), Memory::Driver(memory)) => driver.upload(memory, at, bytes),
+            (Machine::Simulator(_), Memory::Host(memory)) => {
+                memory.as_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+                Ok(())
+            }
+            _ => Err(foreign()),
+        }
+    }
+
+    /// Copies `memory` from byte `at` on to `into`, behind everything that [`Engine::launch_within`] began.
+    ///
+    /// Errors: as [`Engine::upload`].
+    pub fn download(&self, memory: &DeviceMemory, at: usize, into: &mut [u8]) -> Result<()> {
+        check_range(memory, at, into.len())?;
+        match (&self.machine, &memory.0) {
+            (Machine::Driver(driver), Memory::Driver(memory)) => driver.download(memory, at, into),
+            (Machine::Simulator(_), Memory::Host(memory)) => {
+                into.copy_from_slice(&memory.as_ref()[at..at + into.len()]);
+                Ok(())
+            }
+            _ => Err(foreign()),
+        }
+    }
+
+    /// Waits for all work of the device, of every stream. Errors: [`Error::Cuda`] of work that failed.
+    pub fn synchronize(&self) -> Result<()> {
+        match &self.machine {
+            Machine::Driver(driver) => driver.synchronize(),
+            Machine::Simulator(_) => Ok(()),
+        }
+    }
+}
+
+fn check_range(memory: &DeviceMemory, at: usize, bytes: usize) -> Result<()> {
+    match at.checked_add(bytes).is_some_and(|end| end <= memory.bytes()) {
+        true => Ok(()),
+        false => {
+            let detail =
+                format!("{bytes} bytes from byte {at} on of device memory of {} bytes", memory.bytes());
+            Err(Error::Settings { detail })
+        }
+    }
+}
+
+fn foreign() -> Error {
+    Error::Settings { detail: "device memory of another engine".into() }
+}

@@ -1,0 +1,155 @@
+//! The verbs of [`cpu`] on host slices: upload, run, download, in batches of bounded memory.
+
+use super::call::{Beta, Call, DeviceOutput, DeviceRows, Workspace};
+use super::decode;
+use super::engine::{DeviceMemory, Engine};
+use super::params;
+use crate::cpu::{self, Measure, RowReport, SoftmaxRow};
+use crate::{DType, Element, Error, Rescaling, Result, Scores};
+
+/// Bytes of scores on the device at once, unless one row is longer.
+const BATCH_BYTES: usize = 64 << 20;
+
+/// Device memory of one batch of rows.
+struct Batch {
+    scores: DeviceMemory,
+    lens: DeviceMemory,
+    positions: Option<DeviceMemory>,
+    report: DeviceMemory,
+    out: Option<DeviceMemory>,
+    workspace: Option<DeviceMemory>,
+}
+
+impl Engine {
+    /// As [`cpu::row_reports`], on this engine: everything about every row at inverse temperature `beta` >= 0.
+    ///
+    /// Critical betas and their contacts are equal bit for bit; log partition, entropy and weights are within the
+    /// rounding of f32 exponentials. Errors: [`Error::Launch`] for more than 2^24 columns, [`Error::Cuda`].
+    pub fn row_reports<T: Element>(
+        &self,
+        scores: &Scores<T>,
+        beta: f64,
+        measure: Measure,
+    ) -> Result<Vec<RowReport>> {
+        if scores.cols() == 0 {
+            return Ok(cpu::row_reports(scores, beta, measure)); // nothing to compute
+        }
+        let rescaling = Rescaling::Fixed(beta);
+        let mut reports = Vec::with_capacity(scores.rows());
+        self.batches(scores, &rescaling, measure, None, None, |rows| {
+            reports.extend(rows.iter().map(|row| decode::report(row, beta, measure)));
+        })?;
+        Ok(reports)
+    }
+
+    /// As [`cpu::softmax`], on this engine: writes the softmax of every row under `rescaling` to `out` (dense rows x
+    /// cols) and says of each row which beta it got.
+    ///
+    /// Probabilities are within (4 + z) 2^-23 of f64, relative, z = beta x gap. Errors: [`Error::Scores`] as there,
+    /// and for a position of 2^32 or more; those of [`Engine::row_reports`]; [`Error::Spec`].
+    pub fn softmax<T: Element>(
+        &self,
+        scores: &Scores<T>,
+        rescaling: &Rescaling,
+        positions: &[u64],
+        out: &mut [f32],
+    ) -> Result<Vec<SoftmaxRow>> {
+        let (rows, cols) = (scores.rows(), scores.cols());
+        if cols == 0 || rows.checked_mul(cols) != Some(out.len()) || positions.len() != rows {
+            return cpu::softmax(scores, rescaling, positions, out); // nothing to compute, or its error
+        }
+        let narrow = |(row, &position): (usize, &u64)| {
+            let detail = format!("position {position} of row {row} is beyond 32 bits");
+            u32::try_from(position).map_err(|_| Error::Scores { rows, cols, detail })
+        };
+        let positions = positions.iter().enumerate().map(narrow).collect::<Result<Vec<u32>>>()?;
+        let mut softmax = Vec::with_capacity(rows);
+        self.batches(scores, rescaling, Measure::default(), Some(&positions), Some(out), |rows| {
+            softmax.extend(rows.iter().map(decode::softmax));
+        })?;
+        Ok(softmax)
+    }
+
+    /// Runs all rows and hands their reports on in order; probabilities go to `out`.
+    fn batches<T: Element>(
+        &self,
+        scores: &Scores<T>,
+        rescaling: &Rescaling,
+        measure: Measure,
+        positions: Option<&[u32]>,
+        mut out: Option<&mut [f32]>,
+        mut sink: impl FnMut(&[params::RowReport]),
+    ) -> Result<()> {
+        let (rows, cols) = (scores.rows(), scores.cols());
+        // Rows begin at 16-byte boundaries, where vectors need no ends.
+        let stride = (cols * size_of::<T>()).next_multiple_of(16) / size_of::<T>();
+        let step = (BATCH_BYTES / (stride * size_of::<T>())).clamp(1, rows.max(1));
+        let mut packed = Vec::new();
+        let mut reports = Vec::new();
+        for start in (0..rows).step_by(step) {
+            let range = start..(start + step).min(rows);
+            packed.clear();
+            packed.resize(range.len() * stride, T::zeroed());
+            let mut lens = Vec::with_capacity(range.len());
+            for (row, to) in range.clone().zip(packed.chunks_exact_mut(stride)) {
+                let from = scores.row(row);
+                to[..from.len()].copy_from_slice(from);
+                lens.push(from.len() as u32);
+            }
+            let count = range.len();
+            let mut batch = Batch {
+                scores: self.uploaded(bytemuck::cast_slice(&packed))?,
+                lens: self.uploaded(bytemuck::cast_slice(&lens))?,
+                positions: positions
+                    .map(|p| self.uploaded(bytemuck::cast_slice(&p[range.clone()])))
+                    .transpose()?,
+                report: self.zeroed(count * size_of::<params::RowReport>())?,
+                out: out.as_ref().map(|_| self.zeroed(count * cols * size_of::<f32>())).transpose()?,
+                workspace: None,
+            };
+            let call = Call {
+                scores: DeviceRows {
+                    address: batch.scores.address(),
+                    dtype: T::DTYPE,
+                    rows: count as u64,
+                    cols: cols as u64,
+                    stride: stride as u64,
+                    lens: Some(batch.lens.address()),
+                },
+                out: batch.out.as_ref().map(|out| DeviceOutput {
+                    address: out.address(),
+                    dtype: DType::F32,
+                    stride: cols as u64,
+                }),
+                beta: Beta::Rescaling(rescaling),
+                positions: batch.positions.as_ref().map(DeviceMemory::address),
+                measure,
+                both: measure.resolve != 0.0,
+                report: Some(batch.report.address()),
+            };
+            self.run(&call, &mut batch)?;
+            reports.clear();
+            reports.resize(count, bytemuck::Zeroable::zeroed());
+            self.download(&batch.report, 0, bytemuck::cast_slice_mut(&mut reports))?;
+            if let (Some(out), Some(memory)) = (out.as_mut(), &batch.out) {
+                let rows = &mut out[range.start * cols..range.end * cols];
+                self.download(memory, 0, bytemuck::cast_slice_mut(rows))?;
+            }
+            sink(&reports);
+        }
+        Ok(())
+    }
+
+    fn run(&self, call: &Call, batch: &mut Batch) -> Result<()> {
+        let needed = call.workspace_bytes(self.arch())?;
+        if needed > 0 {
+            batch.workspace = Some(self.zeroed(needed as usize)?);
+        }
+        let workspace =
+            batch.workspace.as_ref().map(|memory| Workspace { address: memory.address(), bytes: needed });
+        let Batch { scores, lens, positions, report, out, workspace: memory } = batch;
+        let optional = [positions, out, memory].into_iter().flatten();
+        let mut memory: Vec<&mut DeviceMemory> = [scores, lens, report].into_iter().chain(optional).collect();
+        self.launch_within(call, workspace, &mut memory, false)
+    }
+}

@@ -1,0 +1,249 @@
+//! Calls across the language border: CUDA's driver as far as cudarc has no safe form for it, and NVRTC.
+#![allow(unsafe_code)]
+
+use super::call::Checked;
+use super::driver::{Driver, refused};
+use super::variants::Scope;
+use crate::{Error, Result};
+use cudarc::driver::sys;
+use libloading::Library;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::PathBuf;
+use std::ptr;
+
+const DRIVER_NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
+
+/// The CUDA version of the driver: 1000 major + 10 minor.
+///
+/// Errors: [`Error::NoDriver`]. The library is looked for before cudarc does, which panics where there is none.
+pub(super) fn driver_version() -> Result<i32> {
+    // SAFETY: NVIDIA's driver library has no initialisers that depend on anything of ours.
+    let found = DRIVER_NAMES.into_iter().any(|name| unsafe { Library::new(name) }.is_ok());
+    if !found {
+        return Err(Error::NoDriver {
+            tried: DRIVER_NAMES.join(", "),
+            remedy: "install NVIDIA's driver (in a container: start it with GPUs), or compute with --device cpu",
+        });
+    }
+    let mut version = 0;
+    // SAFETY: the call may precede cuInit and writes one int.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(refused("cuDriverGetVersion"))?;
+    Ok(version)
+}
+
+/// A context that is current until this is dropped; the thread then has its own again.
+struct Current;
+
+impl Current {
+    fn push(context: sys::CUcontext) -> Result<Current> {
+        // SAFETY: the context is alive, its engine holds it.
+        unsafe { sys::cuCtxPushCurrent_v2(context) }.result().map_err(refused("cuCtxPushCurrent"))?;
+        Ok(Current)
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        let mut popped = ptr::null_mut();
+        // SAFETY: it pops what `push` pushed. It can only fail as every later call of the driver does.
+        let _told_by_the_next_call = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) };
+    }
+}
+
+/// # Safety
+///
+/// As for `Engine::launch`.
+pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> Result<()> {
+    let Checked { plan, params, .. } = checked;
+    let fail = |detail| Err(Error::Launch { rows: plan.problem.rows, cols: plan.problem.cols, detail });
+    let Some(function) = driver.function(plan.variant) else {
+        return fail(format!("the kernels loaded have no {}", plan.variant));
+    };
+    let stream = stream as sys::CUstream;
+    let _current = Current::push(driver.context().cu_ctx())?;
+    // SAFETY: the caller's stream is alive.
+    if let Some(theirs) = unsafe { other_device(driver, stream) }? {
+        return fail(format!(
+            "the stream belongs to {theirs}, the engine to device {}",
+            driver.context().ordinal()
+        ));
+    }
+    if plan.workspace_bytes > 0 {
+        let bytes = plan.workspace_bytes as usize;
+        // SAFETY: the workspace is the caller's to give, as large as was checked.
+        unsafe { sys::cuMemsetD8Async(params.workspace, 0, bytes, stream) }
+            .result()
+            .map_err(refused(format!("zeroing {bytes} bytes of workspace")))?;
+    }
+    // The split scope waits for CTAs of its own grid: the driver must run all of them at once, or refuse.
+    let mut cooperative = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { cooperative: 1 },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: plan.grid,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: plan.variant.threads(),
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: plan.shared_bytes,
+        hStream: stream,
+        attrs: &mut cooperative,
+        numAttrs: u32::from(plan.variant.scope() == Scope::Split),
+    };
+    let mut arguments = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
+    // SAFETY: the kernel takes one RowParams, copied before the call returns; its addresses are the caller's promise.
+    unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), ptr::null_mut()) }
+        .result()
+        .map_err(refused(format!("launching {} with {} CTAs", plan.variant, plan.grid)))
+}
+
+/// Whom `stream` belongs to, if not to this engine's context.
+///
+/// # Safety
+///
+/// `stream` must be alive. This engine's context must be current.
+unsafe fn other_device(driver: &Driver, stream: sys::CUstream) -> Result<Option<String>> {
+    // The default streams, legacy (0, 1) and per thread (2), are the current context's.
+    if stream as usize <= 2 {
+        return Ok(None);
+    }
+    let mut context = ptr::null_mut();
+    // SAFETY: the stream is alive by the caller's promise.
+    unsafe { sys::cuStreamGetCtx(stream, &mut context) }
+        .result()
+        .map_err(refused(format!("the context of stream {stream:?}")))?;
+    if context == driver.context().cu_ctx() {
+        return Ok(None);
+    }
+    let _theirs = Current::push(context)?;
+    let mut device = -1;
+    // SAFETY: a context is current.
+    unsafe { sys::cuCtxGetDevice(&mut device) }.result().map_err(refused("cuCtxGetDevice"))?;
+    let same = device == driver.context().cu_device();
+    let which = if same { "another context of device" } else { "device" };
+    Ok(Some(format!("{which} {device}")))
+}
+
+type Program = *mut c_void;
+
+/// NVRTC, CUDA's run-time compiler, bound by hand: eight functions, and a library of any name is no reason to panic.
+pub(super) struct Nvrtc {
+    library: Library,
+    /// Where it was found.
+    pub name: String,
+    /// Major, minor.
+    pub version: (i32, i32),
+}
+
+impl Nvrtc {
+    /// Every NVRTC that loads, newest first: by name, then in CUDA_HOME and CUDA_PATH.
+    pub fn found() -> Vec<Nvrtc> {
+        let names =
+            ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"];
+        let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+        let folders: Vec<PathBuf> = homes.flat_map(|home| [home.join("lib64"), home.join("lib")]).collect();
+        let mut found: Vec<Nvrtc> = Vec::new();
+        for folder in std::iter::once(PathBuf::new()).chain(folders) {
+            for name in names {
+                let Some(nvrtc) = Nvrtc::open(folder.join(name)) else { continue };
+                if found.iter().all(|other| other.version != nvrtc.version) {
+                    found.push(nvrtc);
+                }
+            }
+        }
+        found.sort_by_key(|nvrtc| std::cmp::Reverse(nvrtc.version));
+        found
+    }
+
+    fn open(path: PathBuf) -> Option<Nvrtc> {
+        // SAFETY: NVRTC has no initialisers that depend on anything of ours.
+        let library = unsafe { Library::new(&path) }.ok()?;
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: the signature is nvrtc.h's.
+        let status = unsafe {
+            let version: libloading::Symbol<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int> =
+                library.get(b"nvrtcVersion\0").ok()?;
+            version(&mut major, &mut minor)
+        };
+        let name = path.to_string_lossy().into_owned();
+        (status == 0).then_some(Nvrtc { library, name, version: (major, minor) })
+    }
+
+    /// A cubin of `source` for `arch` (`sm_90`). Errors: the compiler's log.
+    pub fn compile(&self, source: &str, arch: &str) -> Result<Vec<u8>, String> {
+        let source = CString::new(source).map_err(|e| e.to_string())?;
+        let options = [format!("--gpu-architecture={arch}"), "--std=c++17".into(), "-default-device".into()];
+        let options: Vec<CString> =
+            options.into_iter().filter_map(|option| CString::new(option).ok()).collect();
+        let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        let mut program: Program = ptr::null_mut();
+        // SAFETY: signatures are nvrtc.h's; the source and the options live through the calls, the program until destroyed.
+        unsafe {
+            type Create = unsafe extern "C" fn(
+                *mut Program,
+                *const c_char,
+                *const c_char,
+                c_int,
+                *const *const c_char,
+                *const *const c_char,
+            ) -> c_int;
+            let create: Create = self.function(b"nvrtcCreateProgram\0")?;
+            let compile: unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int =
+                self.function(b"nvrtcCompileProgram\0")?;
+            let destroy: unsafe extern "C" fn(*mut Program) -> c_int =
+                self.function(b"nvrtcDestroyProgram\0")?;
+            let name = c"critbeta.cu".as_ptr();
+            self.told(create(&mut program, source.as_ptr(), name, 0, ptr::null(), ptr::null()))?;
+            let compiled = self.told(compile(program, options.len() as c_int, options.as_ptr()));
+            let cubin = match compiled {
+                Ok(()) => self.output(program, b"nvrtcGetCUBINSize\0", b"nvrtcGetCUBIN\0"),
+                Err(status) => {
+                    let log = self.output(program, b"nvrtcGetProgramLogSize\0", b"nvrtcGetProgramLog\0")?;
+                    Err(format!("{status}\n{}", String::from_utf8_lossy(&log).trim_end_matches(['\0', '\n'])))
+                }
+            };
+            destroy(&mut program);
+            cubin
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `F` must be the function's type in nvrtc.h.
+    unsafe fn function<F: Copy>(&self, name: &[u8]) -> Result<F, String> {
+        // SAFETY: the caller's promise.
+        unsafe { self.library.get::<F>(name) }.map(|symbol| *symbol).map_err(|e| e.to_string())
+    }
+
+    /// # Safety
+    ///
+    /// `program` must be alive, and the names those of a pair of size and bytes.
+    unsafe fn output(&self, program: Program, size: &[u8], bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let mut length = 0;
+        // SAFETY: signatures are nvrtc.h's; the second call writes as many bytes as the first one tells.
+        unsafe {
+            let size: unsafe extern "C" fn(Program, *mut usize) -> c_int = self.function(size)?;
+            let bytes: unsafe extern "C" fn(Program, *mut u8) -> c_int = self.function(bytes)?;
+            self.told(size(program, &mut length))?;
+            let mut output = vec![0u8; length];
+            self.told(bytes(program, output.as_mut_ptr()))?;
+            Ok(output)
+        }
+    }
+
+    fn told(&self, status: c_int) -> Result<(), String> {
+        if status == 0 {
+            return Ok(());
+        }
+        // SAFETY: the signature is nvrtc.h's; the text is static.
+        let text = unsafe {
+            let text: unsafe extern "C" fn(c_int) -> *const c_char =
+                self.function(b"nvrtcGetErrorString\0")?;
+            CStr::from_ptr(text(status)).to_string_lossy().into_owned()
+        };
+        Err(text)
+    }
+}

@@ -1,0 +1,111 @@
+//! The C interface of the simulator (kernels/simt/host.cpp).
+#![allow(unsafe_code)]
+
+use super::call::Checked;
+use super::simulator::{SimtOptions, Traffic};
+use crate::{Error, Result};
+
+/// Whether the simulator was compiled in.
+pub(super) const IS_BUILT: bool = cfg!(critbeta_simulator);
+
+pub(super) fn not_built() -> Error {
+    Error::NotBuilt {
+        what: "the simulator of the CUDA kernels",
+        remedy: "build with --features simt, where a C++17 compiler is (CXX, or c++ on PATH)",
+    }
+}
+
+#[cfg(critbeta_simulator)]
+mod interface {
+    use super::super::params::RowParams;
+
+    #[repr(C)]
+    pub struct Buffer {
+        pub address: u64,
+        pub bytes: u64,
+        pub writable: u32,
+        pub reserved: u32,
+    }
+
+    #[repr(C)]
+    pub struct Launch {
+        pub variant: u32,
+        pub grid: u32,
+        pub shared_bytes: u32,
+        pub shadow: u32,
+        pub seed: u64,
+        pub buffers: *const Buffer,
+        pub buffer_count: u64,
+        pub params: *const RowParams,
+    }
+
+    #[repr(C)]
+    pub struct Outcome {
+        pub load_bytes: u64,
+        pub store_bytes: u64,
+        pub switches: u64,
+        pub faults: u32,
+        pub reserved: u32,
+        pub message: [u8; 1000],
+    }
+
+    unsafe extern "C" {
+        pub fn critbeta_simt_launch(launch: *const Launch, outcome: *mut Outcome) -> i32;
+    }
+}
+
+/// # Safety
+///
+/// Every span of `checked` must be memory of this process that nobody else touches meanwhile.
+#[cfg(critbeta_simulator)]
+pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<Traffic> {
+    use interface::{Buffer, Launch, Outcome, critbeta_simt_launch};
+    let Checked { plan, params, spans } = checked;
+    let mut buffers: Vec<Buffer> = Vec::with_capacity(spans.len());
+    for span in spans {
+        // Probabilities in place of the scores are the same memory, to be written.
+        let same = buffers.iter_mut().find(|b| (b.address, b.bytes) == (span.address, span.bytes));
+        match same {
+            Some(buffer) => buffer.writable |= u32::from(span.writable),
+            None => buffers.push(Buffer {
+                address: span.address,
+                bytes: span.bytes,
+                writable: span.writable.into(),
+                reserved: 0,
+            }),
+        }
+    }
+    // The kernels count on a workspace of zeros; on a GPU the launch enqueues as much.
+    if let Some(workspace) = spans.iter().find(|span| span.name == "workspace") {
+        // SAFETY: the span is ours to write by the caller's promise.
+        unsafe { std::ptr::write_bytes(workspace.address as *mut u8, 0, workspace.bytes as usize) };
+    }
+    let launch = Launch {
+        variant: plan.variant as u32,
+        grid: plan.grid,
+        shared_bytes: plan.shared_bytes,
+        shadow: options.shadow.into(),
+        seed: options.seed,
+        buffers: buffers.as_ptr(),
+        buffer_count: buffers.len() as u64,
+        params,
+    };
+    let mut outcome =
+        Outcome { load_bytes: 0, store_bytes: 0, switches: 0, faults: 0, reserved: 0, message: [0; 1000] };
+    // SAFETY: both structs live through the call and have the layout of simt/host.cpp; kernels touch no memory but the buffers.
+    let status = unsafe { critbeta_simt_launch(&launch, &mut outcome) };
+    if status == 0 {
+        return Ok(Traffic { load_bytes: outcome.load_bytes, store_bytes: outcome.store_bytes });
+    }
+    let text = outcome.message.split(|&byte| byte == 0).next().unwrap_or_default();
+    let fault = String::from_utf8_lossy(text).into_owned();
+    Err(Error::Simulated { kernel: plan.variant.symbol(), fault })
+}
+
+/// # Safety
+///
+/// None: this build has no simulator.
+#[cfg(not(critbeta_simulator))]
+pub(super) unsafe fn launch(_: &SimtOptions, _: &Checked) -> Result<Traffic> {
+    Err(not_built())
+}

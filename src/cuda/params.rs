@@ -1,0 +1,122 @@
+//! Plain arguments and results of the kernels. Twin of `kernels/params.cuh`: same names, same order, same
+//! constants; `tests/plan.rs` compares them.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Bins of one counting level in the warp scope.
+pub const WARP_BINS: u32 = 256;
+/// Bins of one counting level in all other scopes.
+pub const BINS: u32 = 1024;
+/// Gaps that a warp ranks pair by pair.
+pub const WARP_CANDIDATES: u32 = 64;
+/// Gaps that the other scopes rank pair by pair.
+pub const CANDIDATES: u32 = 512;
+/// Bytes of shared memory beside the resident row, per warp.
+pub const WARP_CONTROL_BYTES: u32 = 2336;
+/// Bytes of shared memory beside the resident row, per CTA in all other scopes.
+pub const CONTROL_BYTES: u32 = 18688;
+/// Bytes of workspace per row group of the split scope.
+pub const GROUP_BYTES: u32 = 14592;
+/// Bytes of workspace per CTA of a row group, beside [`GROUP_BYTES`].
+pub const GROUP_BYTES_PER_CTA: u32 = 64;
+
+/// beta = p[0].
+pub const RULE_FIXED: u32 = 0;
+/// beta = betas[row].
+pub const RULE_ARRAY: u32 = 1;
+/// beta = the law `law` with its parameters p.
+pub const RULE_LAW: u32 = 2;
+/// beta = p[0] * Lambda(resolve), clamped to p[1]..p[2].
+pub const RULE_CRITICAL: u32 = 3;
+/// beta = p[0] (ln n)^p[1], or (ln n / p[2])^p[1] where p[2] > 0.
+pub const RULE_CALIBRATED: u32 = 4;
+
+/// The arguments of every kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct RowParams {
+    /// Address of the first row's first score.
+    pub scores: u64,
+    /// Address of the probabilities; 0 where absent, as in all addresses below.
+    pub out: u64,
+    /// u32 per row.
+    pub lens: u64,
+    /// f32 per row.
+    pub betas: u64,
+    /// u32 per row.
+    pub positions: u64,
+    /// [`RowReport`] per row.
+    pub report: u64,
+    /// 256-byte aligned, zeroed by the launch where the scope is split.
+    pub workspace: u64,
+    /// Distance of two rows of scores in elements.
+    pub score_stride: u64,
+    /// Distance of two rows of probabilities in elements.
+    pub out_stride: u64,
+    /// Parameters of the rule.
+    pub p: [f64; 3],
+    /// r of Lambda(r), nats.
+    pub resolve: f64,
+    /// Rows.
+    pub rows: u32,
+    /// Allocated width of a row in elements.
+    pub cols: u32,
+    /// CTAs per row.
+    pub ctas: u32,
+    /// 16-byte vectors of the row that each CTA (warp) keeps in shared memory.
+    pub resident: u32,
+    /// Rows that are worked on at once in the split scope.
+    pub groups: u32,
+    /// 1: probabilities as f32; 0: in the scores' dtype.
+    pub out_f32: u32,
+    /// One of the `RULE_` constants.
+    pub rule: u32,
+    /// Index in [`LAWS`](crate::laws::LAWS).
+    pub law: u32,
+    /// Count only this many largest scores; 0 is all.
+    pub top_k: u32,
+    /// 1: report Lambda beside Lambda(resolve).
+    pub both: u32,
+}
+
+/// Where a ratio is attained.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Contact {
+    /// The contact gap; 0 where no gap attains a ratio.
+    pub gap: f32,
+    /// N(gap).
+    pub rank: u32,
+}
+
+/// What a kernel says of one row; `cpu::RowReport` is computed from it.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct RowReport {
+    /// The largest score.
+    pub max: f32,
+    /// The largest when one maximum is left out.
+    pub second: f32,
+    /// Unmasked scores.
+    pub len: u32,
+    /// Scores at the maximum.
+    pub ties: u32,
+    /// Column of the first maximum, or of the first NaN or +inf.
+    pub argmax: u32,
+    /// 1 for a row with a NaN or +inf.
+    pub poisoned: u32,
+    /// The contact of Lambda.
+    pub critical: Contact,
+    /// The contact of Lambda(resolve).
+    pub resolved: Contact,
+    /// The k-th smallest gap under top-k; -1 where every score was counted.
+    pub kth_gap: f32,
+    /// Padding.
+    pub reserved: u32,
+    /// The inverse temperature of the sums.
+    pub beta: f64,
+    /// Z.
+    pub sum: f64,
+    /// Sum of gap * weight.
+    pub gap_sum: f64,
+}

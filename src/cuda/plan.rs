@@ -1,0 +1,291 @@
+//! Which kernel, how many CTAs, how much shared memory: a pure function of the problem and the GPU's limits.
+//!
+//! ```
+//! use critbeta::DType;
+//! use critbeta::cuda::{Arch, Family, Plan, Problem};
+//! let problem = Problem { rows: 4096, cols: 32_768, dtype: DType::F32, family: Family::CriticalSoftmax };
+//! let plan = Plan::choose(&problem, &Arch::named("sm_90")?)?;
+//! assert_eq!(plan.variant.symbol(), "critical_softmax_f32_cluster512x4");
+//! assert!(plan.fits_on_chip());
+//! println!("{plan}");
+//! # Ok::<(), critbeta::Error>(())
+//! ```
+
+use super::arch::Arch;
+use super::ladder::*;
+use super::params::{CONTROL_BYTES, GROUP_BYTES, GROUP_BYTES_PER_CTA, WARP_CONTROL_BYTES};
+use super::variants::{Family, Scope, Variant};
+use crate::{DType, Error, Result};
+use std::fmt;
+
+/// What is to be computed, as far as a plan depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Problem {
+    /// Rows, 1 to 2^31 - 1.
+    pub rows: u64,
+    /// Columns, 1 to 2^24.
+    pub cols: u64,
+    /// Element type of the scores: f32, f16 or bf16.
+    pub dtype: DType,
+    /// What is done with each row.
+    pub family: Family,
+}
+
+/// How a problem is launched. Prints itself with its reasons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What it is for.
+    pub problem: Problem,
+    /// The kernel.
+    pub variant: Variant,
+    /// CTAs in the grid.
+    pub grid: u32,
+    /// Dynamic shared memory of each CTA, bytes.
+    pub shared_bytes: u32,
+    /// CTAs that work on one row.
+    pub ctas: u32,
+    /// 16-byte vectors of a row that each CTA (in the warp scope: each warp) keeps in shared memory.
+    pub resident: u32,
+    /// Rows worked on at once in the split scope, 1 in the others.
+    pub groups: u32,
+    /// Device memory that the launch needs beside its operands, bytes; 0 but in the split scope.
+    pub workspace_bytes: u64,
+    /// CTAs that share an SM, by their shared memory and threads.
+    pub ctas_per_sm: u32,
+    /// Vectors of the row at its worst alignment.
+    vectors: u64,
+    why: &'static str,
+    arch: String,
+    sm_count: u32,
+}
+
+/// Bytes of shared memory that are left for the row when `ctas` CTAs share an SM.
+fn row_bytes(arch: &Arch, ctas: u32) -> u32 {
+    let shared = (arch.shared_per_sm_bytes / ctas).saturating_sub(RESERVED_PER_CTA);
+    let most = shared.min(arch.shared_per_block_bytes).saturating_sub(STATIC_BYTES);
+    most.saturating_sub(CONTROL_BYTES)
+}
+
+fn row_vectors(arch: &Arch, ctas: u32) -> u64 {
+    u64::from(row_bytes(arch, ctas) / 16)
+}
+
+/// A scope, and how much of a row its parts hold.
+struct Choice {
+    scope: Scope,
+    /// The kernel with the most threads of this scope and CTAs, else the one with the fewest.
+    large: bool,
+    ctas: u32,
+    per_cta: u64,
+    groups: u32,
+    why: &'static str,
+}
+
+impl Plan {
+    /// The plan of `problem` on `arch`.
+    ///
+    /// Errors: [`Error::Launch`] for zero or too many rows or columns, for f64, and for a GPU that is too
+    /// small or too old.
+    pub fn choose(problem: &Problem, arch: &Arch) -> Result<Plan> {
+        let Problem { rows, cols, dtype, family } = *problem;
+        check(problem, arch)?;
+        let per_vector = 16 / dtype.size_bytes() as u64;
+        // A row that begins anywhere between two 16-byte boundaries.
+        let vectors = (cols + per_vector - 1).div_ceil(per_vector);
+        let has_ladder = matches!(family, Family::GapProfile | Family::CriticalSoftmax);
+        let only = |why| {
+            let v = Variant::of(family, dtype).next()?;
+            Some(Choice { scope: v.scope(), large: false, ctas: v.ctas(), per_cta: 0, groups: 1, why })
+        };
+        let choice = match resident_choice(cols, vectors, arch) {
+            _ if !has_ladder => only("the family has one kernel, which keeps nothing on chip"),
+            Some(choice) if !is_few_and_long(rows, cols, choice.ctas, arch) => Some(choice),
+            _ => Some(split(problem, arch, vectors)),
+        };
+        let chosen = choice.and_then(|choice| {
+            let ctas = if choice.scope == Scope::Split { 1 } else { choice.ctas };
+            let variants =
+                Variant::of(family, dtype).filter(|v| (v.scope(), v.ctas()) == (choice.scope, ctas));
+            let variant = match choice.large {
+                true => variants.max_by_key(|v| v.threads()),
+                false => variants.min_by_key(|v| v.threads()),
+            };
+            Some((variant?, choice))
+        });
+        let Some((variant, Choice { ctas, per_cta, groups, why, .. })) = chosen else {
+            return Err(refused(problem, format!("no kernel for {dtype} in {}", family.name())));
+        };
+        let resident = per_cta as u32;
+        let (shared_bytes, grid) = match variant.scope() {
+            Scope::Warp => (WARPS * (WARP_CONTROL_BYTES + 16 * resident), rows.div_ceil(WARPS.into())),
+            Scope::Block | Scope::Cluster => (CONTROL_BYTES + 16 * resident, rows * u64::from(ctas)),
+            Scope::Split => (CONTROL_BYTES + 16 * resident, u64::from(groups * ctas)),
+        };
+        let workspace_bytes = match variant.scope() {
+            Scope::Split => u64::from(groups) * u64::from(GROUP_BYTES + ctas * GROUP_BYTES_PER_CTA),
+            _ => 0,
+        };
+        let Some(grid) = u32::try_from(grid).ok().filter(|&grid| u64::from(grid) <= MAX_ROWS) else {
+            let told =
+                format!("{ctas} CTAs per row make a grid of {grid}, more than {MAX_ROWS}: launch fewer rows");
+            return Err(refused(problem, told));
+        };
+        let by_shared = arch.shared_per_sm_bytes / (shared_bytes + RESERVED_PER_CTA);
+        let ctas_per_sm = by_shared.min(arch.threads_per_sm / variant.threads()).clamp(1, 32);
+        Ok(Plan {
+            problem: *problem,
+            variant,
+            grid,
+            shared_bytes,
+            ctas,
+            resident,
+            groups,
+            workspace_bytes,
+            ctas_per_sm,
+            vectors,
+            why,
+            arch: arch.name.clone(),
+            sm_count: arch.sm_count,
+        })
+    }
+
+    /// Whether a row is read from device memory once.
+    pub fn fits_on_chip(&self) -> bool {
+        u64::from(self.resident) * u64::from(self.ctas) >= self.vectors
+    }
+}
+
+fn check(problem: &Problem, arch: &Arch) -> Result<()> {
+    let Problem { rows, cols, dtype, .. } = *problem;
+    let fail = |detail: String| Err(refused(problem, detail));
+    if !(1..=MAX_ROWS).contains(&rows) {
+        return fail(format!("expected 1 to {MAX_ROWS} rows"));
+    }
+    if !(1..=MAX_COLS).contains(&cols) {
+        return fail(format!("expected 1 to {MAX_COLS} columns"));
+    }
+    if dtype == DType::F64 {
+        return fail("no kernel reads f64: expected f32, f16 or bf16".into());
+    }
+    if arch.sm < Arch::MIN_SM {
+        return fail(format!("{} is sm_{}, kernels begin with sm_{}", arch.name, arch.sm, Arch::MIN_SM));
+    }
+    if arch.sm_count == 0 || row_bytes(arch, 1) < 16 {
+        let (sms, shared) = (arch.sm_count, arch.shared_per_block_bytes);
+        let needed = CONTROL_BYTES + STATIC_BYTES + RESERVED_PER_CTA + 16;
+        return fail(format!(
+            "{} has {sms} SMs and {shared} bytes of shared memory per CTA, {needed} are needed",
+            arch.name
+        ));
+    }
+    Ok(())
+}
+
+fn refused(problem: &Problem, detail: String) -> Error {
+    Error::Launch { rows: problem.rows, cols: problem.cols, detail }
+}
+
+/// The narrowest scope that holds a whole row; none if no scope but split does.
+fn resident_choice(cols: u64, vectors: u64, arch: &Arch) -> Option<Choice> {
+    let choice = |scope, large, ctas: u32, why| {
+        Some(Choice { scope, large, ctas, per_cta: vectors.div_ceil(ctas.into()), groups: 1, why })
+    };
+    let warp_bytes = u64::from(WARPS) * (u64::from(WARP_CONTROL_BYTES) + 16 * vectors);
+    let shared = u64::from(row_bytes(arch, 1) + CONTROL_BYTES);
+    if cols <= WARP_COLS && warp_bytes <= shared {
+        return choice(Scope::Warp, false, 1, "a short row keeps one warp busy");
+    }
+    if vectors <= row_vectors(arch, BLOCK_CTAS_PER_SM) {
+        return choice(Scope::Block, false, 1, "three such CTAs share an SM and overlap their phases");
+    }
+    if !arch.clusters {
+        let why = "no clusters here: one CTA takes the SM for itself";
+        let fits = vectors <= row_vectors(arch, 1);
+        return if fits { choice(Scope::Block, true, 1, why) } else { None };
+    }
+    let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
+    let (per_sm, ctas) = sizes.find(|&(per_sm, ctas)| {
+        ctas <= arch.max_cluster && vectors.div_ceil(ctas.into()) <= row_vectors(arch, per_sm)
+    })?;
+    let why = match per_sm {
+        1 => "the row needs all shared memory of its SMs",
+        _ => "the smallest cluster whose CTAs still share their SM with others",
+    };
+    choice(Scope::Cluster, false, ctas, why)
+}
+
+fn is_few_and_long(rows: u64, cols: u64, ctas: u32, arch: &Arch) -> bool {
+    cols >= SPLIT_COLS && 2 * rows * u64::from(ctas) < u64::from(arch.sm_count)
+}
+
+/// The split scope: as many CTAs as SMs, so that all of them run at once and can wait for each other.
+fn split(problem: &Problem, arch: &Arch, vectors: u64) -> Choice {
+    let (sms, most) = (u64::from(arch.sm_count), row_vectors(arch, 1));
+    let needed = vectors.div_ceil(most).min(sms);
+    let groups = problem.rows.min(sms / needed);
+    let ctas = (sms / groups).min((vectors / SPLIT_VECTORS).max(needed));
+    let why = match is_few_and_long(problem.rows, problem.cols, 1, arch) {
+        true => "rows are long and too few to fill the GPU: each is split over it",
+        false => "the row is beyond what a CTA or a cluster holds",
+    };
+    Choice {
+        scope: Scope::Split,
+        large: false,
+        ctas: ctas as u32,
+        per_cta: vectors.div_ceil(ctas).min(most),
+        groups: groups as u32,
+        why,
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { rows, cols, dtype, family } = self.problem;
+        let (threads, ctas) = (self.variant.threads(), self.ctas);
+        writeln!(
+            f,
+            "{}: {rows} rows x {cols} {dtype} on {}, {} SMs",
+            family.name(),
+            self.arch,
+            self.sm_count
+        )?;
+        let (whom, of) = match self.variant.scope() {
+            Scope::Warp => (format!("one warp per row, {WARPS} in a CTA"), "warp"),
+            Scope::Block => (format!("one CTA of {threads} threads per row"), "CTA"),
+            Scope::Cluster => (format!("a cluster of {ctas} CTAs of {threads} threads per row"), "CTA"),
+            Scope::Split => {
+                (format!("{ctas} CTAs of {threads} threads per row, {} rows at once", self.groups), "CTA")
+            }
+        };
+        writeln!(f, "  kernel     {}: {whom}", self.variant)?;
+        writeln!(f, "  why        {}", self.why)?;
+        let (shared, per_sm) = (self.shared_bytes, self.ctas_per_sm);
+        writeln!(
+            f,
+            "  grid       {} CTAs, {shared} bytes of shared memory each, {per_sm} to an SM",
+            self.grid
+        )?;
+        let on_chip = (u64::from(self.resident) * u64::from(ctas)).min(self.vectors);
+        let share = 100.0 * on_chip as f64 / self.vectors as f64;
+        let (vectors, resident) = (self.vectors, self.resident);
+        writeln!(
+            f,
+            "  on chip    {share:.1} % of a row: {resident} of its {vectors} vectors of 16 bytes in each {of}"
+        )?;
+        let writes = match family {
+            Family::CriticalSoftmax | Family::NaiveWrite => "1 write",
+            _ => "no write",
+        };
+        match self.fits_on_chip() {
+            true => writeln!(f, "  per score  1 global read, {writes}")?,
+            false => {
+                let rest = 100.0 - share;
+                writeln!(
+                    f,
+                    "  per score  1 global read, {writes}; {rest:.1} % are read again by every pass"
+                )?;
+            }
+        }
+        write!(f, "  workspace  {} bytes", self.workspace_bytes)
+    }
+}

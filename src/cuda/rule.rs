@@ -1,0 +1,56 @@
+//! A rescaling as the fields that kernels/rule.cuh reads.
+
+use super::call::Beta;
+use super::params::*;
+use crate::laws::LAWS;
+use crate::rescaling::{Calibrated, Critical};
+use crate::{Error, Rescaling, Result};
+
+pub(super) struct Rule {
+    /// One of the `RULE_` constants.
+    pub kind: u32,
+    /// Index in [`LAWS`].
+    pub law: u32,
+    pub p: [f64; 3],
+    /// Device address of a beta per row, or 0.
+    pub betas: u64,
+    /// r of the critical beta that the rule needs.
+    pub resolve: Option<f64>,
+}
+
+impl Rule {
+    /// Errors: [`Error::Spec`] for a calibration whose anchor has no positive logarithm, and for a resolve that is
+    /// negative or not finite.
+    pub fn of(beta: Beta) -> Result<Rule> {
+        let plain = Rule { kind: RULE_FIXED, law: 0, p: [0.0; 3], betas: 0, resolve: None };
+        let rescaling = match beta {
+            Beta::Each(betas) => return Ok(Rule { kind: RULE_ARRAY, betas, ..plain }),
+            Beta::Rescaling(rescaling) => rescaling,
+        };
+        let fail = |detail: String| Err(Error::spec(&rescaling.to_string(), detail));
+        Ok(match rescaling {
+            Rescaling::Identity => Rule { p: [1.0, 0.0, 0.0], ..plain },
+            Rescaling::Fixed(beta) => Rule { p: [*beta, 0.0, 0.0], ..plain },
+            Rescaling::Law(law) => {
+                let index = LAWS.iter().position(|entry| entry.name == law.entry().name);
+                let mut p = [0.0; 3];
+                p.iter_mut().zip(law.values()).for_each(|(p, &value)| *p = value);
+                // An entry that is not in the registry cannot be made: its fields are private.
+                Rule { kind: RULE_LAW, law: index.unwrap_or(LAWS.len()) as u32, p, ..plain }
+            }
+            Rescaling::Critical(Critical { ratio, resolve, floor, cap }) => {
+                if !(resolve.is_finite() && *resolve >= 0.0) {
+                    return fail(format!("resolve must be finite and at least 0 nats, found {resolve}"));
+                }
+                Rule { kind: RULE_CRITICAL, p: [*ratio, *floor, *cap], resolve: Some(*resolve), ..plain }
+            }
+            Rescaling::Calibrated(Calibrated { c, xi, anchor }) => {
+                let ln_anchor = anchor.map_or(0.0, f64::ln);
+                if anchor.is_some() && !(ln_anchor > 0.0 && ln_anchor.is_finite()) {
+                    return fail("the anchor must be a finite length above 1".into());
+                }
+                Rule { kind: RULE_CALIBRATED, p: [*c, *xi, ln_anchor], ..plain }
+            }
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! The simulator's settings, memory and counters. What it is: `kernels/simt/`.
+
+use super::arch::Arch;
+use super::call::Checked;
+use super::launch_simt;
+use crate::{Error, Result};
+use bytemuck::{Pod, Zeroable};
+use std::sync::{Mutex, PoisonError};
+
+/// How the simulator runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimtOptions {
+    /// Seed of the order in which threads take turns. Results do not depend on it.
+    pub seed: u64,
+    /// Check every access of shared and global memory for races, bounds and reads of what nobody wrote: several times slower.
+    pub shadow: bool,
+    /// The GPU whose limits plans go by.
+    pub arch: Arch,
+}
+
+impl SimtOptions {
+    /// Seed 1, no shadow, the limits of `arch`.
+    pub fn of(arch: Arch) -> Self {
+        SimtOptions { seed: 1, shadow: false, arch }
+    }
+}
+
+/// Bytes of global memory that kernels read and wrote; an atomic counts as both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Bytes read.
+    pub load_bytes: u64,
+    /// Bytes written.
+    pub store_bytes: u64,
+}
+
+pub(super) struct Simulator {
+    options: SimtOptions,
+    traffic: Mutex<Traffic>,
+}
+
+impl Simulator {
+    pub fn new(options: SimtOptions) -> Result<Self> {
+        if !launch_simt::IS_BUILT {
+            return Err(launch_simt::not_built());
+        }
+        Ok(Simulator { options, traffic: Mutex::default() })
+    }
+
+    pub fn arch(&self) -> &Arch {
+        &self.options.arch
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        *self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a launch to its end and counts its traffic.
+    pub fn account(&self, run: impl FnOnce(&SimtOptions) -> Result<Traffic>) -> Result<()> {
+        let Traffic { load_bytes, store_bytes } = run(&self.options)?;
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        traffic.load_bytes += load_bytes;
+        traffic.store_bytes += store_bytes;
+        Ok(())
+    }
+
+    /// Errors: [`Error::Launch`] for any stream but the default one.
+    pub fn check_stream(&self, checked: &Checked, stream: u64) -> Result<()> {
+        if stream == 0 {
+            return Ok(());
+        }
+        let problem = checked.plan.problem;
+        let detail = format!("stream {stream:#x}: the simulator has only the default stream, 0");
+        Err(Error::Launch { rows: problem.rows, cols: problem.cols, detail })
+    }
+}
+
+/// 256 bytes, aligned as device memory is.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(256))]
+struct Page([u8; 256]);
+
+/// Host memory in the place of device memory.
+pub(super) struct HostMemory {
+    pages: Vec<Page>,
+    /// Taken from a mutable pointer when the memory was made: kernels write through it.
+    address: u64,
+    bytes: usize,
+}
+
+impl HostMemory {
+    pub fn zeroed(bytes: usize) -> Self {
+        let mut pages = vec![Page([0; 256]); bytes.div_ceil(256).max(1)];
+        HostMemory { address: pages.as_mut_ptr() as u64, pages, bytes }
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn as_ref(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.pages)[..self.bytes]
+    }
+
+    pub fn as_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.pages)[..self.bytes]
+    }
+}

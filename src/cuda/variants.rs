@@ -1,0 +1,141 @@
+//! Every compiled kernel, by name: the rows of `kernels/variants.def`, read when the crate is built.
+
+use crate::DType;
+use std::fmt;
+
+/// What a kernel does with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Statistics only: reads the row, writes a report.
+    GapProfile,
+    /// Statistics as far as the rescaling needs them, and the row's probabilities.
+    CriticalSoftmax,
+    /// First of the five launches of the naive path: the maximum.
+    NaiveMax,
+    /// Second: gap counts to critical betas.
+    NaiveGaps,
+    /// Third: the rescaling's beta.
+    NaiveBeta,
+    /// Fourth: the partition.
+    NaiveSum,
+    /// Fifth: the probabilities.
+    NaiveWrite,
+    /// No work on rows: every wrapper of `kernels/simt.cuh` once, for its test on a GPU.
+    Wrappers,
+}
+
+impl Family {
+    /// The naive path, in the order of its launches.
+    pub const NAIVE: [Family; 5] =
+        [Family::NaiveMax, Family::NaiveGaps, Family::NaiveBeta, Family::NaiveSum, Family::NaiveWrite];
+
+    /// What it does, in the words of a plan.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::GapProfile => "gap profile",
+            Family::CriticalSoftmax => "critical softmax",
+            Family::NaiveMax => "naive maximum",
+            Family::NaiveGaps => "naive gap count",
+            Family::NaiveBeta => "naive beta",
+            Family::NaiveSum => "naive partition",
+            Family::NaiveWrite => "naive probabilities",
+            Family::Wrappers => "wrappers of the machine",
+        }
+    }
+}
+
+/// Who works on one row together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// One warp; a CTA holds several rows.
+    Warp,
+    /// One CTA.
+    Block,
+    /// A cluster of CTAs that see each other's shared memory.
+    Cluster,
+    /// CTAs of the whole grid, through a workspace in device memory.
+    Split,
+}
+
+macro_rules! variants {
+    ($($name:ident, $symbol:literal, $family:ident, $dtype:ident, $scope:ident, $threads:literal, $ctas:literal;)*) => {
+        /// A compiled kernel. Its number is its row in `kernels/variants.def`, which the simulator goes by.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Variant {
+            $(#[doc = concat!("`", $symbol, "`")] $name,)*
+        }
+
+        impl Variant {
+            /// All of them, in the order of the table.
+            pub const ALL: &'static [Variant] = &[$(Variant::$name,)*];
+
+            fn row(self) -> &'static Row {
+                const ROWS: &[Row] = &[$(Row {
+                    symbol: $symbol,
+                    family: Family::$family,
+                    dtype: DType::$dtype,
+                    scope: Scope::$scope,
+                    threads: $threads,
+                    ctas: $ctas,
+                },)*];
+                &ROWS[self as usize]
+            }
+        }
+    };
+}
+
+include!(concat!(env!("OUT_DIR"), "/variants.rs"));
+
+struct Row {
+    symbol: &'static str,
+    family: Family,
+    dtype: DType,
+    scope: Scope,
+    threads: u32,
+    ctas: u32,
+}
+
+impl Variant {
+    /// The compiled kernels of this family and dtype.
+    pub fn of(family: Family, dtype: DType) -> impl Iterator<Item = Variant> {
+        Variant::ALL.iter().copied().filter(move |v| (v.family(), v.dtype()) == (family, dtype))
+    }
+
+    /// Its `extern "C"` name: family_dtype_scopeTHREADSxCTAS.
+    pub fn symbol(self) -> &'static str {
+        self.row().symbol
+    }
+
+    /// What it does with a row.
+    pub fn family(self) -> Family {
+        self.row().family
+    }
+
+    /// Element type of the scores.
+    pub fn dtype(self) -> DType {
+        self.row().dtype
+    }
+
+    /// Who works on a row.
+    pub fn scope(self) -> Scope {
+        self.row().scope
+    }
+
+    /// Threads per CTA.
+    pub fn threads(self) -> u32 {
+        self.row().threads
+    }
+
+    /// CTAs per row; 1 in the split scope, where a launch chooses them.
+    pub fn ctas(self) -> u32 {
+        self.row().ctas
+    }
+}
+
+/// Its symbol.
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.symbol())
+    }
+}

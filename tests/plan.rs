@@ -1,0 +1,270 @@
+//! Plans without a GPU, and the twins: what Rust and CUDA must agree on, compared as text.
+
+use critbeta::DType;
+use critbeta::cuda::params::{self, Contact, RowParams, RowReport};
+use critbeta::cuda::{Arch, Family, Plan, Problem, Scope, Variant};
+use critbeta::laws::LAWS;
+
+fn kernels(file: &str) -> String {
+    std::fs::read_to_string(format!("{}/kernels/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// `type name, name[3], ..;` lines of a C struct as (name, type, bytes).
+fn fields(text: &str, name: &str) -> Vec<(String, String, usize)> {
+    let start = text.find(&format!("struct {name} {{")).unwrap_or_else(|| panic!("no struct {name}"));
+    let body = text[start..].split_once('{').unwrap().1.split_once("};").unwrap().0;
+    let mut fields = Vec::new();
+    for line in body.lines() {
+        let code = line.split("//").next().unwrap();
+        let Some((code, _)) = code.split_once(';') else { continue };
+        let (kind, names) = code.trim().split_once(' ').unwrap();
+        let bytes = match kind {
+            "u64" | "double" | "Contact" => 8,
+            "u32" | "float" => 4,
+            _ => panic!("{line}"),
+        };
+        for name in names.split(',').map(str::trim) {
+            let (name, count) = match name.split_once('[') {
+                Some((name, count)) => (name, count.trim_end_matches(']').parse().unwrap()),
+                None => (name, 1),
+            };
+            fields.push((name.to_owned(), kind.to_owned(), bytes * count));
+        }
+    }
+    fields
+}
+
+macro_rules! rust_fields {
+    ($type:ident: $($field:ident),*) => {
+        vec![$((stringify!($field), std::mem::offset_of!($type, $field))),*]
+    };
+}
+
+fn assert_twins(text: &str, name: &str, size: usize, ours: Vec<(&str, usize)>) {
+    let mut offset = 0;
+    let theirs: Vec<(String, usize)> = fields(text, name)
+        .into_iter()
+        .map(|(field, _, bytes)| {
+            offset += bytes;
+            (field, offset - bytes)
+        })
+        .collect();
+    let ours: Vec<(String, usize)> = ours.into_iter().map(|(field, at)| (field.to_owned(), at)).collect();
+    assert_eq!(ours, theirs, "fields and offsets of {name}");
+    assert_eq!(size, offset, "size of {name}");
+}
+
+#[test]
+fn params_are_twins() {
+    let text = kernels("params.cuh");
+    let ours = rust_fields!(RowParams: scores, out, lens, betas, positions, report, workspace, score_stride,
+        out_stride, p, resolve, rows, cols, ctas, resident, groups, out_f32, rule, law, top_k, both);
+    assert_twins(&text, "RowParams", size_of::<RowParams>(), ours);
+    assert_twins(&text, "Contact", size_of::<Contact>(), rust_fields!(Contact: gap, rank));
+    let ours = rust_fields!(RowReport: max, second, len, ties, argmax, poisoned, critical, resolved, kth_gap,
+        reserved, beta, sum, gap_sum);
+    assert_twins(&text, "RowReport", size_of::<RowReport>(), ours);
+    for (name, bytes) in [("RowParams", size_of::<RowParams>()), ("RowReport", size_of::<RowReport>())] {
+        assert!(text.contains(&format!("static_assert(sizeof({name}) == {bytes},")), "{name}");
+    }
+}
+
+#[test]
+fn constants_are_twins() {
+    let text = kernels("params.cuh");
+    let parse = |line: &str| {
+        let (name, value) = line.strip_prefix("constexpr u32 ")?.split_once(';')?.0.split_once(" = ")?;
+        Some((name.to_owned(), value.parse::<u32>().unwrap_or_else(|e| panic!("{line}: {e}"))))
+    };
+    let theirs: Vec<(String, u32)> = text.lines().filter_map(parse).collect();
+    macro_rules! ours {
+        ($($name:ident),*) => { vec![$((stringify!($name).to_owned(), params::$name)),*] };
+    }
+    let ours = ours![
+        WARP_BINS,
+        BINS,
+        WARP_CANDIDATES,
+        CANDIDATES,
+        WARP_CONTROL_BYTES,
+        CONTROL_BYTES,
+        GROUP_BYTES,
+        GROUP_BYTES_PER_CTA,
+        RULE_FIXED,
+        RULE_ARRAY,
+        RULE_LAW,
+        RULE_CRITICAL,
+        RULE_CALIBRATED
+    ];
+    assert_eq!(ours, theirs);
+}
+
+/// rule.cuh names each law's case in a comment, in the order of the registry.
+#[test]
+fn laws_are_twins() {
+    let text = kernels("rule.cuh");
+    let (_, cases) = text.split_once("switch (law)").unwrap();
+    let entropy = LAWS.iter().position(|law| law.needs_entropy).unwrap();
+    assert!(text.contains(&format!("LAW_VELICKOVIC = {entropy};")));
+    assert_eq!(LAWS.iter().filter(|law| law.needs_entropy).count(), 1);
+    for (i, law) in LAWS.iter().enumerate() {
+        assert!(law.parameters.len() <= 3, "{}", law.name);
+        let case = match i {
+            _ if law.needs_entropy => "case LAW_VELICKOVIC".to_owned(),
+            _ if i == LAWS.len() - 1 => "default".to_owned(),
+            _ => format!("case {i}:"),
+        };
+        let line = cases.lines().find(|line| line.contains(&case)).unwrap_or_else(|| panic!("no {case}"));
+        let told = line.split_once("//").map(|(_, name)| name.trim());
+        assert!(told.is_none_or(|name| name == law.name), "{line}: {}", law.name);
+    }
+}
+
+#[test]
+fn variants_are_the_rows_of_the_table() {
+    let table = kernels("variants.def");
+    let rows: Vec<&str> = table.lines().filter(|line| line.contains('(') && line.ends_with(')')).collect();
+    let rows: Vec<&str> = rows.into_iter().filter(|row| !row.starts_with(['#', '/'])).collect();
+    assert_eq!(rows.len(), Variant::ALL.len());
+    for (i, (row, &variant)) in rows.iter().zip(Variant::ALL).enumerate() {
+        assert_eq!(variant as usize, i);
+        let (family, rest) = row.split_once('(').unwrap();
+        let parts: Vec<&str> = rest.trim_end_matches(')').split(", ").collect();
+        let symbol = format!("{}_{}_{}{}x{}", family.to_lowercase(), parts[0], parts[1], parts[2], parts[3]);
+        assert_eq!(variant.symbol(), symbol);
+        assert_eq!(variant.dtype().name(), parts[0]);
+        assert_eq!(
+            (variant.threads().to_string(), variant.ctas().to_string()),
+            (parts[2].into(), parts[3].into())
+        );
+    }
+}
+
+fn plan(rows: u64, cols: u64, dtype: DType, arch: &str) -> Plan {
+    let problem = Problem { rows, cols, dtype, family: Family::CriticalSoftmax };
+    Plan::choose(&problem, &Arch::named(arch).unwrap()).unwrap()
+}
+
+/// Whatever the problem, the plan is one that the part can run, and covers the row.
+#[test]
+fn every_plan_is_within_the_limits_of_its_part() {
+    for name in Arch::names() {
+        let arch = Arch::named(name).unwrap();
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let per_vector = 16 / dtype.size_bytes() as u64;
+            for power in 0..=24 {
+                for cols in [(1 << power) - 1, 1 << power, (1 << power) + 1] {
+                    for rows in [1, 7, 131, 132, 4096, 1 << 26] {
+                        if !(1..=1 << 24).contains(&cols) {
+                            continue;
+                        }
+                        for family in [Family::GapProfile, Family::CriticalSoftmax] {
+                            let plan = Plan::choose(&Problem { rows, cols, dtype, family }, &arch).unwrap();
+                            let told = format!("{plan}");
+                            let (variant, shared) = (plan.variant, plan.shared_bytes);
+                            assert_eq!((variant.family(), variant.dtype()), (family, dtype), "{told}");
+                            assert!(shared <= arch.shared_per_block_bytes - 8, "{told}");
+                            let per_sm = plan.ctas_per_sm;
+                            assert!(
+                                per_sm >= 1 && per_sm * (shared + 1024) <= arch.shared_per_sm_bytes,
+                                "{told}"
+                            );
+                            assert!(per_sm * variant.threads() <= arch.threads_per_sm, "{told}");
+                            let vectors = (cols + per_vector - 1).div_ceil(per_vector);
+                            let on_chip = u64::from(plan.resident) * u64::from(plan.ctas);
+                            assert_eq!(plan.fits_on_chip(), on_chip >= vectors, "{told}");
+                            let groups = match variant.scope() {
+                                Scope::Warp => rows.div_ceil(4),
+                                Scope::Block => rows,
+                                Scope::Cluster => {
+                                    assert!(arch.clusters && variant.ctas() <= arch.max_cluster, "{told}");
+                                    rows * u64::from(plan.ctas)
+                                }
+                                Scope::Split => {
+                                    assert!(plan.grid <= arch.sm_count, "all must run at once: {told}");
+                                    assert!(u64::from(plan.groups) <= rows, "{told}");
+                                    let per_group =
+                                        params::GROUP_BYTES + plan.ctas * params::GROUP_BYTES_PER_CTA;
+                                    assert_eq!(
+                                        plan.workspace_bytes,
+                                        u64::from(plan.groups * per_group),
+                                        "{told}"
+                                    );
+                                    u64::from(plan.groups * plan.ctas)
+                                }
+                            };
+                            assert_eq!(u64::from(plan.grid), groups, "{told}");
+                            assert!(plan.fits_on_chip() || variant.scope() == Scope::Split, "{told}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_ladder_goes_from_warps_to_the_whole_grid() {
+    let scope = |rows, cols, arch| plan(rows, cols, DType::F32, arch).variant.scope();
+    for arch in Arch::names() {
+        assert_eq!(scope(4096, 1, arch), Scope::Warp);
+        assert_eq!(scope(4096, 1024, arch), Scope::Warp);
+        assert_eq!(scope(4096, 1025, arch), Scope::Block);
+        assert_eq!(scope(1, 1 << 24, arch), Scope::Split);
+    }
+    // 65,536 f32 are 256 KiB: a cluster where there are clusters, beyond one CTA where there are none.
+    assert_eq!(scope(4096, 65_536, "sm_90"), Scope::Cluster);
+    assert_eq!(scope(4096, 65_536, "sm_80"), Scope::Split);
+    assert_eq!(scope(4096, 20_000, "sm_80"), Scope::Block);
+    // Few long rows are split although a cluster would hold them.
+    assert_eq!(scope(4, 262_144, "sm_90"), Scope::Split);
+    assert_eq!(scope(4096, 262_144, "sm_90"), Scope::Cluster);
+    // 16-bit rows are half as long.
+    assert_eq!(plan(4096, 60_000, DType::Bf16, "sm_90").ctas, plan(4096, 30_000, DType::F32, "sm_90").ctas);
+    // One million f32 fit no cluster, but the grid; one million bf16 fit a cluster of 16.
+    let long = plan(64, 1 << 20, DType::F32, "sm_90");
+    assert_eq!((long.variant.scope(), long.fits_on_chip()), (Scope::Split, true));
+    assert_eq!(plan(64, 1 << 20, DType::Bf16, "sm_90").ctas, 16);
+}
+
+#[test]
+fn longer_rows_never_get_a_narrower_scope() {
+    for arch in Arch::names() {
+        let scopes =
+            (0..=24).map(|power| plan(100_000, 1 << power, DType::Bf16, arch).variant.scope() as u32);
+        assert!(scopes.is_sorted(), "{arch}");
+    }
+}
+
+#[test]
+fn what_no_kernel_can_do_is_refused_with_its_numbers() {
+    let refused = |rows, cols, dtype, arch: &Arch| {
+        let problem = Problem { rows, cols, dtype, family: Family::GapProfile };
+        Plan::choose(&problem, arch).unwrap_err().to_string()
+    };
+    let h100 = Arch::named("sm_90").unwrap();
+    assert!(refused(0, 5, DType::F32, &h100).contains("0 rows x 5 columns: expected 1 to 2147483647 rows"));
+    assert!(refused(5, 0, DType::F32, &h100).contains("expected 1 to 16777216 columns"));
+    assert!(refused(5, (1 << 24) + 1, DType::F32, &h100).contains("16777217 columns"));
+    assert!(refused(1 << 31, 5, DType::F32, &h100).contains("2147483648 rows"));
+    assert!(refused(5, 5, DType::F64, &h100).contains("f64: expected f32, f16 or bf16"));
+    assert!(refused(1 << 30, 1 << 17, DType::F32, &h100).contains("launch fewer rows"));
+    let volta = Arch { sm: 70, name: "a Tesla V100".into(), ..h100.clone() };
+    assert!(refused(5, 5, DType::F32, &volta).contains("a Tesla V100 is sm_70, kernels begin with sm_80"));
+    let tiny = Arch { shared_per_block_bytes: 16 << 10, ..h100 };
+    assert!(refused(5, 5, DType::F32, &tiny).contains("16384 bytes of shared memory"));
+    assert!(Arch::named("sm_70").unwrap_err().to_string().contains("expected sm_80, sm_86"));
+}
+
+#[test]
+fn a_plan_says_what_it_does_and_why() {
+    let text = plan(4096, 32_768, DType::F32, "sm_90").to_string();
+    for told in
+        ["critical_softmax_f32_cluster", "why", "100.0 % of a row", "1 global read, 1 write", "to an SM"]
+    {
+        assert!(text.contains(told), "{told} is not in\n{text}");
+    }
+    let text = plan(1, 1 << 24, DType::F32, "sm_90").to_string();
+    for told in ["split", "are read again by every pass", "132 CTAs"] {
+        assert!(text.contains(told), "{told} is not in\n{text}");
+    }
+}

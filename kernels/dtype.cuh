@@ -1,0 +1,47 @@
+// Element types of scores in memory, by their bits: every value converts to the working f32 exactly.
+#pragma once
+#include "simt.cuh"
+
+// PER_VECTOR elements to 16 bytes; get(v, j): the j-th as f32; bits(f): f rounded to nearest even.
+struct f32 {
+    typedef u32 Bits;
+    static constexpr u32 PER_VECTOR = 4;
+    static DEVICE float get(const Vec16& v, u32 j) { return simt::float_of(v.word[j]); }
+    static DEVICE float value(u32 bits) { return simt::float_of(bits); }
+    static DEVICE u32 bits(float f) { return simt::bits_of(f); }
+};
+
+struct f16 {
+    typedef u16 Bits;
+    static constexpr u32 PER_VECTOR = 8;
+    static DEVICE float get(const Vec16& v, u32 j) { return simt::half_to_float(static_cast<u16>(v.word[j / 2] >> (16 * (j & 1)))); }
+    static DEVICE float value(u16 bits) { return simt::half_to_float(bits); }
+    static DEVICE u16 bits(float f) { return simt::float_to_half(f); }
+};
+
+struct bf16 {
+    typedef u16 Bits;
+    static constexpr u32 PER_VECTOR = 8;
+    static DEVICE float get(const Vec16& v, u32 j) {
+        return simt::float_of(j & 1 ? v.word[j / 2] & 0xffff0000u : v.word[j / 2] << 16);
+    }
+    static DEVICE float value(u16 bits) { return simt::float_of(static_cast<u32>(bits) << 16); }
+    static DEVICE u16 bits(float f) {
+        const u32 b = simt::bits_of(f);
+        if (f != f) return static_cast<u16>(b >> 16 | 0x40);
+        return static_cast<u16>((b + 0x7fff + (b >> 16 & 1)) >> 16);
+    }
+};
+
+// 16 bytes of T from f(j), its PER_VECTOR values.
+template <class T, class F>
+DEVICE Vec16 pack(F f) {
+    Vec16 v;
+    constexpr u32 per_word = T::PER_VECTOR / 4;
+#pragma unroll
+    for (u32 w = 0; w < 4; ++w) {
+        v.word[w] = T::bits(f(w * per_word));
+        if (per_word == 2) v.word[w] |= static_cast<u32>(T::bits(f(w * per_word + 1))) << 16;
+    }
+    return v;
+}

@@ -1,0 +1,151 @@
+// Logarithms and exponentials that come out the same, bit for bit, on every device: rounded operations in a fixed order.
+#pragma once
+#include "simt.cuh"
+
+constexpr double LN2_HIGH = 0x1.62e42fefa38p-1;  // 41 bits: times an exponent it is exact
+constexpr double LN2_LOW = 0x1.ef35793c7673p-45;
+constexpr double LOG2_E = 0x1.71547652b82fep+0;
+constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000u);  // which NVRTC knows too
+
+// ln x within 0.52 ulp (double): for ranks, it is correctly rounded all but always. x: positive, normal, finite.
+COLD double ln(double x) {
+    using namespace simt;
+    const u64 bits = bits_of(x);
+    // Mantissa in [sqrt(1/2), sqrt(2)): the difference of the bits to those of sqrt(1/2) carries into the exponent.
+    const i64 shifted = static_cast<i64>(bits - 0x3fe6a09e667f3bcdull);
+    const i64 exponent = shifted >> 52;
+    const double m = double_of(bits - (static_cast<u64>(exponent) << 52));
+    // ln m = 2 artanh(t / (2 + t)), t = m - 1; its leading term in two parts.
+    const double t = sub_rn(m, 1.0), d = add_rn(2.0, t);
+    const double s = div_rn(t, d);
+    const double d_error = sub_rn(t, sub_rn(d, 2.0));
+    const double s_low = div_rn(fused(-s, d_error, fused(-s, d, t)), d);
+    const double z = mul_rn(s, s);
+    double q = 2.0 / 23;
+    q = fused(q, z, 2.0 / 21);
+    q = fused(q, z, 2.0 / 19);
+    q = fused(q, z, 2.0 / 17);
+    q = fused(q, z, 2.0 / 15);
+    q = fused(q, z, 2.0 / 13);
+    q = fused(q, z, 2.0 / 11);
+    q = fused(q, z, 2.0 / 9);
+    q = fused(q, z, 2.0 / 7);
+    q = fused(q, z, 2.0 / 5);
+    q = fused(q, z, 2.0 / 3);
+    const double tail = fused(mul_rn(q, z), s, mul_rn(2.0, s_low));
+    const double e = static_cast<double>(exponent);
+    const double a = mul_rn(e, LN2_HIGH), b = mul_rn(2.0, s);
+    // a + b without loss: |a| > |b| unless e = 0.
+    const double high = add_rn(a, b);
+    const double low = e == 0.0 ? 0.0 : sub_rn(b, sub_rn(high, a));
+    return add_rn(high, add_rn(low, fused(e, LN2_LOW, tail)));
+}
+
+// ln of a count within 3e-6, for bounds only (checked over all counts to 2^24 in tests/ln.rs).
+constexpr float LN_ERROR = 8e-6f;  // and the rounding of a resolve of up to 17 nats
+DEVICE float ln_bound(u32 count) {
+    using namespace simt;
+    const u32 bits = bits_of(static_cast<float>(count));
+    const i32 exponent = static_cast<i32>(bits - 0x3f3504f3u) >> 23;
+    const float m = float_of(bits - (static_cast<u32>(exponent) << 23));
+    const float t = sub_rn(m, 1.0f);
+    float q = 0.11827416718006134f;
+    q = fused(q, t, -0.18901965022087097f);
+    q = fused(q, t, 0.20604684948921204f);
+    q = fused(q, t, -0.24881340563297272f);
+    q = fused(q, t, 0.3330329656600952f);
+    q = fused(q, t, -0.5000196695327759f);
+    q = fused(q, t, 1.0000032186508179f);
+    return fused(static_cast<float>(exponent), 0.69314718f, mul_rn(q, t));
+}
+
+// e^x within 2 ulp; 0 and infinity where it leaves the range of double.
+COLD double exponential(double x) {
+    using namespace simt;
+    if (!(x > -708.0)) return x == x ? 0.0 : x;
+    if (x > 709.0) return double_of(0x7ff0000000000000ull);
+    constexpr double MAGIC = 0x1.8p52;
+    const double n = sub_rn(fused(x, LOG2_E, MAGIC), MAGIC);
+    const double r = fused(-n, LN2_LOW, fused(-n, LN2_HIGH, x));
+    double q = 1.0 / 6227020800;
+    q = fused(q, r, 1.0 / 479001600);
+    q = fused(q, r, 1.0 / 39916800);
+    q = fused(q, r, 1.0 / 3628800);
+    q = fused(q, r, 1.0 / 362880);
+    q = fused(q, r, 1.0 / 40320);
+    q = fused(q, r, 1.0 / 5040);
+    q = fused(q, r, 1.0 / 720);
+    q = fused(q, r, 1.0 / 120);
+    q = fused(q, r, 1.0 / 24);
+    q = fused(q, r, 1.0 / 6);
+    q = fused(q, r, 0.5);
+    q = fused(q, r, 1.0);
+    q = fused(q, r, 1.0);
+    return mul_rn(q, double_of(static_cast<u64>(static_cast<i64>(n) + 1023) << 52));
+}
+
+// x^y for x >= 0 as C defines it at 0 and for y = 0.
+DEVICE double power(double x, double y) {
+    if (y == 0.0 || x == 1.0) return 1.0;
+    if (x == 0.0) return y > 0.0 ? 0.0 : simt::double_of(0x7ff0000000000000ull);
+    return exponential(simt::mul_rn(y, ln(x)));
+}
+
+// exp(-beta gap) for one row: beta in two floats of base 2, scaled by a power of two where it leaves their range.
+struct Exponent {
+    float high, low, scale;
+    bool flat, hard;  // beta is 0: every key alike; beta is infinite: the maxima alone
+    DEVICE explicit Exponent(double beta) {
+        using namespace simt;
+        double b = mul_rn(beta, LOG2_E);
+        flat = b == 0.0;
+        hard = b > 0x1p190;
+        scale = b > 0x1p64 ? 0x1p64f : b < 0x1p-64 ? 0x1p-64f : 1.0f;
+        b = mul_rn(b, b > 0x1p64 ? 0x1p-64 : b < 0x1p-64 ? 0x1p64 : 1.0);
+        high = hard ? 0.0f : static_cast<float>(b);
+        low = hard ? 0.0f : static_cast<float>(sub_rn(b, static_cast<double>(high)));
+    }
+};
+
+// A weight as mantissa and exponent: value = mantissa * 2^exponent, mantissa in [0.70, 1.42]; 0 where it is below 2^-150.
+struct Weight {
+    float mantissa;
+    i32 exponent;
+    // Rounded to float, 0 near the end of the normal range: for sums that are at least 1.
+    DEVICE float flushed() const {
+        return exponent < -125 ? 0.0f : simt::float_of(simt::bits_of(mantissa) + (static_cast<u32>(exponent) << 23));
+    }
+    // Times `factor` <= 1 (`factor_low` = factor * 2^-64), rounded once, subnormal results included.
+    DEVICE float times(float factor, float factor_low) const {
+        const bool deep = exponent < -125;
+        const u32 shift = static_cast<u32>(deep ? exponent + 64 : exponent) << 23;
+        return simt::mul_rn(simt::float_of(simt::bits_of(mantissa) + shift), deep ? factor_low : factor);
+    }
+};
+
+// The polynomial of 2^f is within 0.66 * 2^-23 of it, relative, on [-1/2, 1/2] (all f32 of a grid of 200,001, 2026-11-25).
+DEVICE Weight weigh(float score, float max, const Exponent& b) {
+    using namespace simt;
+    const float gap = mul_rn(sub_rn(max, score), b.scale);
+    constexpr float MAGIC = 0x1.8p23f;
+    const float x = mul_rn(gap, -b.high);
+    const float shifted = fused(gap, -b.high, MAGIC);
+    const float n = sub_rn(shifted, MAGIC);
+    const float f = fused(gap, -b.low, fused(gap, -b.high, -n));
+    float q = 0.00015353360504377633f;
+    q = fused(q, f, 0.0013398875016719103f);
+    q = fused(q, f, 0.00961843691766262f);
+    q = fused(q, f, 0.055503323674201965f);
+    q = fused(q, f, 0.24022647738456726f);
+    q = fused(q, f, 0.6931471824645996f);
+    q = fused(q, f, 1.0f);
+    // NaN (0 * infinity, or an empty row) fails the comparison too.
+    bool counts = x > -151.0f;
+    i32 exponent = static_cast<i32>(bits_of(shifted) - bits_of(MAGIC));
+    if (b.flat || b.hard) {
+        counts = b.flat ? score > -INFINITE : gap == 0.0f;
+        q = 1.0f;
+        exponent = 0;
+    }
+    return Weight{counts ? q : 0.0f, counts ? exponent : 0};
+}

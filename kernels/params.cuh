@@ -1,0 +1,62 @@
+// Plain arguments and results, one struct for every family. Twin of src/cuda/params.rs: same names, same order; tests/plan.rs
+// compares the fields and the constants below.
+#pragma once
+#include "simt.cuh"
+
+// Bins of one counting level, per scope: a power of two.
+constexpr u32 WARP_BINS = 256;
+constexpr u32 BINS = 1024;
+// Gaps that are ranked pair by pair; a stretch of more is counted in finer bins first.
+constexpr u32 WARP_CANDIDATES = 64;
+constexpr u32 CANDIDATES = 512;
+// Bytes of shared memory beside the resident row: per warp (warp scope), per CTA (all others).
+constexpr u32 WARP_CONTROL_BYTES = 2336;
+constexpr u32 CONTROL_BYTES = 18688;
+// Bytes of workspace per row group of the split scope, and more per CTA of the group.
+constexpr u32 GROUP_BYTES = 14592;
+constexpr u32 GROUP_BYTES_PER_CTA = 64;
+
+// How beta is chosen. Twin of `Rescaling`.
+constexpr u32 RULE_FIXED = 0;       // p[0]
+constexpr u32 RULE_ARRAY = 1;       // betas[row]
+constexpr u32 RULE_LAW = 2;         // law, p[0..3]
+constexpr u32 RULE_CRITICAL = 3;    // p[0] * Lambda(resolve), clamped to p[1]..p[2]
+constexpr u32 RULE_CALIBRATED = 4;  // p[0] (ln n)^p[1], or (ln n / p[2])^p[1] where p[2] > 0 is ln N0
+
+struct RowParams {
+    // Addresses of device memory; 0 where absent. lens: u32 per row. betas: f32 per row. positions: u32 per row.
+    // report: RowReport per row. workspace: 256-byte aligned, zeroed by the launch where the scope is `split`.
+    u64 scores, out, lens, betas, positions, report, workspace;
+    // Distance of two rows in elements.
+    u64 score_stride, out_stride;
+    // p: parameters of the rule. resolve: r in nats of Lambda(r).
+    double p[3], resolve;
+    u32 rows, cols;
+    // ctas: CTAs per row; more than the variant's own only in the split scope. resident: 16-byte vectors of the row that
+    // each of them keeps in shared memory; the others are read again by every pass.
+    u32 ctas, resident;
+    // groups: rows that are worked on at once (split scope). out_f32: probabilities as f32, else in the scores' dtype.
+    u32 groups, out_f32;
+    u32 rule, law;
+    // top_k: count only this many largest scores; 0 is all. both: report Lambda beside Lambda(resolve).
+    u32 top_k, both;
+};
+
+struct Contact {
+    float gap;  // 0 where no gap attains a ratio
+    u32 rank;   // N(gap)
+};
+
+// What is known of one row. Twin of `cpu::RowReport` in what cannot be computed from the rest.
+struct RowReport {
+    float max, second;
+    u32 len, ties, argmax, poisoned;
+    Contact critical, resolved;
+    // The k-th smallest gap under top_k, which the certificate needs; -1 where every score was counted.
+    float kth_gap;
+    u32 reserved;
+    double beta, sum, gap_sum;
+};
+
+static_assert(sizeof(RowParams) == 144, "twin of src/cuda/params.rs");
+static_assert(sizeof(RowReport) == 72, "twin of src/cuda/params.rs");

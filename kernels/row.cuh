@@ -1,0 +1,135 @@
+// One row as the threads of a scope hold it: 16-byte vectors, loaded once into shared memory, padded with -inf.
+#pragma once
+#include "dtype.cuh"
+#include "params.cuh"
+#include "stats.cuh"
+
+// Vector v holds the elements v * PER_VECTOR - phase + j, so that every vector is aligned in device memory whatever the row's
+// address. This part of the row owns the vectors first .. first + count; the leading `resident` of them stay on chip. The others, of
+// which there are none unless the scope STREAMS, are read from device memory by every pass.
+template <class T, bool STREAMS>
+struct RowTile {
+    static constexpr u32 V = T::PER_VECTOR;
+    static constexpr u32 SIZE = sizeof(typename T::Bits);
+    Shared<Vec16> tile;
+    u64 address;  // of the first element
+    u32 phase, len, cols;
+    u32 first, count, resident;
+
+    template <class Scope>
+    DEVICE RowTile(const RowParams& p, const Scope& scope) : tile(scope.tile) {
+        address = p.scores + static_cast<u64>(scope.row) * p.score_stride * SIZE;
+        phase = static_cast<u32>(address % 16) / SIZE;
+        cols = p.cols;
+        len = p.lens ? Global<u32>(p.lens).load(scope.row) : cols;
+        if (len > cols) len = cols;
+        const u32 total = (phase + cols + V - 1) / V;
+        const u32 per = (total + scope.parts() - 1) / scope.parts();
+        first = per * scope.part() < total ? per * scope.part() : total;
+        count = per < total - first ? per : total - first;
+        resident = STREAMS && p.resident < count ? p.resident : count;
+    }
+
+    // Column of element j of the v-th vector of the row; wraps below the row, so compare with < len.
+    DEVICE u32 column(u32 v, u32 j) const { return v * V + j - phase; }
+    DEVICE bool is_full(u32 v, u32 end) const { return v * V >= phase && v * V - phase + V <= end; }
+
+    DEVICE Vec16 read(u32 v) const {
+        const u64 base = address - phase * SIZE;
+        if (is_full(v, len)) return Global<Vec16>(base).load(v);
+        const Global<typename T::Bits> elements(address);
+        return pack<T>([&](u32 j) {
+            const u32 c = column(v, j);
+            return c < len ? T::value(elements.load(c)) : -INFINITE;
+        });
+    }
+
+    // One vector into its place on chip: whole, or element by element at the ends of the row.
+    DEVICE void fetch(u32 i) const {
+        const u32 v = first + i;
+        if (is_full(v, len)) {
+            tile.store(i, Global<Vec16>(address - phase * SIZE).load(v));
+            return;
+        }
+        const Shared<typename T::Bits> places = tile.template cast<typename T::Bits>(i * V, V);
+        const Global<typename T::Bits> elements(address);
+#pragma unroll 1
+        for (u32 j = 0; j < V; ++j) {
+            const u32 c = column(v, j);
+            places.store(j, c < len ? elements.load(c) : T::bits(-INFINITE));
+        }
+    }
+
+    // Loads what stays on chip; ends with a barrier of the part.
+    template <class Scope>
+    DEVICE void load(Scope& scope) const {
+        if (!Scope::ASYNC) {
+            for (u32 i = scope.thread(); i < resident; i += Scope::THREADS) fetch(i);
+            scope.sync();
+            return;
+        }
+        // The full vectors lie together: the copy engine takes them, threads do the ends.
+        const u32 begin = phase > 0 && first == 0 ? 1 : 0;
+        u32 end = (phase + len) / V;
+        end = end > first ? end - first : 0;
+        if (end > resident) end = resident;
+        const u32 body = end > begin ? end - begin : 0;
+        simt::load_async(tile.template cast<Vec16>(body ? begin : 0, body), Global<Vec16>(address - phase * SIZE), first + begin,
+                         body);
+        if (begin > 0 && scope.thread() == 0 && resident > 0) fetch(0);
+#pragma unroll 1
+        for (u32 i = (body ? begin + body : begin) + scope.thread(); i < resident; i += Scope::THREADS) fetch(i);
+        simt::wait_async();
+    }
+
+    // Calls f(scores, v) for every vector of this thread: V scores as f32, -inf beyond the row.
+    template <class Scope, class F>
+    DEVICE void for_each_vector(const Scope& scope, F f) const {
+        u32 i = scope.thread();
+#pragma unroll 2
+        for (; i < resident; i += Scope::THREADS) visit(tile.load(i), first + i, f);
+        if (STREAMS) {
+#pragma unroll 1
+            for (; i < count; i += Scope::THREADS) visit(read(first + i), first + i, f);
+        }
+    }
+    template <class F>
+    static DEVICE void visit(const Vec16& raw, u32 v, F f) {
+        float s[V];
+#pragma unroll
+        for (u32 j = 0; j < V; ++j) s[j] = T::get(raw, j);
+        f(s, v);
+    }
+
+    template <class Scope, class F>
+    DEVICE void for_each(const Scope& scope, F f) const {
+        for_each_vector(scope, [&](const float(&s)[V], u32) {
+#pragma unroll
+            for (u32 j = 0; j < V; ++j) f(s[j]);
+        });
+    }
+};
+
+// Writes value(score) of every column to the row's place in p.out, 0 behind the row's length.
+template <class T, class Out, class Scope, class F>
+DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row, F value) {
+    constexpr u32 V = T::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / Out::PER_VECTOR;
+    const u64 out = p.out + static_cast<u64>(scope.row) * p.out_stride * SIZE;
+    const u64 base = out - row.phase * SIZE;
+    const bool aligned = base % 16 == 0;
+    row.for_each_vector(scope, [&](const float(&s)[V], u32 v) {
+        if (aligned && row.is_full(v, row.len)) {
+#pragma unroll
+            for (u32 piece = 0; piece < PIECES; ++piece) {
+                const u32 at = piece * Out::PER_VECTOR;
+                Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece, pack<Out>([&](u32 j) { return value(s[at + j]); }));
+            }
+        } else {
+#pragma unroll
+            for (u32 j = 0; j < V; ++j) {
+                const u32 c = row.column(v, j);
+                if (c < row.cols) Global<typename Out::Bits>(out).store(c, c < row.len ? Out::bits(value(s[j])) : 0);
+            }
+        }
+    });
+}

@@ -1,0 +1,80 @@
+// One row per cluster: each CTA holds a part of it and reads what the others publish in their shared memory (sm_90 and above).
+#pragma once
+#include "block.cuh"
+
+template <u32 T, u32 CTAS>
+struct ClusterScope : BlockScope<T> {
+    using Base = BlockScope<T>;
+    using Base::counts, Base::counts_before, Base::list, Base::records, Base::shared_list;
+    u32 record_turn;
+
+    DEVICE explicit ClusterScope(const RowParams& p) : Base(p) {
+        this->row = simt::cta() / CTAS;
+        record_turn = 0;
+    }
+    DEVICE u32 part() const { return simt::cluster_cta(); }
+    DEVICE u32 parts() const { return CTAS; }
+    DEVICE bool leads() const { return part() == 0 && simt::thread() == 0; }
+
+    // The values of all parts, lane p of every warp getting part p's; two turns, as in a fold.
+    template <class R>
+    DEVICE R exchange(R value, R none, simt::Where at = HERE) {
+        record_turn ^= 1;
+        if (this->thread() == 0) store_record(records, record_turn, value);
+        simt::cluster_sync(at);
+        if (simt::lane() >= CTAS) return none;
+        const Remote<u32> there = records.remote(simt::lane());
+        R theirs;
+        for (u32 w = 0; w < sizeof(R) / 4; ++w) reinterpret_cast<u32*>(&theirs)[w] = there.load(record_turn * RECORD_WORDS + w);
+        return theirs;
+    }
+    template <class R, class Merge>
+    DEVICE R reduce(R value, R none, Merge merge, simt::Where at = HERE) {
+        value = this->fold(value, none, merge, at);
+        return simt::warp_fold(exchange(value, none, at), merge, at);
+    }
+    DEVICE u32 offset(u32 mine, simt::Where at = HERE) {
+        u32 all;
+        const u32 here = this->offset_in_part(mine, all, at);
+        const u32 theirs = exchange(all, 0u, at);
+        return here + simt::warp_fold(simt::lane() < part() ? theirs : 0u, AddCounts{}, at);
+    }
+    // Others may still read the counts of the turn before: clear and use the other slice.
+    DEVICE void clear_counts(simt::Where at = HERE) {
+        const Shared<u32> turn = counts;
+        counts = counts_before;
+        counts_before = turn;
+        Base::clear_counts(at);
+    }
+    DEVICE Shared<u32> merge_counts(simt::Where at = HERE) {
+        simt::cluster_sync(at);
+        constexpr u32 OWN = (Base::BINS + T - 1) / T;
+        u32 sums[OWN] = {};
+        for (u32 rank = 0; rank < CTAS; ++rank) {
+            const Remote<u32> there = counts.remote(rank);
+#pragma unroll
+            for (u32 i = 0; i < OWN; ++i) {
+                const u32 b = this->thread() + i * T;
+                if (b < Base::BINS) sums[i] += there.load(b);
+            }
+        }
+#pragma unroll
+        for (u32 i = 0; i < OWN; ++i) {
+            const u32 b = this->thread() + i * T;
+            if (b < Base::BINS) this->after.store(b, sums[i]);
+        }
+        this->sync(at);
+        return this->after;
+    }
+    // `offset`, which comes before, is the barrier behind which the list may be written again.
+    Remote<u32> first_list;
+    DEVICE void list_begin(simt::Where = HERE) { first_list = shared_list.remote(0); }
+    DEVICE void list_store(u32 i, u32 key) const { first_list.store(i, key); }
+    DEVICE void list_end(u32 n, simt::Where at = HERE) {
+        simt::cluster_sync(at);
+        for (u32 i = this->thread(); i < n; i += T) list.store(i, first_list.load(i));
+        this->sync(at);
+    }
+    // No CTA may leave while another reads its shared memory.
+    DEVICE void finish(simt::Where at = HERE) { simt::cluster_sync(at); }
+};

@@ -1,0 +1,242 @@
+// simt.cuh on a GPU.
+#pragma once
+
+#define DEVICE __device__ __forceinline__
+// Rarely run, and full of constants that would occupy registers where it is inlined.
+#define COLD static __device__ __noinline__
+#ifndef __CUDA_ARCH__
+#define __CUDA_ARCH__ 900  // the host pass of nvcc only parses
+#endif
+#define SIMT_CLUSTERS (__CUDA_ARCH__ >= 900)
+
+namespace simt {
+
+// Where a collective stands in the source: nothing here, file and line on the host.
+struct Where {};
+#define HERE ::simt::Where()
+
+DEVICE u32 thread() { return threadIdx.x; }
+DEVICE u32 threads() { return blockDim.x; }
+DEVICE u32 lane() { return threadIdx.x & 31; }
+DEVICE u32 warp() { return threadIdx.x >> 5; }
+DEVICE u32 cta() { return blockIdx.x; }
+DEVICE u32 ctas() { return gridDim.x; }
+
+DEVICE void warp_sync(Where = HERE) { __syncwarp(); }
+DEVICE void block_sync(Where = HERE) { __syncthreads(); }
+
+extern __shared__ Vec16 dynamic_shared[];
+
+DEVICE u32 shared_address(const void* p) { return static_cast<u32>(__cvta_generic_to_shared(p)); }
+
+#if __CUDA_ARCH__ >= 900
+DEVICE u32 cluster_cta() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+DEVICE void cluster_sync(Where = HERE) {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// A slice of shared memory of another CTA of the cluster.
+template <class T>
+struct Remote {
+    static_assert(sizeof(T) == 4, "4-byte elements only");
+    u32 at;
+    DEVICE T load(u32 i) const {
+        u32 bits;
+        asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(bits) : "r"(at + 4 * i) : "memory");
+        return reinterpret_cast<const T&>(bits);
+    }
+    DEVICE void store(u32 i, T value) const {
+        asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at + 4 * i), "r"(reinterpret_cast<const u32&>(value)) : "memory");
+    }
+};
+#else
+// Clusters begin with sm_90; cluster variants are not stamped below it.
+DEVICE u32 cluster_cta() { return 0; }
+DEVICE void cluster_sync(Where = HERE) { __syncthreads(); }
+#endif
+
+template <class T>
+struct Shared {
+    u32 at;  // bytes into the arena; the host also keeps the count, and checks it
+    DEVICE T* data() const { return reinterpret_cast<T*>(reinterpret_cast<u8*>(dynamic_shared) + at); }
+    DEVICE T load(u32 i) const { return data()[i]; }
+    DEVICE void store(u32 i, T value) const { data()[i] = value; }
+    DEVICE void add(u32 i, T value) const { atomicAdd(&data()[i], value); }
+    template <class U>
+    DEVICE Shared<U> cast(u32 first, u32) const {
+        return Shared<U>{at + first * static_cast<u32>(sizeof(U))};
+    }
+#if __CUDA_ARCH__ >= 900
+    DEVICE Remote<T> remote(u32 rank) const {
+        Remote<T> there;
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there.at) : "r"(shared_address(data())), "r"(rank));
+        return there;
+    }
+#endif
+};
+
+template <class T>
+DEVICE Shared<T> arena(u32 offset, u32) {
+    return Shared<T>{offset};
+}
+
+// Device memory. Rows are read once and written once: streaming hints keep them from evicting what is read again.
+template <class T>
+struct Global {
+    u64 address;
+    DEVICE explicit Global(u64 address) : address(address) {}
+    DEVICE T* data() const { return reinterpret_cast<T*>(address); }
+    DEVICE T load(u64 i) const { return data()[i]; }
+    DEVICE void store(u64 i, T value) const { data()[i] = value; }
+    DEVICE void add(u64 i, T value) const { atomicAdd(&data()[i], value); }
+};
+template <>
+DEVICE Vec16 Global<Vec16>::load(u64 i) const {
+    const uint4 v = __ldcs(reinterpret_cast<const uint4*>(address) + i);
+    return Vec16{{v.x, v.y, v.z, v.w}};
+}
+template <>
+DEVICE void Global<Vec16>::store(u64 i, Vec16 v) const {
+    __stcs(reinterpret_cast<uint4*>(address) + i, make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]));
+}
+
+DEVICE void group_sync(Global<u32> counter, u32 ctas, Where = HERE) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        const u32 turn = atomicAdd(counter.data(), 1u) / ctas;
+        u32 arrived;
+        do {
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(counter.address) : "memory");
+        } while (arrived / ctas == turn);
+        __threadfence();
+    }
+    __syncthreads();
+}
+
+#if __CUDA_ARCH__ >= 900
+DEVICE u32 async_barrier() {
+    __shared__ alignas(8) u64 barrier;
+    return shared_address(&barrier);
+}
+#endif
+
+DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 count) {
+#if __CUDA_ARCH__ >= 900
+    // One thread begins bulk copies that complete on a barrier; the copy engine takes them from there.
+    const u32 barrier = async_barrier();
+    if (threadIdx.x == 0) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\tfence.mbarrier_init.release.cluster;" ::"r"(barrier) : "memory");
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(count * 16) : "memory");
+        constexpr u32 PIECE = 4096;  // vectors per copy: several are in flight at once
+        for (u32 done = 0; done < count; done += PIECE) {
+            const u32 n = count - done < PIECE ? count - done : PIECE;
+            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                             shared_address(to.data() + done)),
+                         "l"(from.address + 16 * (first + done)), "r"(n * 16), "r"(barrier)
+                         : "memory");
+        }
+    }
+#else
+    for (u32 i = threadIdx.x; i < count; i += blockDim.x) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to.data() + i)),
+                     "l"(from.address + 16 * (first + i))
+                     : "memory");
+    }
+#endif
+}
+
+DEVICE void wait_async(Where = HERE) {
+#if __CUDA_ARCH__ >= 900
+    __syncthreads();  // the barrier is initialised
+    u32 done = 0;
+    while (!done) {
+        asm volatile(
+            "{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\n\tselp.u32 %0, 1, 0, p;\n\t}"
+            : "=r"(done)
+            : "r"(async_barrier())
+            : "memory");
+    }
+#else
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+    __syncthreads();
+}
+
+template <class R>
+DEVICE R shuffle_xor(const R& value, u32 mask) {
+    static_assert(sizeof(R) % 4 == 0, "whole words");
+    R result;
+    for (u32 i = 0; i < sizeof(R) / 4; ++i) {
+        reinterpret_cast<u32*>(&result)[i] = __shfl_xor_sync(~0u, reinterpret_cast<const u32*>(&value)[i], mask);
+    }
+    return result;
+}
+
+template <class R, class Merge>
+DEVICE R warp_fold(R value, Merge merge, Where = HERE) {
+#pragma unroll
+    for (u32 mask = 16; mask > 0; mask /= 2) value = merge(value, shuffle_xor(value, mask));
+    return value;
+}
+
+DEVICE u32 warp_exclusive_sum(u32 value, Where = HERE) {
+    u32 sum = value;
+#pragma unroll
+    for (u32 d = 1; d < 32; d *= 2) {
+        const u32 below = __shfl_up_sync(~0u, sum, d);
+        if (lane() >= d) sum += below;
+    }
+    return sum - value;
+}
+
+DEVICE u32 ballot(bool predicate, Where = HERE) { return __ballot_sync(~0u, predicate); }
+
+// Arithmetic with one rounding each, to nearest even; never contracted.
+DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
+DEVICE float sub_rn(float a, float b) { return __fsub_rn(a, b); }
+DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+DEVICE double add_rn(double a, double b) { return __dadd_rn(a, b); }
+DEVICE double sub_rn(double a, double b) { return __dadd_rn(a, -b); }
+DEVICE double mul_rn(double a, double b) { return __dmul_rn(a, b); }
+DEVICE double div_rn(double a, double b) { return __ddiv_rn(a, b); }
+DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+DEVICE double sqrt_rn(double a) { return __dsqrt_rn(a); }
+// The larger; NaN if either is.
+DEVICE float max_nan(float a, float b) {
+    float m;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(m) : "f"(a), "f"(b));
+    return m;
+}
+// The larger; the other where one is NaN.
+DEVICE float max_num(float a, float b) { return fmaxf(a, b); }
+DEVICE float min_num(float a, float b) { return fminf(a, b); }
+DEVICE u32 bits_of(float a) { return __float_as_uint(a); }
+DEVICE float float_of(u32 a) { return __uint_as_float(a); }
+DEVICE u64 bits_of(double a) { return static_cast<u64>(__double_as_longlong(a)); }
+DEVICE double double_of(u64 a) { return __longlong_as_double(static_cast<i64>(a)); }
+DEVICE u32 leading_zeros(u32 a) { return static_cast<u32>(__clz(static_cast<int>(a))); }
+DEVICE u32 count_ones(u32 a) { return static_cast<u32>(__popc(a)); }
+DEVICE float half_to_float(u16 h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
+DEVICE u16 float_to_half(float f) {
+    u16 h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+    return h;
+}
+
+}  // namespace simt
+
+// At most 80 registers a thread, so that three CTAs share an SM and one loads while another computes.
+#define KERNEL(name, THREADS) extern "C" __global__ void __launch_bounds__(THREADS, 768 / THREADS) name(const __grid_constant__ RowParams params)
+#define CLUSTER_KERNEL(name, THREADS, CTAS) \
+    extern "C" __global__ void __cluster_dims__(CTAS, 1, 1) __launch_bounds__(THREADS, 768 / THREADS) name(const __grid_constant__ RowParams params)

@@ -1,0 +1,61 @@
+// What can be known of a row piece by piece, and how the pieces merge. Twin of src/stats.rs.
+#pragma once
+#include "math.cuh"
+
+// The top of a part of a row. second: the largest score when one maximum is left out. len: scores above -inf, NaN included.
+// max is NaN or +inf where the row is poisoned.
+struct RowMax {
+    float max, second;
+    u32 len;
+    static DEVICE RowMax empty() { return RowMax{-INFINITE, -INFINITE, 0}; }
+    DEVICE void take(float s) {
+        second = simt::max_num(second, simt::min_num(max, s));
+        max = simt::max_nan(max, s);
+        len += s != -INFINITE;
+    }
+    DEVICE bool poisoned() const { return !(max < INFINITE); }
+    static DEVICE RowMax merge(const RowMax& a, const RowMax& b) {
+        return RowMax{simt::max_nan(a.max, b.max), simt::max_num(simt::max_num(a.second, b.second), simt::min_num(a.max, b.max)),
+                      a.len + b.len};
+    }
+};
+
+// Who attains the maximum: how many, and the first column; in a poisoned row the first NaN or +inf.
+struct Maxima {
+    u32 ties, argmax;
+    static DEVICE Maxima none() { return Maxima{0, ~0u}; }
+    DEVICE void take(bool is, u32 column) {
+        ties += is;
+        argmax = is && column < argmax ? column : argmax;
+    }
+    static DEVICE Maxima merge(const Maxima& a, const Maxima& b) {
+        return Maxima{a.ties + b.ties, a.argmax < b.argmax ? a.argmax : b.argmax};
+    }
+};
+
+// A sum of floats that loses nothing worth a float: a running sum and what its roundings left out.
+struct Sum {
+    float high, low;
+    DEVICE void add(float value) {
+        const float y = simt::sub_rn(value, low);
+        const float t = simt::add_rn(high, y);
+        low = simt::sub_rn(simt::sub_rn(t, high), y);
+        high = t;
+    }
+    DEVICE double total() const { return simt::sub_rn(static_cast<double>(high), static_cast<double>(low)); }
+};
+
+// Z = sum of exp(-beta gap), and the sum of gap * exp(-beta gap) in score units.
+struct Partition {
+    double sum, gap_sum;
+    static DEVICE Partition empty() { return Partition{0.0, 0.0}; }
+    static DEVICE Partition merge(const Partition& a, const Partition& b) {
+        return Partition{simt::add_rn(a.sum, b.sum), simt::add_rn(a.gap_sum, b.gap_sum)};
+    }
+    // Entropy of the weights in nats.
+    DEVICE double entropy(double beta) const {
+        if (!(sum > 0.0)) return 0.0;
+        const double f = ln(sum);
+        return gap_sum == 0.0 || beta == 0.0 ? f : simt::add_rn(f, simt::div_rn(simt::mul_rn(beta, gap_sum), sum));
+    }
+};

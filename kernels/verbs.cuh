@@ -1,0 +1,199 @@
+// What every kernel says of a row: row_max -> (count_gaps -> critical_beta) -> beta -> partition -> write_probs. Each verb is called by
+// all threads of the scope and its result is valid in all of them.
+#pragma once
+#include "critical.cuh"
+#include "rule.cuh"
+#include "scope/split.cuh"
+#include "scope/warp.cuh"
+#if SIMT_CLUSTERS
+#include "scope/cluster.cuh"
+#endif
+
+// The top of the row; `own` is the top of this thread's share.
+template <class T, class Scope>
+DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, RowMax& own) {
+    own = RowMax::empty();
+    row.for_each(scope, [&](float s) { own.take(s); });
+    RowMax top = scope.reduce(own, RowMax::empty(), [](const RowMax& a, const RowMax& b) { return RowMax::merge(a, b); });
+    top.max = simt::add_rn(top.max, 0.0f);  // -0 and 0 are one score
+    return top;
+}
+
+// Who attains the maximum. Only threads that hold one look again.
+template <class T, class Scope>
+DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const RowMax& top, const RowMax& own) {
+    Maxima found = Maxima::none();
+    const bool poisoned = top.poisoned();
+    if (poisoned ? own.poisoned() : own.max == top.max && top.len > 0) {
+        row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32 v) {
+#pragma unroll
+            for (u32 j = 0; j < T::PER_VECTOR; ++j) {
+                const u32 column = row.column(v, j);
+                found.take(column < row.len && (poisoned ? !(s[j] < INFINITE) : s[j] == top.max), column);
+            }
+        });
+    }
+    return scope.reduce(found, Maxima::none(), [](const Maxima& a, const Maxima& b) { return Maxima::merge(a, b); });
+}
+
+// Z at beta, and with `gaps` the gap-weighted sum. Sums of 16 bytes of scores in f32, of those with their rounding errors kept, of
+// threads in f64: relative error below 2.5 * 2^-24 beside that of the weights.
+template <class T, class Scope>
+DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, bool gaps) {
+    Sum sum{0, 0}, gap_sum{0, 0};
+    row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32) {
+        float w[T::PER_VECTOR];
+#pragma unroll
+        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh(s[j], max, b).flushed();
+        if (gaps) {
+#pragma unroll
+            for (u32 j = 0; j < T::PER_VECTOR; ++j) {
+                const float gap = simt::sub_rn(max, s[j]);
+                gap_sum.add(w[j] > 0 && gap < INFINITE ? simt::mul_rn(gap, w[j]) : 0.0f);
+            }
+        }
+#pragma unroll
+        for (u32 d = 1; d < T::PER_VECTOR; d *= 2) {
+#pragma unroll
+            for (u32 j = 0; j < T::PER_VECTOR; j += 2 * d) w[j] = simt::add_rn(w[j], w[j + d]);
+        }
+        sum.add(w[0]);
+    });
+    const Partition own{sum.total(), gap_sum.total()};
+    return scope.reduce(own, Partition::empty(), [](const Partition& a, const Partition& c) { return Partition::merge(a, c); });
+}
+
+template <class T, class Scope>
+DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, double z, bool poisoned) {
+    const double inverse = z > 0.0 ? simt::div_rn(1.0, z) : 0.0;
+    const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
+    const float factor_low = poisoned ? factor : static_cast<float>(simt::mul_rn(inverse, 0x1p-64));
+    const auto value = [&](float s) { return weigh(s, max, b).times(factor, factor_low); };
+    if (p.out_f32) {
+        write_row_as<T, f32>(p, scope, row, value);
+    } else {
+        write_row_as<T, T>(p, scope, row, value);
+    }
+}
+
+// The report of a row, word by word: what is known goes out at once and occupies no registers.
+struct ReportWords {
+    Global<u32> words;
+    DEVICE ReportWords(const RowParams& p, u32 row) : words(p.report + row * static_cast<u64>(sizeof(RowReport))) {}
+    template <class R>
+    DEVICE void put(u32 at, const R& value) const {
+        for (u32 w = 0; w < sizeof(R) / 4; ++w) words.store(at / 4 + w, reinterpret_cast<const u32*>(&value)[w]);
+    }
+    template <class R>
+    DEVICE R get(u32 at) const {
+        R value;
+        for (u32 w = 0; w < sizeof(R) / 4; ++w) reinterpret_cast<u32*>(&value)[w] = words.load(at / 4 + w);
+        return value;
+    }
+};
+#define FIELD(name) static_cast<u32>(__builtin_offsetof(RowReport, name))
+
+DEVICE void report_top(const ReportWords& report, const RowMax& top, const Maxima& found) {
+    const bool poisoned = top.poisoned();
+    const float none = simt::float_of(0x7fc00000);
+    report.put(FIELD(max), poisoned ? none : top.max);
+    report.put(FIELD(second), poisoned ? none : top.len > 0 ? simt::add_rn(top.second, 0.0f) : top.second);
+    report.put(FIELD(len), top.len);
+    report.put(FIELD(ties), poisoned ? 0 : found.ties);
+    report.put(FIELD(argmax), found.argmax == ~0u ? 0 : found.argmax);
+    report.put(FIELD(poisoned), static_cast<u32>(poisoned));
+    report.put(FIELD(critical), Contact{0, 0});
+    report.put(FIELD(resolved), Contact{0, 0});
+    report.put(FIELD(kth_gap), -1.0f);
+    report.put(FIELD(reserved), 0u);
+}
+
+// Everything about one row; with OUT its probabilities too.
+template <bool OUT, class T, class Scope>
+DEVICE void measure_row(const RowParams& p, Scope& scope) {
+    const RowTile<T, Scope::STREAMS> row(p, scope);
+    row.load(scope);
+    RowMax own;
+    const RowMax top = row_max(scope, row, own);
+    const bool poisoned = top.poisoned();
+    const bool critical = !OUT || p.rule == RULE_CRITICAL;
+    const ReportWords report(p, scope.row);
+    const bool reports = p.report && scope.leads();
+    double lambda = 0;
+    if (p.report || critical) {
+        const Maxima found = maxima(scope, row, top, own);
+        if (reports) report_top(report, top, found);
+        if (critical && !poisoned) {
+            const float tops[2] = {own.max, own.second};
+            // Lambda first where both are asked for; where r = 0 they are one.
+            bool plain = p.both && p.resolve != 0;
+#pragma unroll 1
+            for (;;) {
+                float kth_gap;
+                const Peak peak = critical_beta(p, scope, row, top, found.ties, plain, kth_gap, tops);
+                const Contact contact{simt::float_of(peak.key), peak.rank};
+                if (reports && (plain || p.resolve == 0)) report.put(FIELD(critical), contact);
+                if (reports && !plain) report.put(FIELD(resolved), contact);
+                if (reports) report.put(FIELD(kth_gap), kth_gap);
+                lambda = peak.ratio;
+                if (!plain) break;
+                plain = false;
+            }
+        }
+    }
+    double entropy = 0;
+    if (needs_entropy(p) && !poisoned) entropy = partition(scope, row, top.max, Exponent(1.0), true).entropy(1.0);
+    const double beta = beta_for(p, scope.row, top.len, lambda, entropy);
+    const Exponent b(beta);
+    Partition z = Partition::empty();
+    if (!poisoned && top.len > 0) z = partition(scope, row, top.max, b, p.report != 0);
+    if (reports) {
+        report.put(FIELD(beta), beta);
+        report.put(FIELD(sum), z.sum);
+        report.put(FIELD(gap_sum), z.gap_sum);
+    }
+    if (OUT) write_probs(p, scope, row, top.max, b, z.sum, poisoned || beta != beta);
+    scope.finish();
+}
+
+// The kernel bodies, one per scope.
+template <bool OUT, class T, u32 THREADS, u32>
+DEVICE void measure_warp(const RowParams& p) {
+    WarpScope<THREADS / 32> scope(p);
+    if (scope.row < p.rows) measure_row<OUT, T>(p, scope);
+}
+template <bool OUT, class T, u32 THREADS, u32>
+DEVICE void measure_block(const RowParams& p) {
+    BlockScope<THREADS> scope(p);
+    measure_row<OUT, T>(p, scope);
+}
+#if SIMT_CLUSTERS
+template <bool OUT, class T, u32 THREADS, u32 CTAS>
+DEVICE void measure_cluster(const RowParams& p) {
+    ClusterScope<THREADS, CTAS> scope(p);
+    measure_row<OUT, T>(p, scope);
+}
+#endif
+template <bool OUT, class T, u32 THREADS, u32>
+DEVICE void measure_split(const RowParams& p) {
+    SplitScope<THREADS> scope(p);
+    for (scope.row = scope.group; scope.row < p.rows; scope.row += p.groups) {
+        measure_row<OUT, T>(p, scope);
+        scope.sync();  // the next row is loaded over this one
+    }
+}
+
+// One kernel of a family, from its row of variants.def.
+#define STAMP(FAMILY, OUT, T, SCOPE, THREADS, CTAS) STAMP_##SCOPE(FAMILY, OUT, T, THREADS, CTAS)
+#define STAMP_warp(FAMILY, OUT, T, THREADS, CTAS) \
+    KERNEL(FAMILY##_##T##_warp##THREADS##x##CTAS, THREADS) { measure_warp<OUT, T, THREADS, CTAS>(params); }
+#define STAMP_block(FAMILY, OUT, T, THREADS, CTAS) \
+    KERNEL(FAMILY##_##T##_block##THREADS##x##CTAS, THREADS) { measure_block<OUT, T, THREADS, CTAS>(params); }
+#define STAMP_split(FAMILY, OUT, T, THREADS, CTAS) \
+    KERNEL(FAMILY##_##T##_split##THREADS##x##CTAS, THREADS) { measure_split<OUT, T, THREADS, CTAS>(params); }
+#if SIMT_CLUSTERS
+#define STAMP_cluster(FAMILY, OUT, T, THREADS, CTAS) \
+    CLUSTER_KERNEL(FAMILY##_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS) { measure_cluster<OUT, T, THREADS, CTAS>(params); }
+#else
+#define STAMP_cluster(FAMILY, OUT, T, THREADS, CTAS)
+#endif

@@ -101,6 +101,10 @@ struct Context {
 inline void prepare(Context& context, std::uint8_t* low, std::uint64_t bytes, void (*entry)()) {
     context.low = low;
     context.bytes = bytes;
+#if SIMT_ASAN
+    // The last words of the thread before, which never came back to take its marks off.
+    __asan_unpoison_memory_region(low + bytes - 4096, 4096);
+#endif
 #if SIMT_UCONTEXT
     getcontext(&context.saved);
     context.saved.uc_stack.ss_sp = low;

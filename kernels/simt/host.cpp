@@ -3,7 +3,8 @@
 #include "../critical_softmax.cu"
 #include "../naive.cu"
 #include "../wrappers.cu"
-#include "launch.hpp"
+
+#include "planted.hpp"
 
 namespace {
 
@@ -47,3 +48,6 @@ extern "C" int critbeta_simt_launch(const SimtLaunch* launch, SimtOutcome* outco
         return refuse(*outcome, "no memory for the threads and shared memory of the launch", launch->variant);
     }
 }
+
+// The symbol of a variant, null past the last: the order is that of `enum Variant`.
+extern "C" const char* critbeta_simt_kernel_name(u32 variant) { return variant < KERNEL_COUNT ? KERNELS[variant].name : nullptr; }

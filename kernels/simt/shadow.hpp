@@ -92,8 +92,8 @@ class Shadow {
     void touch_global(u64 address, u64 size, Access access, Where where) {
         const Async& async = self->cta->async;
         if (async.pending && access != Access::read && address < async.source + u64{16} * async.count && async.source < address + size) {
-            fault("source of load_async before wait_async: %s %s global memory at 0x%llx, at %s:%u", Name(thread_of_grid(*self)).text,
-                  past_tense(access), address, base_name(where.file), where.line);
+            fault("source of load_async before wait_async: %s %s what CTA %u loads, at %s:%u", Name(thread_of_grid(*self)).text,
+                  past_tense(access), self->cta->index, base_name(where.file), where.line);
         }
         std::size_t r = 0;
         while (address - regions[r].first >= regions[r].end - regions[r].first) ++r;
@@ -104,7 +104,9 @@ class Shadow {
             Cell& cell = region.cells.get()[at / 2];
             if (const Touch* before = touch(cell, now, bytes_of(at, first + size), access)) {
                 char place[64];
-                std::snprintf(place, sizeof place, "global memory at 0x%llx", region.first + at);
+                u64 b = 0;  // the one that holds it: a range that was checked lies in one
+                while (region.first + at - l.buffers[b].address >= l.buffers[b].bytes) ++b;
+                std::snprintf(place, sizeof place, "byte %llu of buffer %llu", region.first + at - l.buffers[b].address, b);
                 race(cell, *before, access, where, place);
             }
         }

@@ -1,0 +1,173 @@
+// Planted faults: the checker must name each of them under every thread order, and be silent about its mended twin.
+#include "../params.cuh"
+#include "host.cuh"
+
+namespace faults {
+
+using namespace simt;
+
+constexpr u32 THREADS = 128, SHARED_BYTES = 4096, WORDS = 1024, GRID = 4;
+
+template <bool MENDED>
+void increment(const RowParams&) {
+    const Shared<u32> counter = arena<u32>(0, 1);
+    if (thread() == 0) counter.store(0, 0);
+    block_sync();
+    if (MENDED) {
+        counter.add(0, 1);
+    } else {
+        counter.store(0, counter.load(0) + 1);
+    }
+}
+
+template <bool MENDED>
+void cta_barrier(const RowParams& params) {
+    const Shared<u32> words = arena<u32>(0, THREADS);
+    words.store(thread(), 0);
+    block_sync();
+    words.store(thread(), thread());
+    if (MENDED) block_sync();
+    const u32 word = words.load((thread() + 40) % THREADS);
+    Global<u32>(params.out).store(cta() * THREADS + thread(), word);
+}
+
+// A vote makes all lanes wait, but orders no memory.
+template <bool MENDED>
+void warp_barrier(const RowParams& params) {
+    const Shared<u32> words = arena<u32>(0, THREADS);
+    words.store(thread(), thread());
+    const u32 votes = ballot(true);
+    if (MENDED) warp_sync();
+    const u32 word = words.load(thread() ^ 1);
+    Global<u32>(params.out).store(cta() * THREADS + thread(), word + votes);
+}
+
+// Reads, then writes what others of the same warp have read, behind a barrier; of the other warps only when mended.
+template <bool MENDED>
+void late_write(const RowParams& params) {
+    const Shared<u32> words = arena<u32>(0, THREADS);
+    words.store(thread(), thread());
+    block_sync();
+    u32 sum = 0;
+    for (u32 i = 0; i < THREADS; ++i) sum += words.load(i);
+    if (MENDED) {
+        block_sync();
+    } else {
+        warp_sync();
+    }
+    if (lane() == 0) words.store(warp(), sum);
+    block_sync();
+    Global<u32>(params.out).store(cta() * THREADS + thread(), words.load(warp()));
+}
+
+template <bool MENDED>
+void bulk_copy(const RowParams& params) {
+    const Shared<Vec16> row = arena<Vec16>(0, 2 * THREADS);
+    load_async(row, Global<Vec16>(params.scores), 0, 2 * THREADS);
+    if (MENDED) {
+        wait_async();
+    } else {
+        block_sync();
+    }
+    const Vec16 v = row.load(thread());
+    Global<u32>(params.out).store(cta() * THREADS + thread(), v.word[0]);
+}
+
+template <bool MENDED>
+void shared_index(const RowParams&) {
+    const Shared<u32> words = arena<u32>(0, 2 * THREADS).cast<u32>(0, THREADS);
+    for (u32 i = thread(); MENDED ? i < THREADS : i <= THREADS; i += THREADS) words.store(i, i);
+}
+
+template <bool MENDED>
+void global_index(const RowParams& params) {
+    const Global<u32> words(params.out);
+    for (u32 i = thread() + cta() * THREADS; MENDED ? i < WORDS : i <= WORDS; i += THREADS * ctas()) words.store(i, i);
+}
+
+template <bool MENDED>
+void read_only(const RowParams& params) {
+    Global<u32>(MENDED ? params.out : params.scores).store(cta() * THREADS + thread(), 1);
+}
+
+template <bool MENDED>
+void divergent(const RowParams&) {
+    if (MENDED || thread() < 40) {
+        block_sync();
+    } else {
+        block_sync();
+    }
+}
+
+template <bool MENDED>
+void returned(const RowParams&) {
+    if (!MENDED && lane() == 7) return;
+    warp_fold(1u, [](u32 a, u32 b) { return a + b; });
+}
+
+template <bool MENDED>
+void cluster_divergent(const RowParams&) {
+    if (MENDED || cluster_cta() == 0) {
+        cluster_sync();
+    } else {
+        block_sync();
+    }
+}
+
+template <bool MENDED>
+void ring(const RowParams& params) {
+    constexpr u32 TURNS = MENDED ? 2 : 1;
+    const Global<u32> counter(params.workspace), slots(params.workspace + 128);
+    u32 sum = 0;
+    for (u32 turn = 0; turn < 4; ++turn) {
+        const u32 slot = turn % TURNS * ctas();
+        if (thread() == 0) slots.store(slot + cta(), sum + turn);
+        group_sync(counter, ctas());
+        for (u32 c = 0; c < ctas(); ++c) sum += slots.load(slot + c);
+    }
+    Global<u32>(params.out).store(cta() * THREADS + thread(), sum);
+}
+
+template <bool MENDED>
+void unwritten(const RowParams& params) {
+    const Shared<u32> words = arena<u32>(0, THREADS);
+    if (MENDED || thread() != 70) words.store(thread(), 0);
+    block_sync();
+    Global<u32>(params.out).store(cta() * THREADS + thread(), words.load(thread() ^ 1));
+}
+
+template <bool MENDED>
+void remote_read(const RowParams& params) {
+    const Shared<u32> words = arena<u32>(0, THREADS);
+    words.store(thread(), 0);
+    cluster_sync();
+    words.store(thread(), cta());
+    if (MENDED) {
+        cluster_sync();
+    } else {
+        block_sync();
+    }
+    const u32 word = words.remote(cluster_cta() ^ 1).load(thread());
+    cluster_sync();
+    Global<u32>(params.out).store(cta() * THREADS + thread(), word);
+}
+
+template <bool MENDED>
+void early_exit(const RowParams& params) {
+    const Shared<u32> words = arena<u32>(0, THREADS);
+    words.store(thread(), cta());
+    cluster_sync();
+    const u32 word = words.remote(cluster_cta() ^ 1).load(thread());
+    Global<u32>(params.out).store(cta() * THREADS + thread(), word);
+    if (MENDED) cluster_sync();
+}
+
+template <bool MENDED>
+void between_ctas(const RowParams& params) {
+    const Global<u32> words(params.out);
+    words.store(cta() * THREADS + thread(), thread());
+    const u32 source = MENDED ? cta() : (cta() + 1) % ctas();
+    words.store(WORDS / 2 + cta() * THREADS + thread(), words.load(source * THREADS + thread()));
+}
+
+}  // namespace faults

@@ -1,0 +1,127 @@
+//! The simulator's checker (kernels/simt): every planted fault is found under every thread order, its mended twin never. The
+//! rest of its contract is kernels/simt/check.cpp, with sanitizers too: scripts/simt-check.sh.
+
+// Planted faults are no part of the library: the test goes to the simulator's own door.
+#![allow(unsafe_code)]
+
+#[cfg(not(critbeta_simulator))]
+#[test]
+fn planted_faults_are_found_and_their_mended_twins_are_not() {
+    eprintln!(
+        "skipped planted_faults_are_found_and_their_mended_twins_are_not: no C++ compiler made the simulator"
+    );
+}
+
+#[cfg(critbeta_simulator)]
+mod simulator {
+    use critbeta::cuda::Variant;
+    use std::collections::BTreeSet;
+    use std::ffi::{CStr, c_char};
+    use std::thread;
+
+    /// Twin of `SimtOutcome` in kernels/simt/scheduler.hpp.
+    #[repr(C)]
+    struct Outcome {
+        load_bytes: u64,
+        store_bytes: u64,
+        switches: u64,
+        faults: u32,
+        reserved: u32,
+        message: [u8; 1000],
+    }
+
+    unsafe extern "C" {
+        fn critbeta_simt_fault(index: u32, seed: u64, shadow: u32, outcome: *mut Outcome) -> i32;
+        fn critbeta_simt_fault_name(index: u32) -> *const c_char;
+        fn critbeta_simt_kernel_name(variant: u32) -> *const c_char;
+    }
+
+    /// The names that a table of the simulator gives to 0, 1, .. until it has no more.
+    fn names(of: unsafe extern "C" fn(u32) -> *const c_char) -> Vec<&'static str> {
+        // SAFETY: the function takes any number and returns null or a string literal.
+        let name = |index| unsafe {
+            Some(of(index)).filter(|name| !name.is_null()).map(|name| CStr::from_ptr(name))
+        };
+        (0..).map_while(name).map(|name| name.to_str().unwrap()).collect()
+    }
+
+    /// What the simulator says of a planted fault: nothing, or its message.
+    fn found(index: u32, seed: u64, shadow: u32) -> Option<String> {
+        let mut outcome = Outcome {
+            load_bytes: 0,
+            store_bytes: 0,
+            switches: 0,
+            faults: 0,
+            reserved: 0,
+            message: [0; 1000],
+        };
+        // SAFETY: the outcome lives through the call and has the simulator's layout.
+        let status = unsafe { critbeta_simt_fault(index, seed, shadow, &mut outcome) };
+        assert_eq!(status, outcome.faults as i32, "fault {index}, seed {seed}");
+        let text = outcome.message.split(|&byte| byte == 0).next().unwrap();
+        (status != 0).then(|| String::from_utf8(text.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn planted_faults_are_found_and_their_mended_twins_are_not() {
+        let names = names(critbeta_simt_fault_name);
+        assert!(names.len() >= 32, "{names:?}");
+        for (index, name) in (0..).zip(names) {
+            let (_, says) = name.rsplit_once(": ").unwrap();
+            for seed in 0..10 {
+                let told = format!("{name}, seed {seed}");
+                match found(index, seed, 1) {
+                    None => assert_eq!(says, "clean", "{told}: not found"),
+                    Some(message) => {
+                        assert_ne!(says, "clean", "{told}: {message}");
+                        assert!(message.contains(says), "{told}: {message}");
+                        assert!(message.contains("faults.cu:"), "{told}: no line in {message}");
+                        assert_eq!(found(index, seed, 1), Some(message), "{told}: not the same twice");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_rights_and_divergence_need_no_shadow() {
+        let names = names(critbeta_simt_fault_name);
+        let kinds =
+            ["past its slice", "past its buffer", "read-only buffer", "divergence", "returned", "remote access"];
+        let without: Vec<u32> =
+            (0..).zip(&names).filter(|(_, n)| kinds.iter().any(|k| n.ends_with(k))).map(|(i, _)| i).collect();
+        assert_eq!(without.len(), 7, "{names:?}");
+        for index in without {
+            for seed in 0..10 {
+                assert!(found(index, seed, 0).is_some(), "{}, seed {seed}", names[index as usize]);
+            }
+        }
+    }
+
+    #[test]
+    fn thread_orders_differ_from_seed_to_seed() {
+        let messages: BTreeSet<String> = (0..20).filter_map(|seed| found(0, seed, 1)).collect();
+        let who = |message: &String| message.split_once("): ").map(|(_, rest)| rest.to_owned());
+        let distinct: BTreeSet<_> = messages.iter().map(who).collect();
+        assert!(distinct.len() >= 15, "20 seeds meet the race in {} ways: {distinct:?}", distinct.len());
+    }
+
+    #[test]
+    fn os_threads_simulate_at_once() {
+        let alone: Vec<_> = (0..8).map(|index| found(2 * index, 3, 1)).collect();
+        thread::scope(|scope| {
+            let work = || (0..8).map(|index| found(2 * index, 3, 1)).collect::<Vec<_>>();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+            for thread in threads {
+                assert_eq!(thread.join().unwrap(), alone);
+            }
+        });
+    }
+
+    /// `Variant` goes to the simulator as its number.
+    #[test]
+    fn variants_have_the_numbers_of_the_simulator() {
+        let symbols: Vec<&str> = Variant::ALL.iter().map(|variant| variant.symbol()).collect();
+        assert_eq!(names(critbeta_simt_kernel_name), symbols);
+    }
+}

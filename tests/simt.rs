@@ -86,8 +86,14 @@ mod simulator {
     #[test]
     fn bounds_rights_and_divergence_need_no_shadow() {
         let names = names(critbeta_simt_fault_name);
-        let kinds =
-            ["past its slice", "past its buffer", "read-only buffer", "divergence", "returned", "remote access"];
+        let kinds = [
+            "past its slice",
+            "past its buffer",
+            "read-only buffer",
+            "divergence",
+            "returned",
+            "remote access",
+        ];
         let without: Vec<u32> =
             (0..).zip(&names).filter(|(_, n)| kinds.iter().any(|k| n.ends_with(k))).map(|(i, _)| i).collect();
         assert_eq!(without.len(), 7, "{names:?}");

@@ -187,12 +187,12 @@ DEVICE void one_group(const RowParams& params) {
 
 #define WRAPPERS(T, SCOPE, THREADS, CTAS) WRAPPERS_##SCOPE(T, THREADS, CTAS)
 #define WRAPPERS_block(T, THREADS, CTAS) \
-    KERNEL(wrappers_##T##_block##THREADS##x##CTAS, THREADS) { wrappers::one_cta(params); }
+    KERNEL(wrappers_##T##_block##THREADS##x##CTAS, THREADS, 1) { wrappers::one_cta(params); }
 #define WRAPPERS_split(T, THREADS, CTAS) \
-    KERNEL(wrappers_##T##_split##THREADS##x##CTAS, THREADS) { wrappers::one_group(params); }
+    KERNEL(wrappers_##T##_split##THREADS##x##CTAS, THREADS, 1) { wrappers::one_group(params); }
 #if SIMT_CLUSTERS
 #define WRAPPERS_cluster(T, THREADS, CTAS) \
-    CLUSTER_KERNEL(wrappers_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS) { wrappers::one_cluster(params); }
+    CLUSTER_KERNEL(wrappers_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS, 1) { wrappers::one_cluster(params); }
 #else
 #define WRAPPERS_cluster(T, THREADS, CTAS)
 #endif

@@ -138,5 +138,5 @@ DEVICE u32 ballot(bool predicate, Where where = HERE) {
 
 }  // namespace simt
 
-#define KERNEL(name, THREADS) static void name([[maybe_unused]] const RowParams& params)
-#define CLUSTER_KERNEL(name, THREADS, CTAS) static void name([[maybe_unused]] const RowParams& params)
+#define KERNEL(name, ...) static void name([[maybe_unused]] const RowParams& params)
+#define CLUSTER_KERNEL(name, ...) static void name([[maybe_unused]] const RowParams& params)

@@ -31,7 +31,8 @@ DEVICE void naive_gaps(const RowParams& p) {
         float kth_gap = -1;
         Peak peak{0, 0, 0};
         if (!top.poisoned()) {
-            const float tops[1] = {top.second};
+            // One thread's: every score that is given counts once.
+            const float tops[1] = {simt::thread() == 0 ? top.second : -INFINITE};
             peak = critical_beta(p, scope, row, top, report.get<u32>(FIELD(ties)), false, kth_gap, tops);
         }
         return [=] {
@@ -79,7 +80,7 @@ DEVICE void naive_write(const RowParams& p) {
 }
 
 #define NAIVE(STEP, T, THREADS) \
-    KERNEL(STEP##_##T##_block##THREADS##x1, THREADS) { STEP<T, THREADS>(params); }
+    KERNEL(STEP##_##T##_block##THREADS##x1, THREADS, 768 / THREADS) { STEP<T, THREADS>(params); }
 #define NAIVE_MAX(T, SCOPE, THREADS, CTAS) NAIVE(naive_max, T, THREADS)
 #define NAIVE_GAPS(T, SCOPE, THREADS, CTAS) NAIVE(naive_gaps, T, THREADS)
 #define NAIVE_BETA(T, SCOPE, THREADS, CTAS) NAIVE(naive_beta, T, THREADS)

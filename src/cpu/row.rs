@@ -105,7 +105,7 @@ impl Workspace {
         measure: Measure,
     ) -> [CriticalBeta; 2] {
         if top.poisoned {
-            return [CriticalBeta::POISONED; 2];
+            return [CriticalBeta::UNKNOWN; 2];
         }
         if measure.top_k.is_none() {
             self.profile.recount(scores, top.max);

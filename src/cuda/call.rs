@@ -58,9 +58,9 @@ pub struct Call<'a> {
     /// Device address of a u32 per row: 0-based position of its query. Without it a row sits at its last visible key.
     pub positions: Option<u64>,
     /// What to measure. Under a critical rescaling the resolve is the rule's; the one here must be it, or 0.
-    /// With an output, critical betas are only measured under a critical rescaling.
+    /// With an output, a critical beta is only measured under a critical rescaling.
     pub measure: Measure,
-    /// Measure Lambda beside Lambda(resolve): one more search where resolve > 0.
+    /// Measure Lambda beside Lambda(resolve), one more search where resolve > 0; only without an output.
     pub both: bool,
     /// Device address of a [`RowReport`] per row, 8-byte aligned.
     pub report: Option<u64>,
@@ -147,6 +147,12 @@ impl Call<'_> {
             }
             let size = out.dtype.size_bytes() as u64;
             span("probabilities", out.address, size, block(out.stride, size), true)?;
+            if self.both {
+                return Err(fail(
+                    "Lambda beside Lambda(resolve) is measured without probabilities only: launch twice"
+                        .into(),
+                ));
+            }
         } else if self.report.is_none() {
             return Err(fail("neither probabilities nor reports are asked for".into()));
         }

@@ -6,6 +6,15 @@ use crate::cpu::{Measure, RowReport, SoftmaxRow};
 use crate::critical::{CriticalBeta, ratio};
 use crate::stats::{Partition, RowMax};
 
+impl params::RowReport {
+    /// What the CPU path says of the same row. `measure` is what the launch was asked for, with the resolve of a critical
+    /// rescaling. Betas that the launch did not measure are NaN: both where it had an output but no critical
+    /// rescaling, and Lambda where resolve > 0 and not [`Call::both`](super::Call::both).
+    pub fn decode(&self, measure: Measure) -> RowReport {
+        report(self, if self.poisoned != 0 { f64::NAN } else { self.beta }, measure)
+    }
+}
+
 /// The report of a row that was run at `beta`.
 pub(super) fn report(row: &params::RowReport, beta: f64, measure: Measure) -> RowReport {
     let top = top(row);
@@ -41,8 +50,8 @@ fn partition(row: &params::RowReport, top: &RowMax) -> Partition {
 }
 
 fn critical(row: &params::RowReport, top: &RowMax, contact: params::Contact, resolve: f64) -> CriticalBeta {
-    if top.poisoned {
-        return CriticalBeta::POISONED;
+    if top.poisoned || (contact.rank == 0 && top.len > 0) {
+        return CriticalBeta::UNKNOWN;
     }
     let mut best = CriticalBeta::at_top(top.ties, resolve);
     if best.beta == f64::INFINITY {

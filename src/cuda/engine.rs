@@ -4,10 +4,12 @@ use super::arch::Arch;
 use super::driver::{Driver, DriverMemory};
 use super::simulator::{HostMemory, SimtOptions, Simulator, Traffic};
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// A GPU whose kernels are loaded, or the simulator in its place. Shared between threads by reference.
 pub struct Engine {
-    pub(super) machine: Machine,
+    pub(super) machine: Arc<Machine>,
+    arch: Arch,
 }
 
 pub(super) enum Machine {
@@ -50,32 +52,49 @@ impl Engine {
     /// CUDA 12.0, for a number that the driver does not show, and for a device before sm_80;
     /// [`Error::NoImage`] where no kernels can be had for the device; [`Error::Cuda`] for what else the driver refuses.
     pub fn cuda(ordinal: usize) -> Result<Engine> {
-        Ok(Engine { machine: Machine::Driver(Driver::open(ordinal)?) })
+        let driver = Driver::open(ordinal)?;
+        Ok(Engine { arch: driver.arch().clone(), machine: Arc::new(Machine::Driver(driver)) })
     }
 
     /// The simulator: the same kernels on this CPU, every GPU thread a fiber.
     ///
     /// Errors: [`Error::NotBuilt`] unless this is a build with the feature `simt`, made where a C++ compiler was.
     pub fn simulated(options: SimtOptions) -> Result<Engine> {
-        Ok(Engine { machine: Machine::Simulator(Simulator::new(options)?) })
+        let arch = options.arch.clone();
+        Ok(Engine { arch, machine: Arc::new(Machine::Simulator(Simulator::new(options)?)) })
     }
 
     /// The limits that its plans go by.
     pub fn arch(&self) -> &Arch {
-        match &self.machine {
-            Machine::Driver(driver) => driver.arch(),
-            Machine::Simulator(simulator) => simulator.arch(),
-        }
+        &self.arch
+    }
+
+    /// The same engine that plans as for a smaller part: no limit is above those of `arch`. Shares its device.
+    ///
+    /// With it every kernel can be had for rows of any length, as tests need it.
+    pub fn limited_to(&self, arch: &Arch) -> Engine {
+        let (own, max_cluster) = (&self.arch, self.arch.max_cluster.min(arch.max_cluster));
+        let arch = Arch {
+            name: own.name.clone(),
+            sm: own.sm,
+            sm_count: own.sm_count.min(arch.sm_count),
+            shared_per_block_bytes: own.shared_per_block_bytes.min(arch.shared_per_block_bytes),
+            shared_per_sm_bytes: own.shared_per_sm_bytes.min(arch.shared_per_sm_bytes),
+            threads_per_sm: own.threads_per_sm.min(arch.threads_per_sm),
+            clusters: own.clusters && arch.clusters,
+            max_cluster,
+        };
+        Engine { machine: Arc::clone(&self.machine), arch }
     }
 
     /// Whether this is the simulator.
     pub fn is_simulated(&self) -> bool {
-        matches!(self.machine, Machine::Simulator(_))
+        matches!(*self.machine, Machine::Simulator(_))
     }
 
     /// What computes, in words: device, capability, and where its kernels are from.
     pub fn description(&self) -> String {
-        match &self.machine {
+        match &*self.machine {
             Machine::Driver(driver) => driver.description().to_owned(),
             Machine::Simulator(simulator) => format!("the simulator, as {}", simulator.arch().name),
         }
@@ -83,7 +102,7 @@ impl Engine {
 
     /// Global memory traffic of the simulator's launches so far; `None` on a GPU.
     pub fn traffic(&self) -> Option<Traffic> {
-        match &self.machine {
+        match &*self.machine {
             Machine::Driver(_) => None,
             Machine::Simulator(simulator) => Some(simulator.traffic()),
         }
@@ -91,7 +110,7 @@ impl Engine {
 
     /// Device memory of `bytes` zeros. Errors: [`Error::Cuda`] where there is not enough.
     pub fn zeroed(&self, bytes: usize) -> Result<DeviceMemory> {
-        Ok(DeviceMemory(match &self.machine {
+        Ok(DeviceMemory(match &*self.machine {
             Machine::Driver(driver) => Memory::Driver(driver.zeroed(bytes)?),
             Machine::Simulator(_) => Memory::Host(HostMemory::zeroed(bytes)),
         }))
@@ -109,7 +128,7 @@ impl Engine {
     /// Errors: [`Error::Settings`] for a range outside of it or memory of another engine; [`Error::Cuda`].
     pub fn upload(&self, memory: &mut DeviceMemory, at: usize, bytes: &[u8]) -> Result<()> {
         check_range(memory, at, bytes.len())?;
-        match (&self.machine, &mut memory.0) {
+        match (&*self.machine, &mut memory.0) {
             (Machine::Driver(driver), Memory::Driver(memory)) => driver.upload(memory, at, bytes),
             (Machine::Simulator(_), Memory::Host(memory)) => {
                 memory.as_mut()[at..at + bytes.len()].copy_from_slice(bytes);
@@ -124,7 +143,7 @@ impl Engine {
     /// Errors: as [`Engine::upload`].
     pub fn download(&self, memory: &DeviceMemory, at: usize, into: &mut [u8]) -> Result<()> {
         check_range(memory, at, into.len())?;
-        match (&self.machine, &memory.0) {
+        match (&*self.machine, &memory.0) {
             (Machine::Driver(driver), Memory::Driver(memory)) => driver.download(memory, at, into),
             (Machine::Simulator(_), Memory::Host(memory)) => {
                 into.copy_from_slice(&memory.as_ref()[at..at + into.len()]);
@@ -136,7 +155,7 @@ impl Engine {
 
     /// Waits for all work of the device, of every stream. Errors: [`Error::Cuda`] of work that failed.
     pub fn synchronize(&self) -> Result<()> {
-        match &self.machine {
+        match &*self.machine {
             Machine::Driver(driver) => driver.synchronize(),
             Machine::Simulator(_) => Ok(()),
         }

@@ -47,6 +47,10 @@ impl Engine {
                 "the naive path needs a report per row: its launches hand their results on in it".into();
             return Err(Error::Launch { rows, cols, detail });
         }
+        if call.both {
+            let detail = "the naive path measures Lambda(resolve) only, not Lambda beside it".into();
+            return Err(Error::Launch { rows, cols, detail });
+        }
         let steps = Family::NAIVE.iter().filter(|&&step| step != Family::NaiveWrite || call.out.is_some());
         let checked = steps.map(|&step| call.check(step, self.arch(), None)).collect::<Result<Vec<_>>>()?;
         // SAFETY: the caller's promise.
@@ -90,7 +94,7 @@ impl Engine {
 
     /// The stream that this engine's copies run on.
     fn own_stream(&self) -> u64 {
-        match &self.machine {
+        match &*self.machine {
             Machine::Driver(driver) => driver.stream(),
             Machine::Simulator(_) => 0,
         }
@@ -100,7 +104,7 @@ impl Engine {
     ///
     /// As for [`Engine::launch`].
     unsafe fn begin(&self, checked: &Checked, stream: u64) -> Result<()> {
-        match &self.machine {
+        match &*self.machine {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
             Machine::Driver(driver) => unsafe { super::launch_cuda::launch(driver, checked, stream) },

@@ -1,0 +1,236 @@
+//! Launches on an engine with everything a caller may choose: offsets, strides, lengths, where the output goes.
+
+// Every test binary compiles this module, and none needs all of it.
+#![allow(dead_code)]
+
+use critbeta::DType;
+use critbeta::cpu::Measure;
+use critbeta::cuda::params::{CONTROL_BYTES, RowReport};
+use critbeta::cuda::{
+    Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, SimtOptions, Workspace,
+};
+use half::{bf16, f16};
+use std::sync::OnceLock;
+
+pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
+
+/// An engine that plans as for `arch`: the first GPU where CRITBETA_REQUIRE_GPU=1 asks for it, else the simulator;
+/// `None`, said by name, where this build has no simulator.
+pub fn engine_of(test: &str, options: SimtOptions) -> Option<Engine> {
+    static GPU: OnceLock<Engine> = OnceLock::new();
+    if std::env::var("CRITBETA_REQUIRE_GPU").is_ok_and(|value| value == "1") {
+        let gpu = GPU.get_or_init(|| Engine::cuda(0).unwrap_or_else(|error| panic!("{error}")));
+        return Some(gpu.limited_to(&options.arch));
+    }
+    let engine = Engine::simulated(options);
+    if let Err(error) = &engine {
+        eprintln!("skipped {test}: {error}");
+    }
+    engine.ok()
+}
+
+pub fn engine(test: &str, arch: &Arch) -> Option<Engine> {
+    engine_of(test, SimtOptions::of(arch.clone()))
+}
+
+/// A part whose CTAs have room for `vectors` 16-byte vectors of a row, and whose SMs hold one CTA.
+pub fn small(vectors: u32, sm_count: u32, max_cluster: u32) -> Arch {
+    // Beside the control structures: 1024 bytes that the hardware keeps, 128 of static shared memory.
+    let shared = CONTROL_BYTES + 16 * vectors + 128;
+    Arch {
+        name: format!("a part with room for {vectors} vectors, {sm_count} SMs, clusters of {max_cluster}"),
+        sm: 90,
+        sm_count,
+        shared_per_block_bytes: shared,
+        shared_per_sm_bytes: shared + 1024,
+        threads_per_sm: 2048,
+        clusters: max_cluster > 1,
+        max_cluster,
+    }
+}
+
+pub fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
+    match dtype {
+        DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        DType::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        DType::F64 => unreachable!("no kernel reads f64"),
+    }
+}
+
+pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    let two = |chunk: &[u8]| [chunk[0], chunk[1]];
+    match dtype {
+        DType::F32 => bytes.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect(),
+        DType::F16 => bytes.chunks(2).map(|c| f16::from_le_bytes(two(c)).to_f32()).collect(),
+        DType::Bf16 => bytes.chunks(2).map(|c| bf16::from_le_bytes(two(c)).to_f32()).collect(),
+        DType::F64 => unreachable!("no kernel reads f64"),
+    }
+}
+
+/// Rows of their own lengths, and how they lie in memory.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    pub dtype: DType,
+    /// As they are in memory: rounded to `dtype`.
+    pub rows: Vec<Vec<f32>>,
+    pub cols: usize,
+    /// Elements before the first row, and between the end of a row and the next.
+    pub offset: usize,
+    pub gap: usize,
+    /// Whether the launch gets the rows' lengths; else every row must have `cols` scores.
+    pub lens: bool,
+}
+
+impl Rows {
+    /// Dense rows of one length.
+    pub fn dense(dtype: DType, rows: &[Vec<f32>]) -> Rows {
+        let rows: Vec<Vec<f32>> = rows.iter().map(|row| decode(dtype, &encode(dtype, row))).collect();
+        let cols = rows[0].len();
+        assert!(rows.iter().all(|row| row.len() == cols));
+        Rows { dtype, rows, cols, offset: 0, gap: 0, lens: false }
+    }
+
+    /// Rows of any lengths.
+    pub fn ragged(dtype: DType, rows: &[Vec<f32>], cols: usize) -> Rows {
+        let rows = rows.iter().map(|row| decode(dtype, &encode(dtype, row))).collect();
+        Rows { dtype, rows, cols, offset: 0, gap: 0, lens: true }
+    }
+}
+
+/// Where the probabilities go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Out {
+    None,
+    InPlace,
+    /// dtype, elements before the first row, elements between rows.
+    Apart(DType, usize, usize),
+}
+
+/// What of a launch does not lie in the rows.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    pub out: Out,
+    pub beta: Beta<'a>,
+    /// Used in the place of `beta` where there are any.
+    pub betas: Vec<f32>,
+    pub positions: Vec<u32>,
+    pub measure: Measure,
+    pub both: bool,
+    pub report: bool,
+    pub naive: bool,
+}
+
+pub const PLAIN: Measure = Measure { resolve: 0.0, top_k: None };
+
+impl<'a> Ask<'a> {
+    pub fn new(out: Out, beta: Beta<'a>) -> Self {
+        let (betas, positions) = (Vec::new(), Vec::new());
+        Ask { out, beta, betas, positions, measure: PLAIN, both: false, report: true, naive: false }
+    }
+}
+
+pub struct Done {
+    pub reports: Vec<RowReport>,
+    /// Of every row, `cols` long.
+    pub probs: Vec<Vec<f32>>,
+    pub load_bytes: u64,
+    pub store_bytes: u64,
+}
+
+/// What lies around rows: no float of it may be read, and none of it written.
+const CANARY: u8 = 0xC5;
+
+/// A block of rows between canaries.
+fn block(size: usize, offset: usize, stride: usize, rows: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = vec![CANARY; (offset + rows.len() * stride) * size + 64];
+    for (r, row) in rows.iter().enumerate() {
+        bytes[(offset + r * stride) * size..][..row.len()].copy_from_slice(row);
+    }
+    bytes
+}
+
+/// Launches, and checks that nothing was written but what was asked for.
+pub fn run(engine: &Engine, input: &Rows, ask: &Ask) -> critbeta::Result<Done> {
+    let Rows { dtype, rows, cols, offset, gap, lens } = input;
+    let (size, stride, count) = (dtype.size_bytes(), cols + gap, rows.len());
+    let encoded: Vec<Vec<u8>> = rows.iter().map(|row| encode(*dtype, row)).collect();
+    let given = block(size, *offset, stride, &encoded);
+    let mut scores = engine.uploaded(&given)?;
+    let lengths: Vec<u32> = rows.iter().map(|row| row.len() as u32).collect();
+    assert!(*lens || rows.iter().all(|row| row.len() == *cols), "rows of other lengths need lens");
+    let mut lens_memory = engine.uploaded(bytemuck::cast_slice(&lengths))?;
+    let mut betas = engine.uploaded(bytemuck::cast_slice(&ask.betas))?;
+    let mut positions = engine.uploaded(bytemuck::cast_slice(&ask.positions))?;
+    let mut report = engine.zeroed(count * size_of::<RowReport>())?;
+    let (out_dtype, out_offset, out_stride) = match ask.out {
+        Out::Apart(dtype, offset, gap) => (dtype, offset, cols + gap),
+        _ => (*dtype, *offset, stride),
+    };
+    let out_size = out_dtype.size_bytes();
+    let mut apart = engine.uploaded(&block(out_size, out_offset, out_stride, &vec![Vec::new(); count]))?;
+    let out_address = if ask.out == Out::InPlace { scores.address() } else { apart.address() };
+    let call = Call {
+        scores: DeviceRows {
+            address: scores.address() + (offset * size) as u64,
+            dtype: *dtype,
+            rows: count as u64,
+            cols: *cols as u64,
+            stride: stride as u64,
+            lens: lens.then_some(lens_memory.address()),
+        },
+        out: (ask.out != Out::None).then_some(DeviceOutput {
+            address: out_address + (out_offset * out_size) as u64,
+            dtype: out_dtype,
+            stride: out_stride as u64,
+        }),
+        beta: if ask.betas.is_empty() { ask.beta } else { Beta::Each(betas.address()) },
+        positions: (!ask.positions.is_empty()).then_some(positions.address()),
+        measure: ask.measure,
+        both: ask.both,
+        report: ask.report.then_some(report.address()),
+    };
+    let needed = call.workspace_bytes(engine.arch())?;
+    // Whatever was left in a workspace by its last launch.
+    let mut workspace = engine.uploaded(&vec![CANARY; needed as usize + 8])?;
+    let before = engine.traffic().unwrap_or_default();
+    let given_workspace = Workspace { address: workspace.address(), bytes: needed };
+    let mut memory: Vec<&mut DeviceMemory> = vec![
+        &mut scores,
+        &mut lens_memory,
+        &mut betas,
+        &mut positions,
+        &mut report,
+        &mut apart,
+        &mut workspace,
+    ];
+    engine.launch_within(&call, (needed > 0).then_some(given_workspace), &mut memory, ask.naive)?;
+    let after = engine.traffic().unwrap_or_default();
+
+    let mut reports = vec![bytemuck::Zeroable::zeroed(); count];
+    engine.download(&report, 0, bytemuck::cast_slice_mut(&mut reports))?;
+    let mut probs = Vec::new();
+    if ask.out != Out::None {
+        let in_place = ask.out == Out::InPlace;
+        let from = if in_place { &scores } else { &apart };
+        let mut bytes = vec![0; from.bytes()];
+        engine.download(from, 0, &mut bytes)?;
+        for r in 0..count {
+            let row = &mut bytes[(out_offset + r * out_stride) * out_size..][..cols * out_size];
+            probs.push(decode(out_dtype, row));
+            row.fill(CANARY);
+        }
+        assert!(bytes.iter().all(|&byte| byte == CANARY), "written beside the rows");
+    }
+    if ask.out != Out::InPlace {
+        let mut bytes = vec![0; given.len()];
+        engine.download(&scores, 0, &mut bytes)?;
+        assert!(bytes == given, "the scores were written");
+    }
+    Ok(Done {
+        reports,
+        probs,
+        load_bytes: after.load_bytes - before.load_bytes,
+        store_bytes: after.store_bytes - before.store_bytes,
+    })
+}

@@ -1,0 +1,254 @@
+//! What bad input gets: a typed error before any launch, with its numbers; and the next call works.
+
+#[path = "common/device.rs"]
+mod device;
+
+use critbeta::cpu::Measure;
+use critbeta::cuda::params::RowReport;
+use critbeta::cuda::{
+    Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, SimtOptions, Workspace,
+};
+use critbeta::rescaling::Calibrated;
+use critbeta::{DType, Device, DeviceSpec, Error, Rescaling, Scores};
+use device::{PLAIN, engine, small};
+
+const ROWS: u64 = 3;
+const COLS: u64 = 40;
+
+/// Memory for everything that a call may name, and a call that is right.
+struct Fixture {
+    engine: Engine,
+    memory: Vec<DeviceMemory>,
+}
+
+impl Fixture {
+    fn new(test: &str, arch: &Arch) -> Option<Fixture> {
+        let engine = engine(test, arch)?;
+        let memory = (0..7).map(|_| engine.zeroed(1 << 16).unwrap()).collect();
+        Some(Fixture { engine, memory })
+    }
+
+    fn address(&self, which: usize) -> u64 {
+        self.memory[which].address()
+    }
+
+    fn call(&self) -> Call<'static> {
+        Call {
+            scores: DeviceRows {
+                address: self.address(0),
+                dtype: DType::F16,
+                rows: ROWS,
+                cols: COLS,
+                stride: COLS,
+                lens: Some(self.address(2)),
+            },
+            out: Some(DeviceOutput { address: self.address(1), dtype: DType::F32, stride: COLS }),
+            beta: Beta::Rescaling(&Rescaling::Identity),
+            positions: Some(self.address(3)),
+            measure: PLAIN,
+            both: false,
+            report: Some(self.address(4)),
+        }
+    }
+
+    fn launch(&mut self, call: &Call, workspace: Option<Workspace>) -> critbeta::Result<()> {
+        let mut memory: Vec<&mut DeviceMemory> = self.memory.iter_mut().collect();
+        self.engine.launch_within(call, workspace, &mut memory, false)
+    }
+
+    /// The message of a refusal; whatever it was, the right call then works.
+    fn refusal(&mut self, call: &Call) -> String {
+        let before = self.engine.traffic();
+        let error = self.launch(call, None).expect_err("it must be refused");
+        assert!(matches!(error, Error::Launch { .. } | Error::Spec { .. }), "{error:?}");
+        assert_eq!(self.engine.traffic(), before, "nothing was launched");
+        let right = self.call();
+        self.launch(&right, None).unwrap_or_else(|e| panic!("after {error}: {e}"));
+        error.to_string()
+    }
+}
+
+#[test]
+fn bad_shapes_pointers_and_strides_are_refused() {
+    let Some(mut f) = Fixture::new("bad_shapes_pointers_and_strides_are_refused", &small(600, 4, 1)) else {
+        return;
+    };
+    let right = f.call();
+    let scores = |change: fn(&mut DeviceRows)| {
+        let mut call = right;
+        change(&mut call.scores);
+        call
+    };
+    let out = |change: fn(&mut DeviceOutput)| {
+        let mut call = right;
+        change(call.out.as_mut().unwrap());
+        call
+    };
+    let cases = [
+        (scores(|s| s.rows = 0), "0 rows x 40 columns: expected 1 to 2147483647 rows"),
+        (scores(|s| s.rows = 1 << 31), "2147483648 rows"),
+        (scores(|s| s.cols = 0), "3 rows x 0 columns: expected 1 to 16777216 columns"),
+        (scores(|s| (s.cols, s.stride) = ((1 << 24) + 1, 1 << 25)), "16777217 columns"),
+        (scores(|s| s.dtype = DType::F64), "no kernel reads f64: expected f32, f16 or bf16"),
+        (scores(|s| s.address = 0), "scores are at address 0"),
+        (scores(|s| s.address += 1), "not aligned to 2 bytes"),
+        (scores(|s| s.stride = 39), "scores of rows 39 elements apart would overlap"),
+        (scores(|s| s.stride = u64::MAX / 2), "reach beyond the address space"),
+        (scores(|s| s.lens = Some(2)), "lens at 0x2 are not aligned to 4 bytes"),
+        (scores(|s| s.lens = Some(0)), "lens are at address 0"),
+        (out(|o| o.dtype = DType::Bf16), "probabilities as bf16: expected f32 or the scores' f16"),
+        (out(|o| o.dtype = DType::F64), "probabilities as f64"),
+        (out(|o| o.address += 2), "not aligned to 4 bytes"),
+        (out(|o| o.stride = 12), "probabilities of rows 12 elements apart would overlap"),
+        (Call { positions: Some(6), ..right }, "positions at 0x6 are not aligned to 4 bytes"),
+        (Call { beta: Beta::Each(0), ..right }, "betas are at address 0"),
+        (Call { report: Some(12), ..right }, "reports at 0xc are not aligned to 8 bytes"),
+        (Call { report: None, out: None, ..right }, "neither probabilities nor reports"),
+        (Call { both: true, ..right }, "launch twice"),
+        (Call { measure: Measure { resolve: -1.0, top_k: None }, ..right }, "found -1"),
+        (Call { measure: Measure { resolve: f64::NAN, top_k: None }, ..right }, "found NaN"),
+        (Call { measure: Measure { resolve: 0.0, top_k: Some(0) }, ..right }, "top-k must be at least 1"),
+    ];
+    for (call, told) in cases {
+        let message = f.refusal(&call);
+        assert!(message.contains(told), "{told:?} is not in {message:?}");
+    }
+}
+
+#[test]
+fn overlapping_buffers_are_refused() {
+    let Some(mut f) = Fixture::new("overlapping_buffers_are_refused", &small(600, 4, 1)) else { return };
+    let right = f.call();
+    let scores = right.scores.address;
+    let bytes = ROWS * COLS * 2;
+    let out = |address, dtype, stride| Call { out: Some(DeviceOutput { address, dtype, stride }), ..right };
+    let in_lens = right.scores.lens;
+    for (call, told) in [
+        (out(scores, DType::F32, COLS), "scores at"),
+        (out(scores, DType::F16, COLS + 1), "scores at"),
+        (out(scores + 2, DType::F16, COLS), "only be in place"),
+        (out(scores + bytes - 2, DType::F16, COLS), "scores at"),
+        (Call { report: Some(scores), ..right }, "scores at"),
+        (Call { report: Some(right.out.unwrap().address), ..right }, "probabilities at"),
+        (Call { report: in_lens, ..right }, "lens at"),
+        (Call { report: right.positions, ..right }, "positions at"),
+        (Call { beta: Beta::Each(right.report.unwrap()), ..right }, "betas at"),
+    ] {
+        let message = f.refusal(&call);
+        assert!(message.contains(told) && message.contains("overlap"), "{told:?} is not in {message:?}");
+        assert!(message.contains(&format!("{:#x}", call.report.unwrap())) || call.report == right.report);
+    }
+    // What is only read may be shared, and neighbours are no overlap.
+    f.launch(&Call { positions: in_lens, ..right }, None).unwrap();
+    f.launch(&out(scores, DType::F16, COLS), None).unwrap();
+    f.launch(&out(scores + bytes, DType::F16, COLS), None).unwrap();
+}
+
+#[test]
+fn rules_that_kernels_cannot_follow_are_refused() {
+    let Some(mut f) = Fixture::new("rules_that_kernels_cannot_follow_are_refused", &small(600, 4, 1)) else {
+        return;
+    };
+    let critical: Rescaling = "critical:resolve=0.5".parse().unwrap();
+    let anchored = Rescaling::Calibrated(Calibrated { c: 1.0, xi: 1.0, anchor: Some(1.0) });
+    let right = f.call();
+    let measure = Measure { resolve: 0.7, top_k: None };
+    let message = f.refusal(&Call { beta: Beta::Rescaling(&critical), measure, ..right });
+    assert!(message.contains("resolve 0.7 beside a critical rescaling with resolve 0.5"), "{message}");
+    let message = f.refusal(&Call { beta: Beta::Rescaling(&anchored), ..right });
+    assert!(message.contains("anchor must be a finite length above 1"), "{message}");
+    let measure = Measure { resolve: 0.5, top_k: None };
+    f.launch(&Call { beta: Beta::Rescaling(&critical), measure, ..right }, None).unwrap();
+}
+
+#[test]
+fn workspaces_are_checked_and_memory_is_looked_up() {
+    // No room for a row: split over four SMs.
+    let arch = small(2, 4, 1);
+    let Some(mut f) = Fixture::new("workspaces_are_checked_and_memory_is_looked_up", &arch) else { return };
+    let mut right = f.call();
+    (right.scores.cols, right.scores.stride) = (1030, 1030);
+    right.out = right.out.map(|out| DeviceOutput { stride: 1030, ..out });
+    let needed = right.workspace_bytes(&arch).unwrap();
+    assert!(needed > 0);
+    let address = f.address(5);
+    let message =
+        |f: &mut Fixture, call: &Call, workspace| f.launch(call, workspace).unwrap_err().to_string();
+    let told = message(&mut f, &right, None);
+    assert!(told.contains(&format!("a workspace of 0 bytes, expected {needed}")), "{told}");
+    let told = message(&mut f, &right, Some(Workspace { address, bytes: needed - 1 }));
+    assert!(told.contains(&format!("a workspace of {} bytes, expected {needed}", needed - 1)), "{told}");
+    let told = message(&mut f, &right, Some(Workspace { address: address + 128, bytes: needed }));
+    assert!(told.contains("not aligned to 256 bytes"), "{told}");
+    let told = message(&mut f, &right, Some(Workspace { address: 0, bytes: needed }));
+    assert!(told.contains("workspace are at address 0"), "{told}");
+    let report = f.address(5) + 256;
+    let workspace = Workspace { address, bytes: needed };
+    let told = message(&mut f, &Call { report: Some(report), ..right }, Some(workspace));
+    assert!(told.contains("workspace at") && told.contains("overlap"), "{told}");
+    let told = message(&mut f, &right, Some(Workspace { address: 256, bytes: needed }));
+    assert!(told.contains("outside of the memory given"), "{told}");
+    f.launch(&right, Some(workspace)).unwrap();
+}
+
+#[test]
+fn host_verbs_name_what_they_refuse() {
+    let Some(f) = Fixture::new("host_verbs_name_what_they_refuse", &small(600, 4, 1)) else { return };
+    let data = [0.5f32; 6];
+    let view = Scores::dense(&data, 2, 3).unwrap();
+    let softmax = |rule: &Rescaling, positions: &[u64], out: &mut [f32]| {
+        f.engine.softmax(&view, rule, positions, out).unwrap_err().to_string()
+    };
+    let identity = Rescaling::Identity;
+    assert!(softmax(&identity, &[0, 1], &mut [0.0; 5]).contains("the output holds 5 elements"));
+    assert!(softmax(&identity, &[0], &mut [0.0; 6]).contains("1 positions given"));
+    let told = softmax(&identity, &[0, 1 << 32], &mut [0.0; 6]);
+    assert!(told.contains("position 4294967296 of row 1 is beyond 32 bits"), "{told}");
+    // Lengths in host memory are checked where they are given.
+    assert!(view.with_lens(&[3, 4]).unwrap_err().to_string().contains("length 4 of row 1"));
+    let mut small = f.engine.zeroed(16).unwrap();
+    let told = f.engine.upload(&mut small, 10, &[0; 8]).unwrap_err().to_string();
+    assert!(told.contains("8 bytes from byte 10 on of device memory of 16 bytes"), "{told}");
+    assert!(f.engine.download(&small, usize::MAX, &mut [0; 8]).is_err());
+    assert_eq!(size_of::<RowReport>(), 72);
+}
+
+#[test]
+fn streams_and_faults_do_not_poison_the_simulator() {
+    let Ok(engine) = Engine::simulated(SimtOptions::of(Arch::named("sm_90").unwrap())) else {
+        eprintln!("skipped streams_and_faults_do_not_poison_the_simulator: no simulator in this build");
+        return;
+    };
+    let data = [0.0f32, 1.0, 2.0];
+    let view = Scores::dense(&data, 1, 3).unwrap();
+    assert_eq!(engine.row_reports(&view, 1.0, PLAIN).unwrap()[0].top.max, 2.0);
+    assert!(engine.description().contains("sm_90"));
+}
+
+#[test]
+fn devices_are_named_and_what_is_not_there_says_so() {
+    for text in ["auto", "cpu", "cuda:3", "simt"] {
+        assert_eq!(text.parse::<DeviceSpec>().unwrap().to_string(), text);
+    }
+    assert_eq!("cuda".parse(), Ok(DeviceSpec::Cuda(0)));
+    for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+        assert!(text.parse::<DeviceSpec>().unwrap_err().contains("auto, cpu, cuda:N or simt"), "{text}");
+    }
+    // Far beyond the GPUs of any machine: refused by name, with a driver or without.
+    let error = Device::open(DeviceSpec::Cuda(4096), &mut |_| {}).err().unwrap();
+    let told = error.to_string();
+    match error {
+        Error::NoDriver { .. } => {
+            assert!(told.contains("libcuda.so.1") && told.contains("--device cpu"), "{told}")
+        }
+        Error::NoGpu { .. } => assert!(told.contains("--device cpu"), "{told}"),
+        Error::NotBuilt { .. } => assert!(told.contains("--features cuda"), "{told}"),
+        _ => panic!("{told}"),
+    }
+    let mut notes = Vec::new();
+    let device = Device::open(DeviceSpec::Auto, &mut |note| notes.push(note.to_owned())).unwrap();
+    assert!(notes.is_empty() || notes[0].contains("computing on the CPU"));
+    let data = [0.0f32, 1.0];
+    let view = Scores::dense(&data, 1, 2).unwrap();
+    assert_eq!(device.row_reports(&view, 1.0, PLAIN).unwrap()[0].critical.contact_rank, 2);
+}

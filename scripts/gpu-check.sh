@@ -1,0 +1,224 @@
+#!/usr/bin/env bash
+# The check on a GPU: everything that cannot be known without one, on a machine without Rust and without network.
+#
+#   scripts/gpu-check.sh build [DIR]     packs what is needed into DIR (target/gpu-check), under 60 MB; needs Rust, and takes
+#                                        nvcc 13 from PyPI where there is none
+#   DIR/gpu-check.sh run DIR             on the machine with the GPU, in under 9 minutes: facts, doctor, parity of every
+#                                        variant, wrappers, graph capture, 50 equal runs, compute-sanitizer, benches against
+#                                        peers. Reads no settings but nvidia-smi's queries, changes none. Results: DIR/records
+#   DIR/gpu-check.sh dry DIR             the same where there is no GPU: parts that need one are skipped by name, the others
+#                                        run on the simulator and on tiny shapes, and prove the harness
+#
+# Every part has its own time-out; one that fails is told, and the rest still runs. The last line is `N passed, M failed`
+# (and `, K skipped` where parts were); the exit status is 0 when none failed. records/ holds at most 8 files.
+set -uo pipefail
+
+PACK_LIMIT_MB=60
+# All parts together; a part that begins late has only what is left.
+LIMIT_SECONDS=520
+# What runs on the GPU machine: test binaries, and examples that show the embedding.
+TESTS="parity_device wrappers repeats"
+EXAMPLES="03_cuda 04_streams 05_graph"
+# The GPUs at hand; other generations run the PTX.
+ARCHS="sm_90,sm_100,compute_80"
+
+fail() { echo "error: $*" >&2; exit 1; }
+
+build() {
+    cd "$(dirname "$0")/.." || fail "no repository"
+    local dir=${1:-target/gpu-check} home
+    command -v cargo >/dev/null || fail "no cargo: build on a machine with Rust, run where the GPU is"
+    home=$(scripts/cuda-compile.sh --tools) || fail "no nvcc"
+    export CUDA_HOME=$home CRITBETA_REQUIRE_CUDA=1 CRITBETA_CUDA_ARCHS=$ARCHS CARGO_PROFILE_RELEASE_STRIP=symbols
+    # Only what an earlier build made is removed.
+    [ ! -e "$dir" ] || [ -e "$dir/BUILD" ] || fail "$dir exists and is none of mine: name a new folder"
+    rm -rf "$dir"
+    mkdir -p "$dir/bin" || fail "cannot write $dir"
+    echo "unfinished" >"$dir/BUILD"
+    local targets=(--bin critbeta --bench gpu)
+    for name in $TESTS; do [ -e "tests/$name.rs" ] && targets+=(--test "$name"); done
+    for name in $EXAMPLES; do [ -e "examples/$name.rs" ] && targets+=(--example "$name"); done
+    # Paths of what was built, as cargo tells them: test binaries have a hash in their names.
+    cargo test --release --locked --no-run --features simt "${targets[@]}" --message-format=json-render-diagnostics \
+        >"$dir/built.json" || fail "the build failed"
+    cargo build --release --locked --features simt --bin critbeta || fail "the build failed"
+    python3 - "$dir" <<'PY' || fail "packing failed"
+import json, pathlib, shutil, sys
+folder = pathlib.Path(sys.argv[1])
+for line in open(folder / "built.json"):
+    made = json.loads(line)
+    if made.get("executable") and made["target"]["kind"] != ["bin"]:
+        shutil.copy(made["executable"], folder / "bin" / f"{made['target']['kind'][0]}-{made['target']['name']}")
+PY
+    rm "$dir/built.json"
+    cp "${CARGO_TARGET_DIR:-target}/release/critbeta" "$dir/bin/" || fail "no critbeta"
+    cp -r benches/peers scripts/gpu-check.sh "$dir/" || fail "packing failed"
+    {
+        echo "commit $(git rev-parse --short HEAD)$([ -z "$(git status --porcelain -- kernels src tests benches)" ] || echo ', with uncommitted changes')"
+        echo "built $(date -u +%Y-%m-%d) by $(rustc --version), $("$home/bin/nvcc" --version | tail -1), for $ARCHS"
+    } >"$dir/BUILD"
+    local megabytes=$(($(du -sk "$dir" | cut -f1) / 1024))
+    ls -l "$dir/bin"
+    [ "$megabytes" -lt "$PACK_LIMIT_MB" ] || fail "$dir is of $megabytes MB, expected less than $PACK_LIMIT_MB"
+    echo "$dir: $megabytes MB"
+}
+
+passed=0 failed=0 skipped=0
+log() { tee -a "$records/log.txt"; }
+
+# part NAME SECONDS COMMAND...
+part() {
+    local name=$1 seconds=$2 left=$((LIMIT_SECONDS - SECONDS)) began=$SECONDS code
+    shift 2
+    [ "$left" -lt "$seconds" ] && seconds=$left
+    if [ "$seconds" -lt 3 ]; then
+        echo "FAILED  $name: no time left of $LIMIT_SECONDS s" | log
+        failed=$((failed + 1))
+        return 1
+    fi
+    printf '\n== %s: %s\n' "$name" "$*" >>"$records/log.txt"
+    timeout -k 5 "$seconds" "$@" >"$work/part.txt" 2>&1
+    code=$?
+    # A runaway log would not come back from the GPU machine.
+    head -c 2000000 "$work/part.txt" >>"$records/log.txt"
+    if [ "$code" = 0 ]; then
+        echo "passed  $name ($((SECONDS - began)) s)" | log
+        passed=$((passed + 1))
+        return 0
+    fi
+    [ "$code" = 124 ] && echo "no end within $seconds s" >>"$work/part.txt"
+    echo "FAILED  $name (status $code, $((SECONDS - began)) s): $(grep -v '^ *$' "$work/part.txt" | tail -1 | cut -c1-300)" | log
+    failed=$((failed + 1))
+    return 1
+}
+
+skip() {
+    echo "skipped $1: $2" | log
+    skipped=$((skipped + 1))
+}
+
+# A part of the GPU only.
+gpu_part() { if [ -n "$gpu" ]; then part "$@"; else skip "$1" "no GPU"; fi; }
+
+facts() {
+    date -u +'%Y-%m-%d %H:%M UTC'
+    cat BUILD
+    uname -srm
+    grep -m1 'model name' /proc/cpuinfo
+    if [ -n "$gpu" ]; then
+        nvidia-smi --query-gpu=name,driver_version,memory.total,pcie.link.gen.current,power.limit,temperature.gpu --format=csv &&
+            nvidia-smi --query-gpu=clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,clocks_event_reasons.active,utilization.gpu \
+                --format=csv || return 1
+        nvcc --version 2>/dev/null | tail -2
+    else
+        echo "no GPU: nothing below was measured on one"
+    fi
+    python3 -c 'import torch; print("PyTorch", torch.__version__)' 2>/dev/null || echo "no PyTorch"
+    python3 -c 'import triton; print("Triton", triton.__version__)' 2>/dev/null || echo "no Triton"
+}
+
+# The one line that every CSV file begins with.
+where() {
+    [ -n "$gpu" ] || { echo "no GPU, dry run: times mean nothing"; return; }
+    nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader | head -1 |
+        sed 's/\([^,]*\), *\([^,]*\), *\([^,]*\), *\(.*\)/\1, driver \2, SM \3, memory \4/'
+}
+
+# Whether the device is the one that is named, and the kernels load.
+doctor() { bin/critbeta doctor && { [ -z "$gpu" ] || bin/critbeta doctor | grep -q "sm_"; }; }
+
+# memcheck or racecheck over small shapes of every scope. Some containers' runtimes refuse the tool its device.
+sanitizer_part() {
+    if [ -z "$gpu" ]; then
+        skip "$1" "no GPU"
+    elif ! command -v compute-sanitizer >/dev/null; then
+        skip "$1" "no compute-sanitizer on this machine"
+    elif timeout 30 compute-sanitizer --tool memcheck bin/critbeta doctor 2>&1 | grep -q "Device not supported"; then
+        skip "$1" "compute-sanitizer refuses this device here"
+    else
+        part "$1" 50 compute-sanitizer --tool "$1" --error-exitcode 9 \
+            bin/critbeta bench --device cuda:0 --small --rounds 1
+    fi
+}
+
+benches_of_ours() {
+    if [ -n "$gpu" ]; then
+        bin/critbeta bench --device cuda:0 --quiet --json "$work/ours.json"
+    else
+        bin/critbeta bench --device simt --quiet --json "$work/ours.json"
+    fi
+}
+
+peers() {
+    if [ -n "$gpu" ]; then
+        python3 -B peers/gpu.py "$work/ours.json" --json "$work/peers.json" --seconds 110
+    else
+        TRITON_INTERPRET=1 python3 -B peers/gpu.py "$work/ours.json" --cpu-dry-run --json "$work/peers.json"
+    fi
+}
+
+ratios() { python3 -B peers/ratios.py "$work/ours.json" "$work/peers.json" "$records" >"$records/ratios.txt"; }
+
+check() {
+    cd "$1" || fail "no folder $1"
+    [ -x bin/critbeta ] || fail "$1 holds no bin/critbeta: scripts/gpu-check.sh build $1"
+    records=$PWD/records work=$PWD/work
+    export XDG_CACHE_HOME=$work/cache
+    rm -rf "$records" "$work"
+    mkdir -p "$records" "$work" || fail "cannot write $1"
+    export -f facts doctor benches_of_ours peers ratios
+    export records work gpu
+    export CRITBETA_REQUIRE_GPU=${gpu:+1}
+    in_shell() { part "$1" "$2" bash -c "$3"; }
+
+    in_shell facts 30 facts
+    cp "$work/part.txt" "$records/facts.txt"
+    in_shell doctor 30 doctor
+    for name in $TESTS; do
+        if [ ! -x "bin/test-$name" ]; then
+            skip "$name" "not packed"
+        elif [ -n "$gpu" ]; then
+            part "$name" 120 "bin/test-$name"
+        else
+            # One test of it: all of it, on the simulator, is what `cargo test` runs.
+            part "$name, its tests by name" 20 "bin/test-$name" --list
+        fi
+    done
+    in_shell "critbeta bench" 110 benches_of_ours
+    if python3 -c 'import torch' 2>/dev/null; then
+        in_shell peers 130 peers
+    else
+        skip peers "no PyTorch on this machine"
+    fi
+    in_shell ratios 20 ratios
+    # Behind the benches: what is most likely to run into its time-out goes last.
+    for name in $EXAMPLES; do
+        if [ -x "bin/example-$name" ]; then gpu_part "$name" 20 "bin/example-$name"; else skip "$name" "not packed"; fi
+    done
+    sanitizer_part memcheck
+    sanitizer_part racecheck
+    gpu_part "criterion bench" 40 bin/bench-gpu --bench --warm-up-time 0.2 --measurement-time 0.5 --noplot
+    for file in "$records"/*.csv; do
+        [ -e "$file" ] && sed -i "1i# $(where)" "$file"
+    done
+    [ -e "$records/ratios.txt" ] && cat "$records/ratios.txt"
+    rm -rf "$work/cache"
+    local told="$passed passed, $failed failed"
+    [ "$skipped" -gt 0 ] && told="$told, $skipped skipped"
+    echo "$told" | log
+    [ "$failed" = 0 ]
+}
+
+case "${1:-}" in
+build) build "${2:-}" ;;
+run)
+    gpu=1
+    nvidia-smi --query-gpu=name --format=csv,noheader >/dev/null 2>&1 || fail "nvidia-smi shows no GPU; \`dry\` needs none"
+    check "${2:-$(dirname "$0")}"
+    ;;
+dry)
+    gpu=
+    check "${2:-$(dirname "$0")}"
+    ;;
+*) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac

@@ -3,8 +3,7 @@
 #include <string>
 #include <thread>
 
-#include "../params.cuh"
-#include "expected.hpp"
+#include "rows.hpp"
 
 extern "C" int critbeta_simt_launch(const SimtLaunch*, SimtOutcome*);
 extern "C" const char* critbeta_simt_kernel_name(u32);
@@ -45,7 +44,7 @@ u32 variant_of(const char* symbol) {
     return variant;
 }
 
-u64 address(const void* p) { return static_cast<u64>(reinterpret_cast<std::uintptr_t>(p)); }
+using rows::address;
 
 // The answer of a wrappers kernel, or what went wrong.
 std::string run(const char* symbol, u32 grid, u64 seed, u32 shadow, std::vector<u32>& out) {
@@ -133,6 +132,15 @@ int main() {
     wrapper("wrappers_f32_block128x1", 2, block_words());
     wrapper("wrappers_f32_cluster64x2", 4, cluster_words());
     wrapper("wrappers_f32_split64x1", 4, split_words());
+
+    for (u32 variant = 0; critbeta_simt_kernel_name(variant); ++variant) {
+        const char* name = critbeta_simt_kernel_name(variant);
+        const rows::Symbol symbol(name);
+        if (!symbol.parsed) continue;
+        std::string why;
+        for (u64 seed = 0; seed < 2 && why.empty(); ++seed) why = rows::check(symbol, variant, seed, critbeta_simt_launch);
+        report(why.empty(), name, why);
+    }
 
     RowParams params{};
     const SimtLaunch good{variant_of("wrappers_f32_cluster64x2"), 2, 2048, 0, 0, nullptr, 0, &params};

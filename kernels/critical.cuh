@@ -28,15 +28,18 @@ DEVICE double ratio_of(float gap, u32 rank, double resolve) {
     return simt::div_rn(excess, static_cast<double>(gap));
 }
 
-// Keys lo ..= hi in bins of 2^shift keys; `before` scores lie below lo.
+// Keys lo ..= hi in at most BINS bins of 2^shift keys; `before` scores lie below lo.
+template <u32 BINS>
 struct Window {
-    u32 lo, hi, before, shift;
-    static DEVICE Window over(u32 lo, u32 hi, u32 before, u32 bins) {
-        const u32 bits = 32 - simt::leading_zeros(hi - lo), log_bins = 31 - simt::leading_zeros(bins);
-        return Window{lo, hi, before, bits > log_bins ? bits - log_bins : 0};
+    u32 lo, hi, before;
+    DEVICE u32 shift() const {
+        constexpr u32 LOG_BINS = BINS == 256 ? 8 : 10;
+        static_assert(1u << LOG_BINS == BINS, "bins of a scope");
+        const u32 bits = 32 - simt::leading_zeros(hi - lo);
+        return bits > LOG_BINS ? bits - LOG_BINS : 0;
     }
-    DEVICE u32 low(u32 bin) const { return lo + (bin << shift); }
-    DEVICE u32 high(u32 bin) const { return bin >= (hi - lo) >> shift ? hi : lo + ((bin + 1) << shift) - 1; }
+    DEVICE u32 low(u32 bin) const { return lo + (bin << shift()); }
+    DEVICE u32 high(u32 bin) const { return bin >= (hi - lo) >> shift() ? hi : low(bin + 1) - 1; }
 };
 
 struct Span {
@@ -57,6 +60,7 @@ struct Smaller {
 
 template <class T, class Scope>
 struct GapSearch {
+    using Window = ::Window<Scope::BINS>;
     static constexpr u32 OWN = (Scope::BINS + Scope::THREADS - 1) / Scope::THREADS;
     // Ratios that bounds are cut off at: beyond it f32 bounds would be infinite.
     static constexpr float STEEPEST = 1e37f, UP = 1 + 0x1p-20f, DOWN = 1 - 0x1p-20f;
@@ -68,11 +72,10 @@ struct GapSearch {
     u32 n;           // unmasked scores
     bool plain;      // Lambda, not Lambda(resolve)
     float attained;  // a ratio that some gap attains, rounded down
+    u32 last;        // no gap beyond this key is looked at
 
     DEVICE GapSearch(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, u32 n, bool plain)
-        : p(p), scope(scope), row(row), max(max), n(n), plain(plain), attained(0) {
-        if (scope.thread() == 0) store_record(scope.peak, 0, Peak{0, 0, 0});
-    }
+        : p(p), scope(scope), row(row), max(max), n(n), plain(plain), attained(0), last(LARGEST_KEY) {}
 
     DEVICE bool partial() const { return p.top_k > 0 && p.top_k < n; }
     DEVICE double resolve() const { return plain ? 0.0 : p.resolve; }
@@ -93,9 +96,9 @@ struct GapSearch {
     }
     // The largest key whose gap can still attain the best ratio.
     DEVICE u32 reach() const {
-        if (!(attained > 0)) return LARGEST_KEY;
+        if (!(attained > 0)) return last;
         const u32 key = simt::bits_of(simt::mul_rn(simt::div_rn(simt::max_num(excess(n, LN_ERROR), 0), attained), UP));
-        return key < LARGEST_KEY ? key : LARGEST_KEY;
+        return key < last ? key : last;
     }
 
     // Counts per bin of the window, over all parts, as inclusive sums in scope.after. visit(take): what is counted.
@@ -103,9 +106,10 @@ struct GapSearch {
     DEVICE void count(const Window& w, Visit visit, simt::Where at = HERE) {
         scope.clear_counts(at);
         const Shared<u32> counts = scope.counts;
+        const u32 shift = w.shift();
         visit([&](float s) {
             const u32 d = gap_key(max, s) - w.lo;
-            if (d <= w.hi - w.lo) counts.add(d >> w.shift, 1);
+            if (d <= w.hi - w.lo) counts.add(d >> shift, 1);
         });
         const Shared<u32> merged = scope.merge_counts(at);
         u32 sums[OWN], total = 0;
@@ -183,8 +187,8 @@ struct GapSearch {
 
     // Lower bounds from gaps at hand: `tops` are scores of this row, so each has at least its rank among them.
     template <u32 N>
-    DEVICE void estimate(u32 lo, u32 last, u32 ties, const float (&tops)[N], simt::Where at = HERE) {
-        const Window w = Window::over(lo, last, ties, Scope::BINS);
+    DEVICE void estimate(u32 lo, u32 ties, const float (&tops)[N], simt::Where at = HERE) {
+        const Window w{lo, last, ties};
         count(w, [&](auto take) {
 #pragma unroll
             for (u32 i = 0; i < N; ++i) take(tops[i]);
@@ -192,16 +196,16 @@ struct GapSearch {
         raise(w, at);
     }
 
-    // The supremum over the keys lo ..= last, `before` scores lying below lo. Ascending: everything below w.lo is settled.
-    DEVICE void run(u32 lo, u32 last, u32 before) {
-        Window w = Window::over(lo, last < reach() ? last : reach(), before, Scope::BINS);
+    // The supremum over the keys from lo on, `before` scores lying below. Ascending: everything below w.lo is settled.
+    DEVICE void run(u32 lo, u32 before) {
+        Window w{lo, reach(), before};
         while (w.lo <= w.hi) {
             count_row(w);
             raise(w);
             if (settle(w)) {
-                const u32 to = last < reach() ? last : reach();
+                const u32 to = reach();
                 if (w.hi >= to) break;
-                w = Window::over(w.hi + 1, to, w.before + scope.after.load(Scope::BINS - 1), Scope::BINS);
+                w = Window{w.hi + 1, to, w.before + scope.after.load(Scope::BINS - 1)};
             }
         }
     }
@@ -214,7 +218,7 @@ struct GapSearch {
             });
             span = scope.fold(span, Span::none(), [](const Span& a, const Span& b) { return Span::merge(a, b); });
             if (span.first > span.last) return true;
-            if (w.shift == 0) {
+            if (w.shift() == 0) {
                 // A bin is a gap: its count is exact.
                 Peak peak{0, 0, 0};
                 own_bins(w, [&](u32 b, u32 rank) { offer(peak, w.low(b), rank); });
@@ -230,7 +234,7 @@ struct GapSearch {
                 });
                 end = scope.fold(furthest, 0u, Larger{});
                 if (end == 0) {
-                    w = Window::over(w.low(span.first), w.high(span.first), w.before + start, Scope::BINS);
+                    w = Window{w.low(span.first), w.high(span.first), w.before + start};
                     return false;
                 }
                 end -= 1;
@@ -242,15 +246,15 @@ struct GapSearch {
 
     // The key of the k-th smallest gap, `ties` < k <= the number of finite gaps.
     DEVICE u32 select(u32 k, u32 ties) {
-        Window w = Window::over(1, LARGEST_KEY, ties, Scope::BINS);
+        Window w = Window{1, LARGEST_KEY, ties};
         for (;;) {
             count_row(w);
             u32 first = ~0u;
             own_bins(w, [&](u32 b, u32 rank) { first = rank >= k && b < first ? b : first; });
             first = scope.fold(first, ~0u, Smaller{});
             if (first == ~0u) return LARGEST_KEY + 1;
-            if (w.shift == 0) return w.low(first);
-            w = Window::over(w.low(first), w.high(first), w.before + below(first), Scope::BINS);
+            if (w.shift() == 0) return w.low(first);
+            w = Window{w.low(first), w.high(first), w.before + below(first)};
         }
     }
 };
@@ -263,19 +267,20 @@ DEVICE Peak critical_beta(const RowParams& p, Scope& scope, const RowTile<T, Sco
                           float& kth_gap, const float (&tops)[N]) {
     GapSearch<T, Scope> search(p, scope, row, top.max, top.len, plain);
     const Peak at_top{ratio_of(0, ties, search.resolve()), 0, ties};
-    u32 last = LARGEST_KEY;
+    if (scope.thread() == 0) store_record(scope.peak, 0, at_top);
     kth_gap = -1;
     if (search.partial()) {
-        last = p.top_k > ties ? search.select(p.top_k, ties) : 0;
-        kth_gap = simt::float_of(last);
-        if (last > LARGEST_KEY) last = LARGEST_KEY;
+        search.last = p.top_k > ties ? search.select(p.top_k, ties) : 0;
+        kth_gap = simt::float_of(search.last);
+        if (search.last > LARGEST_KEY) search.last = LARGEST_KEY;
     }
     const u32 lo = ties == 1 && top.second > -INFINITE ? gap_key(top.max, top.second) : 1;
-    if (at_top.ratio > 0 || ties >= top.len || lo > last) return at_top;
-    search.estimate(lo, last, ties, tops);
-    search.run(lo, last, ties);
+    if (at_top.ratio == 0 && ties < top.len && lo <= search.last) {
+        search.estimate(lo, ties, tops);
+        search.run(lo, ties);
+    }
     scope.sync();
     const Peak best = load_record<Peak>(scope.peak, 0);
     scope.sync();
-    return best.ratio > 0 ? best : at_top;
+    return best;
 }

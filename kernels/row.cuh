@@ -86,7 +86,7 @@ struct RowTile {
     template <class Scope, class F>
     DEVICE void for_each_vector(const Scope& scope, F f) const {
         u32 i = scope.thread();
-#pragma unroll 2
+#pragma unroll 1
         for (; i < resident; i += Scope::THREADS) visit(tile.load(i), first + i, f);
         if (STREAMS) {
 #pragma unroll 1

@@ -126,7 +126,7 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
         if (critical && !poisoned) {
             const float tops[2] = {own.max, own.second};
             // Lambda first where both are asked for; where r = 0 they are one.
-            bool plain = p.both && p.resolve != 0;
+            bool plain = !OUT && p.both && p.resolve != 0;
 #pragma unroll 1
             for (;;) {
                 float kth_gap;
@@ -136,7 +136,7 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
                 if (reports && !plain) report.put(FIELD(resolved), contact);
                 if (reports) report.put(FIELD(kth_gap), kth_gap);
                 lambda = peak.ratio;
-                if (!plain) break;
+                if (OUT || !plain) break;
                 plain = false;
             }
         }
@@ -183,17 +183,23 @@ DEVICE void measure_split(const RowParams& p) {
     }
 }
 
-// One kernel of a family, from its row of variants.def.
+// One kernel of a family, from its row of variants.def. CTAs that share an SM hide one another's loads behind arithmetic. Their threads:
+// 768 an SM (1,024 in the block scope with probabilities, 512 in a cluster without) are what the registers allow with no spill;
+// a CTA of 512 has the SM for itself.
 #define STAMP(FAMILY, OUT, T, SCOPE, THREADS, CTAS) STAMP_##SCOPE(FAMILY, OUT, T, THREADS, CTAS)
 #define STAMP_warp(FAMILY, OUT, T, THREADS, CTAS) \
-    KERNEL(FAMILY##_##T##_warp##THREADS##x##CTAS, THREADS) { measure_warp<OUT, T, THREADS, CTAS>(params); }
+    KERNEL(FAMILY##_##T##_warp##THREADS##x##CTAS, THREADS, 768 / THREADS) { measure_warp<OUT, T, THREADS, CTAS>(params); }
 #define STAMP_block(FAMILY, OUT, T, THREADS, CTAS) \
-    KERNEL(FAMILY##_##T##_block##THREADS##x##CTAS, THREADS) { measure_block<OUT, T, THREADS, CTAS>(params); }
+    KERNEL(FAMILY##_##T##_block##THREADS##x##CTAS, THREADS, THREADS > 256 ? 1 : (OUT ? 1024 : 768) / THREADS) { \
+        measure_block<OUT, T, THREADS, CTAS>(params); \
+    }
 #define STAMP_split(FAMILY, OUT, T, THREADS, CTAS) \
-    KERNEL(FAMILY##_##T##_split##THREADS##x##CTAS, THREADS) { measure_split<OUT, T, THREADS, CTAS>(params); }
+    KERNEL(FAMILY##_##T##_split##THREADS##x##CTAS, THREADS, 1) { measure_split<OUT, T, THREADS, CTAS>(params); }
 #if SIMT_CLUSTERS
 #define STAMP_cluster(FAMILY, OUT, T, THREADS, CTAS) \
-    CLUSTER_KERNEL(FAMILY##_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS) { measure_cluster<OUT, T, THREADS, CTAS>(params); }
+    CLUSTER_KERNEL(FAMILY##_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS, (OUT ? 768 : 512) / THREADS) { \
+        measure_cluster<OUT, T, THREADS, CTAS>(params); \
+    }
 #else
 #define STAMP_cluster(FAMILY, OUT, T, THREADS, CTAS)
 #endif

@@ -50,6 +50,7 @@ struct ClusterScope : BlockScope<T> {
         simt::cluster_sync(at);
         constexpr u32 OWN = (Base::BINS + T - 1) / T;
         u32 sums[OWN] = {};
+#pragma unroll 2
         for (u32 rank = 0; rank < CTAS; ++rank) {
             const Remote<u32> there = counts.remote(rank);
 #pragma unroll

@@ -236,7 +236,9 @@ DEVICE u16 float_to_half(float f) {
 
 }  // namespace simt
 
-// At most 80 registers a thread, so that three CTAs share an SM and one loads while another computes.
-#define KERNEL(name, THREADS) extern "C" __global__ void __launch_bounds__(THREADS, 768 / THREADS) name(const __grid_constant__ RowParams params)
-#define CLUSTER_KERNEL(name, THREADS, CTAS) \
-    extern "C" __global__ void __cluster_dims__(CTAS, 1, 1) __launch_bounds__(THREADS, 768 / THREADS) name(const __grid_constant__ RowParams params)
+// RESIDENT: CTAs that share an SM at least, which bounds the registers of a thread to 65,536 / (THREADS * RESIDENT).
+#define KERNEL(name, THREADS, RESIDENT) \
+    extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) name(const __grid_constant__ RowParams params)
+#define CLUSTER_KERNEL(name, THREADS, CTAS, RESIDENT) \
+    extern "C" __global__ void __cluster_dims__(CTAS, 1, 1) __launch_bounds__(THREADS, RESIDENT) \
+        name(const __grid_constant__ RowParams params)

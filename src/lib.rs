@@ -28,6 +28,7 @@
 //! poisoned one: a NaN or +inf makes its own row NaN and no other.
 
 mod batches;
+pub mod bench;
 pub mod cpu;
 mod critical;
 pub mod cuda;

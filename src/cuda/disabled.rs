@@ -48,4 +48,12 @@ impl Driver {
     pub fn synchronize(&self) -> Result<()> {
         match *self {}
     }
+
+    pub fn copy(&self, _: &DriverMemory, _: &mut DriverMemory) -> Result<()> {
+        match *self {}
+    }
+
+    pub fn timed(&self, _: &mut DriverMemory, _: impl FnOnce() -> Result<()>) -> Result<f64> {
+        match *self {}
+    }
 }

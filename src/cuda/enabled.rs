@@ -4,7 +4,9 @@ use super::arch::Arch;
 use super::variants::{Scope, Variant};
 use super::{launch_cuda, loader};
 use crate::{Error, Result};
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute as OfFunction};
+use cudarc::driver::sys::{
+    CUdevice_attribute as Attribute, CUevent_flags as Flags, CUfunction_attribute as OfFunction,
+};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
 };
@@ -125,6 +127,25 @@ impl Driver {
         let told = format!("copying {} bytes from the device", into.len());
         self.stream.memcpy_dtoh(&source, into).map_err(refused(told.clone()))?;
         self.stream.synchronize().map_err(refused(told))
+    }
+
+    /// Begins a copy of all of `from` to the begin of `to`, which must be as large.
+    pub fn copy(&self, from: &DriverMemory, to: &mut DriverMemory) -> Result<()> {
+        let told = format!("copying {} bytes on {}", from.bytes(), self.arch.name);
+        self.stream.memcpy_dtod(&from.slice, &mut to.slice).map_err(refused(told))
+    }
+
+    /// Device seconds of what `begin` begins on the engine's own stream; `flush` is overwritten before.
+    pub fn timed(&self, flush: &mut DriverMemory, begin: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let told = || refused("timing with events");
+        self.stream.memset_zeros(&mut flush.slice).map_err(told())?;
+        let mark = || self.stream.record_event(Some(Flags::CU_EVENT_DEFAULT)).map_err(told());
+        let start = mark()?;
+        let begun = begin();
+        let end = mark()?;
+        // Waits for the end, also where nothing was begun.
+        let milliseconds = start.elapsed_ms(&end).map_err(told())?;
+        begun.map(|()| f64::from(milliseconds) * 1e-3)
     }
 
     pub fn synchronize(&self) -> Result<()> {

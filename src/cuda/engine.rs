@@ -162,7 +162,7 @@ impl Engine {
     }
 }
 
-fn check_range(memory: &DeviceMemory, at: usize, bytes: usize) -> Result<()> {
+pub(super) fn check_range(memory: &DeviceMemory, at: usize, bytes: usize) -> Result<()> {
     match at.checked_add(bytes).is_some_and(|end| end <= memory.bytes()) {
         true => Ok(()),
         false => {
@@ -173,6 +173,6 @@ fn check_range(memory: &DeviceMemory, at: usize, bytes: usize) -> Result<()> {
     }
 }
 
-fn foreign() -> Error {
+pub(super) fn foreign() -> Error {
     Error::Settings { detail: "device memory of another engine".into() }
 }

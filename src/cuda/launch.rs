@@ -68,6 +68,18 @@ impl Engine {
         memory: &mut [&mut DeviceMemory],
         naive: bool,
     ) -> Result<()> {
+        self.begin_within(call, workspace, memory, naive)?;
+        self.synchronize()
+    }
+
+    /// As [`Engine::launch_within`], but returns before it has run: wait before `memory` is touched or freed.
+    pub(super) fn begin_within(
+        &self,
+        call: &Call,
+        workspace: Option<Workspace>,
+        memory: &mut [&mut DeviceMemory],
+        naive: bool,
+    ) -> Result<()> {
         let family = if naive { Family::NaiveMax } else { call.problem().family };
         for span in call.check(family, self.arch(), workspace)?.spans {
             let holds = |memory: &&mut DeviceMemory| {
@@ -85,11 +97,10 @@ impl Engine {
         // SAFETY: all memory is this call's own until the launch has run, and none of it is freed before.
         unsafe {
             match naive {
-                true => self.launch_naive(call, self.own_stream())?,
-                false => self.launch(call, workspace, self.own_stream())?,
+                true => self.launch_naive(call, self.own_stream()),
+                false => self.launch(call, workspace, self.own_stream()),
             }
         }
-        self.synchronize()
     }
 
     /// The stream that this engine's copies run on.

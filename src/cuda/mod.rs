@@ -17,6 +17,7 @@ mod decode;
 #[cfg_attr(not(feature = "cuda"), path = "disabled.rs")]
 mod driver;
 mod engine;
+mod facts;
 mod host;
 mod ladder;
 mod launch;
@@ -31,11 +32,13 @@ mod rule;
 mod simulator;
 #[cfg(feature = "cuda")]
 mod sources;
+mod timing;
 mod variants;
 
 pub use arch::Arch;
 pub use call::{Beta, Call, DeviceOutput, DeviceRows, Workspace};
 pub use engine::{DeviceMemory, Engine};
+pub use facts::facts;
 pub use plan::{Plan, Problem};
 pub use simulator::{SimtOptions, Traffic};
 pub use variants::{Family, Scope, Variant};

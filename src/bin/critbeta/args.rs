@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use critbeta::diagnose::RowFormat;
-use critbeta::{DType, RescalingSpec};
+use critbeta::{DType, DeviceSpec, RescalingSpec};
 use std::path::PathBuf;
 
 /// The exact critical inverse temperature of attention rows, and what it says about a model.
@@ -21,6 +21,10 @@ pub struct Cli {
     /// Threads to compute with [default: one per core]
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
+    /// Where rows are computed: auto (a GPU where one comes up, else the CPU), cpu, cuda:N, or simt (the CUDA kernels
+    /// simulated, slow)
+    #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
+    pub device: DeviceSpec,
 }
 
 #[derive(Subcommand)]
@@ -37,6 +41,10 @@ pub enum Command {
     Families(Families),
     /// Show the published length laws with their conventions, sources and values
     Laws(Laws),
+    /// Time the CUDA kernels against a copy of the same bytes, every result checked first
+    Bench(crate::bench::Bench),
+    /// Say which CUDA kernel would run, and why; needs no GPU
+    Plan(Plan),
     /// Say what this machine offers
     Doctor,
 }
@@ -110,6 +118,28 @@ pub struct Laws {
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1024, 8192, 65536, 1048576],
           value_parser = clap::value_parser!(u64).range(1..))]
     pub n: Vec<u64>,
+}
+
+#[derive(Args)]
+pub struct Plan {
+    /// Scores of a row
+    #[arg(long, value_name = "N")]
+    pub len: u64,
+    /// Rows
+    #[arg(long, value_name = "R")]
+    pub rows: u64,
+    /// f32, f16 or bf16
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
+    pub dtype: DType,
+    /// sm_80, sm_86, sm_89, sm_90, sm_100, sm_103 or sm_120 [default: the GPU of --device, else sm_90]
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Probabilities under a rescaling (this is the default)
+    #[arg(long, conflicts_with = "profile")]
+    pub softmax: bool,
+    /// Statistics only
+    #[arg(long)]
+    pub profile: bool,
 }
 
 fn file(text: &str) -> Result<PathBuf, String> {

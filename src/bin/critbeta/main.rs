@@ -1,15 +1,18 @@
 //! The `critbeta` command: arguments as typed, then as meant, then the library.
 
 mod args;
+mod bench;
 mod diagnose;
 mod doctor;
 mod families;
 mod laws;
+mod plan;
 mod report;
 mod softmax;
 
 use args::{Cli, Command};
 use clap::Parser;
+use critbeta::Device;
 use critbeta::output::Output;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -43,8 +46,19 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Softmax(args) => softmax::run(args, cli).map(|()| true),
         Command::Families(args) => families::run(args, cli),
         Command::Laws(args) => laws::run(args).map(|()| true),
-        Command::Doctor => doctor::run().map(|()| true),
+        Command::Bench(args) => bench::run(args, cli),
+        Command::Plan(args) => plan::run(args, cli).map(|()| true),
+        Command::Doctor => doctor::run(cli).map(|()| true),
     }
+}
+
+/// The device of --device; why `auto` came to the CPU goes to stderr.
+fn device(cli: &Cli) -> critbeta::Result<Device> {
+    Device::open(cli.device, &mut |note| {
+        if !cli.quiet {
+            eprintln!("note: {note}");
+        }
+    })
 }
 
 /// A bar on stderr, which indicatif hides where that is not a terminal.

@@ -6,7 +6,7 @@ use crate::diagnose::{HeadRescalings, last_visible};
 use crate::input::safetensors::{SafetensorsFile, Tensor};
 use crate::input::{Input, ScoreTensor, Source, positions_of};
 use crate::output::Output;
-use crate::{DType, Error, Rescaling, Result};
+use crate::{DType, Device, Error, Rescaling, Result, Scores};
 use npyz::WriterBuilder;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -56,8 +56,8 @@ impl<'a> Probabilities<'a> {
             if dtype == DType::Bf16 && is_npy(&input.path) {
                 return Err(Error::file(out, "the .npy format has no bf16, expected f64, f32 or f16"));
             }
-            // Scores, gaps and f64 weights of one row, and the rows that wait to be written.
-            let waiting = JOBS_PER_THREAD * dtype.size_bytes();
+            // Scores, gaps and f64 weights of one row, and the rows that wait to be written (for a GPU: as f32 scores).
+            let waiting = JOBS_PER_THREAD * dtype.size_bytes().max(4);
             check_memory(&input.path, scores.layer(), (20 + waiting as u128) * scores.cols() as u128)?;
             let heads = 0..scores.heads() as u64;
             let rescalings = heads.map(|head| rescalings.of(scores.layer(), head)).collect::<Result<_>>()?;
@@ -66,17 +66,28 @@ impl<'a> Probabilities<'a> {
         Ok(Probabilities { input, tensors: input.sources.iter().map(plan).collect::<Result<_>>()? })
     }
 
-    /// Computes and writes everything; `sink` sees every row, in order.
+    /// Computes on this CPU and writes everything: [`Probabilities::write_on`] it.
+    pub fn write(self, out: &mut Output, sink: impl FnMut(&[SoftmaxRow])) -> Result<()> {
+        self.write_on(&Device::Cpu, out, sink)
+    }
+
+    /// Computes on `device` and writes everything; `sink` sees every row, in order.
     ///
     /// A safetensors file keeps its metadata, the positions of what is written, and tensors without
-    /// rows. Probabilities are computed in f64 from f32 scores and rounded once. Errors: [`Error::Io`] for
-    /// the target, and the input's.
-    pub fn write(self, out: &mut Output, mut sink: impl FnMut(&[SoftmaxRow])) -> Result<()> {
+    /// rows. On the CPU, probabilities are computed in f64 from f32 scores and rounded once; on a GPU they are f32,
+    /// within (4 + z) 2^-23 relative (z = beta x gap), then rounded to another dtype. Errors: [`Error::Io`] for the target, the
+    /// input's, and the device's.
+    pub fn write_on(
+        self,
+        device: &Device,
+        out: &mut Output,
+        mut sink: impl FnMut(&[SoftmaxRow]),
+    ) -> Result<()> {
         if is_npy(&self.input.path) {
             return self.tensors.iter().try_for_each(|tensor| {
                 let header = npy_header(tensor).map_err(|e| Error::io(out.path(), e))?;
                 write_all(out, &header)?;
-                tensor.write(out, &mut sink)
+                tensor.write(device, out, &mut sink)
             });
         }
         let file = SafetensorsFile::open(&self.input.path)?;
@@ -89,7 +100,7 @@ impl<'a> Probabilities<'a> {
         write_all(out, &header)?;
         parts.iter().try_for_each(|part| match part {
             Part::Kept(tensor) => write_all(out, &tensor.bytes),
-            Part::Scores(tensor) => tensor.write(out, &mut sink),
+            Part::Scores(tensor) => tensor.write(device, out, &mut sink),
         })
     }
 
@@ -120,29 +131,58 @@ impl Part<'_> {
 }
 
 impl Planned<'_> {
-    fn write(&self, out: &mut Output, sink: &mut impl FnMut(&[SoftmaxRow])) -> Result<()> {
+    fn write(&self, device: &Device, out: &mut Output, sink: &mut impl FnMut(&[SoftmaxRow])) -> Result<()> {
         let (heads, rows) = (self.scores.heads(), self.scores.rows());
         let step = (JOB_SCORES / self.scores.cols().max(1)).clamp(1, JOB_SCORES);
         let blocks = (0..heads).flat_map(|head| {
             (0..rows).step_by(step).map(move |start| (head, start..(start + step).min(rows)))
         });
-        let work = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
-            let mut bytes = Vec::new();
-            let one = |row| {
-                self.scores.read_row(*head, row, 0, &mut scratch.row);
-                let position = self.scores.position(row).unwrap_or_else(|| last_visible(&scratch.row));
-                let rule = &self.rescalings[*head];
-                let report = scratch.workspace.softmax(&scratch.row, rule, position, &mut scratch.probs);
-                self.dtype.write(&scratch.probs, &mut bytes);
-                report
-            };
-            let reports: Vec<SoftmaxRow> = rows.clone().map(one).collect();
-            (reports, bytes)
+        let mut deliver = |reports: &[SoftmaxRow], bytes: &[u8]| {
+            sink(reports);
+            write_all(out, bytes)
         };
-        in_order(blocks, JOBS_PER_THREAD, work, |(reports, bytes)| {
-            sink(&reports);
-            write_all(out, &bytes)
-        })
+        match device {
+            Device::Cpu => {
+                let work = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
+                    let mut bytes = Vec::new();
+                    let one = |row| {
+                        let position = self.read(*head, row, &mut scratch.row);
+                        let rule = &self.rescalings[*head];
+                        let report =
+                            scratch.workspace.softmax(&scratch.row, rule, position, &mut scratch.probs);
+                        self.dtype.write(&scratch.probs, &mut bytes);
+                        report
+                    };
+                    let reports: Vec<SoftmaxRow> = rows.clone().map(one).collect();
+                    (reports, bytes)
+                };
+                in_order(blocks, JOBS_PER_THREAD, work, |(reports, bytes)| deliver(&reports, &bytes))
+            }
+            Device::Cuda(engine) => {
+                let read = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
+                    let (mut scores, mut positions) = (Vec::new(), Vec::new());
+                    for row in rows.clone() {
+                        positions.push(self.read(*head, row, &mut scratch.row));
+                        scores.extend_from_slice(&scratch.row);
+                    }
+                    (*head, scores, positions)
+                };
+                in_order(blocks, JOBS_PER_THREAD, read, |(head, scores, positions)| {
+                    let view = Scores::dense(&scores, positions.len(), self.scores.cols())?;
+                    let mut probs = vec![0.0f32; scores.len()];
+                    let reports = engine.softmax(&view, &self.rescalings[head], &positions, &mut probs)?;
+                    let mut bytes = Vec::new();
+                    self.dtype.write(&probs.iter().map(|&p| p.into()).collect::<Vec<f64>>(), &mut bytes);
+                    deliver(&reports, &bytes)
+                })
+            }
+        }
+    }
+
+    /// Reads a row and says its position.
+    fn read(&self, head: usize, row: usize, scores: &mut Vec<f32>) -> u64 {
+        self.scores.read_row(head, row, 0, scores);
+        self.scores.position(row).unwrap_or_else(|| last_visible(scores))
     }
 }
 

@@ -1,6 +1,6 @@
 //! From files of attention to records, summaries, length laws and calibrations.
 //!
-//! [`scan`] measures every row of opened [inputs](crate::input) and hands [`RowRecord`]s on in
+//! [`scan_on`] a device measures every row of opened [inputs](crate::input) and hands [`RowRecord`]s on in
 //! input order; a [`Diagnosis`] gathers them per layer and head and says what they show.
 
 mod bins;
@@ -25,7 +25,7 @@ pub use length_law::{BinMedians, LengthLaw};
 pub use published::ClosestLaw;
 pub use record::{RowPlace, RowRecord};
 pub(crate) use scan::last_visible;
-pub use scan::{Settings, scan};
+pub use scan::{Settings, scan, scan_on};
 pub use summary::{Diagnosis, HeadSummary, InputNames, Quantiles, Summary};
 pub use verdict::Verdict;
 pub use writers::{RowFormat, RowWriter};

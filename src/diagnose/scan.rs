@@ -4,8 +4,9 @@ use super::qk::{self, QkBlock, block_rows};
 use super::record::{RowPlace, RowRecord};
 use crate::batches::{check_memory, in_order};
 use crate::cpu::{Measure, Workspace};
-use crate::input::{Input, QkPair, ScoreTensor, Source};
-use crate::{Error, Result};
+use crate::cuda::Engine;
+use crate::input::{Input, Source};
+use crate::{Device, Error, Result, Scores};
 use std::ops::Range;
 
 /// How rows are measured.
@@ -70,11 +71,26 @@ const JOBS_PER_THREAD: usize = 8;
 const JOB_ROWS: usize = 256;
 const JOB_SCORES: usize = 1 << 18;
 
-/// Measures every row of `inputs` and hands the records to `sink` in input order, a batch at a time.
+/// Jobs per thread whose scores wait for a device, a few megabytes each.
+const DEVICE_JOBS_PER_THREAD: usize = 2;
+
+/// Measures every row of `inputs` on this CPU: [`scan_on`] it.
+pub fn scan(
+    inputs: &[Input],
+    settings: &Settings,
+    sink: impl FnMut(&[RowRecord]) -> Result<()>,
+) -> Result<()> {
+    scan_on(&Device::Cpu, inputs, settings, sink)
+}
+
+/// Measures every row of `inputs` on `device` and hands the records to `sink` in input order, a batch at a time.
 ///
 /// Memory is O(threads x keys): no source is read whole. Errors: [`Settings::check`]'s, the sink's, and
 /// [`Error::File`] for rows too long for the memory there is.
-pub fn scan(
+///
+/// On a GPU, scores of queries and keys are computed on this CPU, and scores in f64 become f32 as they do here.
+pub fn scan_on(
+    device: &Device,
     inputs: &[Input],
     settings: &Settings,
     mut sink: impl FnMut(&[RowRecord]) -> Result<()>,
@@ -82,12 +98,43 @@ pub fn scan(
     settings.check()?;
     for input in inputs {
         for source in &input.sources {
-            check_memory(&input.path, source.layer(), scratch_bytes(source))?;
+            let waiting = match device {
+                Device::Cpu => 0,
+                // Twice: as rows, and packed for the copy.
+                Device::Cuda(_) => {
+                    2 * 4 * (DEVICE_JOBS_PER_THREAD * job_rows(source) * width(source)) as u128
+                }
+            };
+            check_memory(&input.path, source.layer(), scratch_bytes(source) + waiting)?;
         }
     }
     let jobs = inputs.iter().flat_map(|input| &input.sources).flat_map(jobs_of);
-    let measure = |scratch: &mut Scratch, job: &Job| scratch.measure(job, settings);
-    in_order(jobs, JOBS_PER_THREAD, measure, |records| sink(&records))
+    match device {
+        Device::Cpu => {
+            let measure = |scratch: &mut Scratch, job: &Job| scratch.measure(job, settings);
+            in_order(jobs, JOBS_PER_THREAD, measure, |records| sink(&records))
+        }
+        Device::Cuda(engine) => {
+            let read = |scratch: &mut Scratch, job: &Job| scratch.read(job, settings);
+            in_order(jobs, DEVICE_JOBS_PER_THREAD, read, |block| sink(&block.measure(engine, settings)?))
+        }
+    }
+}
+
+/// Widest row of a source, in scores.
+fn width(source: &Source) -> usize {
+    match source {
+        Source::Scores(tensor) => tensor.cols(),
+        Source::Pair(pair) => pair.keys(),
+    }
+}
+
+/// Rows of a source that one job takes.
+fn job_rows(source: &Source) -> usize {
+    match source {
+        Source::Scores(tensor) => (JOB_SCORES / tensor.cols().max(1)).clamp(1, JOB_ROWS),
+        Source::Pair(pair) => block_rows(pair),
+    }
 }
 
 /// Bytes that one thread needs: the scores themselves, and twice 4 bytes each to refine their gaps.
@@ -99,11 +146,7 @@ fn scratch_bytes(source: &Source) -> u128 {
 }
 
 fn jobs_of(source: &Source) -> impl Iterator<Item = Job<'_>> {
-    let step = match source {
-        Source::Scores(tensor) => (JOB_SCORES / tensor.cols().max(1)).clamp(1, JOB_ROWS),
-        Source::Pair(pair) => block_rows(pair),
-    };
-    let rows = source.rows();
+    let (step, rows) = (job_rows(source), source.rows());
     (0..source.heads()).flat_map(move |head| {
         (0..rows).step_by(step).map(move |start| Job { source, head, rows: start..(start + step).min(rows) })
     })
@@ -119,48 +162,84 @@ struct Scratch {
 
 impl Scratch {
     fn measure(&mut self, job: &Job, settings: &Settings) -> Vec<RowRecord> {
+        let mut records = Vec::with_capacity(job.rows.len());
+        self.each_row(job, settings, |workspace, place, scores, shift| {
+            let report = workspace.report(scores, settings.beta, settings.measure);
+            records.push(RowRecord::new(place, &report, shift, settings.measure.top_k.is_some()));
+        });
+        records
+    }
+
+    fn read(&mut self, job: &Job, settings: &Settings) -> Block {
+        let cols = width(job.source);
+        let mut block = Block { cols, ..Block::default() };
+        self.each_row(job, settings, |_, place, scores, shift| {
+            block.scores.extend_from_slice(scores);
+            block.scores.resize((block.lens.len() + 1) * cols, 0.0);
+            block.lens.push(scores.len());
+            block.places.push((place, shift));
+        });
+        block
+    }
+
+    /// Every row of a job, without the keys that are left out, and the shift that was taken off its scores.
+    fn each_row(
+        &mut self,
+        job: &Job,
+        settings: &Settings,
+        mut take: impl FnMut(&mut Workspace, RowPlace, &[f32], f64),
+    ) {
+        let Scratch { workspace, row: scores, block } = self;
+        let place = |row: usize, position| {
+            let layer = job.source.layer().clone();
+            RowPlace { layer, head: job.head as u64, row: row as u64, position }
+        };
+        let exclude = |scores: &mut [f32]| {
+            let excluded = settings.exclude_sink.min(scores.len());
+            scores[..excluded].fill(f32::NEG_INFINITY);
+        };
         match job.source {
             Source::Scores(tensor) => {
-                job.rows.clone().map(|row| self.score_row(tensor, job.head, row, settings)).collect()
+                for row in job.rows.clone() {
+                    let shift = tensor.read_row(job.head, row, settings.exclude_sink, scores);
+                    let position = tensor.position(row).unwrap_or_else(|| last_visible(scores));
+                    exclude(scores);
+                    take(workspace, place(row, position), scores, shift);
+                }
             }
-            Source::Pair(pair) => self.pair_rows(pair, job, settings),
+            Source::Pair(pair) => {
+                block.fill(pair, job.head, job.rows.clone());
+                for (index, row) in job.rows.clone().enumerate() {
+                    let position = pair.position(row);
+                    let scores = block.row(index, position);
+                    exclude(scores);
+                    take(workspace, place(row, position), scores, 0.0);
+                }
+            }
         }
     }
+}
 
-    fn score_row(&mut self, tensor: &ScoreTensor, head: usize, row: usize, settings: &Settings) -> RowRecord {
-        let shift = tensor.read_row(head, row, settings.exclude_sink, &mut self.row);
-        let position = tensor.position(row).unwrap_or_else(|| last_visible(&self.row));
-        let place = RowPlace { layer: tensor.layer().clone(), head: head as u64, row: row as u64, position };
-        record(&mut self.workspace, &mut self.row, place, shift, settings)
-    }
+/// Rows of one job on their way to a device, `cols` apart.
+#[derive(Default)]
+struct Block {
+    scores: Vec<f32>,
+    cols: usize,
+    lens: Vec<usize>,
+    places: Vec<(RowPlace, f64)>,
+}
 
-    fn pair_rows(&mut self, pair: &QkPair, job: &Job, settings: &Settings) -> Vec<RowRecord> {
-        let Scratch { workspace, block, .. } = self;
-        block.fill(pair, job.head, job.rows.clone());
-        let one = |(index, row): (usize, usize)| {
-            let position = pair.position(row);
-            let layer = pair.layer().clone();
-            let place = RowPlace { layer, head: job.head as u64, row: row as u64, position };
-            record(workspace, block.row(index, position), place, 0.0, settings)
-        };
-        job.rows.clone().enumerate().map(one).collect()
+impl Block {
+    fn measure(self, engine: &Engine, settings: &Settings) -> Result<Vec<RowRecord>> {
+        let view = Scores::dense(&self.scores, self.lens.len(), self.cols)?.with_lens(&self.lens)?;
+        let reports = engine.row_reports(&view, settings.beta, settings.measure)?;
+        let top_k = settings.measure.top_k.is_some();
+        let record = |((place, shift), report)| RowRecord::new(place, report, shift, top_k);
+        Ok(self.places.into_iter().zip(&reports).map(record).collect())
     }
 }
 
 /// The position of a score row that its file does not give: its last unmasked key.
 pub(crate) fn last_visible(scores: &[f32]) -> u64 {
     scores.iter().rposition(|&s| s != f32::NEG_INFINITY).unwrap_or(0) as u64
-}
-
-fn record(
-    workspace: &mut Workspace,
-    scores: &mut [f32],
-    place: RowPlace,
-    shift: f64,
-    settings: &Settings,
-) -> RowRecord {
-    let excluded = settings.exclude_sink.min(scores.len());
-    scores[..excluded].fill(f32::NEG_INFINITY);
-    let report = workspace.report(scores, settings.beta, settings.measure);
-    RowRecord::new(place, &report, shift, settings.measure.top_k.is_some())
 }

@@ -12,8 +12,10 @@
 //! quantiles 1/2 - 2.5 / sqrt(R) and 1/2 + 2.5 / sqrt(R) but for once in 1.7 million (5 sigma of the
 //! rank). The tolerances are the further of the two; over 200 seeds the worst difference was 0.79 of one.
 
-use super::{Family, each_row, median};
-use crate::CriticalBeta;
+use super::{Family, Measurer, median};
+use crate::{Device, Result};
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
 use serde::Serialize;
 
 /// One comparison of a measured number with a known one.
@@ -50,40 +52,50 @@ const MEDIANS: [Known; 7] = [
 /// Median of contact rank / n under the sink at the last of [`SIZES`], from the same samples.
 const SINK_DEPTH: (f64, f64) = (0.72870, 0.00214);
 
-/// Measures every family with a known answer and compares.
-///
-/// Calls `progress(done, total)` after each family. The result depends on the seed alone.
+/// Measures every family with a known answer on this CPU: [`check_on`] it.
 pub fn check(seed: u64, progress: &mut dyn FnMut(usize, usize)) -> Vec<Check> {
-    check_with(|scores| crate::cpu::critical_beta(scores, 0.0), median, &MEDIANS, seed, progress)
+    // The CPU has no error to give.
+    check_on(&Device::Cpu, seed, progress).unwrap_or_default()
+}
+
+/// Measures every family with a known answer on `device` and compares.
+///
+/// Calls `progress(done, total)` after each family. The result depends on the seed alone. Errors: the device's.
+pub fn check_on(device: &Device, seed: u64, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<Check>> {
+    let measurer = match device {
+        Device::Cpu => Measurer::Row(|scores| crate::cpu::critical_beta(scores, 0.0)),
+        Device::Cuda(engine) => Measurer::Engine(engine),
+    };
+    check_with(&measurer, median, &MEDIANS, seed, progress)
 }
 
 /// Medians of one family at each of [`SIZES`], with their tolerances.
 type Known = (Family, [(f64, f64); SIZES.len()]);
 
 fn check_with(
-    measure: fn(&[f32]) -> CriticalBeta,
+    measurer: &Measurer,
     summary: fn(Vec<f64>) -> f64,
     random: &[Known],
     seed: u64,
     progress: &mut dyn FnMut(usize, usize),
-) -> Vec<Check> {
+) -> Result<Vec<Check>> {
     let total = random.len() + 2;
     let mut checks = Vec::new();
     for (n, _) in SIZES {
         let family = Family::Simplex { gap: 4.0 };
-        let measured = each_row(&family, n, 1, seed, |scores| measure(scores).beta)[0];
+        let measured = measurer.each_of(&family, n, 1, seed)?[0].beta;
         let what = "log n / (q - p), exactly, q - p = 4; one row".into();
         // A gap of 4 is exact, the ratio one logarithm and one division: 2 ulps of f64.
         let expected = (n as f64).ln() / 4.0;
         checks.push(Check::new(&family, format!("n = {n}"), expected, measured, 4.5e-16 * expected, what));
     }
     progress(1, total);
-    checks.push(log_grid(measure));
+    checks.push(log_grid(measurer)?);
     progress(2, total);
     for (i, (family, known)) in random.iter().enumerate() {
         let mut medians = Vec::new();
         for (&(n, rows), &(expected, tolerance)) in SIZES.iter().zip(known) {
-            let rows = each_row(family, n, rows, seed, measure);
+            let rows = measurer.each_of(family, n, rows, seed)?;
             let measured = summary(rows.iter().map(|critical| critical.beta).collect());
             medians.push(measured);
             let what = format!("median of {} rows; exact law of the order statistics", rows.len());
@@ -98,21 +110,25 @@ fn check_with(
         checks.extend(exponent(family, known, &medians));
         progress(i + 3, total);
     }
-    checks
+    Ok(checks)
 }
 
 /// Every prefix of a log grid has its contact at its last score, up to the rounding of that gap.
-fn log_grid(measure: fn(&[f32]) -> CriticalBeta) -> Check {
+fn log_grid(measurer: &Measurer) -> Result<Check> {
     let (n, beta) = (1024, 2.5);
     let family = Family::LogGrid { beta };
-    let furthest = each_row(&family, n, 1, 0, |scores| {
-        let betas = (2..=n).map(|k| measure(&scores[..k]).beta);
-        betas.max_by(|a, b| (a - beta).abs().total_cmp(&(b - beta).abs())).unwrap_or(f64::NAN)
-    })[0];
+    let mut whole = Vec::new();
+    family.draw(n, &mut Xoshiro256PlusPlus::seed_from_u64(0), &mut whole);
+    let betas = measurer.each(n - 1, |row, scores| {
+        scores.clear();
+        scores.extend_from_slice(&whole[..row + 2]);
+    })?;
+    let furthest = betas.iter().map(|critical| critical.beta);
+    let furthest = furthest.max_by(|a, b| (a - beta).abs().total_cmp(&(b - beta).abs())).unwrap_or(f64::NAN);
     // One f32 rounding of a gap: relative 2^-24, and its square.
     let tolerance = beta * 2f64.powi(-24) * 1.000001;
     let what = "L, the furthest from it of the rows of the first k scores, k = 2..1024".into();
-    Check::new(&family, "every k".into(), beta, furthest, tolerance, what)
+    Ok(Check::new(&family, "every k".into(), beta, furthest, tolerance, what))
 }
 
 /// The slope that `medians` have, against the slope that the known medians have at the same lengths:
@@ -153,6 +169,7 @@ impl Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CriticalBeta;
     use crate::cpu::{Measure, critical_beta, row_report};
     use crate::stats::RowMax;
 
@@ -163,7 +180,7 @@ mod tests {
         random: &[&str],
     ) -> Vec<String> {
         let random: Vec<Known> = MEDIANS.into_iter().filter(|(f, _)| random.contains(&f.name())).collect();
-        let checks = check_with(measure, summary, &random, 1, &mut |_, _| {});
+        let checks = check_with(&Measurer::Row(measure), summary, &random, 1, &mut |_, _| {}).unwrap();
         checks.into_iter().filter(|check| !check.pass).map(|check| check.name).collect()
     }
 

@@ -4,7 +4,7 @@ use crate::args::{Cli, Diagnose};
 use crate::{io_error, json_output, print, report, write_json};
 use anyhow::Result;
 use critbeta::cpu::Measure;
-use critbeta::diagnose::{Calibration, Diagnosis, RowWriter, Settings, scan};
+use critbeta::diagnose::{Calibration, Diagnosis, RowWriter, Settings, scan_on};
 use critbeta::input::{self, Input, Selection};
 use critbeta::output::{self, Output};
 use std::path::Path;
@@ -25,6 +25,7 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
     let outputs = [row_file, json_target, args.calibration.as_deref()].into_iter().flatten();
     let paths: Vec<&Path> = args.files.iter().map(|file| file.as_path()).chain(outputs).collect();
     output::distinct(&paths)?;
+    let device = crate::device(cli)?;
     // Targets that cannot be written are found out before the work, not after it.
     let create = |path: Option<&Path>| path.map(Output::create).transpose();
     let (json, calibration) = (create(json_file)?, create(args.calibration.as_deref())?);
@@ -38,7 +39,7 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
 
     let mut diagnosis = Diagnosis::new(&inputs, settings, cli.seed);
     let bar = crate::progress(cli, inputs.iter().map(Input::rows).sum(), "rows");
-    scan(&inputs, &settings, |records| {
+    scan_on(&device, &inputs, &settings, |records| {
         diagnosis.add(records);
         bar.inc(records.len() as u64);
         match &mut rows {

@@ -1,11 +1,13 @@
 //! `critbeta doctor`.
 
+use crate::args::Cli;
 use crate::report::table;
-use critbeta::{cpu, reference};
+use critbeta::cpu::{self, Measure};
+use critbeta::{Device, DeviceSpec, Scores, cuda, reference};
 use std::fs;
 use std::thread::available_parallelism;
 
-pub fn run() -> anyhow::Result<()> {
+pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let mut facts = table(["this machine", ""]);
     let mut fact = |name: &str, value: String| {
         facts.add_row([name, &value]);
@@ -18,10 +20,26 @@ pub fn run() -> anyhow::Result<()> {
     fact("threads used", rayon::current_num_threads().to_string());
     fact("memory", memory().unwrap_or_else(|| "unknown".into()));
     fact("row records", if cfg!(feature = "parquet") { "jsonl, csv, parquet" } else { "jsonl, csv" }.into());
-    fact("CUDA", cuda().into());
-    fact("exact path against reference", self_check());
+    for (name, found) in cuda::facts() {
+        fact(name, found);
+    }
+    // Why there is no GPU is a fact here, and an error only where exactly it was asked for.
+    let mut notes = Vec::new();
+    let device = Device::open(cli.device, &mut |note| notes.push(note.to_owned()));
+    notes.into_iter().for_each(|note| fact("GPU", note));
+    match &device {
+        Ok(device) => fact("device", device.description()),
+        Err(error) => fact("device", error.to_string()),
+    }
+    fact("exact path against reference", self_check(&Device::Cpu));
+    if let Ok(device @ Device::Cuda(_)) = &device {
+        fact("device against reference", self_check(device));
+    }
     crate::print(|out| writeln!(out, "{facts}"))?;
-    Ok(())
+    match device {
+        Err(error) if cli.device != DeviceSpec::Auto => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn processor() -> Option<String> {
@@ -59,19 +77,21 @@ fn memory() -> Option<String> {
     Some(format!("{:.1} GiB, {:.1} GiB available", gib("MemTotal:")?, gib("MemAvailable:")?))
 }
 
-fn cuda() -> &'static str {
-    match fs::exists("/proc/driver/nvidia/version") {
-        Ok(true) => "an NVIDIA driver is loaded; this version of critbeta computes on the CPU only",
-        _ => "no NVIDIA driver; this version of critbeta computes on the CPU only",
-    }
-}
-
 /// A row with its contact at rank n / 2, by both paths.
-fn self_check() -> String {
+fn self_check(device: &Device) -> String {
     let row: Vec<f32> = std::iter::once(40.0).chain((0..4095).map(|i| (i as f32 * 0.37).sin())).collect();
-    let (fast, exact) = (cpu::critical_beta(&row, 0.0), reference::Row::from_f32(&row).critical_beta());
-    match fast == exact {
-        true => format!("equal (critical beta {:.6}, contact rank {})", exact.beta, exact.contact_rank),
-        false => format!("DIFFERENT: {fast:?}, expected {exact:?}"),
+    let exact = reference::Row::from_f32(&row).critical_beta();
+    let measured = match device {
+        Device::Cpu => Ok(cpu::critical_beta(&row, 0.0)),
+        device => Scores::dense(&row, 1, row.len())
+            .and_then(|view| device.row_reports(&view, 1.0, Measure::default()))
+            .map(|reports| reports[0].critical),
+    };
+    match measured {
+        Ok(critical) if critical == exact => {
+            format!("equal (critical beta {:.6}, contact rank {})", exact.beta, exact.contact_rank)
+        }
+        Ok(critical) => format!("DIFFERENT: {critical:?}, expected {exact:?}"),
+        Err(error) => format!("FAILED: {error}"),
     }
 }

@@ -4,7 +4,7 @@ use crate::args::{Cli, Families};
 use crate::report::{keep_whole, table};
 use crate::{json_output, print, write_json};
 use anyhow::Result;
-use critbeta::families::selftest::{Check, check};
+use critbeta::families::selftest::{Check, check_on};
 use critbeta::output::Output;
 use serde::Serialize;
 use std::path::Path;
@@ -17,12 +17,13 @@ struct Report<'a> {
 /// Whether every family measures as it should.
 pub fn run(args: &Families, cli: &Cli) -> Result<bool> {
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    let device = crate::device(cli)?;
     let out = args.json.as_deref().filter(|_| !to_stdout).map(Output::create).transpose()?;
     let bar = crate::progress(cli, 0, "families");
-    let checks = check(cli.seed, &mut |done, total| {
+    let checks = check_on(&device, cli.seed, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
-    });
+    })?;
     bar.finish_and_clear();
     let report = Report { families: &checks };
     if let Some(out) = out {

@@ -21,6 +21,7 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
     let paths: Vec<&Path> =
         [Some(&args.file), calibration, Some(&args.out)].into_iter().flatten().map(|p| &**p).collect();
     output::distinct(&paths)?;
+    let device = crate::device(cli)?;
     let mut out = Output::create(&args.out)?;
     let bar = crate::progress(cli, input.rows(), "rows");
     let (inconclusive, laws) = rescalings.inconclusive();
@@ -28,7 +29,7 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
         eprintln!("note: {inconclusive} of the {laws} laws of this calibration are inconclusive");
     }
     let (mut rows, mut empty, mut poisoned, mut betas) = (0u64, 0u64, 0u64, None);
-    plan.write(&mut out, |batch| {
+    plan.write_on(&device, &mut out, |batch| {
         for row in batch {
             rows += 1;
             poisoned += u64::from(row.top.poisoned);

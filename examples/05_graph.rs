@@ -1,0 +1,54 @@
+//! A launch captured in a CUDA graph, and replayed on new scores: a launch allocates nothing and waits for nothing.
+//!
+//! `cargo run --release --example 05_graph` needs a GPU.
+#![allow(unsafe_code)]
+
+use critbeta::cpu::Measure;
+use critbeta::cuda::params::RowReport;
+use critbeta::cuda::{Beta, Call, DeviceOutput, DeviceRows, Engine, Workspace};
+use critbeta::{DType, Rescaling};
+use cudarc::driver::{CudaContext, sys::CUgraphInstantiate_flags, sys::CUstreamCaptureMode};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let engine = Engine::cuda(0)?;
+    println!("on {}", engine.description());
+    let stream = CudaContext::new(0)?.new_stream()?;
+    let (rows, cols) = (2u64, 500_000u64); // few long rows: the split scope, with a workspace
+    let rule: Rescaling = "critical:resolve=0.69,cap=8".parse()?;
+    let mut scores = engine.zeroed((rows * cols * 4) as usize)?;
+    let report = engine.zeroed(rows as usize * size_of::<RowReport>())?;
+    let address = scores.address();
+    let call = Call {
+        scores: DeviceRows { address, dtype: DType::F32, rows, cols, stride: cols, lens: None },
+        // In place: the probabilities replace the scores.
+        out: Some(DeviceOutput { address, dtype: DType::F32, stride: cols }),
+        beta: Beta::Rescaling(&rule),
+        positions: None,
+        measure: Measure::default(),
+        both: false,
+        report: Some(report.address()),
+    };
+    let bytes = call.workspace_bytes(engine.arch())?;
+    let workspace = engine.zeroed(bytes as usize)?;
+    let given = Some(Workspace { address: workspace.address(), bytes });
+
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+    // SAFETY: scores, report and workspace outlive the graph's last replay; nobody else touches them meanwhile.
+    let launched = unsafe { engine.launch(&call, given, stream.cu_stream() as u64) };
+    let graph =
+        stream.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)?;
+    launched?;
+    let graph = graph.ok_or("the capture is empty")?;
+
+    for replay in 1..=3 {
+        let wave = |i: u64| (i as f32 * 0.37).sin() * replay as f32;
+        let new: Vec<f32> = (0..rows * cols).map(wave).collect();
+        engine.upload(&mut scores, 0, bytemuck::cast_slice(&new))?;
+        graph.launch()?;
+        stream.synchronize()?;
+        let mut told = [bytemuck::Zeroable::zeroed(); 2];
+        engine.download(&report, 0, bytemuck::cast_slice_mut::<RowReport, u8>(&mut told))?;
+        println!("replay {replay}: beta {:.4} and {:.4}", told[0].beta, told[1].beta);
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! What there is of CUDA on this machine and in this build, for `critbeta doctor`.
+
+use super::launch_simt;
+use super::variants::Variant;
+
+/// Name and finding of each: what the build brings, the driver, run-time compilers, the simulator.
+pub fn facts() -> Vec<(&'static str, String)> {
+    let simulator = match launch_simt::IS_BUILT {
+        true => "in this build (--device simt)".to_owned(),
+        false => launch_simt::not_built().to_string(),
+    };
+    let mut facts = vec![("kernels", format!("{} variants", Variant::ALL.len()))];
+    facts.extend(of_cuda());
+    facts.push(("simulator of the kernels", simulator));
+    facts
+}
+
+#[cfg(not(feature = "cuda"))]
+fn of_cuda() -> Vec<(&'static str, String)> {
+    vec![("CUDA", "not in this build: build with --features cuda".to_owned())]
+}
+
+#[cfg(feature = "cuda")]
+fn of_cuda() -> Vec<(&'static str, String)> {
+    use super::{driver, launch_cuda, loader};
+    let image = match loader::IMAGE_BYTES {
+        0 => "none in this build (no nvcc was there): NVRTC compiles them on the GPU's machine".to_owned(),
+        bytes => format!("{bytes} bytes in this build"),
+    };
+    let driver = match launch_cuda::driver_version() {
+        Ok(version) => format!("for {}", driver::version_text(version)),
+        Err(error) => error.to_string(),
+    };
+    let compilers: Vec<String> = launch_cuda::Nvrtc::found()
+        .iter()
+        .map(|nvrtc| format!("{}.{} ({})", nvrtc.version.0, nvrtc.version.1, nvrtc.name))
+        .collect();
+    let compilers = match compilers.is_empty() {
+        true => "none (libnvrtc.so.13 or .12, on LD_LIBRARY_PATH or in CUDA_HOME)".to_owned(),
+        false => compilers.join(", "),
+    };
+    vec![("image of the kernels", image), ("CUDA driver", driver), ("NVRTC", compilers)]
+}

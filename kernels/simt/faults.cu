@@ -42,22 +42,20 @@ void warp_barrier(const RowParams& params) {
     Global<u32>(params.out).store(cta() * THREADS + thread(), word + votes);
 }
 
-// Reads, then writes what others of the same warp have read, behind a barrier; of the other warps only when mended.
+// One warp reads what another then writes, if the seed has it so: the writer's own barrier is not the reader's.
 template <bool MENDED>
 void late_write(const RowParams& params) {
-    const Shared<u32> words = arena<u32>(0, THREADS);
-    words.store(thread(), thread());
+    const Shared<u32> word = arena<u32>(0, 1);
+    if (thread() == 0) word.store(0, 1);
     block_sync();
-    u32 sum = 0;
-    for (u32 i = 0; i < THREADS; ++i) sum += words.load(i);
+    const u32 before = warp() == 1 ? word.load(0) : 0;
     if (MENDED) {
         block_sync();
     } else {
         warp_sync();
     }
-    if (lane() == 0) words.store(warp(), sum);
-    block_sync();
-    Global<u32>(params.out).store(cta() * THREADS + thread(), words.load(warp()));
+    if (thread() == 0) word.store(0, 2);
+    Global<u32>(params.out).store(cta() * THREADS + thread(), before);
 }
 
 template <bool MENDED>
@@ -152,12 +150,13 @@ void remote_read(const RowParams& params) {
     Global<u32>(params.out).store(cta() * THREADS + thread(), word);
 }
 
+// Found whether the CTA that is read ends before or after.
 template <bool MENDED>
 void early_exit(const RowParams& params) {
     const Shared<u32> words = arena<u32>(0, THREADS);
     words.store(thread(), cta());
     cluster_sync();
-    const u32 word = words.remote(cluster_cta() ^ 1).load(thread());
+    const u32 word = cluster_cta() == 0 && thread() == 0 ? words.remote(1).load(5) : 0;
     Global<u32>(params.out).store(cta() * THREADS + thread(), word);
     if (MENDED) cluster_sync();
 }

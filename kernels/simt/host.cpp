@@ -12,7 +12,7 @@ using simt::host::Kernel;
 using simt::host::Together;
 
 // By the scope's name in variants.def.
-constexpr Together warp = Together::cluster, block = Together::cluster, cluster = Together::cluster, split = Together::grid;
+[[maybe_unused]] constexpr Together warp = Together::cluster, block = Together::cluster, cluster = Together::cluster, split = Together::grid;
 
 #define ROW(family, dtype, scope, threads, ctas)                                                                                \
     Kernel{#family "_" #dtype "_" #scope #threads "x" #ctas, family##_##dtype##_##scope##threads##x##ctas, threads, \

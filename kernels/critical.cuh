@@ -169,10 +169,12 @@ struct GapSearch {
         row.for_each(scope, [&](float s) { mine += gap_key(max, s) - lo <= hi - lo; });
         u32 place = scope.offset(mine, at);
         scope.list_begin(at);
-        row.for_each(scope, [&](float s) {
-            const u32 key = gap_key(max, s);
-            if (key - lo <= hi - lo) scope.list_store(place++, key);
-        });
+        if (mine > 0) {
+            row.for_each(scope, [&](float s) {
+                const u32 key = gap_key(max, s);
+                if (key - lo <= hi - lo) scope.list_store(place++, key);
+            });
+        }
         scope.list_end(count, at);
         Peak peak{0, 0, 0};
         for (u32 i = scope.thread(); i < count; i += Scope::THREADS) {

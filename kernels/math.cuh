@@ -7,7 +7,7 @@ constexpr double LN2_LOW = 0x1.ef35793c7673p-45;
 constexpr double LOG2_E = 0x1.71547652b82fep+0;
 constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000u);  // which NVRTC knows too
 
-// ln x within 0.52 ulp (double): for ranks, it is correctly rounded all but always. x: positive, normal, finite.
+// ln x within 0.501 ulp for the counts 1 .. 2^24, 1 ulp elsewhere (2026-11-25). x: positive, normal, finite.
 COLD double ln(double x) {
     using namespace simt;
     const u64 bits = bits_of(x);
@@ -41,8 +41,8 @@ COLD double ln(double x) {
     return add_rn(high, add_rn(low, fused(e, LN2_LOW, tail)));
 }
 
-// ln of a count within 3e-6, for bounds only (checked over all counts to 2^24 in tests/ln.rs).
-constexpr float LN_ERROR = 8e-6f;  // and the rounding of a resolve of up to 17 nats
+// ln of a count within 1.3e-6 (all counts to 2^24, 2026-11-25): for bounds, which allow for that and for a resolve rounded to f32.
+constexpr float LN_ERROR = 8e-6f;
 DEVICE float ln_bound(u32 count) {
     using namespace simt;
     const u32 bits = bits_of(static_cast<float>(count));
@@ -107,28 +107,15 @@ struct Exponent {
     }
 };
 
-// A weight as mantissa and exponent: value = mantissa * 2^exponent, mantissa in [0.70, 1.42]; 0 where it is below 2^-150.
-struct Weight {
-    float mantissa;
-    i32 exponent;
-    // Rounded to float, 0 near the end of the normal range: for sums that are at least 1.
-    DEVICE float flushed() const {
-        return exponent < -125 ? 0.0f : simt::float_of(simt::bits_of(mantissa) + (static_cast<u32>(exponent) << 23));
-    }
-    // Times `factor` <= 1 (`factor_low` = factor * 2^-64), rounded once, subnormal results included.
-    DEVICE float times(float factor, float factor_low) const {
-        const bool deep = exponent < -125;
-        const u32 shift = static_cast<u32>(deep ? exponent + 64 : exponent) << 23;
-        return simt::mul_rn(simt::float_of(simt::bits_of(mantissa) + shift), deep ? factor_low : factor);
-    }
-};
+// Weights are kept times 2^25, so that exp(-beta gap) down to 2^-150 is a normal float and only a probability is ever rounded
+// below the normal range.
+constexpr float WEIGHT_ONE = 0x1p25f;
 
-// The polynomial of 2^f is within 0.66 * 2^-23 of it, relative, on [-1/2, 1/2] (all f32 of a grid of 200,001, 2026-11-25).
-DEVICE Weight weigh(float score, float max, const Exponent& b) {
+// 2^25 exp(-beta gap), 0 below 2^-150. Relative error below 0.82 * 2^-23 over gaps of every size and six betas (2026-11-25).
+DEVICE float weigh(float score, float max, const Exponent& b) {
     using namespace simt;
     const float gap = mul_rn(sub_rn(max, score), b.scale);
     constexpr float MAGIC = 0x1.8p23f;
-    const float x = mul_rn(gap, -b.high);
     const float shifted = fused(gap, -b.high, MAGIC);
     const float n = sub_rn(shifted, MAGIC);
     const float f = fused(gap, -b.low, fused(gap, -b.high, -n));
@@ -139,13 +126,8 @@ DEVICE Weight weigh(float score, float max, const Exponent& b) {
     q = fused(q, f, 0.24022647738456726f);
     q = fused(q, f, 0.6931471824645996f);
     q = fused(q, f, 1.0f);
-    // NaN (0 * infinity, or an empty row) fails the comparison too.
-    bool counts = x > -151.0f;
-    i32 exponent = static_cast<i32>(bits_of(shifted) - bits_of(MAGIC));
-    if (b.flat || b.hard) {
-        counts = b.flat ? score > -INFINITE : gap == 0.0f;
-        q = 1.0f;
-        exponent = 0;
-    }
-    return Weight{counts ? q : 0.0f, counts ? exponent : 0};
+    const float weight = float_of(bits_of(q) + ((bits_of(shifted) - bits_of(MAGIC) + 25) << 23));
+    if (b.flat || b.hard) return (b.flat ? score > -INFINITE : gap == 0.0f) ? WEIGHT_ONE : 0.0f;
+    // NaN (of an empty row) fails the comparison too; far below, `shifted` has lost its integer.
+    return mul_rn(gap, -b.high) > -150.0f ? weight : 0.0f;
 }

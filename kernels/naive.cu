@@ -49,7 +49,7 @@ DEVICE void naive_beta(const RowParams& p) {
         const float max = report.get<float>(FIELD(max));
         const Contact contact = report.get<Contact>(FIELD(resolved));
         double entropy = 0;
-        if (needs_entropy(p) && max < INFINITE) entropy = partition(scope, row, max, Exponent(1.0), true).entropy(1.0);
+        if (needs_entropy(p) && max < INFINITE) entropy = partition<false>(scope, row, max, Exponent(1.0), true).entropy(1.0);
         const double beta =
             beta_for(p, scope.row, report.get<u32>(FIELD(len)), ratio_of(contact.gap, contact.rank, p.resolve), entropy);
         return [=] { report.put(FIELD(beta), beta); };
@@ -61,7 +61,7 @@ DEVICE void naive_sum(const RowParams& p) {
     naive_step<T, THREADS>(p, [&](auto& scope, const auto& row, const ReportWords& report) {
         const float max = report.get<float>(FIELD(max));
         Partition z = Partition::empty();
-        if (max < INFINITE && max > -INFINITE) z = partition(scope, row, max, Exponent(report.get<double>(FIELD(beta))), true);
+        if (max < INFINITE && max > -INFINITE) z = partition<false>(scope, row, max, Exponent(report.get<double>(FIELD(beta))), true);
         return [=] {
             report.put(FIELD(sum), z.sum);
             report.put(FIELD(gap_sum), z.gap_sum);
@@ -74,7 +74,7 @@ DEVICE void naive_write(const RowParams& p) {
     naive_step<T, THREADS>(p, [&](auto& scope, const auto& row, const ReportWords& report) {
         const float max = report.get<float>(FIELD(max));
         const double beta = report.get<double>(FIELD(beta));
-        write_probs(p, scope, row, max, Exponent(beta), report.get<double>(FIELD(sum)), !(max < INFINITE) || beta != beta);
+        write_probs<false>(p, scope, row, max, Exponent(beta), report.get<double>(FIELD(sum)), !(max < INFINITE) || beta != beta);
         return [] {};
     });
 }

@@ -101,6 +101,12 @@ struct RowTile {
         f(s, v);
     }
 
+    DEVICE bool is_resident(u32 v) const { return !STREAMS || v - first < resident; }
+    // Puts f32 values in the place of the scores of a vector on chip; only its thread reads them again.
+    DEVICE void replace(u32 v, const float (&values)[V]) const {
+        if (is_resident(v)) tile.store(v - first, pack<T>([&](u32 j) { return values[j]; }));
+    }
+
     template <class Scope, class F>
     DEVICE void for_each(const Scope& scope, F f) const {
         for_each_vector(scope, [&](const float(&s)[V], u32) {
@@ -110,7 +116,7 @@ struct RowTile {
     }
 };
 
-// Writes value(score) of every column to the row's place in p.out, 0 behind the row's length.
+// Writes value(score, its vector) of every column to the row's place in p.out, 0 behind the row's length.
 template <class T, class Out, class Scope, class F>
 DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row, F value) {
     constexpr u32 V = T::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / Out::PER_VECTOR;
@@ -122,13 +128,13 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
 #pragma unroll
             for (u32 piece = 0; piece < PIECES; ++piece) {
                 const u32 at = piece * Out::PER_VECTOR;
-                Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece, pack<Out>([&](u32 j) { return value(s[at + j]); }));
+                Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece, pack<Out>([&](u32 j) { return value(s[at + j], v); }));
             }
         } else {
 #pragma unroll
             for (u32 j = 0; j < V; ++j) {
                 const u32 c = row.column(v, j);
-                if (c < row.cols) Global<typename Out::Bits>(out).store(c, c < row.len ? Out::bits(value(s[j])) : 0);
+                if (c < row.cols) Global<typename Out::Bits>(out).store(c, c < row.len ? Out::bits(value(s[j], v)) : 0);
             }
         }
     });

@@ -36,20 +36,21 @@ DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const 
     return scope.reduce(found, Maxima::none(), [](const Maxima& a, const Maxima& b) { return Maxima::merge(a, b); });
 }
 
-// Z at beta, and with `gaps` the gap-weighted sum. Sums of 16 bytes of scores in f32, of those with their rounding errors kept, of
-// threads in f64: relative error below 2.5 * 2^-24 beside that of the weights.
-template <class T, class Scope>
+// Z at beta, and with `gaps` the gap-weighted sum. With KEEP the weights replace the scores on chip. Sums of 16 bytes of scores in
+// f32, of those with their rounding errors kept, of threads in f64: relative error below 2.5 * 2^-24 beside that of the weights.
+template <bool KEEP, class T, class Scope>
 DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, bool gaps) {
     Sum sum{0, 0}, gap_sum{0, 0};
-    row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32) {
+    row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32 v) {
         float w[T::PER_VECTOR];
 #pragma unroll
-        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh(s[j], max, b).flushed();
+        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh(s[j], max, b);
+        if (KEEP) row.replace(v, w);
         if (gaps) {
 #pragma unroll
             for (u32 j = 0; j < T::PER_VECTOR; ++j) {
                 const float gap = simt::sub_rn(max, s[j]);
-                gap_sum.add(w[j] > 0 && gap < INFINITE ? simt::mul_rn(gap, w[j]) : 0.0f);
+                gap_sum.add(w[j] > 0 && gap < INFINITE ? simt::mul_rn(gap, simt::mul_rn(w[j], 1 / WEIGHT_ONE)) : 0.0f);
             }
         }
 #pragma unroll
@@ -59,16 +60,19 @@ DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, 
         }
         sum.add(w[0]);
     });
-    const Partition own{sum.total(), gap_sum.total()};
+    const Partition own{simt::mul_rn(sum.total(), 1.0 / WEIGHT_ONE), gap_sum.total()};
     return scope.reduce(own, Partition::empty(), [](const Partition& a, const Partition& c) { return Partition::merge(a, c); });
 }
 
-template <class T, class Scope>
-DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, double z, bool poisoned) {
-    const double inverse = z > 0.0 ? simt::div_rn(1.0, z) : 0.0;
+// With KEPT what is on chip are weights already.
+template <bool KEPT, class T, class Scope>
+DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, double z,
+                        bool poisoned) {
+    const double inverse = z > 0.0 ? simt::div_rn(1.0 / WEIGHT_ONE, z) : 0.0;
     const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
-    const float factor_low = poisoned ? factor : static_cast<float>(simt::mul_rn(inverse, 0x1p-64));
-    const auto value = [&](float s) { return weigh(s, max, b).times(factor, factor_low); };
+    const auto value = [&](float s, u32 v) {
+        return simt::mul_rn(KEPT && row.is_resident(v) ? s : weigh(s, max, b), factor);
+    };
     if (p.out_f32) {
         write_row_as<T, f32>(p, scope, row, value);
     } else {
@@ -142,17 +146,18 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
         }
     }
     double entropy = 0;
-    if (needs_entropy(p) && !poisoned) entropy = partition(scope, row, top.max, Exponent(1.0), true).entropy(1.0);
+    if (needs_entropy(p) && !poisoned) entropy = partition<false>(scope, row, top.max, Exponent(1.0), true).entropy(1.0);
     const double beta = beta_for(p, scope.row, top.len, lambda, entropy);
     const Exponent b(beta);
-    Partition z = Partition::empty();
-    if (!poisoned && top.len > 0) z = partition(scope, row, top.max, b, p.report != 0);
+    // Of poisoned and empty rows too: their weights are 0, which NaN or 0 then multiplies.
+    constexpr bool KEEP = OUT && sizeof(typename T::Bits) == 4;
+    const Partition z = partition<KEEP>(scope, row, top.max, b, p.report != 0);
     if (reports) {
         report.put(FIELD(beta), beta);
         report.put(FIELD(sum), z.sum);
         report.put(FIELD(gap_sum), z.gap_sum);
     }
-    if (OUT) write_probs(p, scope, row, top.max, b, z.sum, poisoned || beta != beta);
+    if (OUT) write_probs<KEEP>(p, scope, row, top.max, b, z.sum, poisoned || beta != beta);
     scope.finish();
 }
 

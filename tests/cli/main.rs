@@ -2,6 +2,7 @@
 
 #[path = "../common/files.rs"]
 mod build;
+mod device;
 mod diagnose;
 mod refusals;
 mod softmax;

@@ -1,0 +1,117 @@
+//! Where rows are computed, and what a plan says.
+
+use super::{critbeta, stderr, stdout, text};
+use crate::build::{f16s, npy, pair, safetensors, write};
+use serde_json::Value;
+
+/// Whether this build simulates the kernels; a skip is said by name.
+fn simulates(test: &str) -> bool {
+    let built = stdout(&["doctor", "--device", "cpu"]).contains("in this build (--device simt)");
+    if !built {
+        eprintln!("skipped {test}: no simulator in this build");
+    }
+    built
+}
+
+fn records(file: &str, rows: &str, device: &str, more: &[&str]) -> Vec<Value> {
+    let args = ["diagnose", file, "--device", device, "--rows", rows, "--json", "-"];
+    stdout(&[&args, more].concat());
+    std::fs::read_to_string(rows).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn diagnose_says_the_same_on_the_kernels() {
+    if !simulates("diagnose_says_the_same_on_the_kernels") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (directory.path().join("ours.jsonl"), directory.path().join("theirs.jsonl"));
+    let qk = write(directory.path(), "qk.safetensors", &safetensors(&pair(), None));
+    let scores = write(directory.path(), "scores.npy", &npy("<f2", false, "(2, 4, 300)", &f16s(2400)));
+    for (file, more) in [
+        (&qk, &["--resolve", "0.7"][..]),
+        (&qk, &["--exclude-sink", "1", "--beta", "2"]),
+        (&scores, &["--resolve", "0.7"]),
+        (&scores, &["--top-k", "7"]),
+    ] {
+        let cpu = records(text(file), text(&theirs), "cpu", more);
+        let simt = records(text(file), text(&ours), "simt", more);
+        assert_eq!(cpu.len(), simt.len());
+        for (cpu, simt) in cpu.iter().zip(&simt) {
+            for (key, value) in cpu.as_object().unwrap() {
+                let near = ["log_partition", "entropy", "top_two", "max_weight"].contains(&key.as_str());
+                match (value.as_f64(), simt[key].as_f64()) {
+                    (Some(a), Some(b)) if near => assert!((a - b).abs() < 1e-5, "{key}: {a} {b}"),
+                    _ => assert_eq!(value, &simt[key], "{key} of {cpu}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_writes_the_same_on_the_kernels() {
+    if !simulates("softmax_writes_the_same_on_the_kernels") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let scores = write(directory.path(), "scores.npy", &npy("<f2", false, "(3, 90)", &f16s(270)));
+    let mut probs = Vec::new();
+    for device in ["cpu", "simt"] {
+        let out = directory.path().join(format!("{device}.npy"));
+        let (rule, dtype) = (["--rescaling", "critical:resolve=0.7,cap=9"], ["--dtype", "f32"]);
+        let paths = ["softmax", text(&scores), "--out", text(&out), "--device", device];
+        let told = stdout(&[&paths[..], &rule, &dtype].concat());
+        assert!(told.contains("3 rows, beta"), "{told}");
+        let bytes = std::fs::read(&out).unwrap();
+        let values =
+            bytes[bytes.len() - 270 * 4..].chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap()));
+        probs.push(values.collect::<Vec<f32>>());
+    }
+    for (cpu, simt) in probs[0].iter().zip(&probs[1]) {
+        assert!((cpu - simt).abs() <= cpu * 1e-4 + 1e-30, "{cpu} {simt}");
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_of_its_own() {
+    let told = stderr(1, &["diagnose", super::EXAMPLE, "--device", "cuda:4096"]);
+    assert!(told.contains("--device cpu") || told.contains("--features cuda"), "{told}");
+    let told = stderr(2, &["diagnose", super::EXAMPLE, "--device", "gpu"]);
+    assert!(told.contains("expected auto, cpu, cuda:N or simt"), "{told}");
+    // doctor shows what it found all the same.
+    let output = critbeta(&["doctor", "--device", "cuda:4096"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("exact path against reference"));
+}
+
+#[test]
+fn doctor_checks_the_kernels_of_a_device() {
+    if simulates("doctor_checks_the_kernels_of_a_device") {
+        let told = stdout(&["doctor", "--device", "simt"]);
+        let line = told.lines().find(|line| line.contains("device against reference")).unwrap();
+        assert!(line.contains("equal (critical beta"), "{line}");
+    }
+}
+
+#[test]
+fn plan_needs_no_gpu_and_gives_its_reasons() {
+    let told = stdout(&["plan", "--len", "32768", "--rows", "4096", "--arch", "sm_90"]);
+    for part in
+        ["critical softmax: 4096 rows x 32768 f32 on sm_90", "why", "1 global read, 1 write", "workspace"]
+    {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    let told =
+        stdout(&["plan", "--len", "9", "--rows", "1", "--dtype", "bf16", "--arch", "sm_120", "--profile"]);
+    assert!(told.contains("gap_profile_bf16_warp") && told.contains("no write"), "{told}");
+    assert!(stderr(1, &["plan", "--len", "9", "--rows", "0"]).contains("expected 1 to 2147483647 rows"));
+    assert!(
+        stderr(1, &["plan", "--len", "9", "--rows", "1", "--dtype", "f64"]).contains("no kernel reads f64")
+    );
+    assert!(stderr(1, &["plan", "--len", "9", "--rows", "1", "--arch", "sm_70"]).contains("expected sm_80"));
+    assert!(stderr(2, &["plan", "--len", "9"]).contains("--rows"));
+    assert!(
+        stderr(2, &["plan", "--len", "9", "--rows", "1", "--softmax", "--profile"]).contains("--profile")
+    );
+}

@@ -80,8 +80,8 @@ mod tests {
         let contact = Contact { gap: expected.contact_gap as f32, rank: expected.contact_rank as u32 };
         let beta = expected.beta;
         let mut found =
-            RowReport { max: 3.0, len: 3, ties: 1, critical: contact, beta, ..RowReport::zeroed() };
-        found.resolved = contact;
+            RowReport { max: 3.0, len: 3, ties: 1, resolved: contact, beta, ..RowReport::zeroed() };
+        found.kth_gap = -1.0; // every score was counted
         let told = |found: &RowReport| report(&ROW, found, Measure::default(), true);
         assert_eq!(told(&found), None);
         assert!(report(&ROW, &found, Measure::default(), false).unwrap().ends_with("expected 1"));

@@ -6,15 +6,12 @@ use clap::Args;
 use critbeta::bench::{self, Case, Measured, Way, cases};
 use critbeta::cuda::Engine;
 use critbeta::output::Output;
-use critbeta::{DType, Device, DeviceSpec};
+use critbeta::{DType, Device};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Bench {
-    /// cuda:N, or simt: the simulator, whose results are checked and whose times mean nothing
-    #[arg(long, value_name = "DEVICE", default_value = "cuda:0")]
-    pub device: DeviceSpec,
     /// Rows of the one case to measure [default: as many as make 256 MiB of scores]
     #[arg(long, value_name = "R", requires = "len", value_parser = clap::value_parser!(u64).range(1..))]
     pub rows: Option<u64>,
@@ -40,9 +37,12 @@ pub struct Bench {
 
 /// Whether every result was right.
 pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
-    let Device::Cuda(engine) = &Device::open(args.device, &mut |note| eprintln!("{note}"))? else {
-        let detail =
-            format!("--device {}: bench times the CUDA kernels, expected cuda:N or simt", args.device);
+    let device = crate::device(cli)?;
+    let Device::Cuda(engine) = &device else {
+        let detail = format!(
+            "{}: bench times the CUDA kernels, expected --device cuda:N or simt",
+            device.description()
+        );
         return Err(critbeta::Error::Settings { detail }.into());
     };
     let cases = match args.len {

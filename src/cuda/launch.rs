@@ -103,6 +103,13 @@ impl Engine {
         }
     }
 
+    /// One launch of memory that nobody else knows, run to its end.
+    pub(super) fn begin_alone(&self, checked: &Checked) -> Result<()> {
+        // SAFETY: the spans are the caller's own memory of this engine, alive until the work of its stream has ended.
+        unsafe { self.begin(checked, self.own_stream())? };
+        self.synchronize()
+    }
+
     /// The stream that this engine's copies run on.
     fn own_stream(&self) -> u64 {
         match &*self.machine {

@@ -34,6 +34,7 @@ mod simulator;
 mod sources;
 mod timing;
 mod variants;
+mod wrappers;
 
 pub use arch::Arch;
 pub use call::{Beta, Call, DeviceOutput, DeviceRows, Workspace};

@@ -149,6 +149,32 @@ impl Plan {
         })
     }
 
+    /// The launch of a kernel that works on no rows, as it is given.
+    pub(super) fn of_wrappers(
+        variant: Variant,
+        grid: u32,
+        ctas: u32,
+        shared_bytes: u32,
+        workspace_bytes: u64,
+        arch: &Arch,
+    ) -> Plan {
+        Plan {
+            problem: Problem { rows: 1, cols: 1, dtype: variant.dtype(), family: variant.family() },
+            variant,
+            grid,
+            shared_bytes,
+            ctas,
+            resident: 0,
+            groups: grid / ctas.max(1),
+            workspace_bytes,
+            ctas_per_sm: 1,
+            vectors: 1,
+            why: "each wrapper of the machine once",
+            arch: arch.name.clone(),
+            sm_count: arch.sm_count,
+        }
+    }
+
     /// Whether a row is read from device memory once.
     pub fn fits_on_chip(&self) -> bool {
         u64::from(self.resident) * u64::from(self.ctas) >= self.vectors

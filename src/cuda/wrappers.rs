@@ -1,0 +1,57 @@
+//! The kernels that exercise every wrapper of `kernels/simt.cuh` once: for the test that holds GPU and simulator to one result.
+
+use super::call::{Checked, Span};
+use super::engine::Engine;
+use super::params::RowParams;
+use super::plan::Plan;
+use super::variants::{Family, Variant};
+use crate::{Error, Result};
+use bytemuck::Zeroable;
+
+/// What `kernels/wrappers.cu` asks for, bytes per CTA.
+const SHARED_BYTES: u32 = 2048;
+const WORKSPACE_BYTES: u64 = 4096;
+
+impl Engine {
+    /// The `words` results of a kernel of [`Family::Wrappers`] on `grid` CTAs, of which `ctas` make a group. What they
+    /// are: `tests/wrappers.rs`.
+    ///
+    /// Errors: [`Error::Launch`] for another family; those of [`Engine::launch`].
+    #[doc(hidden)]
+    pub fn run_wrappers(
+        &self,
+        variant: Variant,
+        grid: u32,
+        ctas: u32,
+        input: &[u32],
+        words: usize,
+    ) -> Result<Vec<u32>> {
+        let workspace_bytes = WORKSPACE_BYTES * u64::from(grid);
+        let plan = Plan::of_wrappers(variant, grid, ctas, SHARED_BYTES, workspace_bytes, self.arch());
+        if variant.family() != Family::Wrappers {
+            let detail = format!("{variant} is no kernel of the wrappers");
+            return Err(Error::Launch { rows: plan.problem.rows, cols: plan.problem.cols, detail });
+        }
+        let scores = self.uploaded(bytemuck::cast_slice(input))?;
+        let out = self.zeroed(4 * words)?;
+        let workspace = self.zeroed(workspace_bytes as usize)?;
+        let params = RowParams {
+            scores: scores.address(),
+            out: out.address(),
+            workspace: workspace.address(),
+            ctas,
+            ..RowParams::zeroed()
+        };
+        let spans = [("scores", &scores, false), ("results", &out, true), ("workspace", &workspace, true)];
+        let span = |(name, memory, writable): (_, &super::DeviceMemory, _)| Span {
+            name,
+            address: memory.address(),
+            bytes: memory.bytes() as u64,
+            writable,
+        };
+        self.begin_alone(&Checked { plan, params, spans: spans.map(span).to_vec() })?;
+        let mut results = vec![0; words];
+        self.download(&out, 0, bytemuck::cast_slice_mut(&mut results))?;
+        Ok(results)
+    }
+}

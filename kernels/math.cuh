@@ -91,19 +91,20 @@ DEVICE double power(double x, double y) {
     return exponential(simt::mul_rn(y, ln(x)));
 }
 
-// exp(-beta gap) for one row: beta in two floats of base 2, scaled by a power of two where it leaves their range.
+// exp(-beta gap) for one row: beta in two floats of base 2. `special` where that needs more care: beta is 0 (every key alike, even
+// one whose gap overflows), or so large or small that it is scaled by a power of two, or infinite (the maxima alone).
 struct Exponent {
     float high, low, scale;
-    bool flat, hard;  // beta is 0: every key alike; beta is infinite: the maxima alone
+    bool special;
     DEVICE explicit Exponent(double beta) {
         using namespace simt;
-        double b = mul_rn(beta, LOG2_E);
-        flat = b == 0.0;
-        hard = b > 0x1p190;
-        scale = b > 0x1p64 ? 0x1p64f : b < 0x1p-64 ? 0x1p-64f : 1.0f;
-        b = mul_rn(b, b > 0x1p64 ? 0x1p-64 : b < 0x1p-64 ? 0x1p64 : 1.0);
-        high = hard ? 0.0f : static_cast<float>(b);
-        low = hard ? 0.0f : static_cast<float>(sub_rn(b, static_cast<double>(high)));
+        const double b = mul_rn(beta, LOG2_E);
+        const bool large = b > 0x1p64, small = b < 0x1p-64;
+        special = large || small;
+        scale = large ? 0x1p64f : small ? 0x1p-64f : 1.0f;
+        const double scaled = mul_rn(b, large ? 0x1p-64 : small ? 0x1p64 : 1.0);
+        high = b > 0x1p190 ? INFINITE : static_cast<float>(scaled);
+        low = static_cast<float>(sub_rn(scaled, static_cast<double>(high)));
     }
 };
 
@@ -112,22 +113,26 @@ struct Exponent {
 constexpr float WEIGHT_ONE = 0x1p25f;
 
 // 2^25 exp(-beta gap), 0 below 2^-150. Relative error below 0.82 * 2^-23 over gaps of every size and six betas (2026-11-25).
+template <bool SPECIAL>
 DEVICE float weigh(float score, float max, const Exponent& b) {
     using namespace simt;
-    const float gap = mul_rn(sub_rn(max, score), b.scale);
+    float gap = sub_rn(max, score);
+    if (SPECIAL) {
+        if (b.high == 0.0f) return score > -INFINITE ? WEIGHT_ONE : 0.0f;
+        if (b.high == INFINITE) return gap == 0.0f ? WEIGHT_ONE : 0.0f;
+        gap = mul_rn(gap, b.scale);
+    }
     constexpr float MAGIC = 0x1.8p23f;
-    const float shifted = fused(gap, -b.high, MAGIC);
+    const float shifted = fused(gap, -b.high, MAGIC);  // its low bits are the exponent
     const float n = sub_rn(shifted, MAGIC);
     const float f = fused(gap, -b.low, fused(gap, -b.high, -n));
-    float q = 0.00015353360504377633f;
-    q = fused(q, f, 0.0013398875016719103f);
-    q = fused(q, f, 0.00961843691766262f);
-    q = fused(q, f, 0.055503323674201965f);
-    q = fused(q, f, 0.24022647738456726f);
-    q = fused(q, f, 0.6931471824645996f);
-    q = fused(q, f, 1.0f);
-    const float weight = float_of(bits_of(q) + ((bits_of(shifted) - bits_of(MAGIC) + 25) << 23));
-    if (b.flat || b.hard) return (b.flat ? score > -INFINITE : gap == 0.0f) ? WEIGHT_ONE : 0.0f;
-    // NaN (of an empty row) fails the comparison too; far below, `shifted` has lost its integer.
-    return mul_rn(gap, -b.high) > -150.0f ? weight : 0.0f;
+    float q = 0.00015353360504377633f * WEIGHT_ONE;
+    q = fused(q, f, 0.0013398875016719103f * WEIGHT_ONE);
+    q = fused(q, f, 0.00961843691766262f * WEIGHT_ONE);
+    q = fused(q, f, 0.055503323674201965f * WEIGHT_ONE);
+    q = fused(q, f, 0.24022647738456726f * WEIGHT_ONE);
+    q = fused(q, f, 0.6931471824645996f * WEIGHT_ONE);
+    q = fused(q, f, WEIGHT_ONE);
+    // Far below, `shifted` has lost its integer; NaN (a masked score of an empty row) fails the comparison too.
+    return shifted >= MAGIC - 150 ? float_of(bits_of(q) + (bits_of(shifted) << 23)) : 0.0f;
 }

@@ -36,15 +36,15 @@ DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const 
     return scope.reduce(found, Maxima::none(), [](const Maxima& a, const Maxima& b) { return Maxima::merge(a, b); });
 }
 
-// Z at beta, and with `gaps` the gap-weighted sum. With KEEP the weights replace the scores on chip. Sums of 16 bytes of scores in
-// f32, of those with their rounding errors kept, of threads in f64: relative error below 2.5 * 2^-24 beside that of the weights.
-template <bool KEEP, class T, class Scope>
-DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, bool gaps) {
+// This thread's share of Z at beta, and with `gaps` of the gap-weighted sum. Sums of 16 bytes of scores in f32, of those with their
+// rounding errors kept, of threads in f64: relative error below 2.5 * 2^-24 beside that of the weights.
+template <bool KEEP, bool SPECIAL, class T, class Scope>
+DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, bool gaps) {
     Sum sum{0, 0}, gap_sum{0, 0};
     row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32 v) {
         float w[T::PER_VECTOR];
 #pragma unroll
-        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh(s[j], max, b);
+        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh<SPECIAL>(s[j], max, b);
         if (KEEP) row.replace(v, w);
         if (gaps) {
 #pragma unroll
@@ -60,7 +60,14 @@ DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, 
         }
         sum.add(w[0]);
     });
-    const Partition own{simt::mul_rn(sum.total(), 1.0 / WEIGHT_ONE), gap_sum.total()};
+    return Partition{simt::mul_rn(sum.total(), 1.0 / WEIGHT_ONE), gap_sum.total()};
+}
+
+// Z at beta. With KEEP the weights replace the scores on chip.
+template <bool KEEP, class T, class Scope>
+DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, bool gaps) {
+    const Partition own =
+        b.special ? own_partition<KEEP, true>(scope, row, max, b, gaps) : own_partition<KEEP, false>(scope, row, max, b, gaps);
     return scope.reduce(own, Partition::empty(), [](const Partition& a, const Partition& c) { return Partition::merge(a, c); });
 }
 
@@ -70,13 +77,18 @@ DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T,
                         bool poisoned) {
     const double inverse = z > 0.0 ? simt::div_rn(1.0 / WEIGHT_ONE, z) : 0.0;
     const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
-    const auto value = [&](float s, u32 v) {
-        return simt::mul_rn(KEPT && row.is_resident(v) ? s : weigh(s, max, b), factor);
+    const auto write = [&](auto weight) {
+        const auto value = [&](float s, u32 v) { return simt::mul_rn(KEPT && row.is_resident(v) ? s : weight(s), factor); };
+        if (p.out_f32) {
+            write_row_as<T, f32>(p, scope, row, value);
+        } else {
+            write_row_as<T, T>(p, scope, row, value);
+        }
     };
-    if (p.out_f32) {
-        write_row_as<T, f32>(p, scope, row, value);
+    if (b.special && (!KEPT || Scope::STREAMS)) {
+        write([&](float s) { return weigh<true>(s, max, b); });
     } else {
-        write_row_as<T, T>(p, scope, row, value);
+        write([&](float s) { return weigh<false>(s, max, b); });
     }
 }
 

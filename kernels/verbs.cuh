@@ -107,7 +107,8 @@ struct ReportWords {
         return value;
     }
 };
-#define FIELD(name) static_cast<u32>(__builtin_offsetof(RowReport, name))
+// NVRTC knows no offsetof.
+#define FIELD(name) static_cast<u32>(reinterpret_cast<u64>(&reinterpret_cast<RowReport*>(256)->name) - 256)
 
 DEVICE void report_top(const ReportWords& report, const RowMax& top, const Maxima& found) {
     const bool poisoned = top.poisoned();

@@ -64,7 +64,8 @@ class Nvrtc:
         options = [f"--gpu-architecture={arch}".encode(), b"--std=c++17", b"--device-as-default-execution-space"]
         code = self.nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         if code != 0:
-            sys.exit(f"error: NVRTC, {name} for {arch}:\n{self._bytes(program, 'ProgramLog').decode()}")
+            log = self._bytes(program, "ProgramLog").decode().rstrip("\0")
+            sys.exit(f"error: NVRTC, {name} for {arch}:\n{log}")
         image = self._bytes(program, "PTX" if arch.startswith("compute") else "CUBIN")
         self._check(self.nvrtc.nvrtcDestroyProgram(ctypes.byref(program)), name)
         return image

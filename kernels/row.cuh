@@ -44,18 +44,13 @@ struct RowTile {
         });
     }
 
-    // One vector into its place on chip: whole, or element by element at the ends of the row.
+    // One vector at an end of the row into its place on chip, element by element.
     DEVICE void fetch(u32 i) const {
-        const u32 v = first + i;
-        if (is_full(v, len)) {
-            tile.store(i, Global<Vec16>(address - phase * SIZE).load(v));
-            return;
-        }
         const Shared<typename T::Bits> places = tile.template cast<typename T::Bits>(i * V, V);
         const Global<typename T::Bits> elements(address);
 #pragma unroll 1
         for (u32 j = 0; j < V; ++j) {
-            const u32 c = column(v, j);
+            const u32 c = column(first + i, j);
             places.store(j, c < len ? elements.load(c) : T::bits(-INFINITE));
         }
     }
@@ -63,23 +58,38 @@ struct RowTile {
     // Loads what stays on chip; ends with a barrier of the part.
     template <class Scope>
     DEVICE void load(Scope& scope) const {
-        if (!Scope::ASYNC) {
-            for (u32 i = scope.thread(); i < resident; i += Scope::THREADS) fetch(i);
-            scope.sync();
-            return;
-        }
-        // The full vectors lie together: the copy engine takes them, threads do the ends.
+        // The full vectors lie together; the ends of the row and what lies behind it are put together from elements.
         const u32 begin = phase > 0 && first == 0 ? 1 : 0;
         u32 end = (phase + len) / V;
         end = end > first ? end - first : 0;
         if (end > resident) end = resident;
         const u32 body = end > begin ? end - begin : 0;
-        simt::load_async(tile.template cast<Vec16>(body ? begin : 0, body), Global<Vec16>(address - phase * SIZE), first + begin,
-                         body);
+        const Global<Vec16> vectors(address - phase * SIZE + 16 * static_cast<u64>(first));
+        if (Scope::ASYNC) {
+            simt::load_async(tile.template cast<Vec16>(body ? begin : 0, body), vectors, begin, body);
+        } else {
+            // Four loads in flight a thread: 32 KB in the CTA of 512 that has its SM for itself.
+            constexpr u32 T4 = 4 * Scope::THREADS;
+            u32 i = begin + scope.thread();
+#pragma unroll 1
+            for (; i + T4 - Scope::THREADS < begin + body; i += T4) {
+                Vec16 raw[4];
+#pragma unroll
+                for (u32 k = 0; k < 4; ++k) raw[k] = vectors.load(i + k * Scope::THREADS);
+#pragma unroll
+                for (u32 k = 0; k < 4; ++k) tile.store(i + k * Scope::THREADS, raw[k]);
+            }
+#pragma unroll 1
+            for (; i < begin + body; i += Scope::THREADS) tile.store(i, vectors.load(i));
+        }
         if (begin > 0 && scope.thread() == 0 && resident > 0) fetch(0);
 #pragma unroll 1
         for (u32 i = (body ? begin + body : begin) + scope.thread(); i < resident; i += Scope::THREADS) fetch(i);
-        simt::wait_async();
+        if (Scope::ASYNC) {
+            simt::wait_async();
+        } else {
+            scope.sync();
+        }
     }
 
     // Calls f(scores, v) for every vector of this thread: V scores as f32, -inf beyond the row.
@@ -89,8 +99,15 @@ struct RowTile {
 #pragma unroll 1
         for (; i < resident; i += Scope::THREADS) visit(tile.load(i), first + i, f);
         if (STREAMS) {
+            // Two loads in flight a thread.
 #pragma unroll 1
-            for (; i < count; i += Scope::THREADS) visit(read(first + i), first + i, f);
+            for (; i < count; i += 2 * Scope::THREADS) {
+                const u32 next = i + Scope::THREADS;
+                const Vec16 raw = read(first + i);
+                const Vec16 ahead = next < count ? read(first + next) : raw;
+                visit(raw, first + i, f);
+                if (next < count) visit(ahead, first + next, f);
+            }
         }
     }
     template <class F>

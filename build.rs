@@ -3,18 +3,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fmt::Display, fs};
+use std::{collections::BTreeSet, env, fmt::Display, fs};
 
 /// Every generation that kernels are tuned for, and PTX that the driver compiles for those to come.
 const ARCHS: &str = "sm_80,sm_90,sm_100,sm_120,compute_80";
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");
-    println!("cargo::rustc-check-cfg=cfg(critbeta_image, critbeta_simulator)");
+    println!("cargo::rustc-check-cfg=cfg(critbeta_simulator)");
     let out = PathBuf::from(variable("OUT_DIR").unwrap_or_default());
     let table = done(fs::read_to_string("kernels/variants.def"), "kernels/variants.def");
     done(fs::write(out.join("variants.rs"), variants(&table)), "variants.rs");
-    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+    if cfg!(feature = "cuda") {
         image(&out);
     }
     #[cfg(feature = "simt")]
@@ -43,55 +43,46 @@ fn camel(name: &str) -> String {
     name.split('_').filter(|part| !part.is_empty()).map(word).collect()
 }
 
-/// Writes kernels.fatbin: the one given, or one made by nvcc.
+/// Writes kernels.fatbin: the one given, one made by nvcc, or an empty file.
 fn image(out: &Path) {
     let fatbin = out.join("kernels.fatbin");
-    let required = variable("CRITBETA_REQUIRE_CUDA").is_some_and(|value| value != "0");
     if let Some(given) = variable("CRITBETA_FATBIN") {
         println!("cargo::rerun-if-changed={given}");
         done(fs::copy(&given, &fatbin), "CRITBETA_FATBIN");
     } else if let Some(nvcc) = nvcc() {
         compile(&nvcc, out, &fatbin);
-    } else if required {
+    } else if variable("CRITBETA_REQUIRE_CUDA").is_some_and(|value| value != "0") {
         fail("CRITBETA_REQUIRE_CUDA: no nvcc, set NVCC, CUDA_HOME or PATH, or CRITBETA_FATBIN to an image");
     } else {
         // Where a GPU is met, NVRTC compiles the kernels from their embedded sources.
-        return done(fs::write(&fatbin, []), "kernels.fatbin");
+        done(fs::write(&fatbin, []), "kernels.fatbin");
     }
-    println!("cargo::rustc-cfg=critbeta_image");
 }
 
 fn nvcc() -> Option<PathBuf> {
     let homes = ["CUDA_HOME", "CUDA_PATH"].map(|home| Some(Path::new(&variable(home)?).join("bin/nvcc")));
-    let site = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"];
-    let python = Command::new("python3")
-        .args(site)
-        .output()
-        .ok()
-        .map(|site| Path::new(String::from_utf8_lossy(&site.stdout).trim()).join("nvidia/cu13/bin/nvcc"));
-    let given = variable("NVCC").map(PathBuf::from);
-    let runs =
-        |nvcc: &PathBuf| Command::new(nvcc).arg("--version").output().is_ok_and(|o| o.status.success());
-    [given].into_iter().chain(homes).chain([Some("nvcc".into()), python]).flatten().find(runs)
+    let site = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'), end='/nvidia/cu13/bin/nvcc')"];
+    let python = Command::new("python3").args(site).output().ok();
+    let python = python.map(|nvcc| String::from_utf8_lossy(&nvcc.stdout).into_owned().into());
+    let given = [variable("NVCC").map(PathBuf::from)].into_iter().chain(homes);
+    let version = |nvcc: &PathBuf| Command::new(nvcc).arg("--version").output();
+    let runs = |nvcc: &PathBuf| version(nvcc).is_ok_and(|told| told.status.success());
+    given.chain([Some("nvcc".into()), python]).flatten().find(runs)
 }
 
 /// One fatbin of all kernels: they are one translation unit, so that what they share is parsed once.
 fn compile(nvcc: &Path, out: &Path, fatbin: &Path) {
     let files = done(fs::read_dir("kernels"), "kernels").flatten();
-    let mut names: Vec<String> = files.map(|f| f.file_name().to_string_lossy().into_owned()).collect();
-    names.retain(|name| name.ends_with(".cu"));
-    names.sort();
-    let all = out.join("kernels.cu");
-    done(
-        fs::write(&all, names.iter().map(|n| format!("#include \"{n}\"\n")).collect::<String>()),
-        "kernels.cu",
-    );
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    let names = names.filter(|name| name.ends_with(".cu")).collect::<BTreeSet<String>>().into_iter();
+    let (all, includes) = (out.join("kernels.cu"), names.map(|name| format!("#include \"{name}\"\n")));
+    done(fs::write(&all, includes.collect::<String>()), "kernels.cu");
     let archs = variable("CRITBETA_CUDA_ARCHS").unwrap_or_else(|| ARCHS.to_owned());
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-O3", "-std=c++17", "-lineinfo", "--threads", "0", "-I", "kernels"]);
     for arch in archs.split([',', ' ']).filter(|arch| !arch.is_empty()) {
-        let (_, number) =
-            done(arch.split_once('_').ok_or(arch), "CRITBETA_CUDA_ARCHS: not sm_NN or compute_NN");
+        let number = arch.split_once('_').ok_or(arch).map(|(_, number)| number);
+        let number = done(number, "CRITBETA_CUDA_ARCHS: not sm_NN or compute_NN");
         command.arg("-gencode").arg(format!("arch=compute_{number},code={arch}"));
     }
     let ran = done(command.arg("-o").arg(fatbin).arg(&all).output(), "nvcc");

@@ -120,7 +120,7 @@ impl Call<'_> {
             if address == 0 {
                 return Err(fail(format!("{name} are at address 0")));
             }
-            if address % align != 0 {
+            if !address.is_multiple_of(align) {
                 return Err(fail(format!("{name} at {address:#x} are not aligned to {align} bytes")));
             }
             spans.push(Span { name, address, bytes, writable });

@@ -132,6 +132,8 @@ type Program = *mut c_void;
 /// NVRTC, CUDA's run-time compiler, bound by hand: eight functions, and a library of any name is no reason to panic.
 pub(super) struct Nvrtc {
     library: Library,
+    /// What NVRTC loads by its bare name when it compiles: loaded from beside it, it need not be on LD_LIBRARY_PATH.
+    _builtins: Option<Library>,
     /// Where it was found.
     pub name: String,
     /// Major, minor.
@@ -168,8 +170,11 @@ impl Nvrtc {
                 library.get(b"nvrtcVersion\0").ok()?;
             version(&mut major, &mut minor)
         };
+        let builtins = path.with_file_name(format!("libnvrtc-builtins.so.{major}.{minor}"));
+        // SAFETY: a part of NVRTC, as harmless.
+        let _builtins = unsafe { Library::new(builtins) }.ok();
         let name = path.to_string_lossy().into_owned();
-        (status == 0).then_some(Nvrtc { library, name, version: (major, minor) })
+        (status == 0).then_some(Nvrtc { library, _builtins, name, version: (major, minor) })
     }
 
     /// A cubin of `source` for `arch` (`sm_90`). Errors: the compiler's log.

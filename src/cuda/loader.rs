@@ -158,12 +158,10 @@ mod tests {
             return;
         };
         let folder = tempfile::tempdir().unwrap();
-        for target in ["sm_80", "sm_90"] {
-            let (made, _) = cubin(&nvrtc, target, Some(folder.path())).unwrap_or_else(|log| panic!("{log}"));
-            assert!(made.len() > 10_000, "{target}: {} bytes", made.len());
-            let (cached, told) = cubin(&nvrtc, target, Some(folder.path())).unwrap();
-            assert_eq!((cached == made, told.as_str()), (true, "from the cache"));
-        }
+        let (made, told) = cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap_or_else(|log| panic!("{log}"));
+        assert!(made.len() > 100_000 && told.starts_with("cached in"), "{} bytes, {told}", made.len());
+        let (cached, told) = cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap();
+        assert_eq!((cached == made, told.as_str()), (true, "from the cache"));
         assert!(
             nvrtc.compile("__global__ void broken() { absent(); }", "sm_90").unwrap_err().contains("absent")
         );

@@ -1,0 +1,212 @@
+// The search for the contact of a row: count the gaps in bins, bound every bin, look closer at what can still win. The idea is that of
+// src/cpu/refine.rs. All that decides is integers, keys and counts, merged over the parts of the row, so every part and every
+// thread comes to the same answer in any order.
+#pragma once
+#include "critical.cuh"
+#include "row.cuh"
+#include "scope/record.cuh"
+
+template <class T, class Scope>
+struct GapSearch : Bounds {
+    using Window = ::Window<Scope::BINS>;
+    static constexpr u32 OWN = (Scope::BINS + Scope::THREADS - 1) / Scope::THREADS;
+
+    Scope& scope;
+    const RowTile<T, Scope::STREAMS>& row;
+    float max;
+
+    DEVICE GapSearch(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, u32 n, bool plain)
+        : Bounds(p, n, plain), scope(scope), row(row), max(max) {}
+
+    // Counts per bin of the window, over all parts, as inclusive sums in scope.after. visit(take): what is counted.
+    template <class Visit>
+    DEVICE void count(const Window& w, Visit visit, simt::Where at = HERE) {
+        scope.clear_counts(at);
+        const Shared<u32> counts = scope.counts;
+        const u32 shift = w.shift();
+        visit([&](float s) {
+            const u32 d = gap_key(max, s) - w.lo;
+            if (d <= w.hi - w.lo) counts.add(d >> shift, 1);
+        });
+        const Shared<u32> merged = scope.merge_counts(at);
+        u32 sums[OWN], total = 0;
+#pragma unroll
+        for (u32 i = 0; i < OWN; ++i) {
+            const u32 b = scope.thread() * OWN + i;
+            total += b < Scope::BINS ? merged.load(b) : 0;
+            sums[i] = total;
+        }
+        u32 all;
+        const u32 below = scope.offset_in_part(total, all, at);
+#pragma unroll
+        for (u32 i = 0; i < OWN; ++i) {
+            const u32 b = scope.thread() * OWN + i;
+            if (b < Scope::BINS) scope.after.store(b, below + sums[i]);
+        }
+        scope.sync(at);
+    }
+    DEVICE void count_row(const Window& w, simt::Where at = HERE) {
+        count(w, [&](auto take) { row.for_each(scope, take); }, at);
+    }
+    DEVICE u32 below(u32 bin) const { return bin > 0 ? scope.after.load(bin - 1) : 0; }
+
+    // Calls f(bin, scores through it) for the occupied bins of this thread.
+    template <class F>
+    DEVICE void own_bins(const Window& w, F f) const {
+#pragma unroll 1
+        for (u32 i = 0; i < OWN; ++i) {
+            const u32 b = scope.thread() * OWN + i;
+            if (b >= Scope::BINS) break;
+            const u32 through = scope.after.load(b);
+            if (through > below(b)) f(b, w.before + through);
+        }
+    }
+    DEVICE void raise_by_bins(const Window& w, simt::Where at = HERE) {
+        float lower = attained;
+        own_bins(w, [&](u32 b, u32 rank) { lower = attains(w.high(b), rank, lower); });
+        attained = scope.fold(lower, attained, Larger{}, at);
+    }
+    DEVICE void offer(Peak& mine, u32 key, u32 rank) const {
+        if (!can_win(key, rank)) return;
+        const double ratio = ratio_of(simt::float_of(key), capped(rank), resolve());
+        if (ratio > 0) mine = Peak::merge(mine, Peak{ratio, key, capped(rank)});
+    }
+    // The best of all threads and of before joins `peak`, which thread 0 alone reads and writes until the end.
+    DEVICE void keep(Peak mine, simt::Where at = HERE) {
+        if (scope.thread() == 0) mine = Peak::merge(mine, load_record<Peak>(scope.peak, 0));
+        const Peak best = scope.fold(mine, Peak{0, 0, 0}, [](const Peak& a, const Peak& b) { return Peak::merge(a, b); }, at);
+        if (scope.thread() == 0) store_record(scope.peak, 0, best);
+        raise(best.ratio);
+    }
+
+    // Ranks the `count` <= CANDIDATES gaps with keys lo ..= hi, `before` scores lying below, pair by pair.
+    DEVICE void rank_all(u32 lo, u32 hi, u32 before, u32 count, simt::Where at = HERE) {
+        u32 mine = 0;
+        row.for_each(scope, [&](float s) { mine += gap_key(max, s) - lo <= hi - lo; });
+        u32 place = scope.offset(mine, at);
+        scope.list_begin(at);
+        if (mine > 0) {
+            row.for_each(scope, [&](float s) {
+                const u32 key = gap_key(max, s);
+                if (key - lo <= hi - lo) scope.list_store(place++, key);
+            });
+        }
+        scope.list_end(count, at);
+        Peak peak{0, 0, 0};
+        for (u32 i = scope.thread(); i < count; i += Scope::THREADS) {
+            const u32 key = scope.list.load(i);
+            u32 rank = before;
+#pragma unroll 1
+            for (u32 j = 0; j < count; ++j) rank += scope.list.load(j) <= key;
+            offer(peak, key, rank);
+        }
+        keep(peak, at);
+    }
+
+    // Lower bounds from gaps at hand: `tops` are scores of this row, so each has at least its rank among them.
+    template <u32 N>
+    DEVICE void estimate(u32 lo, u32 ties, const float (&tops)[N], simt::Where at = HERE) {
+        const Window w{lo, last, ties};
+        count(w, [&](auto take) {
+#pragma unroll
+            for (u32 i = 0; i < N; ++i) take(tops[i]);
+        }, at);
+        raise_by_bins(w, at);
+    }
+
+    // The supremum over the keys from lo on, `before` scores lying below. Ascending: everything below w.lo is settled.
+    DEVICE void run(u32 lo, u32 before) {
+        Window w{lo, reach(), before};
+        while (w.lo <= w.hi) {
+            count_row(w);
+            raise_by_bins(w);
+            if (settle(w)) {
+                const u32 to = reach();
+                if (w.hi >= to) break;
+                w = Window{w.hi + 1, to, w.before + scope.after.load(Scope::BINS - 1)};
+            }
+        }
+    }
+    // Settles the window; or narrows it, where too many gaps can win, to the bins from the first to the last that can, so that the
+    // next count is finer; or, where that leaves out too little, to the first of them.
+    DEVICE bool settle(Window& w) {
+        for (u32 from = 0;;) {
+            Span span = Span::none();
+            own_bins(w, [&](u32 b, u32 rank) {
+                if (b >= from && can_win(w.low(b), rank)) span = Span::merge(span, Span{b, b});
+            });
+            span = scope.fold(span, Span::none(), [](const Span& a, const Span& b) { return Span::merge(a, b); });
+            if (span.first > span.last) return true;
+            if (w.shift() == 0) {
+                // A bin is a gap: its count is exact.
+                Peak peak{0, 0, 0};
+                own_bins(w, [&](u32 b, u32 rank) { offer(peak, w.low(b), rank); });
+                keep(peak);
+                return true;
+            }
+            const u32 start = below(span.first);
+            u32 end = span.last;
+            const u32 stretch = scope.after.load(end) - start;
+            if (stretch > Scope::CANDIDATES) {
+                if (scope.after.load(Scope::BINS - 1) - below(from) >= stretch + Scope::CANDIDATES) {
+                    // Nothing behind the stretch can win, now or later.
+                    if (w.hi >= reach()) last = w.high(end);
+                    w = Window{w.low(span.first), w.high(end), w.before + start};
+                    return false;
+                }
+                u32 furthest = 0;
+                own_bins(w, [&](u32 b, u32) {
+                    if (b >= span.first && scope.after.load(b) - start <= Scope::CANDIDATES) furthest = b + 1;
+                });
+                end = scope.fold(furthest, 0u, Larger{});
+                if (end == 0) {
+                    w = Window{w.low(span.first), w.high(span.first), w.before + start};
+                    return false;
+                }
+                end -= 1;
+            }
+            rank_all(w.low(span.first), w.high(end), w.before + start, scope.after.load(end) - start);
+            from = end + 1;
+        }
+    }
+
+    // The key of the k-th smallest gap, `ties` < k <= the number of finite gaps.
+    DEVICE u32 select(u32 k, u32 ties) {
+        Window w = Window{1, LARGEST_KEY, ties};
+        for (;;) {
+            count_row(w);
+            u32 first = ~0u;
+            own_bins(w, [&](u32 b, u32 rank) { first = rank >= k && b < first ? b : first; });
+            first = scope.fold(first, ~0u, Smaller{});
+            if (first == ~0u) return LARGEST_KEY + 1;
+            if (w.shift() == 0) return w.low(first);
+            w = Window{w.low(first), w.high(first), w.before + below(first)};
+        }
+    }
+};
+
+// Lambda(resolve), or with `plain` Lambda, of a row with its contact. tops: scores of this row that the thread has at hand, for a
+// first bound. Under p.top_k the k largest alone count, and kth_gap, which bounds the rest, is set; it is -1 where all were
+// counted. Called by all threads; valid in all of them.
+template <class T, class Scope, u32 N>
+DEVICE Peak critical_beta(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row, const RowMax& top, u32 ties, bool plain,
+                          float& kth_gap, const float (&tops)[N]) {
+    GapSearch<T, Scope> search(p, scope, row, top.max, top.len, plain);
+    const Peak at_top{ratio_of(0, ties, search.resolve()), 0, ties};
+    if (scope.thread() == 0) store_record(scope.peak, 0, at_top);
+    kth_gap = -1;
+    if (search.partial()) {
+        search.last = p.top_k > ties ? search.select(p.top_k, ties) : 0;
+        kth_gap = simt::float_of(search.last);
+        if (search.last > LARGEST_KEY) search.last = LARGEST_KEY;
+    }
+    const u32 lo = ties == 1 && top.second > -INFINITE ? gap_key(top.max, top.second) : 1;
+    if (at_top.ratio == 0 && ties < top.len && lo <= search.last) {
+        search.estimate(lo, ties, tops);
+        search.run(lo, ties);
+    }
+    scope.sync();
+    const Peak best = load_record<Peak>(scope.peak, 0);
+    scope.sync();
+    return best;
+}

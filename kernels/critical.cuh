@@ -26,36 +26,6 @@ DEVICE double ratio_of(float gap, u32 rank, double resolve) {
     return simt::div_rn(excess, static_cast<double>(gap));
 }
 
-// Keys lo ..= hi in at most BINS bins of 2^shift keys; `before` scores lie below lo.
-template <u32 BINS>
-struct Window {
-    u32 lo, hi, before;
-    DEVICE u32 shift() const {
-        constexpr u32 LOG_BINS = BINS == 256 ? 8 : 10;
-        static_assert(1u << LOG_BINS == BINS, "bins of a scope");
-        const u32 bits = 32 - simt::leading_zeros(hi - lo);
-        return bits > LOG_BINS ? bits - LOG_BINS : 0;
-    }
-    DEVICE u32 low(u32 bin) const { return lo + (bin << shift()); }
-    DEVICE u32 high(u32 bin) const { return bin >= (hi - lo) >> shift() ? hi : low(bin + 1) - 1; }
-};
-
-struct Span {
-    u32 first, last;
-    static DEVICE Span none() { return Span{~0u, 0}; }
-    static DEVICE Span merge(const Span& a, const Span& b) {
-        return Span{a.first < b.first ? a.first : b.first, a.last > b.last ? a.last : b.last};
-    }
-};
-
-struct Larger {
-    DEVICE float operator()(float a, float b) const { return simt::max_num(a, b); }
-    DEVICE u32 operator()(u32 a, u32 b) const { return a > b ? a : b; }
-};
-struct Smaller {
-    DEVICE u32 operator()(u32 a, u32 b) const { return a < b ? a : b; }
-};
-
 // What can be ruled out: bounds in f32, which err to the safe side, of ratios that are compared exactly later.
 struct Bounds {
     // Ratios are cut off here: beyond it f32 bounds would be infinite.

@@ -2,65 +2,33 @@
 // src/cpu/refine.rs. All that decides is integers, keys and counts, merged over the parts of the row, so every part and every
 // thread comes to the same answer in any order.
 #pragma once
-#include "critical.cuh"
-#include "row.cuh"
-#include "scope/record.cuh"
+#include "counts.cuh"
+
+struct Span {
+    u32 first, last;
+    static DEVICE Span none() { return Span{~0u, 0}; }
+    static DEVICE Span merge(const Span& a, const Span& b) {
+        return Span{a.first < b.first ? a.first : b.first, a.last > b.last ? a.last : b.last};
+    }
+};
+
+struct Larger {
+    DEVICE float operator()(float a, float b) const { return simt::max_num(a, b); }
+    DEVICE u32 operator()(u32 a, u32 b) const { return a > b ? a : b; }
+};
+struct Smaller {
+    DEVICE u32 operator()(u32 a, u32 b) const { return a < b ? a : b; }
+};
 
 template <class T, class Scope>
-struct GapSearch : Bounds {
-    using Window = ::Window<Scope::BINS>;
-    static constexpr u32 OWN = (Scope::BINS + Scope::THREADS - 1) / Scope::THREADS;
-
-    Scope& scope;
-    const RowTile<T, Scope::STREAMS>& row;
-    float max;
+struct GapSearch : Bounds, GapCounts<T, Scope> {
+    using Counts = GapCounts<T, Scope>;
+    using typename Counts::Window;
+    using Counts::scope, Counts::row, Counts::max, Counts::count, Counts::count_row, Counts::below, Counts::own_bins;
 
     DEVICE GapSearch(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, u32 n, bool plain)
-        : Bounds(p, n, plain), scope(scope), row(row), max(max) {}
+        : Bounds(p, n, plain), Counts(scope, row, max) {}
 
-    // Counts per bin of the window, over all parts, as inclusive sums in scope.after. visit(take): what is counted.
-    template <class Visit>
-    DEVICE void count(const Window& w, Visit visit, simt::Where at = HERE) {
-        scope.clear_counts(at);
-        const Shared<u32> counts = scope.counts;
-        const u32 shift = w.shift();
-        visit([&](float s) {
-            const u32 d = gap_key(max, s) - w.lo;
-            if (d <= w.hi - w.lo) counts.add(d >> shift, 1);
-        });
-        const Shared<u32> merged = scope.merge_counts(at);
-        u32 sums[OWN], total = 0;
-#pragma unroll
-        for (u32 i = 0; i < OWN; ++i) {
-            const u32 b = scope.thread() * OWN + i;
-            total += b < Scope::BINS ? merged.load(b) : 0;
-            sums[i] = total;
-        }
-        u32 all;
-        const u32 below = scope.offset_in_part(total, all, at);
-#pragma unroll
-        for (u32 i = 0; i < OWN; ++i) {
-            const u32 b = scope.thread() * OWN + i;
-            if (b < Scope::BINS) scope.after.store(b, below + sums[i]);
-        }
-        scope.sync(at);
-    }
-    DEVICE void count_row(const Window& w, simt::Where at = HERE) {
-        count(w, [&](auto take) { row.for_each(scope, take); }, at);
-    }
-    DEVICE u32 below(u32 bin) const { return bin > 0 ? scope.after.load(bin - 1) : 0; }
-
-    // Calls f(bin, scores through it) for the occupied bins of this thread.
-    template <class F>
-    DEVICE void own_bins(const Window& w, F f) const {
-#pragma unroll 1
-        for (u32 i = 0; i < OWN; ++i) {
-            const u32 b = scope.thread() * OWN + i;
-            if (b >= Scope::BINS) break;
-            const u32 through = scope.after.load(b);
-            if (through > below(b)) f(b, w.before + through);
-        }
-    }
     DEVICE void raise_by_bins(const Window& w, simt::Where at = HERE) {
         float lower = attained;
         own_bins(w, [&](u32 b, u32 rank) { lower = attains(w.high(b), rank, lower); });

@@ -1,13 +1,12 @@
 //! What bad input gets: a typed error before any launch, with its numbers; and the next call works.
+#![allow(unsafe_code)]
 
 #[path = "common/device.rs"]
 mod device;
 
 use critbeta::cpu::Measure;
 use critbeta::cuda::params::RowReport;
-use critbeta::cuda::{
-    Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, SimtOptions, Workspace,
-};
+use critbeta::cuda::{Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, Workspace};
 use critbeta::rescaling::Calibrated;
 use critbeta::{DType, Device, DeviceSpec, Error, Rescaling, Scores};
 use device::{PLAIN, engine, small};
@@ -214,15 +213,26 @@ fn host_verbs_name_what_they_refuse() {
 }
 
 #[test]
-fn streams_and_faults_do_not_poison_the_simulator() {
-    let Ok(engine) = Engine::simulated(SimtOptions::of(Arch::named("sm_90").unwrap())) else {
-        eprintln!("skipped streams_and_faults_do_not_poison_the_simulator: no simulator in this build");
+fn the_simulator_has_one_stream() {
+    let Some(f) = Fixture::new("the_simulator_has_one_stream", &small(600, 4, 1)) else { return };
+    if !f.engine.is_simulated() {
+        eprintln!("skipped the_simulator_has_one_stream: this is a GPU");
         return;
-    };
-    let data = [0.0f32, 1.0, 2.0];
-    let view = Scores::dense(&data, 1, 3).unwrap();
-    assert_eq!(engine.row_reports(&view, 1.0, PLAIN).unwrap()[0].top.max, 2.0);
-    assert!(engine.description().contains("sm_90"));
+    }
+    let call = f.call();
+    // SAFETY: the fixture's memory is as large as the call says, and nobody else's.
+    let told = unsafe { f.engine.launch(&call, None, 0x1230) }.unwrap_err().to_string();
+    assert!(told.contains("stream 0x1230: the simulator has only the default stream"), "{told}");
+    // SAFETY: the same.
+    unsafe { f.engine.launch(&call, None, 0) }.unwrap();
+    let bare = Call { report: None, ..call };
+    // SAFETY: the same.
+    let told = unsafe { f.engine.launch_naive(&bare, 0) }.unwrap_err().to_string();
+    assert!(told.contains("the naive path needs a report"), "{told}");
+    let both = Call { both: true, out: None, ..call };
+    // SAFETY: the same.
+    let told = unsafe { f.engine.launch_naive(&both, 0) }.unwrap_err().to_string();
+    assert!(told.contains("not Lambda beside it"), "{told}");
 }
 
 #[test]

@@ -259,7 +259,7 @@ fn what_no_kernel_can_do_is_refused_with_its_numbers() {
 fn a_plan_says_what_it_does_and_why() {
     let text = plan(4096, 32_768, DType::F32, "sm_90").to_string();
     for told in
-        ["critical_softmax_f32_cluster", "why", "100.0 % of a row", "1 global read, 1 write", "to an SM"]
+        ["critical_softmax_f32_cluster", "why", "100.0 % of a row", "1 global read, 1 write", "at most"]
     {
         assert!(text.contains(told), "{told} is not in\n{text}");
     }

@@ -87,6 +87,8 @@ pub(super) struct Span {
 /// A call that passed every check.
 pub(super) struct Checked {
     pub plan: Plan,
+    // A build without GPU code only checks.
+    #[cfg_attr(not(any(feature = "cuda", critbeta_simulator)), allow(dead_code))]
     pub params: RowParams,
     pub spans: Vec<Span>,
 }

@@ -20,15 +20,15 @@ pub const GROUP_BYTES: u32 = 14592;
 /// Bytes of workspace per CTA of a row group, beside [`GROUP_BYTES`].
 pub const GROUP_BYTES_PER_CTA: u32 = 64;
 
-/// beta = p[0].
+/// beta = `p[0]`.
 pub const RULE_FIXED: u32 = 0;
-/// beta = betas[row].
+/// beta = `betas[row]`.
 pub const RULE_ARRAY: u32 = 1;
 /// beta = the law `law` with its parameters p.
 pub const RULE_LAW: u32 = 2;
-/// beta = p[0] * Lambda(resolve), clamped to p[1]..p[2].
+/// beta = `p[0]` * Lambda(resolve), clamped to `p[1]`..`p[2]`.
 pub const RULE_CRITICAL: u32 = 3;
-/// beta = p[0] (ln n)^p[1], or (ln n / p[2])^p[1] where p[2] > 0.
+/// beta = `p[0] (ln n)^p[1]`, or `(ln n / p[2])^p[1]` where `p[2]` > 0.
 pub const RULE_CALIBRATED: u32 = 4;
 
 /// The arguments of every kernel.

@@ -288,7 +288,7 @@ impl fmt::Display for Plan {
         let (shared, per_sm) = (self.shared_bytes, self.ctas_per_sm);
         writeln!(
             f,
-            "  grid       {} CTAs, {shared} bytes of shared memory each, {per_sm} to an SM",
+            "  grid       {} CTAs, {shared} bytes of shared memory each, at most {per_sm} to an SM",
             self.grid
         )?;
         let on_chip = (u64::from(self.resident) * u64::from(ctas)).min(self.vectors);

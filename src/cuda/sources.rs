@@ -7,6 +7,7 @@ macro_rules! embedded {
 }
 /// Every file that the device build reads, by its path under `kernels/`.
 const FILES: &[(&str, &str)] = &embedded![
+    "counts.cuh",
     "critical.cuh",
     "critical_softmax.cu",
     "dtype.cuh",
@@ -14,12 +15,15 @@ const FILES: &[(&str, &str)] = &embedded![
     "math.cuh",
     "naive.cu",
     "params.cuh",
+    "report.cuh",
     "row.cuh",
     "rule.cuh",
     "scope/block.cuh",
     "scope/cluster.cuh",
+    "scope/record.cuh",
     "scope/split.cuh",
     "scope/warp.cuh",
+    "search.cuh",
     "simt.cuh",
     "simt/device.cuh",
     "stats.cuh",

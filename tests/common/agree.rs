@@ -1,0 +1,138 @@
+//! What it means that the kernels agree with the reference, and the rows and parts that it is asked on.
+
+// Every test binary compiles this module, and none needs all of it.
+#![allow(dead_code)]
+
+use crate::common::every_family;
+use crate::device::{Ask, Done, Out, Rows, small};
+use critbeta::cpu::{self, RowReport};
+use critbeta::cuda::{Arch, Scope};
+use critbeta::reference::Row;
+use critbeta::{DType, Rescaling};
+
+pub fn rescaling(text: &str) -> Rescaling {
+    text.parse().unwrap()
+}
+
+/// exp(-beta gap), with the limits that a row needs.
+pub fn weight(gap: f64, beta: f64) -> f64 {
+    if gap == 0.0 || beta == 0.0 { 1.0 } else { (-beta * gap).exp() }
+}
+
+/// The probabilities of `row` lie within (4 + z) 2^-23 of f64, relative, z = beta x gap, and one rounding to `dtype`.
+pub fn assert_probs(told: &str, scores: &[f32], beta: f64, probs: &[f32], dtype: DType) {
+    let row = Row::from_f32(scores);
+    let (len, z) = (scores.len(), row.partition(beta));
+    let (digits, smallest) = match dtype {
+        DType::F32 => (24, 150),
+        DType::F16 => (11, 25),
+        _ => (8, 134),
+    };
+    assert!(probs[len..].iter().all(|&p| p == 0.0), "{told}: not 0 behind the row's length");
+    for (j, (&score, &prob)) in scores.iter().zip(probs).enumerate() {
+        if row.is_poisoned() || beta.is_nan() {
+            assert!(prob.is_nan(), "{told}: column {j} of a poisoned row is {prob}");
+        } else if score == f32::NEG_INFINITY {
+            assert_eq!(prob, 0.0, "{told}: column {j} is masked");
+        } else {
+            let gap = f64::from((row.max() as f32) - score);
+            let expected = weight(gap, beta) / z;
+            let depth = if expected > 0.0 { beta * gap } else { 0.0 };
+            let depth = if depth.is_nan() { 0.0 } else { depth };
+            let relative = (4.0 + depth) * 2f64.powi(-23) + 2f64.powi(-digits);
+            let error = (f64::from(prob) - expected).abs();
+            // Weights below 2^-150 are 0 in the kernels, whatever Z is.
+            let tolerance = expected * relative + 2f64.powi(-smallest);
+            assert!(error <= tolerance, "{told}: column {j} gap {gap} beta {beta}: {prob}, not {expected}");
+        }
+    }
+}
+
+/// Everything but sums is equal; these within the rounding of f32 weights.
+pub fn assert_same(told: &str, ours: &RowReport, cpu: &RowReport) {
+    let bits = |report: &RowReport| {
+        format!("{:?} {:?} {:?} {}", report.top, report.critical, report.resolved, report.beta)
+    };
+    assert_eq!(bits(ours), bits(cpu), "{told}");
+    let n = (cpu.top.len as f64).max(2.0);
+    // Each weight has a relative error of (4 + z) 2^-23; weights with a large z are small, so that their mean z is below H + 1.
+    let relative = (5.0 + cpu.entropy.max(0.0) + n.ln()) * 2f64.powi(-23);
+    for (name, ours, cpu, scale) in [
+        ("log Z", ours.log_partition, cpu.log_partition, 1.0),
+        ("H", ours.entropy, cpu.entropy, 2.0 * (1.0 + n.ln())),
+        ("D", ours.top_two, cpu.top_two, 1.0),
+        ("largest weight", ours.max_weight, cpu.max_weight, 1.0),
+    ] {
+        let same = ours == cpu || (ours.is_nan() && cpu.is_nan());
+        assert!(same || (ours - cpu).abs() <= scale * relative, "{told}: {name} {ours}, not {cpu}");
+    }
+}
+
+/// Checks reports and probabilities of a launch against the CPU path and the reference.
+pub fn check(told: &str, rows: &Rows, ask: &Ask, done: &Done) {
+    let (out_dtype, has_out) = match ask.out {
+        Out::None => (DType::F32, false),
+        Out::InPlace => (rows.dtype, true),
+        Out::Apart(dtype, ..) => (dtype, true),
+    };
+    for (r, scores) in rows.rows.iter().enumerate() {
+        let told = format!("{told}, row {r} of {} scores", scores.len());
+        let report = &done.reports[r];
+        let ours = report.decode(ask.measure);
+        if !has_out {
+            let cpu = cpu::row_report(scores, ours.beta, ask.measure);
+            assert_same(&told, &ours, &cpu);
+        } else {
+            let beta = if report.poisoned != 0 { f64::NAN } else { report.beta };
+            assert_probs(&told, scores, beta, &done.probs[r], out_dtype);
+        }
+    }
+}
+
+/// Every family as a row, and rows that are edges: masked, single, tied, poisoned.
+pub fn rows_of(n: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut rows: Vec<Vec<f32>> = every_family(n, seed).map(|(_, row)| row).collect();
+    let gaussian = rows[1].clone();
+    let with = |at: usize, value: f32| {
+        let mut row = gaussian.clone();
+        row[at % n] = value;
+        row
+    };
+    let lonely = |value: f32| (0..n).map(|i| if i == n / 3 { value } else { f32::NEG_INFINITY }).collect();
+    rows.extend([vec![f32::NEG_INFINITY; n], lonely(2.5), lonely(f32::MAX), lonely(-0.0)]);
+    rows.extend([with(n / 2, f32::NAN), with(n - 1, f32::INFINITY), with(0, f32::NEG_INFINITY)]);
+    rows.push((0..n).map(|i| if i % 2 == 0 { f32::MAX } else { f32::MIN }).collect());
+    rows.push((0..n).map(|i| if i % 2 == 0 { 0.0 } else { -0.0 }).collect());
+    rows.push((0..n).map(|i| -(i as f32) * 1e-45).collect());
+    rows
+}
+
+/// A part and widths for every scope, such that each variant is met. `size`: bytes of an element.
+pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
+    // Room for `vectors` vectors of f32, and half of it where rows are half as long.
+    let part = |vectors, sms, max_cluster| small(vectors * size as u32 / 4, sms, max_cluster);
+    let roomy = Arch { shared_per_sm_bytes: 4 << 20, ..part(600, 64, 1) };
+    vec![
+        (Scope::Warp, small(700, 64, 1), vec![1, 2, 3, 4, 5, 31, 32, 33, 127, 1023, 1024]),
+        (Scope::Block, roomy, vec![1025, 1200]),
+        (Scope::Block, part(300, 64, 1), vec![1100]),
+        (Scope::Cluster, part(150, 64, 2), vec![1025]),
+        (Scope::Cluster, part(76, 64, 4), vec![1100]),
+        (Scope::Cluster, part(38, 64, 8), vec![1030]),
+        (Scope::Cluster, part(20, 64, 16), vec![1111]),
+        (Scope::Split, part(40, 8, 1), vec![1025]),
+        // Not all of a row stays on chip.
+        (Scope::Split, part(20, 3, 1), vec![1300]),
+    ]
+}
+
+/// One part for each scope, and a width for it.
+pub fn one_of_each(size: usize) -> Vec<(Scope, Arch, usize)> {
+    let shapes = shapes(size).into_iter().enumerate();
+    let short = |(i, (scope, arch, widths)): (usize, (Scope, Arch, Vec<usize>))| match i {
+        0 => (scope, arch, 37),
+        _ => (scope, arch, widths[0]),
+    };
+    let few = |(i, _): &(usize, _)| [0, 1, 3, 5, 7, 8].contains(i);
+    shapes.filter(few).map(short).collect()
+}

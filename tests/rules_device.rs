@@ -1,0 +1,212 @@
+//! What is computed of rows on a GPU, whatever kernel does it: rules, given betas, top-k, the host verbs, the naive path. On
+//! the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
+
+#[path = "common/agree.rs"]
+mod agree;
+mod common;
+#[path = "common/device.rs"]
+mod device;
+
+use agree::{assert_probs, assert_same, check, one_of_each, rescaling, rows_of};
+use critbeta::cpu::{self, Measure};
+use critbeta::cuda::{Arch, Beta, Engine};
+use critbeta::{DType, Rescaling, Scores};
+use device::{Ask, DTYPES, Out, PLAIN, Rows, engine, run, small};
+
+#[test]
+fn every_rule_gives_the_beta_of_the_cpu() {
+    let Some(engine) = engine("every_rule_gives_the_beta_of_the_cpu", &Arch::named("sm_90").unwrap()) else {
+        return;
+    };
+    let texts = [
+        "identity",
+        "fixed:0",
+        "fixed:1.3",
+        "fixed:1e300",
+        "chen:gamma=2",
+        "rem:c=1.5",
+        "ssmax:s=0.43",
+        "ssmax:s=0.4,b=-9",
+        "su",
+        "qwen-logn:train=64",
+        "grok2:train=64",
+        "yarn:scale=4",
+        "yarn:scale=0.5",
+        "llama4:scale=0.1,floor=16",
+        "mistral3:train=32,b=0.2",
+        "velickovic",
+        "asentmax:delta=1,b=0.3,g=1.7",
+        "asentmax:delta=1,b=0,g=-1",
+        "critical",
+        "critical:ratio=0",
+        "critical:ratio=2,resolve=3,floor=0.5,cap=4",
+        "calibrated:c=2,xi=0.4",
+        "calibrated:c=2,xi=-1",
+        "calibrated:c=1,xi=2,anchor=100",
+    ];
+    let mut rules: Vec<Rescaling> = texts.iter().map(|text| rescaling(text)).collect();
+    rules.extend([f64::INFINITY, f64::NAN, -1.0].map(Rescaling::Fixed));
+    for law in &critbeta::laws::LAWS {
+        assert!(
+            texts.iter().any(|text| text.split(':').next() == Some(law.name)),
+            "{} is not tried",
+            law.name
+        );
+    }
+    let scores: Vec<Vec<f32>> = [1, 2, 64, 90, 200]
+        .into_iter()
+        .flat_map(|n| rows_of(n, 3).into_iter().skip(n % 2).step_by(2))
+        .collect();
+    let rows = Rows::ragged(DType::F32, &scores, 200);
+    for rule in &rules {
+        for given in [false, true] {
+            let mut ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(rule));
+            let position = |row: usize| (row as u32 * 37) % 300;
+            if given {
+                ask.positions = (0..scores.len()).map(position).collect();
+            }
+            let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{rule}: {error}"));
+            for (r, row) in scores.iter().enumerate() {
+                let visible = row.iter().filter(|&&s| s != f32::NEG_INFINITY).count() as u64;
+                let at = if given { position(r).into() } else { visible.saturating_sub(1) };
+                let view = Scores::dense(row, 1, row.len()).unwrap();
+                let mut out = vec![0.0; row.len()];
+                let cpu = cpu::softmax(&view, rule, &[at], &mut out).unwrap()[0];
+                let told = format!("{rule}, row {r} of {} scores at {at}", row.len());
+                let ours = if done.reports[r].poisoned != 0 { f64::NAN } else { done.reports[r].beta };
+                let same = ours == cpu.beta || (ours.is_nan() && cpu.beta.is_nan());
+                // The kernels' logarithm is within 0.52 ulp, their power within |y ln x| ulps; velickovic's entropy is of f32 weights.
+                let error = if rule.needs_entropy() { 1e-6 } else { 1e-14 };
+                assert!(
+                    same || (ours - cpu.beta).abs() <= error * cpu.beta,
+                    "{told}: {ours}, not {}",
+                    cpu.beta
+                );
+                let ours = if ours.is_infinite() { f64::INFINITY } else { ours };
+                assert_probs(&told, row, ours, &done.probs[r][..row.len()], DType::F32);
+            }
+        }
+    }
+}
+
+#[test]
+fn betas_may_be_given_row_by_row() {
+    let Some(engine) = engine("betas_may_be_given_row_by_row", &Arch::named("sm_90").unwrap()) else {
+        return;
+    };
+    let given = [0.0, 1.0, 2.5, f32::INFINITY, -3.0, f32::NAN, 1e-30, 1e30];
+    let scores = vec![rows_of(70, 2)[1].clone(); given.len()];
+    let rows = Rows::dense(DType::F32, &scores);
+    let mut ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Each(0));
+    ask.betas = given.to_vec();
+    let done = run(&engine, &rows, &ask).unwrap();
+    for (r, &beta) in given.iter().enumerate() {
+        let expected = if beta < 0.0 { 0.0 } else { f64::from(beta) };
+        assert_eq!(done.reports[r].beta.to_string(), expected.to_string());
+        assert_probs(&format!("beta {beta}"), &scores[r], expected, &done.probs[r], DType::F32);
+    }
+}
+
+#[test]
+fn the_largest_scores_alone_come_with_their_certificate() {
+    let test = "the_largest_scores_alone_come_with_their_certificate";
+    for (scope, arch, n) in one_of_each(4) {
+        let Some(engine) = engine(test, &arch) else { return };
+        let scores = rows_of(n, 8);
+        for k in [1, 2, 3, 17, 64, 500, 2048] {
+            for resolve in [0.0, 0.69] {
+                let measure = Measure { resolve, top_k: Some(k) };
+                let block = scores.concat();
+                let view = Scores::dense(&block, scores.len(), n).unwrap();
+                let ours = engine.row_reports(&view, 1.0, measure).unwrap();
+                for (r, cpu) in cpu::row_reports(&view, 1.0, measure).iter().enumerate() {
+                    assert_same(
+                        &format!("{scope:?} n = {n}, top {k}, r = {resolve}, row {r}"),
+                        &ours[r],
+                        cpu,
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn host_verbs_are_those_of_the_cpu() {
+    let Some(engine) = engine("host_verbs_are_those_of_the_cpu", &small(60, 4, 4)) else { return };
+    fn verbs<T: critbeta::Element>(engine: &Engine, rows: &[Vec<f32>], cols: usize, of: fn(f32) -> T) {
+        let stride = cols + 3;
+        let mut data = vec![of(7.0); rows.len() * stride];
+        for (row, to) in rows.iter().zip(data.chunks_mut(stride)) {
+            to.iter_mut().zip(row).for_each(|(to, &score)| *to = of(score));
+        }
+        let lens: Vec<usize> = rows.iter().map(Vec::len).collect();
+        let view = Scores::strided(&data, rows.len(), cols, stride).unwrap().with_lens(&lens).unwrap();
+        let told = format!("{cols} x {}", T::DTYPE);
+        for (beta, resolve) in [(1.0, 0.0), (0.2, 3.0), (0.0, 0.69), (f64::INFINITY, 0.0)] {
+            let measure = Measure { resolve, top_k: None };
+            let ours = engine.row_reports(&view, beta, measure).unwrap();
+            for (r, cpu) in cpu::row_reports(&view, beta, measure).iter().enumerate() {
+                assert_same(&format!("{told}, beta {beta}, r = {resolve}, row {r}"), &ours[r], cpu);
+            }
+        }
+        let positions: Vec<u64> = (0..rows.len() as u64).collect();
+        let rule: Rescaling = "critical:cap=30".parse().unwrap();
+        let (mut ours, mut cpus) = (vec![9.0; rows.len() * cols], vec![9.0; rows.len() * cols]);
+        let told_by = engine.softmax(&view, &rule, &positions, &mut ours).unwrap();
+        let cpu = cpu::softmax(&view, &rule, &positions, &mut cpus).unwrap();
+        for (r, (ours_of, cpu)) in told_by.iter().zip(&cpu).enumerate() {
+            let told = format!("{told}, row {r}");
+            assert_eq!(
+                format!("{:?} {}", ours_of.top, ours_of.beta),
+                format!("{:?} {}", cpu.top, cpu.beta),
+                "{told}"
+            );
+            let wide: Vec<f32> = view.row(r).iter().map(|s| s.to_f32()).collect();
+            assert_probs(&told, &wide, cpu.beta, &ours[r * cols..][..cols], DType::F32);
+        }
+    }
+    for cols in [1, 50, 1200] {
+        let rows: Vec<Vec<f32>> = rows_of(cols, 4)
+            .into_iter()
+            .enumerate()
+            .map(|(r, mut row)| {
+                row.truncate(cols - r % 2 * (cols / 3));
+                row
+            })
+            .collect();
+        verbs(&engine, &rows, cols, |s| s);
+        verbs(&engine, &rows, cols, half::f16::from_f32);
+        verbs(&engine, &rows, cols, half::bf16::from_f32);
+    }
+    // Nothing to compute is no launch.
+    let nothing = Scores::<f32>::dense(&[], 3, 0).unwrap();
+    assert_eq!(engine.row_reports(&nothing, 1.0, PLAIN).unwrap(), cpu::row_reports(&nothing, 1.0, PLAIN));
+    assert_eq!(engine.softmax(&nothing, &Rescaling::Identity, &[0; 3], &mut []).unwrap().len(), 3);
+    let nothing = Scores::<f32>::dense(&[], 0, 5).unwrap();
+    assert_eq!(engine.row_reports(&nothing, 1.0, PLAIN).unwrap(), []);
+}
+
+#[test]
+fn the_naive_path_comes_to_the_same() {
+    let Some(engine) = engine("the_naive_path_comes_to_the_same", &Arch::named("sm_90").unwrap()) else {
+        return;
+    };
+    for dtype in DTYPES {
+        for n in [1, 40, 1100] {
+            let rows = Rows { offset: 3, ..Rows::dense(dtype, &rows_of(n, 6)) };
+            let rule = rescaling("critical:resolve=0.69,cap=20");
+            let measure = Measure { resolve: 0.69, top_k: None };
+            let out = Out::Apart(DType::F32, 1, 0);
+            let ask = Ask { measure, naive: true, ..Ask::new(out, Beta::Rescaling(&rule)) };
+            let naive = run(&engine, &rows, &ask).unwrap();
+            check(&format!("naive {n} x {dtype}"), &rows, &ask, &naive);
+            let fast = run(&engine, &rows, &Ask { naive: false, ..ask }).unwrap();
+            for (r, (naive, fast)) in naive.reports.iter().zip(&fast.reports).enumerate() {
+                assert_eq!(naive.resolved, fast.resolved, "{n} x {dtype}, row {r}");
+                assert_eq!((naive.len, naive.ties, naive.argmax), (fast.len, fast.ties, fast.argmax));
+                assert!(naive.beta == fast.beta || naive.poisoned != 0, "{n} x {dtype}, row {r}");
+            }
+        }
+    }
+}

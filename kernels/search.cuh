@@ -170,7 +170,8 @@ DEVICE Peak critical_beta(const RowParams& p, Scope& scope, const RowTile<T, Sco
     }
     const u32 lo = ties == 1 && top.second > -INFINITE ? gap_key(top.max, top.second) : 1;
     if (at_top.ratio == 0 && ties < top.len && lo <= search.last) {
-        search.estimate(lo, ties, tops);
+        if (ties == 1) search.attained = search.attains(lo, 2, 0);  // the runner-up
+        if (Scope::ESTIMATES || !(search.attained > 0)) search.estimate(lo, ties, tops);
         search.run(lo, ties);
     }
     scope.sync();

@@ -106,7 +106,9 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     const bool reports = p.report && scope.leads();
     double lambda = 0;
     if (p.report || critical) {
-        const Maxima found = maxima(scope, row, top, own);
+        // One maximum, and nobody asks where: no need to look.
+        Maxima found{top.len > 0, 0};
+        if (p.report || top.second == top.max) found = maxima(scope, row, top, own);
         if (reports) report_top(report, top, found);
         if (critical && !poisoned) {
             const float tops[2] = {own.max, own.second};

@@ -5,7 +5,8 @@
 template <u32 T, bool STREAM = false>
 struct BlockScope {
     static constexpr u32 THREADS = T, BINS = ::BINS, CANDIDATES = ::CANDIDATES, WARPS = T / 32;
-    static constexpr bool ASYNC = true, STREAMS = STREAM;
+    // ESTIMATES: a count of the threads' own tops is cheaper than counting more gaps of the row.
+    static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM;
     // The arena: folds of warps and records of parts, two turns each; counts; counts of the turn before, which other CTAs may
     // still read; sums of counts; the list, and the one that all parts of a row write.
     static constexpr u32 FOLD_WORDS = 2 * 32 * RECORD_WORDS, RECORDS = 2 * RECORD_WORDS;

@@ -7,6 +7,7 @@ struct SplitScope : BlockScope<T, true> {
     using Base = BlockScope<T, true>;
     using Base::list, Base::records;
     static constexpr bool ASYNC = false;  // a group walks several rows, and an asynchronous load is once a launch
+    static constexpr bool ESTIMATES = false;  // it would be one more meeting of all CTAs, of some 7 (not yet measured)
     static constexpr u32 RING = 3;
     u32 ctas, group, record_turn, ring_turn;
     Global<u32> counter, ring, long_list, slots;

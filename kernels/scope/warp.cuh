@@ -15,7 +15,7 @@
 template <u32 WARPS>
 struct WarpScope {
     static constexpr u32 THREADS = 32, BINS = WARP_BINS, CANDIDATES = WARP_CANDIDATES;
-    static constexpr bool ASYNC = false, STREAMS = false;
+    static constexpr bool ASYNC = false, STREAMS = false, ESTIMATES = true;
     Shared<u32> counts, after, list, peak;
     Shared<Vec16> tile;
     u32 row;

@@ -13,7 +13,8 @@ const BATCH_BYTES: usize = 64 << 20;
 /// Device memory of one batch of rows.
 struct Batch {
     scores: DeviceMemory,
-    lens: DeviceMemory,
+    /// Absent where every row is full.
+    lens: Option<DeviceMemory>,
     positions: Option<DeviceMemory>,
     report: DeviceMemory,
     out: Option<DeviceMemory>,
@@ -36,7 +37,7 @@ impl Engine {
         }
         let rescaling = Rescaling::Fixed(beta);
         let mut reports = Vec::with_capacity(scores.rows());
-        self.batches(scores, &rescaling, measure, None, None, |rows| {
+        self.batches(BATCH_BYTES, scores, &rescaling, measure, None, None, |rows| {
             reports.extend(rows.iter().map(|row| decode::report(row, beta, measure)));
         })?;
         Ok(reports)
@@ -64,15 +65,26 @@ impl Engine {
         };
         let positions = positions.iter().enumerate().map(narrow).collect::<Result<Vec<u32>>>()?;
         let mut softmax = Vec::with_capacity(rows);
-        self.batches(scores, rescaling, Measure::default(), Some(&positions), Some(out), |rows| {
-            softmax.extend(rows.iter().map(decode::softmax));
-        })?;
+        self.batches(
+            BATCH_BYTES,
+            scores,
+            rescaling,
+            Measure::default(),
+            Some(&positions),
+            Some(out),
+            |rows| {
+                softmax.extend(rows.iter().map(decode::softmax));
+            },
+        )?;
         Ok(softmax)
     }
 
-    /// Runs all rows and hands their reports on in order; probabilities go to `out`.
+    /// Runs all rows, at most `batch_bytes` of scores (or one row) at a time, and hands their reports on in order;
+    /// probabilities go to `out`.
+    #[allow(clippy::too_many_arguments)] // private, and a struct for two callers would only rename them
     fn batches<T: Element>(
         &self,
+        batch_bytes: usize,
         scores: &Scores<T>,
         rescaling: &Rescaling,
         measure: Measure,
@@ -83,7 +95,7 @@ impl Engine {
         let (rows, cols) = (scores.rows(), scores.cols());
         // Rows begin at 16-byte boundaries, where vectors need no ends.
         let stride = (cols * size_of::<T>()).next_multiple_of(16) / size_of::<T>();
-        let step = (BATCH_BYTES / (stride * size_of::<T>())).clamp(1, rows.max(1));
+        let step = (batch_bytes / (stride * size_of::<T>())).clamp(1, rows.max(1));
         let mut packed = Vec::new();
         let mut reports = Vec::new();
         for start in (0..rows).step_by(step) {
@@ -97,9 +109,10 @@ impl Engine {
                 lens.push(from.len() as u32);
             }
             let count = range.len();
+            let ragged = lens.iter().any(|&len| len as usize != cols);
             let mut batch = Batch {
                 scores: self.uploaded(bytemuck::cast_slice(&packed))?,
-                lens: self.uploaded(bytemuck::cast_slice(&lens))?,
+                lens: ragged.then(|| self.uploaded(bytemuck::cast_slice(&lens))).transpose()?,
                 positions: positions
                     .map(|p| self.uploaded(bytemuck::cast_slice(&p[range.clone()])))
                     .transpose()?,
@@ -114,7 +127,7 @@ impl Engine {
                     rows: count as u64,
                     cols: cols as u64,
                     stride: stride as u64,
-                    lens: Some(batch.lens.address()),
+                    lens: batch.lens.as_ref().map(DeviceMemory::address),
                 },
                 out: batch.out.as_ref().map(|out| DeviceOutput {
                     address: out.address(),
@@ -148,8 +161,45 @@ impl Engine {
         let workspace =
             batch.workspace.as_ref().map(|memory| Workspace { address: memory.address(), bytes: needed });
         let Batch { scores, lens, positions, report, out, workspace: memory } = batch;
-        let optional = [positions, out, memory].into_iter().flatten();
-        let mut memory: Vec<&mut DeviceMemory> = [scores, lens, report].into_iter().chain(optional).collect();
+        let optional = [lens, positions, out, memory].into_iter().flatten();
+        let mut memory: Vec<&mut DeviceMemory> = [scores, report].into_iter().chain(optional).collect();
         self.launch_within(call, workspace, &mut memory, false)
+    }
+}
+
+#[cfg(all(test, critbeta_simulator))]
+mod tests {
+    use super::*;
+    use crate::cuda::{Arch, SimtOptions};
+
+    #[test]
+    fn batches_come_in_order_and_leave_no_row_out() {
+        let engine = Engine::simulated(SimtOptions::of(Arch::named("sm_90").unwrap())).unwrap();
+        let (rows, cols) = (11, 33);
+        let scores: Vec<f32> =
+            (0..rows * cols).map(|i| (i as f32 * 0.37).sin() * (i / cols) as f32).collect();
+        let lens: Vec<usize> = (0..rows).map(|row| cols - row).collect();
+        let view = Scores::dense(&scores, rows, cols).unwrap().with_lens(&lens).unwrap();
+        let rule: Rescaling = "critical:cap=5".parse().unwrap();
+        let positions = vec![0u32; rows];
+        let run = |bytes| {
+            let (mut sizes, mut reports, mut out) = (Vec::new(), Vec::new(), vec![9.0f32; rows * cols]);
+            let sink = |batch: &[params::RowReport]| {
+                sizes.push(batch.len());
+                reports.extend_from_slice(batch);
+            };
+            let measure = Measure::default();
+            engine.batches(bytes, &view, &rule, measure, Some(&positions), Some(&mut out), sink).unwrap();
+            (sizes, bytemuck::cast_slice::<_, u8>(&reports).to_vec(), out)
+        };
+        let whole = run(1 << 20);
+        assert_eq!(whole.0, [rows]);
+        // Rows of 33 scores begin 144 bytes apart.
+        for (bytes, sizes) in [(1, vec![1; rows]), (3 * 144, vec![3, 3, 3, 2]), (5 * 144 + 1, vec![5, 5, 1])]
+        {
+            let batched = run(bytes);
+            assert_eq!(batched.0, sizes);
+            assert!(batched.1 == whole.1 && batched.2 == whole.2, "batches of {bytes} bytes");
+        }
     }
 }

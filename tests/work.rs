@@ -1,0 +1,65 @@
+//! How often a row is read to find its contact: the work of the search, as the naive path shows it, which keeps nothing on chip.
+//!
+//! `cargo test --test work -- --nocapture` prints the table.
+
+mod common;
+#[path = "common/device.rs"]
+mod device;
+
+use critbeta::cuda::{Arch, Beta};
+use critbeta::families::Family;
+use critbeta::{DType, Rescaling};
+use device::{Ask, Out, Rows, engine, run};
+
+const LENGTHS: [usize; 2] = [1 << 16, 1 << 20];
+
+/// Maximum, sum and probabilities: three passes that every row takes, and the reports between the launches.
+const PLAIN: f64 = 3.1;
+/// Threads that hold a maximum read their share again: at most all of them where scores are tied.
+const HOLDERS: f64 = 1.0;
+/// Counting is one pass; gathering what is ranked is one, and one more for the threads that found something.
+const NEAR_THE_TOP: f64 = PLAIN + HOLDERS + 3.0;
+/// The contact lies in the bulk: the bins around it are counted again, finer, and ranked in a few pieces.
+const IN_THE_BULK: [f64; 2] = [PLAIN + HOLDERS + 6.0, PLAIN + HOLDERS + 24.0];
+
+/// The most reads of a row at each length; `None` where the simulator would take minutes.
+const LAWS: [(Family, [Option<f64>; 2]); 9] = [
+    (Family::Gaussian, [Some(NEAR_THE_TOP); 2]),
+    (Family::Needles { height: 30.0 }, [Some(NEAR_THE_TOP); 2]),
+    (Family::Masked { share: 0.5 }, [Some(NEAR_THE_TOP); 2]),
+    (Family::Bf16, [Some(NEAR_THE_TOP); 2]),
+    (Family::Ascending { step: 0.125 }, [Some(NEAR_THE_TOP); 2]),
+    (Family::Equal, [Some(PLAIN + HOLDERS); 2]),
+    (Family::Sink { height: 20.0 }, [Some(IN_THE_BULK[0]), Some(IN_THE_BULK[1])]),
+    (Family::StudentT { nu: 2.0 }, [Some(IN_THE_BULK[0]), Some(IN_THE_BULK[1])]),
+    // Every key is a contact: pieces of 512 gaps and less, two passes each, and a few counts.
+    (Family::LogGrid { beta: 2.5 }, [Some(PLAIN + HOLDERS + 4.0 * (LENGTHS[0] / 512) as f64), None]),
+];
+
+#[test]
+fn the_search_takes_few_passes_and_never_unbounded_many() {
+    let Some(engine) = engine("the_search_takes_few_passes", &Arch::named("sm_90").unwrap()) else { return };
+    if !engine.is_simulated() {
+        eprintln!("skipped the_search_takes_few_passes: a GPU does not count");
+        return;
+    }
+    let rule: Rescaling = "critical".parse().unwrap();
+    println!("reads of a row on the naive path, three of them without any search\n{LENGTHS:>38?}");
+    for (family, most) in LAWS {
+        let reads = |(n, most): (usize, Option<f64>)| {
+            let most = most?;
+            let rows = Rows::dense(DType::F32, &[common::draw(family, n, 7)]);
+            let ask = Ask { naive: true, ..Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule)) };
+            let done = run(&engine, &rows, &ask).unwrap();
+            let reads = done.load_bytes as f64 / (4 * n) as f64;
+            assert!(
+                (3.0..=most).contains(&reads),
+                "{family} n = {n}: {reads} reads, at most {most} expected"
+            );
+            Some(format!("{reads:.2}"))
+        };
+        let told: Vec<String> =
+            LENGTHS.into_iter().zip(most).map(|at| reads(at).unwrap_or("not run".into())).collect();
+        println!("{:22} {:>8} {:>8}", family.to_string(), told[0], told[1]);
+    }
+}

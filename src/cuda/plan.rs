@@ -5,7 +5,7 @@
 //! use critbeta::cuda::{Arch, Family, Plan, Problem};
 //! let problem = Problem { rows: 4096, cols: 32_768, dtype: DType::F32, family: Family::CriticalSoftmax };
 //! let plan = Plan::choose(&problem, &Arch::named("sm_90")?)?;
-//! assert_eq!(plan.variant.symbol(), "critical_softmax_f32_cluster512x4");
+//! assert_eq!(plan.variant.symbol(), "critical_softmax_f32_cluster256x4");
 //! assert!(plan.fits_on_chip());
 //! println!("{plan}");
 //! # Ok::<(), critbeta::Error>(())

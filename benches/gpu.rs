@@ -49,6 +49,10 @@ fn measure(criterion: &mut Criterion, engine: &Engine) -> critbeta::Result<()> {
 fn main() {
     let engine = match Engine::cuda(0) {
         Ok(engine) => engine,
+        Err(error) if std::env::var("CRITBETA_REQUIRE_GPU").is_ok_and(|value| value == "1") => {
+            eprintln!("error: {error}");
+            std::process::exit(1);
+        }
         Err(error) => return println!("skipped benches/gpu: {error}"),
     };
     let mut criterion = Criterion::default().configure_from_args();

@@ -17,10 +17,10 @@ PACK_LIMIT_MB=60
 # All parts together; a part that begins late has only what is left.
 LIMIT_SECONDS=520
 # What runs on the GPU machine: test binaries, and examples that show the embedding.
-TESTS="parity_device wrappers repeats"
+TESTS="parity_device rules_device device_errors wrappers"
 EXAMPLES="03_cuda 04_streams 05_graph"
-# The GPUs at hand; other generations run the PTX.
-ARCHS="sm_90,sm_100,compute_80"
+# The GPUs at hand, H100 and H200; others run the PTX.
+ARCHS=${CRITBETA_CUDA_ARCHS:-sm_90,compute_80}
 
 fail() { echo "error: $*" >&2; exit 1; }
 
@@ -35,30 +35,38 @@ build() {
     rm -rf "$dir"
     mkdir -p "$dir/bin" || fail "cannot write $dir"
     echo "unfinished" >"$dir/BUILD"
-    local targets=(--bin critbeta --bench gpu)
-    for name in $TESTS; do [ -e "tests/$name.rs" ] && targets+=(--test "$name"); done
-    for name in $EXAMPLES; do [ -e "examples/$name.rs" ] && targets+=(--example "$name"); done
-    # Paths of what was built, as cargo tells them: test binaries have a hash in their names.
-    cargo test --release --locked --no-run --features simt "${targets[@]}" --message-format=json-render-diagnostics \
-        >"$dir/built.json" || fail "the build failed"
-    cargo build --release --locked --features simt --bin critbeta || fail "the build failed"
+    local tests=(--bench gpu) examples=()
+    for name in $TESTS repeats; do tests+=(--test "$name"); done
+    for name in $EXAMPLES; do examples+=(--example "$name"); done
+    # Where it was built, as cargo tells it: test binaries have a hash in their names, and bring the command with them.
+    {
+        cargo test --release --locked --no-run --features simt "${tests[@]}" --message-format=json-render-diagnostics &&
+            cargo build --release --locked --features simt "${examples[@]}" --message-format=json-render-diagnostics
+    } >"$dir/built.json" || fail "the build failed"
     python3 - "$dir" <<'PY' || fail "packing failed"
 import json, pathlib, shutil, sys
 folder = pathlib.Path(sys.argv[1])
 for line in open(folder / "built.json"):
     made = json.loads(line)
-    if made.get("executable") and made["target"]["kind"] != ["bin"]:
-        shutil.copy(made["executable"], folder / "bin" / f"{made['target']['kind'][0]}-{made['target']['name']}")
+    if made.get("executable"):
+        kind, name = made["target"]["kind"][0], made["target"]["name"]
+        shutil.copy(made["executable"], folder / "bin" / (name if kind == "bin" else f"{kind}-{name}"))
 PY
     rm "$dir/built.json"
-    cp "${CARGO_TARGET_DIR:-target}/release/critbeta" "$dir/bin/" || fail "no critbeta"
+    [ -x "$dir/bin/critbeta" ] || fail "no critbeta was built"
+    ls -l "$dir/bin"
+    # Ten binaries with one image in them all: a third of the size.
+    python3 -c 'import shutil, sys; shutil.make_archive(f"{sys.argv[1]}/bin", "xztar", sys.argv[1], "bin")' "$dir" ||
+        fail "packing failed"
+    rm -r "${dir:?}/bin"
     cp -r benches/peers scripts/gpu-check.sh "$dir/" || fail "packing failed"
+    local changed
+    changed=$(git status --porcelain -- build.rs Cargo.toml kernels src tests benches)
     {
-        echo "commit $(git rev-parse --short HEAD)$([ -z "$(git status --porcelain -- kernels src tests benches)" ] || echo ', with uncommitted changes')"
+        echo "commit $(git rev-parse --short HEAD)${changed:+, with uncommitted changes}"
         echo "built $(date -u +%Y-%m-%d) by $(rustc --version), $("$home/bin/nvcc" --version | tail -1), for $ARCHS"
     } >"$dir/BUILD"
     local megabytes=$(($(du -sk "$dir" | cut -f1) / 1024))
-    ls -l "$dir/bin"
     [ "$megabytes" -lt "$PACK_LIMIT_MB" ] || fail "$dir is of $megabytes MB, expected less than $PACK_LIMIT_MB"
     echo "$dir: $megabytes MB"
 }
@@ -124,8 +132,8 @@ where() {
         sed 's/\([^,]*\), *\([^,]*\), *\([^,]*\), *\(.*\)/\1, driver \2, SM \3, memory \4/'
 }
 
-# Whether the device is the one that is named, and the kernels load.
-doctor() { bin/critbeta doctor && { [ -z "$gpu" ] || bin/critbeta doctor | grep -q "sm_"; }; }
+# With --device cuda:0 it fails unless the kernels load.
+doctor() { bin/critbeta doctor ${gpu:+--device cuda:0}; }
 
 # memcheck or racecheck over small shapes of every scope. Some containers' runtimes refuse the tool its device.
 sanitizer_part() {
@@ -140,6 +148,9 @@ sanitizer_part() {
             bin/critbeta bench --device cuda:0 --small --rounds 1
     fi
 }
+
+# A filter that meets no test passes: this does not.
+one_test() { "bin/test-$1" --exact "$2" --nocapture | tee "$work/one.txt" && grep -q "1 passed" "$work/one.txt"; }
 
 benches_of_ours() {
     if [ -n "$gpu" ]; then
@@ -161,12 +172,13 @@ ratios() { python3 -B peers/ratios.py "$work/ours.json" "$work/peers.json" "$rec
 
 check() {
     cd "$1" || fail "no folder $1"
-    [ -x bin/critbeta ] || fail "$1 holds no bin/critbeta: scripts/gpu-check.sh build $1"
+    [ -e bin ] || python3 -c 'import shutil; shutil.unpack_archive("bin.tar.xz")' ||
+        fail "$1 holds nothing to run: scripts/gpu-check.sh build $1"
     records=$PWD/records work=$PWD/work
     export XDG_CACHE_HOME=$work/cache
     rm -rf "$records" "$work"
     mkdir -p "$records" "$work" || fail "cannot write $1"
-    export -f facts doctor benches_of_ours peers ratios
+    export -f facts doctor one_test benches_of_ours peers ratios
     export records work gpu
     export CRITBETA_REQUIRE_GPU=${gpu:+1}
     in_shell() { part "$1" "$2" bash -c "$3"; }
@@ -174,27 +186,23 @@ check() {
     in_shell facts 30 facts
     cp "$work/part.txt" "$records/facts.txt"
     in_shell doctor 30 doctor
-    for name in $TESTS; do
-        if [ ! -x "bin/test-$name" ]; then
-            skip "$name" "not packed"
-        elif [ -n "$gpu" ]; then
-            part "$name" 120 "bin/test-$name"
-        else
-            # One test of it: all of it, on the simulator, is what `cargo test` runs.
-            part "$name, its tests by name" 20 "bin/test-$name" --list
-        fi
-    done
+    # The same binaries take the GPU with CRITBETA_REQUIRE_GPU=1 and the simulator without.
+    for name in $TESTS; do part "$name" 120 "bin/test-$name"; done
+    in_shell "50 equal runs" 60 "one_test repeats fifty_runs_give_the_same_bits"
+    if [ -n "$gpu" ]; then
+        in_shell "graph capture and replay" 30 "one_test repeats a_captured_launch_replays"
+    else
+        skip "graph capture and replay" "no GPU"
+    fi
     in_shell "critbeta bench" 110 benches_of_ours
-    if python3 -c 'import torch' 2>/dev/null; then
+    if [ -n "$gpu" ] || python3 -c 'import torch' 2>/dev/null; then
         in_shell peers 130 peers
     else
         skip peers "no PyTorch on this machine"
     fi
     in_shell ratios 20 ratios
     # Behind the benches: what is most likely to run into its time-out goes last.
-    for name in $EXAMPLES; do
-        if [ -x "bin/example-$name" ]; then gpu_part "$name" 20 "bin/example-$name"; else skip "$name" "not packed"; fi
-    done
+    for name in $EXAMPLES; do gpu_part "$name" 20 "bin/example-$name"; done
     sanitizer_part memcheck
     sanitizer_part racecheck
     gpu_part "criterion bench" 40 bin/bench-gpu --bench --warm-up-time 0.2 --measurement-time 0.5 --noplot

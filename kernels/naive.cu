@@ -80,7 +80,7 @@ DEVICE void naive_write(const RowParams& p) {
 }
 
 #define NAIVE(STEP, T, THREADS) \
-    KERNEL(STEP##_##T##_block##THREADS##x1, THREADS, 768 / THREADS) { STEP<T, THREADS>(params); }
+    KERNEL(STEP##_##T##_block##THREADS##x1, THREADS, resident_ctas(THREADS, 768)) { STEP<T, THREADS>(params); }
 #define NAIVE_MAX(T, SCOPE, THREADS, CTAS) NAIVE(naive_max, T, THREADS)
 #define NAIVE_GAPS(T, SCOPE, THREADS, CTAS) NAIVE(naive_gaps, T, THREADS)
 #define NAIVE_BETA(T, SCOPE, THREADS, CTAS) NAIVE(naive_beta, T, THREADS)

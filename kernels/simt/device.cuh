@@ -8,6 +8,7 @@
 #define __CUDA_ARCH__ 900  // the host pass of nvcc only parses
 #endif
 #define SIMT_CLUSTERS (__CUDA_ARCH__ >= 900)
+#define SIMT_TUNED (__CUDA_ARCH__ == 900)
 
 namespace simt {
 

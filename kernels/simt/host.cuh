@@ -7,6 +7,7 @@
 #define DEVICE inline
 #define COLD __attribute__((noinline)) inline
 #define SIMT_CLUSTERS 1
+#define SIMT_TUNED 1
 
 namespace simt {
 

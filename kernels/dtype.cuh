@@ -2,7 +2,7 @@
 #pragma once
 #include "simt.cuh"
 
-// PER_VECTOR elements to 16 bytes; get(v, j): the j-th as f32; bits(f): f rounded to nearest even.
+// PER_VECTOR elements to 16 bytes; get(v, j): the j-th as f32; bits(f), pair(f, g): rounded to nearest even.
 struct f32 {
     typedef u32 Bits;
     static constexpr u32 PER_VECTOR = 4;
@@ -16,7 +16,8 @@ struct f16 {
     static constexpr u32 PER_VECTOR = 8;
     static DEVICE float get(const Vec16& v, u32 j) { return simt::half_to_float(static_cast<u16>(v.word[j / 2] >> (16 * (j & 1)))); }
     static DEVICE float value(u16 bits) { return simt::half_to_float(bits); }
-    static DEVICE u16 bits(float f) { return simt::float_to_half(f); }
+    static DEVICE u32 pair(float f, float g) { return simt::halves_of(f, g); }
+    static DEVICE u16 bits(float f) { return static_cast<u16>(pair(f, 0)); }
 };
 
 struct bf16 {
@@ -26,22 +27,21 @@ struct bf16 {
         return simt::float_of(j & 1 ? v.word[j / 2] & 0xffff0000u : v.word[j / 2] << 16);
     }
     static DEVICE float value(u16 bits) { return simt::float_of(static_cast<u32>(bits) << 16); }
-    static DEVICE u16 bits(float f) {
-        const u32 b = simt::bits_of(f);
-        if (f != f) return static_cast<u16>(b >> 16 | 0x40);
-        return static_cast<u16>((b + 0x7fff + (b >> 16 & 1)) >> 16);
-    }
+    static DEVICE u32 pair(float f, float g) { return simt::bfloats_of(f, g); }
+    static DEVICE u16 bits(float f) { return static_cast<u16>(pair(f, 0)); }
 };
 
 // 16 bytes of T from f(j), its PER_VECTOR values.
 template <class T, class F>
 DEVICE Vec16 pack(F f) {
     Vec16 v;
-    constexpr u32 per_word = T::PER_VECTOR / 4;
 #pragma unroll
     for (u32 w = 0; w < 4; ++w) {
-        v.word[w] = T::bits(f(w * per_word));
-        if (per_word == 2) v.word[w] |= static_cast<u32>(T::bits(f(w * per_word + 1))) << 16;
+        if constexpr (T::PER_VECTOR == 4) {
+            v.word[w] = T::bits(f(w));
+        } else {
+            v.word[w] = T::pair(f(2 * w), f(2 * w + 1));
+        }
     }
     return v;
 }

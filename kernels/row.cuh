@@ -34,6 +34,15 @@ struct RowTile {
     DEVICE u32 column(u32 v, u32 j) const { return v * V + j - phase; }
     DEVICE bool is_full(u32 v, u32 end) const { return v * V >= phase && v * V - phase + V <= end; }
 
+    // Of the first `among` vectors here, those that are full lie together: begin .. end.
+    DEVICE void full(u32 among, u32& begin, u32& end) const {
+        begin = phase > 0 && first == 0 && among > 0 ? 1 : 0;
+        end = (phase + len) / V;
+        end = end > first ? end - first : 0;
+        if (end > among) end = among;
+        if (end < begin) end = begin;
+    }
+
     DEVICE Vec16 read(u32 v) const {
         const u64 base = address - phase * SIZE;
         if (is_full(v, len)) return Global<Vec16>(base).load(v);
@@ -55,15 +64,19 @@ struct RowTile {
         }
     }
 
+    // Score j of vector first + i, or what `replace` put in its place.
+    DEVICE float score(u32 i, u32 j) const {
+        if (is_resident(first + i)) return T::value(tile.template cast<typename T::Bits>(i * V, V).load(j));
+        return T::value(Global<typename T::Bits>(address).load(column(first + i, j)));
+    }
+
     // Loads what stays on chip; ends with a barrier of the part.
     template <class Scope>
     DEVICE void load(Scope& scope) const {
-        // The full vectors lie together; the ends of the row and what lies behind it are put together from elements.
-        const u32 begin = phase > 0 && first == 0 ? 1 : 0;
-        u32 end = (phase + len) / V;
-        end = end > first ? end - first : 0;
-        if (end > resident) end = resident;
-        const u32 body = end > begin ? end - begin : 0;
+        // The copy engine or vector loads take the full vectors; the ends of the row and what lies behind it are put together.
+        u32 begin, end;
+        full(resident, begin, end);
+        const u32 body = end - begin;
         const Global<Vec16> vectors(address - phase * SIZE + 16 * static_cast<u64>(first));
         if (Scope::ASYNC) {
             simt::load_async(tile.template cast<Vec16>(body ? begin : 0, body), vectors, begin, body);
@@ -72,7 +85,7 @@ struct RowTile {
             constexpr u32 T4 = 4 * Scope::THREADS;
             u32 i = begin + scope.thread();
 #pragma unroll 1
-            for (; i + T4 - Scope::THREADS < begin + body; i += T4) {
+            for (; i + T4 - Scope::THREADS < end; i += T4) {
                 Vec16 raw[4];
 #pragma unroll
                 for (u32 k = 0; k < 4; ++k) raw[k] = vectors.load(i + k * Scope::THREADS);
@@ -80,11 +93,10 @@ struct RowTile {
                 for (u32 k = 0; k < 4; ++k) tile.store(i + k * Scope::THREADS, raw[k]);
             }
 #pragma unroll 1
-            for (; i < begin + body; i += Scope::THREADS) tile.store(i, vectors.load(i));
+            for (; i < end; i += Scope::THREADS) tile.store(i, vectors.load(i));
         }
-        if (begin > 0 && scope.thread() == 0 && resident > 0) fetch(0);
 #pragma unroll 1
-        for (u32 i = (body ? begin + body : begin) + scope.thread(); i < resident; i += Scope::THREADS) fetch(i);
+        for (u32 i = scope.thread(); i < resident - body; i += Scope::THREADS) fetch(i < begin ? i : i + body);
         if (Scope::ASYNC) {
             simt::wait_async();
         } else {
@@ -92,23 +104,33 @@ struct RowTile {
         }
     }
 
-    // Calls f(scores, v) for every vector of this thread: V scores as f32, -inf beyond the row.
+    // The first vector of this thread from `begin` on: in every pass, vector i is that of thread i % THREADS.
+    template <class Scope>
+    static DEVICE u32 own(const Scope& scope, u32 begin) {
+        return begin + ((scope.thread() - begin) & (Scope::THREADS - 1));
+    }
+    // Calls f(scores, v) for this thread's vectors among first + begin .. first + end: V scores as f32, -inf beyond the row.
     template <class Scope, class F>
-    DEVICE void for_each_vector(const Scope& scope, F f) const {
-        u32 i = scope.thread();
+    DEVICE void for_vectors(const Scope& scope, u32 begin, u32 end, F f) const {
+        u32 i = own(scope, begin);
+        const u32 on_chip = !STREAMS || end < resident ? end : resident;
 #pragma unroll 1
-        for (; i < resident; i += Scope::THREADS) visit(tile.load(i), first + i, f);
+        for (; i < on_chip; i += Scope::THREADS) visit(tile.load(i), first + i, f);
         if (STREAMS) {
             // Two loads in flight a thread.
 #pragma unroll 1
-            for (; i < count; i += 2 * Scope::THREADS) {
+            for (; i < end; i += 2 * Scope::THREADS) {
                 const u32 next = i + Scope::THREADS;
                 const Vec16 raw = read(first + i);
-                const Vec16 ahead = next < count ? read(first + next) : raw;
+                const Vec16 ahead = next < end ? read(first + next) : raw;
                 visit(raw, first + i, f);
-                if (next < count) visit(ahead, first + next, f);
+                if (next < end) visit(ahead, first + next, f);
             }
         }
+    }
+    template <class Scope, class F>
+    DEVICE void for_each_vector(const Scope& scope, F f) const {
+        for_vectors(scope, 0, count, f);
     }
     template <class F>
     static DEVICE void visit(const Vec16& raw, u32 v, F f) {
@@ -139,20 +161,29 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
     constexpr u32 V = T::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / Out::PER_VECTOR;
     const u64 out = p.out + static_cast<u64>(scope.row) * p.out_stride * SIZE;
     const u64 base = out - row.phase * SIZE;
-    const bool aligned = base % 16 == 0;
-    row.for_each_vector(scope, [&](const float(&s)[V], u32 v) {
-        if (aligned && row.is_full(v, row.len)) {
+    u32 begin, end;
+    row.full(row.count, begin, end);
+    if (base % 16 != 0) begin = end = 0;
+    row.for_vectors(scope, begin, end, [&](const float(&s)[V], u32 v) {
 #pragma unroll
-            for (u32 piece = 0; piece < PIECES; ++piece) {
-                const u32 at = piece * Out::PER_VECTOR;
-                Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece, pack<Out>([&](u32 j) { return value(s[at + j], v); }));
-            }
-        } else {
-#pragma unroll
-            for (u32 j = 0; j < V; ++j) {
-                const u32 c = row.column(v, j);
-                if (c < row.cols) Global<typename Out::Bits>(out).store(c, c < row.len ? Out::bits(value(s[j], v)) : 0);
-            }
+        for (u32 piece = 0; piece < PIECES; ++piece) {
+            const u32 at = piece * Out::PER_VECTOR;
+            Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece, pack<Out>([&](u32 j) { return value(s[at + j], v); }));
         }
     });
+    // The ends of the row, or where the output is aligned otherwise than the scores, all of it.
+    const auto elements = [&](u32 from, u32 to) {
+#pragma unroll 1
+        for (u32 i = row.own(scope, from); i < to; i += Scope::THREADS) {
+#pragma unroll 1
+            for (u32 j = 0; j < V; ++j) {
+                const u32 c = row.column(row.first + i, j);
+                if (c < row.cols) {
+                    Global<typename Out::Bits>(out).store(c, c < row.len ? Out::bits(value(row.score(i, j), row.first + i)) : 0);
+                }
+            }
+        }
+    };
+    elements(0, begin);
+    elements(end, row.count);
 }

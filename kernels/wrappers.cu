@@ -118,6 +118,11 @@ DEVICE void arithmetic(Results& r, const Global<u32>& in) {
     r.put(sqrt_rn(x < 0 ? -x : x));
     r.put(leading_zeros(in.load(t) >> t % 33 % 32));
     r.put(count_ones(in.load(t)));
+    // As bfloat16, a float and the one half a last place above it: a tie where its own low half is 0.
+    const auto bfloat = [](u32 rounded) { return (rounded & 0x7fff) > 0x7f80 ? 0x7fc0u : rounded; };
+    const u32 raw = in.load(t), even = raw & 0xffff0000u;
+    const u32 pair = bfloats_of(float_of(raw), float_of(even + 0x8000));
+    r.put(bfloat(pair & 0xffff) | bfloat(pair >> 16) << 16);
 }
 
 // For every half h: its float; and as halves that float, and those 0xfff, 0x1000 and 0x1001 of its last places away: a tie and both
@@ -127,17 +132,18 @@ DEVICE void halves(const RowParams& params, u64 at) {
     for (u32 h = cta() * threads() + thread(); h < 65536; h += ctas() * threads()) {
         const float f = half_to_float(static_cast<u16>(h));
         const u32 bits = bits_of(f);
-        const auto half = [f](u32 of) {
-            const u32 rounded = float_to_half(f == f ? float_of(of) : f);
-            return (rounded & 0x7fff) > 0x7c00 ? 0x7e00u : rounded;
+        const auto half = [](u32 rounded) { return (rounded & 0x7fff) > 0x7c00 ? 0x7e00u : rounded; };
+        const auto both = [&](u32 low, u32 high) {
+            const u32 pair = halves_of(f == f ? float_of(low) : f, f == f ? float_of(high) : f);
+            return half(pair & 0xffff) | half(pair >> 16) << 16;
         };
         out.store(at + 3 * h, f == f ? bits : 0x7fc00000u);
-        out.store(at + 3 * h + 1, half(bits) | half(bits + 0xfff) << 16);
-        out.store(at + 3 * h + 2, half(bits + 0x1000) | half(bits + 0x1001) << 16);
+        out.store(at + 3 * h + 1, both(bits, bits + 0xfff));
+        out.store(at + 3 * h + 2, both(bits + 0x1000, bits + 0x1001));
     }
 }
 
-constexpr u32 BLOCK_STEPS = 6 + 7 + 6 + 5 + 22, SPLIT_STEPS = 3;
+constexpr u32 BLOCK_STEPS = 6 + 7 + 6 + 5 + 23, SPLIT_STEPS = 3;
 
 DEVICE void one_cta(const RowParams& params) {
     Results r(params, BLOCK_STEPS);

@@ -7,7 +7,7 @@ mod device;
 use critbeta::DType;
 use critbeta::cuda::{Arch, Family, Scope, SimtOptions, Variant};
 use device::engine_of;
-use half::f16;
+use half::{bf16, f16};
 
 fn bits(value: f32) -> u32 {
     if value.is_nan() { 0x7fc0_0000 } else { value.to_bits() }
@@ -149,6 +149,11 @@ fn arithmetic(s: &mut Steps, words: &[u32]) {
     s.wide(|t| if x(t) < 0.0 { -x(t) } else { x(t) }.sqrt());
     s.step(|t| (words[t] >> (t % 33 % 32)).leading_zeros());
     s.step(|t| words[t].count_ones());
+    let bfloat = |word: u32| {
+        let rounded = bf16::from_f32(f32::from_bits(word));
+        if rounded.is_nan() { 0x7fc0 } else { u32::from(rounded.to_bits()) }
+    };
+    s.step(|t| bfloat(words[t]) | bfloat((words[t] & 0xffff_0000) + 0x8000) << 16);
 }
 
 /// Every half as a float, and the floats around it as halves.

@@ -52,6 +52,12 @@ inline float half_value(u32 h) {
     if (exponent == 31) return fraction ? NAN : sign * INFINITY;
     return sign * std::ldexp(static_cast<float>(exponent ? 1024 + fraction : fraction), (exponent ? exponent : 1) - 25);
 }
+// To the nearer of the two bfloats around it, by what is left over; of equal distances to the even one.
+inline u32 bfloat_bits(u32 raw) {
+    if ((raw & 0x7fffffff) > 0x7f800000) return 0x7fc0;
+    const u32 below = raw >> 16, left = raw & 0xffff;
+    return left > 0x8000 || (left == 0x8000 && below % 2 == 1) ? below + 1 : below;
+}
 inline u32 half_bits(float f) {
     if (f != f) return 0x7e00;
     const u32 sign = std::signbit(f) ? 0x8000 : 0;
@@ -175,6 +181,7 @@ inline void one_cta(Steps& s, const std::vector<u32>& in, u32 cta, u32 ctas) {
         for (u32 i = 0; i < 32; ++i) ones += in[t] >> i & 1;
         return ones;
     });
+    s.step([&](u32 t) { return bfloat_bits(in[t]) | bfloat_bits((in[t] & 0xffff0000u) + 0x8000) << 16; });
 }
 
 inline void halves(std::vector<u32>& out) {

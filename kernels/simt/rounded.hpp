@@ -79,4 +79,12 @@ inline u16 float_to_half(float f) {
     return static_cast<u16>(sign | ((magnitude - 0x38000000 + 0xFFF + odd) >> 13));
 }
 
+inline u16 float_to_bfloat(float f) {
+    const u32 bits = bits_of(f);
+    if (f != f) return 0x7FFF;
+    return static_cast<u16>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+inline u32 halves_of(float low, float high) { return float_to_half(low) | static_cast<u32>(float_to_half(high)) << 16; }
+inline u32 bfloats_of(float low, float high) { return float_to_bfloat(low) | static_cast<u32>(float_to_bfloat(high)) << 16; }
+
 }  // namespace simt

@@ -9,12 +9,14 @@ constexpr u32 LARGEST_KEY = 0x7f7fffff;  // gaps that overflow f32, and masked s
 
 DEVICE u32 gap_key(float max, float score) { return simt::bits_of(simt::sub_rn(max, score)); }
 
-// The best ratio so far with its contact; of equal ratios the larger gap.
+// The best ratio so far with its contact; of equal ratios the larger gap. The rank decides between no contact and the top itself.
 struct Peak {
     double ratio;
     u32 key, rank;
     static DEVICE Peak merge(const Peak& a, const Peak& b) {
-        return b.ratio > a.ratio || (b.ratio == a.ratio && b.key > a.key) ? b : a;
+        if (b.ratio != a.ratio) return b.ratio > a.ratio ? b : a;
+        if (b.key != a.key) return b.key > a.key ? b : a;
+        return b.rank > a.rank ? b : a;
     }
 };
 

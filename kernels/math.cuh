@@ -92,7 +92,7 @@ DEVICE double power(double x, double y) {
 }
 
 // exp(-beta gap) for one row: beta in two floats of base 2. `special` where that needs more care: beta is 0 (every key alike, even
-// one whose gap overflows), or so large or small that it is scaled by a power of two, or infinite (the maxima alone).
+// one whose gap overflows; scale is 0), or so large or small that gaps are scaled by a power of two, or infinite (the maxima alone).
 struct Exponent {
     float high, low, scale;
     bool special;
@@ -101,7 +101,7 @@ struct Exponent {
         const double b = mul_rn(beta, LOG2_E);
         const bool large = b > 0x1p64, small = b < 0x1p-64;
         special = large || small;
-        scale = large ? 0x1p64f : small ? 0x1p-64f : 1.0f;
+        scale = large ? 0x1p64f : b == 0.0 ? 0.0f : small ? 0x1p-64f : 1.0f;
         const double scaled = mul_rn(b, large ? 0x1p-64 : small ? 0x1p64 : 1.0);
         high = b > 0x1p190 ? INFINITE : static_cast<float>(scaled);
         low = static_cast<float>(sub_rn(scaled, static_cast<double>(high)));
@@ -118,7 +118,8 @@ DEVICE float weigh(float score, float max, const Exponent& b) {
     using namespace simt;
     float gap = sub_rn(max, score);
     if (SPECIAL) {
-        if (b.high == 0.0f) return score > -INFINITE ? WEIGHT_ONE : 0.0f;
+        // Of a beta that is as good as 0, only a gap that overflows is further away than it.
+        if (b.high == 0.0f) return (b.scale == 0.0f ? score > -INFINITE : gap < INFINITE) ? WEIGHT_ONE : 0.0f;
         if (b.high == INFINITE) return gap == 0.0f ? WEIGHT_ONE : 0.0f;
         gap = mul_rn(gap, b.scale);
     }

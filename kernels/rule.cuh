@@ -36,7 +36,7 @@ COLD double law_factor(u32 law, double p0, double p1, double p2, double n, doubl
 
 DEVICE bool needs_entropy(const RowParams& p) { return p.rule == RULE_LAW && p.law == LAW_VELICKOVIC; }
 
-// beta of a row, >= 0. critical: Lambda(resolve), read under RULE_CRITICAL only; entropy under LAW_VELICKOVIC only.
+// beta of a row, >= 0; NaN, which makes its row NaN, where an array or a law says so. critical: Lambda(resolve), read under RULE_CRITICAL only; entropy under LAW_VELICKOVIC only.
 DEVICE double beta_for(const RowParams& p, u32 row, u32 n, double critical, double entropy) {
     using namespace simt;
     double beta;

@@ -187,6 +187,35 @@ fn host_verbs_are_those_of_the_cpu() {
     assert_eq!(engine.row_reports(&nothing, 1.0, PLAIN).unwrap(), []);
 }
 
+/// What a reviewer's fuzzer found (2026-11-25): scores, betas and resolves at the ends of what floats hold.
+#[test]
+fn floats_at_the_ends_of_their_range_are_rows_like_any_other() {
+    let Some(engine) = engine("floats_at_the_ends_of_their_range", &small(600, 4, 1)) else { return };
+    let rows: [&[f32]; 4] = [
+        // A gap that overflows: infinitely far at every beta but 0.
+        &[3e38, -3e38],
+        // Sums of gaps beyond the range of f32, and gaps below its normal range.
+        &[3e38, 1e38, 1e38, 0.0, 0.0, 0.0],
+        &[0.0, -1e-38, -3e-38, -2e-37, -5e-37],
+        &[3.0, 2.0, 0.0],
+    ];
+    for scores in rows {
+        let view = Scores::dense(scores, 1, scores.len()).unwrap();
+        for beta in [0.0, 1e-300, 1e-64, 1e-39, 1e-38, 1e-20, 1.0, 1e20, 1e37, 1e300, f64::INFINITY] {
+            // ln 3: a resolve that the row's last rank meets exactly, so that no ratio is above 0.
+            for resolve in [0.0, 3f64.ln()] {
+                let measure = Measure { resolve, top_k: None };
+                let ours = &engine.row_reports(&view, beta, measure).unwrap()[0];
+                let cpu = cpu::row_report(scores, beta, measure);
+                assert_same(&format!("{scores:?}, beta {beta:e}, r = {resolve}"), ours, &cpu);
+            }
+            let mut probs = vec![9.0; scores.len()];
+            engine.softmax(&view, &Rescaling::Fixed(beta), &[0], &mut probs).unwrap();
+            assert_probs(&format!("{scores:?}, beta {beta:e}"), scores, beta, &probs, DType::F32);
+        }
+    }
+}
+
 #[test]
 fn the_naive_path_comes_to_the_same() {
     let Some(engine) = engine("the_naive_path_comes_to_the_same", &Arch::named("sm_90").unwrap()) else {

@@ -55,7 +55,7 @@ struct RowReport {
     // The k-th smallest gap under top_k, which the certificate needs; -1 where every score was counted.
     float kth_gap;
     u32 reserved;
-    // Z and the gap-weighted Z at beta; meaningless where poisoned.
+    // Z and the gap-weighted Z at beta (0 where beta is); meaningless where poisoned.
     double beta, sum, gap_sum;
 };
 

@@ -2,9 +2,12 @@
 //!
 //! Every row is computed by one thread in a fixed order, so results do not depend on the number of threads.
 
+mod copy;
 mod refine;
 mod row;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use copy::copy_non_temporal;
 pub(crate) use row::Workspace;
 pub use row::{Measure, RowReport, SoftmaxRow};
 

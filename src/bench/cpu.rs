@@ -7,8 +7,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::time::Instant;
 
-/// Bytes of a copy that are one thread's at a time.
-const COPY_BYTES: usize = 1 << 18;
+/// What the parts of a copy are multiples of: nothing that two threads share.
+const PAGE: usize = 4096;
 
 /// A cache line: what buffers begin at, as PyTorch's and NumPy's large ones do.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
@@ -82,8 +82,10 @@ impl HostRows {
         let bytes = self.bytes();
         let from = &bytemuck::cast_slice::<Line, u8>(&self.scores)[..bytes];
         let to = &mut bytemuck::cast_slice_mut::<Line, u8>(&mut self.out)[..bytes];
+        // One part per thread: 53 GB/s by streaming stores, 50 in parts of 256 KiB (2026-11-25).
+        let part = bytes.div_ceil(rayon::current_num_threads()).next_multiple_of(PAGE);
         let start = Instant::now();
-        to.par_chunks_mut(COPY_BYTES).zip(from.par_chunks(COPY_BYTES)).for_each(|(to, from)| copy(to, from));
+        to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| copy(to, from));
         start.elapsed().as_secs_f64()
     }
 

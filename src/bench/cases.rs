@@ -149,7 +149,7 @@ fn ladder() -> Result<Vec<Case>> {
 
 /// A case for each scope and some laws, small enough for the simulator and for a memory checker; times of them mean nothing.
 ///
-/// Errors: as [`ladder`].
+/// Errors: as [`of`].
 pub fn small() -> Result<Vec<Case>> {
     let shapes =
         [(5, 300, DType::F32), (3, 5000, DType::Bf16), (2, 40_000, DType::F32), (1, 150_000, DType::F16)];

@@ -18,7 +18,12 @@ pub fn told(scores: &[f32], told: &Told, way: Way) -> Option<String> {
         counted.sort_unstable_by(|a, b| b.total_cmp(a));
         counted.truncate(k);
     }
-    let expected = Row::from_f32(&counted).critical_beta();
+    let mut expected = Row::from_f32(&counted).critical_beta();
+    if expected.beta == f64::INFINITY {
+        // Ties at the maximum are counted with it, however many are kept.
+        let max = counted.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        expected.contact_rank = scores.iter().filter(|&&score| score == max).count() as u64;
+    }
     // Of the largest scores alone, only a lower bound is known: what bounds it from above is not looked at.
     if let Some(found) = told.critical.filter(|found| {
         (found.beta, found.contact_gap, found.contact_rank)
@@ -108,6 +113,12 @@ mod tests {
         assert_eq!(told(&row, &of(2048.0), Way::TopK), None);
         assert_eq!(told(&row, &of(5000.0), Way::NaiveSort), None);
         assert!(told(&row, &of(5000.0), Way::TopK).is_some());
+        let tied = |ties| {
+            let critical = Some(CriticalBeta::at_top(ties, 0.0));
+            told(&[0.5; 5000], &Told { critical, beta: f64::INFINITY, slack: 0.0 }, Way::TopK)
+        };
+        assert_eq!(tied(5000), None);
+        assert!(tied(2048).unwrap().starts_with("CriticalBeta"));
     }
 
     #[test]

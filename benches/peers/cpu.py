@@ -1,6 +1,6 @@
 """The peers that critbeta is measured against on a CPU, in PyTorch and NumPy, in one run with it.
 
-    python3 benches/peers/cpu.py --critbeta target/release/critbeta [--threads N] [--record STEM] [--small]
+    python3 benches/peers/cpu.py --critbeta target/release/critbeta [--threads N] [--record STEM] [--only TEXT] [--small]
 
 benches/peers/cpu.sh installs what it needs. For every case, critbeta draws the scores and keeps its process (`bench --turns`);
 PyTorch and NumPy read the same bytes. Everything is checked against float64 first. Then all take turns, forwards and backwards,
@@ -34,6 +34,8 @@ ROUNDS, LEAST_ROUNDS = 15, 3
 ENOUGH, LONG, PAUSE = 3.0, 0.2, 0.02
 SHAPES = [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)]
 SMALL = [(3, 1000), (2, 4097)]
+# Partial sums of a row: those of one AVX2 register, the least that any of the peers has.
+LANES = 8
 # Each column and the two times that it is the ratio of; from the third on, above 1 is in our favour.
 RATIOS = [
     ("plain/copy_nt", "softmax", "copy_nt"),
@@ -142,7 +144,7 @@ def turns(args, ours, x):
             if name == "torch_copy":
                 wrong = None if torch.equal(out, x) else "is no copy"
             else:
-                wrong = check(x, probabilities, ones if beta is None else beta)
+                wrong = check(x, probabilities, ones if beta is None else beta, LANES)
             if wrong:
                 raise ArithmeticError(wrong)
             near = None if beta is None else (beta[:4] - exact).abs() <= exact * 2**-20
@@ -210,6 +212,7 @@ def main():
     args.add_argument("--critbeta", required=True)
     args.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args.add_argument("--record")
+    args.add_argument("--only", default="", help="cases whose line has this text, such as '256 x 65536 f32'")
     args.add_argument("--small", action="store_true")
     args = args.parse_args()
     torch.set_num_threads(args.threads)
@@ -219,6 +222,8 @@ def main():
     done = []
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(args.small):
+            if args.only not in "{} x {} {} {}".format(*case):
+                continue
             done.append(measure(args, case, folder))
             rendered = list(table(done[-1:]))
             print("\n".join(rendered[1:] if len(done) > 1 else rendered), flush=True)

@@ -162,3 +162,46 @@ pub fn small() -> Result<Vec<Case>> {
         .map(|((rows, n, dtype), law)| Case::new(rows, n, dtype, law))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ladder_of_a_cpu_has_every_law_shape_and_dtype() {
+        let cases = of(&Device::Cpu).unwrap();
+        for law in LAWS {
+            assert!(cases.iter().any(|of| of.n == 1 << 16 && of.law_name() == law), "{law}");
+        }
+        for (rows, n) in [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)] {
+            assert!(
+                cases.iter().any(|of| (of.rows, of.n, of.dtype) == (rows, n, DType::F32)),
+                "{rows} x {n}"
+            );
+        }
+        assert!([DType::F16, DType::Bf16].iter().all(|&dtype| cases.iter().any(|of| of.dtype == dtype)));
+        let unique = |of: &Case| cases.iter().filter(|other| *other == of).count() == 1;
+        assert!(cases.iter().all(unique));
+    }
+
+    #[test]
+    fn rows_are_drawn_as_their_dtype_holds_them_and_no_more_than_are_needed() {
+        let case = Case::new(3, 1000, DType::Bf16, "student-t").unwrap();
+        let rows = case.draw(7);
+        assert_eq!((rows.len(), case.moved_bytes()), (3, 12_000));
+        assert!(rows.iter().flatten().all(|&score| half::bf16::from_f32(score).to_f32() == score));
+        assert_eq!(rows, case.draw(7));
+        assert_ne!(rows, case.draw(8));
+        assert_eq!(Case::new(1000, 1 << 20, DType::F32, "equal").unwrap().draw(1).len(), 4);
+        assert_eq!(Case::new(9, 1 << 23, DType::F32, "equal").unwrap().draw(1).len(), 1);
+    }
+
+    #[test]
+    fn many_rows_are_64_mib_on_a_cpu_and_one_where_that_is_longer() {
+        let rows = |n, dtype| Case::many_on(&Device::Cpu, n, dtype, "gaussian").unwrap().rows;
+        assert_eq!(rows(1 << 12, DType::F32), 4096);
+        assert_eq!(rows(1 << 12, DType::Bf16), 8192);
+        assert_eq!(rows(1 << 25, DType::F32), 1);
+        assert!(Case::many_on(&Device::Cpu, 0, DType::F32, "gaussian").is_err());
+    }
+}

@@ -3,11 +3,14 @@
 //! Counts are integers and sums are made of fixed pieces in a fixed order, so results depend neither on the number of threads nor on
 //! the instruction set ([`Isa`]). [`Plan`] says who computes what.
 
+mod copy;
 mod lanes;
 mod plan;
 mod row;
 mod search;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use copy::copy_non_temporal;
 pub use lanes::Isa;
 pub use plan::Plan;
 pub(crate) use row::Workspace;

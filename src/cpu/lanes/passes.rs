@@ -107,10 +107,14 @@ unsafe fn block_maxima<L: Lanes, T: Element>(row: &[T], maxima: &mut Vec<f32>) -
                 for i in b * BLOCK_VECTORS..row.len().div_ceil(LANES) {
                     let v = vector::<L, T>(row, i);
                     best[0] = L::max(v, best[0]);
-                    worst = match (i + 1) * LANES <= row.len() {
-                        true => L::larger_magnitude(worst, v),
-                        false => row[i * LANES..].iter().fold(worst, |w, s| L::larger_magnitude(w, L::splat(s.to_f32()))),
-                    };
+                    if (i + 1) * LANES <= row.len() {
+                        worst = L::larger_magnitude(worst, v);
+                    } else {
+                        // Without the -inf behind the end.
+                        for s in &row[i * LANES..] {
+                            worst = L::larger_magnitude(worst, L::splat(s.to_f32()));
+                        }
+                    }
                 }
             }
             let best = L::max(L::max(best[0], best[1]), L::max(best[2], best[3]));
@@ -136,11 +140,12 @@ pass! {
 unsafe fn count_finite<L: Lanes, T: Element>(row: &[T]) -> u64 {
     unsafe {
         let (low, high) = (L::splat(f32::MIN), L::splat(f32::MAX));
-        let count = |i| {
+        let mut count = 0;
+        for i in 0..row.len().div_ceil(LANES) {
             let v = vector::<L, T>(row, i);
-            u64::from((L::at_least(v, low) & L::at_least(high, v)).count_ones())
-        };
-        (0..row.len().div_ceil(LANES)).map(count).sum()
+            count += u64::from((L::at_least(v, low) & L::at_least(high, v)).count_ones());
+        }
+        count
     }
 }
 pass! {
@@ -274,6 +279,17 @@ pass! {
     pub(in crate::cpu) extent<>(gaps: &[f32]) -> (f32, f32)
 }
 
+/// Stores the gaps of sixteen scores from `least` to `most`, and says where the next go.
+#[inline(always)]
+unsafe fn store_gaps<L: Lanes>(v: L::F, top: L::F, least: L::F, most: L::F, to: *mut f32) -> *mut f32 {
+    unsafe {
+        let gap = L::sub(top, v);
+        let mask = L::at_least(most, gap) & L::at_least(gap, least);
+        L::compress(to, mask, gap);
+        to.add(mask.count_ones() as usize)
+    }
+}
+
 /// Appends the gaps 0 < gap <= cut of a row to `gaps`, of the blocks whose maxima reach that far.
 #[inline(always)]
 unsafe fn gather<L: Lanes, T: Element>(row: &[T], maxima: &[f32], max: f32, cut: f32, gaps: &mut Vec<f32>) {
@@ -287,21 +303,14 @@ unsafe fn gather<L: Lanes, T: Element>(row: &[T], maxima: &[f32], max: f32, cut:
             // Sixteen more than there can be: a store takes all lanes.
             gaps.reserve(BLOCK + LANES);
             let mut to = gaps.as_mut_ptr().add(gaps.len());
-            let mut keep = |v: L::F| {
-                let gap = L::sub(top, v);
-                let mask = L::at_least(most, gap) & L::at_least(gap, least);
-                L::compress(to, mask, gap);
-                to = to.add(mask.count_ones() as usize);
-            };
-            let vectors = b * BLOCK_VECTORS..((b + 1) * BLOCK_VECTORS).min(row.len().div_ceil(LANES));
             if (b + 1) * BLOCK <= row.len() {
                 let start = row.as_ptr().add(b * BLOCK);
                 for i in 0..BLOCK_VECTORS {
-                    keep(load::<L, T>(start.add(i * LANES)));
+                    to = store_gaps::<L>(load::<L, T>(start.add(i * LANES)), top, least, most, to);
                 }
             } else {
-                for i in vectors {
-                    keep(vector::<L, T>(row, i));
+                for i in b * BLOCK_VECTORS..row.len().div_ceil(LANES) {
+                    to = store_gaps::<L>(vector::<L, T>(row, i), top, least, most, to);
                 }
             }
             gaps.set_len(to.offset_from_unsigned(gaps.as_ptr()));
@@ -313,30 +322,29 @@ pass! {
     pub(in crate::cpu) gather<T>(row: &[T], maxima: &[f32], max: f32, cut: f32, gaps: &mut Vec<f32>)
 }
 
-/// Keeps what `mask` says of sixteen gaps, in place and in order.
-#[inline(always)]
-unsafe fn keep<L: Lanes>(gaps: &mut Vec<f32>, mask: impl Fn(L::F) -> u16) {
-    unsafe {
-        gaps.reserve(LANES);
-        let (n, start) = (gaps.len(), gaps.as_mut_ptr());
+/// Keeps what `$mask` says of sixteen gaps `$v`, in place and in order. No function: a closure would not have the instruction set.
+macro_rules! keep {
+    ($gaps:ident, $v:ident => $mask:expr) => {{
+        $gaps.reserve(LANES);
+        let (n, start) = ($gaps.len(), $gaps.as_mut_ptr());
         let mut kept = 0;
         for at in (0..n).step_by(LANES) {
-            let (v, valid) = match n - at {
-                left @ 0..LANES => (load_tail::<L, f32>(&gaps[at..]), (1u16 << left) - 1),
+            let ($v, valid) = match n - at {
+                left @ 0..LANES => (load_tail::<L, f32>(&$gaps[at..]), (1u16 << left) - 1),
                 _ => (L::load(start.add(at)), u16::MAX),
             };
-            let mask = mask(v) & valid;
+            let mask = $mask & valid;
             // Never beyond what has been read: kept <= at.
-            L::compress(start.add(kept), mask, v);
+            L::compress(start.add(kept), mask, $v);
             kept += mask.count_ones() as usize;
         }
-        gaps.set_len(kept);
-    }
+        $gaps.set_len(kept);
+    }};
 }
 
 #[inline(always)]
 unsafe fn keep_within<L: Lanes>(gaps: &mut Vec<f32>, cut: f32) {
-    unsafe { keep::<L>(gaps, |v| L::at_least(L::splat(cut), v)) }
+    unsafe { keep!(gaps, v => L::at_least(L::splat(cut), v)) }
 }
 pass! {
     /// Keeps the gaps of at most `cut`, in order.
@@ -347,10 +355,8 @@ pass! {
 #[inline(always)]
 unsafe fn keep_bins<L: Lanes>(gaps: &mut Vec<f32>, bins: &Bins, first: usize, last: usize) {
     unsafe {
-        keep::<L>(gaps, |v| {
-            let place = bins.place::<L>(v);
-            L::at_least(place, L::splat(first as f32)) & !L::at_least(place, L::splat((last + 1) as f32))
-        })
+        let (first, behind) = (L::splat(first as f32), L::splat((last + 1) as f32));
+        keep!(gaps, v => L::at_least(bins.place::<L>(v), first) & !L::at_least(bins.place::<L>(v), behind))
     }
 }
 pass! {
@@ -478,75 +484,159 @@ impl Exponent {
 pub(in crate::cpu) const WEIGHT_ONE: f32 = (1 << 25) as f32;
 const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: what is added to it is rounded to an integer, which its low bits hold
 
+/// Weights of sixteen scores, times 2^25.
+trait Weigh<L: Lanes>: Copy {
+    unsafe fn weigh(self, v: L::F) -> L::F;
+}
+
 /// 2^25 exp(-beta gap), 0 below 2^-150. Relative error below 0.82 * 2^-23 beside that of the gap.
-#[inline(always)]
-unsafe fn power<L: Lanes>(v: L::F, max: L::F, high: L::F, low: L::F) -> L::F {
-    unsafe {
-        let gap = L::sub(max, v);
-        let shifted = L::fma(gap, high, L::splat(MAGIC));
-        let n = L::sub(shifted, L::splat(MAGIC));
-        let f = L::fma(gap, low, L::fma(gap, high, L::sub(L::splat(0.0), n)));
-        // 2^f / 2^0 on -1/2 .. 1/2; the coefficients are those of kernels/math.cuh.
-        let mut q = L::splat(0.000_153_533_605_043_776_33 * WEIGHT_ONE);
-        for coefficient in [
-            0.001_339_887_501_671_910_3,
-            0.009_618_436_917_662_62,
-            0.055_503_323_674_201_965,
-            0.240_226_477_384_567_26,
-            0.693_147_182_464_599_6,
-            1.0,
-        ] {
-            q = L::fma(q, f, L::splat((coefficient * f64::from(WEIGHT_ONE)) as f32));
+#[derive(Clone, Copy)]
+struct Power<F> {
+    max: F,
+    /// -beta log2 e in two.
+    high: F,
+    low: F,
+}
+
+impl<L: Lanes> Weigh<L> for Power<L::F> {
+    #[inline(always)]
+    unsafe fn weigh(self, v: L::F) -> L::F {
+        unsafe {
+            let gap = L::sub(self.max, v);
+            let shifted = L::fma(gap, self.high, L::splat(MAGIC));
+            let n = L::sub(shifted, L::splat(MAGIC));
+            let f = L::fma(gap, self.low, L::fma(gap, self.high, L::sub(L::splat(0.0), n)));
+            // 2^f on -1/2 ..= 1/2; the coefficients are those of kernels/math.cuh.
+            let mut q = L::splat(0.000_153_533_605_043_776_33 * WEIGHT_ONE);
+            q = L::fma(q, f, L::splat(0.001_339_887_501_671_910_3 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(0.009_618_436_917_662_62 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(0.055_503_323_674_201_965 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(0.240_226_477_384_567_26 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(0.693_147_182_464_599_6 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(WEIGHT_ONE));
+            L::raise(q, shifted, L::splat(MAGIC - 150.0))
         }
-        L::raise(q, shifted, L::splat(MAGIC - 150.0))
     }
 }
 
-/// The weights of sixteen scores.
-#[inline(always)]
-unsafe fn weights<L: Lanes>(v: L::F, max: f32, exponent: Exponent) -> L::F {
-    unsafe {
-        let (one, none) = (L::splat(WEIGHT_ONE), L::splat(0.0));
-        match exponent {
-            Exponent::Power { high, low } => power::<L>(v, L::splat(max), L::splat(-high), L::splat(-low)),
-            Exponent::Uniform => L::select(L::at_least(v, L::splat(f32::MIN)), one, none),
-            Exponent::Maxima => L::select(L::equal(v, L::splat(max)), one, none),
-            Exponent::Wide(beta) => {
-                let one = |s: f32| match max - s {
+/// beta = 0.
+#[derive(Clone, Copy)]
+struct Uniform;
+
+impl<L: Lanes> Weigh<L> for Uniform {
+    #[inline(always)]
+    unsafe fn weigh(self, v: L::F) -> L::F {
+        unsafe { L::select(L::at_least(v, L::splat(f32::MIN)), L::splat(WEIGHT_ONE), L::splat(0.0)) }
+    }
+}
+
+/// beta = infinity, under this maximum.
+#[derive(Clone, Copy)]
+struct Maxima(f32);
+
+impl<L: Lanes> Weigh<L> for Maxima {
+    #[inline(always)]
+    unsafe fn weigh(self, v: L::F) -> L::F {
+        unsafe { L::select(L::equal(v, L::splat(self.0)), L::splat(WEIGHT_ONE), L::splat(0.0)) }
+    }
+}
+
+/// Score by score in f64.
+#[derive(Clone, Copy)]
+struct Wide {
+    max: f32,
+    beta: f64,
+}
+
+impl<L: Lanes> Weigh<L> for Wide {
+    #[inline(always)]
+    unsafe fn weigh(self, v: L::F) -> L::F {
+        unsafe {
+            let mut lanes = lanes_of::<L>(v);
+            for lane in &mut lanes {
+                *lane = match self.max - *lane {
                     0.0 => WEIGHT_ONE,
-                    gap => ((-beta * f64::from(gap)).exp() * f64::from(WEIGHT_ONE)) as f32,
+                    gap => ((-self.beta * f64::from(gap)).exp() * f64::from(WEIGHT_ONE)) as f32,
                 };
-                L::load(lanes_of::<L>(v).map(one).as_ptr())
+            }
+            L::load(lanes.as_ptr())
+        }
+    }
+}
+
+/// Calls `$f::<L, .., W>(.., weigh)` for the exponent.
+macro_rules! weighing {
+    ($max:expr, $exponent:expr, $weigh:ident => $call:expr) => {
+        match $exponent {
+            Exponent::Power { high, low } => {
+                let $weigh = Power { max: L::splat($max), high: L::splat(-high), low: L::splat(-low) };
+                $call
+            }
+            Exponent::Uniform => {
+                let $weigh = Uniform;
+                $call
+            }
+            Exponent::Maxima => {
+                let $weigh = Maxima($max);
+                $call
+            }
+            Exponent::Wide(beta) => {
+                let $weigh = Wide { max: $max, beta };
+                $call
             }
         }
+    };
+}
+
+/// Vectors whose weights are added as a tree in f32, before those of a lane are added in f64.
+const GROUP: usize = 8;
+
+#[inline(always)]
+unsafe fn group_sum<L: Lanes, W: Weigh<L>>(v: [L::F; GROUP], weigh: W) -> L::F {
+    unsafe {
+        let a = L::add(L::add(weigh.weigh(v[0]), weigh.weigh(v[1])), L::add(weigh.weigh(v[2]), weigh.weigh(v[3])));
+        let b = L::add(L::add(weigh.weigh(v[4]), weigh.weigh(v[5])), L::add(weigh.weigh(v[6]), weigh.weigh(v[7])));
+        L::add(a, b)
     }
 }
 
-/// Appends the sum of the weights of each chunk of a row. Eight vectors are added as a tree in f32, those of a lane in f64.
 #[inline(always)]
-unsafe fn chunk_sums<L: Lanes, T: Element>(row: &[T], max: f32, exponent: Exponent, sums: &mut Vec<f64>) {
+unsafe fn chunk_sums_of<L: Lanes, T: Element, W: Weigh<L>>(row: &[T], sums: &mut Vec<f64>, weigh: W) {
     unsafe {
         for chunk in row.chunks(CHUNK) {
             let mut sum = L::wide_zero();
-            let groups = chunk.len() / (8 * LANES);
-            for g in 0..groups {
-                let start = chunk.as_ptr().add(g * 8 * LANES);
-                let w = |i| weights::<L>(load::<L, T>(start.add(i * LANES)), max, exponent);
-                let pair = |i| L::add(w(i), w(i + 1));
-                sum = L::wide_add(sum, L::add(L::add(pair(0), pair(2)), L::add(pair(4), pair(6))));
+            let full = chunk.len() / (GROUP * LANES);
+            for g in 0..full {
+                let start = chunk.as_ptr().add(g * GROUP * LANES);
+                let mut v = [L::splat(0.0); GROUP];
+                for (i, v) in v.iter_mut().enumerate() {
+                    *v = load::<L, T>(start.add(i * LANES));
+                }
+                sum = L::wide_add(sum, group_sum(v, weigh));
             }
-            let rest = &chunk[groups * 8 * LANES..];
+            let rest = &chunk[full * GROUP * LANES..];
             if !rest.is_empty() {
-                let w = |i| weights::<L>(vector::<L, T>(rest, i), max, exponent);
-                let pair = |i| L::add(w(i), w(i + 1));
-                sum = L::wide_add(sum, L::add(L::add(pair(0), pair(2)), L::add(pair(4), pair(6))));
+                let mut v = [L::splat(0.0); GROUP];
+                for (i, v) in v.iter_mut().enumerate() {
+                    *v = vector::<L, T>(rest, i);
+                }
+                sum = L::wide_add(sum, group_sum(v, weigh));
             }
             let lanes = L::wide_lanes(sum);
-            let quarter = |i: usize| (lanes[i] + lanes[i + 1]) + (lanes[i + 2] + lanes[i + 3]);
-            let total = (quarter(0) + quarter(4)) + (quarter(8) + quarter(12));
+            let mut total = [0.0; 4];
+            for (total, l) in total.iter_mut().zip(lanes.chunks_exact(4)) {
+                *total = (l[0] + l[1]) + (l[2] + l[3]);
+            }
+            let total = (total[0] + total[1]) + (total[2] + total[3]);
             sums.push(total / f64::from(WEIGHT_ONE));
         }
     }
+}
+
+/// Appends the sum of the weights of each chunk of a row.
+#[inline(always)]
+unsafe fn chunk_sums<L: Lanes, T: Element>(row: &[T], max: f32, exponent: Exponent, sums: &mut Vec<f64>) {
+    unsafe { weighing!(max, exponent, weigh => chunk_sums_of::<L, T, _>(row, sums, weigh)) }
 }
 pass! {
     /// Appends the sum of exp(-beta gap) of each chunk of `row` to `sums`.
@@ -568,6 +658,65 @@ unsafe fn put<L: Lanes, O: Element>(at: *mut O, v: L::F, stream: bool) {
     }
 }
 
+/// Writes fewer than sixteen probabilities.
+#[inline(always)]
+unsafe fn write_few<L: Lanes, T: Element, O: Element, W: Weigh<L>>(
+    scores: *const T,
+    out: *mut O,
+    len: usize,
+    factor: L::F,
+    weigh: W,
+) {
+    unsafe {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate().take(len) {
+            *lane = scores.add(i).read().to_f32();
+        }
+        let mut probs = [O::zeroed(); LANES];
+        put::<L, O>(probs.as_mut_ptr(), L::mul(weigh.weigh(L::load(lanes.as_ptr())), factor), false);
+        std::ptr::copy_nonoverlapping(probs.as_ptr(), out, len);
+    }
+}
+
+#[inline(always)]
+unsafe fn write_of<L: Lanes, T: Element, O: Element, W: Weigh<L>>(
+    scores: *const T,
+    out: *mut O,
+    len: usize,
+    factor: f32,
+    stream: bool,
+    weigh: W,
+) {
+    unsafe {
+        let factor = L::splat(factor);
+        // Up to where a vector of the output is aligned.
+        let line = LANES * size_of::<O>();
+        let ahead = (line - out as usize % line) % line;
+        let stream = stream && ahead.is_multiple_of(size_of::<O>());
+        let head = if stream { (ahead / size_of::<O>()).min(len) } else { 0 };
+        if head > 0 {
+            write_few::<L, T, O, W>(scores, out, head, factor, weigh);
+        }
+        let vectors = (len - head) / LANES;
+        let (from, to) = (scores.add(head), out.add(head));
+        if stream {
+            for i in 0..vectors {
+                let v = load::<L, T>(from.add(i * LANES));
+                put::<L, O>(to.add(i * LANES), L::mul(weigh.weigh(v), factor), true);
+            }
+        } else {
+            for i in 0..vectors {
+                let v = load::<L, T>(from.add(i * LANES));
+                put::<L, O>(to.add(i * LANES), L::mul(weigh.weigh(v), factor), false);
+            }
+        }
+        let end = head + vectors * LANES;
+        if end < len {
+            write_few::<L, T, O, W>(scores.add(end), out.add(end), len - end, factor, weigh);
+        }
+    }
+}
+
 /// Writes weight * factor of `len` scores at `scores` to `out`, which may be where they are.
 #[inline(always)]
 unsafe fn write<L: Lanes, T: Element, O: Element>(
@@ -579,38 +728,8 @@ unsafe fn write<L: Lanes, T: Element, O: Element>(
     factor: f32,
     stream: bool,
 ) {
-    unsafe {
-        let scale = L::splat(factor);
-        let some = |from: usize, to: usize| {
-            let mut lanes = [f32::NEG_INFINITY; LANES];
-            for (lane, i) in lanes.iter_mut().zip(from..to) {
-                *lane = scores.add(i).read().to_f32();
-            }
-            let mut probs = [O::zeroed(); LANES];
-            put::<L, O>(probs.as_mut_ptr(), L::mul(weights::<L>(L::load(lanes.as_ptr()), max, exponent), scale), false);
-            std::ptr::copy_nonoverlapping(probs.as_ptr(), out.add(from), to - from);
-        };
-        // Up to where a vector of the output is aligned.
-        let line = LANES * size_of::<O>();
-        let ahead = if stream { (line - out as usize % line) % line / size_of::<O>() } else { 0 };
-        let head = ahead.min(len);
-        if head > 0 {
-            some(0, head);
-        }
-        let vectors = (len - head) / LANES;
-        let stream = stream && (out.add(head) as usize).is_multiple_of(line);
-        for i in 0..vectors {
-            let at = head + i * LANES;
-            let v = load::<L, T>(scores.add(at));
-            put::<L, O>(out.add(at), L::mul(weights::<L>(v, max, exponent), scale), stream);
-        }
-        let end = head + vectors * LANES;
-        if end < len {
-            some(end, len);
-        }
-    }
+    unsafe { weighing!(max, exponent, weigh => write_of::<L, T, O, _>(scores, out, len, factor, stream, weigh)) }
 }
-
 pass! {
     /// [`Isa::write_probs`] and [`Isa::write_in_place`].
     pub(in crate::cpu) write<T, O>(scores: *const T, out: *mut O, len: usize, max: f32, exponent: Exponent, factor: f32, stream: bool)

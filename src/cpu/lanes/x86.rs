@@ -171,18 +171,18 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn load_half(at: *const u16) -> Pair {
         unsafe {
-            let half = |at: *const u16| _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
-            [half(at), half(at.add(8))]
+            let (low, high) = (_mm_loadu_si128(at.cast()), _mm_loadu_si128(at.add(8).cast()));
+            [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
         }
     }
     #[inline(always)]
     unsafe fn load_bfloat(at: *const u16) -> Pair {
         unsafe {
-            let half = |at: *const u16| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            };
-            [half(at), half(at.add(8))]
+            let (low, high) = (_mm_loadu_si128(at.cast()), _mm_loadu_si128(at.add(8).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(low))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(high))),
+            ]
         }
     }
     #[inline(always)]
@@ -249,35 +249,15 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     unsafe fn larger_magnitude(a: Pair, b: Pair) -> Pair {
-        unsafe {
-            let one = |a: __m256, b: __m256| {
-                let magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(i32::MAX));
-                _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), magnitude))
-            };
-            [one(a[0], b[0]), one(a[1], b[1])]
-        }
+        unsafe { [larger_magnitude(a[0], b[0]), larger_magnitude(a[1], b[1])] }
     }
     #[inline(always)]
     unsafe fn raise(q: Pair, shifted: Pair, floor: Pair) -> Pair {
-        unsafe {
-            let one = |q: __m256, shifted: __m256, floor: __m256| {
-                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
-                let raised = _mm256_add_epi32(_mm256_castps_si256(q), exponent);
-                _mm256_and_ps(_mm256_castsi256_ps(raised), _mm256_cmp_ps::<_CMP_GE_OQ>(shifted, floor))
-            };
-            [one(q[0], shifted[0], floor[0]), one(q[1], shifted[1], floor[1])]
-        }
+        unsafe { [raise(q[0], shifted[0], floor[0]), raise(q[1], shifted[1], floor[1])] }
     }
     #[inline(always)]
     unsafe fn select(mask: u16, a: Pair, b: Pair) -> Pair {
-        unsafe {
-            let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-            let one = |mask: u16, a: __m256, b: __m256| {
-                let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(mask)), bits);
-                _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bits)))
-            };
-            [one(mask, a[0], b[0]), one(mask >> 8, a[1], b[1])]
-        }
+        unsafe { [select(mask, a[0], b[0]), select(mask >> 8, a[1], b[1])] }
     }
     #[inline(always)]
     unsafe fn compress(at: *mut f32, mask: u16, v: Pair) {
@@ -309,13 +289,11 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn wide_add(w: [__m256d; 4], v: Pair) -> [__m256d; 4] {
         unsafe {
-            let low = |v: __m256| _mm256_cvtps_pd(_mm256_castps256_ps128(v));
-            let high = |v: __m256| _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v));
             [
-                _mm256_add_pd(w[0], low(v[0])),
-                _mm256_add_pd(w[1], high(v[0])),
-                _mm256_add_pd(w[2], low(v[1])),
-                _mm256_add_pd(w[3], high(v[1])),
+                _mm256_add_pd(w[0], _mm256_cvtps_pd(_mm256_castps256_ps128(v[0]))),
+                _mm256_add_pd(w[1], _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[0]))),
+                _mm256_add_pd(w[2], _mm256_cvtps_pd(_mm256_castps256_ps128(v[1]))),
+                _mm256_add_pd(w[3], _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[1]))),
             ]
         }
     }
@@ -335,25 +313,53 @@ unsafe fn signs(v: Pair) -> u16 {
 }
 
 #[inline(always)]
+unsafe fn larger_magnitude(a: __m256, b: __m256) -> __m256 {
+    unsafe {
+        let magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(i32::MAX));
+        _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), magnitude))
+    }
+}
+
+#[inline(always)]
+unsafe fn raise(q: __m256, shifted: __m256, floor: __m256) -> __m256 {
+    unsafe {
+        let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+        let raised = _mm256_add_epi32(_mm256_castps_si256(q), exponent);
+        _mm256_and_ps(_mm256_castsi256_ps(raised), _mm256_cmp_ps::<_CMP_GE_OQ>(shifted, floor))
+    }
+}
+
+#[inline(always)]
+unsafe fn select(mask: u16, a: __m256, b: __m256) -> __m256 {
+    unsafe {
+        let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+        let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(mask)), bits);
+        _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bits)))
+    }
+}
+
+#[inline(always)]
 unsafe fn halves(v: Pair) -> __m256i {
     unsafe {
-        let half = |v: __m256| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
-        _mm256_set_m128i(half(v[1]), half(v[0]))
+        let low = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]);
+        _mm256_set_m128i(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]), low)
+    }
+}
+
+#[inline(always)]
+unsafe fn rounded(v: __m256) -> __m256i {
+    unsafe {
+        let bits = _mm256_castps_si256(v);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(1 << 22));
+        _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
     }
 }
 
 #[inline(always)]
 unsafe fn bfloats_of_pair(v: Pair) -> __m256i {
-    unsafe {
-        let one = |v: __m256| {
-            let bits = _mm256_castps_si256(v);
-            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
-            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
-            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(1 << 22));
-            _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
-        };
-        // Packing works in halves of a register: their order is put right.
-        _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(one(v[0]), one(v[1])))
-    }
+    // Packing works in halves of a register: their order is put right.
+    unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(rounded(v[0]), rounded(v[1]))) }
 }

@@ -18,7 +18,7 @@ pub use row::{Measure, RowReport, SoftmaxRow};
 
 use crate::{CriticalBeta, Element, Error, Rescaling, Result, Scores};
 use rayon::prelude::*;
-use row::Beta;
+use row::{Beta, Loan};
 
 /// Lambda(r) of one row, `resolve` r >= 0 in nats; r = 0 is the critical beta itself.
 ///
@@ -35,13 +35,13 @@ pub fn row_report(scores: &[f32], beta: f64, measure: Measure) -> RowReport {
 /// Everything about every row at inverse temperature `beta` >= 0, in order: one report per row.
 pub fn row_reports<T: Element>(scores: &Scores<T>, beta: f64, measure: Measure) -> Vec<RowReport> {
     let plan = Plan::choose(scores.rows(), scores.cols(), 0, rayon::current_num_threads());
-    let scratch = || (Workspace::default(), Vec::new());
-    let one = |(workspace, wide): &mut (Workspace, Vec<f32>), row| {
+    let scratch = || (Loan::of(1), Vec::new());
+    let one = |(workspace, wide): &mut (Loan, Vec<f32>), row| {
         row::widen(scores.row(row), wide);
         workspace.report(wide, beta, measure)
     };
     if plan.parts > 1 {
-        let mut scratch = (Workspace::new(Isa::detect(), plan.parts), Vec::new());
+        let mut scratch = (Loan::of(plan.parts), Vec::new());
         return (0..scores.rows()).map(|row| one(&mut scratch, row)).collect();
     }
     (0..scores.rows()).into_par_iter().with_min_len(plan.task_rows).map_init(scratch, one).collect()
@@ -99,16 +99,16 @@ pub fn softmax_in_place<T: Element>(
         told
     };
     if rows == 0 || cols == 0 {
-        let mut workspace = Workspace::default();
+        let mut workspace = Loan::of(1);
         return Ok((0..rows).map(|row| one(&mut workspace, (row, &mut []))).collect());
     }
     let scores = &mut scores[..(rows - 1) * stride + cols];
     if plan.parts > 1 {
-        let mut workspace = Workspace::new(Isa::detect(), plan.parts);
+        let mut workspace = Loan::of(plan.parts);
         return Ok(scores.chunks_mut(stride).enumerate().map(|at| one(&mut workspace, at)).collect());
     }
     let rows = scores.par_chunks_mut(stride).enumerate().with_min_len(plan.task_rows);
-    Ok(rows.map_init(Workspace::default, one).collect())
+    Ok(rows.map_init(|| Loan::of(1), |workspace, at| one(workspace, at)).collect())
 }
 
 fn check<T: Element>(scores: &Scores<T>, what: &str, given: usize, out: usize) -> Result<()> {
@@ -131,17 +131,16 @@ fn write_all<'a, T: Element, O: Element>(
     let (rows, cols) = (scores.rows(), scores.cols());
     let plan = Plan::choose(rows, cols, size_of::<O>(), rayon::current_num_threads());
     let one = |workspace: &mut Workspace, (row, out): (usize, &mut [O])| {
-        let scores_of = scores;
-        let scores = scores.row(row);
-        let next = if plan.parts == 1 && row + 1 < rows { scores_of.row(row + 1) } else { &[] };
-        let (told, fill) = workspace.softmax(scores, next, beta(row));
-        let (out, behind) = out.split_at_mut(scores.len());
+        let current = scores.row(row);
+        let next = if plan.parts == 1 && row + 1 < rows { scores.row(row + 1) } else { &[] };
+        let (told, fill) = workspace.softmax(current, next, beta(row));
+        let (out, behind) = out.split_at_mut(current.len());
         workspace.write(out, fill, plan.stream);
         behind.fill(O::zeroed());
         told
     };
     if cols == 0 || plan.parts > 1 {
-        let mut workspace = Workspace::new(Isa::detect(), plan.parts);
+        let mut workspace = Loan::of(plan.parts);
         let mut rest = out;
         let mut next = |row| {
             let (out, behind) = std::mem::take(&mut rest).split_at_mut(cols);
@@ -151,5 +150,5 @@ fn write_all<'a, T: Element, O: Element>(
         return (0..rows).map(&mut next).collect();
     }
     let rows = out.par_chunks_mut(cols).enumerate().with_min_len(plan.task_rows);
-    rows.map_init(Workspace::default, one).collect()
+    rows.map_init(|| Loan::of(1), |workspace, at| one(workspace, at)).collect()
 }

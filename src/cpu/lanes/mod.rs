@@ -66,6 +66,8 @@ trait Lanes: Copy {
     unsafe fn compress(at: *mut f32, mask: u16, v: Self::F);
     /// Towards zero, of values from 0 to 2^31.
     unsafe fn truncate(v: Self::F) -> [u32; 16];
+    /// The largest lane, none of them NaN.
+    unsafe fn largest(v: Self::F) -> f32;
     unsafe fn wide_zero() -> Self::W;
     unsafe fn wide_add(w: Self::W, v: Self::F) -> Self::W;
     unsafe fn wide_lanes(w: Self::W) -> [f64; 16];

@@ -168,15 +168,9 @@ unsafe fn largest_two<L: Lanes>(values: &[f32]) -> (f32, f32) {
             second = L::max(L::min(first, v), second);
             first = L::max(v, first);
         }
-        let (firsts, seconds) = (lanes_of::<L>(first), lanes_of::<L>(second));
-        let (mut max, mut next) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
-        for v in firsts.into_iter().chain(seconds) {
-            if v > max {
-                (next, max) = (max, v);
-            } else if v > next {
-                next = v;
-            }
-        }
+        let max = L::largest(first);
+        let holders = L::equal(first, L::splat(max));
+        let next = if holders.count_ones() > 1 { max } else { L::largest(L::select(holders, second, first)) };
         (max, next)
     }
 }
@@ -213,7 +207,7 @@ unsafe fn places<L: Lanes, T: Element>(row: &[T], maxima: &[f32], max: f32, seco
                 below = L::max(L::select(mask, lowest, v), below);
             }
         }
-        let below = lanes_of::<L>(below).into_iter().fold(second, f32::max);
+        let below = L::largest(L::max(below, L::splat(second)));
         Places { ties, first, second: if ties > 1 { max } else { below } }
     }
 }

@@ -138,6 +138,10 @@ impl Lanes for Portable {
         std::array::from_fn(|i| v[i] as u32)
     }
     #[inline(always)]
+    unsafe fn largest(v: F) -> f32 {
+        v.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
     unsafe fn wide_zero() -> [f64; 16] {
         [0.0; 16]
     }

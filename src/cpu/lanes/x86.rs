@@ -121,6 +121,10 @@ impl Lanes for Avx512 {
         lanes
     }
     #[inline(always)]
+    unsafe fn largest(v: __m512) -> f32 {
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+    #[inline(always)]
     unsafe fn wide_zero() -> [__m512d; 2] {
         unsafe { [_mm512_setzero_pd(); 2] }
     }
@@ -294,6 +298,15 @@ impl Lanes for Avx2 {
             _mm256_storeu_si256(at.add(1), _mm256_cvttps_epi32(v[1]));
         }
         lanes
+    }
+    #[inline(always)]
+    unsafe fn largest(v: Pair) -> f32 {
+        unsafe {
+            let eight = _mm256_max_ps(v[0], v[1]);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
     }
     #[inline(always)]
     unsafe fn wide_zero() -> [__m256d; 4] {

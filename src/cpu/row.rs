@@ -101,7 +101,8 @@ pub(crate) struct Workspace {
 struct Part {
     /// The maxima of its blocks, lane by lane.
     maxima: Vec<f32>,
-    gaps: Vec<f32>,
+    /// Scores that may matter to the search.
+    largest: Vec<f32>,
     /// 2^25 exp(-beta gap) of its scores.
     weights: Vec<f32>,
     /// Z of its chunks.
@@ -239,7 +240,6 @@ impl Workspace {
 
     /// Lambda(resolve), once the top is known.
     fn critical_beta<T: Element>(&mut self, row: &[T], top: &RowMax, resolve: f64) -> CriticalBeta {
-        let max = top.max;
         let (isa, mut search) = (self.isa, std::mem::take(&mut self.search));
         let maxima = match &mut self.parts[..] {
             [part] => std::mem::take(&mut part.maxima),
@@ -249,14 +249,14 @@ impl Workspace {
                 std::mem::take(&mut self.maxima)
             }
         };
-        let best = search.critical_beta(isa, top, resolve, &maxima, |cut, gaps| match self.parts.len() {
-            1 => isa.gather(row, &maxima, max, cut, gaps),
+        let best = search.critical_beta(isa, top, resolve, &maxima, |least, scores| match self.parts.len() {
+            1 => isa.gather(row, &maxima, least, scores),
             _ => {
-                self.each(row, |isa, part, scores| {
-                    part.gaps.clear();
-                    isa.gather(scores, &part.maxima, max, cut, &mut part.gaps);
+                self.each(row, |isa, part, row| {
+                    part.largest.clear();
+                    isa.gather(row, &part.maxima, least, &mut part.largest);
                 });
-                self.parts.iter().for_each(|part| gaps.extend_from_slice(&part.gaps));
+                self.parts.iter().for_each(|part| scores.extend_from_slice(&part.largest));
             }
         });
         match &mut self.parts[..] {

@@ -5,16 +5,16 @@
 //! from both sides, and the search goes on in those that can win. Bounds only leave out: what decides is the ratio itself, so the result
 //! is that of sorting, bit for bit.
 
-use super::lanes::{Bins, Isa};
+use super::lanes::{Bins, FEW, Isa};
 use crate::critical::{CriticalBeta, ratio};
 use crate::stats::{RowMax, TopK};
 use std::sync::OnceLock;
 
-/// Gaps that are sorted at once: no bound pays below it.
-const FEW: usize = 48;
 /// Gaps that are sorted rather than counted in bins.
 const SORTED: usize = 256;
 const MOST_BINS: usize = 2048;
+/// Block maxima whose own search is worth the gaps that it saves.
+const MANY: usize = 512;
 /// Steps of the cuts that are counted at once.
 const LADDER: f32 = 1.5;
 /// Ratios err to the safe side by this, far above the rounding of f32.
@@ -69,15 +69,17 @@ impl State {
         State { best: CriticalBeta::at_top(top.ties, resolve), resolve, attained: 0.0 }
     }
 
-    /// Offers a gap with its rank, in ascending order of gaps. Returns the best ratio so far.
+    /// Offers a gap with its rank. Returns the best ratio so far.
     fn offer(&mut self, gap: f32, rank: u64) -> f64 {
         // As `ratio` rounds it.
         let beta = match logs().get(rank as usize) {
             Some(log) => (log - self.resolve) / f64::from(gap),
             None => ratio(gap.into(), rank, self.resolve),
         };
-        if beta > 0.0 && beta >= self.best.beta {
-            let contact_gap = f64::from(gap);
+        let contact_gap = f64::from(gap);
+        let CriticalBeta { beta: best, contact_gap: further, .. } = self.best;
+        // Of equal ratios the larger gap.
+        if beta > 0.0 && (beta > best || beta == best && contact_gap > further) {
             self.best = CriticalBeta { beta, upper: beta, contact_gap, contact_rank: rank };
             self.attained = self.attained.max(beta);
         }
@@ -115,8 +117,8 @@ fn ladder(first: f32, step: f32) -> [f32; 8] {
 }
 
 impl Search {
-    /// Lambda(resolve) of a row with this top. `maxima` are scores of the row, whole vectors of them; `gather(cut, gaps)` appends
-    /// all its gaps with 0 < gap <= cut.
+    /// Lambda(resolve) of a row with this top. `maxima` are some scores of the row, its largest among them; `gather(least, scores)`
+    /// appends all its scores from `least` on.
     pub(super) fn critical_beta(
         &mut self,
         isa: Isa,
@@ -129,18 +131,28 @@ impl Search {
         if state.best.beta == f64::INFINITY || top.ties == top.len {
             return state.best;
         }
+        // The ranks of some scores among themselves are at most their own: what they attain, the row does.
         let nearest = top.max - top.second;
         if nearest > 0.0 && nearest < f32::MAX {
             state.attains(nearest, 2);
-            self.others.clear();
-            isa.gaps_of(maxima, top.max, &mut self.others);
+            self.gaps.clear();
+            self.gaps.extend_from_slice(maxima);
+            isa.to_gaps(&mut self.gaps, top.max, state.cut(maxima.len() as u64));
             let cuts = ladder(nearest * LADDER, LADDER);
-            for (cut, count) in cuts.into_iter().zip(isa.count_within(&self.others, &cuts)) {
-                state.attains(cut, count.into());
+            for (cut, count) in cuts.into_iter().zip(isa.count_within(&self.gaps, &cuts)) {
+                state.attains(cut, 1 + u64::from(count));
+            }
+            if maxima.len() >= MANY {
+                self.narrow(isa, &mut state, 1);
+                state = State { best: CriticalBeta::at_top(top.ties, resolve), attained: state.attained / UP, ..state };
             }
         }
+        let cut = state.cut(top.len);
+        // Rounded down twice: no gap within the cut is left out.
+        let least = (top.max - cut).next_down().max(f32::MIN);
         self.gaps.clear();
-        gather(state.cut(top.len), &mut self.gaps);
+        gather(least, &mut self.gaps);
+        isa.to_gaps(&mut self.gaps, top.max, cut);
         self.narrow(isa, &mut state, top.ties);
         state.best
     }
@@ -175,8 +187,14 @@ impl Search {
                 None => return,
             }
         }
-        self.sort();
-        state.sweep(isa, &self.gaps, before);
+        let mut ranks = [0; FEW];
+        isa.rank(&self.gaps, &mut ranks);
+        for (&gap, &rank) in self.gaps.iter().zip(&ranks) {
+            let rank = before + u64::from(rank);
+            if log(rank) - state.resolve >= state.attained * f64::from(gap) / UP {
+                state.offer(gap, rank);
+            }
+        }
     }
 
     /// Counts the gaps, none of them below `low`, in bins and keeps those from the first to the last that can win; returns how many

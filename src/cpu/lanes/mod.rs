@@ -20,6 +20,8 @@ pub(super) const LANES: usize = 16;
 pub(super) const BLOCK_VECTORS: usize = 32;
 /// Scores of a block.
 pub(super) const BLOCK: usize = BLOCK_VECTORS * LANES;
+/// Gaps that are ranked pair by pair: faster than a sort, and ties cost nothing.
+pub(super) const FEW: usize = 64;
 /// Scores whose weights are summed into one f64: parts of a row are multiples of it, so that sums do not depend on how many parts there are.
 pub(super) const CHUNK: usize = 8 * BLOCK;
 

@@ -3,7 +3,7 @@
 use super::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
-use super::{BLOCK, BLOCK_VECTORS, CHUNK, Isa, LANES, Lanes};
+use super::{BLOCK, BLOCK_VECTORS, CHUNK, FEW, Isa, LANES, Lanes};
 use crate::{DType, Element};
 
 /// Makes a function over `Lanes` a method of [`Isa`] that runs it with the instruction set.
@@ -216,24 +216,6 @@ pass! {
     pub(in crate::cpu) places<T>(row: &[T], maxima: &[f32], max: f32, second: f32) -> Places
 }
 
-/// Appends the gaps of `values` below `max`.
-#[inline(always)]
-unsafe fn gaps_of<L: Lanes>(values: &[f32], max: f32, gaps: &mut Vec<f32>) {
-    unsafe {
-        assert!(values.len().is_multiple_of(LANES));
-        gaps.reserve(values.len());
-        let (top, to) = (L::splat(max), gaps.as_mut_ptr().add(gaps.len()));
-        for at in (0..values.len()).step_by(LANES) {
-            L::store(to.add(at), L::sub(top, L::load(values.as_ptr().add(at))));
-        }
-        gaps.set_len(gaps.len() + values.len());
-    }
-}
-pass! {
-    /// Appends the gaps of `values`, whole vectors of them, below `max`.
-    pub(in crate::cpu) gaps_of<>(values: &[f32], max: f32, gaps: &mut Vec<f32>)
-}
-
 /// How many gaps are at most each of `cuts`.
 #[inline(always)]
 unsafe fn count_within<L: Lanes>(gaps: &[f32], cuts: &[f32; 8]) -> [u32; 8] {
@@ -257,6 +239,32 @@ pass! {
     pub(in crate::cpu) count_within<>(gaps: &[f32], cuts: &[f32; 8]) -> [u32; 8]
 }
 
+/// How many of a few gaps are at most each of them.
+#[inline(always)]
+unsafe fn rank<L: Lanes>(gaps: &[f32], ranks: &mut [u32; FEW]) {
+    unsafe {
+        let mut v = [L::splat(f32::INFINITY); FEW / LANES];
+        for (i, v) in v.iter_mut().enumerate() {
+            let mut lanes = [f32::INFINITY; LANES];
+            for (lane, gap) in lanes.iter_mut().zip(gaps.iter().skip(i * LANES)) {
+                *lane = *gap;
+            }
+            *v = L::load(lanes.as_ptr());
+        }
+        for (at_most, &gap) in ranks.iter_mut().zip(gaps) {
+            let gap = L::splat(gap);
+            *at_most = 0;
+            for v in v {
+                *at_most += L::at_least(gap, v).count_ones();
+            }
+        }
+    }
+}
+pass! {
+    /// How many of a few finite gaps are at most each of them.
+    pub(in crate::cpu) rank<>(gaps: &[f32], ranks: &mut [u32; FEW])
+}
+
 /// The smallest and the largest of some gaps.
 #[inline(always)]
 unsafe fn extent<L: Lanes>(gaps: &[f32]) -> (f32, f32) {
@@ -277,52 +285,50 @@ pass! {
     pub(in crate::cpu) extent<>(gaps: &[f32]) -> (f32, f32)
 }
 
-/// Stores the gaps of sixteen scores from `least` to `most`, and says where the next go.
+/// Stores those of sixteen scores that are at least `least`, and says where the next go.
 #[inline(always)]
-unsafe fn store_gaps<L: Lanes>(v: L::F, top: L::F, least: L::F, most: L::F, to: *mut f32) -> *mut f32 {
+unsafe fn store_largest<L: Lanes>(v: L::F, least: L::F, to: *mut f32) -> *mut f32 {
     unsafe {
-        let gap = L::sub(top, v);
-        let mask = L::at_least(most, gap) & L::at_least(gap, least);
-        L::compress(to, mask, gap);
+        let mask = L::at_least(v, least);
+        L::compress(to, mask, v);
         to.add(mask.count_ones() as usize)
     }
 }
 
-/// Appends the gaps 0 < gap <= cut of a row to `gaps`, of the blocks whose maxima reach that far.
+/// Appends the scores of a row from `least` on, of the blocks whose maxima are.
 #[inline(always)]
-unsafe fn gather<L: Lanes, T: Element>(row: &[T], maxima: &[f32], max: f32, cut: f32, gaps: &mut Vec<f32>) {
+unsafe fn gather<L: Lanes, T: Element>(row: &[T], maxima: &[f32], least: f32, scores: &mut Vec<f32>) {
     unsafe {
-        let (top, most, least) = (L::splat(max), L::splat(cut), L::splat(f32::from_bits(1)));
+        let least = L::splat(least);
         for b in 0..maxima.len() / LANES {
-            let nearest = L::sub(top, L::load(maxima.as_ptr().add(b * LANES)));
-            if L::at_least(most, nearest) == 0 {
+            if L::at_least(L::load(maxima.as_ptr().add(b * LANES)), least) == 0 {
                 continue;
             }
             // Sixteen more than there can be: a store takes all lanes.
-            gaps.reserve(BLOCK + LANES);
-            let mut to = gaps.as_mut_ptr().add(gaps.len());
+            scores.reserve(BLOCK + LANES);
+            let mut to = scores.as_mut_ptr().add(scores.len());
             if (b + 1) * BLOCK <= row.len() {
                 let start = row.as_ptr().add(b * BLOCK);
                 for i in 0..BLOCK_VECTORS {
-                    to = store_gaps::<L>(load::<L, T>(start.add(i * LANES)), top, least, most, to);
+                    to = store_largest::<L>(load::<L, T>(start.add(i * LANES)), least, to);
                 }
             } else {
                 for i in b * BLOCK_VECTORS..row.len().div_ceil(LANES) {
-                    to = store_gaps::<L>(vector::<L, T>(row, i), top, least, most, to);
+                    to = store_largest::<L>(vector::<L, T>(row, i), least, to);
                 }
             }
-            gaps.set_len(to.offset_from_unsigned(gaps.as_ptr()));
+            scores.set_len(to.offset_from_unsigned(scores.as_ptr()));
         }
     }
 }
 pass! {
-    /// Appends the gaps of `row` below `max` with 0 < gap <= cut to `gaps`, of the blocks whose `maxima` reach that far.
-    pub(in crate::cpu) gather<T>(row: &[T], maxima: &[f32], max: f32, cut: f32, gaps: &mut Vec<f32>)
+    /// Appends the scores of `row` from `least` on to `scores`, of the blocks whose `maxima` are.
+    pub(in crate::cpu) gather<T>(row: &[T], maxima: &[f32], least: f32, scores: &mut Vec<f32>)
 }
 
-/// Keeps what `$mask` says of sixteen gaps `$v`, in place and in order. No function: a closure would not have the instruction set.
+/// Replaces sixteen values `$v` by what `$kept` makes of them under its mask, in place and in order. No function: a closure would not have the instruction set.
 macro_rules! keep {
-    ($gaps:ident, $v:ident => $mask:expr) => {{
+    ($gaps:ident, $v:ident => $kept:expr) => {{
         $gaps.reserve(LANES);
         let (n, start) = ($gaps.len(), $gaps.as_mut_ptr());
         let mut kept = 0;
@@ -331,9 +337,10 @@ macro_rules! keep {
                 left @ 0..LANES => (load_tail::<L, f32>(&$gaps[at..]), (1u16 << left) - 1),
                 _ => (L::load(start.add(at)), u16::MAX),
             };
-            let mask = $mask & valid;
+            let (kept_of, mask) = $kept;
+            let mask = mask & valid;
             // Never beyond what has been read: kept <= at.
-            L::compress(start.add(kept), mask, $v);
+            L::compress(start.add(kept), mask, kept_of);
             kept += mask.count_ones() as usize;
         }
         $gaps.set_len(kept);
@@ -341,8 +348,23 @@ macro_rules! keep {
 }
 
 #[inline(always)]
+unsafe fn to_gaps<L: Lanes>(scores: &mut Vec<f32>, max: f32, cut: f32) {
+    unsafe {
+        let (top, least, most) = (L::splat(max), L::splat(f32::from_bits(1)), L::splat(cut));
+        keep!(scores, v => {
+            let gap = L::sub(top, v);
+            (gap, L::at_least(gap, least) & L::at_least(most, gap))
+        });
+    }
+}
+pass! {
+    /// Replaces scores by their gaps 0 < gap <= cut below `max`, in order.
+    pub(in crate::cpu) to_gaps<>(scores: &mut Vec<f32>, max: f32, cut: f32)
+}
+
+#[inline(always)]
 unsafe fn keep_within<L: Lanes>(gaps: &mut Vec<f32>, cut: f32) {
-    unsafe { keep!(gaps, v => L::at_least(L::splat(cut), v)) }
+    unsafe { keep!(gaps, v => (v, L::at_least(L::splat(cut), v))) }
 }
 pass! {
     /// Keeps the gaps of at most `cut`, in order.
@@ -354,7 +376,7 @@ pass! {
 unsafe fn keep_bins<L: Lanes>(gaps: &mut Vec<f32>, bins: &Bins, first: usize, last: usize) {
     unsafe {
         let (first, behind) = (L::splat(first as f32), L::splat((last + 1) as f32));
-        keep!(gaps, v => L::at_least(bins.place::<L>(v), first) & !L::at_least(bins.place::<L>(v), behind))
+        keep!(gaps, v => (v, L::at_least(bins.place::<L>(v), first) & !L::at_least(bins.place::<L>(v), behind)))
     }
 }
 pass! {

@@ -13,6 +13,8 @@ use std::sync::OnceLock;
 /// Gaps that are sorted rather than counted in bins.
 const SORTED: usize = 256;
 const MOST_BINS: usize = 2048;
+/// Gaps among which the nearest few may decide; of more the contact lies in the bulk, which cuts do not narrow.
+const LADDER_MOST: usize = 16_384;
 /// Block maxima whose own search is worth the gaps that it saves.
 const MANY: usize = 512;
 /// Steps of the cuts that are counted at once.
@@ -161,31 +163,14 @@ impl Search {
     fn narrow(&mut self, isa: Isa, state: &mut State, mut before: u64) {
         while self.gaps.len() > FEW {
             let n = self.gaps.len();
-            isa.keep_within(&mut self.gaps, state.cut(before + n as u64));
-            if 4 * self.gaps.len() <= 3 * n {
-                continue;
-            }
-            // What each cut attains draws the last one closer.
             let (low, high) = isa.extent(&self.gaps);
-            let cuts = ladder(high, 1.0 / LADDER);
-            let counts = isa.count_within(&self.gaps, &cuts);
-            for (&cut, &count) in cuts.iter().zip(&counts).filter(|(_, count)| **count > 0) {
-                state.attains(cut, before + u64::from(count));
+            if !self.draw_closer(isa, state, high, before) {
+                match self.count(isa, state, [low, high], before) {
+                    Some(below) => before = below,
+                    None => return,
+                }
             }
-            let steps = cuts.windows(2).zip(&counts);
-            let lost = |&(cuts, &count): &(&[f32], &u32)| {
-                log(before + u64::from(count)) - state.resolve < state.attained * f64::from(cuts[1]) / UP
-            };
-            let cut = steps.take_while(lost).last().map_or(high, |(cuts, _)| cuts[1]);
-            let cut = cut.min(state.cut(before + self.gaps.len() as u64));
-            isa.keep_within(&mut self.gaps, cut);
-            if 4 * self.gaps.len() <= 3 * n {
-                continue;
-            }
-            match self.count(isa, state, low, before) {
-                Some(below) => before = below,
-                None => return,
-            }
+            debug_assert!(self.gaps.len() < n);
         }
         let mut ranks = [0; FEW];
         isa.rank(&self.gaps, &mut ranks);
@@ -197,11 +182,40 @@ impl Search {
         }
     }
 
-    /// Counts the gaps, none of them below `low`, in bins and keeps those from the first to the last that can win; returns how many
-    /// scores lie below. Or settles all of them, where that leaves out too little.
-    fn count(&mut self, isa: Isa, state: &mut State, low: f32, before: u64) -> Option<u64> {
+    /// Drops the furthest gaps, of which none lies beyond `high`, as long as that drops a quarter of them; says whether it did.
+    fn draw_closer(&mut self, isa: Isa, state: &mut State, high: f32, before: u64) -> bool {
         let n = self.gaps.len();
-        let (_, high) = isa.extent(&self.gaps);
+        let mut within = |search: &mut Self, cut: f32| {
+            if cut >= high {
+                return false;
+            }
+            isa.keep_within(&mut search.gaps, cut);
+            4 * search.gaps.len() <= 3 * n
+        };
+        if within(self, state.cut(before + n as u64)) {
+            return true;
+        }
+        if n > LADDER_MOST {
+            return false;
+        }
+        // What each cut attains draws the last one closer.
+        let cuts = ladder(high, 1.0 / LADDER);
+        let counts = isa.count_within(&self.gaps, &cuts);
+        for (&cut, &count) in cuts.iter().zip(&counts).filter(|(_, count)| **count > 0) {
+            state.attains(cut, before + u64::from(count));
+        }
+        let lost = |&(cuts, &count): &(&[f32], &u32)| {
+            log(before + u64::from(count)) - state.resolve < state.attained * f64::from(cuts[1]) / UP
+        };
+        let lost = cuts.windows(2).zip(&counts).take_while(lost).last();
+        let cut = lost.map_or(high, |(cuts, _)| cuts[1]).min(state.cut(before + self.gaps.len() as u64));
+        within(self, cut)
+    }
+
+    /// Counts the gaps, which lie from `low` to `high`, in bins and keeps those from the first to the last that can win; returns how many
+    /// scores lie below. Or settles all of them, where that leaves out too little.
+    fn count(&mut self, isa: Isa, state: &mut State, [low, high]: [f32; 2], before: u64) -> Option<u64> {
+        let n = self.gaps.len();
         let count = (n / 64).next_power_of_two().clamp(64, MOST_BINS);
         let bins = Bins { low, per_unit: count as f32 / (high - low), count };
         if n <= SORTED || !bins.per_unit.is_normal() {

@@ -6,15 +6,18 @@
 mod copy;
 mod lanes;
 mod plan;
+mod report;
 mod row;
 mod search;
+#[cfg(test)]
+mod tests;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use copy::copy_non_temporal;
 pub use lanes::Isa;
 pub use plan::Plan;
+pub use report::{Measure, RowReport, SoftmaxRow};
 pub(crate) use row::Workspace;
-pub use row::{Measure, RowReport, SoftmaxRow};
 
 use crate::{CriticalBeta, Element, Error, Rescaling, Result, Scores};
 use rayon::prelude::*;

@@ -108,7 +108,11 @@ impl State {
         isa.winners(sorted, before, resolve, attained, &mut |i| {
             let gap = sorted[i];
             // Equal gaps have the rank of the last.
-            if sorted.get(i + 1) == Some(&gap) { self.attained } else { self.offer(gap, before + i as u64 + 1) }
+            if sorted.get(i + 1) == Some(&gap) {
+                self.attained
+            } else {
+                self.offer(gap, before + i as u64 + 1)
+            }
         });
     }
 }
@@ -146,7 +150,11 @@ impl Search {
             }
             if maxima.len() >= MANY {
                 self.narrow(isa, &mut state, 1);
-                state = State { best: CriticalBeta::at_top(top.ties, resolve), attained: state.attained / UP, ..state };
+                state = State {
+                    best: CriticalBeta::at_top(top.ties, resolve),
+                    attained: state.attained / UP,
+                    ..state
+                };
             }
         }
         let cut = state.cut(top.len);
@@ -185,7 +193,7 @@ impl Search {
     /// Drops the furthest gaps, of which none lies beyond `high`, as long as that drops a quarter of them; says whether it did.
     fn draw_closer(&mut self, isa: Isa, state: &mut State, high: f32, before: u64) -> bool {
         let n = self.gaps.len();
-        let mut within = |search: &mut Self, cut: f32| {
+        let within = |search: &mut Self, cut: f32| {
             if cut >= high {
                 return false;
             }
@@ -290,9 +298,10 @@ impl Search {
         if n <= SORTED {
             return self.gaps.sort_unstable_by_key(|gap| gap.to_bits());
         }
-        let (least, most) = self.gaps.iter().fold((u32::MAX, 0), |(least, most), gap| {
-            (least.min(gap.to_bits()), most.max(gap.to_bits()))
-        });
+        let (least, most) = self
+            .gaps
+            .iter()
+            .fold((u32::MAX, 0), |(least, most), gap| (least.min(gap.to_bits()), most.max(gap.to_bits())));
         let bits = 32 - (most - least).leading_zeros();
         let passes = bits.div_ceil(DIGIT_BITS);
         let digit_bits = bits.div_ceil(passes.max(1));
@@ -324,7 +333,13 @@ impl Search {
     }
 
     /// Lambda(resolve) as far as the `k` largest scores tell, with what bounds it from above.
-    pub(super) fn critical_beta_of_top(isa: Isa, scores: &[f32], top: &RowMax, k: usize, resolve: f64) -> CriticalBeta {
+    pub(super) fn critical_beta_of_top(
+        isa: Isa,
+        scores: &[f32],
+        top: &RowMax,
+        k: usize,
+        resolve: f64,
+    ) -> CriticalBeta {
         let mut state = State::new(top, resolve);
         let mut largest = TopK::new(k);
         largest.extend(scores);

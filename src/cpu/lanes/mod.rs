@@ -4,12 +4,47 @@
 //! way in each, so a row's result does not depend on the instruction set. One of the three modules that may hold unsafe code.
 #![allow(unsafe_code)]
 
-mod passes;
+/// Makes a function over `Lanes` a method of [`Isa`] that runs it with the instruction set.
+macro_rules! pass {
+    ($(#[$doc:meta])* $vis:vis $name:ident<$($g:ident),*>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {
+        impl Isa {
+            $(#[$doc])*
+            #[allow(clippy::too_many_arguments)]
+            $vis fn $name<$($g: Element),*>(self, $($arg: $ty),*) $(-> $ret)? {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+                    unsafe fn avx512<$($g: Element),*>($($arg: $ty),*) $(-> $ret)? {
+                        unsafe { $name::<crate::cpu::lanes::x86::Avx512, $($g),*>($($arg),*) }
+                    }
+                    #[target_feature(enable = "avx2,fma,f16c")]
+                    unsafe fn avx2<$($g: Element),*>($($arg: $ty),*) $(-> $ret)? {
+                        unsafe { $name::<crate::cpu::lanes::x86::Avx2, $($g),*>($($arg),*) }
+                    }
+                    // SAFETY: only what Isa::available has looked for is ever used.
+                    match self {
+                        Isa::Avx512 => return unsafe { avx512::<$($g),*>($($arg),*) },
+                        Isa::Avx2 => return unsafe { avx2::<$($g),*>($($arg),*) },
+                        Isa::Portable => {}
+                    }
+                }
+                unsafe { $name::<crate::cpu::lanes::portable::Portable, $($g),*>($($arg),*) }
+            }
+        }
+    };
+}
+
+mod gaps;
+mod load;
 mod portable;
+mod tops;
+mod weights;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(super) use passes::{Bins, Exponent, WEIGHT_ONE, Worst};
+pub(super) use gaps::Bins;
+pub(super) use tops::Worst;
+pub(super) use weights::{Exponent, WEIGHT_ONE};
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -39,6 +74,8 @@ trait Lanes: Copy {
     unsafe fn store(at: *mut f32, v: Self::F);
     unsafe fn store_half(at: *mut u16, v: Self::F);
     unsafe fn store_bfloat(at: *mut u16, v: Self::F);
+    /// Orders what was stored past the caches before whatever tells another thread of it.
+    unsafe fn fence();
     /// Begins to bring the line of this address into the second-level cache.
     unsafe fn prefetch(at: *const u8);
     /// Stores past the caches; the address is a multiple of what is stored.
@@ -98,7 +135,9 @@ impl Isa {
     #[cfg(target_arch = "x86_64")]
     fn is_available(self) -> bool {
         let has_avx2 = || {
-            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
         };
         match self {
             Isa::Avx512 => {

@@ -2,7 +2,7 @@
 //! On aarch64 the compiler makes NEON of it, which is part of that target.
 
 use super::Lanes;
-use super::passes::MAGIC;
+use super::weights::MAGIC;
 use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
@@ -46,6 +46,8 @@ impl Lanes for Portable {
     unsafe fn store(at: *mut f32, v: F) {
         unsafe { at.cast::<F>().write_unaligned(v) }
     }
+    #[inline(always)]
+    unsafe fn fence() {}
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Sixteen lanes as one AVX-512 register, or as two of AVX2.
 
 use super::Lanes;
-use super::passes::MAGIC;
+use super::weights::MAGIC;
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -33,6 +33,10 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn store(at: *mut f32, v: __m512) {
         unsafe { _mm512_storeu_ps(at, v) }
+    }
+    #[inline(always)]
+    unsafe fn fence() {
+        unsafe { _mm_sfence() }
     }
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
@@ -200,6 +204,10 @@ impl Lanes for Avx2 {
             _mm256_storeu_ps(at, v[0]);
             _mm256_storeu_ps(at.add(8), v[1]);
         }
+    }
+    #[inline(always)]
+    unsafe fn fence() {
+        unsafe { _mm_sfence() }
     }
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {

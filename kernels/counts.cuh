@@ -9,7 +9,7 @@ template <u32 BINS>
 struct Window {
     u32 lo, hi, before;
     DEVICE u32 shift() const {
-        constexpr u32 LOG_BINS = BINS == 256 ? 8 : 10;
+        constexpr u32 LOG_BINS = BINS == 256 ? 8 : BINS == 512 ? 9 : 10;
         static_assert(1u << LOG_BINS == BINS, "bins of a scope");
         const u32 bits = 32 - simt::leading_zeros(hi - lo);
         return bits > LOG_BINS ? bits - LOG_BINS : 0;
@@ -29,7 +29,7 @@ struct GapCounts {
 
     DEVICE GapCounts(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max) : scope(scope), row(row), max(max) {}
 
-    // Counts per bin of the window, over all parts, as inclusive sums in scope.after. visit(take): what is counted.
+    // Counts per bin of the window, over all parts, as inclusive sums in scope.counts. visit(take): what is counted.
     template <class Visit>
     DEVICE void count(const Window& w, Visit visit, simt::Where at = HERE) {
         scope.clear_counts(at);
@@ -39,7 +39,8 @@ struct GapCounts {
             const u32 d = gap_key(max, s) - w.lo;
             if (d <= w.hi - w.lo) counts.add(d >> shift, 1);
         });
-        const Shared<u32> merged = scope.merge_counts(at);
+        scope.merge_counts(at);
+        const Shared<u32> merged = scope.counts;
         u32 sums[OWN], total = 0;
 #pragma unroll
         for (u32 i = 0; i < OWN; ++i) {
@@ -52,14 +53,14 @@ struct GapCounts {
 #pragma unroll
         for (u32 i = 0; i < OWN; ++i) {
             const u32 b = scope.thread() * OWN + i;
-            if (b < Scope::BINS) scope.after.store(b, below + sums[i]);
+            if (b < Scope::BINS) merged.store(b, below + sums[i]);
         }
         scope.sync(at);
     }
     DEVICE void count_row(const Window& w, simt::Where at = HERE) {
         count(w, [&](auto take) { row.for_each(scope, take); }, at);
     }
-    DEVICE u32 below(u32 bin) const { return bin > 0 ? scope.after.load(bin - 1) : 0; }
+    DEVICE u32 below(u32 bin) const { return bin > 0 ? scope.counts.load(bin - 1) : 0; }
 
     // Calls f(bin, scores through it) for the occupied bins of this thread.
     template <class F>
@@ -68,7 +69,7 @@ struct GapCounts {
         for (u32 i = 0; i < OWN; ++i) {
             const u32 b = scope.thread() * OWN + i;
             if (b >= Scope::BINS) break;
-            const u32 through = scope.after.load(b);
+            const u32 through = scope.counts.load(b);
             if (through > below(b)) f(b, w.before + through);
         }
     }

@@ -20,12 +20,13 @@ struct Peak {
     }
 };
 
-// (log rank - r) / gap where that makes sense: infinite for a tie at the maximum that r does not forgive, 0 for no contact.
-DEVICE double ratio_of(float gap, u32 rank, double resolve) {
-    if (rank == 0) return 0;
+// (log rank - r) / gap where that is positive, else 0; infinite for a tie at the maximum that r does not forgive. Whether log rank
+// exceeds r the host has decided, by its own logarithm: `exceeding` is the smallest such count.
+DEVICE double ratio_of(float gap, u32 rank, double resolve, u32 exceeding) {
+    if (rank < exceeding) return 0;
+    if (gap == 0) return simt::double_of(0x7ff0000000000000ull);
     const double excess = simt::sub_rn(ln(rank), resolve);
-    if (gap == 0) return excess > 0 ? simt::double_of(0x7ff0000000000000ull) : 0.0;
-    return simt::div_rn(excess, static_cast<double>(gap));
+    return simt::div_rn(excess > 0 ? excess : 0x1p-52, static_cast<double>(gap));
 }
 
 // What can be ruled out: bounds in f32, which err to the safe side, of ratios that are compared exactly later.
@@ -42,6 +43,7 @@ struct Bounds {
     DEVICE Bounds(const RowParams& p, u32 n, bool plain) : p(p), n(n), plain(plain), attained(0), last(LARGEST_KEY) {}
     DEVICE bool partial() const { return p.top_k > 0 && p.top_k < n; }
     DEVICE double resolve() const { return plain ? 0.0 : p.resolve; }
+    DEVICE double ratio(float gap, u32 rank) const { return ratio_of(gap, rank, resolve(), plain ? 2 : p.exceeding); }
     // Under top_k ranks count no further than it.
     DEVICE u32 capped(u32 rank) const { return partial() && rank > p.top_k ? p.top_k : rank; }
     DEVICE float excess(u32 rank, float error) const {

@@ -18,7 +18,8 @@ template <class T, u32 THREADS>
 DEVICE void naive_max(const RowParams& p) {
     naive_step<T, THREADS>(p, [&](auto& scope, const auto& row, const ReportWords& report) {
         RowMax own;
-        const RowMax top = row_max(scope, row, own);
+        EarlySum none(0, false);
+        const RowMax top = row_max(scope, row, own, none);
         const Maxima found = maxima(scope, row, top, own);
         return [=] { report_top(report, top, found); };
     });
@@ -49,9 +50,9 @@ DEVICE void naive_beta(const RowParams& p) {
         const float max = report.get<float>(FIELD(max));
         const Contact contact = report.get<Contact>(FIELD(resolved));
         double entropy = 0;
-        if (needs_entropy(p) && max < INFINITE) entropy = partition<false>(scope, row, max, Exponent(1.0), true).entropy(1.0);
+        if (needs_entropy(p) && max < INFINITE) entropy = partition<false>(scope, row, max, 1.0, true).entropy(1.0);
         const double beta =
-            beta_for(p, scope.row, report.get<u32>(FIELD(len)), ratio_of(contact.gap, contact.rank, p.resolve), entropy);
+            beta_for(p, scope.row, report.get<u32>(FIELD(len)), ratio_of(contact.gap, contact.rank, p.resolve, p.exceeding), entropy);
         return [=] { report.put(FIELD(beta), beta); };
     });
 }
@@ -61,7 +62,7 @@ DEVICE void naive_sum(const RowParams& p) {
     naive_step<T, THREADS>(p, [&](auto& scope, const auto& row, const ReportWords& report) {
         const float max = report.get<float>(FIELD(max));
         Partition z = Partition::empty();
-        if (max < INFINITE && max > -INFINITE) z = partition<false>(scope, row, max, Exponent(report.get<double>(FIELD(beta))), true);
+        if (max < INFINITE && max > -INFINITE) z = partition<false>(scope, row, max, report.get<double>(FIELD(beta)), true);
         return [=] {
             report.put(FIELD(sum), z.sum);
             report.put(FIELD(gap_sum), z.gap_sum);

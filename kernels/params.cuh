@@ -6,14 +6,19 @@
 // Bins of one counting level, per scope: a power of two.
 constexpr u32 WARP_BINS = 256;
 constexpr u32 BINS = 1024;
+constexpr u32 SPLIT_BINS = 512;
 // Gaps that are ranked pair by pair; a stretch of more is counted in finer bins first.
 constexpr u32 WARP_CANDIDATES = 64;
 constexpr u32 CANDIDATES = 512;
-// Bytes of shared memory beside the resident row: per warp (warp scope), per CTA (all others).
-constexpr u32 WARP_CONTROL_BYTES = 2336;
-constexpr u32 CONTROL_BYTES = 18688;
+constexpr u32 SPLIT_CANDIDATES = 256;
+// Bytes of shared memory beside the resident row: per warp (warp scope), per CTA (all others). What the split scope leaves decides
+// how long a row may be and still be read once.
+constexpr u32 WARP_CONTROL_BYTES = 1312;
+constexpr u32 BLOCK_CONTROL_BYTES = 7200;
+constexpr u32 CLUSTER_CONTROL_BYTES = 10848;
+constexpr u32 SPLIT_CONTROL_BYTES = 4192;
 // Bytes of workspace per row group of the split scope, and more per CTA of the group.
-constexpr u32 GROUP_BYTES = 14592;
+constexpr u32 GROUP_BYTES = 7296;
 constexpr u32 GROUP_BYTES_PER_CTA = 64;
 
 // How beta is chosen. Twin of `Rescaling`.
@@ -40,6 +45,8 @@ struct RowParams {
     u32 rule, law;
     // top_k: count only this many largest scores; 0 is all. both: report Lambda beside Lambda(resolve).
     u32 top_k, both;
+    // The smallest count whose logarithm exceeds the resolve.
+    u32 exceeding, reserved;
 };
 
 struct Contact {
@@ -59,5 +66,5 @@ struct RowReport {
     double beta, sum, gap_sum;
 };
 
-static_assert(sizeof(RowParams) == 144, "twin of src/cuda/params.rs");
+static_assert(sizeof(RowParams) == 152, "twin of src/cuda/params.rs");
 static_assert(sizeof(RowReport) == 72, "twin of src/cuda/params.rs");

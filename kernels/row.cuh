@@ -45,7 +45,7 @@ struct RowTile {
 
     DEVICE Vec16 read(u32 v) const {
         const u64 base = address - phase * SIZE;
-        if (is_full(v, len)) return Global<Vec16>(base).load(v);
+        if (is_full(v, len)) return Global<Vec16>(base).reload(v);
         const Global<typename T::Bits> elements(address);
         return pack<T>([&](u32 j) {
             const u32 c = column(v, j);

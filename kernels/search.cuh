@@ -36,7 +36,7 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
     }
     DEVICE void offer(Peak& mine, u32 key, u32 rank) const {
         if (!can_win(key, rank)) return;
-        const double ratio = ratio_of(simt::float_of(key), capped(rank), resolve());
+        const double ratio = this->ratio(simt::float_of(key), capped(rank));
         if (ratio > 0) mine = Peak::merge(mine, Peak{ratio, key, capped(rank)});
     }
     // The best of all threads and of before joins `peak`, which thread 0 alone reads and writes until the end.
@@ -91,7 +91,7 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
             if (settle(w)) {
                 const u32 to = reach();
                 if (w.hi >= to) break;
-                w = Window{w.hi + 1, to, w.before + scope.after.load(Scope::BINS - 1)};
+                w = Window{w.hi + 1, to, w.before + scope.counts.load(Scope::BINS - 1)};
             }
         }
     }
@@ -114,9 +114,9 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
             }
             const u32 start = below(span.first);
             u32 end = span.last;
-            const u32 stretch = scope.after.load(end) - start;
+            const u32 stretch = scope.counts.load(end) - start;
             if (stretch > Scope::CANDIDATES) {
-                if (scope.after.load(Scope::BINS - 1) - below(from) >= stretch + Scope::CANDIDATES) {
+                if (scope.counts.load(Scope::BINS - 1) - below(from) >= stretch + Scope::CANDIDATES) {
                     // Nothing behind the stretch can win, now or later.
                     if (w.hi >= reach()) last = w.high(end);
                     w = Window{w.low(span.first), w.high(end), w.before + start};
@@ -124,7 +124,7 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
                 }
                 u32 furthest = 0;
                 own_bins(w, [&](u32 b, u32) {
-                    if (b >= span.first && scope.after.load(b) - start <= Scope::CANDIDATES) furthest = b + 1;
+                    if (b >= span.first && scope.counts.load(b) - start <= Scope::CANDIDATES) furthest = b + 1;
                 });
                 end = scope.fold(furthest, 0u, Larger{});
                 if (end == 0) {
@@ -133,7 +133,7 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
                 }
                 end -= 1;
             }
-            rank_all(w.low(span.first), w.high(end), w.before + start, scope.after.load(end) - start);
+            rank_all(w.low(span.first), w.high(end), w.before + start, scope.counts.load(end) - start);
             from = end + 1;
         }
     }
@@ -160,7 +160,7 @@ template <class T, class Scope, u32 N>
 DEVICE Peak critical_beta(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row, const RowMax& top, u32 ties, bool plain,
                           float& kth_gap, const float (&tops)[N]) {
     GapSearch<T, Scope> search(p, scope, row, top.max, top.len, plain);
-    const Peak at_top{ratio_of(0, ties, search.resolve()), 0, ties};
+    const Peak at_top{search.ratio(0, ties), 0, ties};
     if (scope.thread() == 0) store_record(scope.peak, 0, at_top);
     kth_gap = -1;
     if (search.partial()) {

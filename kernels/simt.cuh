@@ -10,7 +10,8 @@
 //   Shared<T>   .load(i) .store(i, v) .add(i, v)     add: atomic, no result, so that no order can leak
 //               .remote(rank) -> Remote<T>           the same slice in another CTA of the cluster: .load(i) .store(i, v)
 //               .cast<U>(first, count)               a slice of a slice, of another type
-//   Global<T>(address)  .load(i) .store(i, v) .add(i, v)    device memory; i is 64 bits wide
+//   Global<T>(address)  .load(i) .store(i, v) .add(i, v)    device memory; i is 64 bits wide. Vec16 passes the caches by, but for
+//               .reload(i)                           what will be read again
 //   load_async(Shared<Vec16>, Global<Vec16>, first, count) begin, by all threads of the CTA, once per launch and CTA;
 //   wait_async()                                     after it all threads of the CTA see what was loaded
 //   warp_sync() block_sync() cluster_sync()          barriers; they order memory among their threads

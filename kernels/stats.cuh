@@ -45,6 +45,17 @@ struct Sum {
     DEVICE double total() const { return simt::sub_rn(static_cast<double>(high), static_cast<double>(low)); }
 };
 
+// Pairs of neighbours, then pairs of those.
+template <u32 V>
+DEVICE float tree_sum(float (&w)[V]) {
+#pragma unroll
+    for (u32 d = 1; d < V; d *= 2) {
+#pragma unroll
+        for (u32 j = 0; j < V; j += 2 * d) w[j] = simt::add_rn(w[j], w[j + d]);
+    }
+    return w[0];
+}
+
 // Z = sum of exp(-beta gap), and the sum of gap * exp(-beta gap) in score units.
 struct Partition {
     double sum, gap_sum;

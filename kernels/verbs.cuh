@@ -1,6 +1,7 @@
 // What every kernel says of a row: row_max -> (count_gaps -> critical_beta) -> beta -> partition -> write_probs. Each verb is called by
 // all threads of the scope and its result is valid in all of them.
 #pragma once
+#include "partition.cuh"
 #include "report.cuh"
 #include "rule.cuh"
 #include "search.cuh"
@@ -10,11 +11,15 @@
 #include "scope/cluster.cuh"
 #endif
 
-// The top of the row; `own` is the top of this thread's share.
+// The top of the row; `own` is the top of this thread's share, `early` the sum of what is not on chip.
 template <class T, class Scope>
-DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, RowMax& own) {
+DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, RowMax& own, EarlySum& early) {
     own = RowMax::empty();
-    row.for_each(scope, [&](float s) { own.take(s); });
+    row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32 v) {
+#pragma unroll
+        for (u32 j = 0; j < T::PER_VECTOR; ++j) own.take(s[j]);
+        if (early.on && !row.is_resident(v)) early.take(s);
+    });
     RowMax top = scope.reduce(own, RowMax::empty(), [](const RowMax& a, const RowMax& b) { return RowMax::merge(a, b); });
     top.max = simt::add_rn(top.max, 0.0f);  // -0 and 0 are one score
     return top;
@@ -35,43 +40,6 @@ DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const 
         });
     }
     return scope.reduce(found, Maxima::none(), [](const Maxima& a, const Maxima& b) { return Maxima::merge(a, b); });
-}
-
-// This thread's share of Z at beta, and with `gaps` of the gap-weighted sum. Sums of 16 bytes of scores in f32, of those with their
-// rounding errors kept, of threads in f64: relative error at most 3.1 * 2^-24 beside that of the weights.
-template <bool KEEP, bool SPECIAL, class T, class Scope>
-DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, bool gaps) {
-    Sum sum{0, 0}, gap_sum{0, 0};
-    row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32 v) {
-        float w[T::PER_VECTOR];
-#pragma unroll
-        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh<SPECIAL>(s[j], max, b);
-        if (KEEP) row.replace(v, w);
-        if (gaps) {
-#pragma unroll
-            for (u32 j = 0; j < T::PER_VECTOR; ++j) {
-                float gap = simt::sub_rn(max, s[j]);
-                if (SPECIAL) gap = simt::mul_rn(gap, b.scale);  // so that no product leaves the range of floats
-                gap_sum.add(w[j] > 0 && gap < INFINITE ? simt::mul_rn(gap, simt::mul_rn(w[j], 1 / WEIGHT_ONE)) : 0.0f);
-            }
-        }
-#pragma unroll
-        for (u32 d = 1; d < T::PER_VECTOR; d *= 2) {
-#pragma unroll
-            for (u32 j = 0; j < T::PER_VECTOR; j += 2 * d) w[j] = simt::add_rn(w[j], w[j + d]);
-        }
-        sum.add(w[0]);
-    });
-    const double scale = SPECIAL && b.scale != 0.0f ? static_cast<double>(b.scale) : 1.0;
-    return Partition{simt::mul_rn(sum.total(), 1.0 / WEIGHT_ONE), simt::div_rn(gap_sum.total(), scale)};
-}
-
-// Z at beta. With KEEP the weights replace the scores on chip.
-template <bool KEEP, class T, class Scope>
-DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, bool gaps) {
-    const Partition own =
-        b.special ? own_partition<KEEP, true>(scope, row, max, b, gaps) : own_partition<KEEP, false>(scope, row, max, b, gaps);
-    return scope.reduce(own, Partition::empty(), [](const Partition& a, const Partition& c) { return Partition::merge(a, c); });
 }
 
 // With KEPT what is on chip are weights already.
@@ -100,10 +68,13 @@ template <bool OUT, class T, class Scope>
 DEVICE void measure_row(const RowParams& p, Scope& scope) {
     const RowTile<T, Scope::STREAMS> row(p, scope);
     row.load(scope);
-    RowMax own;
-    const RowMax top = row_max(scope, row, own);
-    const bool poisoned = top.poisoned();
     const bool critical = !OUT || p.rule == RULE_CRITICAL;
+    // A beta that is known before the row, or is unless some of its scores are masked.
+    const bool sums_early = OUT && Scope::STREAMS && !critical && !p.report && !needs_entropy(p);
+    EarlySum early(sums_early ? beta_for(p, scope.row, row.len, 0, 0) : 0, sums_early);
+    RowMax own;
+    const RowMax top = row_max(scope, row, own, early);
+    const bool poisoned = top.poisoned();
     const ReportWords report(p, scope.row);
     const bool reports = p.report && scope.leads();
     double lambda = 0;
@@ -131,12 +102,12 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
         }
     }
     double entropy = 0;
-    if (needs_entropy(p) && !poisoned) entropy = partition<false>(scope, row, top.max, Exponent(1.0), true).entropy(1.0);
+    if (needs_entropy(p) && !poisoned) entropy = partition<false>(scope, row, top.max, 1.0, true).entropy(1.0);
     const double beta = beta_for(p, scope.row, top.len, lambda, entropy);
     const Exponent b(beta);
     // Of poisoned and empty rows too: their weights are 0, which NaN or 0 then multiplies.
     constexpr bool KEEP = OUT && sizeof(typename T::Bits) == 4;
-    const Partition z = partition<KEEP>(scope, row, top.max, b, p.report != 0);
+    const Partition z = partition<KEEP>(scope, row, top.max, beta, b, p.report != 0, early);
     if (reports) {
         report.put(FIELD(beta), beta);
         report.put(FIELD(sum), z.sum);

@@ -68,7 +68,7 @@ DEVICE void shared_memory(Results& r, const RowParams& params) {
 DEVICE void device_memory(Results& r, const RowParams& params) {
     const u32 t = thread(), n = threads();
     const Vec16 v = Global<Vec16>(params.scores).load(n - 1 - t);
-    r.put(v.word[0] ^ v.word[3]);
+    r.put(v.word[0] ^ Global<Vec16>(params.scores).reload(n - 1 - t).word[3]);
     r.put(static_cast<u32>(Global<u16>(params.scores).load(t + 1)));
     r.put(static_cast<u32>(Global<u8>(params.scores).load(t + 3)));
     r.put(static_cast<u32>(Global<u64>(params.scores).load(t) >> 16));

@@ -6,7 +6,7 @@ mod device;
 
 use critbeta::cpu::Measure;
 use critbeta::cuda::params::RowReport;
-use critbeta::cuda::{Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, Workspace};
+use critbeta::cuda::{Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, Scope, Workspace};
 use critbeta::rescaling::Calibrated;
 use critbeta::{DType, Device, DeviceSpec, Error, Rescaling, Scores};
 use device::{PLAIN, engine, small};
@@ -69,7 +69,9 @@ impl Fixture {
 
 #[test]
 fn bad_shapes_pointers_and_strides_are_refused() {
-    let Some(mut f) = Fixture::new("bad_shapes_pointers_and_strides_are_refused", &small(600, 4, 1)) else {
+    let Some(mut f) =
+        Fixture::new("bad_shapes_pointers_and_strides_are_refused", &small(Scope::Block, 600, 4, 1))
+    else {
         return;
     };
     let right = f.call();
@@ -116,7 +118,9 @@ fn bad_shapes_pointers_and_strides_are_refused() {
 
 #[test]
 fn overlapping_buffers_are_refused() {
-    let Some(mut f) = Fixture::new("overlapping_buffers_are_refused", &small(600, 4, 1)) else { return };
+    let Some(mut f) = Fixture::new("overlapping_buffers_are_refused", &small(Scope::Block, 600, 4, 1)) else {
+        return;
+    };
     let right = f.call();
     let scores = right.scores.address;
     let bytes = ROWS * COLS * 2;
@@ -145,7 +149,9 @@ fn overlapping_buffers_are_refused() {
 
 #[test]
 fn rules_that_kernels_cannot_follow_are_refused() {
-    let Some(mut f) = Fixture::new("rules_that_kernels_cannot_follow_are_refused", &small(600, 4, 1)) else {
+    let Some(mut f) =
+        Fixture::new("rules_that_kernels_cannot_follow_are_refused", &small(Scope::Block, 600, 4, 1))
+    else {
         return;
     };
     let critical: Rescaling = "critical:resolve=0.5".parse().unwrap();
@@ -163,7 +169,7 @@ fn rules_that_kernels_cannot_follow_are_refused() {
 #[test]
 fn workspaces_are_checked_and_memory_is_looked_up() {
     // No room for a row: split over four SMs.
-    let arch = small(2, 4, 1);
+    let arch = small(Scope::Split, 2, 4, 1);
     let Some(mut f) = Fixture::new("workspaces_are_checked_and_memory_is_looked_up", &arch) else { return };
     let mut right = f.call();
     (right.scores.cols, right.scores.stride) = (1030, 1030);
@@ -192,7 +198,9 @@ fn workspaces_are_checked_and_memory_is_looked_up() {
 
 #[test]
 fn host_verbs_name_what_they_refuse() {
-    let Some(f) = Fixture::new("host_verbs_name_what_they_refuse", &small(600, 4, 1)) else { return };
+    let Some(f) = Fixture::new("host_verbs_name_what_they_refuse", &small(Scope::Block, 600, 4, 1)) else {
+        return;
+    };
     let data = [0.5f32; 6];
     let view = Scores::dense(&data, 2, 3).unwrap();
     let softmax = |rule: &Rescaling, positions: &[u64], out: &mut [f32]| {
@@ -214,7 +222,9 @@ fn host_verbs_name_what_they_refuse() {
 
 #[test]
 fn the_simulator_has_one_stream() {
-    let Some(f) = Fixture::new("the_simulator_has_one_stream", &small(600, 4, 1)) else { return };
+    let Some(f) = Fixture::new("the_simulator_has_one_stream", &small(Scope::Block, 600, 4, 1)) else {
+        return;
+    };
     if !f.engine.is_simulated() {
         eprintln!("skipped the_simulator_has_one_stream: this is a GPU");
         return;

@@ -58,7 +58,7 @@ fn assert_twins(text: &str, name: &str, size: usize, ours: Vec<(&str, usize)>) {
 fn params_are_twins() {
     let text = kernels("params.cuh");
     let ours = rust_fields!(RowParams: scores, out, lens, betas, positions, report, workspace, score_stride,
-        out_stride, p, resolve, rows, cols, ctas, resident, groups, out_f32, rule, law, top_k, both);
+        out_stride, p, resolve, rows, cols, ctas, resident, groups, out_f32, rule, law, top_k, both, exceeding, reserved);
     assert_twins(&text, "RowParams", size_of::<RowParams>(), ours);
     assert_twins(&text, "Contact", size_of::<Contact>(), rust_fields!(Contact: gap, rank));
     let ours = rust_fields!(RowReport: max, second, len, ties, argmax, poisoned, critical, resolved, kth_gap,
@@ -83,10 +83,14 @@ fn constants_are_twins() {
     let ours = ours![
         WARP_BINS,
         BINS,
+        SPLIT_BINS,
         WARP_CANDIDATES,
         CANDIDATES,
+        SPLIT_CANDIDATES,
         WARP_CONTROL_BYTES,
-        CONTROL_BYTES,
+        BLOCK_CONTROL_BYTES,
+        CLUSTER_CONTROL_BYTES,
+        SPLIT_CONTROL_BYTES,
         GROUP_BYTES,
         GROUP_BYTES_PER_CTA,
         RULE_FIXED,
@@ -224,6 +228,10 @@ fn the_ladder_goes_from_warps_to_the_whole_grid() {
     let long = plan(64, 1 << 20, DType::F32, "sm_90");
     assert_eq!((long.variant.scope(), long.fits_on_chip()), (Scope::Split, true));
     assert_eq!(plan(64, 1 << 20, DType::Bf16, "sm_90").ctas, 16);
+    // The whole grid holds 7.5 million f32, and twice as many of 16 bits.
+    let whole = |cols, dtype| plan(1, cols, dtype, "sm_90").fits_on_chip();
+    assert!(whole(7_500_000, DType::F32) && !whole(7_600_000, DType::F32));
+    assert!(whole(15_000_000, DType::F16) && !whole(15_200_000, DType::Bf16));
 }
 
 #[test]
@@ -250,8 +258,8 @@ fn what_no_kernel_can_do_is_refused_with_its_numbers() {
     assert!(refused(1 << 30, 1 << 17, DType::F32, &h100).contains("launch fewer rows"));
     let volta = Arch { sm: 70, name: "a Tesla V100".into(), ..h100.clone() };
     assert!(refused(5, 5, DType::F32, &volta).contains("a Tesla V100 is sm_70, kernels begin with sm_80"));
-    let tiny = Arch { shared_per_block_bytes: 16 << 10, ..h100 };
-    assert!(refused(5, 5, DType::F32, &tiny).contains("16384 bytes of shared memory"));
+    let tiny = Arch { shared_per_block_bytes: 4 << 10, ..h100 };
+    assert!(refused(5, 5, DType::F32, &tiny).contains("4096 bytes of shared memory"));
     assert!(Arch::named("sm_70").unwrap_err().to_string().contains("expected sm_80, sm_86"));
 }
 

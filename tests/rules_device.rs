@@ -9,7 +9,7 @@ mod device;
 
 use agree::{assert_probs, assert_same, check, one_of_each, rescaling, rows_of};
 use critbeta::cpu::{self, Measure};
-use critbeta::cuda::{Arch, Beta, Engine};
+use critbeta::cuda::{Arch, Beta, Engine, Scope};
 use critbeta::{DType, Rescaling, Scores};
 use device::{Ask, DTYPES, Out, PLAIN, Rows, engine, run, small};
 
@@ -133,7 +133,9 @@ fn the_largest_scores_alone_come_with_their_certificate() {
 
 #[test]
 fn host_verbs_are_those_of_the_cpu() {
-    let Some(engine) = engine("host_verbs_are_those_of_the_cpu", &small(60, 4, 4)) else { return };
+    let Some(engine) = engine("host_verbs_are_those_of_the_cpu", &small(Scope::Cluster, 60, 4, 4)) else {
+        return;
+    };
     fn verbs<T: critbeta::Element>(engine: &Engine, rows: &[Vec<f32>], cols: usize, of: fn(f32) -> T) {
         let stride = cols + 3;
         let mut data = vec![of(7.0); rows.len() * stride];
@@ -187,10 +189,34 @@ fn host_verbs_are_those_of_the_cpu() {
     assert_eq!(engine.row_reports(&nothing, 1.0, PLAIN).unwrap(), []);
 }
 
+/// Counts whose logarithm the kernels round otherwise than the host does (2026-11-25): a resolve that is just that logarithm
+/// forgives the tie, and one below it does not.
+#[test]
+fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
+    let Some(engine) = engine("a_resolve_that_is_the_logarithm", &Arch::named("sm_90").unwrap()) else {
+        return;
+    };
+    for count in [2, 3, 9_170, 48_893] {
+        let tied = |at: f32| [vec![at; count - 1], vec![0.0, -2.0]].concat();
+        for scores in [tied(0.0), tied(-1.0)] {
+            let log = (count as f64).ln();
+            for resolve in [log.next_down(), log, log.next_up()] {
+                let measure = Measure { resolve, top_k: None };
+                let view = Scores::dense(&scores, 1, scores.len()).unwrap();
+                let ours = &engine.row_reports(&view, 1.0, measure).unwrap()[0];
+                let told = format!("{count} tied at {}, r = {resolve}", scores[0]);
+                assert_same(&told, ours, &cpu::row_report(&scores, 1.0, measure));
+            }
+        }
+    }
+}
+
 /// What a reviewer's fuzzer found (2026-11-25): scores, betas and resolves at the ends of what floats hold.
 #[test]
 fn floats_at_the_ends_of_their_range_are_rows_like_any_other() {
-    let Some(engine) = engine("floats_at_the_ends_of_their_range", &small(600, 4, 1)) else { return };
+    let Some(engine) = engine("floats_at_the_ends_of_their_range", &small(Scope::Block, 600, 4, 1)) else {
+        return;
+    };
     let rows: [&[f32]; 4] = [
         // A gap that overflows: infinitely far at every beta but 0.
         &[3e38, -3e38],

@@ -2,37 +2,28 @@
 #pragma once
 #include "record.cuh"
 
-template <u32 T, bool STREAM = false>
+// CONTROL: bytes in front of the row. A scope above takes what it needs behind the first USED of them.
+template <u32 T, bool STREAM = false, u32 BINS_ = BINS, u32 CANDIDATES_ = CANDIDATES, u32 CONTROL = BLOCK_CONTROL_BYTES>
 struct BlockScope {
-    static constexpr u32 THREADS = T, BINS = ::BINS, CANDIDATES = ::CANDIDATES, WARPS = T / 32;
+    static constexpr u32 THREADS = T, BINS = BINS_, CANDIDATES = CANDIDATES_, WARPS = T / 32;
     // ESTIMATES: a count of the threads' own tops is cheaper than counting more gaps of the row.
     static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM;
-    // The arena: folds of warps and records of parts, two turns each; counts; counts of the turn before, which other CTAs may
-    // still read; sums of counts; the list, and the one that all parts of a row write.
-    static constexpr u32 FOLD_WORDS = 2 * 32 * RECORD_WORDS, RECORDS = 2 * RECORD_WORDS;
-    Shared<u32> folds, records, peak, counts, counts_before, after, list, shared_list;
+    // The arena: folds of warps in two turns; the best ratio; counts; the list.
+    static constexpr u32 FOLD_WORDS = 2 * WARPS * RECORD_WORDS;
+    static constexpr u32 USED = 4 * (FOLD_WORDS + RECORD_WORDS + BINS + CANDIDATES);
+    static_assert(USED <= CONTROL, "arena of a CTA");
+    Shared<u32> folds, peak, counts, list;
     Shared<Vec16> tile;
     u32 row, fold_turn;
 
     DEVICE explicit BlockScope(const RowParams& p) {
-        u32 at = 0;
-        folds = take(at, FOLD_WORDS);
-        records = take(at, RECORDS);
-        peak = take(at, RECORD_WORDS);
-        counts = take(at, BINS);
-        counts_before = take(at, BINS);
-        after = take(at, BINS);
-        list = take(at, CANDIDATES);
-        shared_list = take(at, CANDIDATES);
-        static_assert(4 * (FOLD_WORDS + RECORDS + RECORD_WORDS + 3 * BINS + 2 * CANDIDATES) <= CONTROL_BYTES, "arena of a CTA");
-        tile = simt::arena<Vec16>(CONTROL_BYTES, p.resident);
+        folds = simt::arena<u32>(0, FOLD_WORDS);
+        peak = simt::arena<u32>(4 * FOLD_WORDS, RECORD_WORDS);
+        counts = simt::arena<u32>(4 * (FOLD_WORDS + RECORD_WORDS), BINS);
+        list = simt::arena<u32>(USED - 4 * CANDIDATES, CANDIDATES);
+        tile = simt::arena<Vec16>(CONTROL, p.resident);
         row = simt::cta();
         fold_turn = 0;
-    }
-    static DEVICE Shared<u32> take(u32& at, u32 words) {
-        const Shared<u32> slice = simt::arena<u32>(at, words);
-        at += 4 * words;
-        return slice;
     }
     DEVICE u32 thread() const { return simt::thread(); }
     DEVICE u32 part() const { return 0; }
@@ -45,9 +36,9 @@ struct BlockScope {
     DEVICE R fold(R value, R none, Merge merge, simt::Where at = HERE) {
         value = simt::warp_fold(value, merge, at);
         fold_turn ^= 1;
-        if (simt::lane() == 0) store_record(folds, fold_turn * 32 + simt::warp(), value);
+        if (simt::lane() == 0) store_record(folds, fold_turn * WARPS + simt::warp(), value);
         sync(at);
-        value = simt::lane() < WARPS ? load_record<R>(folds, fold_turn * 32 + simt::lane()) : none;
+        value = simt::lane() < WARPS ? load_record<R>(folds, fold_turn * WARPS + simt::lane()) : none;
         return simt::warp_fold(value, merge, at);
     }
     template <class R, class Merge>
@@ -58,9 +49,9 @@ struct BlockScope {
     DEVICE u32 offset_in_part(u32 mine, u32& all, simt::Where at = HERE) {
         const u32 below = simt::warp_exclusive_sum(mine, at);
         fold_turn ^= 1;
-        if (simt::lane() == 31) folds.store((fold_turn * 32 + simt::warp()) * RECORD_WORDS, below + mine);
+        if (simt::lane() == 31) folds.store((fold_turn * WARPS + simt::warp()) * RECORD_WORDS, below + mine);
         sync(at);
-        const u32 of_warp = simt::lane() < WARPS ? folds.load((fold_turn * 32 + simt::lane()) * RECORD_WORDS) : 0;
+        const u32 of_warp = simt::lane() < WARPS ? folds.load((fold_turn * WARPS + simt::lane()) * RECORD_WORDS) : 0;
         all = simt::warp_fold(of_warp, AddCounts{}, at);
         return below + simt::warp_fold(simt::lane() < simt::warp() ? of_warp : 0u, AddCounts{}, at);
     }
@@ -69,13 +60,11 @@ struct BlockScope {
         return offset_in_part(mine, all, at);
     }
     DEVICE void clear_counts(simt::Where at = HERE) {
+        sync(at);
         for (u32 b = thread(); b < BINS; b += THREADS) counts.store(b, 0);
         sync(at);
     }
-    DEVICE Shared<u32> merge_counts(simt::Where at = HERE) {
-        sync(at);
-        return counts;
-    }
+    DEVICE void merge_counts(simt::Where at = HERE) { sync(at); }
     DEVICE void list_begin(simt::Where = HERE) {}
     DEVICE void list_store(u32 i, u32 key) const { list.store(i, key); }
     DEVICE void list_end(u32, simt::Where at = HERE) { sync(at); }

@@ -3,12 +3,18 @@
 #include "block.cuh"
 
 template <u32 T, u32 CTAS>
-struct ClusterScope : BlockScope<T> {
-    using Base = BlockScope<T>;
-    using Base::counts, Base::counts_before, Base::list, Base::records, Base::shared_list;
+struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYTES> {
+    using Base = BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYTES>;
+    using Base::counts, Base::list;
+    // records: of the part, in two turns. others: counts that other CTAs may still read; then the list that all of them write.
+    static_assert(Base::USED + 4 * (2 * RECORD_WORDS + Base::BINS) <= CLUSTER_CONTROL_BYTES, "arena of a CTA");
+    static_assert(Base::CANDIDATES <= Base::BINS, "the list lies in the place of counts");
+    Shared<u32> records, others;
     u32 record_turn;
 
     DEVICE explicit ClusterScope(const RowParams& p) : Base(p) {
+        records = simt::arena<u32>(Base::USED, 2 * RECORD_WORDS);
+        others = simt::arena<u32>(Base::USED + 8 * RECORD_WORDS, Base::BINS);
         this->row = simt::cta() / CTAS;
         record_turn = 0;
     }
@@ -39,14 +45,8 @@ struct ClusterScope : BlockScope<T> {
         const u32 theirs = exchange(all, 0u, at);
         return here + simt::warp_fold(simt::lane() < part() ? theirs : 0u, AddCounts{}, at);
     }
-    // Others may still read the counts of the turn before: clear and use the other slice.
-    DEVICE void clear_counts(simt::Where at = HERE) {
-        const Shared<u32> turn = counts;
-        counts = counts_before;
-        counts_before = turn;
-        Base::clear_counts(at);
-    }
-    DEVICE Shared<u32> merge_counts(simt::Where at = HERE) {
+    // The sums go to the other slice, which nobody has read since the barrier before, and the slices change places.
+    DEVICE void merge_counts(simt::Where at = HERE) {
         simt::cluster_sync(at);
         constexpr u32 OWN = (Base::BINS + T - 1) / T;
         u32 sums[OWN] = {};
@@ -62,14 +62,16 @@ struct ClusterScope : BlockScope<T> {
 #pragma unroll
         for (u32 i = 0; i < OWN; ++i) {
             const u32 b = this->thread() + i * T;
-            if (b < Base::BINS) this->after.store(b, sums[i]);
+            if (b < Base::BINS) others.store(b, sums[i]);
         }
+        const Shared<u32> sums_of_all = others;
+        others = counts;
+        counts = sums_of_all;
         this->sync(at);
-        return this->after;
     }
-    // `offset`, which comes before, is the barrier behind which the list may be written again.
+    // `offset`, which comes before, is the barrier behind which nobody reads counts or the list there any more.
     Remote<u32> first_list;
-    DEVICE void list_begin(simt::Where = HERE) { first_list = shared_list.remote(0); }
+    DEVICE void list_begin(simt::Where = HERE) { first_list = others.remote(0); }
     DEVICE void list_store(u32 i, u32 key) const { first_list.store(i, key); }
     DEVICE void list_end(u32 n, simt::Where at = HERE) {
         simt::cluster_sync(at);

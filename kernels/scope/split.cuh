@@ -3,9 +3,11 @@
 #include "block.cuh"
 
 template <u32 T>
-struct SplitScope : BlockScope<T, true> {
-    using Base = BlockScope<T, true>;
-    using Base::list, Base::records;
+struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONTROL_BYTES> {
+    using Base = BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONTROL_BYTES>;
+    using Base::counts, Base::list;
+    static_assert(Base::USED + 8 * RECORD_WORDS <= SPLIT_CONTROL_BYTES, "arena of a CTA");
+    Shared<u32> records;
     static constexpr bool ASYNC = false;  // a group walks several rows, and an asynchronous load is once a launch
     static constexpr bool ESTIMATES = false;  // it would be one more meeting of all CTAs, of some 7 (not yet measured)
     static constexpr u32 RING = 3;
@@ -19,6 +21,7 @@ struct SplitScope : BlockScope<T, true> {
 
     DEVICE explicit SplitScope(const RowParams& p)
         : Base(p), ctas(p.ctas), group(simt::cta() / p.ctas), record_turn(0), ring_turn(0), counter(0), ring(0), long_list(0), slots(0) {
+        records = simt::arena<u32>(Base::USED, 2 * RECORD_WORDS);
         const u64 base = p.workspace + static_cast<u64>(group) * (GROUP_BYTES + ctas * GROUP_BYTES_PER_CTA);
         counter = Global<u32>(base);
         ring = Global<u32>(base + 128);
@@ -64,21 +67,20 @@ struct SplitScope : BlockScope<T, true> {
     }
     // Counts are made in shared memory and added up in a ring of three. Behind the barrier of turn k nobody reads slice k - 1 any
     // more: it is cleared there, and used again at turn k + 2, behind one more barrier. The launch clears the workspace.
-    DEVICE Shared<u32> merge_counts(simt::Where at = HERE) {
+    DEVICE void merge_counts(simt::Where at = HERE) {
         this->sync(at);
         const u32 slice = ring_turn * Base::BINS, stale = (ring_turn + 2) % RING * Base::BINS;
         ring_turn = (ring_turn + 1) % RING;
         for (u32 b = this->thread(); b < Base::BINS; b += T) {
-            const u32 n = this->counts.load(b);
+            const u32 n = counts.load(b);
             if (n > 0) ring.add(slice + b, n);
         }
         meet(at);
         for (u32 b = this->thread(); b < Base::BINS; b += T) {
-            this->counts.store(b, ring.load(slice + b));
+            counts.store(b, ring.load(slice + b));
             if (b % ctas == part()) ring.store(stale + b, 0);
         }
         this->sync(at);
-        return this->counts;
     }
     DEVICE void list_store(u32 i, u32 key) const { long_list.store(i, key); }
     DEVICE void list_end(u32 n, simt::Where at = HERE) {

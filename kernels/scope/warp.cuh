@@ -9,14 +9,14 @@
 //   fold(v, none, merge)    over the threads of the part; valid in all of them. v: at most 8 words
 //   reduce(v, none, merge)  over all parts; valid in all threads. Both in a fixed order
 //   offset(mine)            sum of `mine` over all threads before this one, lower parts first; valid in each
-//   clear_counts() .. counts.add(..) .. merge_counts() -> slice of the counts of all parts
+//   clear_counts() .. counts.add(..) .. merge_counts(): `counts` are then those of all parts, and the part's own to change
 //   list_begin() .. list_store(i, key) .. list_end(n): `list` holds what all parts stored
 //   peak                    8 words of the part, which thread 0 keeps
 template <u32 WARPS>
 struct WarpScope {
     static constexpr u32 THREADS = 32, BINS = WARP_BINS, CANDIDATES = WARP_CANDIDATES;
     static constexpr bool ASYNC = false, STREAMS = false, ESTIMATES = true;
-    Shared<u32> counts, after, list, peak;
+    Shared<u32> counts, list, peak;
     Shared<Vec16> tile;
     u32 row;
 
@@ -24,9 +24,8 @@ struct WarpScope {
         row = simt::cta() * WARPS + simt::warp();
         const u32 base = simt::warp() * (WARP_CONTROL_BYTES + 16 * p.resident);
         counts = simt::arena<u32>(base, BINS);
-        after = simt::arena<u32>(base + 4 * BINS, BINS);
-        list = simt::arena<u32>(base + 8 * BINS, CANDIDATES);
-        peak = simt::arena<u32>(base + 8 * BINS + 4 * CANDIDATES, 8);
+        list = simt::arena<u32>(base + 4 * BINS, CANDIDATES);
+        peak = simt::arena<u32>(base + 4 * BINS + 4 * CANDIDATES, 8);
         tile = simt::arena<Vec16>(base + WARP_CONTROL_BYTES, p.resident);
     }
     DEVICE u32 thread() const { return simt::lane(); }
@@ -46,17 +45,15 @@ struct WarpScope {
     DEVICE u32 offset(u32 mine, simt::Where at = HERE) { return simt::warp_exclusive_sum(mine, at); }
     DEVICE u32 offset_in_part(u32 mine, u32&, simt::Where at = HERE) { return simt::warp_exclusive_sum(mine, at); }
     DEVICE void clear_counts(simt::Where at = HERE) {
+        sync(at);
         for (u32 b = thread(); b < BINS; b += THREADS) counts.store(b, 0);
         sync(at);
     }
-    DEVICE Shared<u32> merge_counts(simt::Where at = HERE) {
-        sync(at);
-        return counts;
-    }
+    DEVICE void merge_counts(simt::Where at = HERE) { sync(at); }
     // The list before may still be read: a fold orders the lanes of a warp but not their memory.
     DEVICE void list_begin(simt::Where at = HERE) { sync(at); }
     DEVICE void list_store(u32 i, u32 key) const { list.store(i, key); }
     DEVICE void list_end(u32, simt::Where at = HERE) { sync(at); }
     DEVICE void finish(simt::Where = HERE) {}
 };
-static_assert(WARP_CONTROL_BYTES == 8 * WARP_BINS + 4 * WARP_CANDIDATES + 32, "arena of a warp");
+static_assert(WARP_CONTROL_BYTES == 4 * WARP_BINS + 4 * WARP_CANDIDATES + 32, "arena of a warp");

@@ -92,6 +92,7 @@ struct Global {
     DEVICE explicit Global(u64 address) : address(address) {}
     DEVICE T* data() const { return reinterpret_cast<T*>(address); }
     DEVICE T load(u64 i) const { return data()[i]; }
+    DEVICE T reload(u64 i) const { return data()[i]; }
     DEVICE void store(u64 i, T value) const { data()[i] = value; }
     DEVICE void add(u64 i, T value) const { atomicAdd(&data()[i], value); }
 };

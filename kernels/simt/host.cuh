@@ -73,6 +73,7 @@ struct Global {
         host::launch->outcome->load_bytes += sizeof(T);
         return host::read<T>(host::global_slot(address, i, sizeof(T), host::Access::read, where));
     }
+    DEVICE T reload(u64 i, Where where = HERE) const { return load(i, where); }
     DEVICE void store(u64 i, T value, Where where = HERE) const {
         host::launch->outcome->store_bytes += sizeof(T);
         host::write(host::global_slot(address, i, sizeof(T), host::Access::write, where), value);

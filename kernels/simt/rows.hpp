@@ -96,6 +96,7 @@ std::string check(const Symbol& symbol, u32 variant, u64 seed, F launch) {
     params.score_stride = params.out_stride = STRIDE;
     params.p[0] = 1;
     params.p[2] = INFINITY;
+    params.exceeding = 2;
     params.rows = ROWS;
     params.cols = COLS;
     params.ctas = split ? 3 : symbol.ctas;
@@ -109,7 +110,8 @@ std::string check(const Symbol& symbol, u32 variant, u64 seed, F launch) {
                                   {address(report.data()), report.size() * 8, 1, 0},
                                   {address(workspace.data()), workspace.size() * 8, 1, 0}};
     const u32 grid = split ? 6 : warp ? (ROWS + warps - 1) / warps : ROWS * symbol.ctas;
-    const u32 shared = warp ? warps * (WARP_CONTROL_BYTES + 16 * params.resident) : CONTROL_BYTES + 16 * params.resident;
+    const u32 control = warp ? WARP_CONTROL_BYTES : split ? SPLIT_CONTROL_BYTES : symbol.ctas > 1 ? CLUSTER_CONTROL_BYTES : BLOCK_CONTROL_BYTES;
+    const u32 shared = (warp ? warps : 1) * (control + 16 * params.resident);
     const SimtLaunch given{variant, grid, shared, 1, seed, buffers, 4, &params};
     SimtOutcome outcome;
     if (launch(&given, &outcome)) return outcome.message;

@@ -99,7 +99,7 @@ impl HostRows {
         match way {
             Way::Softmax | Way::CriticalSoftmax => {
                 let rescaling = if way == Way::Softmax { &RULES.0 } else { &RULES.1 };
-                let told = shim::softmax(&scores, rescaling, positions, out)?;
+                let told = cpu::softmax(&scores, rescaling, positions, out)?;
                 let seconds = taken();
                 self.betas = told.iter().map(|row| row.beta).collect();
                 Ok(seconds)
@@ -121,7 +121,7 @@ impl HostRows {
                     }
                 };
                 let betas: Vec<f64> = (0..rows).into_par_iter().map_init(Default::default, beta).collect();
-                shim::softmax_at(&scores, &betas, out)?;
+                cpu::softmax_at(&scores, &betas, out)?;
                 let seconds = taken();
                 self.betas = betas;
                 Ok(seconds)
@@ -157,34 +157,5 @@ fn widened<'a, T: Element>(row: &'a [T], wide: &'a mut Vec<f32>) -> &'a [f32] {
             wide.extend(row.iter().map(|score| score.to_f32()));
             wide
         }
-    }
-}
-
-mod shim {
-    use super::*;
-    use crate::{Rescaling, cpu::SoftmaxRow};
-    pub fn softmax<T: Element>(
-        scores: &Scores<T>,
-        r: &Rescaling,
-        p: &[u64],
-        out: &mut [T],
-    ) -> Result<Vec<SoftmaxRow>> {
-        let mut wide = vec![0.0f32; out.len()];
-        let told = cpu::softmax(scores, r, p, &mut wide)?;
-        narrow(&wide, out);
-        Ok(told)
-    }
-    fn narrow<T: Element>(wide: &[f32], out: &mut [T]) {
-        let mut bytes = Vec::new();
-        T::DTYPE.write(&wide.iter().map(|&x| x.into()).collect::<Vec<f64>>(), &mut bytes);
-        bytemuck::cast_slice_mut::<T, u8>(out).copy_from_slice(&bytes);
-    }
-    pub fn softmax_at<T: Element>(scores: &Scores<T>, betas: &[f64], out: &mut [T]) -> Result<()> {
-        let (rows, cols) = (scores.rows(), scores.cols());
-        for row in 0..rows {
-            let one = Scores::dense(scores.row(row), 1, cols)?;
-            softmax(&one, &Rescaling::Fixed(betas[row]), &[0], &mut out[row * cols..][..cols])?;
-        }
-        Ok(())
     }
 }

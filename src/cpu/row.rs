@@ -1,10 +1,12 @@
-//! One row on one thread, in five verbs: row max, count gaps, critical beta, partition, write probs.
+//! One row in five verbs: row max, count gaps, critical beta, partition, write probs; by one thread, or by all of them in parts.
 
-use super::refine::Refiner;
+use super::lanes::{CHUNK, Exponent, Isa, LANES, WEIGHT_ONE, Worst};
+use super::search::Search;
 use crate::Element;
 use crate::critical::CriticalBeta;
 use crate::rescaling::{Rescaling, RowFacts};
-use crate::stats::{GapProfile, Partition, RowMax, weight};
+use crate::stats::{Partition, RowMax, weight};
+use rayon::prelude::*;
 
 /// What to measure of a row besides its weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,86 +86,274 @@ pub struct SoftmaxRow {
     pub log_partition: f64,
 }
 
-/// Scratch of one thread, reused from row to row: at most 8 bytes per score of the longest row.
+/// Scratch for one row at a time, reused from row to row: at most 8 bytes per score, and an eighth.
 pub(crate) struct Workspace {
-    profile: GapProfile,
-    refiner: Refiner,
+    isa: Isa,
+    parts: Vec<Part>,
+    maxima: Vec<f32>,
+    search: Search,
+    wide: Vec<f32>,
+}
+
+/// Scratch of what one thread has of a row.
+#[derive(Default)]
+struct Part {
+    /// The maxima of its blocks, lane by lane.
+    maxima: Vec<f32>,
+    gaps: Vec<f32>,
+    /// Z of its chunks.
+    sums: Vec<f64>,
+    worst: Option<Worst>,
+}
+
+/// Where beta comes from.
+#[derive(Clone, Copy)]
+pub(super) enum Beta<'a> {
+    /// A rule, for a row at this position.
+    Rule(&'a Rescaling, u64),
+    /// It is given.
+    Given(f64),
+}
+
+/// What becomes of the scores of a row.
+#[derive(Clone, Copy)]
+pub(super) enum Fill {
+    /// All the same: NaN in poisoned rows, 0 in empty ones.
+    With(f32),
+    Weights { max: f32, exponent: Exponent, factor: f32 },
 }
 
 impl Default for Workspace {
     fn default() -> Self {
-        Workspace { profile: GapProfile::of(&[], 0.0), refiner: Refiner::default() }
+        Workspace::new(Isa::detect(), 1)
     }
 }
 
 impl Workspace {
+    /// For rows that `parts` threads share.
+    pub(super) fn new(isa: Isa, parts: usize) -> Self {
+        let parts = (0..parts.max(1)).map(|_| Part::default()).collect();
+        Workspace { isa, parts, maxima: Vec::new(), search: Search::default(), wide: Vec::new() }
+    }
+
+    /// Runs `pass` on every part of `row`.
+    fn each<T: Element>(&mut self, row: &[T], pass: impl Fn(Isa, &mut Part, &[T]) + Sync) {
+        let isa = self.isa;
+        match &mut self.parts[..] {
+            [part] => pass(isa, part, row),
+            parts => {
+                let len = part_len(row.len(), parts.len());
+                let slice = |i: usize| &row[(i * len).min(row.len())..((i + 1) * len).min(row.len())];
+                parts.par_iter_mut().enumerate().for_each(|(i, part)| pass(isa, part, slice(i)));
+            }
+        }
+    }
+
+    /// The top of a row, and the maxima of its blocks with it.
+    fn top<T: Element>(&mut self, row: &[T]) -> RowMax {
+        self.each(row, |isa, part, scores| {
+            part.maxima.clear();
+            part.worst = Some(isa.block_maxima(scores, &mut part.maxima));
+        });
+        let isa = self.isa;
+        let worst = self.parts.iter().filter_map(|part| part.worst).max().unwrap_or(Worst::Finite);
+        let tops: Vec<(f32, f32)> = match worst {
+            Worst::Nan => return poisoned(row),
+            _ => self.parts.iter().map(|part| isa.largest_two(&part.maxima)).collect(),
+        };
+        let max = tops.iter().fold(f32::NEG_INFINITY, |max, top| max.max(top.0));
+        if max == f32::INFINITY {
+            return poisoned(row);
+        }
+        if max == f32::NEG_INFINITY {
+            return RowMax::EMPTY;
+        }
+        let len = part_len(row.len(), self.parts.len());
+        let mut top = RowMax { max, second: f32::NEG_INFINITY, len: row.len() as u64, argmax: 0, ties: 0, poisoned: false };
+        for (i, (part, (first, next))) in self.parts.iter().zip(tops).enumerate() {
+            if first < max {
+                top.second = top.second.max(first);
+                continue;
+            }
+            let start = (i * len).min(row.len());
+            let scores = &row[start..(start + len).min(row.len())];
+            let places = isa.places(scores, &part.maxima, max, next);
+            if top.ties == 0 {
+                top.argmax = (start + places.first) as u64;
+            }
+            top.second = if top.ties > 0 { max } else { top.second.max(places.second) };
+            top.ties += places.ties;
+        }
+        if worst == Worst::Infinite {
+            top.len = isa.count_finite(row);
+        }
+        // -0 and 0 are one score.
+        RowMax { max: top.max + 0.0, second: top.second + 0.0, ..top }
+    }
+
+    /// Lambda(resolve), once the top is known.
+    fn critical_beta<T: Element>(&mut self, row: &[T], top: &RowMax, resolve: f64) -> CriticalBeta {
+        let max = top.max;
+        let (isa, mut search) = (self.isa, std::mem::take(&mut self.search));
+        let maxima = match &mut self.parts[..] {
+            [part] => std::mem::take(&mut part.maxima),
+            parts => {
+                self.maxima.clear();
+                parts.iter().for_each(|part| self.maxima.extend_from_slice(&part.maxima));
+                std::mem::take(&mut self.maxima)
+            }
+        };
+        let best = search.critical_beta(isa, top, resolve, &maxima, |cut, gaps| match self.parts.len() {
+            1 => isa.gather(row, &maxima, max, cut, gaps),
+            _ => {
+                self.each(row, |isa, part, scores| {
+                    part.gaps.clear();
+                    isa.gather(scores, &part.maxima, max, cut, &mut part.gaps);
+                });
+                self.parts.iter().for_each(|part| gaps.extend_from_slice(&part.gaps));
+            }
+        });
+        match &mut self.parts[..] {
+            [part] => part.maxima = maxima,
+            _ => self.maxima = maxima,
+        }
+        self.search = search;
+        best
+    }
+
     /// Lambda and Lambda(r): equal and computed once for r = 0.
-    pub(super) fn critical_betas(
-        &mut self,
-        scores: &[f32],
-        top: &RowMax,
-        measure: Measure,
-    ) -> [CriticalBeta; 2] {
+    fn critical_betas(&mut self, scores: &[f32], top: &RowMax, measure: Measure) -> [CriticalBeta; 2] {
         if top.poisoned {
             return [CriticalBeta::UNKNOWN; 2];
         }
-        if measure.top_k.is_none() {
-            self.profile.recount(scores, top.max);
-        }
         let mut at = |resolve| match measure.top_k {
-            Some(k) => Refiner::critical_beta_of_top(scores, top, k, resolve),
-            None => self.refiner.critical_beta(scores, top, &self.profile, resolve),
+            Some(k) => Search::critical_beta_of_top(self.isa, scores, top, k, resolve),
+            None => self.critical_beta(scores, top, resolve),
         };
         let critical = at(0.0);
         let resolved = if measure.resolve == 0.0 { critical } else { at(measure.resolve) };
         [critical, resolved]
     }
 
+    /// Lambda(r) of a row, `resolve` r.
+    pub(super) fn resolved(&mut self, scores: &[f32], resolve: f64) -> CriticalBeta {
+        let top = self.top(scores);
+        if top.poisoned { CriticalBeta::UNKNOWN } else { self.critical_beta(scores, &top, resolve) }
+    }
+
     /// The report on a row at inverse temperature `beta` >= 0.
     pub(crate) fn report(&mut self, scores: &[f32], beta: f64, measure: Measure) -> RowReport {
-        let top = RowMax::of(scores, 0);
+        let top = self.top(scores);
         let betas = self.critical_betas(scores, &top, measure);
         let part = if top.poisoned { Partition::EMPTY } else { Partition::of(scores, top.max, beta) };
         RowReport::of(top, betas, beta, part)
     }
 
-    /// Writes the probabilities of a row under `rescaling` to `out` (f64, one per score).
+    /// The top of a row and its beta.
+    fn beta<T: Element>(&mut self, row: &[T], beta: Beta) -> (RowMax, f64) {
+        let top = self.top(row);
+        let (rescaling, position) = match beta {
+            _ if top.poisoned => return (top, f64::NAN),
+            Beta::Given(beta) => return (top, if beta < 0.0 { 0.0 } else { beta }),
+            Beta::Rule(rescaling, position) => (rescaling, position),
+        };
+        let critical = match rescaling.resolve() {
+            Some(resolve) => self.critical_beta(row, &top, resolve).beta,
+            None => f64::NAN,
+        };
+        let entropy = match rescaling.needs_entropy() {
+            true => {
+                widen(row, &mut self.wide);
+                Partition::of(&self.wide, top.max, 1.0).entropy(1.0)
+            }
+            false => f64::NAN,
+        };
+        (top, rescaling.beta(&RowFacts { n: top.len, position, critical, entropy }))
+    }
+
+    /// What becomes of a row, and what is told of it.
+    pub(super) fn softmax<T: Element>(&mut self, row: &[T], beta: Beta) -> (SoftmaxRow, Fill) {
+        let (top, beta) = self.beta(row, beta);
+        if beta.is_nan() {
+            return (SoftmaxRow { top, beta, log_partition: f64::NAN }, Fill::With(f32::NAN));
+        }
+        if top.len == 0 {
+            return (SoftmaxRow { top, beta, log_partition: f64::NEG_INFINITY }, Fill::With(0.0));
+        }
+        let (max, exponent) = (top.max, Exponent::of(beta));
+        self.each(row, |isa, part, scores| {
+            part.sums.clear();
+            isa.chunk_sums(scores, max, exponent, &mut part.sums);
+        });
+        let sum: f64 = self.parts.iter().flat_map(|part| &part.sums).sum();
+        let factor = (1.0 / (sum * f64::from(WEIGHT_ONE))) as f32;
+        (SoftmaxRow { top, beta, log_partition: sum.ln() }, Fill::Weights { max, exponent, factor })
+    }
+
+    /// Writes the probabilities of a row.
+    pub(super) fn write<T: Element, O: Element>(&self, row: &[T], out: &mut [O], fill: Fill, stream: bool) {
+        let isa = self.isa;
+        match fill {
+            Fill::With(value) => out.fill(O::from_f32(value)),
+            Fill::Weights { max, exponent, factor } if self.parts.len() == 1 => {
+                isa.write_probs(row, out, max, exponent, factor, stream);
+            }
+            Fill::Weights { max, exponent, factor } => {
+                let len = part_len(row.len(), self.parts.len());
+                let parts = out.par_chunks_mut(len).zip(row.par_chunks(len));
+                parts.for_each(|(out, row)| isa.write_probs(row, out, max, exponent, factor, stream));
+            }
+        }
+    }
+
+    /// Writes the probabilities of a row in the place of its scores.
+    pub(super) fn write_in_place<T: Element>(&self, row: &mut [T], fill: Fill) {
+        let isa = self.isa;
+        match fill {
+            Fill::With(value) => row.fill(T::from_f32(value)),
+            Fill::Weights { max, exponent, factor } => {
+                let len = part_len(row.len(), self.parts.len());
+                let write = |part: &mut [T]| isa.write_in_place(part, max, exponent, factor);
+                if self.parts.len() == 1 { write(row) } else { row.par_chunks_mut(len).for_each(write) }
+            }
+        }
+    }
+
+    /// Writes the probabilities of a row under `rescaling` to `out` in f64, one per score; a file command's, which rounds them once.
     ///
-    /// The row sits at query `position` (0-based). A poisoned row is NaN, an empty one 0.
-    pub(crate) fn softmax(
+    /// The row sits at query `position` (0-based). A poisoned row is NaN, as is one whose beta is; an empty one 0.
+    pub(crate) fn exact_softmax(
         &mut self,
         scores: &[f32],
         rescaling: &Rescaling,
         position: u64,
         out: &mut Vec<f64>,
     ) -> SoftmaxRow {
-        let top = RowMax::of(scores, 0);
-        let critical = match rescaling.resolve() {
-            Some(resolve) => self.critical_betas(scores, &top, Measure { resolve, top_k: None })[1].beta,
-            None => f64::NAN,
-        };
-        let entropy = match rescaling.needs_entropy() {
-            true => Partition::of(scores, top.max, 1.0).entropy(1.0),
-            false => f64::NAN,
-        };
-        let beta = match top.poisoned {
-            true => f64::NAN,
-            false => rescaling.beta(&RowFacts { n: top.len, position, critical, entropy }),
-        };
+        let (top, beta) = self.beta(scores, Beta::Rule(rescaling, position));
         let log_partition = if top.poisoned { f64::NAN } else { Partition::of(scores, top.max, beta).log() };
-        write_probs(scores, &top, beta, log_partition, out);
+        let largest = (-log_partition).exp();
+        out.clear();
+        out.extend(scores.iter().map(|&s| match s {
+            _ if beta.is_nan() => f64::NAN,
+            f32::NEG_INFINITY => 0.0,
+            s => weight((top.max - s).into(), beta) * largest,
+        }));
         SoftmaxRow { top, beta, log_partition }
     }
 }
 
-fn write_probs(scores: &[f32], top: &RowMax, beta: f64, log_partition: f64, out: &mut Vec<f64>) {
-    let largest = (-log_partition).exp();
-    out.clear();
-    out.extend(scores.iter().map(|&s| match s {
-        _ if top.poisoned => f64::NAN,
-        f32::NEG_INFINITY => 0.0,
-        s => weight((top.max - s).into(), beta) * largest,
-    }));
+/// Scores of each but the last of `parts` parts: whole chunks, so that sums are the same in any number of parts.
+fn part_len(len: usize, parts: usize) -> usize {
+    const _: () = assert!(CHUNK.is_multiple_of(LANES));
+    len.div_ceil(parts).next_multiple_of(CHUNK).max(CHUNK)
+}
+
+/// The top of a row with a NaN or +inf.
+fn poisoned<T: Element>(row: &[T]) -> RowMax {
+    let is_poison = |s: &T| !(s.to_f32() < f32::INFINITY);
+    let argmax = row.iter().position(is_poison).unwrap_or(0) as u64;
+    let len = row.iter().filter(|s| s.to_f32() != f32::NEG_INFINITY).count() as u64;
+    RowMax { max: f32::NAN, second: f32::NAN, len, argmax, ties: 0, poisoned: true }
 }
 
 /// Replaces `out` by `row` in the working f32.

@@ -42,7 +42,7 @@ pub struct DeviceOutput {
 pub enum Beta<'a> {
     /// A rule.
     Rescaling(&'a Rescaling),
-    /// Device address of an f32 per row; below 0 it is taken as 0.
+    /// Device address of an f32 per row; below 0 it is taken as 0, and NaN makes the whole row NaN.
     Each(u64),
 }
 
@@ -247,6 +247,17 @@ impl Call<'_> {
             law: rule.law,
             top_k,
             both: u32::from(self.both),
+            exceeding: smallest_exceeding(resolve),
+            reserved: 0,
         })
     }
+}
+
+/// The smallest count whose logarithm exceeds `resolve` >= 0. The host decides, because a GPU's logarithm differs in the last
+/// bit (from glibc's at 1,163 of the counts to 2^24, first at 9,170).
+fn smallest_exceeding(resolve: f64) -> u32 {
+    // More than a row can have.
+    const MOST: u32 = u32::MAX;
+    let near = (resolve.exp() as u32).saturating_sub(2).max(1);
+    (near..near.saturating_add(5)).find(|&count| f64::from(count).ln() > resolve).unwrap_or(MOST)
 }

@@ -5,18 +5,26 @@ use bytemuck::{Pod, Zeroable};
 
 /// Bins of one counting level in the warp scope.
 pub const WARP_BINS: u32 = 256;
-/// Bins of one counting level in all other scopes.
+/// Bins of one counting level in the block and cluster scopes.
 pub const BINS: u32 = 1024;
+/// Bins of one counting level in the split scope.
+pub const SPLIT_BINS: u32 = 512;
 /// Gaps that a warp ranks pair by pair.
 pub const WARP_CANDIDATES: u32 = 64;
-/// Gaps that the other scopes rank pair by pair.
+/// Gaps that the block and cluster scopes rank pair by pair.
 pub const CANDIDATES: u32 = 512;
+/// Gaps that the split scope ranks pair by pair.
+pub const SPLIT_CANDIDATES: u32 = 256;
 /// Bytes of shared memory beside the resident row, per warp.
-pub const WARP_CONTROL_BYTES: u32 = 2336;
-/// Bytes of shared memory beside the resident row, per CTA in all other scopes.
-pub const CONTROL_BYTES: u32 = 18688;
+pub const WARP_CONTROL_BYTES: u32 = 1312;
+/// Bytes of shared memory beside the resident row, per CTA of the block scope.
+pub const BLOCK_CONTROL_BYTES: u32 = 7200;
+/// Bytes of shared memory beside the resident row, per CTA of the cluster scope.
+pub const CLUSTER_CONTROL_BYTES: u32 = 10848;
+/// Bytes of shared memory beside the resident row, per CTA of the split scope.
+pub const SPLIT_CONTROL_BYTES: u32 = 4192;
 /// Bytes of workspace per row group of the split scope.
-pub const GROUP_BYTES: u32 = 14592;
+pub const GROUP_BYTES: u32 = 7296;
 /// Bytes of workspace per CTA of a row group, beside [`GROUP_BYTES`].
 pub const GROUP_BYTES_PER_CTA: u32 = 64;
 
@@ -77,6 +85,10 @@ pub struct RowParams {
     pub top_k: u32,
     /// 1: report Lambda beside Lambda(resolve).
     pub both: u32,
+    /// The smallest count whose logarithm exceeds the resolve.
+    pub exceeding: u32,
+    /// Padding.
+    pub reserved: u32,
 }
 
 /// Where a ratio is attained.

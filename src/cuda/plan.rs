@@ -5,7 +5,7 @@
 //! use critbeta::cuda::{Arch, Family, Plan, Problem};
 //! let problem = Problem { rows: 4096, cols: 32_768, dtype: DType::F32, family: Family::CriticalSoftmax };
 //! let plan = Plan::choose(&problem, &Arch::named("sm_90")?)?;
-//! assert_eq!(plan.variant.symbol(), "critical_softmax_f32_cluster256x4");
+//! assert_eq!(plan.variant.symbol(), "critical_softmax_f32_cluster256x2");
 //! assert!(plan.fits_on_chip());
 //! println!("{plan}");
 //! # Ok::<(), critbeta::Error>(())
@@ -13,7 +13,7 @@
 
 use super::arch::Arch;
 use super::ladder::*;
-use super::params::{CONTROL_BYTES, GROUP_BYTES, GROUP_BYTES_PER_CTA, WARP_CONTROL_BYTES};
+use super::params::*;
 use super::variants::{Family, Scope, Variant};
 use crate::{DType, Error, Result};
 use std::fmt;
@@ -59,15 +59,25 @@ pub struct Plan {
     sm_count: u32,
 }
 
-/// Bytes of shared memory that are left for the row when `ctas` CTAs share an SM.
-fn row_bytes(arch: &Arch, ctas: u32) -> u32 {
+/// Bytes of dynamic shared memory that each CTA can have when `ctas` of them share an SM.
+fn shared_bytes(arch: &Arch, ctas: u32) -> u32 {
     let shared = (arch.shared_per_sm_bytes / ctas).saturating_sub(RESERVED_PER_CTA);
-    let most = shared.min(arch.shared_per_block_bytes).saturating_sub(STATIC_BYTES);
-    most.saturating_sub(CONTROL_BYTES)
+    shared.min(arch.shared_per_block_bytes).saturating_sub(STATIC_BYTES)
 }
 
-fn row_vectors(arch: &Arch, ctas: u32) -> u64 {
-    u64::from(row_bytes(arch, ctas) / 16)
+/// Bytes in front of what each CTA (in the warp scope: each warp) keeps of a row.
+fn control_bytes(scope: Scope) -> u32 {
+    match scope {
+        Scope::Warp => WARP_CONTROL_BYTES,
+        Scope::Block => BLOCK_CONTROL_BYTES,
+        Scope::Cluster => CLUSTER_CONTROL_BYTES,
+        Scope::Split => SPLIT_CONTROL_BYTES,
+    }
+}
+
+/// Vectors of a row that each CTA can keep when `ctas` of them share an SM.
+fn row_vectors(arch: &Arch, scope: Scope, ctas: u32) -> u64 {
+    u64::from(shared_bytes(arch, ctas).saturating_sub(control_bytes(scope)) / 16)
 }
 
 /// A scope, and how much of a row its parts hold.
@@ -92,13 +102,12 @@ impl Plan {
         let per_vector = 16 / dtype.size_bytes() as u64;
         // A row that begins anywhere between two 16-byte boundaries.
         let vectors = (cols + per_vector - 1).div_ceil(per_vector);
-        let has_ladder = matches!(family, Family::GapProfile | Family::CriticalSoftmax);
         let only = |why| {
             let v = Variant::of(family, dtype).next()?;
             Some(Choice { scope: v.scope(), large: false, ctas: v.ctas(), per_cta: 0, groups: 1, why })
         };
         let choice = match resident_choice(cols, vectors, arch) {
-            _ if !has_ladder => only("the family has one kernel, which keeps nothing on chip"),
+            _ if !has_ladder(family) => only("the family has one kernel, which keeps nothing on chip"),
             Some(choice) if !is_few_and_long(rows, cols, choice.ctas, arch) => Some(choice),
             _ => Some(split(problem, arch, vectors)),
         };
@@ -116,10 +125,11 @@ impl Plan {
             return Err(refused(problem, format!("no kernel for {dtype} in {}", family.name())));
         };
         let resident = per_cta as u32;
+        let part_bytes = control_bytes(variant.scope()) + 16 * resident;
         let (shared_bytes, grid) = match variant.scope() {
-            Scope::Warp => (WARPS * (WARP_CONTROL_BYTES + 16 * resident), rows.div_ceil(WARPS.into())),
-            Scope::Block | Scope::Cluster => (CONTROL_BYTES + 16 * resident, rows * u64::from(ctas)),
-            Scope::Split => (CONTROL_BYTES + 16 * resident, u64::from(groups * ctas)),
+            Scope::Warp => (WARPS * part_bytes, rows.div_ceil(WARPS.into())),
+            Scope::Block | Scope::Cluster => (part_bytes, rows * u64::from(ctas)),
+            Scope::Split => (part_bytes, u64::from(groups * ctas)),
         };
         let workspace_bytes = match variant.scope() {
             Scope::Split => u64::from(groups) * u64::from(GROUP_BYTES + ctas * GROUP_BYTES_PER_CTA),
@@ -181,6 +191,11 @@ impl Plan {
     }
 }
 
+/// Whether the family has a kernel for every scope.
+fn has_ladder(family: Family) -> bool {
+    matches!(family, Family::GapProfile | Family::CriticalSoftmax)
+}
+
 fn check(problem: &Problem, arch: &Arch) -> Result<()> {
     let Problem { rows, cols, dtype, .. } = *problem;
     let fail = |detail: String| Err(refused(problem, detail));
@@ -196,9 +211,11 @@ fn check(problem: &Problem, arch: &Arch) -> Result<()> {
     if arch.sm < Arch::MIN_SM {
         return fail(format!("{} is sm_{}, kernels begin with sm_{}", arch.name, arch.sm, Arch::MIN_SM));
     }
-    if arch.sm_count == 0 || row_bytes(arch, 1) < 16 {
+    // Every problem has the split scope, or the block scope without a row on chip, to fall back to.
+    let needed = if has_ladder(problem.family) { SPLIT_CONTROL_BYTES + 16 } else { BLOCK_CONTROL_BYTES };
+    if arch.sm_count == 0 || shared_bytes(arch, 1) < needed {
         let (sms, shared) = (arch.sm_count, arch.shared_per_block_bytes);
-        let needed = CONTROL_BYTES + STATIC_BYTES + RESERVED_PER_CTA + 16;
+        let needed = needed + STATIC_BYTES + RESERVED_PER_CTA;
         return fail(format!(
             "{} has {sms} SMs and {shared} bytes of shared memory per CTA, {needed} are needed",
             arch.name
@@ -217,21 +234,20 @@ fn resident_choice(cols: u64, vectors: u64, arch: &Arch) -> Option<Choice> {
         Some(Choice { scope, large, ctas, per_cta: vectors.div_ceil(ctas.into()), groups: 1, why })
     };
     let warp_bytes = u64::from(WARPS) * (u64::from(WARP_CONTROL_BYTES) + 16 * vectors);
-    let shared = u64::from(row_bytes(arch, 1) + CONTROL_BYTES);
-    if cols <= WARP_COLS && warp_bytes <= shared {
+    if cols <= WARP_COLS && warp_bytes <= u64::from(shared_bytes(arch, 1)) {
         return choice(Scope::Warp, false, 1, "a short row keeps one warp busy");
     }
-    if vectors <= row_vectors(arch, BLOCK_CTAS_PER_SM) {
+    if vectors <= row_vectors(arch, Scope::Block, BLOCK_CTAS_PER_SM) {
         return choice(Scope::Block, false, 1, "three such CTAs share an SM and overlap their phases");
     }
     if !arch.clusters {
         let why = "no clusters here: one CTA takes the SM for itself";
-        let fits = vectors <= row_vectors(arch, 1);
+        let fits = vectors <= row_vectors(arch, Scope::Block, 1);
         return if fits { choice(Scope::Block, true, 1, why) } else { None };
     }
     let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
     let (per_sm, ctas) = sizes.find(|&(per_sm, ctas)| {
-        ctas <= arch.max_cluster && vectors.div_ceil(ctas.into()) <= row_vectors(arch, per_sm)
+        ctas <= arch.max_cluster && vectors.div_ceil(ctas.into()) <= row_vectors(arch, Scope::Cluster, per_sm)
     })?;
     let why = match per_sm {
         1 => "the row needs all shared memory of its SMs",
@@ -246,7 +262,7 @@ fn is_few_and_long(rows: u64, cols: u64, ctas: u32, arch: &Arch) -> bool {
 
 /// The split scope: as many CTAs as SMs, so that all of them run at once and can wait for each other.
 fn split(problem: &Problem, arch: &Arch, vectors: u64) -> Choice {
-    let (sms, most) = (u64::from(arch.sm_count), row_vectors(arch, 1));
+    let (sms, most) = (u64::from(arch.sm_count), row_vectors(arch, Scope::Split, 1));
     let needed = vectors.div_ceil(most).min(sms);
     let groups = problem.rows.min(sms / needed);
     let ctas = (sms / groups).min((vectors / SPLIT_VECTORS).max(needed));

@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &embedded![
     "math.cuh",
     "naive.cu",
     "params.cuh",
+    "partition.cuh",
     "report.cuh",
     "row.cuh",
     "rule.cuh",

@@ -110,19 +110,19 @@ pub fn rows_of(n: usize, seed: u64) -> Vec<Vec<f32>> {
 /// A part and widths for every scope, such that each variant is met. `size`: bytes of an element.
 pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
     // Room for `vectors` vectors of f32, and half of it where rows are half as long.
-    let part = |vectors, sms, max_cluster| small(vectors * size as u32 / 4, sms, max_cluster);
-    let roomy = Arch { shared_per_sm_bytes: 4 << 20, ..part(600, 64, 1) };
+    let part = |scope, vectors, sms, max_cluster| small(scope, vectors * size as u32 / 4, sms, max_cluster);
+    let roomy = Arch { shared_per_sm_bytes: 4 << 20, ..part(Scope::Block, 600, 64, 1) };
     vec![
-        (Scope::Warp, small(700, 64, 1), vec![1, 2, 3, 4, 5, 31, 32, 33, 127, 1023, 1024]),
+        (Scope::Warp, small(Scope::Warp, 4 * 258, 64, 1), vec![1, 2, 3, 4, 5, 31, 32, 33, 127, 1023, 1024]),
         (Scope::Block, roomy, vec![1025, 1200]),
-        (Scope::Block, part(300, 64, 1), vec![1100]),
-        (Scope::Cluster, part(150, 64, 2), vec![1025]),
-        (Scope::Cluster, part(76, 64, 4), vec![1100]),
-        (Scope::Cluster, part(38, 64, 8), vec![1030]),
-        (Scope::Cluster, part(20, 64, 16), vec![1111]),
-        (Scope::Split, part(40, 8, 1), vec![1025]),
+        (Scope::Block, part(Scope::Block, 300, 64, 1), vec![1100]),
+        (Scope::Cluster, part(Scope::Cluster, 150, 64, 2), vec![1025]),
+        (Scope::Cluster, part(Scope::Cluster, 76, 64, 4), vec![1100]),
+        (Scope::Cluster, part(Scope::Cluster, 38, 64, 8), vec![1030]),
+        (Scope::Cluster, part(Scope::Cluster, 20, 64, 16), vec![1111]),
+        (Scope::Split, part(Scope::Split, 40, 8, 1), vec![1025]),
         // Not all of a row stays on chip.
-        (Scope::Split, part(20, 3, 1), vec![1300]),
+        (Scope::Split, part(Scope::Split, 20, 3, 1), vec![1300]),
     ]
 }
 

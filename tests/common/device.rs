@@ -5,9 +5,9 @@
 
 use critbeta::DType;
 use critbeta::cpu::Measure;
-use critbeta::cuda::params::{CONTROL_BYTES, RowReport};
+use critbeta::cuda::params::{self, RowReport};
 use critbeta::cuda::{
-    Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, SimtOptions, Workspace,
+    Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, Scope, SimtOptions, Workspace,
 };
 use half::{bf16, f16};
 use std::sync::OnceLock;
@@ -33,10 +33,16 @@ pub fn engine(test: &str, arch: &Arch) -> Option<Engine> {
     engine_of(test, SimtOptions::of(arch.clone()))
 }
 
-/// A part whose CTAs have room for `vectors` 16-byte vectors of a row, and whose SMs hold one CTA.
-pub fn small(vectors: u32, sm_count: u32, max_cluster: u32) -> Arch {
+/// A part whose CTAs have room for `vectors` 16-byte vectors of a row in `scope`, and whose SMs hold one CTA.
+pub fn small(scope: Scope, vectors: u32, sm_count: u32, max_cluster: u32) -> Arch {
+    let control = match scope {
+        Scope::Warp => 4 * params::WARP_CONTROL_BYTES,
+        Scope::Block => params::BLOCK_CONTROL_BYTES,
+        Scope::Cluster => params::CLUSTER_CONTROL_BYTES,
+        Scope::Split => params::SPLIT_CONTROL_BYTES,
+    };
     // Beside the control structures: 1024 bytes that the hardware keeps, 128 of static shared memory.
-    let shared = CONTROL_BYTES + 16 * vectors + 128;
+    let shared = control + 16 * vectors + 128;
     Arch {
         name: format!("a part with room for {vectors} vectors, {sm_count} SMs, clusters of {max_cluster}"),
         sm: 90,

@@ -1,0 +1,135 @@
+//! Vector operations by instruction set, and the passes over a row that are made of them.
+//!
+//! There are sixteen lanes whatever the machine: one AVX-512 register, two of AVX2, an array elsewhere. Every operation is rounded the same
+//! way in each, so a row's result does not depend on the instruction set. One of the three modules that may hold unsafe code.
+#![allow(unsafe_code)]
+
+mod passes;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(super) use passes::{Bins, Exponent, WEIGHT_ONE, Worst};
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// Scores that a lane operation takes at once.
+pub(super) const LANES: usize = 16;
+/// Vectors that share one maximum a lane: 4,096 scores then have 128 of them, and 2^20 scores 128 KiB.
+pub(super) const BLOCK_VECTORS: usize = 32;
+/// Scores of a block.
+pub(super) const BLOCK: usize = BLOCK_VECTORS * LANES;
+/// Scores whose weights are summed into one f64: parts of a row are multiples of it, so that sums do not depend on how many parts there are.
+pub(super) const CHUNK: usize = 8 * BLOCK;
+
+/// Operations on sixteen f32. All are unsafe because they need their instruction set; pointers are to sixteen elements.
+trait Lanes: Copy {
+    /// Sixteen f32.
+    type F: Copy;
+    /// Sixteen f64.
+    type W: Copy;
+
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(at: *const f32) -> Self::F;
+    unsafe fn load_half(at: *const u16) -> Self::F;
+    unsafe fn load_bfloat(at: *const u16) -> Self::F;
+    unsafe fn store(at: *mut f32, v: Self::F);
+    unsafe fn store_half(at: *mut u16, v: Self::F);
+    unsafe fn store_bfloat(at: *mut u16, v: Self::F);
+    /// Stores past the caches; the address is a multiple of what is stored.
+    unsafe fn stream(at: *mut f32, v: Self::F);
+    unsafe fn stream_half(at: *mut u16, v: Self::F);
+    unsafe fn stream_bfloat(at: *mut u16, v: Self::F);
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// a * b + c, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger, b where one is NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn at_least(a: Self::F, b: Self::F) -> u16;
+    unsafe fn equal(a: Self::F, b: Self::F) -> u16;
+    /// The larger of the bits of `a` and of |b|: above those of infinity for NaN.
+    unsafe fn larger_magnitude(a: Self::F, b: Self::F) -> Self::F;
+    /// q * 2^n, n in the low bits of `shifted`; 0 unless shifted >= floor.
+    unsafe fn raise(q: Self::F, shifted: Self::F, floor: Self::F) -> Self::F;
+    /// a where the mask is set, else b.
+    unsafe fn select(mask: u16, a: Self::F, b: Self::F) -> Self::F;
+    /// Stores the lanes of the mask one after another; may overwrite all sixteen places.
+    unsafe fn compress(at: *mut f32, mask: u16, v: Self::F);
+    /// Towards zero, of values from 0 to 2^31.
+    unsafe fn truncate(v: Self::F) -> [u32; 16];
+    unsafe fn wide_zero() -> Self::W;
+    unsafe fn wide_add(w: Self::W, v: Self::F) -> Self::W;
+    unsafe fn wide_lanes(w: Self::W) -> [f64; 16];
+}
+
+/// An instruction set that rows are computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// Whatever the compiler makes of arrays: NEON on aarch64, and slow on an x86 without FMA.
+    Portable,
+}
+
+impl Isa {
+    /// The environment variable that names the instruction set to use: `avx512`, `avx2` or `portable`.
+    pub const VARIABLE: &'static str = "CRITBETA_LANES";
+
+    /// All that this machine has, widest first.
+    pub fn available() -> Vec<Isa> {
+        [Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn is_available(self) -> bool {
+        let has_avx2 = || {
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+        };
+        match self {
+            Isa::Avx512 => {
+                has_avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            Isa::Avx2 => has_avx2(),
+            Isa::Portable => true,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_available(self) -> bool {
+        self == Isa::Portable
+    }
+
+    /// The widest that this machine has, or what [`Isa::VARIABLE`] names; looked up once.
+    ///
+    /// A name that is unknown, or not to be had here, counts as not set: `critbeta doctor` says so.
+    pub fn detect() -> Isa {
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(|| {
+            let wanted = std::env::var(Isa::VARIABLE).ok();
+            let named = |isa: &Isa| wanted.as_ref().is_some_and(|name| *name == isa.to_string());
+            let available = Isa::available();
+            available.iter().copied().find(named).unwrap_or(available[0])
+        })
+    }
+}
+
+/// Its name in [`Isa::VARIABLE`].
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Portable => "portable",
+        })
+    }
+}

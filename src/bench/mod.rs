@@ -29,7 +29,7 @@ const LEAST_ROUNDS: usize = 5;
 pub enum Way {
     /// The driver's copy of the scores, or the C library's on all threads: the limit.
     Copy,
-    /// A copy by streaming stores on all threads, x86-64 only: the limit of a CPU.
+    /// A copy by streaming stores on all threads, where the CPU has them: its limit.
     CopyNt,
     /// Softmax at beta = 1.
     Softmax,
@@ -50,7 +50,7 @@ impl Way {
     pub fn of(device: &Device) -> &'static [Way] {
         use Way::*;
         match device {
-            Device::Cpu if cfg!(target_arch = "x86_64") => {
+            Device::Cpu if crate::cpu::streaming_copy().is_some() => {
                 &[Copy, CopyNt, Softmax, CriticalSoftmax, Stats, NaiveSort, TopK]
             }
             Device::Cpu => &[Copy, Softmax, CriticalSoftmax, Stats, NaiveSort, TopK],

@@ -9,8 +9,7 @@ mod plan;
 mod row;
 mod search;
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use copy::copy_non_temporal;
+pub(crate) use copy::streaming_copy;
 pub use lanes::Isa;
 pub use plan::Plan;
 pub(crate) use row::Workspace;

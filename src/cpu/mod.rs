@@ -92,8 +92,8 @@ pub fn softmax_in_place<T: Element>(
     let plan = Plan::choose(rows, cols, 0, rayon::current_num_threads());
     let one = |workspace: &mut Workspace, (row, scores): (usize, &mut [T])| {
         let (scores, behind) = scores[..cols].split_at_mut(lens.map_or(cols, |lens| lens[row]));
-        let (told, fill) = workspace.softmax(&*scores, Beta::Rule(rescaling, positions[row]));
-        workspace.write_in_place(scores, fill);
+        let (told, fill) = workspace.softmax(&*scores, &[], Beta::Rule(rescaling, positions[row]));
+        workspace.write(scores, fill, false);
         behind.fill(T::zeroed());
         told
     };
@@ -130,20 +130,24 @@ fn write_all<'a, T: Element, O: Element>(
     let (rows, cols) = (scores.rows(), scores.cols());
     let plan = Plan::choose(rows, cols, size_of::<O>(), rayon::current_num_threads());
     let one = |workspace: &mut Workspace, (row, out): (usize, &mut [O])| {
+        let scores_of = scores;
         let scores = scores.row(row);
-        let (told, fill) = workspace.softmax(scores, beta(row));
+        let next = if plan.parts == 1 && row + 1 < rows { scores_of.row(row + 1) } else { &[] };
+        let (told, fill) = workspace.softmax(scores, next, beta(row));
         let (out, behind) = out.split_at_mut(scores.len());
-        workspace.write(scores, out, fill, plan.stream);
+        workspace.write(out, fill, plan.stream);
         behind.fill(O::zeroed());
         told
     };
-    if cols == 0 {
-        let mut workspace = Workspace::default();
-        return (0..rows).map(|row| one(&mut workspace, (row, &mut []))).collect();
-    }
-    if plan.parts > 1 {
+    if cols == 0 || plan.parts > 1 {
         let mut workspace = Workspace::new(Isa::detect(), plan.parts);
-        return out.chunks_mut(cols).enumerate().map(|at| one(&mut workspace, at)).collect();
+        let mut rest = out;
+        let mut next = |row| {
+            let (out, behind) = std::mem::take(&mut rest).split_at_mut(cols);
+            rest = behind;
+            one(&mut workspace, (row, out))
+        };
+        return (0..rows).map(&mut next).collect();
     }
     let rows = out.par_chunks_mut(cols).enumerate().with_min_len(plan.task_rows);
     rows.map_init(Workspace::default, one).collect()

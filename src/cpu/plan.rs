@@ -5,8 +5,9 @@ use std::fmt;
 
 /// Rows of at least this many scores are worth four meetings of all threads, some 5 us each.
 const SPLIT_COLS: usize = 65_536;
-/// Scores that a thread takes at once: less costs more in hand-overs than it evens out.
-const TASK_SCORES: usize = 32_768;
+/// Scores that a thread takes at once, and rows: the first two and the last two of a task have no neighbours to overlap with.
+const TASK_SCORES: usize = 1 << 20;
+const TASK_ROWS: usize = 16;
 /// Outputs of this many bytes do not stay in a cache: they are stored past it, which saves reading what is overwritten.
 const STREAM_BYTES: usize = 16 << 20;
 
@@ -34,7 +35,7 @@ impl Plan {
         let threads = threads.max(1);
         let is_split = threads > 1 && cols >= SPLIT_COLS && rows < 2 * threads;
         let parts = if is_split { threads.min(cols / CHUNK) } else { 1 };
-        let task_rows = (TASK_SCORES / cols.max(1)).clamp(1, rows.div_ceil(threads).max(1));
+        let task_rows = (TASK_SCORES / cols.max(1)).max(TASK_ROWS).min(rows.div_ceil(threads).max(1));
         let stream = rows.saturating_mul(cols).saturating_mul(out_bytes) >= STREAM_BYTES;
         Plan { rows, cols, threads, parts, task_rows, stream }
     }

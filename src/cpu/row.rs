@@ -101,6 +101,8 @@ struct Part {
     /// The maxima of its blocks, lane by lane.
     maxima: Vec<f32>,
     gaps: Vec<f32>,
+    /// 2^25 exp(-beta gap) of its scores.
+    weights: Vec<f32>,
     /// Z of its chunks.
     sums: Vec<f64>,
     worst: Option<Worst>,
@@ -120,7 +122,8 @@ pub(super) enum Beta<'a> {
 pub(super) enum Fill {
     /// All the same: NaN in poisoned rows, 0 in empty ones.
     With(f32),
-    Weights { max: f32, exponent: Exponent, factor: f32 },
+    /// exp(-beta gap) / Z.
+    Weights { max: f32, exponent: Exponent },
 }
 
 impl Default for Workspace {
@@ -155,6 +158,11 @@ impl Workspace {
             part.maxima.clear();
             part.worst = Some(isa.block_maxima(scores, &mut part.maxima));
         });
+        self.top_of_maxima(row)
+    }
+
+    /// The top of a row whose block maxima are known.
+    fn top_of_maxima<T: Element>(&mut self, row: &[T]) -> RowMax {
         let isa = self.isa;
         let worst = self.parts.iter().filter_map(|part| part.worst).max().unwrap_or(Worst::Finite);
         let tops: Vec<(f32, f32)> = match worst {
@@ -249,9 +257,8 @@ impl Workspace {
         RowReport::of(top, betas, beta, part)
     }
 
-    /// The top of a row and its beta.
-    fn beta<T: Element>(&mut self, row: &[T], beta: Beta) -> (RowMax, f64) {
-        let top = self.top(row);
+    /// The beta of a row with this top.
+    fn beta<T: Element>(&mut self, row: &[T], top: RowMax, beta: Beta) -> (RowMax, f64) {
         let (rescaling, position) = match beta {
             _ if top.poisoned => return (top, f64::NAN),
             Beta::Given(beta) => return (top, if beta < 0.0 { 0.0 } else { beta }),
@@ -271,50 +278,49 @@ impl Workspace {
         (top, rescaling.beta(&RowFacts { n: top.len, position, critical, entropy }))
     }
 
-    /// What becomes of a row, and what is told of it.
-    pub(super) fn softmax<T: Element>(&mut self, row: &[T], beta: Beta) -> (SoftmaxRow, Fill) {
-        let (top, beta) = self.beta(row, beta);
-        if beta.is_nan() {
-            return (SoftmaxRow { top, beta, log_partition: f64::NAN }, Fill::With(f32::NAN));
-        }
-        if top.len == 0 {
-            return (SoftmaxRow { top, beta, log_partition: f64::NEG_INFINITY }, Fill::With(0.0));
-        }
-        let (max, exponent) = (top.max, Exponent::of(beta));
+    /// What becomes of a row whose block maxima are known, but for Z.
+    fn choose<T: Element>(&mut self, row: &[T], beta: Beta) -> (SoftmaxRow, Fill) {
+        let top = self.top_of_maxima(row);
+        let (top, beta) = self.beta(row, top, beta);
+        let (log_partition, fill) = match () {
+            _ if beta.is_nan() => (f64::NAN, Fill::With(f32::NAN)),
+            _ if top.len == 0 => (f64::NEG_INFINITY, Fill::With(0.0)),
+            _ => (0.0, Fill::Weights { max: top.max, exponent: Exponent::of(beta) }),
+        };
+        (SoftmaxRow { top, beta, log_partition }, fill)
+    }
+
+    /// Z of the row that has just been weighed.
+    fn sum(&self) -> f64 {
+        self.parts.iter().flat_map(|part| &part.sums).sum()
+    }
+
+    /// What becomes of a row, and what is told of it; its weights are then known. The row that comes `next` is fetched meanwhile.
+    pub(super) fn softmax<T: Element>(&mut self, row: &[T], next: &[T], beta: Beta) -> (SoftmaxRow, Fill) {
         self.each(row, |isa, part, scores| {
-            part.sums.clear();
-            isa.chunk_sums(scores, max, exponent, &mut part.sums);
+            part.maxima.clear();
+            part.worst = Some(isa.block_maxima(scores, &mut part.maxima));
         });
-        let sum: f64 = self.parts.iter().flat_map(|part| &part.sums).sum();
-        let factor = (1.0 / (sum * f64::from(WEIGHT_ONE))) as f32;
-        (SoftmaxRow { top, beta, log_partition: sum.ln() }, Fill::Weights { max, exponent, factor })
-    }
-
-    /// Writes the probabilities of a row.
-    pub(super) fn write<T: Element, O: Element>(&self, row: &[T], out: &mut [O], fill: Fill, stream: bool) {
-        let isa = self.isa;
-        match fill {
-            Fill::With(value) => out.fill(O::from_f32(value)),
-            Fill::Weights { max, exponent, factor } if self.parts.len() == 1 => {
-                isa.write_probs(row, out, max, exponent, factor, stream);
-            }
-            Fill::Weights { max, exponent, factor } => {
-                let len = part_len(row.len(), self.parts.len());
-                let parts = out.par_chunks_mut(len).zip(row.par_chunks(len));
-                parts.for_each(|(out, row)| isa.write_probs(row, out, max, exponent, factor, stream));
-            }
+        let (mut told, fill) = self.choose(row, beta);
+        if let Fill::Weights { max, exponent } = fill {
+            self.each(row, |isa, part, scores| {
+                (part.weights.clear(), part.sums.clear());
+                isa.weigh(scores, next, max, exponent, &mut part.weights, &mut part.sums);
+            });
+            told.log_partition = self.sum().ln();
         }
+        (told, fill)
     }
 
-    /// Writes the probabilities of a row in the place of its scores.
-    pub(super) fn write_in_place<T: Element>(&self, row: &mut [T], fill: Fill) {
-        let isa = self.isa;
-        match fill {
-            Fill::With(value) => row.fill(T::from_f32(value)),
-            Fill::Weights { max, exponent, factor } => {
-                let len = part_len(row.len(), self.parts.len());
-                let write = |part: &mut [T]| isa.write_in_place(part, max, exponent, factor);
-                if self.parts.len() == 1 { write(row) } else { row.par_chunks_mut(len).for_each(write) }
+    /// Writes the probabilities of the row that has just been weighed.
+    pub(super) fn write<O: Element>(&self, out: &mut [O], fill: Fill, stream: bool) {
+        let (isa, factor) = (self.isa, factor_of(self.sum()));
+        match (fill, &self.parts[..]) {
+            (Fill::With(value), _) => out.fill(O::from_f32(value)),
+            (Fill::Weights { .. }, [part]) => isa.scale(&part.weights, factor, out, stream),
+            (Fill::Weights { .. }, parts) => {
+                let outs = out.par_chunks_mut(part_len(out.len(), parts.len()));
+                outs.zip(parts).for_each(|(out, part)| isa.scale(&part.weights, factor, out, stream));
             }
         }
     }
@@ -329,7 +335,8 @@ impl Workspace {
         position: u64,
         out: &mut Vec<f64>,
     ) -> SoftmaxRow {
-        let (top, beta) = self.beta(scores, Beta::Rule(rescaling, position));
+        let top = self.top(scores);
+        let (top, beta) = self.beta(scores, top, Beta::Rule(rescaling, position));
         let log_partition = if top.poisoned { f64::NAN } else { Partition::of(scores, top.max, beta).log() };
         let largest = (-log_partition).exp();
         out.clear();
@@ -340,6 +347,11 @@ impl Workspace {
         }));
         SoftmaxRow { top, beta, log_partition }
     }
+}
+
+/// What makes a probability of a weight.
+fn factor_of(sum: f64) -> f32 {
+    (1.0 / (sum * f64::from(WEIGHT_ONE))) as f32
 }
 
 /// Scores of each but the last of `parts` parts: whole chunks, so that sums are the same in any number of parts.

@@ -37,6 +37,8 @@ trait Lanes: Copy {
     unsafe fn store(at: *mut f32, v: Self::F);
     unsafe fn store_half(at: *mut u16, v: Self::F);
     unsafe fn store_bfloat(at: *mut u16, v: Self::F);
+    /// Begins to bring the line of this address into the second-level cache.
+    unsafe fn prefetch(at: *const u8);
     /// Stores past the caches; the address is a multiple of what is stored.
     unsafe fn stream(at: *mut f32, v: Self::F);
     unsafe fn stream_half(at: *mut u16, v: Self::F);
@@ -46,6 +48,8 @@ trait Lanes: Copy {
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// a * b - c, rounded once.
+    unsafe fn fms(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// The larger, b where one is NaN.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
@@ -53,8 +57,9 @@ trait Lanes: Copy {
     unsafe fn equal(a: Self::F, b: Self::F) -> u16;
     /// The larger of the bits of `a` and of |b|: above those of infinity for NaN.
     unsafe fn larger_magnitude(a: Self::F, b: Self::F) -> Self::F;
-    /// q * 2^n, n in the low bits of `shifted`; 0 unless shifted >= floor.
-    unsafe fn raise(q: Self::F, shifted: Self::F, floor: Self::F) -> Self::F;
+    /// q * 2^n for q about 2^25 and an integer n <= 0, which is also in the low bits of `shifted` = MAGIC + n. What lies below 2^-125 may be
+    /// 0: as a probability it is, and no sum feels it.
+    unsafe fn raise(q: Self::F, n: Self::F, shifted: Self::F) -> Self::F;
     /// a where the mask is set, else b.
     unsafe fn select(mask: u16, a: Self::F, b: Self::F) -> Self::F;
     /// Stores the lanes of the mask one after another; may overwrite all sixteen places.

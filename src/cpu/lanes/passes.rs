@@ -85,6 +85,15 @@ pub(in crate::cpu) enum Worst {
     Nan,
 }
 
+#[inline(always)]
+unsafe fn worst_of<L: Lanes>(magnitude: L::F) -> Worst {
+    match unsafe { lanes_of::<L>(magnitude) }.into_iter().map(f32::to_bits).fold(0, u32::max) {
+        0..0x7f80_0000 => Worst::Finite,
+        0x7f80_0000 => Worst::Infinite,
+        _ => Worst::Nan,
+    }
+}
+
 /// Appends the maxima of each lane of each block of a row to `maxima`.
 #[inline(always)]
 unsafe fn block_maxima<L: Lanes, T: Element>(row: &[T], maxima: &mut Vec<f32>) -> Worst {
@@ -121,12 +130,7 @@ unsafe fn block_maxima<L: Lanes, T: Element>(row: &[T], maxima: &mut Vec<f32>) -
             L::store(maxima.as_mut_ptr().add(maxima.len()), best);
             maxima.set_len(maxima.len() + LANES);
         }
-        let bits = lanes_of::<L>(worst).map(f32::to_bits).into_iter().fold(0, u32::max);
-        match bits {
-            0..0x7f80_0000 => Worst::Finite,
-            0x7f80_0000 => Worst::Infinite,
-            _ => Worst::Nan,
-        }
+        worst_of::<L>(worst)
     }
 }
 pass! {
@@ -482,7 +486,7 @@ impl Exponent {
 
 /// Weights are kept times 2^25: exp(-beta gap) down to 2^-150 is then a normal float.
 pub(in crate::cpu) const WEIGHT_ONE: f32 = (1 << 25) as f32;
-const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: what is added to it is rounded to an integer, which its low bits hold
+pub(super) const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: what is added to it is rounded to an integer, which its low bits hold
 
 /// Weights of sixteen scores, times 2^25.
 trait Weigh<L: Lanes>: Copy {
@@ -493,6 +497,8 @@ trait Weigh<L: Lanes>: Copy {
 #[derive(Clone, Copy)]
 struct Power<F> {
     max: F,
+    /// Beyond this gap weights are 0; so that no infinity meets another.
+    furthest: F,
     /// -beta log2 e in two.
     high: F,
     low: F,
@@ -502,10 +508,10 @@ impl<L: Lanes> Weigh<L> for Power<L::F> {
     #[inline(always)]
     unsafe fn weigh(self, v: L::F) -> L::F {
         unsafe {
-            let gap = L::sub(self.max, v);
+            let gap = L::min(L::sub(self.max, v), self.furthest);
             let shifted = L::fma(gap, self.high, L::splat(MAGIC));
             let n = L::sub(shifted, L::splat(MAGIC));
-            let f = L::fma(gap, self.low, L::fma(gap, self.high, L::sub(L::splat(0.0), n)));
+            let f = L::fma(gap, self.low, L::fms(gap, self.high, n));
             // 2^f on -1/2 ..= 1/2; the coefficients are those of kernels/math.cuh.
             let mut q = L::splat(0.000_153_533_605_043_776_33 * WEIGHT_ONE);
             q = L::fma(q, f, L::splat(0.001_339_887_501_671_910_3 * WEIGHT_ONE));
@@ -514,8 +520,16 @@ impl<L: Lanes> Weigh<L> for Power<L::F> {
             q = L::fma(q, f, L::splat(0.240_226_477_384_567_26 * WEIGHT_ONE));
             q = L::fma(q, f, L::splat(0.693_147_182_464_599_6 * WEIGHT_ONE));
             q = L::fma(q, f, L::splat(WEIGHT_ONE));
-            L::raise(q, shifted, L::splat(MAGIC - 150.0))
+            L::raise(q, n, shifted)
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn power<L: Lanes>(max: f32, high: f32, low: f32) -> Power<L::F> {
+    unsafe {
+        let furthest = L::splat((200.0 / high).min(f32::MAX));
+        Power { max: L::splat(max), furthest, high: L::splat(-high), low: L::splat(-low) }
     }
 }
 
@@ -569,7 +583,7 @@ macro_rules! weighing {
     ($max:expr, $exponent:expr, $weigh:ident => $call:expr) => {
         match $exponent {
             Exponent::Power { high, low } => {
-                let $weigh = Power { max: L::splat($max), high: L::splat(-high), low: L::splat(-low) };
+                let $weigh = power::<L>($max, high, low);
                 $call
             }
             Exponent::Uniform => {
@@ -591,28 +605,60 @@ macro_rules! weighing {
 /// Vectors whose weights are added as a tree in f32, before those of a lane are added in f64.
 const GROUP: usize = 8;
 
+/// Weighs a group of vectors, stores their weights at `to` and adds them up.
 #[inline(always)]
-unsafe fn group_sum<L: Lanes, W: Weigh<L>>(v: [L::F; GROUP], weigh: W) -> L::F {
+unsafe fn group_sum<L: Lanes, W: Weigh<L>>(v: [L::F; GROUP], weigh: W, to: *mut f32) -> L::F {
     unsafe {
-        let a = L::add(L::add(weigh.weigh(v[0]), weigh.weigh(v[1])), L::add(weigh.weigh(v[2]), weigh.weigh(v[3])));
-        let b = L::add(L::add(weigh.weigh(v[4]), weigh.weigh(v[5])), L::add(weigh.weigh(v[6]), weigh.weigh(v[7])));
+        let mut w = v;
+        for (i, w) in w.iter_mut().enumerate() {
+            *w = weigh.weigh(*w);
+            L::store(to.add(i * LANES), *w);
+        }
+        let (a, b) = (L::add(L::add(w[0], w[1]), L::add(w[2], w[3])), L::add(L::add(w[4], w[5]), L::add(w[6], w[7])));
         L::add(a, b)
     }
 }
 
+/// The sum of the lanes' weights, in one order.
 #[inline(always)]
-unsafe fn chunk_sums_of<L: Lanes, T: Element, W: Weigh<L>>(row: &[T], sums: &mut Vec<f64>, weigh: W) {
+unsafe fn lane_sum<L: Lanes>(sum: L::W) -> f64 {
+    let lanes = unsafe { L::wide_lanes(sum) };
+    let mut total = [0.0; 4];
+    for (total, l) in total.iter_mut().zip(lanes.chunks_exact(4)) {
+        *total = (l[0] + l[1]) + (l[2] + l[3]);
+    }
+    ((total[0] + total[1]) + (total[2] + total[3])) / f64::from(WEIGHT_ONE)
+}
+
+#[inline(always)]
+unsafe fn weigh_row<L: Lanes, T: Element, W: Weigh<L>>(
+    row: &[T],
+    next: &[T],
+    weigh: W,
+    weights: &mut Vec<f32>,
+    sums: &mut Vec<f64>,
+) {
     unsafe {
-        for chunk in row.chunks(CHUNK) {
+        let before = weights.len();
+        weights.reserve(row.len() + GROUP * LANES);
+        let mut to = weights.as_mut_ptr().add(before);
+        for (c, chunk) in row.chunks(CHUNK).enumerate() {
             let mut sum = L::wide_zero();
             let full = chunk.len() / (GROUP * LANES);
+            let ahead = next.as_ptr().wrapping_add(c * CHUNK);
             for g in 0..full {
                 let start = chunk.as_ptr().add(g * GROUP * LANES);
+                if (c * CHUNK + (g + 1) * GROUP * LANES) <= next.len() {
+                    for line in 0..GROUP * LANES * size_of::<T>() / 64 {
+                        L::prefetch(ahead.wrapping_add(g * GROUP * LANES).cast::<u8>().wrapping_add(64 * line));
+                    }
+                }
                 let mut v = [L::splat(0.0); GROUP];
                 for (i, v) in v.iter_mut().enumerate() {
                     *v = load::<L, T>(start.add(i * LANES));
                 }
-                sum = L::wide_add(sum, group_sum(v, weigh));
+                sum = L::wide_add(sum, group_sum(v, weigh, to));
+                to = to.add(GROUP * LANES);
             }
             let rest = &chunk[full * GROUP * LANES..];
             if !rest.is_empty() {
@@ -620,27 +666,36 @@ unsafe fn chunk_sums_of<L: Lanes, T: Element, W: Weigh<L>>(row: &[T], sums: &mut
                 for (i, v) in v.iter_mut().enumerate() {
                     *v = vector::<L, T>(rest, i);
                 }
-                sum = L::wide_add(sum, group_sum(v, weigh));
+                sum = L::wide_add(sum, group_sum(v, weigh, to));
             }
-            let lanes = L::wide_lanes(sum);
-            let mut total = [0.0; 4];
-            for (total, l) in total.iter_mut().zip(lanes.chunks_exact(4)) {
-                *total = (l[0] + l[1]) + (l[2] + l[3]);
-            }
-            let total = (total[0] + total[1]) + (total[2] + total[3]);
-            sums.push(total / f64::from(WEIGHT_ONE));
+            sums.push(lane_sum::<L>(sum));
         }
+        weights.set_len(before + row.len());
     }
 }
 
-/// Appends the sum of the weights of each chunk of a row.
 #[inline(always)]
-unsafe fn chunk_sums<L: Lanes, T: Element>(row: &[T], max: f32, exponent: Exponent, sums: &mut Vec<f64>) {
-    unsafe { weighing!(max, exponent, weigh => chunk_sums_of::<L, T, _>(row, sums, weigh)) }
+unsafe fn weigh<L: Lanes, T: Element>(
+    row: &[T],
+    next: &[T],
+    max: f32,
+    exponent: Exponent,
+    weights: &mut Vec<f32>,
+    sums: &mut Vec<f64>,
+) {
+    unsafe { weighing!(max, exponent, weigh => weigh_row::<L, T, _>(row, next, weigh, weights, sums)) }
 }
 pass! {
-    /// Appends the sum of exp(-beta gap) of each chunk of `row` to `sums`.
-    pub(in crate::cpu) chunk_sums<T>(row: &[T], max: f32, exponent: Exponent, sums: &mut Vec<f64>)
+    /// Appends 2^25 exp(-beta gap) of every score of `row` to `weights`, and the sum of exp(-beta gap) of each chunk to `sums`; meanwhile
+    /// fetches the row that comes `next`.
+    pub(in crate::cpu) weigh<T>(
+        row: &[T],
+        next: &[T],
+        max: f32,
+        exponent: Exponent,
+        weights: &mut Vec<f32>,
+        sums: &mut Vec<f64>,
+    )
 }
 
 /// Stores sixteen probabilities.
@@ -660,99 +715,40 @@ unsafe fn put<L: Lanes, O: Element>(at: *mut O, v: L::F, stream: bool) {
 
 /// Writes fewer than sixteen probabilities.
 #[inline(always)]
-unsafe fn write_few<L: Lanes, T: Element, O: Element, W: Weigh<L>>(
-    scores: *const T,
-    out: *mut O,
-    len: usize,
-    factor: L::F,
-    weigh: W,
-) {
+unsafe fn scale_few<L: Lanes, O: Element>(weights: &[f32], factor: L::F, out: &mut [O]) {
     unsafe {
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        for (i, lane) in lanes.iter_mut().enumerate().take(len) {
-            *lane = scores.add(i).read().to_f32();
-        }
         let mut probs = [O::zeroed(); LANES];
-        put::<L, O>(probs.as_mut_ptr(), L::mul(weigh.weigh(L::load(lanes.as_ptr())), factor), false);
-        std::ptr::copy_nonoverlapping(probs.as_ptr(), out, len);
+        put::<L, O>(probs.as_mut_ptr(), L::mul(load_tail::<L, f32>(weights), factor), false);
+        out.copy_from_slice(&probs[..out.len()]);
     }
 }
 
 #[inline(always)]
-unsafe fn write_of<L: Lanes, T: Element, O: Element, W: Weigh<L>>(
-    scores: *const T,
-    out: *mut O,
-    len: usize,
-    factor: f32,
-    stream: bool,
-    weigh: W,
-) {
+unsafe fn scale<L: Lanes, O: Element>(weights: &[f32], factor: f32, out: &mut [O], stream: bool) {
     unsafe {
+        assert_eq!(weights.len(), out.len());
         let factor = L::splat(factor);
         // Up to where a vector of the output is aligned.
         let line = LANES * size_of::<O>();
-        let ahead = (line - out as usize % line) % line;
-        let stream = stream && ahead.is_multiple_of(size_of::<O>());
-        let head = if stream { (ahead / size_of::<O>()).min(len) } else { 0 };
-        if head > 0 {
-            write_few::<L, T, O, W>(scores, out, head, factor, weigh);
-        }
-        let vectors = (len - head) / LANES;
-        let (from, to) = (scores.add(head), out.add(head));
+        let ahead = (line - out.as_ptr() as usize % line) % line / size_of::<O>();
+        let (few, weights) = weights.split_at(if stream { ahead.min(out.len()) } else { 0 });
+        let (head, out) = out.split_at_mut(few.len());
+        scale_few::<L, O>(few, factor, head);
+        let (from, to, vectors) = (weights.as_ptr(), out.as_mut_ptr(), out.len() / LANES);
         if stream {
             for i in 0..vectors {
-                let v = load::<L, T>(from.add(i * LANES));
-                put::<L, O>(to.add(i * LANES), L::mul(weigh.weigh(v), factor), true);
+                put::<L, O>(to.add(i * LANES), L::mul(L::load(from.add(i * LANES)), factor), true);
             }
         } else {
             for i in 0..vectors {
-                let v = load::<L, T>(from.add(i * LANES));
-                put::<L, O>(to.add(i * LANES), L::mul(weigh.weigh(v), factor), false);
+                put::<L, O>(to.add(i * LANES), L::mul(L::load(from.add(i * LANES)), factor), false);
             }
         }
-        let end = head + vectors * LANES;
-        if end < len {
-            write_few::<L, T, O, W>(scores.add(end), out.add(end), len - end, factor, weigh);
-        }
+        scale_few::<L, O>(&weights[vectors * LANES..], factor, &mut out[vectors * LANES..]);
     }
-}
-
-/// Writes weight * factor of `len` scores at `scores` to `out`, which may be where they are.
-#[inline(always)]
-unsafe fn write<L: Lanes, T: Element, O: Element>(
-    scores: *const T,
-    out: *mut O,
-    len: usize,
-    max: f32,
-    exponent: Exponent,
-    factor: f32,
-    stream: bool,
-) {
-    unsafe { weighing!(max, exponent, weigh => write_of::<L, T, O, _>(scores, out, len, factor, stream, weigh)) }
 }
 pass! {
-    /// [`Isa::write_probs`] and [`Isa::write_in_place`].
-    pub(in crate::cpu) write<T, O>(scores: *const T, out: *mut O, len: usize, max: f32, exponent: Exponent, factor: f32, stream: bool)
+    /// Writes weight * factor to `out`, which is as long; past the caches with `stream`.
+    pub(in crate::cpu) scale<O>(weights: &[f32], factor: f32, out: &mut [O], stream: bool)
 }
 
-impl Isa {
-    /// Writes exp(-beta gap) * 2^25 * factor of every score of `row` to `out`, past the caches with `stream`.
-    pub(in crate::cpu) fn write_probs<T: Element, O: Element>(
-        self,
-        row: &[T],
-        out: &mut [O],
-        max: f32,
-        exponent: Exponent,
-        factor: f32,
-        stream: bool,
-    ) {
-        assert_eq!(row.len(), out.len());
-        self.write(row.as_ptr(), out.as_mut_ptr(), row.len(), max, exponent, factor, stream);
-    }
-
-    /// [`Isa::write_probs`] in the place of the scores.
-    pub(in crate::cpu) fn write_in_place<T: Element>(self, row: &mut [T], max: f32, exponent: Exponent, factor: f32) {
-        let at = row.as_mut_ptr();
-        self.write(at.cast_const(), at, row.len(), max, exponent, factor, false);
-    }
-}

@@ -2,6 +2,7 @@
 //! On aarch64 the compiler makes NEON of it, which is part of that target.
 
 use super::Lanes;
+use super::passes::MAGIC;
 use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
@@ -46,6 +47,8 @@ impl Lanes for Portable {
         unsafe { at.cast::<F>().write_unaligned(v) }
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn stream(at: *mut f32, v: F) {
         unsafe { at.cast::<F>().write_unaligned(v) }
     }
@@ -84,6 +87,10 @@ impl Lanes for Portable {
         each(|i| a[i].mul_add(b[i], c[i]))
     }
     #[inline(always)]
+    unsafe fn fms(a: F, b: F, c: F) -> F {
+        each(|i| a[i].mul_add(b[i], -c[i]))
+    }
+    #[inline(always)]
     unsafe fn max(a: F, b: F) -> F {
         each(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
@@ -104,10 +111,10 @@ impl Lanes for Portable {
         each(|i| f32::from_bits(a[i].to_bits().max(b[i].to_bits() & i32::MAX as u32)))
     }
     #[inline(always)]
-    unsafe fn raise(q: F, shifted: F, floor: F) -> F {
+    unsafe fn raise(q: F, _: F, shifted: F) -> F {
         each(|i| {
             let raised = q[i].to_bits().wrapping_add(shifted[i].to_bits() << 23);
-            if shifted[i] >= floor[i] { f32::from_bits(raised) } else { 0.0 }
+            if shifted[i] >= MAGIC - 150.0 { f32::from_bits(raised) } else { 0.0 }
         })
     }
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! Sixteen lanes as one AVX-512 register, or as two of AVX2.
 
 use super::Lanes;
+use super::passes::MAGIC;
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -32,6 +33,10 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn store(at: *mut f32, v: __m512) {
         unsafe { _mm512_storeu_ps(at, v) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast())
     }
     #[inline(always)]
     unsafe fn stream(at: *mut f32, v: __m512) {
@@ -70,6 +75,10 @@ impl Lanes for Avx512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
+    unsafe fn fms(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmsub_ps(a, b, c) }
+    }
+    #[inline(always)]
     unsafe fn max(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_max_ps(a, b) }
     }
@@ -93,12 +102,8 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn raise(q: __m512, shifted: __m512, floor: __m512) -> __m512 {
-        unsafe {
-            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
-            let kept = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(shifted, floor);
-            _mm512_castsi512_ps(_mm512_maskz_add_epi32(kept, _mm512_castps_si512(q), exponent))
-        }
+    unsafe fn raise(q: __m512, n: __m512, _: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(q, n) }
     }
     #[inline(always)]
     unsafe fn select(mask: u16, a: __m512, b: __m512) -> __m512 {
@@ -193,6 +198,10 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast())
+    }
+    #[inline(always)]
     unsafe fn stream(at: *mut f32, v: Pair) {
         unsafe {
             _mm256_stream_ps(at, v[0]);
@@ -232,6 +241,10 @@ impl Lanes for Avx2 {
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
     #[inline(always)]
+    unsafe fn fms(a: Pair, b: Pair, c: Pair) -> Pair {
+        unsafe { [_mm256_fmsub_ps(a[0], b[0], c[0]), _mm256_fmsub_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
     unsafe fn max(a: Pair, b: Pair) -> Pair {
         unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
     }
@@ -252,8 +265,8 @@ impl Lanes for Avx2 {
         unsafe { [larger_magnitude(a[0], b[0]), larger_magnitude(a[1], b[1])] }
     }
     #[inline(always)]
-    unsafe fn raise(q: Pair, shifted: Pair, floor: Pair) -> Pair {
-        unsafe { [raise(q[0], shifted[0], floor[0]), raise(q[1], shifted[1], floor[1])] }
+    unsafe fn raise(q: Pair, _: Pair, shifted: Pair) -> Pair {
+        unsafe { [raise(q[0], shifted[0]), raise(q[1], shifted[1])] }
     }
     #[inline(always)]
     unsafe fn select(mask: u16, a: Pair, b: Pair) -> Pair {
@@ -321,8 +334,9 @@ unsafe fn larger_magnitude(a: __m256, b: __m256) -> __m256 {
 }
 
 #[inline(always)]
-unsafe fn raise(q: __m256, shifted: __m256, floor: __m256) -> __m256 {
+unsafe fn raise(q: __m256, shifted: __m256) -> __m256 {
     unsafe {
+        let floor = _mm256_set1_ps(MAGIC - 150.0);
         let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
         let raised = _mm256_add_epi32(_mm256_castps_si256(q), exponent);
         _mm256_and_ps(_mm256_castsi256_ps(raised), _mm256_cmp_ps::<_CMP_GE_OQ>(shifted, floor))

@@ -186,6 +186,7 @@ def facts(args):
         "commit": commit,
         "device": f"{cpu}, {os.cpu_count()} cores{memory}",
         "system": f"{platform.system()} {platform.release()}, {torch.backends.cpu.get_cpu_capability()}",
+        "load": f"{os.getloadavg()[0]:.1f} running before the first case",
         "threads": args.threads,
         "torch": torch.__version__,
         "numpy": numpy.__version__,

@@ -29,7 +29,7 @@ const LEAST_ROUNDS: usize = 5;
 pub enum Way {
     /// The driver's copy of the scores, or the C library's on all threads: the limit.
     Copy,
-    /// A copy by streaming stores on all threads, x86-64 only: the limit of a CPU.
+    /// A copy by streaming stores on all threads, where the CPU has them: its limit.
     CopyNt,
     /// Softmax at beta = 1.
     Softmax,
@@ -50,7 +50,7 @@ impl Way {
     pub fn of(device: &Device) -> &'static [Way] {
         use Way::*;
         match device {
-            Device::Cpu if cfg!(target_arch = "x86_64") => {
+            Device::Cpu if crate::cpu::streaming_copy().is_some() => {
                 &[Copy, CopyNt, Softmax, CriticalSoftmax, Stats, NaiveSort, TopK]
             }
             Device::Cpu => &[Copy, Softmax, CriticalSoftmax, Stats, NaiveSort, TopK],
@@ -91,16 +91,27 @@ impl Way {
 pub struct Measured {
     /// The case.
     pub case: Case,
-    /// Median seconds of each way that passed its check.
-    pub seconds: Vec<(Way, f64)>,
+    /// Seconds of each way that passed its check, one per round; slow ways leave the last rounds out.
+    pub seconds: Vec<(Way, Vec<f64>)>,
     /// Ways whose result was wrong, and how.
     pub failed: Vec<(Way, String)>,
 }
 
 impl Measured {
-    /// The seconds of `way`, if it passed its check.
+    fn rounds(&self, way: Way) -> Option<&[f64]> {
+        self.seconds.iter().find(|(other, _)| *other == way).map(|(_, rounds)| &rounds[..])
+    }
+
+    /// The median seconds of `way`, if it passed its check.
     pub fn of(&self, way: Way) -> Option<f64> {
-        self.seconds.iter().find(|(other, _)| *other == way).map(|(_, seconds)| *seconds)
+        self.rounds(way).map(|rounds| median(rounds.to_vec()))
+    }
+
+    /// The time of `a` over that of `b`: the median of the ratios within a round, which other work on the machine, coming and
+    /// going in seconds, disturbs less than a ratio of medians.
+    pub fn ratio(&self, a: Way, b: Way) -> Option<f64> {
+        let (a, b) = (self.rounds(a)?, self.rounds(b)?);
+        Some(median(a.iter().zip(b).map(|(a, b)| a / b).collect()))
     }
 }
 
@@ -126,8 +137,7 @@ pub fn measure(device: &Device, case: Case, rounds: usize, seed: u64) -> Result<
             }
         }
     }
-    let seconds = sound.into_iter().map(|(way, taken)| (way, median(taken))).collect();
-    Ok(Measured { case, seconds, failed })
+    Ok(Measured { case, seconds: sound, failed })
 }
 
 fn median(mut seconds: Vec<f64>) -> f64 {
@@ -231,3 +241,35 @@ static RULES: (Rescaling, Rescaling) = (
     Rescaling::Fixed(1.0),
     Rescaling::Critical(Critical { ratio: 1.0, resolve: 0.0, floor: 0.0, cap: f64::INFINITY }),
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_those_of_a_round() {
+        let case = Case::new(1, 9, crate::DType::F32, "gaussian").unwrap();
+        // The machine was slow in the second round, for both; the sort took part in two rounds only.
+        let seconds = vec![
+            (Way::Copy, vec![1.0, 7.0, 1.0]),
+            (Way::Softmax, vec![2.0, 14.0, 3.0]),
+            (Way::NaiveSort, vec![9.0, 70.0]),
+        ];
+        let measured = Measured { case, seconds, failed: vec![(Way::Stats, "wrong".into())] };
+        assert_eq!(measured.of(Way::Softmax), Some(3.0));
+        assert_eq!(measured.ratio(Way::Softmax, Way::Copy), Some(2.0));
+        assert_eq!(measured.ratio(Way::NaiveSort, Way::Copy), Some(10.0));
+        assert_eq!((measured.of(Way::Stats), measured.ratio(Way::Stats, Way::Copy)), (None, None));
+    }
+
+    #[test]
+    fn a_case_is_measured_in_every_way_of_its_device() {
+        let case = Case::new(3, 700, crate::DType::F16, "masked").unwrap();
+        let measured = measure(&Device::Cpu, case, 2, 1).unwrap();
+        let ways: Vec<Way> = measured.seconds.iter().map(|(way, _)| *way).collect();
+        assert_eq!((&ways[..], measured.failed), (Way::of(&Device::Cpu), vec![]));
+        assert!(measured.seconds.iter().all(|(_, rounds)| rounds.len() == 2));
+        let mut setup = Setup::new(&Device::Cpu, case, 1).unwrap();
+        assert!(setup.seconds(Way::Naive).unwrap_err().to_string().contains("naive"));
+    }
+}

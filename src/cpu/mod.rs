@@ -12,8 +12,7 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use copy::copy_non_temporal;
+pub(crate) use copy::streaming_copy;
 pub use lanes::Isa;
 pub use plan::Plan;
 pub use report::{Measure, RowReport, SoftmaxRow};

@@ -95,12 +95,12 @@ type Column = (&'static str, fn(&Measured) -> Option<f64>);
 /// half its time stands for reading alone.
 const CUDA: [Column; 7] = [
     ("copy GB/s", |of| bandwidth(of, Way::Copy)),
-    ("copy / softmax", |of| over(of, Way::Copy, Way::Softmax)),
-    ("copy / critical", |of| over(of, Way::Copy, Way::CriticalSoftmax)),
-    ("critical / softmax", |of| over(of, Way::CriticalSoftmax, Way::Softmax)),
-    ("half copy / stats", |of| over(of, Way::Copy, Way::Stats).map(|ratio| ratio / 2.0)),
-    ("top-k / critical", |of| over(of, Way::TopK, Way::CriticalSoftmax)),
-    ("naive / critical", |of| over(of, Way::Naive, Way::CriticalSoftmax)),
+    ("copy / softmax", |of| of.ratio(Way::Copy, Way::Softmax)),
+    ("copy / critical", |of| of.ratio(Way::Copy, Way::CriticalSoftmax)),
+    ("critical / softmax", |of| of.ratio(Way::CriticalSoftmax, Way::Softmax)),
+    ("half copy / stats", |of| of.ratio(Way::Copy, Way::Stats).map(|ratio| ratio / 2.0)),
+    ("top-k / critical", |of| of.ratio(Way::TopK, Way::CriticalSoftmax)),
+    ("naive / critical", |of| of.ratio(Way::Naive, Way::CriticalSoftmax)),
 ];
 
 /// Ours over the limit and over ourselves, then others over ours.
@@ -108,19 +108,15 @@ const CPU: [Column; 8] = [
     ("copy GB/s", |of| bandwidth(of, Way::Copy)),
     ("copy_nt GB/s", |of| bandwidth(of, Way::CopyNt)),
     ("softmax GB/s", |of| bandwidth(of, Way::Softmax)),
-    ("softmax / copy_nt", |of| over(of, Way::Softmax, Way::CopyNt)),
-    ("critical / softmax", |of| over(of, Way::CriticalSoftmax, Way::Softmax)),
-    ("stats / softmax", |of| over(of, Way::Stats, Way::Softmax)),
-    ("top-k / critical", |of| over(of, Way::TopK, Way::CriticalSoftmax)),
-    ("sort / critical", |of| over(of, Way::NaiveSort, Way::CriticalSoftmax)),
+    ("softmax / copy_nt", |of| of.ratio(Way::Softmax, Way::CopyNt)),
+    ("critical / softmax", |of| of.ratio(Way::CriticalSoftmax, Way::Softmax)),
+    ("stats / softmax", |of| of.ratio(Way::Stats, Way::Softmax)),
+    ("top-k / critical", |of| of.ratio(Way::TopK, Way::CriticalSoftmax)),
+    ("sort / critical", |of| of.ratio(Way::NaiveSort, Way::CriticalSoftmax)),
 ];
 
 fn bandwidth(of: &Measured, way: Way) -> Option<f64> {
     of.of(way).map(|seconds| of.case.moved_bytes() as f64 / seconds * 1e-9)
-}
-
-fn over(of: &Measured, a: Way, b: Way) -> Option<f64> {
-    Some(of.of(a)? / of.of(b)?)
 }
 
 fn ratios(device: &Device, measured: &[Measured]) -> impl std::fmt::Display + use<> {
@@ -146,7 +142,8 @@ fn ratios(device: &Device, measured: &[Measured]) -> impl std::fmt::Display + us
 
 fn document(device: &Device, measured: &[Measured]) -> Value {
     let cases = measured.iter().map(|of| {
-        let seconds: Map<_, _> = of.seconds.iter().map(|(way, s)| (way.name().into(), json!(s))).collect();
+        let seconds: Map<_, _> =
+            of.seconds.iter().map(|&(way, _)| (way.name().into(), json!(of.of(way)))).collect();
         let failed: Map<_, _> = of.failed.iter().map(|(way, why)| (way.name().into(), json!(why))).collect();
         let Case { rows, n, dtype, .. } = of.case;
         let law = of.case.law_name();

@@ -1,7 +1,7 @@
 //! Scores from queries and keys, tile by tile: a block of rows at a time, never a rows x keys matrix.
 //!
 //! The matrix products are ndarray's, on `matrixmultiply`: of the kernels compared it is the one whose
-//! score of a query and a key has the same bits however rows and keys are blocked (docs/adr/0006).
+//! score of a query and a key has the same bits however rows and keys are blocked (docs/adr/0003).
 
 use crate::input::QkPair;
 use ndarray::linalg::general_mat_mul;

@@ -13,7 +13,8 @@ use std::path::Path;
 /// that no tile divides.
 fn grouped(directory: &Path, dtype: &str, dim: usize) -> Input {
     let (heads, kv_heads, rows, keys) = (4, 2, 1100usize, 1531usize);
-    let value = |i: usize| (i as f32 * 0.754_877_7).fract().powi(4) * if i % 5 == 0 { -9.0 } else { 2.0 };
+    let value =
+        |i: usize| (i as f32 * 0.754_877_7).fract().powi(4) * if i.is_multiple_of(5) { -9.0 } else { 2.0 };
     let floats = |count: usize, from: usize| -> Vec<u8> {
         let values = (from..from + count).map(value);
         match dtype {

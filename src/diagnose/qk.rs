@@ -122,8 +122,8 @@ fn product(alpha: f32, queries: &[f32], keys: &[f32], dim: usize, out: &mut [f32
     general_mat_mul(alpha, &queries, &keys.t(), 0.0, &mut out);
 }
 
-/// The scale of the dot products in two factors: a power of two, which the product applies exactly and
-/// for nothing, and what is left for a pass of its own, an eighth of the product's time at head_dim 128.
+/// The scale of the dot products in two factors: a power of two, which the product applies for nothing and
+/// exactly (but for sums below 2^-126 of more than 256 terms), and what is left for a pass of its own, an eighth of the product's time at head_dim 128.
 struct Scale {
     exact: f32,
     rest: f64,
@@ -269,16 +269,19 @@ mod tests {
     #[test]
     fn a_scale_is_applied_in_f64_and_rounded_once() {
         let positions = [63; 5];
-        for size in [1.0, 1e-19, 1e18] {
+        for (dim, size) in [(16, 1.0), (16, 1e-19), (16, 1e18), (300, 1.0)] {
             let value = |i| wave(i) * size;
-            let plain = filled(&pair(16, 64, &positions, 1.0, value), 0, 5).concat();
+            let plain = filled(&pair(dim, 64, &positions, 1.0, value), 0, 5).concat();
             // Two that are no power of two, though the second is an f32; then what f32 cannot hold.
             for scale in [0.1, 0.75, 0.25, 64.0, 2f64.powi(-130), 1e-60, 2f64.powi(130)] {
-                let scaled = filled(&pair(16, 64, &positions, scale, value), 0, 5).concat();
+                let scaled = filled(&pair(dim, 64, &positions, scale, value), 0, 5).concat();
                 let expected: Vec<f32> = plain.iter().map(|&s| (f64::from(s) * scale) as f32).collect();
                 for (&score, &e) in scaled.iter().zip(&expected) {
                     let same = score.to_bits() == e.to_bits();
-                    assert!(same || e == f32::NEG_INFINITY && score.is_nan(), "{size} {scale}: {score}, {e}");
+                    assert!(
+                        same || e == f32::NEG_INFINITY && score.is_nan(),
+                        "{dim} {size} {scale}: {score}, {e}"
+                    );
                 }
             }
         }

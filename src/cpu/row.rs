@@ -271,7 +271,8 @@ impl Workspace {
         let (mut told, fill) = self.choose(row, beta);
         if let Fill::Weights { max, exponent } = fill {
             self.each(row, |isa, part, scores| {
-                (part.weights.clear(), part.sums.clear());
+                part.weights.clear();
+                part.sums.clear();
                 isa.weigh(scores, next, max, exponent, &mut part.weights, &mut part.sums);
             });
             told.log_partition = self.sum().ln();
@@ -329,7 +330,7 @@ fn part_len(len: usize, parts: usize) -> usize {
 
 /// The top of a row with a NaN or +inf.
 fn poisoned<T: Element>(row: &[T]) -> RowMax {
-    let is_poison = |s: &T| !(s.to_f32() < f32::INFINITY);
+    let is_poison = |s: &T| s.to_f32().is_nan() || s.to_f32() == f32::INFINITY;
     let argmax = row.iter().position(is_poison).unwrap_or(0) as u64;
     let len = row.iter().filter(|s| s.to_f32() != f32::NEG_INFINITY).count() as u64;
     RowMax { max: f32::NAN, second: f32::NAN, len, argmax, ties: 0, poisoned: true }

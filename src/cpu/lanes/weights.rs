@@ -62,12 +62,12 @@ impl<L: Lanes> Weigh<L> for Power<L::F> {
             let n = L::sub(shifted, L::splat(MAGIC));
             let f = L::fma(gap, self.low, L::fms(gap, self.high, n));
             // 2^f on -1/2 ..= 1/2; the coefficients are those of kernels/math.cuh.
-            let mut q = L::splat(0.000_153_533_605_043_776_33 * WEIGHT_ONE);
-            q = L::fma(q, f, L::splat(0.001_339_887_501_671_910_3 * WEIGHT_ONE));
-            q = L::fma(q, f, L::splat(0.009_618_436_917_662_62 * WEIGHT_ONE));
-            q = L::fma(q, f, L::splat(0.055_503_323_674_201_965 * WEIGHT_ONE));
-            q = L::fma(q, f, L::splat(0.240_226_477_384_567_26 * WEIGHT_ONE));
-            q = L::fma(q, f, L::splat(0.693_147_182_464_599_6 * WEIGHT_ONE));
+            let mut q = L::splat(0.000_153_533_6 * WEIGHT_ONE);
+            q = L::fma(q, f, L::splat(0.001_339_887_5 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(0.009_618_437 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(0.055_503_324 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(0.240_226_48 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(0.693_147_2 * WEIGHT_ONE));
             q = L::fma(q, f, L::splat(WEIGHT_ONE));
             L::raise(q, n, shifted)
         }

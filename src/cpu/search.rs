@@ -158,8 +158,8 @@ impl Search {
             }
         }
         let cut = state.cut(top.len);
-        // Rounded down twice: no gap within the cut is left out.
-        let least = (top.max - cut).next_down().max(f32::MIN);
+        // Below every score whose gap is rounded to the cut or less.
+        let least = ((f64::from(top.max) - UP * f64::from(cut)) as f32).next_down().max(f32::MIN);
         self.gaps.clear();
         gather(least, &mut self.gaps);
         isa.to_gaps(&mut self.gaps, top.max, cut);

@@ -67,7 +67,7 @@ impl<L: Lanes> Weigh<L> for Power<L::F> {
             q = L::fma(q, f, L::splat(0.009_618_437 * WEIGHT_ONE));
             q = L::fma(q, f, L::splat(0.055_503_324 * WEIGHT_ONE));
             q = L::fma(q, f, L::splat(0.240_226_48 * WEIGHT_ONE));
-            q = L::fma(q, f, L::splat(0.693_147_2 * WEIGHT_ONE));
+            q = L::fma(q, f, L::splat(std::f32::consts::LN_2 * WEIGHT_ONE));
             q = L::fma(q, f, L::splat(WEIGHT_ONE));
             L::raise(q, n, shifted)
         }

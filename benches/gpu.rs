@@ -3,9 +3,9 @@
 //!
 //! `cargo bench --bench gpu -- softmax` measures, on the first GPU, a few cases of the ladder.
 
-use critbeta::DType;
 use critbeta::bench::{Case, Setup, Way};
 use critbeta::cuda::Engine;
+use critbeta::{DType, Device};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use std::time::Duration;
 
@@ -22,15 +22,19 @@ fn cases() -> critbeta::Result<Vec<Case>> {
     .collect()
 }
 
-fn measure(criterion: &mut Criterion, engine: &Engine) -> critbeta::Result<()> {
+fn measure(criterion: &mut Criterion, device: &Device) -> critbeta::Result<()> {
     for case in cases()? {
-        let mut setup = Setup::new(engine, case, 1)?;
-        let mut group =
-            criterion.benchmark_group(format!("{} x {} {} {}", case.rows, case.n, case.dtype, case.law));
+        let mut setup = Setup::new(device, case, 1)?;
+        let mut group = criterion.benchmark_group(format!(
+            "{} x {} {} {}",
+            case.rows,
+            case.n,
+            case.dtype,
+            case.law_name()
+        ));
         group.throughput(Throughput::Bytes(case.moved_bytes()));
-        for way in Way::ALL {
-            setup.seconds(way)?;
-            if let Some(wrong) = setup.check(way)? {
+        for &way in Way::of(device) {
+            if let Some(wrong) = setup.checked(way)? {
                 println!("WRONG {}: {wrong}; not timed", way.name());
                 continue;
             }
@@ -47,8 +51,8 @@ fn measure(criterion: &mut Criterion, engine: &Engine) -> critbeta::Result<()> {
 }
 
 fn main() {
-    let engine = match Engine::cuda(0) {
-        Ok(engine) => engine,
+    let device = match Engine::cuda(0) {
+        Ok(engine) => Device::Cuda(engine),
         Err(error) if std::env::var("CRITBETA_REQUIRE_GPU").is_ok_and(|value| value == "1") => {
             eprintln!("error: {error}");
             std::process::exit(1);
@@ -56,7 +60,7 @@ fn main() {
         Err(error) => return println!("skipped benches/gpu: {error}"),
     };
     let mut criterion = Criterion::default().configure_from_args();
-    if let Err(error) = measure(&mut criterion, &engine) {
+    if let Err(error) = measure(&mut criterion, &device) {
         println!("error: {error}");
         std::process::exit(1);
     }

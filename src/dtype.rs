@@ -1,5 +1,6 @@
 //! Element types of scores in files and buffers, and their conversion to the working f32.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::fmt;
 
@@ -80,10 +81,25 @@ impl DType {
                 return shift;
             }
             DType::F32 => out.extend(bytes.chunks_exact(4).map(|c| f32::from_le_bytes(array(c, 0)))),
-            DType::F16 => out.extend(bytes.chunks_exact(2).map(|c| f16::from_le_bytes(array(c, 0)).to_f32())),
-            DType::Bf16 => {
-                out.extend(bytes.chunks_exact(2).map(|c| bf16::from_le_bytes(array(c, 0)).to_f32()))
+            DType::F16 => {
+                out.resize(bytes.len() / 2, 0.0);
+                let mut halves = [f16::ZERO; 128];
+                for (values, bytes) in out.chunks_mut(halves.len()).zip(bytes.chunks(2 * halves.len())) {
+                    let halves = &mut halves[..values.len()];
+                    halves
+                        .iter_mut()
+                        .zip(bytes.chunks_exact(2))
+                        .for_each(|(h, c)| *h = f16::from_le_bytes(array(c, 0)));
+                    // By the slice: one by one each asks anew what the processor can do.
+                    halves.convert_to_f32_slice(values);
+                }
             }
+            // The upper half of an f32: a NaN stays one without being asked whether it is.
+            DType::Bf16 => out.extend(
+                bytes
+                    .chunks_exact(2)
+                    .map(|c| f32::from_bits(u32::from(u16::from_le_bytes(array(c, 0))) << 16)),
+            ),
         }
         0.0
     }

@@ -149,7 +149,7 @@ impl Planned<'_> {
                         let position = self.read(*head, row, &mut scratch.row);
                         let rule = &self.rescalings[*head];
                         let report =
-                            scratch.workspace.softmax(&scratch.row, rule, position, &mut scratch.probs);
+                            scratch.workspace.exact_softmax(&scratch.row, rule, position, &mut scratch.probs);
                         self.dtype.write(&scratch.probs, &mut bytes);
                         report
                     };

@@ -10,6 +10,9 @@ pub trait Element: bytemuck::Pod + Send + Sync {
 
     /// The score as f32.
     fn to_f32(self) -> f32;
+
+    /// A probability, rounded to nearest even.
+    fn from_f32(value: f32) -> Self;
 }
 
 impl Element for f32 {
@@ -17,6 +20,10 @@ impl Element for f32 {
 
     fn to_f32(self) -> f32 {
         self
+    }
+
+    fn from_f32(value: f32) -> Self {
+        value
     }
 }
 
@@ -26,6 +33,10 @@ impl Element for f16 {
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
     }
+
+    fn from_f32(value: f32) -> Self {
+        f16::from_f32(value)
+    }
 }
 
 impl Element for bf16 {
@@ -33,6 +44,10 @@ impl Element for bf16 {
 
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
+    }
+
+    fn from_f32(value: f32) -> Self {
+        bf16::from_f32(value)
     }
 }
 

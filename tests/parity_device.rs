@@ -235,7 +235,7 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
             assert_probs(&told, scores, rule.beta(&facts(scores)), &done.probs[r], DType::F32);
         }
         if engine.is_simulated() && rule.beta(&facts(&gaussian)) > 0.0 {
-            let done = run(&engine, &Rows::dense(DType::F32, &[gaussian.clone()]), &ask).unwrap();
+            let done = run(&engine, &Rows::dense(DType::F32, std::slice::from_ref(&gaussian)), &ask).unwrap();
             let bytes = (4 * on_chip + 2 * 4 * (n - on_chip)) as f64;
             let (read, written) = (done.load_bytes as f64 / bytes, done.store_bytes as f64 / (4 * n) as f64);
             assert!((1.0..1.01).contains(&read) && (1.0..1.01).contains(&written), "{read}, {written}");

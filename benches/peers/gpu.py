@@ -18,6 +18,7 @@ import time
 import methods
 import rows
 import torch
+from check import check
 
 ROUNDS = 9
 FLUSH_BYTES = 256 << 20
@@ -59,26 +60,6 @@ class HostClock:
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
-
-
-# Relative error of the output's own rounding, and the size below which the dtype has no relative precision.
-ROUNDING = {torch.float32: (0.0, 2**-126), torch.float16: (2**-10, 2**-24), torch.bfloat16: (2**-7, 2**-126)}
-
-
-def check(x, out, beta):
-    """None, or what is wrong with `out` as softmax(beta x), by float64; the first rows stand for all."""
-    scores, beta, out = x[:4].double(), beta[:4].double(), out[:4].double()
-    wanted = torch.softmax((scores - scores.amax(-1, keepdim=True)) * beta[:, None], -1)
-    rounding, smallest = ROUNDING[x.dtype]
-    # The rounding of z = beta x gap, 16 times over for a peer's own exponential.
-    z = beta[:, None] * (scores.amax(-1, keepdim=True) - scores)
-    allowed = wanted * ((4 + z) * 2**-19 + rounding).nan_to_num(posinf=1.0) + smallest
-    wrong = (out - wanted).abs() > allowed
-    wrong |= out.isnan()
-    if not wrong.any():
-        return None
-    row, column = (index[0].item() for index in wrong.nonzero(as_tuple=True))
-    return f"row {row}, column {column}: {out[row, column].item():.9e}, expected {wanted[row, column].item():.9e}"
 
 
 def measure(case, clock, device):

@@ -1,8 +1,8 @@
-//! Results against f64 and the CPU path.
+//! Results against the definition, in f64.
 
+use super::{Told, Way};
 use crate::DType;
-use crate::cpu::{self, Measure};
-use crate::cuda::params::RowReport;
+use crate::reference::Row;
 
 /// What a copy got wrong.
 pub fn equal(scores: &[f32], out: &[f64]) -> Option<String> {
@@ -10,17 +10,30 @@ pub fn equal(scores: &[f32], out: &[f64]) -> Option<String> {
     Some(format!("column {at}: {} copied as {}", scores[at], out[at]))
 }
 
-/// Whether the critical beta and its contact are the CPU's bit for bit, and the row's beta is it within 2^-22, or 1 where
-/// it `is_critical` not.
-pub fn report(scores: &[f32], found: &RowReport, measure: Measure, is_critical: bool) -> Option<String> {
-    let expected = cpu::row_report(scores, 1.0, measure).critical;
-    let critical = found.decode(measure).critical;
-    if critical != expected {
-        return Some(format!("{critical:?}, expected {expected:?}"));
+/// Whether the critical beta and its contact are the definition's bit for bit, and the row's beta is it within the slack, or 1
+/// for a way without one.
+pub fn told(scores: &[f32], told: &Told, way: Way) -> Option<String> {
+    let mut counted = scores.to_vec();
+    if let Some(k) = way.measure().top_k {
+        counted.sort_unstable_by(|a, b| b.total_cmp(a));
+        counted.truncate(k);
     }
-    let beta = if is_critical { expected.beta } else { 1.0 };
-    let is_near = found.beta == beta || (found.beta - beta).abs() <= beta * 2f64.powi(-22);
-    (!is_near).then(|| format!("beta {}, expected {beta}", found.beta))
+    let mut expected = Row::from_f32(&counted).critical_beta();
+    if expected.beta == f64::INFINITY {
+        // Ties at the maximum are counted with it, however many are kept.
+        let max = counted.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        expected.contact_rank = scores.iter().filter(|&&score| score == max).count() as u64;
+    }
+    // Of the largest scores alone, only a lower bound is known: what bounds it from above is not looked at.
+    if let Some(found) = told.critical.filter(|found| {
+        (found.beta, found.contact_gap, found.contact_rank)
+            != (expected.beta, expected.contact_gap, expected.contact_rank)
+    }) {
+        return Some(format!("{found:?}, expected {expected:?}"));
+    }
+    let beta = if way.is_critical() { expected.beta } else { 1.0 };
+    let is_near = told.beta == beta || (told.beta - beta).abs() <= beta * told.slack;
+    (!is_near).then(|| format!("beta {}, expected {beta}", told.beta))
 }
 
 /// Whether every probability is within (4 + z) 2^-23, z = beta x gap, of f64, and the rounding of the output.
@@ -53,8 +66,7 @@ pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::params::Contact;
-    use bytemuck::Zeroable;
+    use crate::CriticalBeta;
 
     const ROW: [f32; 4] = [1.0, 3.0, f32::NEG_INFINITY, 2.5];
 
@@ -76,19 +88,37 @@ mod tests {
 
     #[test]
     fn another_contact_or_beta_is_told() {
-        let expected = cpu::critical_beta(&ROW, 0.0);
-        let contact = Contact { gap: expected.contact_gap as f32, rank: expected.contact_rank as u32 };
-        let beta = expected.beta;
-        let mut found =
-            RowReport { max: 3.0, len: 3, ties: 1, resolved: contact, beta, ..RowReport::zeroed() };
-        found.kth_gap = -1.0; // every score was counted
-        let told = |found: &RowReport| report(&ROW, found, Measure::default(), true);
-        assert_eq!(told(&found), None);
-        assert!(report(&ROW, &found, Measure::default(), false).unwrap().ends_with("expected 1"));
-        found.beta *= 1.0 + 2f64.powi(-21);
-        assert!(told(&found).unwrap().starts_with("beta"));
-        found.resolved.rank += 1;
-        assert!(told(&found).unwrap().starts_with("CriticalBeta"));
+        let critical = Row::from_f32(&ROW).critical_beta();
+        let right = || Told { critical: Some(critical), beta: critical.beta, slack: 2f64.powi(-22) };
+        assert_eq!(told(&ROW, &right(), Way::CriticalSoftmax), None);
+        assert!(told(&ROW, &right(), Way::Stats).unwrap().ends_with("expected 1"));
+        let near = Told { beta: critical.beta * (1.0 + 2f64.powi(-23)), ..right() };
+        assert_eq!(told(&ROW, &near, Way::CriticalSoftmax), None);
+        assert!(told(&ROW, &Told { slack: 0.0, ..near }, Way::CriticalSoftmax).unwrap().starts_with("beta"));
+        let far = Told { beta: critical.beta * (1.0 + 2f64.powi(-21)), ..right() };
+        assert!(told(&ROW, &far, Way::CriticalSoftmax).unwrap().starts_with("beta"));
+        let poisoned = Told { beta: f64::NAN, ..right() };
+        assert!(told(&ROW, &poisoned, Way::CriticalSoftmax).is_some());
+        let rank = critical.contact_rank + 1;
+        let wrong = Told { critical: Some(CriticalBeta { contact_rank: rank, ..critical }), ..right() };
+        assert!(told(&ROW, &wrong, Way::CriticalSoftmax).unwrap().starts_with("CriticalBeta"));
+    }
+
+    #[test]
+    fn a_top_k_is_judged_by_the_largest_scores_alone() {
+        // A sink over 5,000 equal scores: the contact is all of them, or the 2,048 that are counted.
+        let mut row = vec![0.0f32; 5000];
+        row[7] = 8.0;
+        let of = |rank: f64| Told { critical: None, beta: rank.ln() / 8.0, slack: 0.0 };
+        assert_eq!(told(&row, &of(2048.0), Way::TopK), None);
+        assert_eq!(told(&row, &of(5000.0), Way::NaiveSort), None);
+        assert!(told(&row, &of(5000.0), Way::TopK).is_some());
+        let tied = |ties| {
+            let critical = Some(CriticalBeta::at_top(ties, 0.0));
+            told(&[0.5; 5000], &Told { critical, beta: f64::INFINITY, slack: 0.0 }, Way::TopK)
+        };
+        assert_eq!(tied(5000), None);
+        assert!(tied(2048).unwrap().starts_with("CriticalBeta"));
     }
 
     #[test]

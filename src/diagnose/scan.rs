@@ -71,7 +71,7 @@ const JOBS_PER_THREAD: usize = 8;
 const JOB_ROWS: usize = 256;
 const JOB_SCORES: usize = 1 << 18;
 
-/// Jobs per thread whose scores wait for a device, a few megabytes each.
+/// Jobs per thread whose scores wait for a device, up to 8 MiB each (or two rows).
 const DEVICE_JOBS_PER_THREAD: usize = 2;
 
 /// Measures every row of `inputs` on this CPU: [`scan_on`] it.

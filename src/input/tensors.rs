@@ -191,7 +191,12 @@ impl QkPair {
     ///
     /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
     pub fn read_q(&self, head: usize, row: usize, out: &mut Vec<f32>) {
-        self.q.read_values(head, row..row + 1, out);
+        self.read_queries(head, row..row + 1, out);
+    }
+
+    /// Replaces `out` by the queries `rows` of a head, head_dim values each.
+    pub(crate) fn read_queries(&self, head: usize, rows: Range<usize>, out: &mut Vec<f32>) {
+        self.q.read_values(head, rows, out);
     }
 
     /// Replaces `out` by the keys `keys` of a key head, head_dim values each.

@@ -95,6 +95,25 @@ fn doctor_checks_the_kernels_of_a_device() {
 }
 
 #[test]
+fn bench_checks_the_kernels_of_a_device() {
+    if !simulates("bench_checks_the_kernels_of_a_device") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bench.json");
+    for law in ["sink", "equal"] {
+        let case = ["bench", "--device", "simt", "--rows", "2", "--len", "3000", "--law", law];
+        let told = stdout(&[&case[..], &["--json", text(&file)]].concat());
+        assert!(told.contains("times mean nothing") && told.contains("1 cases, 0 wrong results"), "{told}");
+        let json: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let seconds = json["cases"][0]["seconds"].as_object().unwrap();
+        let ways = ["copy", "critical_softmax", "naive", "softmax", "stats", "topk"];
+        assert_eq!(seconds.keys().collect::<Vec<_>>(), ways);
+        assert_eq!((&json["simulated"], &json["cases"][0]["law"]), (&Value::from(true), &Value::from(law)));
+    }
+}
+
+#[test]
 fn plan_needs_no_gpu_and_gives_its_reasons() {
     let told = stdout(&["plan", "--len", "32768", "--rows", "4096", "--arch", "sm_90"]);
     for part in

@@ -1,5 +1,6 @@
 //! The command as its users meet it: what it prints, writes and refuses.
 
+mod bench;
 #[path = "../common/files.rs"]
 mod build;
 mod device;

@@ -41,7 +41,7 @@ pub enum Command {
     Families(Families),
     /// Show the published length laws with their conventions, sources and values
     Laws(Laws),
-    /// Time the CUDA kernels against a copy of the same bytes, every result checked first
+    /// Time the softmax against a copy of the same bytes and against a sort, every result checked first
     Bench(crate::bench::Bench),
     /// Say which CUDA kernel would run, and why; needs no GPU
     Plan(Plan),

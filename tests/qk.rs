@@ -1,0 +1,91 @@
+//! Rows of queries and keys, block by block: the same records to the last bit on any number of threads.
+
+#[path = "common/files.rs"]
+mod files;
+
+use critbeta::diagnose::{RowRecord, Settings, scan};
+use critbeta::input::{Input, Selection, open};
+use files::{safetensors, write};
+use half::f16;
+use std::path::Path;
+
+/// Two query heads per key head, more rows than one block takes, in no order, and a length of keys
+/// that no tile divides.
+fn grouped(directory: &Path, dtype: &str, dim: usize) -> Input {
+    let (heads, kv_heads, rows, keys) = (4, 2, 1100usize, 1531usize);
+    let value =
+        |i: usize| (i as f32 * 0.754_877_7).fract().powi(4) * if i.is_multiple_of(5) { -9.0 } else { 2.0 };
+    let floats = |count: usize, from: usize| -> Vec<u8> {
+        let values = (from..from + count).map(value);
+        match dtype {
+            "F16" => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+            _ => values.flat_map(f32::to_le_bytes).collect(),
+        }
+    };
+    let positions = (0..rows).flat_map(|row| ((row * 7919 % keys) as u32).to_le_bytes()).collect();
+    let tensors = [
+        ("a.q", dtype, &[heads, rows, dim][..], floats(heads * rows * dim, 0)),
+        ("a.k", dtype, &[kv_heads, keys, dim], floats(kv_heads * keys * dim, 977)),
+        ("positions", "U32", &[rows], positions),
+    ];
+    open(&write(directory, "a.safetensors", &safetensors(&tensors, None)), &Selection::default()).unwrap()
+}
+
+fn records(input: &Input, threads: usize) -> Vec<RowRecord> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let mut all = Vec::new();
+    let keep = |records: &[RowRecord]| {
+        all.extend_from_slice(records);
+        Ok(())
+    };
+    pool.install(|| scan(std::slice::from_ref(input), &Settings::default(), keep)).unwrap();
+    all
+}
+
+/// Every field of every record, each number in as many digits as tell it from its neighbours.
+fn told(records: &[RowRecord]) -> Vec<String> {
+    records.iter().map(|record| format!("{record:?}")).collect()
+}
+
+#[test]
+fn records_are_the_same_on_one_two_and_three_threads() {
+    let directory = tempfile::tempdir().unwrap();
+    let real = open(Path::new("examples/data/smollm2_gpl3.safetensors"), &Selection::default()).unwrap();
+    for input in [grouped(directory.path(), "F32", 64), grouped(directory.path(), "F16", 40), real] {
+        let one = told(&records(&input, 1));
+        assert!(one.len() > 1000);
+        for threads in [2, 3] {
+            for (one, other) in one.iter().zip(&told(&records(&input, threads))) {
+                assert_eq!(one, other, "{threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_query_head_reads_the_key_head_of_its_group_as_far_as_its_row_sees() {
+    let directory = tempfile::tempdir().unwrap();
+    for (dtype, dim) in [("F32", 64), ("F16", 40)] {
+        let input = grouped(directory.path(), dtype, dim);
+        let critbeta::input::Source::Pair(pair) = &input.sources[0] else { panic!("no pair") };
+        let records = records(&input, 2);
+        assert_eq!(records.len(), 4 * 1100);
+        let (mut query, mut keys) = (Vec::new(), Vec::new());
+        for record in records.iter().step_by(13) {
+            let (head, row) = (record.head as usize, record.row as usize);
+            assert_eq!(record.n, (row * 7919 % 1531) as u64 + 1);
+            pair.read_q(head, row, &mut query);
+            pair.read_k(head / 2, 0..record.n as usize, &mut keys);
+            // Exact scores and what f32 sums may add to any of them.
+            let (mut max, mut error) = (f64::NEG_INFINITY, 0.0f64);
+            for key in keys.chunks(dim) {
+                let products = query.iter().zip(key).map(|(&q, &k)| f64::from(q) * f64::from(k));
+                error = error.max(products.clone().map(f64::abs).sum::<f64>());
+                max = max.max(products.sum::<f64>() * pair.scale());
+            }
+            let allowed = (dim + 2) as f64 * 2f64.powi(-24) * pair.scale() * error;
+            let off = (record.max - max).abs();
+            assert!(off <= allowed, "head {head} row {row}: {off:e}, allowed {allowed:e}");
+        }
+    }
+}

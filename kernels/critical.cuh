@@ -20,14 +20,18 @@ struct Peak {
     }
 };
 
-// (log rank - r) / gap where that is positive, else 0; infinite for a tie at the maximum that r does not forgive. Whether log rank
-// exceeds r the host has decided, by its own logarithm: `exceeding` is the smallest such count.
-DEVICE double ratio_of(float gap, u32 rank, double resolve, u32 exceeding) {
-    if (rank < exceeding) return 0;
-    if (gap == 0) return simt::double_of(0x7ff0000000000000ull);
-    const double excess = simt::sub_rn(ln(rank), resolve);
-    return simt::div_rn(excess > 0 ? excess : 0x1p-52, static_cast<double>(gap));
-}
+// (log rank - r) / gap where that is positive, else 0; infinite for a tie at the maximum that r does not forgive. Of the smallest count
+// whose logarithm exceeds r the host knows the excess, by its own logarithm: a last bit decides nothing beyond it.
+struct Excess {
+    double resolve, least;
+    u32 exceeding;
+    DEVICE explicit Excess(const RowParams& p) : resolve(p.resolve), least(p.excess), exceeding(p.exceeding) {}
+    DEVICE double ratio(float gap, u32 rank) const {
+        if (rank < exceeding) return 0;
+        if (gap == 0) return simt::double_of(0x7ff0000000000000ull);
+        return simt::div_rn(rank == exceeding ? least : simt::sub_rn(ln(rank), resolve), static_cast<double>(gap));
+    }
+};
 
 // What can be ruled out: bounds in f32, which err to the safe side, of ratios that are compared exactly later.
 struct Bounds {
@@ -43,7 +47,15 @@ struct Bounds {
     DEVICE Bounds(const RowParams& p, u32 n, bool plain) : p(p), n(n), plain(plain), attained(0), last(LARGEST_KEY) {}
     DEVICE bool partial() const { return p.top_k > 0 && p.top_k < n; }
     DEVICE double resolve() const { return plain ? 0.0 : p.resolve; }
-    DEVICE double ratio(float gap, u32 rank) const { return ratio_of(gap, rank, resolve(), plain ? 2 : p.exceeding); }
+    DEVICE double ratio(float gap, u32 rank) const {
+        Excess excess(p);
+        if (plain) {
+            excess.resolve = 0;
+            excess.least = 0x1.62e42fefa39efp-1;  // ln 2
+            excess.exceeding = 2;
+        }
+        return excess.ratio(gap, rank);
+    }
     // Under top_k ranks count no further than it.
     DEVICE u32 capped(u32 rank) const { return partial() && rank > p.top_k ? p.top_k : rank; }
     DEVICE float excess(u32 rank, float error) const {

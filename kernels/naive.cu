@@ -52,7 +52,7 @@ DEVICE void naive_beta(const RowParams& p) {
         double entropy = 0;
         if (needs_entropy(p) && max < INFINITE) entropy = partition<false>(scope, row, max, 1.0, true).entropy(1.0);
         const double beta =
-            beta_for(p, scope.row, report.get<u32>(FIELD(len)), ratio_of(contact.gap, contact.rank, p.resolve, p.exceeding), entropy);
+            beta_for(p, scope.row, report.get<u32>(FIELD(len)), Excess(p).ratio(contact.gap, contact.rank), entropy);
         return [=] { report.put(FIELD(beta), beta); };
     });
 }

@@ -34,8 +34,8 @@ struct RowParams {
     u64 scores, out, lens, betas, positions, report, workspace;
     // Distance of two rows in elements.
     u64 score_stride, out_stride;
-    // p: parameters of the rule. resolve: r in nats of Lambda(r).
-    double p[3], resolve;
+    // p: parameters of the rule. resolve: r in nats of Lambda(r). excess: ln(exceeding) - resolve, as the host rounds it.
+    double p[3], resolve, excess;
     u32 rows, cols;
     // ctas: CTAs per row; more than the variant's own only in the split scope. resident: 16-byte vectors of the row that
     // each of them keeps in shared memory; the others are read again by every pass.
@@ -66,5 +66,5 @@ struct RowReport {
     double beta, sum, gap_sum;
 };
 
-static_assert(sizeof(RowParams) == 152, "twin of src/cuda/params.rs");
+static_assert(sizeof(RowParams) == 160, "twin of src/cuda/params.rs");
 static_assert(sizeof(RowReport) == 72, "twin of src/cuda/params.rs");

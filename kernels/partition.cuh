@@ -4,7 +4,8 @@
 #include "row.cuh"
 
 // Sums what a thread does not keep on chip in the pass that finds the maximum, so that the pass for Z need not read it again. Terms
-// are 2^(beta' s), beta' = beta log2 e, relative to a power of two that follows the largest of them: a change of it is exact.
+// are 2^(beta' s), beta' = beta log2 e, relative to a power of two that follows the largest of them: a change of it is exact. They know
+// scores and not their rounded gaps: Z differs from that of the gaps by a relative mean(z) 2^-24, z = beta gap, where all round alike.
 struct EarlySum {
     static constexpr float MAGIC = 0x1.8p23f, LOWEST = MAGIC - 0x1p21f;
     double beta;
@@ -41,7 +42,7 @@ struct EarlySum {
     // Whether total() is right for this beta under this maximum, the same for all threads: exponents lie where MAGIC keeps integers;
     // threads whose scores all lie below LOWEST then add nothing.
     DEVICE bool counts(double beta_now, float max) const {
-        return on && beta_now == beta && simt::mul_rn(max < 0 ? -max : max, b.high) < 0x1p20f;
+        return on && beta_now == beta && simt::mul_rn(max < 0 ? -max : max, b.high) < 0x1p16f;
     }
     DEVICE double total(float max) const {
         using namespace simt;

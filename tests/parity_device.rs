@@ -243,6 +243,25 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     }
 }
 
+/// A reviewer's row (2026-11-25): all gaps round alike, by half an ulp, so that Z of the scores is not Z of their rounded gaps.
+#[test]
+fn beyond_the_chip_gaps_that_round_alike_cost_half_their_mean() {
+    let arch = small(Scope::Split, 500, 4, 1);
+    let Some(engine) = engine("beyond_the_chip_gaps_that_round_alike", &arch) else { return };
+    let n = 250_000;
+    let mut scores = vec![-8.000_003_8_f32; n];
+    scores[n / 3] = 4.805_624e-7;
+    let row = Row::from_f32(&scores);
+    let beta = 10.0 / f64::from(scores[n / 3] - scores[0]);
+    let rule = Rescaling::Fixed(beta);
+    let ask = Ask { report: false, ..Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule)) };
+    let done = run(&engine, &Rows::dense(DType::F32, std::slice::from_ref(&scores)), &ask).unwrap();
+    let expected = row.max_weight(beta);
+    let mean = (1.0 - expected) * 10.0;
+    let error = (f64::from(done.probs[0][n / 3]) - expected).abs() / expected * 2f64.powi(23);
+    assert!((3.0..4.5 + mean / 2.0).contains(&error), "{error}, mean z {mean}");
+}
+
 /// A million scores over the shared memory of a small GPU, as the issue counts them: one read and one write.
 #[test]
 fn a_million_scores_are_read_once_by_the_whole_grid() {

@@ -209,6 +209,14 @@ fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
             }
         }
     }
+    // One count within an ulp of the resolve, very near, beside the next one, far: a reviewer's (2026-11-25).
+    for (count, far) in [(9_170, 0.153_468), (48_893, 0.008_224_14)] {
+        let scores = [vec![-1e-12; count - 1], vec![0.0, -far]].concat();
+        let measure = Measure { resolve: (count as f64).ln().next_down(), top_k: None };
+        let view = Scores::dense(&scores, 1, scores.len()).unwrap();
+        let ours = &engine.row_reports(&view, 1.0, measure).unwrap()[0];
+        assert_same(&format!("{count} at 1e-12"), ours, &cpu::row_report(&scores, 1.0, measure));
+    }
 }
 
 /// What a reviewer's fuzzer found (2026-11-25): scores, betas and resolves at the ends of what floats hold.

@@ -97,6 +97,7 @@ std::string check(const Symbol& symbol, u32 variant, u64 seed, F launch) {
     params.p[0] = 1;
     params.p[2] = INFINITY;
     params.exceeding = 2;
+    params.excess = std::log(2.0);
     params.rows = ROWS;
     params.cols = COLS;
     params.ctas = split ? 3 : symbol.ctas;

@@ -225,6 +225,7 @@ impl Call<'_> {
             // Beyond the columns it counts everything.
             Some(k) => k.min(cols as usize) as u32,
         };
+        let exceeding = smallest_exceeding(resolve);
         Ok(RowParams {
             scores: address,
             out: self.out.map_or(0, |out| out.address),
@@ -247,7 +248,8 @@ impl Call<'_> {
             law: rule.law,
             top_k,
             both: u32::from(self.both),
-            exceeding: smallest_exceeding(resolve),
+            exceeding,
+            excess: f64::from(exceeding).ln() - resolve,
             reserved: 0,
         })
     }

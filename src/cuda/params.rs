@@ -65,6 +65,8 @@ pub struct RowParams {
     pub p: [f64; 3],
     /// r of Lambda(r), nats.
     pub resolve: f64,
+    /// ln([`exceeding`](Self::exceeding)) - `resolve`, as the CPU path rounds it.
+    pub excess: f64,
     /// Rows.
     pub rows: u32,
     /// Allocated width of a row in elements.

@@ -34,6 +34,8 @@ pub(super) struct Search {
     counts: Vec<[u32; 4]>,
     /// Gaps through each bin.
     through: Vec<u64>,
+    /// What bounds the logarithm of their ranks, less the resolve.
+    excess: Vec<f64>,
 }
 
 /// What is known on the way.
@@ -148,7 +150,9 @@ impl Search {
             for (cut, count) in cuts.into_iter().zip(isa.count_within(&self.gaps, &cuts)) {
                 state.attains(cut, 1 + u64::from(count));
             }
-            if maxima.len() >= MANY {
+            // In the bulk they would be a second search, and tell little.
+            let within = isa.count_within(&self.gaps, &[state.cut(maxima.len() as u64); 8])[0] as usize;
+            if maxima.len() >= MANY && 2 * within < maxima.len() {
                 self.narrow(isa, &mut state, 1);
                 state = State {
                     best: CriticalBeta::at_top(top.ties, resolve),
@@ -240,12 +244,14 @@ impl Search {
             Some(*sum)
         });
         self.through.extend(sums);
-        let through = &self.through;
+        self.excess.clear();
+        self.excess.extend(self.through.iter().map(|&rank| log_bound(before + rank) - state.resolve));
+        let (through, excess) = (&self.through, &self.excess);
         let occupied = || (0..count).filter(|&b| through[b] > if b > 0 { through[b - 1] } else { 0 });
         let width = 1.0 / f64::from(bins.per_unit);
         let edge = |bin: usize, slack: f64| f64::from(low) + bin as f64 * width * slack;
         for b in occupied() {
-            let sure = log_bound(before + through[b]) - state.resolve - LOG_ERROR;
+            let sure = excess[b] - LOG_ERROR;
             let far = edge(b + 1, UP).min(high.into()).max(f64::from(low));
             let far = if b + 1 == count { high.into() } else { far };
             if sure > state.attained * far * UP {
@@ -253,7 +259,7 @@ impl Search {
             }
         }
         let can_win = |&b: &usize| {
-            let most = log_bound(before + through[b]) - state.resolve + LOG_ERROR;
+            let most = excess[b] + LOG_ERROR;
             most > 0.0 && most >= state.attained * edge(b, 1.0 / UP)
         };
         let mut first_last = None;
@@ -292,9 +298,15 @@ impl Search {
         None
     }
 
-    /// Sorts the gaps, by the digits of their bits where they are many.
+    /// Sorts the gaps, by the digits of their bits where they are many and in no order yet.
     fn sort(&mut self) {
         let n = self.gaps.len();
+        if self.gaps.is_sorted() {
+            return;
+        }
+        if self.gaps.is_sorted_by(|a, b| a >= b) {
+            return self.gaps.reverse();
+        }
         if n <= SORTED {
             return self.gaps.sort_unstable_by_key(|gap| gap.to_bits());
         }

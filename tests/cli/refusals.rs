@@ -158,3 +158,26 @@ fn an_interrupted_run_leaves_nothing_behind() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(names(directory.path()), ["rows.jsonl"]);
 }
+
+/// The instruction set that an environment variable names computes the same; one that is not to be had is refused.
+#[test]
+fn lanes_are_chosen_by_a_name_that_this_machine_has() {
+    let under = |name: &str, args: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_critbeta"))
+            .args(args)
+            .env(critbeta::cpu::Isa::VARIABLE, name)
+            .output()
+            .unwrap()
+    };
+    let args = ["diagnose", EXAMPLE, "--device", "cpu"];
+    let expected = stdout(&args);
+    for isa in critbeta::cpu::Isa::available() {
+        let output = under(&isa.to_string(), &args);
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{isa}");
+    }
+    let refused = under("sse9", &args);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    assert!(error.contains("CRITBETA_LANES=\"sse9\" is not to be had here: expected"), "{error}");
+}

@@ -2,7 +2,7 @@
 
 use crate::args::Cli;
 use crate::report::table;
-use critbeta::cpu::{self, Measure};
+use critbeta::cpu::{self, Isa, Measure};
 use critbeta::{Device, DeviceSpec, Scores, cuda, reference};
 use std::fs;
 use std::thread::available_parallelism;
@@ -16,6 +16,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     fact("target", format!("{} {}", std::env::consts::ARCH, std::env::consts::OS));
     fact("processor", processor().unwrap_or_else(|| "unknown".into()));
     fact("instruction sets", instruction_sets().join(" "));
+    fact("lanes", format!("{}; {} chooses among {}", Isa::detect(), Isa::VARIABLE, lanes()));
     fact("cores", available_parallelism().map_or_else(|e| e.to_string(), |n| n.to_string()));
     fact("threads used", rayon::current_num_threads().to_string());
     fact("memory", memory().unwrap_or_else(|| "unknown".into()));
@@ -40,6 +41,10 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Err(error) if cli.device != DeviceSpec::Auto => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+fn lanes() -> String {
+    Isa::available().iter().map(Isa::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn processor() -> Option<String> {

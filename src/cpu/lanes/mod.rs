@@ -46,6 +46,7 @@ pub(super) use gaps::Bins;
 pub(super) use tops::Worst;
 pub(super) use weights::{Exponent, WEIGHT_ONE};
 
+use crate::{Error, Result};
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -157,17 +158,24 @@ impl Isa {
         self == Isa::Portable
     }
 
+    /// What [`Isa::VARIABLE`] names, if it is set.
+    ///
+    /// Errors: [`Error::Settings`] for a name that is unknown, or of what this machine does not have.
+    pub fn requested() -> Result<Option<Isa>> {
+        let Some(name) = std::env::var_os(Isa::VARIABLE) else { return Ok(None) };
+        let available = Isa::available();
+        let named = available.iter().copied().find(|isa| name == *isa.to_string());
+        let expected = || available.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
+        let detail = || format!("{}={name:?} is not to be had here: expected {}", Isa::VARIABLE, expected());
+        named.map(Some).ok_or_else(|| Error::Settings { detail: detail() })
+    }
+
     /// The widest that this machine has, or what [`Isa::VARIABLE`] names; looked up once.
     ///
-    /// A name that is unknown, or not to be had here, counts as not set: `critbeta doctor` says so.
+    /// A name that [`Isa::requested`] refuses counts as not set: programs ask that first, as the command does.
     pub fn detect() -> Isa {
         static DETECTED: OnceLock<Isa> = OnceLock::new();
-        *DETECTED.get_or_init(|| {
-            let wanted = std::env::var(Isa::VARIABLE).ok();
-            let named = |isa: &Isa| wanted.as_ref().is_some_and(|name| *name == isa.to_string());
-            let available = Isa::available();
-            available.iter().copied().find(named).unwrap_or(available[0])
-        })
+        *DETECTED.get_or_init(|| Isa::requested().ok().flatten().unwrap_or(Isa::available()[0]))
     }
 }
 

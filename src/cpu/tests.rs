@@ -171,7 +171,7 @@ fn worst_weight(isa: Isa, step: usize) -> f64 {
 fn weights_are_within_an_ulp() {
     for isa in Isa::available() {
         let worst = worst_weight(isa, 1009);
-        assert!(worst <= 0.82, "{isa}: {worst} * 2^-23");
+        assert!(worst <= 0.84, "{isa}: {worst} * 2^-23");
         let (mut weights, mut sums) = (Vec::new(), Vec::new());
         let row = [0.0, -104.5, -1e9, f32::MIN, f32::NEG_INFINITY];
         isa.weigh(&row, &[], 0.0, Exponent::of(1.0), &mut weights, &mut sums);
@@ -187,7 +187,7 @@ fn every_gap_has_a_weight_within_an_ulp() {
     for isa in Isa::available() {
         let worst = worst_weight(isa, 1);
         println!("{isa}: {worst} * 2^-23");
-        assert!(worst <= 0.82, "{isa}: {worst} * 2^-23");
+        assert!(worst <= 0.84, "{isa}: {worst} * 2^-23");
     }
 }
 

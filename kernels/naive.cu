@@ -75,7 +75,8 @@ DEVICE void naive_write(const RowParams& p) {
     naive_step<T, THREADS>(p, [&](auto& scope, const auto& row, const ReportWords& report) {
         const float max = report.get<float>(FIELD(max));
         const double beta = report.get<double>(FIELD(beta));
-        write_probs<false>(p, scope, row, max, Exponent(beta), report.get<double>(FIELD(sum)), !(max < INFINITE) || beta != beta);
+        write_probs<false>(p, scope, row, max, Exponent(beta), report.get<double>(FIELD(sum)), !(max < INFINITE) || beta != beta,
+                           nullptr);
         return [] {};
     });
 }

@@ -5,7 +5,8 @@
 
 // Sums what a thread does not keep on chip in the pass that finds the maximum, so that the pass for Z need not read it again. Terms
 // are 2^(beta' s), beta' = beta log2 e, relative to a power of two that follows the largest of them: a change of it is exact. They know
-// scores and not their rounded gaps: Z differs from that of the gaps by a relative mean(z) 2^-24, z = beta gap, where all round alike.
+// scores and not their rounded gaps: where these round alike, Z differs by up to mean(z) 2^-24, z = beta gap. So the pass that writes
+// sums the gaps too, and a row whose Z was not right is written again.
 struct EarlySum {
     static constexpr float MAGIC = 0x1.8p23f, LOWEST = MAGIC - 0x1p21f;
     double beta;
@@ -44,6 +45,9 @@ struct EarlySum {
     DEVICE bool counts(double beta_now, float max) const {
         return on && beta_now == beta && simt::mul_rn(max < 0 ? -max : max, b.high) < 0x1p16f;
     }
+    // How far apart the sums may be, relative: other errors leave twice as much of the bound of a probability, (4 + z) 2^-23.
+    static constexpr double APART = 0x1p-26;
+
     DEVICE double total(float max) const {
         using namespace simt;
         const double exponent = static_cast<double>(sub_rn(at, MAGIC));

@@ -42,14 +42,19 @@ DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const 
     return scope.reduce(found, Maxima::none(), [](const Maxima& a, const Maxima& b) { return Maxima::merge(a, b); });
 }
 
-// With KEPT what is on chip are weights already.
+// With KEPT what is on chip are weights already. `rest`, if asked for, sums the weights of what is not.
 template <bool KEPT, class T, class Scope>
 DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, double z,
-                        bool poisoned) {
+                        bool poisoned, Sum* rest) {
     const double inverse = z > 0.0 ? simt::div_rn(1.0 / WEIGHT_ONE, z) : 0.0;
     const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
     const auto write = [&](auto weight) {
-        const auto value = [&](float s, u32 v) { return simt::mul_rn(KEPT && row.is_resident(v) ? s : weight(s), factor); };
+        const auto value = [&](float s, u32 v) {
+            const bool resident = row.is_resident(v);
+            const float w = KEPT && resident ? s : weight(s);
+            if (Scope::STREAMS && !resident && rest) rest->add(w);
+            return simt::mul_rn(w, factor);
+        };
         if (p.out_f32) {
             write_row_as<T, f32>(p, scope, row, value);
         } else {
@@ -69,8 +74,9 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     const RowTile<T, Scope::STREAMS> row(p, scope);
     row.load(scope);
     const bool critical = !OUT || p.rule == RULE_CRITICAL;
-    // A beta that is known before the row, or is unless some of its scores are masked.
-    const bool sums_early = OUT && Scope::STREAMS && !critical && !p.report && !needs_entropy(p);
+    // A beta that is known before the row, or is unless some of its scores are masked; and scores that are still there when they have
+    // been written.
+    const bool sums_early = OUT && Scope::STREAMS && !critical && !p.report && !needs_entropy(p) && p.out != p.scores;
     EarlySum early(sums_early ? beta_for(p, scope.row, row.len, 0, 0) : 0, sums_early);
     RowMax own;
     const RowMax top = row_max(scope, row, own, early);
@@ -113,7 +119,18 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
         report.put(FIELD(sum), z.sum);
         report.put(FIELD(gap_sum), z.gap_sum);
     }
-    if (OUT) write_probs<KEEP>(p, scope, row, top.max, b, z.sum, poisoned || beta != beta);
+    if (OUT) {
+        const bool summed = Scope::STREAMS && early.counts(beta, top.max);
+        Sum rest{0, 0};
+        write_probs<KEEP>(p, scope, row, top.max, b, z.sum, poisoned || beta != beta, summed ? &rest : nullptr);
+        if (summed) {
+            const double own_error = simt::sub_rn(simt::mul_rn(rest.total(), 1.0 / WEIGHT_ONE), early.total(top.max));
+            const double error = scope.reduce(own_error, 0.0, [](double a, double c) { return simt::add_rn(a, c); });
+            if ((error < 0 ? -error : error) > simt::mul_rn(z.sum, EarlySum::APART)) {
+                write_probs<KEEP>(p, scope, row, top.max, b, simt::add_rn(z.sum, error), false, nullptr);
+            }
+        }
+    }
     scope.finish();
 }
 

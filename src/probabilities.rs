@@ -58,7 +58,7 @@ impl<'a> Probabilities<'a> {
             }
             // Scores, gaps and f64 weights of one row, and the rows that wait to be written (for a GPU: as f32 scores).
             let waiting = JOBS_PER_THREAD * dtype.size_bytes().max(4);
-            check_memory(&input.path, scores.layer(), (20 + waiting as u128) * scores.cols() as u128)?;
+            check_memory(&input.path, scores.layer(), (21 + waiting as u128) * scores.cols() as u128)?;
             let heads = 0..scores.heads() as u64;
             let rescalings = heads.map(|head| rescalings.of(scores.layer(), head)).collect::<Result<_>>()?;
             Ok(Planned { scores, dtype, rescalings })

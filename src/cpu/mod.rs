@@ -3,7 +3,6 @@
 //! Counts are integers and sums are made of fixed pieces in a fixed order, so results depend neither on the number of threads nor on
 //! the instruction set ([`Isa`]). [`Plan`] says who computes what.
 
-mod copy;
 mod lanes;
 mod plan;
 mod report;
@@ -12,7 +11,6 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use copy::streaming_copy;
 pub use lanes::Isa;
 pub use plan::Plan;
 pub use report::{Measure, RowReport, SoftmaxRow};
@@ -21,6 +19,16 @@ pub(crate) use row::Workspace;
 use crate::{CriticalBeta, Element, Error, Rescaling, Result, Scores};
 use rayon::prelude::*;
 use row::{Beta, Loan};
+
+type Copy = fn(&[u8], &mut [u8]);
+
+/// A copy between slices of one length past the caches, where this CPU has the stores for it: a benchmark's limit.
+pub(crate) fn streaming_copy() -> Option<Copy> {
+    match Isa::chosen_or_widest() {
+        Isa::Portable => None,
+        _ => Some(|from, to| Isa::chosen_or_widest().copy_past(from, to)),
+    }
+}
 
 /// Lambda(r) of one row, `resolve` r >= 0 in nats; r = 0 is the critical beta itself.
 ///
@@ -53,7 +61,9 @@ pub fn row_reports<T: Element>(scores: &Scores<T>, beta: f64, measure: Measure) 
 /// length) and says of each row which beta it got. Row `r` is taken to sit at query position `positions[r]`.
 ///
 /// Probabilities are within (4 + z) 2^-23 of f64, relative, z = beta x gap, then rounded to another element type; the same bits on any
-/// number of threads and any [`Isa`]. Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `positions` one per row.
+/// number of threads and any [`Isa`]. Each thread keeps up to 17 bytes of scratch per score of its longest row for the next call.
+///
+/// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `positions` one per row, and those of [`Isa::chosen`].
 pub fn softmax<T: Element, O: Element>(
     scores: &Scores<T>,
     rescaling: &Rescaling,
@@ -116,6 +126,7 @@ pub fn softmax_in_place<T: Element>(
 fn check<T: Element>(scores: &Scores<T>, what: &str, given: usize, out: usize) -> Result<()> {
     let (rows, cols) = (scores.rows(), scores.cols());
     let fail = |detail| Err(Error::Scores { rows, cols, detail });
+    Isa::chosen()?;
     if rows.checked_mul(cols) != Some(out) {
         return fail(format!("the output holds {out} elements, expected one per score"));
     }

@@ -5,9 +5,8 @@ use std::fmt;
 
 /// Rows of at least this many scores are worth four meetings of all threads, some 5 us each.
 const SPLIT_COLS: usize = 65_536;
-/// Scores that a thread takes at once, and rows: the first two and the last two of a task have no neighbours to overlap with.
-const TASK_SCORES: usize = 1 << 20;
-const TASK_ROWS: usize = 16;
+/// Scores that a thread takes at once: less costs more in hand-overs than it evens out, more waits for a thread whose core is shared.
+const TASK_SCORES: usize = 1 << 17;
 /// Outputs of this many bytes do not stay in a cache: they are stored past it, which saves reading what is overwritten.
 const STREAM_BYTES: usize = 16 << 20;
 
@@ -22,7 +21,7 @@ pub struct Plan {
     pub threads: usize,
     /// Parts of one row that threads compute at once; 1 where each has rows of its own.
     pub parts: usize,
-    /// Rows that a thread takes at once.
+    /// Rows that a thread takes at once, or more.
     pub task_rows: usize,
     /// Whether probabilities are stored past the caches.
     pub stream: bool,
@@ -35,7 +34,7 @@ impl Plan {
         let threads = threads.max(1);
         let is_split = threads > 1 && cols >= SPLIT_COLS && rows < 2 * threads;
         let parts = if is_split { threads.min(cols / CHUNK) } else { 1 };
-        let task_rows = (TASK_SCORES / cols.max(1)).max(TASK_ROWS).min(rows.div_ceil(threads).max(1));
+        let task_rows = (TASK_SCORES / cols.max(1)).clamp(1, rows.div_ceil(threads).max(1));
         let stream = rows.saturating_mul(cols).saturating_mul(out_bytes) >= STREAM_BYTES;
         Plan { rows, cols, threads, parts, task_rows, stream }
     }
@@ -46,7 +45,7 @@ impl fmt::Display for Plan {
         let Plan { rows, cols, threads, parts, task_rows, stream } = self;
         write!(f, "{rows} rows x {cols} on {threads} threads: ")?;
         match parts {
-            1 => write!(f, "each takes {task_rows} rows at a time")?,
+            1 => write!(f, "each takes {task_rows} rows or more at a time")?,
             _ => write!(f, "few and long, each row in {parts} parts")?,
         }
         match stream {

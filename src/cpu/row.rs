@@ -10,7 +10,8 @@ use crate::stats::{Partition, RowMax, weight};
 use rayon::prelude::*;
 use std::cell::Cell;
 
-/// Scratch for one row at a time, reused from row to row: at most 8 bytes per score, and an eighth.
+/// Scratch for one row at a time, reused from row to row. Per score: 4 bytes of its gap and 4 more to sort them, an eighth of block
+/// maxima; 4 of its weight for a softmax; and 4 to gather it in parts.
 pub(crate) struct Workspace {
     isa: Isa,
     parts: Vec<Part>,
@@ -47,13 +48,13 @@ pub(super) enum Beta<'a> {
 pub(super) enum Fill {
     /// All the same: NaN in poisoned rows, 0 in empty ones.
     With(f32),
-    /// exp(-beta gap) / Z.
-    Weights { max: f32, exponent: Exponent },
+    /// The weights that the workspace keeps, times this.
+    Weights { factor: f32 },
 }
 
 impl Default for Workspace {
     fn default() -> Self {
-        Workspace::new(Isa::detect(), 1)
+        Workspace::new(Isa::chosen_or_widest(), 1)
     }
 }
 
@@ -68,8 +69,9 @@ pub(super) struct Loan(Option<Box<Workspace>>);
 impl Loan {
     /// For rows that `parts` threads share.
     pub(super) fn of(parts: usize) -> Self {
-        let last = LAST.take().filter(|last| last.parts.len() == parts && last.isa == Isa::detect());
-        Loan(Some(last.unwrap_or_else(|| Box::new(Workspace::new(Isa::detect(), parts)))))
+        let last =
+            LAST.take().filter(|last| last.parts.len() == parts && last.isa == Isa::chosen_or_widest());
+        Loan(Some(last.unwrap_or_else(|| Box::new(Workspace::new(Isa::chosen_or_widest(), parts)))))
     }
 }
 
@@ -115,15 +117,7 @@ impl Workspace {
 
     /// The top of a row, and the maxima of its blocks with it.
     fn top<T: Element>(&mut self, row: &[T]) -> RowMax {
-        self.each(row, |isa, part, scores| {
-            part.maxima.clear();
-            part.worst = Some(isa.block_maxima(scores, &mut part.maxima));
-        });
-        self.top_of_maxima(row)
-    }
-
-    /// The top of a row whose block maxima are known.
-    fn top_of_maxima<T: Element>(&mut self, row: &[T]) -> RowMax {
+        self.each(row, |isa, part, scores| part.worst = Some(isa.block_maxima(scores, &mut part.maxima)));
         let isa = self.isa;
         let worst = self.parts.iter().filter_map(|part| part.worst).max().unwrap_or(Worst::Finite);
         if worst == Worst::Nan {
@@ -181,10 +175,8 @@ impl Workspace {
         let best = search.critical_beta(isa, top, resolve, &maxima, |least, scores| match self.parts.len() {
             1 => isa.gather(row, &maxima, least, scores),
             _ => {
-                self.each(row, |isa, part, row| {
-                    part.largest.clear();
-                    isa.gather(row, &part.maxima, least, &mut part.largest);
-                });
+                self.each(row, |isa, part, row| isa.gather(row, &part.maxima, least, &mut part.largest));
+                scores.clear();
                 self.parts.iter().for_each(|part| scores.extend_from_slice(&part.largest));
             }
         });
@@ -224,15 +216,15 @@ impl Workspace {
         RowReport::of(top, betas, beta, part)
     }
 
-    /// The beta of a row with this top.
-    fn beta<T: Element>(&mut self, row: &[T], top: RowMax, beta: Beta) -> (RowMax, f64) {
+    /// The beta of a row with this top; NaN for a poisoned one.
+    fn beta<T: Element>(&mut self, row: &[T], top: &RowMax, beta: Beta) -> f64 {
         let (rescaling, position) = match beta {
-            _ if top.poisoned => return (top, f64::NAN),
-            Beta::Given(beta) => return (top, if beta < 0.0 { 0.0 } else { beta }),
+            _ if top.poisoned => return f64::NAN,
+            Beta::Given(beta) => return if beta < 0.0 { 0.0 } else { beta },
             Beta::Rule(rescaling, position) => (rescaling, position),
         };
         let critical = match rescaling.resolve() {
-            Some(resolve) => self.critical_beta(row, &top, resolve).beta,
+            Some(resolve) => self.critical_beta(row, top, resolve).beta,
             None => f64::NAN,
         };
         let entropy = match rescaling.needs_entropy() {
@@ -242,51 +234,35 @@ impl Workspace {
             }
             false => f64::NAN,
         };
-        (top, rescaling.beta(&RowFacts { n: top.len, position, critical, entropy }))
+        rescaling.beta(&RowFacts { n: top.len, position, critical, entropy })
     }
 
-    /// What becomes of a row whose block maxima are known, but for Z.
-    fn choose<T: Element>(&mut self, row: &[T], beta: Beta) -> (SoftmaxRow, Fill) {
-        let top = self.top_of_maxima(row);
-        let (top, beta) = self.beta(row, top, beta);
+    /// What is told of a row, and what becomes of its scores. The row that comes `next` is fetched meanwhile.
+    pub(super) fn softmax<T: Element>(&mut self, row: &[T], next: &[T], beta: Beta) -> (SoftmaxRow, Fill) {
+        let top = self.top(row);
+        let beta = self.beta(row, &top, beta);
         let (log_partition, fill) = match () {
             _ if beta.is_nan() => (f64::NAN, Fill::With(f32::NAN)),
             _ if top.len == 0 => (f64::NEG_INFINITY, Fill::With(0.0)),
-            _ => (0.0, Fill::Weights { max: top.max, exponent: Exponent::of(beta) }),
+            _ => {
+                let (max, exponent) = (top.max, Exponent::of(beta));
+                self.each(row, |isa, part, scores| {
+                    isa.weigh(scores, next, max, exponent, &mut part.weights, &mut part.sums);
+                });
+                let sum: f64 = self.parts.iter().flat_map(|part| &part.sums).sum();
+                (sum.ln(), Fill::Weights { factor: (1.0 / (sum * f64::from(WEIGHT_ONE))) as f32 })
+            }
         };
         (SoftmaxRow { top, beta, log_partition }, fill)
     }
 
-    /// Z of the row that has just been weighed.
-    fn sum(&self) -> f64 {
-        self.parts.iter().flat_map(|part| &part.sums).sum()
-    }
-
-    /// What becomes of a row, and what is told of it; its weights are then known. The row that comes `next` is fetched meanwhile.
-    pub(super) fn softmax<T: Element>(&mut self, row: &[T], next: &[T], beta: Beta) -> (SoftmaxRow, Fill) {
-        self.each(row, |isa, part, scores| {
-            part.maxima.clear();
-            part.worst = Some(isa.block_maxima(scores, &mut part.maxima));
-        });
-        let (mut told, fill) = self.choose(row, beta);
-        if let Fill::Weights { max, exponent } = fill {
-            self.each(row, |isa, part, scores| {
-                part.weights.clear();
-                part.sums.clear();
-                isa.weigh(scores, next, max, exponent, &mut part.weights, &mut part.sums);
-            });
-            told.log_partition = self.sum().ln();
-        }
-        (told, fill)
-    }
-
     /// Writes the probabilities of the row that has just been weighed.
     pub(super) fn write<O: Element>(&self, out: &mut [O], fill: Fill, stream: bool) {
-        let (isa, factor) = (self.isa, factor_of(self.sum()));
+        let isa = self.isa;
         match (fill, &self.parts[..]) {
             (Fill::With(value), _) => out.fill(O::from_f32(value)),
-            (Fill::Weights { .. }, [part]) => isa.scale(&part.weights, factor, out, stream),
-            (Fill::Weights { .. }, parts) => {
+            (Fill::Weights { factor }, [part]) => isa.scale(&part.weights, factor, out, stream),
+            (Fill::Weights { factor }, parts) => {
                 let outs = out.par_chunks_mut(part_len(out.len(), parts.len()));
                 outs.zip(parts).for_each(|(out, part)| isa.scale(&part.weights, factor, out, stream));
             }
@@ -304,7 +280,7 @@ impl Workspace {
         out: &mut Vec<f64>,
     ) -> SoftmaxRow {
         let top = self.top(scores);
-        let (top, beta) = self.beta(scores, top, Beta::Rule(rescaling, position));
+        let beta = self.beta(scores, &top, Beta::Rule(rescaling, position));
         let log_partition = if top.poisoned { f64::NAN } else { Partition::of(scores, top.max, beta).log() };
         let largest = (-log_partition).exp();
         out.clear();
@@ -315,11 +291,6 @@ impl Workspace {
         }));
         SoftmaxRow { top, beta, log_partition }
     }
-}
-
-/// What makes a probability of a weight.
-fn factor_of(sum: f64) -> f32 {
-    (1.0 / (sum * f64::from(WEIGHT_ONE))) as f32
 }
 
 /// Scores of each but the last of `parts` parts: whole chunks, so that sums are the same in any number of parts.

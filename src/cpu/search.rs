@@ -126,7 +126,7 @@ fn ladder(first: f32, step: f32) -> [f32; 8] {
 
 impl Search {
     /// Lambda(resolve) of a row with this top. `maxima` are some scores of the row, its largest among them; `gather(least, scores)`
-    /// appends all its scores from `least` on.
+    /// makes `scores` all of the row's from `least` on.
     pub(super) fn critical_beta(
         &mut self,
         isa: Isa,
@@ -150,9 +150,7 @@ impl Search {
             for (cut, count) in cuts.into_iter().zip(isa.count_within(&self.gaps, &cuts)) {
                 state.attains(cut, 1 + u64::from(count));
             }
-            // In the bulk they would be a second search, and tell little.
-            let within = isa.count_within(&self.gaps, &[state.cut(maxima.len() as u64); 8])[0] as usize;
-            if maxima.len() >= MANY && 2 * within < maxima.len() {
+            if maxima.len() >= MANY {
                 self.narrow(isa, &mut state, 1);
                 state = State {
                     best: CriticalBeta::at_top(top.ties, resolve),
@@ -164,7 +162,6 @@ impl Search {
         let cut = state.cut(top.len);
         // Below every score whose gap is rounded to the cut or less.
         let least = ((f64::from(top.max) - UP * f64::from(cut)) as f32).next_down().max(f32::MIN);
-        self.gaps.clear();
         gather(least, &mut self.gaps);
         isa.to_gaps(&mut self.gaps, top.max, cut);
         self.narrow(isa, &mut state, top.ties);

@@ -157,7 +157,6 @@ fn worst_weight(isa: Isa, step: usize) -> f64 {
     let gaps: Vec<u32> = (first..=last).step_by(step).collect();
     for gaps in gaps.chunks(CHUNK) {
         let row: Vec<f32> = gaps.iter().map(|&bits| -f32::from_bits(bits)).collect();
-        weights.clear();
         isa.weigh(&row, &[], 0.0, Exponent::of(1.0), &mut weights, &mut sums);
         for (&score, &weight) in row.iter().zip(&weights) {
             let exact = f64::from(score).exp() * f64::from(WEIGHT_ONE);
@@ -224,6 +223,22 @@ fn rows_in_place_are_rows_apart() {
         .unwrap_err()
         .to_string();
     assert!(far.contains("30 elements apart would overlap"), "{far}");
+}
+
+#[test]
+fn every_byte_of_a_copy_arrives_at_every_alignment_and_length() {
+    let from: Vec<u8> = (0..400u32).map(|i| (i * 7) as u8).collect();
+    for isa in Isa::available() {
+        for offset in 0..65 {
+            for len in [0, 1, 15, 63, 64, 65, 200, 300] {
+                let mut to = vec![0xAA; 400];
+                isa.copy_past(&from[offset / 3..][..len], &mut to[offset..][..len]);
+                assert_eq!(to[offset..][..len], from[offset / 3..][..len], "{isa}");
+                let is_outside = |&at: &usize| at < offset || at >= offset + len;
+                assert!((0..400).filter(is_outside).all(|at| to[at] == 0xAA), "{isa} {offset} {len}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -137,11 +137,11 @@ fn job_rows(source: &Source) -> usize {
     }
 }
 
-/// Bytes that one thread needs: the scores themselves, and twice 4 bytes each to refine their gaps.
+/// Bytes that one thread needs: the scores themselves, and what a search of them needs.
 fn scratch_bytes(source: &Source) -> u128 {
     match source {
-        Source::Scores(tensor) => 12 * tensor.cols() as u128,
-        Source::Pair(pair) => qk::scratch_bytes(pair) + 8 * pair.keys() as u128,
+        Source::Scores(tensor) => 13 * tensor.cols() as u128,
+        Source::Pair(pair) => qk::scratch_bytes(pair) + 9 * pair.keys() as u128,
     }
 }
 

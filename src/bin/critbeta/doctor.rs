@@ -16,7 +16,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     fact("target", format!("{} {}", std::env::consts::ARCH, std::env::consts::OS));
     fact("processor", processor().unwrap_or_else(|| "unknown".into()));
     fact("instruction sets", instruction_sets().join(" "));
-    fact("lanes", format!("{}; {} chooses among {}", Isa::detect(), Isa::VARIABLE, lanes()));
+    fact("lanes", format!("{}; {} chooses among {}", Isa::chosen()?, Isa::VARIABLE, lanes()));
     fact("cores", available_parallelism().map_or_else(|e| e.to_string(), |n| n.to_string()));
     fact("threads used", rayon::current_num_threads().to_string());
     fact("memory", memory().unwrap_or_else(|| "unknown".into()));

@@ -38,7 +38,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         critbeta::output::remove_unfinished();
         std::process::exit(130);
     })?;
-    critbeta::cpu::Isa::requested()?;
+    critbeta::cpu::Isa::chosen()?;
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }

@@ -83,17 +83,18 @@ unsafe fn store_largest<L: Lanes>(v: L::F, least: L::F, to: *mut f32) -> *mut f3
     }
 }
 
-/// Appends the scores of a row from `least` on, of the blocks whose maxima are.
+/// Replaces `scores` by those of a row from `least` on, of the blocks whose maxima are.
 #[inline(always)]
 unsafe fn gather<L: Lanes, T: Element>(row: &[T], maxima: &[f32], least: f32, scores: &mut Vec<f32>) {
     unsafe {
         let least = L::splat(least);
+        // Sixteen more than there can be: a store takes all lanes. Whole at once: memory that is not touched costs nothing.
+        scores.clear();
+        scores.reserve_exact(row.len() + LANES);
         for b in 0..maxima.len() / LANES {
             if L::at_least(L::load(maxima.as_ptr().add(b * LANES)), least) == 0 {
                 continue;
             }
-            // Sixteen more than there can be: a store takes all lanes.
-            scores.reserve(BLOCK + LANES);
             let mut to = scores.as_mut_ptr().add(scores.len());
             if (b + 1) * BLOCK <= row.len() {
                 let start = row.as_ptr().add(b * BLOCK);
@@ -110,14 +111,14 @@ unsafe fn gather<L: Lanes, T: Element>(row: &[T], maxima: &[f32], least: f32, sc
     }
 }
 pass! {
-    /// Appends the scores of `row` from `least` on to `scores`, of the blocks whose `maxima` are.
+    /// Replaces `scores` by those of `row` from `least` on, of the blocks whose `maxima` are.
     pub(in crate::cpu) gather<T>(row: &[T], maxima: &[f32], least: f32, scores: &mut Vec<f32>)
 }
 
 /// Replaces sixteen values `$v` by what `$kept` makes of them under its mask, in place and in order. No function: a closure would not have the instruction set.
 macro_rules! keep {
     ($gaps:ident, $v:ident => $kept:expr) => {{
-        $gaps.reserve(LANES);
+        $gaps.reserve_exact(LANES);
         let (n, start) = ($gaps.len(), $gaps.as_mut_ptr());
         let mut kept = 0;
         for at in (0..n).step_by(LANES) {

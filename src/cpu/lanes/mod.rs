@@ -34,6 +34,7 @@ macro_rules! pass {
     };
 }
 
+mod copy;
 mod gaps;
 mod load;
 mod portable;
@@ -158,24 +159,26 @@ impl Isa {
         self == Isa::Portable
     }
 
-    /// What [`Isa::VARIABLE`] names, if it is set.
-    ///
-    /// Errors: [`Error::Settings`] for a name that is unknown, or of what this machine does not have.
-    pub fn requested() -> Result<Option<Isa>> {
-        let Some(name) = std::env::var_os(Isa::VARIABLE) else { return Ok(None) };
-        let available = Isa::available();
-        let named = available.iter().copied().find(|isa| name == *isa.to_string());
-        let expected = || available.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
-        let detail = || format!("{}={name:?} is not to be had here: expected {}", Isa::VARIABLE, expected());
-        named.map(Some).ok_or_else(|| Error::Settings { detail: detail() })
-    }
-
     /// The widest that this machine has, or what [`Isa::VARIABLE`] names; looked up once.
     ///
-    /// A name that [`Isa::requested`] refuses counts as not set: programs ask that first, as the command does.
-    pub fn detect() -> Isa {
-        static DETECTED: OnceLock<Isa> = OnceLock::new();
-        *DETECTED.get_or_init(|| Isa::requested().ok().flatten().unwrap_or(Isa::available()[0]))
+    /// Errors: [`Error::Settings`] for a name that is unknown, or of what this machine does not have.
+    pub fn chosen() -> Result<Isa> {
+        static CHOSEN: OnceLock<Result<Isa, String>> = OnceLock::new();
+        let choose = || {
+            let available = Isa::available();
+            let Some(name) = std::env::var_os(Isa::VARIABLE) else { return Ok(available[0]) };
+            let named = available.iter().copied().find(|isa| name == *isa.to_string());
+            named.ok_or_else(|| {
+                let expected = available.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
+                format!("{}={name:?} is not to be had here: expected {expected}", Isa::VARIABLE)
+            })
+        };
+        CHOSEN.get_or_init(choose).clone().map_err(|detail| Error::Settings { detail })
+    }
+
+    /// [`Isa::chosen`], or the widest where that is an error: for what cannot fail, and does not differ by a bit.
+    pub(in crate::cpu) fn chosen_or_widest() -> Isa {
+        Isa::chosen().unwrap_or_else(|_| Isa::available()[0])
     }
 }
 

@@ -24,11 +24,12 @@ unsafe fn worst_of<L: Lanes>(magnitude: L::F) -> Worst {
     }
 }
 
-/// Appends the maxima of each lane of each block of a row to `maxima`.
+/// Replaces `maxima` by the maxima of each lane of each block of a row.
 #[inline(always)]
 unsafe fn block_maxima<L: Lanes, T: Element>(row: &[T], maxima: &mut Vec<f32>) -> Worst {
     unsafe {
         let blocks = row.len().div_ceil(BLOCK);
+        maxima.clear();
         maxima.reserve(blocks * LANES);
         let mut worst = L::splat(0.0);
         for b in 0..blocks {
@@ -64,7 +65,7 @@ unsafe fn block_maxima<L: Lanes, T: Element>(row: &[T], maxima: &mut Vec<f32>) -
     }
 }
 pass! {
-    /// Appends the maxima of each lane of each block of `row` to `maxima`, and says the worst kind of score. Where that is NaN,
+    /// Replaces `maxima` by the maxima of each lane of each block of `row`, and says the worst kind of score. Where that is NaN,
     /// maxima mean nothing.
     pub(in crate::cpu) block_maxima<T>(row: &[T], maxima: &mut Vec<f32>) -> Worst
 }

@@ -127,7 +127,7 @@ impl<L: Lanes> Weigh<L> for Wide {
     }
 }
 
-/// Calls `$f::<L, .., W>(.., weigh)` for the exponent.
+/// `$call` with `$weigh` being what weighs by `$exponent`: compiled for each.
 macro_rules! weighing {
     ($max:expr, $exponent:expr, $weigh:ident => $call:expr) => {
         match $exponent {
@@ -189,9 +189,10 @@ unsafe fn weigh_row<L: Lanes, T: Element, W: Weigh<L>>(
     sums: &mut Vec<f64>,
 ) {
     unsafe {
-        let before = weights.len();
-        weights.reserve(row.len() + GROUP * LANES);
-        let mut to = weights.as_mut_ptr().add(before);
+        weights.clear();
+        sums.clear();
+        weights.reserve_exact(row.len() + GROUP * LANES);
+        let mut to = weights.as_mut_ptr();
         for (c, chunk) in row.chunks(CHUNK).enumerate() {
             let mut sum = L::wide_zero();
             let full = chunk.len() / (GROUP * LANES);
@@ -222,7 +223,7 @@ unsafe fn weigh_row<L: Lanes, T: Element, W: Weigh<L>>(
             }
             sums.push(lane_sum::<L>(sum));
         }
-        weights.set_len(before + row.len());
+        weights.set_len(row.len());
     }
 }
 
@@ -238,7 +239,7 @@ unsafe fn weigh<L: Lanes, T: Element>(
     unsafe { weighing!(max, exponent, weigh => weigh_row::<L, T, _>(row, next, weigh, weights, sums)) }
 }
 pass! {
-    /// Appends 2^25 exp(-beta gap) of every score of `row` to `weights`, and the sum of exp(-beta gap) of each chunk to `sums`; meanwhile
+    /// Replaces `weights` by 2^25 exp(-beta gap) of every score of `row`, and `sums` by the sum of exp(-beta gap) of each chunk; meanwhile
     /// fetches the row that comes `next`.
     pub(in crate::cpu) weigh<T>(
         row: &[T],

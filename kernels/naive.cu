@@ -75,8 +75,9 @@ DEVICE void naive_write(const RowParams& p) {
     naive_step<T, THREADS>(p, [&](auto& scope, const auto& row, const ReportWords& report) {
         const float max = report.get<float>(FIELD(max));
         const double beta = report.get<double>(FIELD(beta));
+        Sum none{0, 0};
         write_probs<false>(p, scope, row, max, Exponent(beta), report.get<double>(FIELD(sum)), !(max < INFINITE) || beta != beta,
-                           nullptr);
+                           false, none);
         return [] {};
     });
 }

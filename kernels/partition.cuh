@@ -35,8 +35,8 @@ struct EarlySum {
 #pragma unroll
         for (u32 j = 0; j < V; ++j) {
             const float n = sub_rn(shifted[j], MAGIC), f = fused(s[j], b.low, fused(s[j], b.high, -n));
-            const float q = weight_of(f);
-            w[j] = shifted[j] >= at - 150 ? float_of(bits_of(q) + ((bits_of(shifted[j]) - bits_of(at)) << 23)) : 0.0f;
+            const u32 raised = bits_of(weight_of(f)) + ((bits_of(shifted[j]) - bits_of(at)) << 23);
+            w[j] = float_of(shifted[j] >= at - 150 ? raised : 0u);
         }
         sum.add(tree_sum(w));
     }

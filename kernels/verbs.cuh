@@ -42,17 +42,17 @@ DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const 
     return scope.reduce(found, Maxima::none(), [](const Maxima& a, const Maxima& b) { return Maxima::merge(a, b); });
 }
 
-// With KEPT what is on chip are weights already. `rest`, if asked for, sums the weights of what is not.
+// With KEPT what is on chip are weights already. With `sums`, `rest` adds up the weights of what is not.
 template <bool KEPT, class T, class Scope>
 DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, double z,
-                        bool poisoned, Sum* rest) {
+                        bool poisoned, bool sums, Sum& rest) {
     const double inverse = z > 0.0 ? simt::div_rn(1.0 / WEIGHT_ONE, z) : 0.0;
     const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
     const auto write = [&](auto weight) {
         const auto value = [&](float s, u32 v) {
             const bool resident = row.is_resident(v);
             const float w = KEPT && resident ? s : weight(s);
-            if (Scope::STREAMS && !resident && rest) rest->add(w);
+            if (Scope::STREAMS && !resident && sums) rest.add(w);
             return simt::mul_rn(w, factor);
         };
         if (p.out_f32) {
@@ -122,12 +122,12 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     if (OUT) {
         const bool summed = Scope::STREAMS && early.counts(beta, top.max);
         Sum rest{0, 0};
-        write_probs<KEEP>(p, scope, row, top.max, b, z.sum, poisoned || beta != beta, summed ? &rest : nullptr);
+        write_probs<KEEP>(p, scope, row, top.max, b, z.sum, poisoned || beta != beta, summed, rest);
         if (summed) {
             const double own_error = simt::sub_rn(simt::mul_rn(rest.total(), 1.0 / WEIGHT_ONE), early.total(top.max));
             const double error = scope.reduce(own_error, 0.0, [](double a, double c) { return simt::add_rn(a, c); });
             if ((error < 0 ? -error : error) > simt::mul_rn(z.sum, EarlySum::APART)) {
-                write_probs<KEEP>(p, scope, row, top.max, b, simt::add_rn(z.sum, error), false, nullptr);
+                write_probs<KEEP>(p, scope, row, top.max, b, simt::add_rn(z.sum, error), false, false, rest);
             }
         }
     }

@@ -138,7 +138,7 @@ fn closed_forms_hold_at_every_pad_and_stride() {
 }
 
 #[test]
-fn softmax_of_closed_forms_is_exact_to_f32_and_zero_where_masked() {
+fn softmax_of_closed_forms_is_within_its_bound_and_zero_where_masked() {
     for seed in seeds() {
         for pad in pads() {
             let row = padded(&seed.scores, pad);
@@ -158,7 +158,8 @@ fn softmax_of_closed_forms_is_exact_to_f32_and_zero_where_masked() {
             sorted.sort_by(|a, b| b.total_cmp(a));
             assert_eq!(sorted.len(), seed.weights.iter().filter(|&&w| w > 0.0).count(), "{told}");
             for (p, w) in sorted.iter().zip(&seed.weights) {
-                close(f64::from(*p), *w, w * (2f64.powi(-24) + common::sum_error(100)), &told);
+                // At beta = 1, z is the gap: the log of the ratio to the largest weight.
+                close(f64::from(*p), *w, common::prob_error(*w, (seed.weights[0] / w).ln()), &told);
             }
         }
     }

@@ -1,10 +1,13 @@
-//! One row on one thread, in five verbs: row max, count gaps, critical beta, partition, write probs.
+//! One row in five verbs: row max, count gaps, critical beta, partition, write probs.
 
-use super::refine::Refiner;
+use super::contact::Contact;
+use super::rank::of_largest;
+use super::top::{Chunks, Tops};
+use super::weights::Probs;
 use crate::Element;
 use crate::critical::CriticalBeta;
 use crate::rescaling::{Rescaling, RowFacts};
-use crate::stats::{GapProfile, Partition, RowMax, weight};
+use crate::stats::{Partition, RowMax, weight};
 
 /// What to measure of a row besides its weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,35 +87,46 @@ pub struct SoftmaxRow {
     pub log_partition: f64,
 }
 
-/// Scratch of one thread, reused from row to row: at most 8 bytes per score of the longest row.
+/// Scratch of one thread, reused from row to row: at most 12 bytes per score of the longest row.
+#[derive(Default)]
 pub(crate) struct Workspace {
-    profile: GapProfile,
-    refiner: Refiner,
+    contact: Contact,
+    wide: Vec<f32>,
 }
 
-impl Default for Workspace {
-    fn default() -> Self {
-        Workspace { profile: GapProfile::of(&[], 0.0), refiner: Refiner::default() }
-    }
+/// What the inverse temperature of a row is.
+#[derive(Clone, Copy)]
+pub(super) enum Rule<'a> {
+    /// As the rescaling says of a row at this query position.
+    Rescaling(&'a Rescaling, u64),
+    /// Given.
+    At(f64),
+}
+
+/// What is known of a row before its probabilities are written.
+pub(super) struct Measured {
+    pub report: SoftmaxRow,
+    /// `None` where all of its probabilities are one value: 0 of an empty row, NaN of a poisoned one.
+    pub probs: Option<Probs>,
 }
 
 impl Workspace {
     /// Lambda and Lambda(r): equal and computed once for r = 0.
-    pub(super) fn critical_betas(
+    pub(super) fn critical_betas<T: Element>(
         &mut self,
-        scores: &[f32],
-        top: &RowMax,
+        row: &Chunks<T>,
+        (top, tops): &(RowMax, Tops),
         measure: Measure,
     ) -> [CriticalBeta; 2] {
         if top.poisoned {
             return [CriticalBeta::UNKNOWN; 2];
         }
-        if measure.top_k.is_none() {
-            self.profile.recount(scores, top.max);
+        if measure.top_k.is_some() {
+            widen(row.scores, &mut self.wide);
         }
         let mut at = |resolve| match measure.top_k {
-            Some(k) => Refiner::critical_beta_of_top(scores, top, k, resolve),
-            None => self.refiner.critical_beta(scores, top, &self.profile, resolve),
+            Some(k) => of_largest(&self.wide, top, k, resolve),
+            None => self.contact.critical_beta(row, top, tops, resolve),
         };
         let critical = at(0.0);
         let resolved = if measure.resolve == 0.0 { critical } else { at(measure.resolve) };
@@ -121,13 +135,59 @@ impl Workspace {
 
     /// The report on a row at inverse temperature `beta` >= 0.
     pub(crate) fn report(&mut self, scores: &[f32], beta: f64, measure: Measure) -> RowReport {
-        let top = RowMax::of(scores, 0);
-        let betas = self.critical_betas(scores, &top, measure);
-        let part = if top.poisoned { Partition::EMPTY } else { Partition::of(scores, top.max, beta) };
-        RowReport::of(top, betas, beta, part)
+        self.report_on(&Chunks::of_one(scores), beta, measure)
     }
 
-    /// Writes the probabilities of a row under `rescaling` to `out` (f64, one per score).
+    /// As `report`, of any element type and by all threads where the row is `split`.
+    pub(super) fn report_on<T: Element>(
+        &mut self,
+        row: &Chunks<T>,
+        beta: f64,
+        measure: Measure,
+    ) -> RowReport {
+        let found = row.top();
+        let betas = self.critical_betas(row, &found, measure);
+        RowReport::of(found.0, betas, beta, self.partition(row, &found.0, beta))
+    }
+
+    fn partition<T: Element>(&mut self, row: &Chunks<T>, top: &RowMax, beta: f64) -> Partition {
+        if top.poisoned {
+            return Partition::EMPTY;
+        }
+        widen(row.scores, &mut self.wide);
+        Partition::of(&self.wide, top.max, beta)
+    }
+
+    fn beta<T: Element>(&mut self, row: &Chunks<T>, found: &(RowMax, Tops), rule: Rule) -> f64 {
+        let (rescaling, position) = match rule {
+            _ if found.0.poisoned => return f64::NAN,
+            Rule::At(beta) => return beta,
+            Rule::Rescaling(rescaling, position) => (rescaling, position),
+        };
+        let critical = match rescaling.resolve() {
+            Some(resolve) => self.contact.critical_beta(row, &found.0, &found.1, resolve).beta,
+            None => f64::NAN,
+        };
+        let entropy = match rescaling.needs_entropy() {
+            true => self.partition(row, &found.0, 1.0).entropy(1.0),
+            false => f64::NAN,
+        };
+        rescaling.beta(&RowFacts { n: found.0.len, position, critical, entropy })
+    }
+
+    /// Everything about a row but its probabilities, which are then cheap.
+    pub(super) fn measure<T: Element>(&mut self, row: &Chunks<T>, rule: Rule) -> Measured {
+        let found = row.top();
+        let (top, beta) = (found.0, self.beta(row, &found, rule));
+        if beta.is_nan() || top.len == 0 {
+            let log_partition = if beta.is_nan() { f64::NAN } else { f64::NEG_INFINITY };
+            return Measured { report: SoftmaxRow { top, beta, log_partition }, probs: None };
+        }
+        let probs = Probs::new(row, top.max, beta);
+        Measured { report: SoftmaxRow { top, beta, log_partition: probs.log_partition }, probs: Some(probs) }
+    }
+
+    /// Writes the probabilities of a row under `rescaling` to `out` in f64, one per score, exp in f64.
     ///
     /// The row sits at query `position` (0-based). A poisoned row is NaN, an empty one 0.
     pub(crate) fn softmax(
@@ -137,19 +197,10 @@ impl Workspace {
         position: u64,
         out: &mut Vec<f64>,
     ) -> SoftmaxRow {
-        let top = RowMax::of(scores, 0);
-        let critical = match rescaling.resolve() {
-            Some(resolve) => self.critical_betas(scores, &top, Measure { resolve, top_k: None })[1].beta,
-            None => f64::NAN,
-        };
-        let entropy = match rescaling.needs_entropy() {
-            true => Partition::of(scores, top.max, 1.0).entropy(1.0),
-            false => f64::NAN,
-        };
-        let beta = match top.poisoned {
-            true => f64::NAN,
-            false => rescaling.beta(&RowFacts { n: top.len, position, critical, entropy }),
-        };
+        let row = Chunks::of_one(scores);
+        let found = row.top();
+        let beta = self.beta(&row, &found, Rule::Rescaling(rescaling, position));
+        let top = found.0;
         let log_partition = if top.poisoned { f64::NAN } else { Partition::of(scores, top.max, beta).log() };
         write_probs(scores, &top, beta, log_partition, out);
         SoftmaxRow { top, beta, log_partition }

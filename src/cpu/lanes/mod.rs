@@ -1,0 +1,222 @@
+//! Sixteen lanes of f32 on every instruction set: one trait, detected once, forced by `CRITBETA_LANES`.
+//!
+//! Sixteen everywhere, whatever the registers' width: lane j of a block is column j mod 16 on any machine, every
+//! operation rounds once, and so every sum has the same bits on all of them.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use crate::{Element, Error, Result};
+use half::{bf16, f16};
+use std::any::TypeId;
+use std::fmt;
+use std::sync::OnceLock;
+
+/// Lanes of a vector.
+pub(super) const WIDTH: usize = 16;
+
+/// Operations on vectors of [`WIDTH`] lanes. A value of an implementing type is the proof that this machine has
+/// its instructions, so the methods are safe.
+pub(super) trait Lanes: Copy {
+    /// f32 lanes.
+    type F: Copy;
+    /// Bits of 16-bit lanes.
+    type H: Copy;
+    /// A yes or no per lane.
+    type M: Copy;
+    /// f64 lanes.
+    type D: Copy;
+
+    fn splat(self, value: f32) -> Self::F;
+    fn load(self, from: &[f32; WIDTH]) -> Self::F;
+    fn load_f16(self, from: &[f16; WIDTH]) -> Self::F;
+    fn load_bf16(self, from: &[bf16; WIDTH]) -> Self::F;
+    fn store(self, v: Self::F, to: &mut [f32; WIDTH]);
+    /// As `store`, past the caches where `to` is aligned for it; [`Lanes::fence`] must follow.
+    fn stream(self, v: Self::F, to: &mut [f32; WIDTH]);
+    /// Rounded to nearest even; no lane may be NaN.
+    fn to_f16(self, v: Self::F) -> Self::H;
+    /// Rounded to nearest even; no lane may be NaN.
+    fn to_bf16(self, v: Self::F) -> Self::H;
+    fn store_half(self, v: Self::H, to: &mut [u16; WIDTH]);
+    /// As [`Lanes::stream`].
+    fn stream_half(self, v: Self::H, to: &mut [u16; WIDTH]);
+    /// Orders streamed stores before everything that follows.
+    fn fence(self);
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a * b + c, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Either where one is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Either where one is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+
+    /// a >= b; no where one is NaN.
+    fn ge(self, a: Self::F, b: Self::F) -> Self::M;
+    /// Where a or b is NaN.
+    fn unordered(self, a: Self::F, b: Self::F) -> Self::M;
+    fn or(self, a: Self::M, b: Self::M) -> Self::M;
+    fn and(self, a: Self::M, b: Self::M) -> Self::M;
+    fn no(self) -> Self::M;
+    /// Lane j in bit j.
+    fn bits(self, m: Self::M) -> u32;
+    fn any(self, m: Self::M) -> bool {
+        self.bits(m) != 0
+    }
+    fn select(self, m: Self::M, yes: Self::F, no: Self::F) -> Self::F;
+
+    /// Where `shifted` >= `least`, `q` times 2^k, k being the low bits of `shifted`; else 0.
+    fn raise(self, q: Self::F, shifted: Self::F, least: Self::F) -> Self::F;
+    /// The integer parts; every lane is 0 or more and below 2^31.
+    fn truncate(self, v: Self::F, to: &mut [u32; WIDTH]);
+    /// Lanes of `m` to the front of `to`, in order, and how many; what follows them there is arbitrary.
+    fn compress(self, v: Self::F, m: Self::M, to: &mut [f32; WIDTH]) -> usize;
+
+    fn zero(self) -> Self::D;
+    /// `sum` + `v`, in f64.
+    fn accumulate(self, sum: Self::D, v: Self::F) -> Self::D;
+    fn sums(self, sum: Self::D) -> [f64; WIDTH];
+}
+
+/// Loads lanes of any element type.
+#[inline(always)]
+pub(super) fn load<L: Lanes, T: Element>(lanes: L, from: &[T; WIDTH]) -> L::F {
+    let of = TypeId::of::<T>();
+    if of == TypeId::of::<f32>() {
+        lanes.load(bytemuck::cast_ref(from))
+    } else if of == TypeId::of::<f16>() {
+        lanes.load_f16(bytemuck::cast_ref(from))
+    } else if of == TypeId::of::<bf16>() {
+        lanes.load_bf16(bytemuck::cast_ref(from))
+    } else {
+        lanes.load(&from.map(T::to_f32))
+    }
+}
+
+/// Stores lanes, none of them NaN, as any element type; with STREAM as [`Lanes::stream`].
+#[inline(always)]
+pub(super) fn store<L: Lanes, O: Element, const STREAM: bool>(lanes: L, v: L::F, to: &mut [O; WIDTH]) {
+    let of = TypeId::of::<O>();
+    let half = if of == TypeId::of::<f32>() {
+        let to = bytemuck::cast_mut(to);
+        return if STREAM { lanes.stream(v, to) } else { lanes.store(v, to) };
+    } else if of == TypeId::of::<f16>() {
+        lanes.to_f16(v)
+    } else if of == TypeId::of::<bf16>() {
+        lanes.to_bf16(v)
+    } else {
+        let mut wide = [0.0; WIDTH];
+        lanes.store(v, &mut wide);
+        *to = wide.map(O::from_f32);
+        return;
+    };
+    let to = bytemuck::cast_mut(to);
+    if STREAM { lanes.stream_half(half, to) } else { lanes.store_half(half, to) }
+}
+
+/// What runs on the lanes of whatever instruction set there is. `run` must be `#[inline(always)]`: only then is it
+/// compiled for that instruction set.
+pub(super) trait Work {
+    type Out;
+    fn run<L: Lanes>(self, lanes: L) -> Self::Out;
+}
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy)]
+pub struct InstructionSet(Proof);
+
+#[derive(Clone, Copy)]
+enum Proof {
+    Portable(portable::Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon),
+}
+
+impl InstructionSet {
+    /// The environment variable that forces one: `avx512`, `avx2`, `neon` or `portable`. Read once.
+    pub const VARIABLE: &str = "CRITBETA_LANES";
+
+    /// Those that this machine has, fastest first; `portable` is always the last.
+    pub fn supported() -> Vec<InstructionSet> {
+        #[cfg(target_arch = "x86_64")]
+        let found = [avx512::Avx512::detect().map(Proof::Avx512), avx2::Avx2::detect().map(Proof::Avx2)];
+        #[cfg(target_arch = "aarch64")]
+        let found = [neon::Neon::detect().map(Proof::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let found: [Option<Proof>; 0] = [];
+        let portable = Proof::Portable(portable::Portable);
+        found.into_iter().flatten().chain([portable]).map(InstructionSet).collect()
+    }
+
+    /// The one that this process uses: the fastest, or what [`InstructionSet::VARIABLE`] names.
+    ///
+    /// Errors: [`Error::Settings`] if the variable names nothing that this machine has. Whatever cannot fail then
+    /// uses the fastest.
+    pub fn chosen() -> Result<InstructionSet> {
+        static CHOSEN: OnceLock<Result<InstructionSet, String>> = OnceLock::new();
+        let choose = || InstructionSet::named(std::env::var_os(Self::VARIABLE).as_deref());
+        CHOSEN.get_or_init(choose).clone().map_err(|detail| Error::Settings { detail })
+    }
+
+    fn named(name: Option<&std::ffi::OsStr>) -> Result<InstructionSet, String> {
+        let supported = InstructionSet::supported();
+        let Some(name) = name else { return Ok(supported[0]) };
+        supported.iter().copied().find(|set| name == set.name()).ok_or_else(|| {
+            let names: Vec<&str> = supported.iter().map(InstructionSet::name).collect();
+            format!("{} is {name:?}: this machine has {}", Self::VARIABLE, names.join(", "))
+        })
+    }
+
+    pub(super) fn chosen_or_fastest() -> InstructionSet {
+        InstructionSet::chosen().unwrap_or_else(|_| InstructionSet::supported()[0])
+    }
+
+    /// Its name in the environment variable.
+    pub fn name(&self) -> &'static str {
+        match self.0 {
+            Proof::Portable(_) => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Proof::Neon(_) => "neon",
+        }
+    }
+
+    pub(super) fn run<W: Work>(self, work: W) -> W::Out {
+        match self.0 {
+            Proof::Portable(lanes) => work.run(lanes),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx2(lanes) => avx2::run(lanes, work),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx512(lanes) => avx512::run(lanes, work),
+            #[cfg(target_arch = "aarch64")]
+            Proof::Neon(lanes) => neon::run(lanes, work),
+        }
+    }
+}
+
+impl fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for InstructionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,263 @@
+//! The top of a row in one pass: its maximum, what else is near it, and whether there is anything to be careful of.
+
+use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
+use super::plan::CHUNK;
+use super::weights::{BLOCK, padded, padded_with, vectors};
+use crate::Element;
+use crate::stats::RowMax;
+use rayon::prelude::*;
+
+/// What one pass finds of a chunk of a row. Merges in any order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tops {
+    /// Of every lane the largest score, and the second largest; -inf where there is none.
+    pub scores: [[f32; WIDTH]; 2],
+    /// The lowest score; -inf if one is masked, +inf of nothing.
+    pub lowest: f32,
+    /// Whether there is a NaN: nothing else is of use then.
+    pub nan: bool,
+}
+
+impl Tops {
+    pub(super) const EMPTY: Tops =
+        Tops { scores: [[f32::NEG_INFINITY; WIDTH]; 2], lowest: f32::INFINITY, nan: false };
+
+    pub(super) fn max(&self) -> f32 {
+        self.scores[0].iter().fold(f32::NEG_INFINITY, |max, &s| if s > max { s } else { max })
+    }
+
+    pub(super) fn merge(mut self, other: &Tops) -> Tops {
+        for j in 0..WIDTH {
+            let (a, b) = (self.scores[0][j], other.scores[0][j]);
+            self.scores[0][j] = a.max(b);
+            self.scores[1][j] = a.min(b).max(self.scores[1][j]).max(other.scores[1][j]);
+        }
+        Tops { lowest: self.lowest.min(other.lowest), nan: self.nan | other.nan, ..self }
+    }
+
+    /// The second largest score, equal to the largest under ties.
+    fn second(&self) -> f32 {
+        let (mut max, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for &s in self.scores.as_flattened() {
+            second = second.max(max.min(s));
+            max = max.max(s);
+        }
+        second
+    }
+}
+
+/// A row as its thread, or all threads, see it: in chunks.
+#[derive(Clone, Copy)]
+pub(super) struct Chunks<'a, T> {
+    pub scores: &'a [T],
+    pub set: InstructionSet,
+    /// Whether all threads share its chunks.
+    pub split: bool,
+}
+
+impl<'a, T: Element> Chunks<'a, T> {
+    /// A row of one thread.
+    pub(super) fn of_one(scores: &'a [T]) -> Self {
+        Chunks { scores, set: InstructionSet::chosen_or_fastest(), split: false }
+    }
+
+    /// `of` every chunk, in order.
+    pub(super) fn map<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync) -> Vec<R> {
+        match self.split {
+            true => self.scores.par_chunks(CHUNK).map(of).collect(),
+            false => self.scores.chunks(CHUNK).map(of).collect(),
+        }
+    }
+
+    /// The top of the row and what else the pass has found.
+    pub(super) fn top(&self) -> (RowMax, Tops) {
+        let found = self.map(|chunk| self.set.run(FindTops(chunk)));
+        let mut tops = found.iter().fold(Tops::EMPTY, |all, tops| all.merge(tops));
+        let max = tops.max();
+        if tops.nan || max == f32::INFINITY {
+            let wide: Vec<f32> = self.scores.iter().map(|s| s.to_f32()).collect();
+            return (RowMax::of(&wide, 0), tops);
+        }
+        if max == f32::NEG_INFINITY {
+            return (RowMax::EMPTY, tops);
+        }
+        let mut len = self.scores.len() as u64;
+        if tops.lowest == f32::NEG_INFINITY {
+            let visible = self.map(|chunk| self.set.run(Visible(chunk)));
+            len = visible.iter().map(|&(len, _)| len).sum();
+            tops.lowest = visible.iter().fold(f32::INFINITY, |lowest, &(_, low)| lowest.min(low));
+        }
+        // Where a lane shows the maximum twice, it may hide more.
+        let attained = |scores, counts| self.set.run(Attained { scores, max, counts });
+        let ties = match tops.scores[1].contains(&max) {
+            true => self.map(|chunk| attained(chunk, true).1).iter().sum(),
+            false => tops.scores[0].iter().filter(|&&s| s == max).count() as u64,
+        };
+        let start = CHUNK * found.iter().position(|tops| tops.max() == max).unwrap_or(0);
+        let argmax = start + attained(&self.scores[start..], false).0.unwrap_or(0);
+        // -0 and 0 are one score; adding 0 makes its sign independent of the order of the row.
+        let (max, second) = (max + 0.0, tops.second() + 0.0);
+        (RowMax { max, second, len, argmax: argmax as u64, ties, poisoned: false }, tops)
+    }
+}
+
+/// The tops of a chunk.
+pub(super) struct FindTops<'a, T>(pub &'a [T]);
+
+impl<T: Element> Work for FindTops<'_, T> {
+    type Out = Tops;
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> Tops {
+        let mut found = Found::<L>::nothing(lanes);
+        let (blocks, tail) = self.0.as_chunks::<BLOCK>();
+        for block in blocks {
+            let v = vectors(lanes, block);
+            found.largest(lanes, v);
+            found.lowest(lanes, v);
+        }
+        if !tail.is_empty() {
+            found.largest(lanes, vectors(lanes, &padded(tail)));
+            // What is behind the end is not a masked score.
+            found.lowest(lanes, vectors(lanes, &padded_with(tail, f32::INFINITY)));
+        }
+        found.tops(lanes)
+    }
+}
+
+/// Four vectors side by side: one alone would wait for itself.
+struct Found<L: Lanes> {
+    max: [L::F; 4],
+    second: [L::F; 4],
+    lowest: [L::F; 2],
+    nan: L::M,
+}
+
+impl<L: Lanes> Found<L> {
+    #[inline(always)]
+    fn nothing(lanes: L) -> Self {
+        let none = lanes.splat(f32::NEG_INFINITY);
+        let lowest = [lanes.splat(f32::INFINITY); 2];
+        Found { max: [none; 4], second: [none; 4], lowest, nan: lanes.no() }
+    }
+
+    #[inline(always)]
+    fn largest(&mut self, lanes: L, v: [L::F; 4]) {
+        for j in 0..4 {
+            self.second[j] = lanes.max(self.second[j], lanes.min(self.max[j], v[j]));
+            self.max[j] = lanes.max(self.max[j], v[j]);
+        }
+    }
+
+    #[inline(always)]
+    fn lowest(&mut self, lanes: L, v: [L::F; 4]) {
+        for j in 0..2 {
+            self.lowest[j] = lanes.min(self.lowest[j], lanes.min(v[j], v[j + 2]));
+            self.nan = lanes.or(self.nan, lanes.unordered(v[j], v[j + 2]));
+        }
+    }
+
+    #[inline(always)]
+    fn tops(self, lanes: L) -> Tops {
+        let Found { mut max, mut second, lowest, nan } = self;
+        for j in [1, 2, 3] {
+            second[0] = lanes.max(lanes.max(second[0], second[j]), lanes.min(max[0], max[j]));
+            max[0] = lanes.max(max[0], max[j]);
+        }
+        let mut scores = [[0.0; WIDTH]; 2];
+        lanes.store(max[0], &mut scores[0]);
+        lanes.store(second[0], &mut scores[1]);
+        let mut lows = [0.0; WIDTH];
+        lanes.store(lanes.min(lowest[0], lowest[1]), &mut lows);
+        let lowest = lows.iter().fold(f32::INFINITY, |low, &s| if s < low { s } else { low });
+        Tops { scores, lowest, nan: lanes.any(nan) }
+    }
+}
+
+/// Where `max` is first attained in a chunk; `None` if it is not. And how often, if it `counts` at all.
+pub(super) struct Attained<'a, T> {
+    pub scores: &'a [T],
+    pub max: f32,
+    pub counts: bool,
+}
+
+impl<T: Element> Work for Attained<'_, T> {
+    type Out = (Option<usize>, u64);
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> (Option<usize>, u64) {
+        let max = lanes.splat(self.max);
+        let (mut first, mut ties) = (None, 0);
+        let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
+        let last = padded(tail);
+        for (i, block) in blocks.iter().chain([&last]).enumerate() {
+            let [a, b, c, d] = vectors(lanes, block).map(
+                #[inline(always)]
+                |v| lanes.ge(v, max),
+            );
+            if !lanes.any(lanes.or(lanes.or(a, b), lanes.or(c, d))) {
+                continue;
+            }
+            let bits = u64::from(lanes.bits(a) | lanes.bits(b) << 16)
+                | u64::from(lanes.bits(c) | lanes.bits(d) << 16) << 32;
+            first = first.or(Some(i * BLOCK + bits.trailing_zeros() as usize));
+            ties += u64::from(bits.count_ones());
+            if !self.counts {
+                break;
+            }
+        }
+        (first, ties)
+    }
+}
+
+/// How many scores of a chunk are not masked, and the lowest of them (+inf if there is none).
+pub(super) struct Visible<'a, T>(pub &'a [T]);
+
+impl<T: Element> Work for Visible<'_, T> {
+    type Out = (u64, f32);
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> (u64, f32) {
+        let (least, far) = (lanes.splat(f32::MIN), lanes.splat(f32::INFINITY));
+        let (mut len, mut lowest) = (0, [far; 4]);
+        let (blocks, tail) = self.0.as_chunks::<BLOCK>();
+        let last = padded(tail);
+        for block in blocks.iter().chain([&last]) {
+            let v = vectors(lanes, block);
+            let mut bits = [0; 4];
+            for j in 0..4 {
+                let m = lanes.ge(v[j], least);
+                bits[j] = lanes.bits(m);
+                lowest[j] = lanes.min(lowest[j], lanes.select(m, v[j], far));
+            }
+            len += u64::from((bits[0] | bits[1] << 16).count_ones() + (bits[2] | bits[3] << 16).count_ones());
+        }
+        let mut lows = [0.0; WIDTH];
+        lanes.store(lanes.min(lanes.min(lowest[0], lowest[1]), lanes.min(lowest[2], lowest[3])), &mut lows);
+        (len, lows.iter().fold(f32::INFINITY, |low, &s| if s < low { s } else { low }))
+    }
+}
+
+/// The smallest gap above 0 of a chunk; +inf if there is none.
+pub(super) struct SmallestGap<'a, T> {
+    pub scores: &'a [T],
+    pub max: f32,
+}
+
+impl<T: Element> Work for SmallestGap<'_, T> {
+    type Out = f32;
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> f32 {
+        let (max, far) = (lanes.splat(self.max), lanes.splat(f32::INFINITY));
+        let mut least = [far; 4];
+        let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
+        let last = padded(tail);
+        for block in blocks.iter().chain([&last]) {
+            let v = vectors(lanes, block);
+            for j in 0..4 {
+                let gap = lanes.select(lanes.ge(v[j], max), far, lanes.sub(max, v[j]));
+                least[j] = lanes.min(least[j], gap);
+            }
+        }
+        let mut gaps = [0.0; WIDTH];
+        lanes.store(lanes.min(lanes.min(least[0], least[1]), lanes.min(least[2], least[3])), &mut gaps);
+        gaps.iter().fold(f32::INFINITY, |least, &gap| if gap < least { gap } else { least })
+    }
+}

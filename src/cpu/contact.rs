@@ -123,7 +123,7 @@ impl Contact {
             if kept <= left - left / 4 {
                 continue;
             }
-            let row = Chunks { scores: self.near.kept(), set, split: false };
+            let row = Chunks { scores: self.near.kept(), ahead: &[], set, split: false };
             let low = set.run(SmallestGap { scores: row.scores, max: search.max });
             let high = search.max - row.scores.iter().fold(f32::MAX, |low, &s| if s < low { s } else { low });
             let Some(bins) = Bins::between(low, high, kept) else {

@@ -45,7 +45,7 @@ pub fn row_reports<T: Element>(scores: &Scores<T>, beta: f64, measure: Measure) 
     let (set, rows) = (InstructionSet::chosen_or_fastest(), scores.rows());
     let plan = Plan::choose(rows, scores.cols(), T::DTYPE, rayon::current_num_threads());
     let report = |workspace: &mut Workspace, row, split| {
-        workspace.report_on(&Chunks { scores: scores.row(row), set, split }, beta, measure)
+        workspace.report_on(&Chunks { scores: scores.row(row), ahead: &[], set, split }, beta, measure)
     };
     match plan.sharing {
         Sharing::Columns { .. } => {

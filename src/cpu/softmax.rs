@@ -49,7 +49,8 @@ pub fn softmax_in_place<T: Element>(
     let plan = Plan::choose(rows, cols, T::DTYPE, rayon::current_num_threads());
     let one = |workspace: &mut Workspace, ((len, row), &position): ((usize, &mut [T]), &u64), split| {
         let rule = Rule::Rescaling(rescaling, position);
-        let Measured { report, probs } = workspace.measure(&Chunks { scores: &row[..len], set, split }, rule);
+        let Measured { report, probs } =
+            workspace.measure(&Chunks { scores: &row[..len], ahead: &[], set, split }, rule);
         match probs {
             Some(probs) => probs.replace_row(set, &mut row[..len], split),
             None => row[..len].fill(T::from_f32(if report.beta.is_nan() { f32::NAN } else { 0.0 })),
@@ -91,7 +92,8 @@ fn write_rows<'r, T: Element, O: Element>(
     }
     let plan = Plan::choose(rows, cols, O::DTYPE, rayon::current_num_threads());
     let one = |workspace: &mut Workspace, row: usize, out: &mut [O], split| {
-        let scores = Chunks { scores: scores.row(row), set, split };
+        let ahead = if row + 1 < rows { scores.row(row + 1) } else { &[] };
+        let scores = Chunks { scores: scores.row(row), ahead, set, split };
         let Measured { report, probs } = workspace.measure(&scores, rule(row));
         let (seen, behind) = out.split_at_mut(scores.scores.len());
         match probs {

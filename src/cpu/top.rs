@@ -50,6 +50,8 @@ impl Tops {
 #[derive(Clone, Copy)]
 pub(super) struct Chunks<'a, T> {
     pub scores: &'a [T],
+    /// What the same thread reads next: the next row, or nothing.
+    pub ahead: &'a [T],
     pub set: InstructionSet,
     /// Whether all threads share its chunks.
     pub split: bool,
@@ -58,7 +60,7 @@ pub(super) struct Chunks<'a, T> {
 impl<'a, T: Element> Chunks<'a, T> {
     /// A row of one thread.
     pub(super) fn of_one(scores: &'a [T]) -> Self {
-        Chunks { scores, set: InstructionSet::chosen_or_fastest(), split: false }
+        Chunks { scores, ahead: &[], set: InstructionSet::chosen_or_fastest(), split: false }
     }
 
     /// `of` every chunk, in order.

@@ -114,6 +114,7 @@ fn polynomial<L: Lanes>(lanes: L, f: L::F, shifted: L::F) -> L::F {
 /// Z of a chunk of a row, times 2^25; `run` never sees NaN.
 struct SumWeights<'a, T> {
     scores: &'a [T],
+    ahead: &'a [T],
     max: f32,
     exponent: Exponent,
 }
@@ -133,8 +134,12 @@ impl<T: Element> SumWeights<'_, T> {
     #[inline(always)]
     fn sum<L: Lanes, const SPECIAL: bool>(self, lanes: L) -> f64 {
         let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
+        let (ahead, _) = self.ahead.as_chunks::<BLOCK>();
         let mut sum = lanes.zero();
-        for block in blocks {
+        for (i, block) in blocks.iter().enumerate() {
+            if let Some(ahead) = ahead.get(i) {
+                ahead.iter().step_by(LINE / size_of::<T>()).for_each(|at| lanes.prefetch(at));
+            }
             sum = lanes.accumulate(sum, self.of_block::<L, SPECIAL>(lanes, block));
         }
         if !tail.is_empty() {
@@ -175,10 +180,17 @@ impl Probs {
     /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0.
     pub(super) fn new<T: Element>(row: &Chunks<T>, max: f32, beta: f64) -> Probs {
         let exponent = Exponent::new(beta);
-        let of_chunk = |scores| row.set.run(SumWeights { scores, max, exponent });
+        let of_chunk = |scores, ahead| row.set.run(SumWeights { scores, ahead, max, exponent });
         let sum = match row.split {
-            true => row.map(of_chunk).into_iter().sum(),
-            false => row.scores.chunks(CHUNK).map(of_chunk).sum::<f64>(),
+            true => row.map(|scores| of_chunk(scores, &[])).into_iter().sum(),
+            false => {
+                let ahead = row.ahead.chunks(CHUNK).chain(std::iter::repeat(&[][..]));
+                row.scores
+                    .chunks(CHUNK)
+                    .zip(ahead)
+                    .map(|(scores, ahead)| of_chunk(scores, ahead))
+                    .sum::<f64>()
+            }
         };
         let log_partition = (sum / f64::from(WEIGHT_ONE)).ln();
         Probs { max, exponent, factor: (1.0 / sum) as f32, log_partition }

@@ -139,6 +139,10 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
+    }
+    #[inline(always)]
     fn fence(self) {
         unsafe { _mm_sfence() }
     }

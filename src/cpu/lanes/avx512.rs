@@ -99,6 +99,10 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
+    }
+    #[inline(always)]
     fn fence(self) {
         unsafe { _mm_sfence() }
     }

@@ -46,6 +46,8 @@ pub(super) trait Lanes: Copy {
     fn store_half(self, v: Self::H, to: &mut [u16; WIDTH]);
     /// As [`Lanes::stream`].
     fn stream_half(self, v: Self::H, to: &mut [u16; WIDTH]);
+    /// Asks for the cache line of `at`, which will be read soon.
+    fn prefetch<T>(self, at: &T);
     /// Orders streamed stores before everything that follows.
     fn fence(self);
 

@@ -103,6 +103,8 @@ impl Lanes for Neon {
         *to = v;
     }
     #[inline(always)]
+    fn prefetch<T>(self, _: &T) {}
+    #[inline(always)]
     fn fence(self) {}
 
     #[inline(always)]

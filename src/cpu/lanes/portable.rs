@@ -63,6 +63,8 @@ impl Lanes for Portable {
         *to = v;
     }
     #[inline(always)]
+    fn prefetch<T>(self, _: &T) {}
+    #[inline(always)]
     fn fence(self) {}
 
     #[inline(always)]

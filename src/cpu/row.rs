@@ -87,11 +87,13 @@ pub struct SoftmaxRow {
     pub log_partition: f64,
 }
 
-/// Scratch of one thread, reused from row to row: at most 12 bytes per score of the longest row.
+/// Scratch of one thread, reused from row to row: at most 16 bytes per score of the longest row.
 #[derive(Default)]
 pub(crate) struct Workspace {
     contact: Contact,
     wide: Vec<f32>,
+    /// Weights of the row that was measured last, or nothing.
+    pub(super) kept: Vec<f32>,
 }
 
 /// What the inverse temperature of a row is.
@@ -179,11 +181,12 @@ impl Workspace {
     pub(super) fn measure<T: Element>(&mut self, row: &Chunks<T>, rule: Rule) -> Measured {
         let found = row.top();
         let (top, beta) = (found.0, self.beta(row, &found, rule));
+        self.kept.clear();
         if beta.is_nan() || top.len == 0 {
             let log_partition = if beta.is_nan() { f64::NAN } else { f64::NEG_INFINITY };
             return Measured { report: SoftmaxRow { top, beta, log_partition }, probs: None };
         }
-        let probs = Probs::new(row, top.max, beta);
+        let probs = Probs::new(row, top.max, beta, &mut self.kept);
         Measured { report: SoftmaxRow { top, beta, log_partition: probs.log_partition }, probs: Some(probs) }
     }
 

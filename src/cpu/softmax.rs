@@ -52,7 +52,7 @@ pub fn softmax_in_place<T: Element>(
         let Measured { report, probs } =
             workspace.measure(&Chunks { scores: &row[..len], ahead: &[], set, split }, rule);
         match probs {
-            Some(probs) => probs.replace_row(set, &mut row[..len], split),
+            Some(probs) => probs.replace_row(set, &workspace.kept, &mut row[..len], split),
             None => row[..len].fill(T::from_f32(if report.beta.is_nan() { f32::NAN } else { 0.0 })),
         }
         row[len..].fill(T::from_f32(0.0));
@@ -97,7 +97,7 @@ fn write_rows<'r, T: Element, O: Element>(
         let Measured { report, probs } = workspace.measure(&scores, rule(row));
         let (seen, behind) = out.split_at_mut(scores.scores.len());
         match probs {
-            Some(probs) => probs.write_row(&scores, seen, plan.streams),
+            Some(probs) => probs.write_row(&scores, &workspace.kept, seen, plan.streams),
             None => seen.fill(O::from_f32(if report.beta.is_nan() { f32::NAN } else { 0.0 })),
         }
         behind.fill(O::from_f32(0.0));

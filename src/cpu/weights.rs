@@ -114,7 +114,10 @@ fn polynomial<L: Lanes>(lanes: L, f: L::F, shifted: L::F) -> L::F {
 /// Z of a chunk of a row, times 2^25; `run` never sees NaN.
 struct SumWeights<'a, T> {
     scores: &'a [T],
+    /// What will be read next.
     ahead: &'a [T],
+    /// Where the weights go: as long as `scores`, or empty.
+    kept: &'a mut [f32],
     max: f32,
     exponent: Exponent,
 }
@@ -123,27 +126,40 @@ impl<T: Element> Work for SumWeights<'_, T> {
     type Out = f64;
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> f64 {
-        match self.exponent.special {
-            true => self.sum::<L, true>(lanes),
-            false => self.sum::<L, false>(lanes),
+        match (self.exponent.special, self.kept.is_empty()) {
+            (true, _) => self.sum::<L, true, false>(lanes),
+            (false, true) => self.sum::<L, false, false>(lanes),
+            (false, false) => self.sum::<L, false, true>(lanes),
         }
     }
 }
 
 impl<T: Element> SumWeights<'_, T> {
     #[inline(always)]
-    fn sum<L: Lanes, const SPECIAL: bool>(self, lanes: L) -> f64 {
-        let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
-        let (ahead, _) = self.ahead.as_chunks::<BLOCK>();
+    fn sum<L: Lanes, const SPECIAL: bool, const KEEP: bool>(self, lanes: L) -> f64 {
+        let SumWeights { scores, ahead, kept, max, exponent } = self;
+        let (blocks, tail) = scores.as_chunks::<BLOCK>();
+        let (kept, kept_tail) = kept.as_chunks_mut::<BLOCK>();
+        let (ahead, _) = ahead.as_chunks::<BLOCK>();
         let mut sum = lanes.zero();
         for (i, block) in blocks.iter().enumerate() {
             if let Some(ahead) = ahead.get(i) {
                 ahead.iter().step_by(LINE / size_of::<T>()).for_each(|at| lanes.prefetch(at));
             }
-            sum = lanes.accumulate(sum, self.of_block::<L, SPECIAL>(lanes, block));
+            let w = weigh_block::<L, T, SPECIAL>(lanes, block, max, &exponent);
+            if KEEP {
+                keep(lanes, w, &mut kept[i]);
+            }
+            sum = lanes.accumulate(sum, lanes.add(lanes.add(w[0], w[1]), lanes.add(w[2], w[3])));
         }
         if !tail.is_empty() {
-            sum = lanes.accumulate(sum, self.of_block::<L, SPECIAL>(lanes, &padded(tail)));
+            let w = weigh_block::<L, T, SPECIAL>(lanes, &padded(tail), max, &exponent);
+            if KEEP {
+                let mut last = [0.0; BLOCK];
+                keep(lanes, w, &mut last);
+                kept_tail.copy_from_slice(&last[..tail.len()]);
+            }
+            sum = lanes.accumulate(sum, lanes.add(lanes.add(w[0], w[1]), lanes.add(w[2], w[3])));
         }
         let mut sums = lanes.sums(sum);
         for width in [8, 4, 2, 1] {
@@ -153,18 +169,36 @@ impl<T: Element> SumWeights<'_, T> {
         }
         sums[0]
     }
+}
 
-    #[inline(always)]
-    fn of_block<L: Lanes, const SPECIAL: bool>(&self, lanes: L, block: &[T; BLOCK]) -> L::F {
-        let [a, b, c, d] = vectors(lanes, block);
-        let e = &self.exponent;
-        let a = weigh::<L, SPECIAL>(lanes, a, self.max, e);
-        let b = weigh::<L, SPECIAL>(lanes, b, self.max, e);
-        let c = weigh::<L, SPECIAL>(lanes, c, self.max, e);
-        let d = weigh::<L, SPECIAL>(lanes, d, self.max, e);
-        lanes.add(lanes.add(a, b), lanes.add(c, d))
+// Not a closure: those have no instruction set of their own, and are not always inlined into what has one.
+#[inline(always)]
+fn weigh_block<L: Lanes, T: Element, const SPECIAL: bool>(
+    lanes: L,
+    block: &[T; BLOCK],
+    max: f32,
+    e: &Exponent,
+) -> [L::F; 4] {
+    let [a, b, c, d] = vectors(lanes, block);
+    [
+        weigh::<L, SPECIAL>(lanes, a, max, e),
+        weigh::<L, SPECIAL>(lanes, b, max, e),
+        weigh::<L, SPECIAL>(lanes, c, max, e),
+        weigh::<L, SPECIAL>(lanes, d, max, e),
+    ]
+}
+
+#[inline(always)]
+fn keep<L: Lanes>(lanes: L, w: [L::F; 4], to: &mut [f32; BLOCK]) {
+    let (to, _) = to.as_chunks_mut::<WIDTH>();
+    for j in 0..4 {
+        lanes.store(w[j], &mut to[j]);
     }
 }
+
+/// Weights of rows of up to so many scores are kept: they, their row and the next one fit the second cache. Of longer
+/// ones they are computed twice.
+const KEPT: usize = 1 << 16;
 
 /// What the probabilities of a row take: its maximum, its beta and its Z.
 #[derive(Clone, Copy)]
@@ -177,30 +211,46 @@ pub(super) struct Probs {
 }
 
 impl Probs {
-    /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0.
-    pub(super) fn new<T: Element>(row: &Chunks<T>, max: f32, beta: f64) -> Probs {
+    /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0. They are in `kept` then, as
+    /// long as the row, if they were worth keeping; else it is empty.
+    pub(super) fn new<T: Element>(row: &Chunks<T>, max: f32, beta: f64, kept: &mut Vec<f32>) -> Probs {
         let exponent = Exponent::new(beta);
-        let of_chunk = |scores, ahead| row.set.run(SumWeights { scores, ahead, max, exponent });
-        let sum = match row.split {
-            true => row.map(|scores| of_chunk(scores, &[])).into_iter().sum(),
-            false => {
-                let ahead = row.ahead.chunks(CHUNK).chain(std::iter::repeat(&[][..]));
-                row.scores
-                    .chunks(CHUNK)
-                    .zip(ahead)
-                    .map(|(scores, ahead)| of_chunk(scores, ahead))
-                    .sum::<f64>()
+        let work = SumWeights { scores: row.scores, ahead: &[], kept: &mut [], max, exponent };
+        kept.clear();
+        let sum = if row.split {
+            row.map(|scores| row.set.run(SumWeights { scores, kept: &mut [], ..work })).into_iter().sum()
+        } else {
+            if row.scores.len() <= KEPT && !exponent.special {
+                kept.resize(row.scores.len(), 0.0);
             }
+            let mut kept = kept.chunks_mut(CHUNK);
+            let mut ahead = row.ahead.chunks(CHUNK);
+            let of_chunk = |scores| {
+                let (ahead, kept) = (ahead.next().unwrap_or_default(), kept.next().unwrap_or_default());
+                row.set.run(SumWeights { scores, ahead, kept, ..work })
+            };
+            row.scores.chunks(CHUNK).map(of_chunk).sum::<f64>()
         };
         let log_partition = (sum / f64::from(WEIGHT_ONE)).ln();
         Probs { max, exponent, factor: (1.0 / sum) as f32, log_partition }
     }
 
     /// Writes the probabilities of a row to `out`, as many; past the caches if it `streams`.
-    pub(super) fn write_row<T: Element, O: Element>(&self, row: &Chunks<T>, out: &mut [O], streams: bool) {
+    pub(super) fn write_row<T: Element, O: Element>(
+        &self,
+        row: &Chunks<T>,
+        kept: &[f32],
+        out: &mut [O],
+        streams: bool,
+    ) {
         let set = row.set;
-        let of_chunk =
-            |(scores, out): (&[T], &mut [O])| set.run(WriteProbs { probs: *self, scores, out, streams });
+        if !kept.is_empty() {
+            return set.run(WriteProbs { of: Scaled(self.factor), scores: kept, out, streams });
+        }
+        let of_chunk = |(scores, out): (&[T], &mut [O])| match self.exponent.special {
+            true => set.run(WriteProbs { of: Weighed::<true>(*self), scores, out, streams }),
+            false => set.run(WriteProbs { of: Weighed::<false>(*self), scores, out, streams }),
+        };
         match row.split {
             true => row.scores.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK)).for_each(of_chunk),
             false => of_chunk((row.scores, out)),
@@ -208,101 +258,123 @@ impl Probs {
     }
 
     /// Replaces the scores of a row by their probabilities, by all threads if it is `split`.
-    pub(super) fn replace_row<T: Element>(&self, set: InstructionSet, row: &mut [T], split: bool) {
-        let of_chunk = |row: &mut [T]| set.run(ReplaceByProbs { probs: *self, row });
+    pub(super) fn replace_row<T: Element>(
+        &self,
+        set: InstructionSet,
+        kept: &[f32],
+        row: &mut [T],
+        split: bool,
+    ) {
+        if !kept.is_empty() {
+            return set.run(WriteProbs { of: Scaled(self.factor), scores: kept, out: row, streams: false });
+        }
+        let of_chunk = |row: &mut [T]| match self.exponent.special {
+            true => set.run(ReplaceByProbs { of: Weighed::<true>(*self), row }),
+            false => set.run(ReplaceByProbs { of: Weighed::<false>(*self), row }),
+        };
         match split {
             true => row.par_chunks_mut(CHUNK).for_each(of_chunk),
             false => of_chunk(row),
         }
     }
+}
 
+/// What makes probabilities of what is loaded.
+trait Prob: Copy {
+    /// Must be `#[inline(always)]`.
+    fn of<L: Lanes>(&self, lanes: L, loaded: L::F) -> L::F;
+}
+
+/// Weights that were kept, times 2^-25 / Z.
+#[derive(Clone, Copy)]
+struct Scaled(f32);
+
+impl Prob for Scaled {
     #[inline(always)]
-    fn of<L: Lanes, const SPECIAL: bool>(&self, lanes: L, score: L::F) -> L::F {
-        let weight = weigh::<L, SPECIAL>(lanes, score, self.max, &self.exponent);
-        lanes.mul(weight, lanes.splat(self.factor))
+    fn of<L: Lanes>(&self, lanes: L, weight: L::F) -> L::F {
+        lanes.mul(weight, lanes.splat(self.0))
     }
+}
 
-    #[inline(always)]
-    fn write<L: Lanes, T: Element, O: Element, const SPECIAL: bool, const STREAM: bool>(
-        &self,
-        lanes: L,
-        scores: &[T],
-        out: &mut [O],
-    ) {
-        let (from, from_tail) = scores.as_chunks::<WIDTH>();
-        let (to, to_tail) = out.as_chunks_mut::<WIDTH>();
-        for (from, to) in from.iter().zip(to) {
-            let probs = self.of::<L, SPECIAL>(lanes, lanes::load(lanes, from));
-            lanes::store::<L, O, STREAM>(lanes, probs, to);
-        }
-        if !from_tail.is_empty() {
-            let mut last = [O::from_f32(0.0); WIDTH];
-            let probs = self.of::<L, SPECIAL>(lanes, lanes::load(lanes, &padded(from_tail)));
-            lanes::store::<L, O, false>(lanes, probs, &mut last);
-            to_tail.copy_from_slice(&last[..to_tail.len()]);
-        }
-    }
+/// Scores.
+#[derive(Clone, Copy)]
+struct Weighed<const SPECIAL: bool>(Probs);
 
+impl<const SPECIAL: bool> Prob for Weighed<SPECIAL> {
     #[inline(always)]
-    fn replace<L: Lanes, T: Element, const SPECIAL: bool>(&self, lanes: L, row: &mut [T]) {
-        let (vectors, tail) = row.as_chunks_mut::<WIDTH>();
-        for v in vectors {
-            let probs = self.of::<L, SPECIAL>(lanes, lanes::load(lanes, v));
-            lanes::store::<L, T, false>(lanes, probs, v);
-        }
-        if !tail.is_empty() {
-            let mut last = padded(tail);
-            let probs = self.of::<L, SPECIAL>(lanes, lanes::load(lanes, &last));
-            lanes::store::<L, T, false>(lanes, probs, &mut last);
-            tail.copy_from_slice(&last[..tail.len()]);
-        }
+    fn of<L: Lanes>(&self, lanes: L, score: L::F) -> L::F {
+        let weight = weigh::<L, SPECIAL>(lanes, score, self.0.max, &self.0.exponent);
+        lanes.mul(weight, lanes.splat(self.0.factor))
     }
 }
 
 /// Writes the probabilities of `scores` to `out`, as many; past the caches if it `streams`.
-struct WriteProbs<'a, T, O> {
-    probs: Probs,
+struct WriteProbs<'a, P, T, O> {
+    of: P,
     scores: &'a [T],
     out: &'a mut [O],
     streams: bool,
 }
 
-/// Bytes that streamed stores are aligned to: a cache line.
+/// Bytes of a cache line, which streamed stores are aligned to.
 const LINE: usize = 64;
 
-impl<T: Element, O: Element> Work for WriteProbs<'_, T, O> {
+impl<P: Prob, T: Element, O: Element> Work for WriteProbs<'_, P, T, O> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let WriteProbs { probs, scores, out, streams } = self;
-        if probs.exponent.special {
-            return probs.write::<L, T, O, true, false>(lanes, scores, out);
-        }
+        let WriteProbs { of, scores, out, streams } = self;
         if !streams {
-            return probs.write::<L, T, O, false, false>(lanes, scores, out);
+            return write::<L, P, T, O, false>(lanes, of, scores, out);
         }
         // Up to the first whole line through the caches.
         let head = out.as_ptr().align_offset(LINE).min(out.len());
         let (first, rest) = out.split_at_mut(head);
-        probs.write::<L, T, O, false, false>(lanes, &scores[..head], first);
-        probs.write::<L, T, O, false, true>(lanes, &scores[head..], rest);
+        write::<L, P, T, O, false>(lanes, of, &scores[..head], first);
+        write::<L, P, T, O, true>(lanes, of, &scores[head..], rest);
         lanes.fence();
     }
 }
 
-/// Replaces the scores of a row by their probabilities.
-struct ReplaceByProbs<'a, T> {
-    probs: Probs,
+#[inline(always)]
+fn write<L: Lanes, P: Prob, T: Element, O: Element, const STREAM: bool>(
+    lanes: L,
+    of: P,
+    scores: &[T],
+    out: &mut [O],
+) {
+    let (from, from_tail) = scores.as_chunks::<WIDTH>();
+    let (to, to_tail) = out.as_chunks_mut::<WIDTH>();
+    for (from, to) in from.iter().zip(to) {
+        lanes::store::<L, O, STREAM>(lanes, of.of(lanes, lanes::load(lanes, from)), to);
+    }
+    if !from_tail.is_empty() {
+        let mut last = [O::from_f32(0.0); WIDTH];
+        let probs = of.of(lanes, lanes::load(lanes, &padded(from_tail)));
+        lanes::store::<L, O, false>(lanes, probs, &mut last);
+        to_tail.copy_from_slice(&last[..to_tail.len()]);
+    }
+}
+
+/// Replaces the scores of a chunk by their probabilities.
+struct ReplaceByProbs<'a, P, T> {
+    of: P,
     row: &'a mut [T],
 }
 
-impl<T: Element> Work for ReplaceByProbs<'_, T> {
+impl<P: Prob, T: Element> Work for ReplaceByProbs<'_, P, T> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        match self.probs.exponent.special {
-            true => self.probs.replace::<L, T, true>(lanes, self.row),
-            false => self.probs.replace::<L, T, false>(lanes, self.row),
+        let (vectors, tail) = self.row.as_chunks_mut::<WIDTH>();
+        for v in vectors {
+            lanes::store::<L, T, false>(lanes, self.of.of(lanes, lanes::load(lanes, v)), v);
+        }
+        if !tail.is_empty() {
+            let mut last = padded(tail);
+            let probs = self.of.of(lanes, lanes::load(lanes, &last));
+            lanes::store::<L, T, false>(lanes, probs, &mut last);
+            tail.copy_from_slice(&last[..tail.len()]);
         }
     }
 }

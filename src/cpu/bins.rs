@@ -99,12 +99,12 @@ impl Tally {
             row.set.run(Count { scores, max, bins, tables });
         };
         if row.split {
-            let parts = row.map(|scores| {
+            let of_chunk = |scores| {
                 let mut tables = Vec::new();
                 count(scores, &mut tables);
                 tables
-            });
-            parts.iter().for_each(|tables| add(tables));
+            };
+            row.each(of_chunk, |tables| add(&tables));
         } else {
             // No count of a table overflows.
             for part in row.scores.chunks(1 << 31) {

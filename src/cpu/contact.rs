@@ -11,7 +11,7 @@
 //! Only the end decides, by the one rounded ratio of `critical.rs`: the result is that of sorting, bit for bit.
 
 use super::bins::{Bins, Tally};
-use super::gather::{Gather, Inside, Within};
+use super::gather::{AtLeast, Gather, Inside};
 use super::lanes::InstructionSet;
 use super::rank::{self, FEW, TopRatio};
 use super::top::{Chunks, SmallestGap, Tops};
@@ -84,10 +84,12 @@ impl Contact {
         let before = if scores.len() >= SAMPLED && is_bulk(row, top.max, cut) {
             let low = match top.ties {
                 1 => top.max - top.second,
-                _ => row
-                    .map(|chunk| row.set.run(SmallestGap { scores: chunk, max: top.max }))
-                    .into_iter()
-                    .fold(f32::MAX, f32::min),
+                _ => {
+                    let mut least = f32::INFINITY;
+                    let of_chunk = |scores| row.set.run(SmallestGap { scores, max: top.max });
+                    row.each(of_chunk, |gap| least = least.min(gap));
+                    least
+                }
             };
             let Some(bins) = Bins::between(low, cut.min(top.max - tops.lowest), scores.len()) else {
                 // Too narrow to divide: one gap in all.
@@ -97,7 +99,7 @@ impl Contact {
             self.near.collect(row, Inside { max: top.max, bins, hull });
             hull.before
         } else {
-            self.near.collect(row, Within { max: top.max, cut });
+            self.near.collect(row, AtLeast::within(top.max, cut));
             0
         };
         self.narrow(row.set, before, &mut search);
@@ -105,7 +107,7 @@ impl Contact {
     }
 
     fn rank_all<T: Element>(&mut self, row: &Chunks<T>, search: &mut Search) -> CriticalBeta {
-        self.near.collect(row, Within { max: search.max, cut: f32::MAX });
+        self.near.collect(row, AtLeast::within(search.max, f32::MAX));
         rank::sorted(row.set, self.near.kept_mut(), &mut self.spare, 0, search);
         search.best
     }
@@ -118,7 +120,7 @@ impl Contact {
                 return rank::few(set, self.near.kept(), before, search);
             }
             let cut = search.cut(before + left as u64);
-            self.near.retain(set, Within { max: search.max, cut });
+            self.near.retain(set, AtLeast::within(search.max, cut));
             let kept = self.near.kept().len();
             if kept <= left - left / 4 {
                 continue;

@@ -12,17 +12,23 @@ pub(super) trait Keep: Copy {
     fn keep<L: Lanes>(self, lanes: L, score: L::F) -> L::M;
 }
 
-/// Gaps of at most `cut`.
+/// Scores of at least this much.
 #[derive(Clone, Copy)]
-pub(super) struct Within {
-    pub max: f32,
-    pub cut: f32,
+pub(super) struct AtLeast(f32);
+
+impl AtLeast {
+    /// Every score whose gap below `max` is at most `cut`, and perhaps some beyond.
+    pub(super) fn within(max: f32, cut: f32) -> AtLeast {
+        // Two units in the last place of the larger one: a rounding of the gap, and one of this difference.
+        let least = f64::from(max) - f64::from(cut) - f64::from(max.abs().max(cut)) * 2f64.powi(-22);
+        AtLeast((least as f32).max(f32::MIN))
+    }
 }
 
-impl Keep for Within {
+impl Keep for AtLeast {
     #[inline(always)]
     fn keep<L: Lanes>(self, lanes: L, score: L::F) -> L::M {
-        lanes.ge(lanes.splat(self.cut), lanes.sub(lanes.splat(self.max), score))
+        lanes.ge(score, lanes.splat(self.0))
     }
 }
 
@@ -67,13 +73,13 @@ impl Gather {
         if !row.split {
             return row.set.run(Collect { scores: row.scores, keep, to: self });
         }
-        let parts = row.map(|scores| {
+        self.space.clear();
+        let of_chunk = |scores| {
             let mut part = Gather::default();
             row.set.run(Collect { scores, keep, to: &mut part });
             part
-        });
-        self.space.clear();
-        parts.iter().for_each(|part| self.space.extend_from_slice(part.kept()));
+        };
+        row.each(of_chunk, |part| self.space.extend_from_slice(part.kept()));
         self.used = self.space.len();
     }
 

@@ -23,7 +23,24 @@ impl Tops {
         Tops { scores: [[f32::NEG_INFINITY; WIDTH]; 2], lowest: f32::INFINITY, nan: false };
 
     pub(super) fn max(&self) -> f32 {
-        self.scores[0].iter().fold(f32::NEG_INFINITY, |max, &s| if s > max { s } else { max })
+        self.largest_two()[0]
+    }
+
+    /// The largest score and the second largest, equal under ties. Lanes against lanes: one after the other waits for
+    /// itself, as long as a thousand scores take.
+    fn largest_two(&self) -> [f32; 2] {
+        let [mut max, mut second] = self.scores;
+        for width in [8, 4, 2, 1] {
+            for j in 0..width {
+                let (a, b) = (max[j], max[j + width]);
+                let low = if a < b { a } else { b };
+                max[j] = if a < b { b } else { a };
+                let (a, b) = (second[j], second[j + width]);
+                let high = if a < b { b } else { a };
+                second[j] = if low < high { high } else { low };
+            }
+        }
+        [max[0], second[0]]
     }
 
     pub(super) fn merge(mut self, other: &Tops) -> Tops {
@@ -33,16 +50,6 @@ impl Tops {
             self.scores[1][j] = a.min(b).max(self.scores[1][j]).max(other.scores[1][j]);
         }
         Tops { lowest: self.lowest.min(other.lowest), nan: self.nan | other.nan, ..self }
-    }
-
-    /// The second largest score, equal to the largest under ties.
-    fn second(&self) -> f32 {
-        let (mut max, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
-        for &s in self.scores.as_flattened() {
-            second = second.max(max.min(s));
-            max = max.max(s);
-        }
-        second
     }
 }
 
@@ -63,19 +70,29 @@ impl<'a, T: Element> Chunks<'a, T> {
         Chunks { scores, ahead: &[], set: InstructionSet::chosen_or_fastest(), split: false }
     }
 
-    /// `of` every chunk, in order.
-    pub(super) fn map<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync) -> Vec<R> {
+    /// Hands `of` every chunk to `see`, in order.
+    pub(super) fn each<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync, mut see: impl FnMut(R)) {
         match self.split {
-            true => self.scores.par_chunks(CHUNK).map(of).collect(),
-            false => self.scores.chunks(CHUNK).map(of).collect(),
+            true => self.scores.par_chunks(CHUNK).map(of).collect::<Vec<R>>().into_iter().for_each(see),
+            false => self.scores.chunks(CHUNK).for_each(|chunk| see(of(chunk))),
         }
     }
 
     /// The top of the row and what else the pass has found.
     pub(super) fn top(&self) -> (RowMax, Tops) {
-        let found = self.map(|chunk| self.set.run(FindTops(chunk)));
-        let mut tops = found.iter().fold(Tops::EMPTY, |all, tops| all.merge(tops));
-        let max = tops.max();
+        let mut tops = Tops::EMPTY;
+        // Where the maximum is: at the beginning of the first chunk that has it.
+        let (mut chunk, mut start, mut highest) = (0, 0, f32::NEG_INFINITY);
+        self.each(
+            |chunk| self.set.run(FindTops(chunk)),
+            |found| {
+                let max = found.max();
+                (start, highest) = if max > highest { (chunk, max) } else { (start, highest) };
+                tops = if chunk == 0 { found } else { tops.merge(&found) };
+                chunk += CHUNK;
+            },
+        );
+        let [max, second] = tops.largest_two();
         if tops.nan || max == f32::INFINITY {
             let wide: Vec<f32> = self.scores.iter().map(|s| s.to_f32()).collect();
             return (RowMax::of(&wide, 0), tops);
@@ -85,20 +102,25 @@ impl<'a, T: Element> Chunks<'a, T> {
         }
         let mut len = self.scores.len() as u64;
         if tops.lowest == f32::NEG_INFINITY {
-            let visible = self.map(|chunk| self.set.run(Visible(chunk)));
-            len = visible.iter().map(|&(len, _)| len).sum();
-            tops.lowest = visible.iter().fold(f32::INFINITY, |lowest, &(_, low)| lowest.min(low));
+            (len, tops.lowest) = (0, f32::INFINITY);
+            self.each(
+                |chunk| self.set.run(Visible(chunk)),
+                |(visible, lowest)| {
+                    len += visible;
+                    tops.lowest = tops.lowest.min(lowest);
+                },
+            );
         }
         // Where a lane shows the maximum twice, it may hide more.
         let attained = |scores, counts| self.set.run(Attained { scores, max, counts });
-        let ties = match tops.scores[1].contains(&max) {
-            true => self.map(|chunk| attained(chunk, true).1).iter().sum(),
-            false => tops.scores[0].iter().filter(|&&s| s == max).count() as u64,
-        };
-        let start = CHUNK * found.iter().position(|tops| tops.max() == max).unwrap_or(0);
+        let mut ties = 0;
+        match tops.scores[1].contains(&max) {
+            true => self.each(|chunk| attained(chunk, true).1, |count| ties += count),
+            false => ties = tops.scores[0].iter().map(|&s| u64::from(s == max)).sum(),
+        }
         let argmax = start + attained(&self.scores[start..], false).0.unwrap_or(0);
         // -0 and 0 are one score; adding 0 makes its sign independent of the order of the row.
-        let (max, second) = (max + 0.0, tops.second() + 0.0);
+        let (max, second) = (max + 0.0, second + 0.0);
         (RowMax { max, second, len, argmax: argmax as u64, ties, poisoned: false }, tops)
     }
 }

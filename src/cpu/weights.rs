@@ -37,11 +37,12 @@ pub(super) fn vectors<L: Lanes, T: Element>(lanes: L, block: &[T; BLOCK]) -> [L:
     ]
 }
 
-/// exp(-beta gap) for one row: beta in two floats of base 2, as the kernels have it (`kernels/math.cuh`).
+/// exp(-beta gap) for one row: beta as one float of base 2, so that the weight of a gap is off by z 2^-24 relative,
+/// z = beta gap. The kernels have it in two (`kernels/math.cuh`), which costs nothing there and a tenth of a row here
+/// (2026-11-25).
 #[derive(Debug, Clone, Copy)]
 struct Exponent {
-    high: f32,
-    low: f32,
+    base2: f32,
     /// What gaps are multiplied by so that the exponent of no weight leaves the range of f32: 0 for beta = 0.
     scale: f32,
     /// Whether beta is 0, infinite, or so far from 1 that `scale` is not 1.
@@ -59,9 +60,8 @@ impl Exponent {
             b if b < 1.0 / FAR => (1.0 / FAR, b * FAR),
             b => (1.0, b),
         };
-        let high = if base2 > 2f64.powi(190) { f32::INFINITY } else { scaled as f32 };
-        let low = (scaled - f64::from(high)) as f32; // not read where `high` is infinite
-        Exponent { high, low, scale: scale as f32, special: scale != 1.0 }
+        let finite = if base2 > 2f64.powi(190) { f32::INFINITY } else { scaled as f32 };
+        Exponent { base2: finite, scale: scale as f32, special: scale != 1.0 }
     }
 }
 
@@ -78,23 +78,22 @@ fn weigh<L: Lanes, const SPECIAL: bool>(lanes: L, score: L::F, max: f32, e: &Exp
     let mut gap = lanes.sub(splat(max), score);
     if SPECIAL {
         let (one, none) = (splat(WEIGHT_ONE), splat(0.0));
-        if e.high == 0.0 && e.scale == 0.0 {
+        if e.base2 == 0.0 && e.scale == 0.0 {
             // Every key alike, even one whose gap overflows.
             return lanes.select(lanes.ge(score, splat(f32::MIN)), one, none);
         }
-        if e.high == 0.0 {
+        if e.base2 == 0.0 {
             return lanes.select(lanes.ge(splat(f32::MAX), gap), one, none);
         }
-        if e.high == f32::INFINITY {
+        if e.base2 == f32::INFINITY {
             return lanes.select(lanes.ge(none, gap), one, none);
         }
         gap = lanes.mul(gap, splat(e.scale));
     }
     let magic = splat(MAGIC);
-    let shifted = lanes.fma(gap, splat(-e.high), magic);
+    let shifted = lanes.fma(gap, splat(-e.base2), magic);
     // The exponent's fraction: what `shifted` has rounded away.
-    let f = lanes.fma(gap, splat(-e.high), lanes.sub(magic, shifted));
-    let f = lanes.fma(gap, splat(-e.low), f);
+    let f = lanes.fma(gap, splat(-e.base2), lanes.sub(magic, shifted));
     polynomial(lanes, f, shifted)
 }
 
@@ -207,23 +206,28 @@ pub(super) struct Probs {
     exponent: Exponent,
     /// 2^-25 / Z.
     factor: f32,
+    /// Whether the weights were kept.
+    keeps: bool,
     pub log_partition: f64,
 }
 
 impl Probs {
-    /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0. They are in `kept` then, as
-    /// long as the row, if they were worth keeping; else it is empty.
+    /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0; `kept` then begins with them
+    /// if they were worth keeping.
     pub(super) fn new<T: Element>(row: &Chunks<T>, max: f32, beta: f64, kept: &mut Vec<f32>) -> Probs {
         let exponent = Exponent::new(beta);
         let work = SumWeights { scores: row.scores, ahead: &[], kept: &mut [], max, exponent };
-        kept.clear();
+        let keeps = !row.split && row.scores.len() <= KEPT && !exponent.special;
         let sum = if row.split {
-            row.map(|scores| row.set.run(SumWeights { scores, kept: &mut [], ..work })).into_iter().sum()
+            let mut sum = 0.0;
+            row.each(|scores| row.set.run(SumWeights { scores, kept: &mut [], ..work }), |part| sum += part);
+            sum
         } else {
-            if row.scores.len() <= KEPT && !exponent.special {
+            if keeps && kept.len() < row.scores.len() {
                 kept.resize(row.scores.len(), 0.0);
             }
-            let mut kept = kept.chunks_mut(CHUNK);
+            let mut kept =
+                if keeps { kept[..row.scores.len()].chunks_mut(CHUNK) } else { [].chunks_mut(CHUNK) };
             let mut ahead = row.ahead.chunks(CHUNK);
             let of_chunk = |scores| {
                 let (ahead, kept) = (ahead.next().unwrap_or_default(), kept.next().unwrap_or_default());
@@ -232,7 +236,7 @@ impl Probs {
             row.scores.chunks(CHUNK).map(of_chunk).sum::<f64>()
         };
         let log_partition = (sum / f64::from(WEIGHT_ONE)).ln();
-        Probs { max, exponent, factor: (1.0 / sum) as f32, log_partition }
+        Probs { max, exponent, factor: (1.0 / sum) as f32, keeps, log_partition }
     }
 
     /// Writes the probabilities of a row to `out`, as many; past the caches if it `streams`.
@@ -244,8 +248,8 @@ impl Probs {
         streams: bool,
     ) {
         let set = row.set;
-        if !kept.is_empty() {
-            return set.run(WriteProbs { of: Scaled(self.factor), scores: kept, out, streams });
+        if self.keeps {
+            return set.run(WriteProbs { of: Scaled(self.factor), scores: &kept[..out.len()], out, streams });
         }
         let of_chunk = |(scores, out): (&[T], &mut [O])| match self.exponent.special {
             true => set.run(WriteProbs { of: Weighed::<true>(*self), scores, out, streams }),
@@ -265,8 +269,9 @@ impl Probs {
         row: &mut [T],
         split: bool,
     ) {
-        if !kept.is_empty() {
-            return set.run(WriteProbs { of: Scaled(self.factor), scores: kept, out: row, streams: false });
+        if self.keeps {
+            let scores = &kept[..row.len()];
+            return set.run(WriteProbs { of: Scaled(self.factor), scores, out: row, streams: false });
         }
         let of_chunk = |row: &mut [T]| match self.exponent.special {
             true => set.run(ReplaceByProbs { of: Weighed::<true>(*self), row }),

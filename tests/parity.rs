@@ -106,7 +106,9 @@ fn probabilities_are_the_reference_weights_within_their_bound() {
                 let mut weights = row.weights(report.beta);
                 weights.resize(n, 0.0); // masked scores come last
                 for (&at, weight) in best_first.iter().zip(weights) {
-                    let tolerance = prob_error(weight, report.beta * (row.max() - f64::from(scores[at])));
+                    let gap = row.max() - f64::from(scores[at]);
+                    let z = if gap == 0.0 { 0.0 } else { report.beta * gap };
+                    let tolerance = prob_error(weight, z);
                     let told = || format!("{family} n = {n} {rescaling}: score {at} has {}", probs[at]);
                     assert!((f64::from(probs[at]) - weight).abs() <= tolerance, "{}, not {weight}", told());
                 }

@@ -2,25 +2,33 @@
 
 use super::contact::Search;
 use super::lanes::{Lanes, WIDTH, Work};
+use super::ln::{LN_ERROR, ln};
 use super::top::Chunks;
 use super::weights::{BLOCK, padded, vectors};
 use crate::Element;
+use std::hint::black_box;
 
-/// Counts of a table: the bins, and what is beyond them. Four tables fill two thirds of the first cache.
+/// Counts of a table: the bins, and what is beyond them. Four of the large ones fill two thirds of the first cache;
+/// the small ones are soon cleared.
 const TABLE: usize = 2048;
+const SMALL_TABLE: usize = 256;
 const MIN_TABLE: usize = 32;
 /// Gaps per bin below which clearing and bounding bins costs more than they save.
-const GAPS_PER_BIN: usize = 16;
+const GAPS_PER_BIN: usize = 4;
 /// Tables that take turns: two equal bins in a row would wait for each other's store.
 const TABLES: usize = 4;
+
+/// Two roundings of f32 to nearest, and a little.
+const EDGE: f64 = 1.3e-7;
 
 /// Bins of equal width.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bins {
     /// Smaller gaps are in the first bin.
     low: f32,
-    /// Bins per unit of gap.
+    /// Bins per unit of gap, and its reciprocal.
     scale: f32,
+    width: f64,
     /// A place here is beyond them.
     count: usize,
 }
@@ -32,7 +40,13 @@ impl Bins {
         let count = (gaps / GAPS_PER_BIN).next_power_of_two().clamp(MIN_TABLE, TABLE) - 1;
         // Rounded down, so that `high` is in the last bin and not beyond.
         let scale = count as f32 / (high - low) * (1.0 - 1e-6);
-        (high > low && scale.is_finite() && scale > f32::MIN_POSITIVE).then_some(Bins { low, scale, count })
+        let width = 1.0 / f64::from(scale);
+        (high > low && scale.is_finite() && scale > f32::MIN_POSITIVE).then_some(Bins {
+            low,
+            scale,
+            width,
+            count,
+        })
     }
 
     /// The bin of a gap is the integer part of its place: monotone, whatever is rounded.
@@ -40,18 +54,6 @@ impl Bins {
     pub(super) fn place<L: Lanes>(&self, lanes: L, gap: L::F) -> L::F {
         let at = lanes.mul(lanes.sub(gap, lanes.splat(self.low)), lanes.splat(self.scale));
         lanes.min(lanes.max(at, lanes.splat(0.0)), lanes.splat(self.count as f32))
-    }
-
-    /// No gap of bin `bin` (but a gap below all bins) is smaller than this.
-    #[inline(always)]
-    fn low_edge(&self, bin: usize) -> f32 {
-        self.low + bin as f32 / self.scale * (1.0 - 1e-6)
-    }
-
-    /// No gap of bin `bin` is larger than this.
-    #[inline(always)]
-    fn high_edge(&self, bin: usize) -> f32 {
-        self.low + (bin + 1) as f32 / self.scale * (1.0 + 1e-6)
     }
 }
 
@@ -72,7 +74,8 @@ pub(super) struct Tally {
     tables: Vec<u32>,
     /// Gaps through every bin.
     through: Vec<u64>,
-    bounds: Vec<f32>,
+    bounds: Vec<f64>,
+    signs: Vec<i64>,
 }
 
 impl Tally {
@@ -84,18 +87,19 @@ impl Tally {
         before: u64,
         search: &mut Search,
     ) -> Hull {
-        let Tally { tables, through, bounds } = self;
+        let Tally { tables, through, bounds, signs } = self;
         through.clear();
         through.resize(bins.count, 0);
         let max = search.max;
+        let table = if bins.count < SMALL_TABLE { SMALL_TABLE } else { TABLE };
         let mut add = |tables: &[u32]| {
-            for table in tables.chunks_exact(TABLE) {
+            for table in tables.chunks_exact(table) {
                 through.iter_mut().zip(table).for_each(|(sum, &count)| *sum += u64::from(count));
             }
         };
         let count = |scores, tables: &mut Vec<u32>| {
             tables.clear();
-            tables.resize(TABLES * TABLE, 0);
+            tables.resize(TABLES * table, 0);
             row.set.run(Count { scores, max, bins, tables });
         };
         if row.split {
@@ -112,7 +116,9 @@ impl Tally {
                 add(tables);
             }
         }
-        row.set.run(Bound { bins, before, through, bounds, search })
+        bounds.resize(bins.count, 0.0);
+        signs.resize(bins.count, 0);
+        row.set.run(Bound { bins, before, through, bounds, signs, search })
     }
 }
 
@@ -127,6 +133,16 @@ impl<T: Element> Work for Count<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
+        match self.tables.len() == TABLES * SMALL_TABLE {
+            true => self.count::<L, SMALL_TABLE>(lanes),
+            false => self.count::<L, TABLE>(lanes),
+        }
+    }
+}
+
+impl<T: Element> Count<'_, T> {
+    #[inline(always)]
+    fn count<L: Lanes, const TABLE: usize>(self, lanes: L) {
         let Count { scores, max, bins, tables } = self;
         let (a, rest) = tables.split_at_mut(TABLE);
         let (b, rest) = rest.split_at_mut(TABLE);
@@ -135,46 +151,33 @@ impl<T: Element> Work for Count<'_, T> {
             [a, b, c, d].map(|table| table.try_into().expect("as long as it is cut"));
         let (blocks, tail) = scores.as_chunks::<BLOCK>();
         let last = padded(tail);
-        let mut at = [0; WIDTH];
+        let mut at = [0; BLOCK];
         for block in blocks.iter().chain([&last]) {
-            for v in vectors(lanes, block) {
-                lanes.truncate(bins.place(lanes, lanes.sub(lanes.splat(max), v)), &mut at);
-                for j in [0, 4, 8, 12] {
-                    a[at[j] as usize % TABLE] += 1;
-                    b[at[j + 1] as usize % TABLE] += 1;
-                    c[at[j + 2] as usize % TABLE] += 1;
-                    d[at[j + 3] as usize % TABLE] += 1;
-                }
+            let v = vectors(lanes, block);
+            let (to, _) = at.as_chunks_mut::<WIDTH>();
+            for j in 0..4 {
+                lanes.truncate(bins.place(lanes, lanes.sub(lanes.splat(max), v[j])), &mut to[j]);
+            }
+            // Through memory: lane after lane out of a register takes twice as long (2026-11-25).
+            let at = black_box(&at);
+            for at in at.as_chunks::<TABLES>().0 {
+                a[at[0] as usize % TABLE] += 1;
+                b[at[1] as usize % TABLE] += 1;
+                c[at[2] as usize % TABLE] += 1;
+                d[at[3] as usize % TABLE] += 1;
             }
         }
     }
 }
-
-/// ln within 1.3e-6 (all counts to 2^24, 2026-11-25), in operations that a compiler makes lanes of.
-#[inline(always)]
-fn ln_bound(count: f32) -> f32 {
-    let bits = count.to_bits();
-    let exponent = bits.wrapping_sub(0x3f3504f3) as i32 >> 23;
-    let t = f32::from_bits(bits.wrapping_sub((exponent as u32) << 23)) - 1.0;
-    let q = 0.11827416718006134;
-    let q = q * t - 0.18901965022087097;
-    let q = q * t + 0.20604684948921204;
-    let q = q * t - 0.24881340563297272;
-    let q = q * t + 0.3330329656600952;
-    let q = q * t - 0.5000196695327759;
-    let q = q * t + 1.0000032186508179;
-    exponent as f32 * std::f32::consts::LN_2 + q * t
-}
-
-/// What `ln_bound` may be off by, with room for a count, a resolve below log n and an edge rounded to f32.
-const LN_ERROR: f32 = 2e-5;
 
 struct Bound<'a> {
     bins: &'a Bins,
     before: u64,
     /// In: gaps in every bin. Out: gaps through every bin.
     through: &'a mut [u64],
-    bounds: &'a mut Vec<f32>,
+    /// As many as bins; what is in them does not matter.
+    bounds: &'a mut [f64],
+    signs: &'a mut [i64],
     search: &'a mut Search,
 }
 
@@ -182,29 +185,35 @@ impl Work for Bound<'_> {
     type Out = Hull;
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) -> Hull {
-        let Bound { bins, before, through, bounds, search } = self;
+        let Bound { bins, before, through, bounds, signs, search } = self;
         let mut rank = before;
-        bounds.clear();
         for count in through.iter_mut() {
             rank += *count;
             *count = rank;
-            bounds.push(rank as f32);
         }
-        let resolve = search.resolve as f32;
-        let mut attained = 0.0f32;
-        for (bin, bound) in bounds.iter_mut().enumerate() {
-            *bound = ln_bound(*bound) - resolve;
-            let lower = (*bound - LN_ERROR) / bins.high_edge(bin);
-            attained = if lower > attained { lower } else { attained };
+        // From here on plain loops over arrays, which the compiler makes lanes of: so maxima are of integers, floats
+        // that are not negative being ordered as their bits.
+        let (low, wide, narrow) = (f64::from(bins.low), bins.width * (1.0 + EDGE), bins.width * (1.0 - EDGE));
+        for (bound, &rank) in bounds.iter_mut().zip(through.iter()) {
+            *bound = ln(rank as f64) - search.resolve;
         }
-        // Not the attained ratio itself, which is rounded: what it certainly exceeds.
-        search.attained = search.attained.max(f64::from(attained) * (1.0 - 1e-6));
-        let needed = search.attained as f32 * (1.0 - 1e-6);
-        let can_win = |bin: usize| bounds[bin] + LN_ERROR >= needed * bins.low_edge(bin);
-        let filled = |bin: usize| through[bin] > if bin == 0 { before } else { through[bin - 1] };
-        let mut wins = (0..bounds.len()).filter(|&bin| can_win(bin) && filled(bin));
-        let first = wins.next().unwrap_or(0);
-        let last = wins.next_back().unwrap_or(first);
+        for ((sign, bound), bin) in signs.iter_mut().zip(bounds.iter()).zip(1i32..) {
+            let lower = (bound - LN_ERROR) / (low + f64::from(bin) * wide) * (1.0 - 1e-12);
+            *sign = lower.to_bits() as i64;
+        }
+        let attained = signs.iter().fold(search.attained.to_bits() as i64, |best, &ratio| best.max(ratio));
+        search.attained = f64::from_bits(attained as u64);
+        let needed = search.attained * (1.0 - 1e-12);
+        for ((sign, bound), bin) in signs.iter_mut().zip(bounds.iter()).zip(0i32..) {
+            *sign = (bound + LN_ERROR - needed * (low + f64::from(bin) * narrow)).to_bits() as i64;
+        }
+        let (mut first, mut last) = (i64::MAX, 0);
+        for (&sign, bin) in signs.iter().zip(0i64..) {
+            first = first.min(if sign >= 0 { bin } else { i64::MAX });
+            last = last.max(if sign >= 0 { bin } else { 0 });
+        }
+        // Where nothing is attained, or can be.
+        let (first, last) = (first.min(last) as usize, last as usize);
         let before = if first == 0 { before } else { through[first - 1] };
         Hull { first, last, before, inside: through[last] - before }
     }

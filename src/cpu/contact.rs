@@ -14,17 +14,20 @@ use super::bins::{Bins, Tally};
 use super::gather::{AtLeast, Gather, Inside};
 use super::lanes::InstructionSet;
 use super::rank::{self, FEW, TopRatio};
-use super::top::{Chunks, SmallestGap, Tops};
+use super::top::{Chunks, GapRange, Tops};
 use crate::Element;
 use crate::critical::{CriticalBeta, ratio};
 use crate::stats::RowMax;
 
 /// Bounds are widened by this: far above the rounding of two f64 ratios, and of a gap to f32.
 const SLACK: f64 = 1e-9;
-/// In longer rows a sample decides whether to gather or to count.
-const SAMPLED: usize = 8192;
-/// Scores of the sample: one load each, most of them from memory.
+/// Up to this share of a row is gathered rather than counted.
+const FEW_ENOUGH: f64 = 0.25;
+/// Shorter rows are gathered whatever there is.
+const SHORT: usize = 1024;
+/// Scores of the sample, and how many of them side by side.
 const SAMPLES: usize = 256;
+const PER_LINE: usize = 8;
 
 /// Scratch of one thread, reused from row to row.
 #[derive(Default)]
@@ -80,43 +83,58 @@ impl Contact {
         let mut search = Search { best, attained: 0.0, resolve, max: top.max };
         search.attained = row.set.run(TopRatio { tops: &tops.scores, max: top.max, resolve });
         let cut = search.cut(top.len);
-        let scores = row.scores;
-        let before = if scores.len() >= SAMPLED && is_bulk(row, top.max, cut) {
-            let low = match top.ties {
-                1 => top.max - top.second,
-                _ => {
-                    let mut least = f32::INFINITY;
-                    let of_chunk = |scores| row.set.run(SmallestGap { scores, max: top.max });
-                    row.each(of_chunk, |gap| least = least.min(gap));
-                    least
-                }
-            };
-            let Some(bins) = Bins::between(low, cut.min(top.max - tops.lowest), scores.len()) else {
-                // Too narrow to divide: one gap in all.
-                return self.rank_all(row, &mut search);
-            };
-            let hull = self.tally.hull(row, &bins, 0, &mut search);
-            self.near.collect(row, Inside { max: top.max, bins, hull });
-            hull.before
-        } else {
-            self.near.collect(row, AtLeast::within(top.max, cut));
-            0
-        };
-        self.narrow(row.set, before, &mut search);
+        if row.scores.len() < SHORT {
+            self.gather(row, cut, &mut search);
+            return search.best;
+        }
+        let sample = Sample::of(row, top.max);
+        if sample.share(cut) <= FEW_ENOUGH {
+            self.gather(row, cut, &mut search);
+            return search.best;
+        }
+        let near = sample.clone().near(&search);
+        if near < cut {
+            // The contact seems to be among the largest: what they attain brings the cut nearer.
+            self.gather(row, near, &mut search);
+            let cut = search.cut(top.len);
+            if cut <= near {
+                return search.best;
+            }
+            if sample.share(cut) <= FEW_ENOUGH {
+                self.gather(row, cut, &mut search);
+                return search.best;
+            }
+        }
+        self.count(row, &mut search);
         search.best
     }
 
-    fn rank_all<T: Element>(&mut self, row: &Chunks<T>, search: &mut Search) -> CriticalBeta {
-        self.near.collect(row, AtLeast::within(search.max, f32::MAX));
-        rank::sorted(row.set, self.near.kept_mut(), &mut self.spare, 0, search);
-        search.best
+    /// Offers every gap of at most `cut`.
+    fn gather<T: Element>(&mut self, row: &Chunks<T>, cut: f32, search: &mut Search) {
+        self.near.collect(row, AtLeast::within(search.max, cut));
+        self.narrow(row.set, 0, search);
+    }
+
+    /// Offers every gap that bins leave.
+    fn count<T: Element>(&mut self, row: &Chunks<T>, search: &mut Search) {
+        let (mut low, mut high) = (f32::INFINITY, 0.0f32);
+        let of_chunk = |scores| row.set.run(GapRange { scores, max: search.max });
+        row.each(of_chunk, |[least, most]| (low, high) = (low.min(least), high.max(most)));
+        let Some(bins) = Bins::between(low, high.min(search.cut(row.scores.len() as u64)), row.scores.len())
+        else {
+            self.near.collect(row, AtLeast::within(search.max, f32::MAX));
+            return rank::sorted(row.set, self.near.kept_mut(), &mut self.spare, 0, search);
+        };
+        let hull = self.tally.hull(row, &bins, 0, search);
+        self.near.collect(row, Inside { max: search.max, bins, hull });
+        self.narrow(row.set, hull.before, search);
     }
 
     /// Finds the contact among the scores that are left, above `before` smaller gaps.
     fn narrow(&mut self, set: InstructionSet, mut before: u64, search: &mut Search) {
         loop {
             let left = self.near.kept().len();
-            if left <= FEW {
+            if left <= FEW / 4 {
                 return rank::few(set, self.near.kept(), before, search);
             }
             let cut = search.cut(before + left as u64);
@@ -126,8 +144,7 @@ impl Contact {
                 continue;
             }
             let row = Chunks { scores: self.near.kept(), ahead: &[], set, split: false };
-            let low = set.run(SmallestGap { scores: row.scores, max: search.max });
-            let high = search.max - row.scores.iter().fold(f32::MAX, |low, &s| if s < low { s } else { low });
+            let [low, high] = set.run(GapRange { scores: row.scores, max: search.max });
             let Some(bins) = Bins::between(low, high, kept) else {
                 return rank::sorted(set, self.near.kept_mut(), &mut self.spare, before, search);
             };
@@ -135,6 +152,9 @@ impl Contact {
             let inside = hull.inside as usize;
             self.near.retain(set, Inside { max: search.max, bins, hull });
             before = hull.before;
+            if inside <= FEW / 2 || inside > kept / 2 && inside <= FEW {
+                return rank::few(set, self.near.kept(), before, search);
+            }
             if inside > kept / 2 {
                 return rank::sorted(set, self.near.kept_mut(), &mut self.spare, before, search);
             }
@@ -142,9 +162,37 @@ impl Contact {
     }
 }
 
-/// Whether most scores of a row have a gap of at most `cut`, as far as a sample tells.
-fn is_bulk<T: Element>(row: &Chunks<T>, max: f32, cut: f32) -> bool {
-    let step = row.scores.len() / SAMPLES;
-    let within = |i: usize| max - row.scores[i * step].to_f32() <= cut;
-    (0..SAMPLES).filter(|&i| within(i)).count() > SAMPLES / 4
+/// Gaps of some scores of a row: what to do first. It decides nothing else.
+#[derive(Clone)]
+struct Sample {
+    gaps: [f32; SAMPLES],
+    /// Scores of the row for each.
+    every: f64,
+}
+
+impl Sample {
+    fn of<T: Element>(row: &Chunks<T>, max: f32) -> Sample {
+        // Whole cache lines are read anyway.
+        let step = row.scores.len() / (SAMPLES / PER_LINE);
+        let gaps = std::array::from_fn(|i| max - row.scores[i / PER_LINE * step + i % PER_LINE].to_f32());
+        Sample { gaps, every: row.scores.len() as f64 / SAMPLES as f64 }
+    }
+
+    /// The share of gaps of at most `cut`.
+    fn share(&self, cut: f32) -> f64 {
+        f64::from(self.gaps.iter().map(|&gap| u32::from(gap <= cut)).sum::<u32>()) / SAMPLES as f64
+    }
+
+    /// A gap that the contact seems to be below, if it is not in the bulk; else +inf.
+    fn near(mut self, search: &Search) -> f32 {
+        const TOP: usize = SAMPLES / 16;
+        let mut ratio = |rank: usize| {
+            let (_, gap, _) = self.gaps.select_nth_unstable_by(rank, f32::total_cmp);
+            (((self.every * (rank + 1) as f64).ln() - search.resolve) / f64::from(*gap), *gap)
+        };
+        let bulk = [SAMPLES / 8, SAMPLES / 4, SAMPLES / 2, SAMPLES - SAMPLES / 8].map(|rank| ratio(rank).0);
+        let (_, near) = ratio(TOP);
+        let top = ratio(TOP / 4).0.max(search.attained);
+        if bulk.iter().all(|&bulk| top > bulk) { near } else { f32::INFINITY }
+    }
 }

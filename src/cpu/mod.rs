@@ -8,6 +8,7 @@ mod bins;
 mod contact;
 mod gather;
 mod lanes;
+mod ln;
 mod plan;
 mod rank;
 mod row;

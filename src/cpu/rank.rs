@@ -2,15 +2,16 @@
 
 use super::contact::Search;
 use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
+use super::ln::{LN_ERROR, ln};
 use crate::critical::{CriticalBeta, ratio};
 use crate::stats::{RowMax, TopK};
 use std::sync::LazyLock;
 
 /// So many scores are ranked by comparing all pairs: faster than sorting them.
-pub(super) const FEW: usize = 128;
+pub(super) const FEW: usize = 512;
 
-/// Logs of the ranks that near-top contacts have.
-static LN: LazyLock<[f64; FEW + 1]> = LazyLock::new(|| std::array::from_fn(|rank| (rank as f64).ln()));
+/// Logs of the ranks of tops among themselves.
+static LN: LazyLock<[f64; 2 * WIDTH + 1]> = LazyLock::new(|| std::array::from_fn(|rank| (rank as f64).ln()));
 
 /// A ratio that one of the tops of a row with maximum `max` attains; 0 if none does.
 pub(super) struct TopRatio<'a> {
@@ -66,16 +67,16 @@ impl Work for Few<'_> {
             }
             let gap = search.max - score;
             let rank = before + u64::from(rank);
-            let ln = if before == 0 { LN[rank as usize] } else { (rank as f64).ln() };
-            // Far cheaper than the division, and enough to tell most of them.
-            if gap > 0.0 && ln - search.resolve >= search.attained * f64::from(gap) * (1.0 - 1e-12) {
+            // Far cheaper than `f64::ln` and the division, and enough to tell most of them.
+            let bound = ln(rank as f64) + LN_ERROR - search.resolve;
+            if gap > 0.0 && bound >= search.attained * f64::from(gap) * (1.0 - 1e-12) {
                 search.offer(gap, rank);
             }
         }
     }
 }
 
-/// Sorts scores, largest first, and offers every gap with its rank.
+/// Sorts scores, largest first, and offers every gap with its rank, as far as it can be the contact.
 pub(super) fn sorted(
     set: InstructionSet,
     scores: &mut [f32],
@@ -83,18 +84,118 @@ pub(super) fn sorted(
     before: u64,
     search: &mut Search,
 ) {
-    scores.sort_unstable_by(|a, b| b.total_cmp(a));
-    let _ = (set, spare);
-    offer_in_order(scores, before, search);
+    if spare.len() < scores.len() {
+        spare.resize(scores.len(), 0.0);
+    }
+    order(scores, &mut spare[..scores.len()]);
+    set.run(Sweep { scores, before, search });
 }
 
-/// Offers the gaps of scores that come largest first.
-fn offer_in_order(scores: &[f32], before: u64, search: &mut Search) {
+/// Shorter runs are sorted by insertion.
+const SHORT: usize = 24;
+/// Buckets, for runs that fill them or not: more than the larger number does not fit the first cache.
+const MANY: usize = 4096;
+const SOME: usize = 256;
+
+/// Sorts scores, largest first. `spare` is as long.
+fn order(scores: &mut [f32], spare: &mut [f32]) {
+    match scores.len() {
+        0..=SHORT => insert(scores),
+        n if n < 8 * SOME => order_into::<SOME>(scores, spare),
+        _ => order_into::<MANY>(scores, spare),
+    }
+}
+
+/// Sorts scores into `BUCKETS` buckets, and each bucket again.
+fn order_into<const BUCKETS: usize>(scores: &mut [f32], spare: &mut [f32]) {
+    let pick =
+        |(low, high): (f32, f32), &s: &f32| (if s < low { s } else { low }, if s > high { s } else { high });
+    let (low, high) = scores.iter().fold((f32::INFINITY, f32::NEG_INFINITY), pick);
+    let scale = (BUCKETS - 1) as f32 / (high - low);
+    let bucket = |s: f32| ((high - s) * scale) as usize % BUCKETS;
+    let mut next = [0u32; BUCKETS];
+    scores.iter().for_each(|&s| next[bucket(s)] += 1);
+    let fullest = next.iter().copied().max().unwrap_or(0) as usize;
+    if !scale.is_finite() || scale < f32::MIN_POSITIVE || fullest > scores.len() / 2 {
+        // One score in all, scores too far apart, or too close together.
+        return scores.sort_unstable_by(|a, b| b.total_cmp(a));
+    }
+    let mut end = 0;
+    for next in &mut next {
+        (*next, end) = (end, end + *next);
+    }
+    for &s in scores.iter() {
+        let place = &mut next[bucket(s)];
+        spare[*place as usize] = s;
+        *place += 1;
+    }
+    scores.copy_from_slice(spare);
+    // Now every bucket begins where the one before it ends.
+    let mut start = 0;
+    for end in next.map(|end| end as usize) {
+        if end > start + 1 {
+            order(&mut scores[start..end], &mut spare[start..end]);
+        }
+        start = end;
+    }
+}
+
+fn insert(scores: &mut [f32]) {
+    for i in 1..scores.len() {
+        let (s, mut at) = (scores[i], i);
+        while at > 0 && scores[at - 1] < s {
+            scores[at] = scores[at - 1];
+            at -= 1;
+        }
+        scores[at] = s;
+    }
+}
+
+/// Scores that come largest first: a bound in lanes, and only what passes it has its ratio computed.
+struct Sweep<'a> {
+    scores: &'a [f32],
+    before: u64,
+    search: &'a mut Search,
+}
+
+impl Work for Sweep<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        let Sweep { scores, before, search } = self;
+        for (i, block) in scores.chunks(SWEPT).enumerate() {
+            let before = before + (i * SWEPT) as u64;
+            let needed = search.attained * (1.0 - 1e-12);
+            let mut wins = false;
+            for (j, &score) in block.iter().enumerate() {
+                let gap = f64::from(search.max - score);
+                // A tie before its last score has less than its rank: it does not win where that does not.
+                wins |= ln((before + 1) as f64 + j as u32 as f64) + LN_ERROR - search.resolve >= needed * gap;
+            }
+            if wins {
+                let next = scores.get((i + 1) * SWEPT);
+                offer_in_order(block, next, before, search);
+            }
+        }
+    }
+}
+
+/// Scores whose bounds are computed at once.
+const SWEPT: usize = 64;
+
+/// Offers the gaps of scores that come largest first, before `next`.
+fn offer_in_order(scores: &[f32], next: Option<&f32>, before: u64, search: &mut Search) {
     for (i, &score) in scores.iter().enumerate() {
         let gap = search.max - score;
+        let rank = before + i as u64 + 1;
         // A tie has the rank of its last score.
-        if gap > 0.0 && scores.get(i + 1) != Some(&score) {
-            search.offer(gap, before + i as u64 + 1);
+        let last = scores.get(i + 1).or(next) != Some(&score);
+        // Far cheaper than `f64::ln`, and enough to tell most of them.
+        if gap > 0.0
+            && last
+            && ln(rank as f64) + LN_ERROR - search.resolve >= search.attained * f64::from(gap) * (1.0 - 1e-12)
+        {
+            search.offer(gap, rank);
         }
     }
 }
@@ -108,7 +209,7 @@ pub(super) fn of_largest(scores: &[f32], top: &RowMax, k: usize, resolve: f64) -
     let largest = largest.into_sorted();
     let furthest = largest.last().map_or(0.0, |&s| f64::from(top.max - s));
     let finite = largest.partition_point(|&s| (top.max - s).is_finite());
-    offer_in_order(&largest[..finite], 0, &mut search);
+    offer_in_order(&largest[..finite], None, 0, &mut search);
     let mut best = search.best;
     if (largest.len() as u64) < top.len && best.beta < f64::INFINITY {
         // The certificate: whatever lies beyond the k-th gap has a ratio below (log n - r) / D_(k).

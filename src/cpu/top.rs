@@ -259,29 +259,31 @@ impl<T: Element> Work for Visible<'_, T> {
     }
 }
 
-/// The smallest gap above 0 of a chunk; +inf if there is none.
-pub(super) struct SmallestGap<'a, T> {
+/// The smallest gap above 0 of a chunk, +inf if there is none, and the largest finite one, or 0.
+pub(super) struct GapRange<'a, T> {
     pub scores: &'a [T],
     pub max: f32,
 }
 
-impl<T: Element> Work for SmallestGap<'_, T> {
-    type Out = f32;
+impl<T: Element> Work for GapRange<'_, T> {
+    type Out = [f32; 2];
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) -> f32 {
-        let (max, far) = (lanes.splat(self.max), lanes.splat(f32::INFINITY));
-        let mut least = [far; 4];
+    fn run<L: Lanes>(self, lanes: L) -> [f32; 2] {
+        let (max, far, none) = (lanes.splat(self.max), lanes.splat(f32::INFINITY), lanes.splat(0.0));
+        let (mut least, mut most) = ([far; 4], [none; 4]);
         let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
         let last = padded(tail);
         for block in blocks.iter().chain([&last]) {
             let v = vectors(lanes, block);
             for j in 0..4 {
-                let gap = lanes.select(lanes.ge(v[j], max), far, lanes.sub(max, v[j]));
-                least[j] = lanes.min(least[j], gap);
+                let gap = lanes.sub(max, v[j]);
+                least[j] = lanes.min(least[j], lanes.select(lanes.ge(none, gap), far, gap));
+                most[j] = lanes.max(most[j], lanes.select(lanes.ge(gap, far), none, gap));
             }
         }
-        let mut gaps = [0.0; WIDTH];
-        lanes.store(lanes.min(lanes.min(least[0], least[1]), lanes.min(least[2], least[3])), &mut gaps);
-        gaps.iter().fold(f32::INFINITY, |least, &gap| if gap < least { gap } else { least })
+        let mut gaps = [[0.0; WIDTH]; 2];
+        lanes.store(lanes.min(lanes.min(least[0], least[1]), lanes.min(least[2], least[3])), &mut gaps[0]);
+        lanes.store(lanes.max(lanes.max(most[0], most[1]), lanes.max(most[2], most[3])), &mut gaps[1]);
+        [gaps[0].into_iter().fold(f32::INFINITY, f32::min), gaps[1].into_iter().fold(0.0, f32::max)]
     }
 }

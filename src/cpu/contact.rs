@@ -12,7 +12,7 @@
 
 use super::bins::{Bins, Tally};
 use super::gather::{AtLeast, Gather, Inside};
-use super::lanes::InstructionSet;
+use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use super::rank::{self, FEW, TopRatio};
 use super::top::{Chunks, GapRange, Tops};
 use crate::Element;
@@ -21,8 +21,8 @@ use crate::stats::RowMax;
 
 /// Bounds are widened by this: far above the rounding of two f64 ratios, and of a gap to f32.
 const SLACK: f64 = 1e-9;
-/// Up to this share of a row is gathered rather than counted.
-const FEW_ENOUGH: f64 = 0.25;
+/// With up to so many of the sample a part of a row is gathered rather than counted.
+const FEW_ENOUGH: u32 = SAMPLES as u32 / 4;
 /// Shorter rows are gathered whatever there is.
 const SHORT: usize = 1024;
 /// Scores of the sample, and how many of them side by side.
@@ -88,24 +88,23 @@ impl Contact {
             return search.best;
         }
         let sample = Sample::of(row, top.max);
-        if sample.share(cut) <= FEW_ENOUGH {
+        if sample.within(cut) <= FEW_ENOUGH {
             self.gather(row, cut, &mut search);
             return search.best;
         }
-        let near = sample.clone().near(&search);
-        if near < cut {
-            // The contact seems to be among the largest: what they attain brings the cut nearer.
+        if let Some(near) = sample.near(cut, &search) {
+            // What the largest attain brings the cut nearer.
             self.gather(row, near, &mut search);
             let cut = search.cut(top.len);
             if cut <= near {
                 return search.best;
             }
-            if sample.share(cut) <= FEW_ENOUGH {
+            if sample.within(cut) <= FEW_ENOUGH {
                 self.gather(row, cut, &mut search);
                 return search.best;
             }
         }
-        self.count(row, &mut search);
+        self.count(row, top, tops, &mut search);
         search.best
     }
 
@@ -116,12 +115,15 @@ impl Contact {
     }
 
     /// Offers every gap that bins leave.
-    fn count<T: Element>(&mut self, row: &Chunks<T>, search: &mut Search) {
-        let (mut low, mut high) = (f32::INFINITY, 0.0f32);
-        let of_chunk = |scores| row.set.run(GapRange { scores, max: search.max });
-        row.each(of_chunk, |[least, most]| (low, high) = (low.min(least), high.max(most)));
-        let Some(bins) = Bins::between(low, high.min(search.cut(row.scores.len() as u64)), row.scores.len())
-        else {
+    fn count<T: Element>(&mut self, row: &Chunks<T>, top: &RowMax, tops: &Tops, search: &mut Search) {
+        let (mut low, mut high) = (top.max - top.second, top.max - tops.lowest);
+        if low == 0.0 || high == f32::INFINITY {
+            // Under ties the second largest score has no gap, and some gap has overflowed.
+            (low, high) = (f32::INFINITY, 0.0);
+            let of_chunk = |scores| row.set.run(GapRange { scores, max: search.max });
+            row.each(of_chunk, |[least, most]| (low, high) = (low.min(least), high.max(most)));
+        }
+        let Some(bins) = Bins::between(low, high.min(search.cut(top.len)), row.scores.len()) else {
             self.near.collect(row, AtLeast::within(search.max, f32::MAX));
             return rank::sorted(row.set, self.near.kept_mut(), &mut self.spare, 0, search);
         };
@@ -134,7 +136,7 @@ impl Contact {
     fn narrow(&mut self, set: InstructionSet, mut before: u64, search: &mut Search) {
         loop {
             let left = self.near.kept().len();
-            if left <= FEW / 4 {
+            if left <= FEW / 2 {
                 return rank::few(set, self.near.kept(), before, search);
             }
             let cut = search.cut(before + left as u64);
@@ -152,7 +154,7 @@ impl Contact {
             let inside = hull.inside as usize;
             self.near.retain(set, Inside { max: search.max, bins, hull });
             before = hull.before;
-            if inside <= FEW / 2 || inside > kept / 2 && inside <= FEW {
+            if inside <= FEW {
                 return rank::few(set, self.near.kept(), before, search);
             }
             if inside > kept / 2 {
@@ -163,9 +165,9 @@ impl Contact {
 }
 
 /// Gaps of some scores of a row: what to do first. It decides nothing else.
-#[derive(Clone)]
 struct Sample {
     gaps: [f32; SAMPLES],
+    set: InstructionSet,
     /// Scores of the row for each.
     every: f64,
 }
@@ -174,25 +176,52 @@ impl Sample {
     fn of<T: Element>(row: &Chunks<T>, max: f32) -> Sample {
         // Whole cache lines are read anyway.
         let step = row.scores.len() / (SAMPLES / PER_LINE);
-        let gaps = std::array::from_fn(|i| max - row.scores[i / PER_LINE * step + i % PER_LINE].to_f32());
-        Sample { gaps, every: row.scores.len() as f64 / SAMPLES as f64 }
+        let mut gaps = [0.0; SAMPLES];
+        for (i, gaps) in gaps.as_chunks_mut::<PER_LINE>().0.iter_mut().enumerate() {
+            let scores = &row.scores[i * step..][..PER_LINE];
+            gaps.iter_mut().zip(scores).for_each(|(gap, s)| *gap = max - s.to_f32());
+        }
+        Sample { gaps, set: row.set, every: row.scores.len() as f64 / SAMPLES as f64 }
     }
 
-    /// The share of gaps of at most `cut`.
-    fn share(&self, cut: f32) -> f64 {
-        f64::from(self.gaps.iter().map(|&gap| u32::from(gap <= cut)).sum::<u32>()) / SAMPLES as f64
+    /// How many of its gaps are at most `cut`.
+    fn within(&self, cut: f32) -> u32 {
+        self.set.run(CountWithin { gaps: &self.gaps, cut })
     }
 
-    /// A gap that the contact seems to be below, if it is not in the bulk; else +inf.
-    fn near(mut self, search: &Search) -> f32 {
-        const TOP: usize = SAMPLES / 16;
-        let mut ratio = |rank: usize| {
-            let (_, gap, _) = self.gaps.select_nth_unstable_by(rank, f32::total_cmp);
-            (((self.every * (rank + 1) as f64).ln() - search.resolve) / f64::from(*gap), *gap)
-        };
-        let bulk = [SAMPLES / 8, SAMPLES / 4, SAMPLES / 2, SAMPLES - SAMPLES / 8].map(|rank| ratio(rank).0);
-        let (_, near) = ratio(TOP);
-        let top = ratio(TOP / 4).0.max(search.attained);
-        if bulk.iter().all(|&bulk| top > bulk) { near } else { f32::INFINITY }
+    /// A smaller cut that the contact seems to be below, if it is not in the bulk.
+    fn near(&self, cut: f32, search: &Search) -> Option<f32> {
+        let mut near = None;
+        for share in [0.875, 0.75, 0.625, 0.5, 0.375] {
+            let gap = cut.min(f32::MAX / 2.0) * share;
+            let within = self.within(gap);
+            if within <= SAMPLES as u32 / 16 {
+                return near.or(Some(gap)).filter(|_| within > 0);
+            }
+            let ratio = ((self.every * f64::from(within)).ln() - search.resolve) / f64::from(gap);
+            if ratio > search.attained * 1.1 {
+                return None;
+            }
+            near = (within <= FEW_ENOUGH).then_some(gap);
+        }
+        near
+    }
+}
+
+struct CountWithin<'a> {
+    gaps: &'a [f32; SAMPLES],
+    cut: f32,
+}
+
+impl Work for CountWithin<'_> {
+    type Out = u32;
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> u32 {
+        let cut = lanes.splat(self.cut);
+        let mut count = 0;
+        for gaps in self.gaps.as_chunks::<WIDTH>().0 {
+            count += lanes.bits(lanes.ge(cut, lanes.load(gaps))).count_ones();
+        }
+        count
     }
 }

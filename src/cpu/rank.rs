@@ -8,7 +8,7 @@ use crate::stats::{RowMax, TopK};
 use std::sync::LazyLock;
 
 /// So many scores are ranked by comparing all pairs: faster than sorting them.
-pub(super) const FEW: usize = 512;
+pub(super) const FEW: usize = 256;
 
 /// Logs of the ranks of tops among themselves.
 static LN: LazyLock<[f64; 2 * WIDTH + 1]> = LazyLock::new(|| std::array::from_fn(|rank| (rank as f64).ln()));
@@ -60,18 +60,39 @@ impl Work for Few<'_> {
         let mut padded = [f32::NEG_INFINITY; FEW];
         padded[..scores.len()].copy_from_slice(scores);
         let (vectors, _) = padded[..scores.len().next_multiple_of(WIDTH)].as_chunks::<WIDTH>();
-        for &score in scores {
-            let mut rank = 0;
+        let mut ranks = [0; FEW];
+        for (rank, &score) in ranks.iter_mut().zip(scores) {
             for v in vectors {
-                rank += lanes.bits(lanes.ge(lanes.load(v), lanes.splat(score))).count_ones();
+                *rank += lanes.bits(lanes.ge(lanes.load(v), lanes.splat(score))).count_ones();
             }
-            let gap = search.max - score;
-            let rank = before + u64::from(rank);
-            // Far cheaper than `f64::ln` and the division, and enough to tell most of them.
-            let bound = ln(rank as f64) + LN_ERROR - search.resolve;
-            if gap > 0.0 && bound >= search.attained * f64::from(gap) * (1.0 - 1e-12) {
-                search.offer(gap, rank);
-            }
+        }
+        offer_best(scores, |j| before + u64::from(ranks[j]), search);
+    }
+}
+
+/// Offers those of up to [`FEW`] scores whose ratio can be the largest. `rank_of` the `j`-th is at most its rank, and
+/// its rank if it is the last of equal scores.
+#[inline(always)]
+fn offer_best(scores: &[f32], rank_of: impl Fn(usize) -> u64, search: &mut Search) {
+    // Plain loops over arrays, which the compiler makes lanes of; maxima are of integers, floats that are not negative
+    // being ordered as their bits. A gap of 0 is none.
+    let (mut gaps, mut excess) = ([0.0; FEW], [0.0; FEW]);
+    for (gap, &score) in gaps.iter_mut().zip(scores) {
+        let g = f64::from(search.max - score);
+        *gap = if g > 0.0 { g } else { f64::INFINITY };
+    }
+    for (j, excess) in excess[..scores.len()].iter_mut().enumerate() {
+        *excess = ln(rank_of(j) as f64) - search.resolve;
+    }
+    let mut best = search.attained.to_bits() as i64;
+    for (excess, gap) in excess.iter().zip(&gaps[..scores.len()]) {
+        best = best.max((((excess - LN_ERROR) / gap) * (1.0 - 1e-12)).to_bits() as i64);
+    }
+    search.attained = f64::from_bits(best as u64);
+    let needed = search.attained * (1.0 - 1e-12);
+    for j in 0..scores.len() {
+        if excess[j] + LN_ERROR >= needed * gaps[j] {
+            search.offer(search.max - scores[j], rank_of(j));
         }
     }
 }
@@ -151,7 +172,7 @@ fn insert(scores: &mut [f32]) {
     }
 }
 
-/// Scores that come largest first: a bound in lanes, and only what passes it has its ratio computed.
+/// Scores that come largest first.
 struct Sweep<'a> {
     scores: &'a [f32],
     before: u64,
@@ -164,37 +185,21 @@ impl Work for Sweep<'_> {
     fn run<L: Lanes>(self, _: L) {
         let Sweep { scores, before, search } = self;
         for (i, block) in scores.chunks(SWEPT).enumerate() {
-            let before = before + (i * SWEPT) as u64;
-            let needed = search.attained * (1.0 - 1e-12);
-            let mut wins = false;
-            for (j, &score) in block.iter().enumerate() {
-                let gap = f64::from(search.max - score);
-                // A tie before its last score has less than its rank: it does not win where that does not.
-                wins |= ln((before + 1) as f64 + j as u32 as f64) + LN_ERROR - search.resolve >= needed * gap;
-            }
-            if wins {
-                let next = scores.get((i + 1) * SWEPT);
-                offer_in_order(block, next, before, search);
-            }
+            // A tie before its last score has less than its rank, and a smaller ratio than that.
+            let before = before + (i * SWEPT) as u64 + 1;
+            offer_best(block, |j| before + j as u64, search);
         }
     }
 }
 
-/// Scores whose bounds are computed at once.
-const SWEPT: usize = 64;
+/// Scores that are swept at once.
+const SWEPT: usize = 128;
 
-/// Offers the gaps of scores that come largest first, before `next`.
-fn offer_in_order(scores: &[f32], next: Option<&f32>, before: u64, search: &mut Search) {
-    for (i, &score) in scores.iter().enumerate() {
+/// Offers the gaps of scores that come largest first.
+fn offer_in_order(scores: &[f32], search: &mut Search) {
+    for (rank, &score) in (1..).zip(scores) {
         let gap = search.max - score;
-        let rank = before + i as u64 + 1;
-        // A tie has the rank of its last score.
-        let last = scores.get(i + 1).or(next) != Some(&score);
-        // Far cheaper than `f64::ln`, and enough to tell most of them.
-        if gap > 0.0
-            && last
-            && ln(rank as f64) + LN_ERROR - search.resolve >= search.attained * f64::from(gap) * (1.0 - 1e-12)
-        {
+        if gap > 0.0 {
             search.offer(gap, rank);
         }
     }
@@ -209,7 +214,7 @@ pub(super) fn of_largest(scores: &[f32], top: &RowMax, k: usize, resolve: f64) -
     let largest = largest.into_sorted();
     let furthest = largest.last().map_or(0.0, |&s| f64::from(top.max - s));
     let finite = largest.partition_point(|&s| (top.max - s).is_finite());
-    offer_in_order(&largest[..finite], None, 0, &mut search);
+    offer_in_order(&largest[..finite], &mut search);
     let mut best = search.best;
     if (largest.len() as u64) < top.len && best.beta < f64::INFINITY {
         // The certificate: whatever lies beyond the k-th gap has a ratio below (log n - r) / D_(k).

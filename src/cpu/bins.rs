@@ -10,13 +10,13 @@ use std::hint::black_box;
 
 /// Counts of a table: the bins, and what is beyond them. Four of the large ones fill two thirds of the first cache;
 /// the small ones are soon cleared.
-const TABLE: usize = 2048;
+pub(super) const TABLE: usize = 2048;
 const SMALL_TABLE: usize = 256;
 const MIN_TABLE: usize = 32;
 /// Gaps per bin below which clearing and bounding bins costs more than they save.
 const GAPS_PER_BIN: usize = 4;
 /// Tables that take turns: two equal bins in a row would wait for each other's store.
-const TABLES: usize = 4;
+pub(super) const TABLES: usize = 4;
 
 /// Two roundings of f32 to nearest, and a little.
 const EDGE: f64 = 1.3e-7;
@@ -47,6 +47,18 @@ impl Bins {
             width,
             count,
         })
+    }
+
+    /// How many; larger gaps than those of all bins have this as their bin.
+    #[inline(always)]
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// About where bin `bin` begins.
+    #[inline(always)]
+    pub(super) fn edge(&self, bin: usize) -> f32 {
+        (f64::from(self.low) + bin as f64 * self.width) as f32
     }
 
     /// The bin of a gap is the integer part of its place: monotone, whatever is rounded.

@@ -14,6 +14,7 @@ use super::bins::{Bins, Tally};
 use super::gather::{AtLeast, Gather, Inside};
 use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use super::rank::{self, FEW, TopRatio};
+use super::spread;
 use super::top::{Chunks, GapRange, Tops};
 use crate::Element;
 use crate::critical::{CriticalBeta, ratio};
@@ -125,11 +126,19 @@ impl Contact {
         }
         let Some(bins) = Bins::between(low, high.min(search.cut(top.len)), row.scores.len()) else {
             self.near.collect(row, AtLeast::within(search.max, f32::MAX));
-            return rank::sorted(row.set, self.near.kept_mut(), &mut self.spare, 0, search);
+            return self.rank(row.set, [low, high], 0, search);
         };
         let hull = self.tally.hull(row, &bins, 0, search);
         self.near.collect(row, Inside { max: search.max, bins, hull });
+        if hull.inside > top.len / 4 * 3 {
+            return self.rank(row.set, [low, high], hull.before, search);
+        }
         self.narrow(row.set, hull.before, search);
+    }
+
+    /// Offers every gap of the scores that are left, above `before` smaller gaps; they are within a range.
+    fn rank(&mut self, set: InstructionSet, range: [f32; 2], before: u64, search: &mut Search) {
+        spread::ranks(set, self.near.kept_mut(), range, &mut self.spare, before, search);
     }
 
     /// Finds the contact among the scores that are left, above `before` smaller gaps.
@@ -148,7 +157,7 @@ impl Contact {
             let row = Chunks { scores: self.near.kept(), ahead: &[], set, split: false };
             let [low, high] = set.run(GapRange { scores: row.scores, max: search.max });
             let Some(bins) = Bins::between(low, high, kept) else {
-                return rank::sorted(set, self.near.kept_mut(), &mut self.spare, before, search);
+                return self.rank(set, [low, high], before, search);
             };
             let hull = self.tally.hull(&row, &bins, before, search);
             let inside = hull.inside as usize;
@@ -158,7 +167,7 @@ impl Contact {
                 return rank::few(set, self.near.kept(), before, search);
             }
             if inside > kept / 2 {
-                return rank::sorted(set, self.near.kept_mut(), &mut self.spare, before, search);
+                return self.rank(set, [low, high], before, search);
             }
         }
     }

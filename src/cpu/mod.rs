@@ -13,6 +13,7 @@ mod plan;
 mod rank;
 mod row;
 mod softmax;
+mod spread;
 mod top;
 mod weights;
 
@@ -24,6 +25,7 @@ pub use softmax::{softmax, softmax_at, softmax_in_place};
 
 use crate::{CriticalBeta, Element, Scores};
 use rayon::prelude::*;
+use row::Lent;
 use top::Chunks;
 
 /// Lambda(r) of one row, `resolve` r >= 0 in nats; r = 0 is the critical beta itself.
@@ -31,14 +33,13 @@ use top::Chunks;
 /// Equal to [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for bit.
 pub fn critical_beta(scores: &[f32], resolve: f64) -> CriticalBeta {
     let row = Chunks::of_one(scores);
-    let [_, resolved] =
-        Workspace::default().critical_betas(&row, &row.top(), Measure { resolve, top_k: None });
+    let [_, resolved] = Lent::new().critical_betas(&row, &row.top(), Measure { resolve, top_k: None });
     resolved
 }
 
 /// Everything about one row at inverse temperature `beta` >= 0.
 pub fn row_report(scores: &[f32], beta: f64, measure: Measure) -> RowReport {
-    Workspace::default().report(scores, beta, measure)
+    Lent::new().report(scores, beta, measure)
 }
 
 /// Everything about every row at inverse temperature `beta` >= 0, in order: one report per row.
@@ -50,12 +51,12 @@ pub fn row_reports<T: Element>(scores: &Scores<T>, beta: f64, measure: Measure) 
     };
     match plan.sharing {
         Sharing::Columns { .. } => {
-            let mut workspace = Workspace::default();
+            let mut workspace = Lent::new();
             (0..rows).map(|row| report(&mut workspace, row, true)).collect()
         }
         Sharing::Rows { claim } => {
             let rows = (0..rows).into_par_iter().with_min_len(claim);
-            rows.map_init(Workspace::default, |workspace, row| report(workspace, row, false)).collect()
+            rows.map_init(Lent::new, |workspace, row| report(workspace, row, false)).collect()
         }
     }
 }

@@ -73,7 +73,7 @@ impl Work for Few<'_> {
 /// Offers those of up to [`FEW`] scores whose ratio can be the largest. `rank_of` the `j`-th is at most its rank, and
 /// its rank if it is the last of equal scores.
 #[inline(always)]
-fn offer_best(scores: &[f32], rank_of: impl Fn(usize) -> u64, search: &mut Search) {
+pub(super) fn offer_best(scores: &[f32], rank_of: impl Fn(usize) -> u64, search: &mut Search) {
     // Plain loops over arrays, which the compiler makes lanes of; maxima are of integers, floats that are not negative
     // being ordered as their bits. A gap of 0 is none.
     let (mut gaps, mut excess) = ([0.0; FEW], [0.0; FEW]);
@@ -84,116 +84,25 @@ fn offer_best(scores: &[f32], rank_of: impl Fn(usize) -> u64, search: &mut Searc
     for (j, excess) in excess[..scores.len()].iter_mut().enumerate() {
         *excess = ln(rank_of(j) as f64) - search.resolve;
     }
+    // What cannot win has its sign bit set; a product is cheaper than the quotient, and mostly it is enough.
+    let margin = |excess: &f64, gap: &f64, needed: f64| (excess + LN_ERROR - needed * gap).to_bits() as i64;
+    let needed = search.attained * (1.0 - 1e-12);
+    let pairs = || excess.iter().zip(&gaps[..scores.len()]);
+    if pairs().fold(-1, |signs, (excess, gap)| signs & margin(excess, gap, needed)) < 0 {
+        return;
+    }
     let mut best = search.attained.to_bits() as i64;
-    for (excess, gap) in excess.iter().zip(&gaps[..scores.len()]) {
+    for (excess, gap) in pairs() {
         best = best.max((((excess - LN_ERROR) / gap) * (1.0 - 1e-12)).to_bits() as i64);
     }
     search.attained = f64::from_bits(best as u64);
     let needed = search.attained * (1.0 - 1e-12);
     for j in 0..scores.len() {
-        if excess[j] + LN_ERROR >= needed * gaps[j] {
+        if margin(&excess[j], &gaps[j], needed) >= 0 {
             search.offer(search.max - scores[j], rank_of(j));
         }
     }
 }
-
-/// Sorts scores, largest first, and offers every gap with its rank, as far as it can be the contact.
-pub(super) fn sorted(
-    set: InstructionSet,
-    scores: &mut [f32],
-    spare: &mut Vec<f32>,
-    before: u64,
-    search: &mut Search,
-) {
-    if spare.len() < scores.len() {
-        spare.resize(scores.len(), 0.0);
-    }
-    order(scores, &mut spare[..scores.len()]);
-    set.run(Sweep { scores, before, search });
-}
-
-/// Shorter runs are sorted by insertion.
-const SHORT: usize = 24;
-/// Buckets, for runs that fill them or not: more than the larger number does not fit the first cache.
-const MANY: usize = 4096;
-const SOME: usize = 256;
-
-/// Sorts scores, largest first. `spare` is as long.
-fn order(scores: &mut [f32], spare: &mut [f32]) {
-    match scores.len() {
-        0..=SHORT => insert(scores),
-        n if n < 8 * SOME => order_into::<SOME>(scores, spare),
-        _ => order_into::<MANY>(scores, spare),
-    }
-}
-
-/// Sorts scores into `BUCKETS` buckets, and each bucket again.
-fn order_into<const BUCKETS: usize>(scores: &mut [f32], spare: &mut [f32]) {
-    let pick =
-        |(low, high): (f32, f32), &s: &f32| (if s < low { s } else { low }, if s > high { s } else { high });
-    let (low, high) = scores.iter().fold((f32::INFINITY, f32::NEG_INFINITY), pick);
-    let scale = (BUCKETS - 1) as f32 / (high - low);
-    let bucket = |s: f32| ((high - s) * scale) as usize % BUCKETS;
-    let mut next = [0u32; BUCKETS];
-    scores.iter().for_each(|&s| next[bucket(s)] += 1);
-    let fullest = next.iter().copied().max().unwrap_or(0) as usize;
-    if !scale.is_finite() || scale < f32::MIN_POSITIVE || fullest > scores.len() / 2 {
-        // One score in all, scores too far apart, or too close together.
-        return scores.sort_unstable_by(|a, b| b.total_cmp(a));
-    }
-    let mut end = 0;
-    for next in &mut next {
-        (*next, end) = (end, end + *next);
-    }
-    for &s in scores.iter() {
-        let place = &mut next[bucket(s)];
-        spare[*place as usize] = s;
-        *place += 1;
-    }
-    scores.copy_from_slice(spare);
-    // Now every bucket begins where the one before it ends.
-    let mut start = 0;
-    for end in next.map(|end| end as usize) {
-        if end > start + 1 {
-            order(&mut scores[start..end], &mut spare[start..end]);
-        }
-        start = end;
-    }
-}
-
-fn insert(scores: &mut [f32]) {
-    for i in 1..scores.len() {
-        let (s, mut at) = (scores[i], i);
-        while at > 0 && scores[at - 1] < s {
-            scores[at] = scores[at - 1];
-            at -= 1;
-        }
-        scores[at] = s;
-    }
-}
-
-/// Scores that come largest first.
-struct Sweep<'a> {
-    scores: &'a [f32],
-    before: u64,
-    search: &'a mut Search,
-}
-
-impl Work for Sweep<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, _: L) {
-        let Sweep { scores, before, search } = self;
-        for (i, block) in scores.chunks(SWEPT).enumerate() {
-            // A tie before its last score has less than its rank, and a smaller ratio than that.
-            let before = before + (i * SWEPT) as u64 + 1;
-            offer_best(block, |j| before + j as u64, search);
-        }
-    }
-}
-
-/// Scores that are swept at once.
-const SWEPT: usize = 128;
 
 /// Offers the gaps of scores that come largest first.
 fn offer_in_order(scores: &[f32], search: &mut Search) {

@@ -1,6 +1,6 @@
 //! The rescaled softmax of blocks of rows.
 
-use super::row::{Measured, Rule, SoftmaxRow, Workspace};
+use super::row::{Lent, Measured, Rule, SoftmaxRow, Workspace};
 use super::top::Chunks;
 use super::{InstructionSet, Plan, Sharing};
 use crate::{Element, Error, Rescaling, Result, Scores, ScoresMut};
@@ -60,13 +60,13 @@ pub fn softmax_in_place<T: Element>(
     };
     match plan.sharing {
         Sharing::Columns { .. } => {
-            let mut workspace = Workspace::default();
+            let mut workspace = Lent::new();
             Ok(scores.rows_mut().zip(positions).map(|row| one(&mut workspace, row, true)).collect())
         }
         Sharing::Rows { claim } => {
             let rows: Vec<_> = scores.rows_mut().zip(positions).collect();
             let rows = rows.into_par_iter().with_min_len(claim);
-            Ok(rows.map_init(Workspace::default, |workspace, row| one(workspace, row, false)).collect())
+            Ok(rows.map_init(Lent::new, |workspace, row| one(workspace, row, false)).collect())
         }
     }
 }
@@ -104,18 +104,18 @@ fn write_rows<'r, T: Element, O: Element>(
         report
     };
     if cols == 0 {
-        let mut workspace = Workspace::default();
+        let mut workspace = Lent::new();
         return Ok((0..rows).map(|row| one(&mut workspace, row, &mut [], false)).collect());
     }
     match plan.sharing {
         Sharing::Columns { .. } => {
-            let mut workspace = Workspace::default();
+            let mut workspace = Lent::new();
             let rows = out.chunks_mut(cols).enumerate();
             Ok(rows.map(|(row, out)| one(&mut workspace, row, out, true)).collect())
         }
         Sharing::Rows { claim } => {
             let rows = out.par_chunks_mut(cols).enumerate().with_min_len(claim);
-            Ok(rows.map_init(Workspace::default, |ws, (row, out)| one(ws, row, out, false)).collect())
+            Ok(rows.map_init(Lent::new, |ws, (row, out)| one(ws, row, out, false)).collect())
         }
     }
 }

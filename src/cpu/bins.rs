@@ -14,7 +14,7 @@ pub(super) const TABLE: usize = 2048;
 const SMALL_TABLE: usize = 256;
 const MIN_TABLE: usize = 32;
 /// Gaps per bin below which clearing and bounding bins costs more than they save.
-const GAPS_PER_BIN: usize = 4;
+const GAPS_PER_BIN: usize = 16;
 /// Tables that take turns: two equal bins in a row would wait for each other's store.
 pub(super) const TABLES: usize = 4;
 
@@ -100,33 +100,26 @@ impl Tally {
         search: &mut Search,
     ) -> Hull {
         let Tally { tables, through, bounds, signs } = self;
-        through.clear();
-        through.resize(bins.count, 0);
         let max = search.max;
-        let table = if bins.count < SMALL_TABLE { SMALL_TABLE } else { TABLE };
-        let mut add = |tables: &[u32]| {
-            for table in tables.chunks_exact(table) {
-                through.iter_mut().zip(table).for_each(|(sum, &count)| *sum += u64::from(count));
-            }
+        let count = |scores, tables: &mut Vec<u32>, through: &mut Vec<u64>| {
+            tables.resize(TABLES * TABLE, 0);
+            through.resize(bins.count, 0);
+            row.set.run(Count { scores, max, bins, tables, through });
         };
-        let count = |scores, tables: &mut Vec<u32>| {
-            tables.clear();
-            tables.resize(TABLES * table, 0);
-            row.set.run(Count { scores, max, bins, tables });
-        };
+        through.clear();
         if row.split {
-            let of_chunk = |scores| {
-                let mut tables = Vec::new();
-                count(scores, &mut tables);
-                tables
+            let of_part = |scores| {
+                let (mut tables, mut through) = Default::default();
+                count(scores, &mut tables, &mut through);
+                through
             };
-            row.each(of_chunk, |tables| add(&tables));
+            through.resize(bins.count, 0);
+            row.each_part(of_part, |part| {
+                through.iter_mut().zip(part).for_each(|(sum, count)| *sum += count)
+            });
         } else {
             // No count of a table overflows.
-            for part in row.scores.chunks(1 << 31) {
-                count(part, tables);
-                add(tables);
-            }
+            row.scores.chunks(1 << 31).for_each(|scores| count(scores, tables, through));
         }
         bounds.resize(bins.count, 0.0);
         signs.resize(bins.count, 0);
@@ -138,14 +131,17 @@ struct Count<'a, T> {
     scores: &'a [T],
     max: f32,
     bins: &'a Bins,
+    /// As many as tables have counts; what is in them does not matter.
     tables: &'a mut [u32],
+    /// Gaps of every bin, which these are added to.
+    through: &'a mut [u64],
 }
 
 impl<T: Element> Work for Count<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        match self.tables.len() == TABLES * SMALL_TABLE {
+        match self.bins.count < SMALL_TABLE {
             true => self.count::<L, SMALL_TABLE>(lanes),
             false => self.count::<L, TABLE>(lanes),
         }
@@ -155,10 +151,12 @@ impl<T: Element> Work for Count<'_, T> {
 impl<T: Element> Count<'_, T> {
     #[inline(always)]
     fn count<L: Lanes, const TABLE: usize>(self, lanes: L) {
-        let Count { scores, max, bins, tables } = self;
+        let Count { scores, max, bins, tables, through } = self;
+        tables[..TABLES * TABLE].fill(0);
         let (a, rest) = tables.split_at_mut(TABLE);
         let (b, rest) = rest.split_at_mut(TABLE);
-        let (c, d) = rest.split_at_mut(TABLE);
+        let (c, rest) = rest.split_at_mut(TABLE);
+        let d = &mut rest[..TABLE];
         let [a, b, c, d]: [&mut [u32; TABLE]; TABLES] =
             [a, b, c, d].map(|table| table.try_into().expect("as long as it is cut"));
         let (blocks, tail) = scores.as_chunks::<BLOCK>();
@@ -178,6 +176,9 @@ impl<T: Element> Count<'_, T> {
                 c[at[2] as usize % TABLE] += 1;
                 d[at[3] as usize % TABLE] += 1;
             }
+        }
+        for (bin, sum) in through.iter_mut().enumerate() {
+            *sum += u64::from(a[bin] + b[bin] + c[bin] + d[bin]);
         }
     }
 }

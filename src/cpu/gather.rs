@@ -74,12 +74,12 @@ impl Gather {
             return row.set.run(Collect { scores: row.scores, keep, to: self });
         }
         self.space.clear();
-        let of_chunk = |scores| {
+        let of_part = |scores| {
             let mut part = Gather::default();
             row.set.run(Collect { scores, keep, to: &mut part });
             part
         };
-        row.each(of_chunk, |part| self.space.extend_from_slice(part.kept()));
+        row.each_part(of_part, |part| self.space.extend_from_slice(part.kept()));
         self.used = self.space.len();
     }
 

@@ -78,6 +78,13 @@ impl<'a, T: Element> Chunks<'a, T> {
         }
     }
 
+    /// As `each`, of parts that may have any size: for what has no order.
+    pub(super) fn each_part<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync, see: impl FnMut(R)) {
+        let parts = if self.split { 2 * rayon::current_num_threads() } else { 1 };
+        let part = self.scores.len().div_ceil(parts).next_multiple_of(CHUNK);
+        self.scores.par_chunks(part).map(of).collect::<Vec<R>>().into_iter().for_each(see);
+    }
+
     /// The top of the row and what else the pass has found.
     pub(super) fn top(&self) -> (RowMax, Tops) {
         let mut tops = Tops::EMPTY;

@@ -26,14 +26,15 @@ pub use softmax::{softmax, softmax_at, softmax_in_place};
 use crate::{CriticalBeta, Element, Scores};
 use rayon::prelude::*;
 use row::Lent;
-use top::Chunks;
+use top::{Chunks, Progress};
 
 /// Lambda(r) of one row, `resolve` r >= 0 in nats; r = 0 is the critical beta itself.
 ///
 /// Equal to [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for bit.
 pub fn critical_beta(scores: &[f32], resolve: f64) -> CriticalBeta {
     let row = Chunks::of_one(scores);
-    let [_, resolved] = Lent::new().critical_betas(&row, &row.top(), Measure { resolve, top_k: None });
+    let [_, resolved] =
+        Lent::new().critical_betas(&row, &row.top(Progress::NONE), Measure { resolve, top_k: None });
     resolved
 }
 

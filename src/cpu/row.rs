@@ -2,7 +2,7 @@
 
 use super::contact::Contact;
 use super::rank::of_largest;
-use super::top::{Chunks, Tops};
+use super::top::{Chunks, Progress, Tops};
 use super::weights::Probs;
 use crate::Element;
 use crate::critical::CriticalBeta;
@@ -96,6 +96,8 @@ pub(crate) struct Workspace {
     wide: Vec<f32>,
     /// Weights of the row that was measured last, or nothing.
     pub(super) kept: Vec<f32>,
+    /// What is known of the top of a row before its turn, and which row that is.
+    pub(super) next: Option<(usize, Progress)>,
 }
 
 thread_local! {
@@ -109,7 +111,9 @@ pub(super) struct Lent(Option<Box<Workspace>>);
 impl Lent {
     pub(super) fn new() -> Lent {
         // Another one where this thread has taken on a second row while the threads share a first one.
-        Lent(Some(SCRATCH.take().unwrap_or_default()))
+        let mut workspace = SCRATCH.take().unwrap_or_default();
+        workspace.next = None;
+        Lent(Some(workspace))
     }
 }
 
@@ -184,7 +188,7 @@ impl Workspace {
         beta: f64,
         measure: Measure,
     ) -> RowReport {
-        let found = row.top();
+        let found = row.top(Progress::NONE);
         let betas = self.critical_betas(row, &found, measure);
         RowReport::of(found.0, betas, beta, self.partition(row, &found.0, beta))
     }
@@ -214,11 +218,11 @@ impl Workspace {
         rescaling.beta(&RowFacts { n: found.0.len, position, critical, entropy })
     }
 
-    /// Everything about a row but its probabilities, which are then cheap.
-    pub(super) fn measure<T: Element>(&mut self, row: &Chunks<T>, rule: Rule) -> Measured {
-        let found = row.top();
+    /// Everything about row `index` but its probabilities, which are then cheap.
+    pub(super) fn measure<T: Element>(&mut self, index: usize, row: &Chunks<T>, rule: Rule) -> Measured {
+        let begun = self.next.take().filter(|(next, _)| *next == index);
+        let found = row.top(begun.map_or(Progress::NONE, |(_, progress)| progress));
         let (top, beta) = (found.0, self.beta(row, &found, rule));
-        self.kept.clear();
         if beta.is_nan() || top.len == 0 {
             let log_partition = if beta.is_nan() { f64::NAN } else { f64::NEG_INFINITY };
             return Measured { report: SoftmaxRow { top, beta, log_partition }, probs: None };
@@ -238,7 +242,7 @@ impl Workspace {
         out: &mut Vec<f64>,
     ) -> SoftmaxRow {
         let row = Chunks::of_one(scores);
-        let found = row.top();
+        let found = row.top(Progress::NONE);
         let beta = self.beta(&row, &found, Rule::Rescaling(rescaling, position));
         let top = found.0;
         let log_partition = if top.poisoned { f64::NAN } else { Partition::of(scores, top.max, beta).log() };

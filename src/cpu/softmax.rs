@@ -47,10 +47,12 @@ pub fn softmax_in_place<T: Element>(
     check_len(&view, positions.len(), "positions")?;
     let (rows, cols) = (view.rows(), view.cols());
     let plan = Plan::choose(rows, cols, T::DTYPE, rayon::current_num_threads());
-    let one = |workspace: &mut Workspace, ((len, row), &position): ((usize, &mut [T]), &u64), split| {
+    let one = |workspace: &mut Workspace,
+               (index, ((len, row), &position)): (usize, ((usize, &mut [T]), &u64)),
+               split| {
         let rule = Rule::Rescaling(rescaling, position);
         let Measured { report, probs } =
-            workspace.measure(&Chunks { scores: &row[..len], ahead: &[], set, split }, rule);
+            workspace.measure(index, &Chunks { scores: &row[..len], ahead: &[], set, split }, rule);
         match probs {
             Some(probs) => probs.replace_row(set, &workspace.kept, &mut row[..len], split),
             None => row[..len].fill(T::from_f32(if report.beta.is_nan() { f32::NAN } else { 0.0 })),
@@ -61,10 +63,15 @@ pub fn softmax_in_place<T: Element>(
     match plan.sharing {
         Sharing::Columns { .. } => {
             let mut workspace = Lent::new();
-            Ok(scores.rows_mut().zip(positions).map(|row| one(&mut workspace, row, true)).collect())
+            Ok(scores
+                .rows_mut()
+                .zip(positions)
+                .enumerate()
+                .map(|row| one(&mut workspace, row, true))
+                .collect())
         }
         Sharing::Rows { claim } => {
-            let rows: Vec<_> = scores.rows_mut().zip(positions).collect();
+            let rows: Vec<_> = scores.rows_mut().zip(positions).enumerate().collect();
             let rows = rows.into_par_iter().with_min_len(claim);
             Ok(rows.map_init(Lent::new, |workspace, row| one(workspace, row, false)).collect())
         }
@@ -94,10 +101,13 @@ fn write_rows<'r, T: Element, O: Element>(
     let one = |workspace: &mut Workspace, row: usize, out: &mut [O], split| {
         let ahead = if row + 1 < rows { scores.row(row + 1) } else { &[] };
         let scores = Chunks { scores: scores.row(row), ahead, set, split };
-        let Measured { report, probs } = workspace.measure(&scores, rule(row));
+        let Measured { report, probs } = workspace.measure(row, &scores, rule(row));
         let (seen, behind) = out.split_at_mut(scores.scores.len());
         match probs {
-            Some(probs) => probs.write_row(&scores, &workspace.kept, seen, plan.streams),
+            Some(probs) => {
+                let progress = probs.write_row(&scores, &workspace.kept, seen, plan.streams);
+                workspace.next = Some((row + 1, progress));
+            }
             None => seen.fill(O::from_f32(if report.beta.is_nan() { f32::NAN } else { 0.0 })),
         }
         behind.fill(O::from_f32(0.0));

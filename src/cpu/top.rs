@@ -53,6 +53,32 @@ impl Tops {
     }
 }
 
+/// What is known of a row from its first chunks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Progress {
+    tops: Tops,
+    /// Where the first chunk begins that has the maximum.
+    start: usize,
+    highest: f32,
+    /// Columns that have been looked at: whole chunks, or all there are.
+    done: usize,
+}
+
+impl Progress {
+    pub(super) const NONE: Progress =
+        Progress { tops: Tops::EMPTY, start: 0, highest: f32::NEG_INFINITY, done: 0 };
+
+    /// Takes in the next chunk.
+    pub(super) fn take(&mut self, found: &Tops, chunk: usize) {
+        let max = found.max();
+        if max > self.highest {
+            (self.start, self.highest) = (self.done, max);
+        }
+        self.tops = if self.done == 0 { *found } else { self.tops.merge(found) };
+        self.done += chunk;
+    }
+}
+
 /// A row as its thread, or all threads, see it: in chunks.
 #[derive(Clone, Copy)]
 pub(super) struct Chunks<'a, T> {
@@ -85,20 +111,12 @@ impl<'a, T: Element> Chunks<'a, T> {
         self.scores.par_chunks(part).map(of).collect::<Vec<R>>().into_iter().for_each(see);
     }
 
-    /// The top of the row and what else the pass has found.
-    pub(super) fn top(&self) -> (RowMax, Tops) {
-        let mut tops = Tops::EMPTY;
-        // Where the maximum is: at the beginning of the first chunk that has it.
-        let (mut chunk, mut start, mut highest) = (0, 0, f32::NEG_INFINITY);
-        self.each(
-            |chunk| self.set.run(FindTops(chunk)),
-            |found| {
-                let max = found.max();
-                (start, highest) = if max > highest { (chunk, max) } else { (start, highest) };
-                tops = if chunk == 0 { found } else { tops.merge(&found) };
-                chunk += CHUNK;
-            },
-        );
+    /// The top of the row and what else the pass has found, some of it perhaps before.
+    pub(super) fn top(&self, begun: Progress) -> (RowMax, Tops) {
+        let mut progress = begun;
+        let rest = Chunks { scores: &self.scores[progress.done.min(self.scores.len())..], ..*self };
+        rest.each(|chunk| self.set.run(FindTops(chunk)), |found| progress.take(&found, CHUNK));
+        let Progress { mut tops, start, .. } = progress;
         let [max, second] = tops.largest_two();
         if tops.nan || max == f32::INFINITY {
             let wide: Vec<f32> = self.scores.iter().map(|s| s.to_f32()).collect();
@@ -141,22 +159,14 @@ impl<T: Element> Work for FindTops<'_, T> {
     fn run<L: Lanes>(self, lanes: L) -> Tops {
         let mut found = Found::<L>::nothing(lanes);
         let (blocks, tail) = self.0.as_chunks::<BLOCK>();
-        for block in blocks {
-            let v = vectors(lanes, block);
-            found.largest(lanes, v);
-            found.lowest(lanes, v);
-        }
-        if !tail.is_empty() {
-            found.largest(lanes, vectors(lanes, &padded(tail)));
-            // What is behind the end is not a masked score.
-            found.lowest(lanes, vectors(lanes, &padded_with(tail, f32::INFINITY)));
-        }
+        blocks.iter().for_each(|block| found.block(lanes, block));
+        found.tail(lanes, tail);
         found.tops(lanes)
     }
 }
 
 /// Four vectors side by side: one alone would wait for itself.
-struct Found<L: Lanes> {
+pub(super) struct Found<L: Lanes> {
     max: [L::F; 4],
     second: [L::F; 4],
     lowest: [L::F; 2],
@@ -165,10 +175,27 @@ struct Found<L: Lanes> {
 
 impl<L: Lanes> Found<L> {
     #[inline(always)]
-    fn nothing(lanes: L) -> Self {
+    pub(super) fn nothing(lanes: L) -> Self {
         let none = lanes.splat(f32::NEG_INFINITY);
         let lowest = [lanes.splat(f32::INFINITY); 2];
         Found { max: [none; 4], second: [none; 4], lowest, nan: lanes.no() }
+    }
+
+    #[inline(always)]
+    pub(super) fn block<T: Element>(&mut self, lanes: L, block: &[T; BLOCK]) {
+        let v = vectors(lanes, block);
+        self.largest(lanes, v);
+        self.lowest(lanes, v);
+    }
+
+    /// The end of a chunk.
+    #[inline(always)]
+    pub(super) fn tail<T: Element>(&mut self, lanes: L, tail: &[T]) {
+        if !tail.is_empty() {
+            self.largest(lanes, vectors(lanes, &padded(tail)));
+            // What is behind the end is not a masked score.
+            self.lowest(lanes, vectors(lanes, &padded_with(tail, f32::INFINITY)));
+        }
     }
 
     #[inline(always)]
@@ -188,7 +215,7 @@ impl<L: Lanes> Found<L> {
     }
 
     #[inline(always)]
-    fn tops(self, lanes: L) -> Tops {
+    pub(super) fn tops(self, lanes: L) -> Tops {
         let Found { mut max, mut second, lowest, nan } = self;
         for j in [1, 2, 3] {
             second[0] = lanes.max(lanes.max(second[0], second[j]), lanes.min(max[0], max[j]));

@@ -5,7 +5,7 @@
 
 use super::lanes::{self, InstructionSet, Lanes, WIDTH, Work};
 use super::plan::CHUNK;
-use super::top::Chunks;
+use super::top::{Chunks, Found, Progress, Tops};
 use crate::Element;
 use rayon::prelude::*;
 
@@ -239,26 +239,41 @@ impl Probs {
         Probs { max, exponent, factor: (1.0 / sum) as f32, keeps, log_partition }
     }
 
-    /// Writes the probabilities of a row to `out`, as many; past the caches if it `streams`.
+    /// Writes the probabilities of a row to `out`, as many; past the caches if it `streams`. Looks at the top of the
+    /// next row meanwhile, which `row` is ahead of: storing waits for memory.
     pub(super) fn write_row<T: Element, O: Element>(
         &self,
         row: &Chunks<T>,
         kept: &[f32],
         out: &mut [O],
         streams: bool,
-    ) {
+    ) -> Progress {
         let set = row.set;
-        if self.keeps {
-            return set.run(WriteProbs { of: Scaled(self.factor), scores: &kept[..out.len()], out, streams });
-        }
-        let of_chunk = |(scores, out): (&[T], &mut [O])| match self.exponent.special {
-            true => set.run(WriteProbs { of: Weighed::<true>(*self), scores, out, streams }),
-            false => set.run(WriteProbs { of: Weighed::<false>(*self), scores, out, streams }),
+        let write = |scores, out, next| match self.exponent.special {
+            true => set.run(WriteProbs { of: Weighed::<true>(*self), scores, out, next, streams }),
+            false => set.run(WriteProbs { of: Weighed::<false>(*self), scores, out, next, streams }),
         };
-        match row.split {
-            true => row.scores.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK)).for_each(of_chunk),
-            false => of_chunk((row.scores, out)),
+        if row.split {
+            let chunks = row.scores.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK));
+            chunks.for_each(|(scores, out)| _ = write(scores, out, &[]));
+            return Progress::NONE;
         }
+        let mut progress = Progress::NONE;
+        let mut next = row.ahead.chunks(CHUNK);
+        for (i, (scores, out)) in row.scores.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate() {
+            let next = next.next().unwrap_or_default();
+            let found = match self.keeps {
+                true => {
+                    let scores = &kept[i * CHUNK..][..out.len()];
+                    set.run(WriteProbs { of: Scaled(self.factor), scores, out, next, streams })
+                }
+                false => write(scores, out, next),
+            };
+            if !next.is_empty() {
+                progress.take(&found, next.len());
+            }
+        }
+        progress
     }
 
     /// Replaces the scores of a row by their probabilities, by all threads if it is `split`.
@@ -271,7 +286,14 @@ impl Probs {
     ) {
         if self.keeps {
             let scores = &kept[..row.len()];
-            return set.run(WriteProbs { of: Scaled(self.factor), scores, out: row, streams: false });
+            set.run(WriteProbs {
+                of: Scaled(self.factor),
+                scores,
+                out: row,
+                next: &[0f32; 0],
+                streams: false,
+            });
+            return;
         }
         let of_chunk = |row: &mut [T]| match self.exponent.special {
             true => set.run(ReplaceByProbs { of: Weighed::<true>(*self), row }),
@@ -313,51 +335,81 @@ impl<const SPECIAL: bool> Prob for Weighed<SPECIAL> {
     }
 }
 
-/// Writes the probabilities of `scores` to `out`, as many; past the caches if it `streams`.
-struct WriteProbs<'a, P, T, O> {
+/// Writes the probabilities of `scores` to `out`, as many, and finds the tops of `next`.
+struct WriteProbs<'a, P, T, O, N> {
     of: P,
     scores: &'a [T],
     out: &'a mut [O],
+    next: &'a [N],
     streams: bool,
 }
 
 /// Bytes of a cache line, which streamed stores are aligned to.
 const LINE: usize = 64;
 
-impl<P: Prob, T: Element, O: Element> Work for WriteProbs<'_, P, T, O> {
-    type Out = ();
+impl<P: Prob, T: Element, O: Element, N: Element> Work for WriteProbs<'_, P, T, O, N> {
+    type Out = Tops;
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        let WriteProbs { of, scores, out, streams } = self;
-        if !streams {
-            return write::<L, P, T, O, false>(lanes, of, scores, out);
-        }
-        // Up to the first whole line through the caches.
-        let head = out.as_ptr().align_offset(LINE).min(out.len());
-        let (first, rest) = out.split_at_mut(head);
-        write::<L, P, T, O, false>(lanes, of, &scores[..head], first);
-        write::<L, P, T, O, true>(lanes, of, &scores[head..], rest);
-        lanes.fence();
+    fn run<L: Lanes>(self, lanes: L) -> Tops {
+        let WriteProbs { of, scores, out, next, streams } = self;
+        let mut found = Found::nothing(lanes);
+        let next = if streams {
+            // Up to the first whole line through the caches.
+            let head = out.as_ptr().align_offset(LINE).min(out.len());
+            let (first, rest) = out.split_at_mut(head);
+            write::<L, P, T, O, T, false>(lanes, of, &scores[..head], first, &[], &mut found);
+            let next = write::<L, P, T, O, N, true>(lanes, of, &scores[head..], rest, next, &mut found);
+            lanes.fence();
+            next
+        } else {
+            write::<L, P, T, O, N, false>(lanes, of, scores, out, next, &mut found)
+        };
+        let (blocks, tail) = next.as_chunks::<BLOCK>();
+        blocks.iter().for_each(|block| found.block(lanes, block));
+        found.tail(lanes, tail);
+        found.tops(lanes)
     }
 }
 
+/// Returns what it has not looked at of `next`.
 #[inline(always)]
-fn write<L: Lanes, P: Prob, T: Element, O: Element, const STREAM: bool>(
+fn write<'a, L: Lanes, P: Prob, T: Element, O: Element, N: Element, const STREAM: bool>(
     lanes: L,
     of: P,
     scores: &[T],
     out: &mut [O],
-) {
-    let (from, from_tail) = scores.as_chunks::<WIDTH>();
-    let (to, to_tail) = out.as_chunks_mut::<WIDTH>();
-    for (from, to) in from.iter().zip(to) {
-        lanes::store::<L, O, STREAM>(lanes, of.of(lanes, lanes::load(lanes, from)), to);
+    next: &'a [N],
+    found: &mut Found<L>,
+) -> &'a [N] {
+    let (from, from_tail) = scores.as_chunks::<BLOCK>();
+    let (to, to_tail) = out.as_chunks_mut::<BLOCK>();
+    let (ahead, _) = next.as_chunks::<BLOCK>();
+    let both = from.len().min(ahead.len());
+    for ((from, to), ahead) in from.iter().zip(&mut *to).zip(ahead) {
+        write_block::<L, P, T, O, STREAM>(lanes, of, from, to);
+        found.block(lanes, ahead);
+    }
+    for (from, to) in from[both..].iter().zip(&mut to[both..]) {
+        write_block::<L, P, T, O, STREAM>(lanes, of, from, to);
     }
     if !from_tail.is_empty() {
-        let mut last = [O::from_f32(0.0); WIDTH];
-        let probs = of.of(lanes, lanes::load(lanes, &padded(from_tail)));
-        lanes::store::<L, O, false>(lanes, probs, &mut last);
+        let mut last = [O::from_f32(0.0); BLOCK];
+        write_block::<L, P, T, O, false>(lanes, of, &padded(from_tail), &mut last);
         to_tail.copy_from_slice(&last[..to_tail.len()]);
+    }
+    &next[both * BLOCK..]
+}
+
+#[inline(always)]
+fn write_block<L: Lanes, P: Prob, T: Element, O: Element, const STREAM: bool>(
+    lanes: L,
+    of: P,
+    from: &[T; BLOCK],
+    to: &mut [O; BLOCK],
+) {
+    let (to, _) = to.as_chunks_mut::<WIDTH>();
+    for (v, to) in vectors(lanes, from).into_iter().zip(to) {
+        lanes::store::<L, O, STREAM>(lanes, of.of(lanes, v), to);
     }
 }
 

@@ -26,6 +26,8 @@ const SLACK: f64 = 1e-9;
 const FEW_ENOUGH: u32 = SAMPLES as u32 / 4;
 /// Shorter rows are gathered whatever there is.
 const SHORT: usize = 1024;
+/// So few scores are not worth thinning out.
+const TINY: usize = 2 * WIDTH;
 /// Scores of the sample, and how many of them side by side.
 const SAMPLES: usize = 256;
 const PER_LINE: usize = 8;
@@ -145,14 +147,16 @@ impl Contact {
     fn narrow(&mut self, set: InstructionSet, mut before: u64, search: &mut Search) {
         loop {
             let left = self.near.kept().len();
-            if left <= FEW / 2 {
-                return rank::few(set, self.near.kept(), before, search);
+            if left > TINY {
+                let cut = search.cut(before + left as u64);
+                self.near.retain(set, AtLeast::within(search.max, cut));
             }
-            let cut = search.cut(before + left as u64);
-            self.near.retain(set, AtLeast::within(search.max, cut));
             let kept = self.near.kept().len();
-            if kept <= left - left / 4 {
+            if kept > TINY && kept <= left - left / 4 {
                 continue;
+            }
+            if kept <= FEW {
+                return rank::few(set, self.near.kept(), before, search);
             }
             let row = Chunks { scores: self.near.kept(), ahead: &[], set, split: false };
             let [low, high] = set.run(GapRange { scores: row.scores, max: search.max });
@@ -163,10 +167,7 @@ impl Contact {
             let inside = hull.inside as usize;
             self.near.retain(set, Inside { max: search.max, bins, hull });
             before = hull.before;
-            if inside <= FEW {
-                return rank::few(set, self.near.kept(), before, search);
-            }
-            if inside > kept / 2 {
+            if inside > FEW && inside > kept / 2 {
                 return self.rank(set, [low, high], before, search);
             }
         }

@@ -1,6 +1,7 @@
 //! One row in five verbs: row max, count gaps, critical beta, partition, write probs.
 
 use super::contact::Contact;
+use super::lanes::InstructionSet;
 use super::rank::of_largest;
 use super::top::{Chunks, Progress, Tops};
 use super::weights::Probs;
@@ -119,6 +120,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        // Once for all rows of a claim: after every row it would wait for memory, a tenth of rows of 4096.
+        InstructionSet::chosen_or_fastest().fence();
         SCRATCH.set(self.0.take());
     }
 }

@@ -133,7 +133,7 @@ fn spread<L: Lanes>(lanes: L, from: &[f32], to: &mut [f32], max: f32, bins: &Bin
 
 /// The bins of up to a block of scores.
 #[inline(always)]
-fn bins_of<L: Lanes>(lanes: L, scores: &[f32], max: f32, bins: &Bins, at: &mut [u32; BLOCK]) {
+fn bins_of<L: Lanes>(lanes: L, scores: &[f32], max: f32, bins: &Bins, at: &mut [u16; BLOCK]) {
     let mut padded = [0.0; BLOCK];
     let block: &[f32; BLOCK] = match scores.try_into() {
         Ok(block) => block,

@@ -239,7 +239,8 @@ impl Probs {
         Probs { max, exponent, factor: (1.0 / sum) as f32, keeps, log_partition }
     }
 
-    /// Writes the probabilities of a row to `out`, as many; past the caches if it `streams`. Looks at the top of the
+    /// Writes the probabilities of a row to `out`, as many; past the caches if it `streams`: then the thread must call
+    /// [`InstructionSet::fence`] before it lets go of them, which waits for memory. Looks at the top of the
     /// next row meanwhile, which `row` is ahead of: storing waits for memory.
     pub(super) fn write_row<T: Element, O: Element>(
         &self,
@@ -255,7 +256,10 @@ impl Probs {
         };
         if row.split {
             let chunks = row.scores.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK));
-            chunks.for_each(|(scores, out)| _ = write(scores, out, &[]));
+            chunks.for_each(|(scores, out)| {
+                write(scores, out, &[]);
+                set.fence();
+            });
             return Progress::NONE;
         }
         let mut progress = Progress::NONE;
@@ -358,9 +362,7 @@ impl<P: Prob, T: Element, O: Element, N: Element> Work for WriteProbs<'_, P, T, 
             let head = out.as_ptr().align_offset(LINE).min(out.len());
             let (first, rest) = out.split_at_mut(head);
             write::<L, P, T, O, T, false>(lanes, of, &scores[..head], first, &[], &mut found);
-            let next = write::<L, P, T, O, N, true>(lanes, of, &scores[head..], rest, next, &mut found);
-            lanes.fence();
-            next
+            write::<L, P, T, O, N, true>(lanes, of, &scores[head..], rest, next, &mut found)
         } else {
             write::<L, P, T, O, N, false>(lanes, of, scores, out, next, &mut found)
         };

@@ -215,11 +215,13 @@ impl Lanes for Avx2 {
         halves!(_mm256_and_ps, raised, m)
     }
     #[inline(always)]
-    fn truncate(self, v: F, to: &mut [u32; WIDTH]) {
+    fn truncate(self, v: F, to: &mut [u16; WIDTH]) {
+        let v = halves!(_mm256_cvttps_epi32, v);
         unsafe {
-            let v = halves!(_mm256_cvttps_epi32, v);
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), v[0]);
-            _mm256_storeu_si256(to[8..].as_mut_ptr().cast(), v[1]);
+            // Packs within 128 bits, so quarters come out as 0 2 1 3.
+            let packed = _mm256_packus_epi32(v[0], v[1]);
+            let ordered = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), ordered)
         }
     }
     #[inline(always)]

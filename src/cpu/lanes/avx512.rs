@@ -170,8 +170,11 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    fn truncate(self, v: __m512, to: &mut [u32; WIDTH]) {
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_cvttps_epi32(v)) }
+    fn truncate(self, v: __m512, to: &mut [u16; WIDTH]) {
+        unsafe {
+            let narrow = _mm512_cvtepi32_epi16(_mm512_cvttps_epi32(v));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), narrow)
+        }
     }
     // In a register first: to memory the instruction takes 16 times as long on Zen 4.
     #[inline(always)]

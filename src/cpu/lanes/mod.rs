@@ -77,8 +77,8 @@ pub(super) trait Lanes: Copy {
 
     /// Where `shifted` >= `least`, `q` times 2^k, k being the low bits of `shifted`; else 0.
     fn raise(self, q: Self::F, shifted: Self::F, least: Self::F) -> Self::F;
-    /// The integer parts; every lane is 0 or more and below 2^31.
-    fn truncate(self, v: Self::F, to: &mut [u32; WIDTH]);
+    /// The integer parts; every lane is 0 or more and below 2^15.
+    fn truncate(self, v: Self::F, to: &mut [u16; WIDTH]);
     /// Lanes of `m` to the front of `to`, in order, and how many; what follows them there is arbitrary.
     fn compress(self, v: Self::F, m: Self::M, to: &mut [f32; WIDTH]) -> usize;
 
@@ -196,6 +196,19 @@ impl InstructionSet {
             #[cfg(target_arch = "aarch64")]
             Proof::Neon(_) => "neon",
         }
+    }
+
+    /// Orders this thread's streamed stores before everything that follows.
+    pub(super) fn fence(self) {
+        struct Fence;
+        impl Work for Fence {
+            type Out = ();
+            #[inline(always)]
+            fn run<L: Lanes>(self, lanes: L) {
+                lanes.fence();
+            }
+        }
+        self.run(Fence);
     }
 
     pub(super) fn run<W: Work>(self, work: W) -> W::Out {

@@ -185,9 +185,9 @@ impl Lanes for Neon {
         })
     }
     #[inline(always)]
-    fn truncate(self, v: F, to: &mut [u32; WIDTH]) {
+    fn truncate(self, v: F, to: &mut [u16; WIDTH]) {
         for (j, v) in v.into_iter().enumerate() {
-            unsafe { vst1q_u32(to[4 * j..][..4].as_mut_ptr(), vcvtq_u32_f32(v)) }
+            unsafe { vst1_u16(to[4 * j..][..4].as_mut_ptr(), vmovn_u32(vcvtq_u32_f32(v))) }
         }
     }
     // Lane by lane without a branch: NEON has no such instruction.

@@ -129,8 +129,8 @@ impl Lanes for Portable {
         })
     }
     #[inline(always)]
-    fn truncate(self, v: F, to: &mut [u32; WIDTH]) {
-        *to = v.map(|v| v as u32);
+    fn truncate(self, v: F, to: &mut [u16; WIDTH]) {
+        *to = v.map(|v| v as u16);
     }
     #[inline(always)]
     fn compress(self, v: F, m: M, to: &mut [f32; WIDTH]) -> usize {

@@ -17,6 +17,11 @@ pub(super) trait Keep: Copy {
 pub(super) struct AtLeast(f32);
 
 impl AtLeast {
+    /// Every score that is not masked.
+    pub(super) fn visible() -> AtLeast {
+        AtLeast(f32::MIN)
+    }
+
     /// Every score whose gap below `max` is at most `cut`, and perhaps some beyond.
     pub(super) fn within(max: f32, cut: f32) -> AtLeast {
         // Two units in the last place of the larger one: a rounding of the gap, and one of this difference.

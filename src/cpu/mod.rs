@@ -9,6 +9,7 @@ mod contact;
 mod gather;
 mod lanes;
 mod ln;
+mod partition;
 mod plan;
 mod rank;
 mod row;

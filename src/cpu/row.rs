@@ -1,7 +1,9 @@
 //! One row in five verbs: row max, count gaps, critical beta, partition, write probs.
 
 use super::contact::Contact;
+use super::gather::{AtLeast, Gather};
 use super::lanes::InstructionSet;
+use super::partition::partition;
 use super::rank::of_largest;
 use super::top::{Chunks, Progress, Tops};
 use super::weights::Probs;
@@ -95,6 +97,7 @@ pub struct SoftmaxRow {
 pub(crate) struct Workspace {
     contact: Contact,
     wide: Vec<f32>,
+    visible: Gather,
     /// Weights of the row that was measured last, or nothing.
     pub(super) kept: Vec<f32>,
     /// What is known of the top of a row before its turn, and which row that is.
@@ -193,15 +196,18 @@ impl Workspace {
     ) -> RowReport {
         let found = row.top(Progress::NONE);
         let betas = self.critical_betas(row, &found, measure);
-        RowReport::of(found.0, betas, beta, self.partition(row, &found.0, beta))
+        let part = self.partition(row, &found.0, beta);
+        RowReport::of(found.0, betas, beta, part)
     }
 
+    /// In the order of what is not masked, so that masked scores change no bit of it.
     fn partition<T: Element>(&mut self, row: &Chunks<T>, top: &RowMax, beta: f64) -> Partition {
-        if top.poisoned {
-            return Partition::EMPTY;
+        if top.poisoned || top.len == row.scores.len() as u64 {
+            return if top.poisoned { Partition::EMPTY } else { partition(row, top.max, beta) };
         }
-        widen(row.scores, &mut self.wide);
-        Partition::of(&self.wide, top.max, beta)
+        self.visible.collect(row, AtLeast::visible());
+        let visible = Chunks { scores: self.visible.kept(), ahead: &[], set: row.set, split: row.split };
+        partition(&visible, top.max, beta)
     }
 
     fn beta<T: Element>(&mut self, row: &Chunks<T>, found: &(RowMax, Tops), rule: Rule) -> f64 {
@@ -248,7 +254,7 @@ impl Workspace {
         let found = row.top(Progress::NONE);
         let beta = self.beta(&row, &found, Rule::Rescaling(rescaling, position));
         let top = found.0;
-        let log_partition = if top.poisoned { f64::NAN } else { Partition::of(scores, top.max, beta).log() };
+        let log_partition = if top.poisoned { f64::NAN } else { self.partition(&row, &top, beta).log() };
         write_probs(scores, &top, beta, log_partition, out);
         SoftmaxRow { top, beta, log_partition }
     }

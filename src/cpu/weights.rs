@@ -4,6 +4,7 @@
 //! then lane by lane in f64; chunks in order in f64. So no bit depends on the threads or on the instruction set.
 
 use super::lanes::{self, InstructionSet, Lanes, WIDTH, Work};
+use super::partition::fold;
 use super::plan::CHUNK;
 use super::top::{Chunks, Found, Progress, Tops};
 use crate::Element;
@@ -160,13 +161,7 @@ impl<T: Element> SumWeights<'_, T> {
             }
             sum = lanes.accumulate(sum, lanes.add(lanes.add(w[0], w[1]), lanes.add(w[2], w[3])));
         }
-        let mut sums = lanes.sums(sum);
-        for width in [8, 4, 2, 1] {
-            for j in 0..width {
-                sums[j] += sums[j + width];
-            }
-        }
-        sums[0]
+        fold(lanes.sums(sum))
     }
 }
 

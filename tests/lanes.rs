@@ -103,7 +103,8 @@ fn long_rows_whose_contact_is_in_the_bulk_agree() {
 #[test]
 fn rows_that_bins_do_not_divide_agree() {
     let n = 20_000;
-    let rows: [(&str, Box<dyn Fn(usize) -> f32>); 8] = [
+    type Score = Box<dyn Fn(usize) -> f32>;
+    let rows: [(&str, Score); 8] = [
         ("two values", Box::new(|i| if i == 5 { 0.0 } else { -20.0 - (i % 2) as f32 })),
         (
             "clusters",

@@ -6,11 +6,13 @@
 
 mod bins;
 mod contact;
+mod exponent;
 mod gather;
 mod lanes;
 mod ln;
 mod partition;
 mod plan;
+mod probs;
 mod rank;
 mod row;
 mod softmax;

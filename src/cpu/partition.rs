@@ -12,7 +12,7 @@ use crate::stats::Partition;
 fn exp(x: f64) -> f64 {
     /// Its low bits hold an integer that is added to it.
     const MAGIC: f64 = 6755399441055744.0;
-    const LN2_HIGH: f64 = 0.693147180558298714; // 41 bits: times an exponent it is exact
+    const LN2_HIGH: f64 = 0.693_147_180_558_298_7; // 41 bits: times an exponent it is exact
     const LN2_LOW: f64 = 1.6465949582897082e-12;
     let clamped = if x > -708.0 { x } else { -708.0 };
     let shifted = clamped * std::f64::consts::LOG2_E + MAGIC;

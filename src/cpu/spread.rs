@@ -61,8 +61,8 @@ impl Work for Ranks<'_> {
         spread(lanes, scores, coarse, max, &bins, &mut places);
         let mut pending = Pending::new();
         let mut start = 0;
-        for bin in 0..=bins.count() {
-            let end = places[bin][TABLES - 1] as usize;
+        for (bin, &[.., end]) in places[..=bins.count()].iter().enumerate() {
+            let end = end as usize;
             let bucket = &mut coarse[start..end];
             let before = before + start as u64;
             start = end;

@@ -200,9 +200,9 @@ impl<L: Lanes> Found<L> {
 
     #[inline(always)]
     fn largest(&mut self, lanes: L, v: [L::F; 4]) {
-        for j in 0..4 {
-            self.second[j] = lanes.max(self.second[j], lanes.min(self.max[j], v[j]));
-            self.max[j] = lanes.max(self.max[j], v[j]);
+        for (j, v) in v.into_iter().enumerate() {
+            self.second[j] = lanes.max(self.second[j], lanes.min(self.max[j], v));
+            self.max[j] = lanes.max(self.max[j], v);
         }
     }
 

@@ -43,40 +43,48 @@ impl Work for TopRatio<'_> {
 
 /// Offers every gap of up to [`FEW`] scores with its rank, `before` smaller ones included.
 pub(super) fn few(set: InstructionSet, scores: &[f32], before: u64, search: &mut Search) {
-    set.run(Few { scores, before, search });
+    // Clearing room for the most costs as much as ranking a few.
+    match scores.len() {
+        0..=64 => set.run(Few::<64> { scores, before, search }),
+        _ => set.run(Few::<FEW> { scores, before, search }),
+    }
 }
 
-struct Few<'a> {
+struct Few<'a, const N: usize> {
     scores: &'a [f32],
     before: u64,
     search: &'a mut Search,
 }
 
-impl Work for Few<'_> {
+impl<const N: usize> Work for Few<'_, N> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Few { scores, before, search } = self;
-        let mut padded = [f32::NEG_INFINITY; FEW];
+        let mut padded = [f32::NEG_INFINITY; N];
         padded[..scores.len()].copy_from_slice(scores);
         let (vectors, _) = padded[..scores.len().next_multiple_of(WIDTH)].as_chunks::<WIDTH>();
-        let mut ranks = [0; FEW];
+        let mut ranks = [0; N];
         for (rank, &score) in ranks.iter_mut().zip(scores) {
             for v in vectors {
                 *rank += lanes.bits(lanes.ge(lanes.load(v), lanes.splat(score))).count_ones();
             }
         }
-        offer_best(scores, |j| before + u64::from(ranks[j]), search);
+        offer_best::<N>(scores, |j| before + u64::from(ranks[j]), search);
     }
 }
 
-/// Offers those of up to [`FEW`] scores whose ratio can be the largest. `rank_of` the `j`-th is at most its rank, and
+/// Offers those of up to `N` scores whose ratio can be the largest. `rank_of` the `j`-th is at most its rank, and
 /// its rank if it is the last of equal scores.
 #[inline(always)]
-pub(super) fn offer_best(scores: &[f32], rank_of: impl Fn(usize) -> u64, search: &mut Search) {
+pub(super) fn offer_best<const N: usize>(
+    scores: &[f32],
+    rank_of: impl Fn(usize) -> u64,
+    search: &mut Search,
+) {
     // Plain loops over arrays, which the compiler makes lanes of; maxima are of integers, floats that are not negative
     // being ordered as their bits. A gap of 0 is none.
-    let (mut gaps, mut excess) = ([0.0; FEW], [0.0; FEW]);
+    let (mut gaps, mut excess) = ([0.0; N], [0.0; N]);
     for (gap, &score) in gaps.iter_mut().zip(scores) {
         let g = f64::from(search.max - score);
         *gap = if g > 0.0 { g } else { f64::INFINITY };

@@ -206,7 +206,7 @@ impl Pending {
     #[inline(always)]
     fn offer(&mut self, search: &mut Search) {
         let ranks = &self.ranks;
-        offer_best(&self.scores[..self.len], |j| ranks[j], search);
+        offer_best::<FEW>(&self.scores[..self.len], |j| ranks[j], search);
         self.len = 0;
     }
 }

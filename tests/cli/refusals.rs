@@ -158,3 +158,13 @@ fn an_interrupted_run_leaves_nothing_behind() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(names(directory.path()), ["rows.jsonl"]);
 }
+
+#[test]
+fn lanes_that_this_machine_lacks_are_an_error_that_names_those_it_has() {
+    let mut laws = Command::new(env!("CARGO_BIN_EXE_critbeta"));
+    let run = laws.arg("laws").env("CRITBETA_LANES", "avx1024").output().unwrap();
+    let error = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(1), "{error}");
+    assert!(error.contains("CRITBETA_LANES is \"avx1024\": this machine has"), "{error}");
+    assert!(error.contains("portable"), "{error}");
+}

@@ -22,8 +22,8 @@ mod weights;
 
 pub use lanes::InstructionSet;
 pub use plan::{Plan, Sharing};
-pub(crate) use row::Workspace;
 pub use row::{Measure, RowReport, SoftmaxRow};
+pub(crate) use row::{SCRATCH_BYTES, Workspace};
 pub use softmax::{softmax, softmax_at, softmax_in_place};
 
 use crate::{CriticalBeta, Element, Scores};

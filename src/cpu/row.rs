@@ -92,7 +92,10 @@ pub struct SoftmaxRow {
     pub log_partition: f64,
 }
 
-/// Scratch of one thread, reused from row to row: at most 16 bytes per score of the longest row.
+/// Bytes of a workspace per score: those that are left and room to grow, their buckets twice, those that are visible.
+pub(crate) const SCRATCH_BYTES: u128 = 24;
+
+/// Scratch of one thread, reused from row to row: at most [`SCRATCH_BYTES`] per score of the longest row, and 256 KB.
 #[derive(Default)]
 pub(crate) struct Workspace {
     contact: Contact,

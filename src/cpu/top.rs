@@ -247,10 +247,10 @@ impl<T: Element> Work for Attained<'_, T> {
         let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
         let last = padded(tail);
         for (i, block) in blocks.iter().chain([&last]).enumerate() {
-            let [a, b, c, d] = vectors(lanes, block).map(
-                #[inline(always)]
-                |v| lanes.ge(v, max),
-            );
+            let [a, b, c, d] = vectors(lanes, block);
+            // One by one: what maps an array is not always inlined.
+            let (a, b) = (lanes.ge(a, max), lanes.ge(b, max));
+            let (c, d) = (lanes.ge(c, max), lanes.ge(d, max));
             if !lanes.any(lanes.or(lanes.or(a, b), lanes.or(c, d))) {
                 continue;
             }

@@ -24,8 +24,8 @@ use crate::stats::RowMax;
 const SLACK: f64 = 1e-9;
 /// With up to so many of the sample a part of a row is gathered rather than counted.
 const FEW_ENOUGH: u32 = SAMPLES as u32 / 4;
-/// Where the ratio of the bulk seems to be so much larger than that of the top, it is counted at once: twice and more under
-/// sinks and heavy tails; up to 1.3 times where the top is merely poor, as in a fifth of Gaussian rows.
+/// Where the ratio of the bulk seems to be so much larger than that of the top, it is counted at once. With 1.4 Gaussian rows
+/// of 65,536 took 3.9 ms instead of 3.7, sinks the same (2026-11-25).
 const BULK: f64 = 1.1;
 /// Shorter rows are gathered whatever there is.
 const SHORT: usize = 1024;

@@ -1,7 +1,6 @@
 //! The ranks of very many scores: buckets of buckets, small enough to compare all pairs.
 //!
-//! What bins cannot thin out comes here: on a log grid every rank is a contact. Sorting by a library takes 4 times as
-//! long (2026-11-25).
+//! What bins cannot thin out comes here: on a log grid every rank is a contact.
 
 use super::bins::{Bins, TABLE, TABLES};
 use super::contact::Search;

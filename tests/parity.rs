@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{RESOLVES, draw, every_family, sum_error};
+use common::{RESOLVES, draw, every_family, prob_error, sum_error};
 use critbeta::cpu::{self, Measure, RowReport};
 use critbeta::families::Family;
 use critbeta::reference::Row;
@@ -85,7 +85,7 @@ fn reports_agree_within_the_rounding_of_their_sums() {
 }
 
 #[test]
-fn probabilities_are_the_reference_weights_within_the_bound() {
+fn probabilities_are_the_reference_weights_within_their_bound() {
     let texts = ["identity", "fixed:0", "fixed:1e300", "rem:c=1.5", "su", "velickovic", "ssmax:s=0.43"];
     let measured = ["critical", "critical:resolve=0.69,cap=8", "critical:ratio=3,resolve=3,floor=0.5"];
     let mut rescalings: Vec<Rescaling> = texts.iter().chain(&measured).map(|t| t.parse().unwrap()).collect();
@@ -106,10 +106,9 @@ fn probabilities_are_the_reference_weights_within_the_bound() {
                 let mut weights = row.weights(report.beta);
                 weights.resize(n, 0.0); // masked scores come last
                 for (&at, weight) in best_first.iter().zip(weights) {
-                    // (4 + z) 2^-23, z = beta x gap; 2^-149 where the probability is no normal float.
-                    let depth = report.beta * (f64::from(report.top.max) - f64::from(scores[at]));
-                    let depth = if depth.is_finite() { depth } else { 0.0 };
-                    let tolerance = weight * (4.0 + depth) * 2f64.powi(-23) + 2f64.powi(-149);
+                    let gap = row.max() - f64::from(scores[at]);
+                    let z = if gap == 0.0 { 0.0 } else { report.beta * gap };
+                    let tolerance = prob_error(weight, z);
                     let told = || format!("{family} n = {n} {rescaling}: score {at} has {}", probs[at]);
                     assert!((f64::from(probs[at]) - weight).abs() <= tolerance, "{}, not {weight}", told());
                 }

@@ -1,8 +1,8 @@
-//! Gaps counted in bins, and which bins can still win.
+//! Gaps counted in bins.
 
 use super::contact::Search;
+use super::hull::{Bounds, FindHull, Hull};
 use super::lanes::{Lanes, WIDTH, Work};
-use super::ln::{LN_ERROR, ln};
 use super::top::Chunks;
 use super::weights::{BLOCK, padded, vectors};
 use crate::Element;
@@ -17,9 +17,6 @@ const MIN_TABLE: usize = 32;
 const GAPS_PER_BIN: usize = 16;
 /// Tables that take turns: two equal bins in a row would wait for each other's store.
 pub(super) const TABLES: usize = 4;
-
-/// Two roundings of f32 to nearest, and a little.
-const EDGE: f64 = 1.3e-7;
 
 /// Bins of equal width.
 #[derive(Debug, Clone, Copy)]
@@ -56,39 +53,40 @@ impl Bins {
         self.count
     }
 
+    /// Where the first bin begins and how wide each is, but for the roundings of a place.
+    #[inline(always)]
+    pub(super) fn edges(&self) -> (f64, f64) {
+        (self.low.into(), self.width)
+    }
+
     /// About where bin `bin` begins.
     #[inline(always)]
     pub(super) fn edge(&self, bin: usize) -> f32 {
         (f64::from(self.low) + bin as f64 * self.width) as f32
     }
 
-    /// The bin of a gap is the integer part of its place: monotone, whatever is rounded.
+    /// The bin of a gap is the integer part of its place, the first one's below 0 and what is beyond them from their
+    /// count on: monotone, whatever is rounded.
     #[inline(always)]
     pub(super) fn place<L: Lanes>(&self, lanes: L, gap: L::F) -> L::F {
-        let at = lanes.mul(lanes.sub(gap, lanes.splat(self.low)), lanes.splat(self.scale));
-        lanes.min(lanes.max(at, lanes.splat(0.0)), lanes.splat(self.count as f32))
+        lanes.mul(lanes.sub(gap, lanes.splat(self.low)), lanes.splat(self.scale))
     }
-}
 
-/// The bins from the first to the last that can still win.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Hull {
-    pub first: usize,
-    pub last: usize,
-    /// Gaps below them.
-    pub before: u64,
-    /// Gaps in them.
-    pub inside: u64,
+    /// The bin of every gap, their count for one beyond them.
+    #[inline(always)]
+    pub(super) fn bins<L: Lanes>(&self, lanes: L, gap: L::F, to: &mut [u16; WIDTH]) {
+        let at = lanes.max(self.place(lanes, gap), lanes.splat(0.0));
+        lanes.truncate(lanes.min(at, lanes.splat(self.count as f32)), to);
+    }
 }
 
 /// Tables of counts, reused from row to row.
 #[derive(Default)]
 pub(super) struct Tally {
     tables: Vec<u32>,
-    /// Gaps through every bin.
+    /// Gaps through every bin, and 0.
     through: Vec<u64>,
-    bounds: Vec<f64>,
-    signs: Vec<i64>,
+    bounds: Bounds,
 }
 
 impl Tally {
@@ -100,11 +98,11 @@ impl Tally {
         before: u64,
         search: &mut Search,
     ) -> Hull {
-        let Tally { tables, through, bounds, signs } = self;
+        let Tally { tables, through, bounds } = self;
         let max = search.max;
         let count = |scores, tables: &mut Vec<u32>, through: &mut Vec<u64>| {
             tables.resize(TABLES * TABLE, 0);
-            through.resize(bins.count, 0);
+            through.resize(bins.count + 1, 0);
             row.set.run(Count { scores, max, bins, tables, through });
         };
         through.clear();
@@ -114,7 +112,7 @@ impl Tally {
                 count(scores, &mut tables, &mut through);
                 through
             };
-            through.resize(bins.count, 0);
+            through.resize(bins.count + 1, 0);
             row.each_part(of_part, |part| {
                 through.iter_mut().zip(part).for_each(|(sum, count)| *sum += count)
             });
@@ -122,9 +120,7 @@ impl Tally {
             // No count of a table overflows.
             row.scores.chunks(1 << 31).for_each(|scores| count(scores, tables, through));
         }
-        bounds.resize(bins.count, 0.0);
-        signs.resize(bins.count, 0);
-        row.set.run(Bound { bins, before, through, bounds, signs, search })
+        row.set.run(FindHull { bins, before, through, bounds, search })
     }
 }
 
@@ -134,7 +130,7 @@ struct Count<'a, T> {
     bins: &'a Bins,
     /// As many as tables have counts; what is in them does not matter.
     tables: &'a mut [u32],
-    /// Gaps of every bin, which these are added to.
+    /// Gaps of every bin, which these are added to, and 0.
     through: &'a mut [u64],
 }
 
@@ -153,6 +149,7 @@ impl<T: Element> Count<'_, T> {
     #[inline(always)]
     fn count<L: Lanes, const TABLE: usize>(self, lanes: L) {
         let Count { scores, max, bins, tables, through } = self;
+        let bins = *bins; // a copy, which stays in registers
         tables[..TABLES * TABLE].fill(0);
         let (a, rest) = tables.split_at_mut(TABLE);
         let (b, rest) = rest.split_at_mut(TABLE);
@@ -163,72 +160,23 @@ impl<T: Element> Count<'_, T> {
         let (blocks, tail) = scores.as_chunks::<BLOCK>();
         let last = padded(tail);
         // Four bins to a word: lane after lane out of a vector takes half as long again (2026-11-25).
-        let mut words = [0u64; BLOCK / 4];
+        let mut at = [0u16; BLOCK];
         for block in blocks.iter().chain([&last]) {
             let v = vectors(lanes, block);
-            let (to, _) = bytemuck::cast_slice_mut::<u64, u16>(&mut words).as_chunks_mut::<WIDTH>();
+            let (to, _) = at.as_chunks_mut::<WIDTH>();
             for j in 0..4 {
-                lanes.truncate(bins.place(lanes, lanes.sub(lanes.splat(max), v[j])), &mut to[j]);
+                bins.bins(lanes, lanes.sub(lanes.splat(max), v[j]), &mut to[j]);
             }
             // Not to be optimised into exactly that.
-            for word in black_box(&words) {
-                a[*word as u16 as usize % TABLE] += 1;
-                b[(word >> 16) as u16 as usize % TABLE] += 1;
-                c[(word >> 32) as u16 as usize % TABLE] += 1;
-                d[(word >> 48) as usize % TABLE] += 1;
+            for at in black_box(&at).as_chunks::<TABLES>().0 {
+                a[at[0] as usize % TABLE] += 1;
+                b[at[1] as usize % TABLE] += 1;
+                c[at[2] as usize % TABLE] += 1;
+                d[at[3] as usize % TABLE] += 1;
             }
         }
-        for (bin, sum) in through.iter_mut().enumerate() {
+        for (bin, sum) in through[..bins.count].iter_mut().enumerate() {
             *sum += u64::from(a[bin] + b[bin] + c[bin] + d[bin]);
         }
-    }
-}
-
-struct Bound<'a> {
-    bins: &'a Bins,
-    before: u64,
-    /// In: gaps in every bin. Out: gaps through every bin.
-    through: &'a mut [u64],
-    /// As many as bins; what is in them does not matter.
-    bounds: &'a mut [f64],
-    signs: &'a mut [i64],
-    search: &'a mut Search,
-}
-
-impl Work for Bound<'_> {
-    type Out = Hull;
-    #[inline(always)]
-    fn run<L: Lanes>(self, _: L) -> Hull {
-        let Bound { bins, before, through, bounds, signs, search } = self;
-        let mut rank = before;
-        for count in through.iter_mut() {
-            rank += *count;
-            *count = rank;
-        }
-        // From here on plain loops over arrays, which the compiler makes lanes of: so maxima are of integers, floats
-        // that are not negative being ordered as their bits.
-        let (low, wide, narrow) = (f64::from(bins.low), bins.width * (1.0 + EDGE), bins.width * (1.0 - EDGE));
-        for (bound, &rank) in bounds.iter_mut().zip(through.iter()) {
-            *bound = ln(rank as f64) - search.resolve;
-        }
-        for ((sign, bound), bin) in signs.iter_mut().zip(bounds.iter()).zip(1i32..) {
-            let lower = (bound - LN_ERROR) / (low + f64::from(bin) * wide) * (1.0 - 1e-12);
-            *sign = lower.to_bits() as i64;
-        }
-        let attained = signs.iter().fold(search.attained.to_bits() as i64, |best, &ratio| best.max(ratio));
-        search.attained = f64::from_bits(attained as u64);
-        let needed = search.attained * (1.0 - 1e-12);
-        for ((sign, bound), bin) in signs.iter_mut().zip(bounds.iter()).zip(0i32..) {
-            *sign = (bound + LN_ERROR - needed * (low + f64::from(bin) * narrow)).to_bits() as i64;
-        }
-        let (mut first, mut last) = (i64::MAX, 0);
-        for (&sign, bin) in signs.iter().zip(0i64..) {
-            first = first.min(if sign >= 0 { bin } else { i64::MAX });
-            last = last.max(if sign >= 0 { bin } else { 0 });
-        }
-        // Where nothing is attained, or can be.
-        let (first, last) = (first.min(last) as usize, last as usize);
-        let before = if first == 0 { before } else { through[first - 1] };
-        Hull { first, last, before, inside: through[last] - before }
     }
 }

@@ -14,6 +14,7 @@ use super::bins::{Bins, Tally};
 use super::gather::{AtLeast, Gather, Inside};
 use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use super::rank::{self, FEW, TopRatio};
+use super::sorted::{IsInOrder, OfferInOrder, Order};
 use super::spread;
 use super::top::{Chunks, GapRange, Tops};
 use crate::Element;
@@ -23,7 +24,7 @@ use crate::stats::RowMax;
 /// Bounds are widened by this: far above the rounding of two f64 ratios, and of a gap to f32.
 const SLACK: f64 = 1e-9;
 /// With up to so many of the sample a part of a row is gathered rather than counted.
-const FEW_ENOUGH: u32 = SAMPLES as u32 / 4;
+const FEW_ENOUGH: u32 = SAMPLES as u32 / 2;
 /// Where the ratio of the bulk seems to be so much larger than that of the top, it is counted at once. With 1.4 Gaussian rows
 /// of 65,536 took 3.9 ms instead of 3.7, sinks the same (2026-11-25).
 const BULK: f64 = 1.1;
@@ -31,6 +32,8 @@ const BULK: f64 = 1.1;
 const SHORT: usize = 1024;
 /// So few scores are not worth thinning out.
 const TINY: usize = 2 * WIDTH;
+/// So few are ranked by comparing all pairs, more are counted again.
+const PAIRS: usize = 96;
 /// Scores of the sample, and how many of them side by side.
 const SAMPLES: usize = 256;
 const PER_LINE: usize = 8;
@@ -41,7 +44,7 @@ pub(super) struct Contact {
     /// Scores that can still be the contact.
     near: Gather,
     tally: Tally,
-    spare: Vec<f32>,
+    room: spread::Room,
 }
 
 /// What the search knows.
@@ -98,6 +101,12 @@ impl Contact {
             self.gather(row, cut, &mut search);
             return search.best;
         }
+        if let Some(order) = sample.order()
+            && row.set.run(IsInOrder { scores: row.scores, order })
+        {
+            row.set.run(OfferInOrder { scores: row.scores, order, search: &mut search });
+            return search.best;
+        }
         if let Some(near) = sample.near(cut, &search) {
             // What the largest attain brings the cut nearer.
             self.gather(row, near, &mut search);
@@ -134,7 +143,7 @@ impl Contact {
             return self.rank(row.set, [low, high], 0, search);
         };
         let hull = self.tally.hull(row, &bins, 0, search);
-        self.near.collect(row, Inside { max: search.max, bins, hull });
+        self.near.collect(row, Inside::new(search.max, bins, &hull));
         if hull.inside > top.len / 4 * 3 {
             return self.rank(row.set, [low, high], hull.before, search);
         }
@@ -143,11 +152,13 @@ impl Contact {
 
     /// Offers every gap of the scores that are left, above `before` smaller gaps; they are within a range.
     fn rank(&mut self, set: InstructionSet, range: [f32; 2], before: u64, search: &mut Search) {
-        spread::ranks(set, self.near.kept_mut(), range, &mut self.spare, before, search);
+        spread::ranks(set, self.near.kept_mut(), range, &mut self.room, before, search);
     }
 
     /// Finds the contact among the scores that are left, above `before` smaller gaps.
     fn narrow(&mut self, set: InstructionSet, mut before: u64, search: &mut Search) {
+        // Whether bins have left more than half.
+        let mut is_stuck = false;
         loop {
             let left = self.near.kept().len();
             if left > TINY {
@@ -158,21 +169,18 @@ impl Contact {
             if kept > TINY && kept <= left - left / 4 {
                 continue;
             }
-            if kept <= FEW {
+            if kept <= PAIRS || is_stuck && kept <= FEW {
                 return rank::few(set, self.near.kept(), before, search);
             }
             let row = Chunks { scores: self.near.kept(), ahead: &[], set, split: false };
             let [low, high] = set.run(GapRange { scores: row.scores, max: search.max });
-            let Some(bins) = Bins::between(low, high, kept) else {
+            let Some(bins) = Bins::between(low, high, kept).filter(|_| !is_stuck) else {
                 return self.rank(set, [low, high], before, search);
             };
             let hull = self.tally.hull(&row, &bins, before, search);
-            let inside = hull.inside as usize;
-            self.near.retain(set, Inside { max: search.max, bins, hull });
+            self.near.retain(set, Inside::new(search.max, bins, &hull));
             before = hull.before;
-            if inside > FEW && inside > kept / 2 {
-                return self.rank(set, [low, high], before, search);
-            }
+            is_stuck = hull.inside as usize > kept / 2;
         }
     }
 }
@@ -200,6 +208,15 @@ impl Sample {
     /// How many of its gaps are at most `cut`.
     fn within(&self, cut: f32) -> u32 {
         self.set.run(CountWithin { gaps: &self.gaps, cut })
+    }
+
+    /// The order that the row may be in.
+    fn order(&self) -> Option<Order> {
+        match self.gaps {
+            gaps if gaps.is_sorted() => Some(Order::Descending),
+            gaps if gaps.is_sorted_by(|a, b| a >= b) => Some(Order::Ascending),
+            _ => None,
+        }
     }
 
     /// A smaller cut that the contact seems to be below, if it is not in the bulk.

@@ -18,8 +18,8 @@ pub(super) fn copy_past(set: InstructionSet, from: &[u8], to: &mut [u8]) {
     to_tail.copy_from_slice(from_tail);
     // A vector is read from where an f32 may be; what begins between two is copied as usual.
     match bytemuck::try_cast_slice(from_body) {
-        Ok(from) => set.run(CopyPast { from, to: bytemuck::cast_slice_mut(to_body) }),
-        Err(_) => to_body.copy_from_slice(from_body),
+        Ok(from) if body > 0 => set.run(CopyPast { from, to: bytemuck::cast_slice_mut(to_body) }),
+        _ => to_body.copy_from_slice(from_body),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Moving together the scores of a row that can still be the contact.
 
-use super::bins::{Bins, Hull};
+use super::bins::Bins;
+use super::hull::Hull;
 use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use super::top::Chunks;
 use super::weights::{BLOCK, padded, vectors};
@@ -40,19 +41,26 @@ impl Keep for AtLeast {
 /// Gaps in the hull of bins.
 #[derive(Clone, Copy)]
 pub(super) struct Inside {
-    pub max: f32,
-    pub bins: Bins,
-    pub hull: Hull,
+    max: f32,
+    bins: Bins,
+    /// The least and the largest place that is in one of them.
+    places: [f32; 2],
+}
+
+impl Inside {
+    pub(super) fn new(max: f32, bins: Bins, hull: &Hull) -> Inside {
+        // Nothing is before the first bin. The integer part is at most `last` just below the next integer.
+        let least = if hull.first == 0 { f32::NEG_INFINITY } else { hull.first as f32 };
+        Inside { max, bins, places: [least, ((hull.last + 1) as f32).next_down()] }
+    }
 }
 
 impl Keep for Inside {
     #[inline(always)]
     fn keep<L: Lanes>(self, lanes: L, score: L::F) -> L::M {
         let at = self.bins.place(lanes, lanes.sub(lanes.splat(self.max), score));
-        // Places are compared as floats: the integer part is in first..=last just where this holds.
-        let beyond = (self.hull.last + 1) as f32;
-        let from = lanes.ge(at, lanes.splat(self.hull.first as f32));
-        lanes.and(from, lanes.ge(lanes.splat(beyond.next_down()), at))
+        let [least, most] = self.places;
+        lanes.and(lanes.ge(at, lanes.splat(least)), lanes.ge(lanes.splat(most), at))
     }
 }
 

@@ -25,19 +25,24 @@ impl Work for TopRatio<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> f64 {
         let [a, b] = [lanes.load(&self.tops[0]), lanes.load(&self.tops[1])];
-        let mut attained = 0.0;
-        for &score in self.tops.as_flattened() {
-            let score_lanes = lanes.splat(score);
-            let (in_a, in_b) = (lanes.ge(a, score_lanes), lanes.ge(b, score_lanes));
-            let rank = (lanes.bits(in_a) | lanes.bits(in_b) << WIDTH).count_ones();
-            let gap = f64::from(self.max - score);
-            let excess = LN[rank as usize] - self.resolve;
-            // An infinite gap attains nothing, and 0 is not a gap.
-            if gap > 0.0 && excess > attained * gap {
-                attained = excess / gap;
-            }
+        let (mut logs, mut gaps) = ([0.0; 2 * WIDTH], [0.0; 2 * WIDTH]);
+        let ln = &*LN;
+        for (log, &score) in logs.iter_mut().zip(self.tops.as_flattened()) {
+            let score = lanes.splat(score);
+            let (in_a, in_b) = (lanes.ge(a, score), lanes.ge(b, score));
+            *log = ln[(lanes.bits(in_a) | lanes.bits(in_b) << WIDTH).count_ones() as usize];
         }
-        attained
+        for (gap, &score) in gaps.iter_mut().zip(self.tops.as_flattened()) {
+            let g = f64::from(self.max - score);
+            // 0 is not a gap, and an infinite one attains nothing.
+            *gap = if g > 0.0 { g } else { f64::INFINITY };
+        }
+        // Maxima are of integers, floats that are not negative being ordered as their bits.
+        let mut attained = 0;
+        for (log, gap) in logs.iter().zip(&gaps) {
+            attained = attained.max(((log - self.resolve) / gap).to_bits() as i64);
+        }
+        f64::from_bits(attained as u64)
     }
 }
 

@@ -13,22 +13,29 @@ const PAIRS: usize = 4 * WIDTH;
 /// Scores per bucket that fill one vector or two.
 const PER_BUCKET: usize = 12;
 
+/// Scratch: what is in it does not matter.
+#[derive(Default)]
+pub(super) struct Room {
+    scores: Vec<f32>,
+    places: Vec<[u32; TABLES]>,
+}
+
 /// Offers the gaps `low..=high` of `scores`, which are all there are, with their ranks, `before` smaller ones included.
-/// `spare` is scratch.
 pub(super) fn ranks(
     set: InstructionSet,
     scores: &mut [f32],
     [low, high]: [f32; 2],
-    spare: &mut Vec<f32>,
+    room: &mut Room,
     before: u64,
     search: &mut Search,
 ) {
     let n = scores.len();
-    if spare.len() < 2 * n + WIDTH {
-        spare.resize(2 * n + WIDTH, 0.0);
+    if room.scores.len() < 2 * n + WIDTH {
+        room.scores.resize(2 * n + WIDTH, 0.0);
     }
+    room.places.resize(2 * TABLE, [0; TABLES]);
     match Bins::between(low, high, n / PER_BUCKET) {
-        Some(bins) => set.run(Ranks { scores, spare, bins, before, search }),
+        Some(bins) => set.run(Ranks { scores, room, bins, before, search }),
         None => {
             // Too close together or too far apart to divide.
             scores.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -43,7 +50,7 @@ pub(super) fn ranks(
 
 struct Ranks<'a> {
     scores: &'a [f32],
-    spare: &'a mut [f32],
+    room: &'a mut Room,
     bins: Bins,
     before: u64,
     search: &'a mut Search,
@@ -53,11 +60,12 @@ impl Work for Ranks<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Ranks { scores, spare, bins, before, search } = self;
+        let Ranks { scores, room, bins, before, search } = self;
         let max = search.max;
-        let (coarse, fine) = spare.split_at_mut(scores.len());
-        let (mut places, mut fine_places) = ([[0; TABLES]; TABLE], [[0; TABLES]; TABLE]);
-        spread(lanes, scores, coarse, max, &bins, &mut places);
+        let (coarse, fine) = room.scores.split_at_mut(scores.len());
+        let (tables, _) = room.places.as_chunks_mut::<TABLE>();
+        let [places, fine_places] = tables else { unreachable!("room for two tables") };
+        spread(lanes, scores, coarse, max, &bins, places);
         let mut pending = Pending::new();
         let mut start = 0;
         for (bin, &[.., end]) in places[..=bins.count()].iter().enumerate() {
@@ -76,7 +84,7 @@ impl Work for Ranks<'_> {
                 pair(lanes, fine, bucket.len(), before, &mut pending, search);
                 continue;
             };
-            spread(lanes, bucket, fine, max, &inner, &mut fine_places);
+            spread(lanes, bucket, fine, max, &inner, fine_places);
             let mut inner_start = 0;
             for &[.., inner_end] in &fine_places[..=inner.count()] {
                 let (from, len) = (inner_start, inner_end as usize - inner_start);
@@ -145,7 +153,7 @@ fn bins_of<L: Lanes>(lanes: L, scores: &[f32], max: f32, bins: &Bins, at: &mut [
     let (to, _) = at.as_chunks_mut::<WIDTH>();
     for j in 0..4 {
         let gap = lanes.sub(lanes.splat(max), lanes.load(&from[j]));
-        lanes.truncate(bins.place(lanes, gap), &mut to[j]);
+        bins.bins(lanes, gap, &mut to[j]);
     }
 }
 

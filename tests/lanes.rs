@@ -88,13 +88,18 @@ fn every_misalignment_agrees() {
 #[test]
 fn long_rows_whose_contact_is_in_the_bulk_agree() {
     for (n, seed) in [(5000, 1), (40_000, 2), (300_000, 3)] {
-        for name in ["sink", "student-t", "log-grid", "masked", "bf16", "gaussian", "simplex"] {
+        for name in ["sink", "student-t", "log-grid", "masked", "bf16", "gaussian", "simplex", "equal"] {
             let family: Family = name.parse().unwrap();
             let mut row = draw(family, n, seed);
             // In an order that no family has: every seventh score in turn.
             agrees::<f32>(&row, 3, &format!("{family} n = {n}"));
             row = (0..n).map(|i| row[i * 7919 % n]).collect();
             agrees::<f32>(&row, 1, &format!("{family} n = {n}, shuffled"));
+            // Ranks of a row in order are its places.
+            row.sort_by(f32::total_cmp);
+            agrees::<f32>(&row, 2, &format!("{family} n = {n}, ascending"));
+            row.reverse();
+            agrees::<f32>(&row, 0, &format!("{family} n = {n}, descending"));
         }
     }
 }

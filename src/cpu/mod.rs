@@ -7,6 +7,7 @@
 mod bins;
 mod contact;
 mod copy;
+mod early;
 mod exponent;
 mod gather;
 mod hull;

@@ -1,6 +1,7 @@
 //! One row in five verbs: row max, count gaps, critical beta, partition, write probs.
 
 use super::contact::Contact;
+use super::early::{EarlySums, KEPT};
 use super::gather::{AtLeast, Gather};
 use super::lanes::InstructionSet;
 use super::partition::partition;
@@ -103,6 +104,7 @@ pub(crate) struct Workspace {
     visible: Gather,
     /// Weights of the row that was measured last, or nothing.
     pub(super) kept: Vec<f32>,
+    early: EarlySums,
     /// What is known of the top of a row before its turn, and which row that is.
     pub(super) next: Option<(usize, Progress)>,
 }
@@ -153,6 +155,24 @@ pub(super) enum Rule<'a> {
     Rescaling(&'a Rescaling, u64),
     /// Given.
     At(f64),
+}
+
+impl Rule<'_> {
+    /// The inverse temperature of a long row of `len` scores of which none is masked, if it takes no look at them.
+    pub(super) fn early_beta(&self, len: usize) -> Option<f64> {
+        let beta = match *self {
+            _ if len <= KEPT => return None,
+            Rule::At(beta) => beta,
+            Rule::Rescaling(rescaling, _) if rescaling.resolve().is_some() || rescaling.needs_entropy() => {
+                return None;
+            }
+            Rule::Rescaling(rescaling, position) => {
+                let (critical, entropy) = (f64::NAN, f64::NAN);
+                rescaling.beta(&RowFacts { n: len as u64, position, critical, entropy })
+            }
+        };
+        Some(beta).filter(|beta| !beta.is_nan())
+    }
 }
 
 /// What is known of a row before its probabilities are written.
@@ -233,13 +253,16 @@ impl Workspace {
     /// Everything about row `index` but its probabilities, which are then cheap.
     pub(super) fn measure<T: Element>(&mut self, index: usize, row: &Chunks<T>, rule: Rule) -> Measured {
         let begun = self.next.take().filter(|(next, _)| *next == index);
-        let found = row.top(begun.map_or(Progress::NONE, |(_, progress)| progress));
+        let found = match rule.early_beta(row.scores.len()) {
+            Some(beta) => self.early.top(row, beta),
+            None => row.top(begun.map_or(Progress::NONE, |(_, progress)| progress)),
+        };
         let (top, beta) = (found.0, self.beta(row, &found, rule));
         if beta.is_nan() || top.len == 0 {
             let log_partition = if beta.is_nan() { f64::NAN } else { f64::NEG_INFINITY };
             return Measured { report: SoftmaxRow { top, beta, log_partition }, probs: None };
         }
-        let probs = Probs::new(row, top.max, beta, &mut self.kept);
+        let probs = Probs::new(row, top.max, beta, self.early.take(top.max, beta), &mut self.kept);
         Measured { report: SoftmaxRow { top, beta, log_partition: probs.log_partition }, probs: Some(probs) }
     }
 

@@ -99,9 +99,12 @@ fn write_rows<'r, T: Element, O: Element>(
     }
     let plan = Plan::choose(rows, cols, O::DTYPE, rayon::current_num_threads());
     let one = |workspace: &mut Workspace, row: usize, out: &mut [O], split| {
-        let ahead = if row + 1 < rows { scores.row(row + 1) } else { &[] };
-        let scores = Chunks { scores: scores.row(row), ahead, set, split };
-        let Measured { report, probs } = workspace.measure(row, &scores, rule(row));
+        let (current, rule) = (scores.row(row), rule(row));
+        // A row that is summed early fetches its own chunks.
+        let fetches = row + 1 < rows && rule.early_beta(current.len()).is_none();
+        let ahead = if fetches { scores.row(row + 1) } else { &[] };
+        let scores = Chunks { scores: current, ahead, set, split };
+        let Measured { report, probs } = workspace.measure(row, &scores, rule);
         let (seen, behind) = out.split_at_mut(scores.scores.len());
         match probs {
             Some(probs) => {

@@ -104,6 +104,21 @@ impl<'a, T: Element> Chunks<'a, T> {
         }
     }
 
+    /// As `each`, with the place of the chunk among them.
+    pub(super) fn each_indexed<R: Send>(
+        &self,
+        of: impl Fn(usize, &'a [T]) -> R + Send + Sync,
+        see: impl FnMut(R),
+    ) {
+        let chunks = self.scores.par_chunks(CHUNK).enumerate().map(|(index, chunk)| of(index, chunk));
+        match self.split {
+            true => chunks.collect::<Vec<R>>().into_iter().for_each(see),
+            false => {
+                self.scores.chunks(CHUNK).enumerate().map(|(index, chunk)| of(index, chunk)).for_each(see)
+            }
+        }
+    }
+
     /// As `each`, of parts that may have any size: for what has no order.
     pub(super) fn each_part<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync, see: impl FnMut(R)) {
         let parts = if self.split { 2 * rayon::current_num_threads() } else { 1 };
@@ -113,9 +128,26 @@ impl<'a, T: Element> Chunks<'a, T> {
 
     /// The top of the row and what else the pass has found, some of it perhaps before.
     pub(super) fn top(&self, begun: Progress) -> (RowMax, Tops) {
+        self.top_and(begun, |_, _, _| (), |()| ())
+    }
+
+    /// As `top`; what `of` makes of every chunk and its tops goes to `see`, in order.
+    pub(super) fn top_and<R: Send>(
+        &self,
+        begun: Progress,
+        of: impl Fn(usize, &'a [T], &Tops) -> R + Send + Sync,
+        mut see: impl FnMut(R),
+    ) -> (RowMax, Tops) {
         let mut progress = begun;
         let rest = Chunks { scores: &self.scores[progress.done.min(self.scores.len())..], ..*self };
-        rest.each(|chunk| self.set.run(FindTops(chunk)), |found| progress.take(&found, CHUNK));
+        let of_chunk = |index, chunk| {
+            let found = self.set.run(FindTops(chunk));
+            (found, of(index, chunk, &found))
+        };
+        rest.each_indexed(of_chunk, |(found, made)| {
+            progress.take(&found, CHUNK);
+            see(made);
+        });
         let Progress { mut tops, start, .. } = progress;
         let [max, second] = tops.largest_two();
         if tops.nan || max == f32::INFINITY {

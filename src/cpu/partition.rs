@@ -7,31 +7,32 @@ use super::weights::padded;
 use crate::Element;
 use crate::stats::Partition;
 
-/// exp(x) for x <= 0 within 1e-15 relative, 0 below -708.
+/// exp(x) for x <= 0 within 5e-16 relative, 0 below -708.
+///
+/// `mul_add` is one instruction of every set but the portable one: 2.0 of 3.6 ns for 16 scores (2026-11-25).
 #[inline(always)]
 fn exp(x: f64) -> f64 {
     /// Its low bits hold an integer that is added to it.
     const MAGIC: f64 = 6755399441055744.0;
-    const LN2_HIGH: f64 = 0.693_147_180_558_298_7; // 41 bits: times an exponent it is exact
-    const LN2_LOW: f64 = 1.6465949582897082e-12;
+    /// ln 2 less its nearest float.
+    const LN2_LOW: f64 = 2.3190468138462996e-17;
     let clamped = if x > -708.0 { x } else { -708.0 };
-    let shifted = clamped * std::f64::consts::LOG2_E + MAGIC;
+    let shifted = clamped.mul_add(std::f64::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
-    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
-    let q = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
-    let q = q * r + 1.0 / 39916800.0;
-    let q = q * r + 1.0 / 3628800.0;
-    let q = q * r + 1.0 / 362880.0;
-    let q = q * r + 1.0 / 40320.0;
-    let q = q * r + 1.0 / 5040.0;
-    let q = q * r + 1.0 / 720.0;
-    let q = q * r + 1.0 / 120.0;
-    let q = q * r + 1.0 / 24.0;
-    let q = q * r + 1.0 / 6.0;
-    let q = q * r + 0.5;
-    let q = (q * r) * r + r;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-std::f64::consts::LN_2, clamped));
+    // (exp(r) - 1 - r) / r^2, through ten Chebyshev nodes of +-ln 2 / 2: within 1.7e-17 of exp(r).
+    let q = r.mul_add(2.510038549551032e-8, 2.7620088445409746e-7);
+    let q = q.mul_add(r, 2.7557268459997064e-6);
+    let q = q.mul_add(r, 2.4801521295954376e-5);
+    let q = q.mul_add(r, 1.984_126_986_985_306_2e-4);
+    let q = q.mul_add(r, 1.388_888_891_721_371_7e-3);
+    let q = q.mul_add(r, 8.333_333_333_330_062e-3);
+    let q = q.mul_add(r, 4.166_666_666_662_413e-2);
+    let q = q.mul_add(r, 0.166_666_666_666_666_69);
+    let q = q.mul_add(r, 0.500_000_000_000_000_1);
+    let q = (q * r).mul_add(r, r);
     let power = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
-    if x > -708.0 { power + power * q } else { 0.0 }
+    if x > -708.0 { power.mul_add(q, power) } else { 0.0 }
 }
 
 /// As [`Partition::of`], in the order of lanes.
@@ -74,7 +75,7 @@ impl<T: Element> Work for Sums<'_, T> {
             for j in 0..WIDTH {
                 sums[j] += weights[j];
                 let gap = if gaps[j] < f32::INFINITY { f64::from(gaps[j]) } else { 0.0 };
-                gap_sums[j] += gap * weights[j];
+                gap_sums[j] = gap.mul_add(weights[j], gap_sums[j]);
             }
         }
         [fold(sums), fold(gap_sums)]
@@ -100,7 +101,7 @@ mod tests {
     fn exponentials_are_within_their_error() {
         for i in 0..708_000 {
             let x = f64::from(i) * -1e-3;
-            assert!((exp(x) / x.exp() - 1.0).abs() <= 1e-15, "{x}");
+            assert!((exp(x) / x.exp() - 1.0).abs() <= 5e-16, "{x}");
         }
         assert_eq!((exp(0.0), exp(-709.0), exp(f64::NEG_INFINITY)), (1.0, 0.0, 0.0));
     }

@@ -52,7 +52,7 @@ impl FromStr for DeviceSpec {
 
 /// Where rows are computed.
 pub enum Device {
-    /// On this CPU, in f64: [`cpu`].
+    /// On this CPU: [`cpu`]. Reports are sums in f64, weights f32.
     Cpu,
     /// On a GPU or its simulator: [`cuda`](crate::cuda). Critical betas are the CPU's bit for bit, weights are f32.
     Cuda(Engine),

@@ -52,7 +52,7 @@ pub use device::{Device, DeviceSpec};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use rescaling::{Rescaling, RescalingSpec};
-pub use scores::{Element, Scores};
+pub use scores::{Element, Scores, ScoresMut};
 
 /// The README's example is tested.
 #[cfg(doctest)]

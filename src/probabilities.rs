@@ -1,7 +1,7 @@
 //! The rescaled softmax of every row of a score file, written in the file's own format.
 
 use crate::batches::{check_memory, in_order};
-use crate::cpu::{SoftmaxRow, Workspace};
+use crate::cpu::{SCRATCH_BYTES, SoftmaxRow, Workspace};
 use crate::diagnose::{HeadRescalings, last_visible};
 use crate::input::safetensors::{SafetensorsFile, Tensor};
 use crate::input::{Input, ScoreTensor, Source, positions_of};
@@ -56,9 +56,13 @@ impl<'a> Probabilities<'a> {
             if dtype == DType::Bf16 && is_npy(&input.path) {
                 return Err(Error::file(out, "the .npy format has no bf16, expected f64, f32 or f16"));
             }
-            // Scores, gaps and f64 weights of one row, and the rows that wait to be written (for a GPU: as f32 scores).
+            // Scores, workspace and f64 weights of one row, and the rows that wait to be written (for a GPU: as f32 scores).
             let waiting = JOBS_PER_THREAD * dtype.size_bytes().max(4);
-            check_memory(&input.path, scores.layer(), (21 + waiting as u128) * scores.cols() as u128)?;
+            check_memory(
+                &input.path,
+                scores.layer(),
+                (12 + SCRATCH_BYTES + waiting as u128) * scores.cols() as u128,
+            )?;
             let heads = 0..scores.heads() as u64;
             let rescalings = heads.map(|head| rescalings.of(scores.layer(), head)).collect::<Result<_>>()?;
             Ok(Planned { scores, dtype, rescalings })

@@ -11,7 +11,7 @@ pub trait Element: bytemuck::Pod + Send + Sync {
     /// The score as f32.
     fn to_f32(self) -> f32;
 
-    /// A probability, rounded to nearest even.
+    /// `value` rounded to nearest, ties to even.
     fn from_f32(value: f32) -> Self;
 }
 
@@ -128,6 +128,50 @@ impl<'a, T: Element> Scores<'a, T> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let len = self.lens.map_or(self.cols, |lens| lens[row]);
         &self.data[row * self.stride..][..len]
+    }
+}
+
+/// Score rows that their probabilities replace: as [`Scores`], but borrowed for writing.
+#[derive(Debug)]
+pub struct ScoresMut<'a, T: Element = f32> {
+    data: &'a mut [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    lens: Option<&'a [usize]>,
+}
+
+impl<'a, T: Element> ScoresMut<'a, T> {
+    /// As [`Scores::dense`], with its errors.
+    pub fn dense(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self> {
+        Scores::dense(data, rows, cols)?;
+        Ok(ScoresMut { data, rows, cols, stride: cols, lens: None })
+    }
+
+    /// As [`Scores::strided`], with its errors.
+    pub fn strided(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Result<Self> {
+        Scores::strided(data, rows, cols, stride)?;
+        Ok(ScoresMut { data, rows, cols, stride, lens: None })
+    }
+
+    /// As [`Scores::with_lens`], with its errors.
+    pub fn with_lens(self, lens: &'a [usize]) -> Result<Self> {
+        self.as_scores().with_lens(lens)?;
+        Ok(ScoresMut { lens: Some(lens), ..self })
+    }
+
+    /// The same rows to read.
+    pub fn as_scores(&self) -> Scores<'_, T> {
+        let &ScoresMut { ref data, rows, cols, stride, lens } = self;
+        Scores { data, rows, cols, stride, lens }
+    }
+
+    /// Every row, all its columns wide, with its length.
+    pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = (usize, &mut [T])> {
+        let (cols, lens) = (self.cols, self.lens);
+        // The last row may end before its stride does; rows without columns have no chunk of their own.
+        let rows = self.data.chunks_mut(self.stride.max(1)).take(if cols == 0 { 0 } else { self.rows });
+        rows.enumerate().map(move |(row, data)| (lens.map_or(cols, |lens| lens[row]), &mut data[..cols]))
     }
 }
 

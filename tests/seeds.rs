@@ -158,9 +158,8 @@ fn softmax_of_closed_forms_is_within_its_bound_and_zero_where_masked() {
             sorted.sort_by(|a, b| b.total_cmp(a));
             assert_eq!(sorted.len(), seed.weights.iter().filter(|&&w| w > 0.0).count(), "{told}");
             for (p, w) in sorted.iter().zip(&seed.weights) {
-                // (4 + z) 2^-23, z = beta x gap at beta = 1.
-                let depth = (seed.weights[0] / w).ln();
-                close(f64::from(*p), *w, w * (4.0 + depth) * 2f64.powi(-23), &told);
+                // At beta = 1, z is the gap: the log of the ratio to the largest weight.
+                close(f64::from(*p), *w, common::prob_error(*w, (seed.weights[0] / w).ln()), &told);
             }
         }
     }

@@ -1,56 +1,124 @@
-//! Who computes which rows, and how probabilities leave: a pure function of the shape and the threads.
+//! How a block of rows is shared out over the cores: a pure choice that prints itself.
 
-use super::lanes::CHUNK;
+use crate::DType;
 use std::fmt;
 
-/// Rows of at least this many scores are worth four meetings of all threads, some 5 us each.
-const SPLIT_COLS: usize = 65_536;
-/// Scores that a thread takes at once: less costs more in hand-overs than it evens out, more waits for a thread whose core is shared.
-const TASK_SCORES: usize = 1 << 17;
-/// Outputs of this many bytes do not stay in a cache: they are stored past it, which saves reading what is overwritten.
-const STREAM_BYTES: usize = 16 << 20;
+/// Columns whose weights are summed by one thread in one go, and what a thread claims of a split row. Fixed, so
+/// that no sum depends on the number of threads.
+pub(super) const CHUNK: usize = 1 << 14;
+/// Rows shorter than this are never split: three or more hand-overs cost more than they save.
+const SPLIT_COLS: usize = 4 * CHUNK;
+/// From so many rows per thread on, whole rows keep all threads busy to within 1 / ROWS_PER_THREAD.
+const ROWS_PER_THREAD: usize = 4;
+/// Scores of the rows that a thread claims at once.
+const CLAIM_SCORES: usize = 1 << 16;
+/// Output from here on goes past the caches.
+const STREAM_BYTES: usize = 1 << 22;
 
-/// How a block of rows is computed on this CPU. Prints itself with its reasons.
+/// How rows are shared out over threads and how probabilities are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Rows.
+    /// Rows of the block.
     pub rows: usize,
-    /// Scores of each.
+    /// Allocated width of a row.
     pub cols: usize,
-    /// Threads that compute.
+    /// What probabilities are stored as.
+    pub dtype: DType,
+    /// Threads there are.
     pub threads: usize,
-    /// Parts of one row that threads compute at once; 1 where each has rows of its own.
-    pub parts: usize,
-    /// Rows that a thread takes at once, or more.
-    pub task_rows: usize,
+    /// Who computes a row.
+    pub sharing: Sharing,
     /// Whether probabilities are stored past the caches.
-    pub stream: bool,
+    pub streams: bool,
+}
+
+/// Who computes a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// One thread, which claims this many rows at once.
+    Rows {
+        /// Rows of one claim.
+        claim: usize,
+    },
+    /// All threads, each claiming this many columns at once; one row after the other.
+    Columns {
+        /// Columns of one claim.
+        claim: usize,
+    },
 }
 
 impl Plan {
-    /// The plan of `rows` x `cols` scores whose probabilities take `out_bytes` each (0 for statistics only, or in place) on
-    /// `threads` threads. On 64 threads a block of 4,096 rows is 64 tasks and more, and a row of a million 64 parts of 16,384.
-    pub fn choose(rows: usize, cols: usize, out_bytes: usize, threads: usize) -> Plan {
+    /// The plan for `rows` x `cols` probabilities stored as `dtype` on `threads` threads.
+    pub fn choose(rows: usize, cols: usize, dtype: DType, threads: usize) -> Plan {
         let threads = threads.max(1);
-        let is_split = threads > 1 && cols >= SPLIT_COLS && rows < 2 * threads;
-        let parts = if is_split { threads.min(cols / CHUNK) } else { 1 };
-        let task_rows = (TASK_SCORES / cols.max(1)).clamp(1, rows.div_ceil(threads).max(1));
-        let stream = rows.saturating_mul(cols).saturating_mul(out_bytes) >= STREAM_BYTES;
-        Plan { rows, cols, threads, parts, task_rows, stream }
+        let split = threads > 1 && cols >= SPLIT_COLS && rows < ROWS_PER_THREAD * threads;
+        let sharing = match split {
+            true => Sharing::Columns { claim: CHUNK },
+            false => Sharing::Rows { claim: (CLAIM_SCORES / cols.max(1)).max(1) },
+        };
+        let streams = rows.saturating_mul(cols).saturating_mul(dtype.size_bytes()) >= STREAM_BYTES;
+        Plan { rows, cols, dtype, threads, sharing, streams }
     }
 }
 
+/// Prints the choice and its reason in one line.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { rows, cols, threads, parts, task_rows, stream } = self;
-        write!(f, "{rows} rows x {cols} on {threads} threads: ")?;
-        match parts {
-            1 => write!(f, "each takes {task_rows} rows or more at a time")?,
-            _ => write!(f, "few and long, each row in {parts} parts")?,
+        let Plan { rows, cols, dtype, threads, sharing, streams } = self;
+        write!(f, "{rows} x {cols} {dtype} on {threads} threads: ")?;
+        match sharing {
+            Sharing::Rows { claim } if *threads == 1 => {
+                write!(f, "one row after the other, {claim} at once")?
+            }
+            Sharing::Rows { claim } => write!(
+                f,
+                "rows in parallel, {claim} at once (at least {} rows a thread, or fewer than {SPLIT_COLS} columns)",
+                ROWS_PER_THREAD
+            )?,
+            Sharing::Columns { claim } => write!(
+                f,
+                "every row split into {} parts of {claim} columns (fewer than {ROWS_PER_THREAD} rows a thread)",
+                cols.div_ceil(*claim)
+            )?,
         }
-        match stream {
-            true => f.write_str("; probabilities are stored past the caches, which they would not fit"),
-            false => f.write_str("; probabilities stay in the caches"),
+        let mib = STREAM_BYTES >> 20;
+        match streams {
+            true => write!(f, "; stored past the caches (output of {mib} MiB or more)"),
+            false => write!(f, "; stored through the caches (output below {mib} MiB)"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(rows: usize, cols: usize, threads: usize) -> Plan {
+        Plan::choose(rows, cols, DType::F32, threads)
+    }
+
+    #[test]
+    fn few_long_rows_are_split_and_many_are_not() {
+        assert_eq!(plan(1, 1 << 20, 2).sharing, Sharing::Columns { claim: CHUNK });
+        assert_eq!(plan(16, 1 << 20, 2).sharing, Sharing::Rows { claim: 1 });
+        assert_eq!(plan(16, 1 << 20, 64).sharing, Sharing::Columns { claim: CHUNK });
+        assert_eq!(plan(1, 1 << 20, 1).sharing, Sharing::Rows { claim: 1 });
+        assert_eq!(plan(4096, 4096, 64).sharing, Sharing::Rows { claim: 16 });
+        assert_eq!(plan(1, 4096, 64).sharing, Sharing::Rows { claim: 16 });
+        assert_eq!(plan(0, 0, 0).sharing, Sharing::Rows { claim: CLAIM_SCORES });
+    }
+
+    #[test]
+    fn only_output_that_no_cache_keeps_is_streamed() {
+        assert!(plan(4096, 4096, 2).streams);
+        assert!(!plan(16, 4096, 2).streams);
+        assert!(plan(usize::MAX, usize::MAX, 2).streams);
+    }
+
+    #[test]
+    fn a_plan_prints_its_reasons() {
+        let text = plan(1, 1 << 20, 2).to_string();
+        assert!(text.starts_with("1 x 1048576 f32 on 2 threads: every row split into 64 parts"), "{text}");
+        assert!(text.ends_with("stored past the caches (output of 4 MiB or more)"), "{text}");
     }
 }

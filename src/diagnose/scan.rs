@@ -3,7 +3,7 @@
 use super::qk::{self, QkBlock, block_rows};
 use super::record::{RowPlace, RowRecord};
 use crate::batches::{check_memory, in_order};
-use crate::cpu::{Measure, Workspace};
+use crate::cpu::{Measure, SCRATCH_BYTES, Workspace};
 use crate::cuda::Engine;
 use crate::input::{Input, Source};
 use crate::{Device, Error, Result, Scores};
@@ -137,11 +137,11 @@ fn job_rows(source: &Source) -> usize {
     }
 }
 
-/// Bytes that one thread needs: the scores themselves, and what a search of them needs.
+/// Bytes that one thread needs: the scores themselves, and the workspace of a row.
 fn scratch_bytes(source: &Source) -> u128 {
     match source {
-        Source::Scores(tensor) => 13 * tensor.cols() as u128,
-        Source::Pair(pair) => qk::scratch_bytes(pair) + 9 * pair.keys() as u128,
+        Source::Scores(tensor) => (4 + SCRATCH_BYTES) * tensor.cols() as u128,
+        Source::Pair(pair) => qk::scratch_bytes(pair) + SCRATCH_BYTES * pair.keys() as u128,
     }
 }
 

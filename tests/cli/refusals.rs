@@ -165,19 +165,19 @@ fn lanes_are_chosen_by_a_name_that_this_machine_has() {
     let under = |name: &str, args: &[&str]| {
         std::process::Command::new(env!("CARGO_BIN_EXE_critbeta"))
             .args(args)
-            .env(critbeta::cpu::Isa::VARIABLE, name)
+            .env(critbeta::cpu::InstructionSet::VARIABLE, name)
             .output()
             .unwrap()
     };
     let args = ["diagnose", EXAMPLE, "--device", "cpu"];
     let expected = stdout(&args);
-    for isa in critbeta::cpu::Isa::available() {
-        let output = under(&isa.to_string(), &args);
+    for set in critbeta::cpu::InstructionSet::supported() {
+        let output = under(&set.to_string(), &args);
         assert!(output.status.success());
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{isa}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{set}");
     }
     let refused = under("sse9", &args);
     let error = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{error}");
-    assert!(error.contains("CRITBETA_LANES=\"sse9\" is not to be had here: expected"), "{error}");
+    assert!(error.contains("CRITBETA_LANES is \"sse9\": this machine has"), "{error}");
 }

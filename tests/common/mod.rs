@@ -29,6 +29,12 @@ pub fn sum_error(n: usize) -> f64 {
     (n as f64 + 8.0) * f64::EPSILON
 }
 
+/// What a probability computed in f32 may be off by: (4 + z) 2^-23 relative, z = beta gap, and one rounding below the
+/// normal range.
+pub fn prob_error(weight: f64, z: f64) -> f64 {
+    if weight == 0.0 { 2f64.powi(-150) } else { weight * (4.0 + z) * 2f64.powi(-23) + 2f64.powi(-150) }
+}
+
 /// A score on the lattice of eighths, where shifts and gaps are exact; masked one time in five.
 pub fn lattice_score() -> impl Strategy<Value = f32> {
     prop_oneof![4 => (-40i32..=40).prop_map(|i| i as f32 / 8.0), 1 => Just(f32::NEG_INFINITY)]

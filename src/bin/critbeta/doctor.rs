@@ -2,7 +2,7 @@
 
 use crate::args::Cli;
 use crate::report::table;
-use critbeta::cpu::{self, Isa, Measure};
+use critbeta::cpu::{self, InstructionSet, Measure};
 use critbeta::{Device, DeviceSpec, Scores, cuda, reference};
 use std::fs;
 use std::thread::available_parallelism;
@@ -16,7 +16,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     fact("target", format!("{} {}", std::env::consts::ARCH, std::env::consts::OS));
     fact("processor", processor().unwrap_or_else(|| "unknown".into()));
     fact("instruction sets", instruction_sets().join(" "));
-    fact("lanes", format!("{}; {} chooses among {}", Isa::chosen()?, Isa::VARIABLE, lanes()));
+    let (lanes, variable) = (InstructionSet::chosen()?, InstructionSet::VARIABLE);
+    fact("lanes", format!("{lanes}; {variable} chooses among {}", supported()));
     fact("cores", available_parallelism().map_or_else(|e| e.to_string(), |n| n.to_string()));
     fact("threads used", rayon::current_num_threads().to_string());
     fact("memory", memory().unwrap_or_else(|| "unknown".into()));
@@ -43,8 +44,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
-fn lanes() -> String {
-    Isa::available().iter().map(Isa::to_string).collect::<Vec<_>>().join(", ")
+fn supported() -> String {
+    InstructionSet::supported().iter().map(InstructionSet::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn processor() -> Option<String> {

@@ -38,10 +38,11 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         critbeta::output::remove_unfinished();
         std::process::exit(130);
     })?;
-    critbeta::cpu::Isa::chosen()?;
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
+    // A wish that this machine cannot meet is an error of every command, not only of those that compute with it.
+    critbeta::cpu::InstructionSet::chosen()?;
     match &cli.command {
         Command::Diagnose(args) => diagnose::run(args, cli).map(|()| true),
         Command::Softmax(args) => softmax::run(args, cli).map(|()| true),

@@ -1,194 +1,248 @@
-//! Vector operations by instruction set, and the passes over a row that are made of them.
+//! Sixteen lanes of f32 on every instruction set: one trait, detected once, forced by `CRITBETA_LANES`.
 //!
-//! There are sixteen lanes whatever the machine: one AVX-512 register, two of AVX2, an array elsewhere. Every operation is rounded the same
-//! way in each, so a row's result does not depend on the instruction set. One of the three modules that may hold unsafe code.
-#![allow(unsafe_code)]
+//! Sixteen everywhere, whatever the registers' width: lane j of a block is column j mod 16 on any machine, every
+//! operation rounds once, and so every sum has the same bits on all of them.
 
-/// Makes a function over `Lanes` a method of [`Isa`] that runs it with the instruction set.
-macro_rules! pass {
-    ($(#[$doc:meta])* $vis:vis $name:ident<$($g:ident),*>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {
-        impl Isa {
-            $(#[$doc])*
-            #[allow(clippy::too_many_arguments)]
-            $vis fn $name<$($g: Element),*>(self, $($arg: $ty),*) $(-> $ret)? {
-                #[cfg(target_arch = "x86_64")]
-                {
-                    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-                    unsafe fn avx512<$($g: Element),*>($($arg: $ty),*) $(-> $ret)? {
-                        unsafe { $name::<crate::cpu::lanes::x86::Avx512, $($g),*>($($arg),*) }
-                    }
-                    #[target_feature(enable = "avx2,fma,f16c")]
-                    unsafe fn avx2<$($g: Element),*>($($arg: $ty),*) $(-> $ret)? {
-                        unsafe { $name::<crate::cpu::lanes::x86::Avx2, $($g),*>($($arg),*) }
-                    }
-                    // SAFETY: only what Isa::available has looked for is ever used.
-                    match self {
-                        Isa::Avx512 => return unsafe { avx512::<$($g),*>($($arg),*) },
-                        Isa::Avx2 => return unsafe { avx2::<$($g),*>($($arg),*) },
-                        Isa::Portable => {}
-                    }
-                }
-                unsafe { $name::<crate::cpu::lanes::portable::Portable, $($g),*>($($arg),*) }
-            }
-        }
-    };
-}
-
-mod copy;
-mod gaps;
-mod load;
-mod portable;
-mod tops;
-mod weights;
 #[cfg(target_arch = "x86_64")]
-mod x86;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
 
-pub(super) use gaps::Bins;
-pub(super) use tops::Worst;
-pub(super) use weights::{Exponent, WEIGHT_ONE};
-
-use crate::{Error, Result};
+use crate::{Element, Error, Result};
+use half::{bf16, f16};
+use std::any::TypeId;
 use std::fmt;
 use std::sync::OnceLock;
 
-/// Scores that a lane operation takes at once.
-pub(super) const LANES: usize = 16;
-/// Vectors that share one maximum a lane: 4,096 scores then have 128 of them, and 2^20 scores 128 KiB.
-pub(super) const BLOCK_VECTORS: usize = 32;
-/// Scores of a block.
-pub(super) const BLOCK: usize = BLOCK_VECTORS * LANES;
-/// Gaps that are ranked pair by pair: faster than a sort, and ties cost nothing.
-pub(super) const FEW: usize = 64;
-/// Scores whose weights are summed into one f64: parts of a row are multiples of it, so that sums do not depend on how many parts there are.
-pub(super) const CHUNK: usize = 8 * BLOCK;
+/// Lanes of a vector.
+pub(super) const WIDTH: usize = 16;
 
-/// Operations on sixteen f32. All are unsafe because they need their instruction set; pointers are to sixteen elements.
-trait Lanes: Copy {
-    /// Sixteen f32.
+/// Operations on vectors of [`WIDTH`] lanes. A value of an implementing type is the proof that this machine has
+/// its instructions, so the methods are safe.
+pub(super) trait Lanes: Copy {
+    /// f32 lanes.
     type F: Copy;
-    /// Sixteen f64.
-    type W: Copy;
+    /// Bits of 16-bit lanes.
+    type H: Copy;
+    /// A yes or no per lane.
+    type M: Copy;
+    /// f64 lanes.
+    type D: Copy;
 
-    unsafe fn splat(x: f32) -> Self::F;
-    unsafe fn load(at: *const f32) -> Self::F;
-    unsafe fn load_half(at: *const u16) -> Self::F;
-    unsafe fn load_bfloat(at: *const u16) -> Self::F;
-    unsafe fn store(at: *mut f32, v: Self::F);
-    unsafe fn store_half(at: *mut u16, v: Self::F);
-    unsafe fn store_bfloat(at: *mut u16, v: Self::F);
-    /// Orders what was stored past the caches before whatever tells another thread of it.
-    unsafe fn fence();
-    /// Begins to bring the line of this address into the second-level cache.
-    unsafe fn prefetch(at: *const u8);
-    /// Stores past the caches; the address is a multiple of what is stored.
-    unsafe fn stream(at: *mut f32, v: Self::F);
-    unsafe fn stream_half(at: *mut u16, v: Self::F);
-    unsafe fn stream_bfloat(at: *mut u16, v: Self::F);
-    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    fn splat(self, value: f32) -> Self::F;
+    fn load(self, from: &[f32; WIDTH]) -> Self::F;
+    fn load_f16(self, from: &[f16; WIDTH]) -> Self::F;
+    fn load_bf16(self, from: &[bf16; WIDTH]) -> Self::F;
+    fn store(self, v: Self::F, to: &mut [f32; WIDTH]);
+    /// As `store`, past the caches where `to` is aligned for it; [`Lanes::fence`] must follow.
+    fn stream(self, v: Self::F, to: &mut [f32; WIDTH]);
+    /// Rounded to nearest even; no lane may be NaN.
+    fn to_f16(self, v: Self::F) -> Self::H;
+    /// Rounded to nearest even; no lane may be NaN.
+    fn to_bf16(self, v: Self::F) -> Self::H;
+    fn store_half(self, v: Self::H, to: &mut [u16; WIDTH]);
+    /// As [`Lanes::stream`].
+    fn stream_half(self, v: Self::H, to: &mut [u16; WIDTH]);
+    /// Asks for the cache line of `at`, which will be read soon.
+    fn prefetch<T>(self, at: &T);
+    /// Orders streamed stores before everything that follows.
+    fn fence(self);
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once.
-    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// a * b - c, rounded once.
-    unsafe fn fms(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// The larger, b where one is NaN.
-    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn at_least(a: Self::F, b: Self::F) -> u16;
-    unsafe fn equal(a: Self::F, b: Self::F) -> u16;
-    /// The larger of the bits of `a` and of |b|: above those of infinity for NaN.
-    unsafe fn larger_magnitude(a: Self::F, b: Self::F) -> Self::F;
-    /// q * 2^n for q about 2^25 and an integer n <= 0, which is also in the low bits of `shifted` = MAGIC + n. What lies below 2^-125 may be
-    /// 0: as a probability it is, and no sum feels it.
-    unsafe fn raise(q: Self::F, n: Self::F, shifted: Self::F) -> Self::F;
-    /// a where the mask is set, else b.
-    unsafe fn select(mask: u16, a: Self::F, b: Self::F) -> Self::F;
-    /// Stores the lanes of the mask one after another; may overwrite all sixteen places.
-    unsafe fn compress(at: *mut f32, mask: u16, v: Self::F);
-    /// Towards zero, of values from 0 to 2^31.
-    unsafe fn truncate(v: Self::F) -> [u32; 16];
-    /// The largest lane, none of them NaN.
-    unsafe fn largest(v: Self::F) -> f32;
-    unsafe fn wide_zero() -> Self::W;
-    unsafe fn wide_add(w: Self::W, v: Self::F) -> Self::W;
-    unsafe fn wide_lanes(w: Self::W) -> [f64; 16];
-}
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Either where one is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Either where one is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
 
-/// An instruction set that rows are computed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isa {
-    /// AVX-512 F, BW, DQ and VL.
-    Avx512,
-    /// AVX2, FMA and F16C.
-    Avx2,
-    /// Whatever the compiler makes of arrays: NEON on aarch64, and slow on an x86 without FMA.
-    Portable,
-}
-
-impl Isa {
-    /// The environment variable that names the instruction set to use: `avx512`, `avx2` or `portable`.
-    pub const VARIABLE: &'static str = "CRITBETA_LANES";
-
-    /// All that this machine has, widest first.
-    pub fn available() -> Vec<Isa> {
-        [Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.is_available()).collect()
+    /// a >= b; no where one is NaN.
+    fn ge(self, a: Self::F, b: Self::F) -> Self::M;
+    /// Where a or b is NaN.
+    fn unordered(self, a: Self::F, b: Self::F) -> Self::M;
+    fn or(self, a: Self::M, b: Self::M) -> Self::M;
+    fn and(self, a: Self::M, b: Self::M) -> Self::M;
+    fn no(self) -> Self::M;
+    /// Lane j in bit j.
+    fn bits(self, m: Self::M) -> u32;
+    fn any(self, m: Self::M) -> bool {
+        self.bits(m) != 0
     }
+    fn select(self, m: Self::M, yes: Self::F, no: Self::F) -> Self::F;
 
+    /// Where `shifted` >= `least`, `q` times 2^k, k being the low bits of `shifted`; else 0.
+    fn raise(self, q: Self::F, shifted: Self::F, least: Self::F) -> Self::F;
+    /// The integer parts; every lane is 0 or more and below 2^15.
+    fn truncate(self, v: Self::F, to: &mut [u16; WIDTH]);
+    /// Lanes of `m` to the front of `to`, in order, and how many; what follows them there is arbitrary.
+    fn compress(self, v: Self::F, m: Self::M, to: &mut [f32; WIDTH]) -> usize;
+
+    fn zero(self) -> Self::D;
+    /// `sum` + `v`, in f64.
+    fn accumulate(self, sum: Self::D, v: Self::F) -> Self::D;
+    fn sums(self, sum: Self::D) -> [f64; WIDTH];
+}
+
+/// Loads lanes of any element type.
+#[inline(always)]
+pub(super) fn load<L: Lanes, T: Element>(lanes: L, from: &[T; WIDTH]) -> L::F {
+    let of = TypeId::of::<T>();
+    if of == TypeId::of::<f32>() {
+        lanes.load(bytemuck::cast_ref(from))
+    } else if of == TypeId::of::<f16>() {
+        lanes.load_f16(bytemuck::cast_ref(from))
+    } else if of == TypeId::of::<bf16>() {
+        lanes.load_bf16(bytemuck::cast_ref(from))
+    } else {
+        lanes.load(&from.map(T::to_f32))
+    }
+}
+
+/// Stores lanes, none of them NaN, as any element type; with STREAM as [`Lanes::stream`].
+#[inline(always)]
+pub(super) fn store<L: Lanes, O: Element, const STREAM: bool>(lanes: L, v: L::F, to: &mut [O; WIDTH]) {
+    let of = TypeId::of::<O>();
+    let half = if of == TypeId::of::<f32>() {
+        let to = bytemuck::cast_mut(to);
+        return if STREAM { lanes.stream(v, to) } else { lanes.store(v, to) };
+    } else if of == TypeId::of::<f16>() {
+        lanes.to_f16(v)
+    } else if of == TypeId::of::<bf16>() {
+        lanes.to_bf16(v)
+    } else {
+        let mut wide = [0.0; WIDTH];
+        lanes.store(v, &mut wide);
+        *to = wide.map(O::from_f32);
+        return;
+    };
+    let to = bytemuck::cast_mut(to);
+    if STREAM { lanes.stream_half(half, to) } else { lanes.store_half(half, to) }
+}
+
+/// What runs on the lanes of whatever instruction set there is. `run` must be `#[inline(always)]`: only then is it
+/// compiled for that instruction set.
+pub(super) trait Work {
+    type Out;
+    fn run<L: Lanes>(self, lanes: L) -> Self::Out;
+}
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy)]
+pub struct InstructionSet(Proof);
+
+#[derive(Clone, Copy)]
+enum Proof {
+    Portable(portable::Portable),
     #[cfg(target_arch = "x86_64")]
-    fn is_available(self) -> bool {
-        let has_avx2 = || {
-            is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-        };
-        match self {
-            Isa::Avx512 => {
-                has_avx2()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-            }
-            Isa::Avx2 => has_avx2(),
-            Isa::Portable => true,
-        }
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon),
+}
+
+impl InstructionSet {
+    /// The environment variable that forces one: `avx512`, `avx2`, `neon` or `portable`. Read once.
+    pub const VARIABLE: &str = "CRITBETA_LANES";
+
+    /// Those that this machine has, fastest first; `portable` is always the last.
+    pub fn supported() -> Vec<InstructionSet> {
+        #[cfg(target_arch = "x86_64")]
+        let found = [avx512::Avx512::detect().map(Proof::Avx512), avx2::Avx2::detect().map(Proof::Avx2)];
+        #[cfg(target_arch = "aarch64")]
+        let found = [neon::Neon::detect().map(Proof::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let found: [Option<Proof>; 0] = [];
+        let portable = Proof::Portable(portable::Portable);
+        found.into_iter().flatten().chain([portable]).map(InstructionSet).collect()
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
-    fn is_available(self) -> bool {
-        self == Isa::Portable
-    }
-
-    /// The widest that this machine has, or what [`Isa::VARIABLE`] names; looked up once.
+    /// The one that this process uses: the fastest, or what [`InstructionSet::VARIABLE`] names.
     ///
-    /// Errors: [`Error::Settings`] for a name that is unknown, or of what this machine does not have.
-    pub fn chosen() -> Result<Isa> {
-        static CHOSEN: OnceLock<Result<Isa, String>> = OnceLock::new();
-        let choose = || {
-            let available = Isa::available();
-            let Some(name) = std::env::var_os(Isa::VARIABLE) else { return Ok(available[0]) };
-            let named = available.iter().copied().find(|isa| name == *isa.to_string());
-            named.ok_or_else(|| {
-                let expected = available.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
-                format!("{}={name:?} is not to be had here: expected {expected}", Isa::VARIABLE)
-            })
-        };
+    /// Errors: [`Error::Settings`] if the variable names nothing that this machine has. Whatever cannot fail then
+    /// uses the fastest.
+    pub fn chosen() -> Result<InstructionSet> {
+        static CHOSEN: OnceLock<Result<InstructionSet, String>> = OnceLock::new();
+        let choose = || InstructionSet::named(std::env::var_os(Self::VARIABLE).as_deref());
         CHOSEN.get_or_init(choose).clone().map_err(|detail| Error::Settings { detail })
     }
 
-    /// [`Isa::chosen`], or the widest where that is an error: for what cannot fail, and does not differ by a bit.
-    pub(in crate::cpu) fn chosen_or_widest() -> Isa {
-        Isa::chosen().unwrap_or_else(|_| Isa::available()[0])
+    fn named(name: Option<&std::ffi::OsStr>) -> Result<InstructionSet, String> {
+        let supported = InstructionSet::supported();
+        let Some(name) = name else { return Ok(supported[0]) };
+        supported.iter().copied().find(|set| name == set.name()).ok_or_else(|| {
+            let names: Vec<&str> = supported.iter().map(InstructionSet::name).collect();
+            format!("{} is {name:?}: this machine has {}", Self::VARIABLE, names.join(", "))
+        })
+    }
+
+    pub(super) fn chosen_or_fastest() -> InstructionSet {
+        InstructionSet::chosen().unwrap_or_else(|_| InstructionSet::supported()[0])
+    }
+
+    /// Its name in the environment variable.
+    pub fn name(&self) -> &'static str {
+        match self.0 {
+            Proof::Portable(_) => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Proof::Neon(_) => "neon",
+        }
+    }
+
+    /// Whether it has stores past the caches.
+    pub(super) fn streams(self) -> bool {
+        match self.0 {
+            Proof::Portable(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx2(_) | Proof::Avx512(_) => true,
+            #[cfg(target_arch = "aarch64")]
+            Proof::Neon(_) => false,
+        }
+    }
+
+    /// Orders this thread's streamed stores before everything that follows.
+    pub(super) fn fence(self) {
+        struct Fence;
+        impl Work for Fence {
+            type Out = ();
+            #[inline(always)]
+            fn run<L: Lanes>(self, lanes: L) {
+                lanes.fence();
+            }
+        }
+        self.run(Fence);
+    }
+
+    pub(super) fn run<W: Work>(self, work: W) -> W::Out {
+        match self.0 {
+            Proof::Portable(lanes) => work.run(lanes),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx2(lanes) => avx2::run(lanes, work),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx512(lanes) => avx512::run(lanes, work),
+            #[cfg(target_arch = "aarch64")]
+            Proof::Neon(lanes) => neon::run(lanes, work),
+        }
     }
 }
 
-/// Its name in [`Isa::VARIABLE`].
-impl fmt::Display for Isa {
+impl fmt::Display for InstructionSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Isa::Avx512 => "avx512",
-            Isa::Avx2 => "avx2",
-            Isa::Portable => "portable",
-        })
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for InstructionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }

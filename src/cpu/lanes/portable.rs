@@ -1,158 +1,157 @@
-//! Sixteen lanes as an array: what runs where no instruction set below is there, and what the others must equal bit for bit.
-//! On aarch64 the compiler makes NEON of it, which is part of that target.
+//! Lanes in plain Rust: what every other implementation must equal bit for bit.
+//!
+//! `mul_add` is one rounding everywhere, and a library call where the compiler's target has no such instruction.
 
-use super::Lanes;
-use super::weights::MAGIC;
+use super::{Lanes, WIDTH};
 use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 
-type F = [f32; 16];
+type F = [f32; WIDTH];
+type M = [bool; WIDTH];
 
 #[inline(always)]
-fn each(f: impl Fn(usize) -> f32) -> F {
-    std::array::from_fn(f)
-}
-
-#[inline(always)]
-fn mask(f: impl Fn(usize) -> bool) -> u16 {
-    (0..16).fold(0, |mask, i| mask | (u16::from(f(i)) << i))
+fn both<A: Copy, B>(a: [A; WIDTH], b: [A; WIDTH], of: impl Fn(A, A) -> B) -> [B; WIDTH] {
+    std::array::from_fn(|j| of(a[j], b[j]))
 }
 
 impl Lanes for Portable {
     type F = F;
-    type W = [f64; 16];
+    type H = [u16; WIDTH];
+    type M = M;
+    type D = [f64; WIDTH];
 
     #[inline(always)]
-    unsafe fn splat(x: f32) -> F {
-        [x; 16]
+    fn splat(self, value: f32) -> F {
+        [value; WIDTH]
     }
     #[inline(always)]
-    unsafe fn load(at: *const f32) -> F {
-        unsafe { at.cast::<F>().read_unaligned() }
+    fn load(self, from: &[f32; WIDTH]) -> F {
+        *from
     }
     #[inline(always)]
-    unsafe fn load_half(at: *const u16) -> F {
-        let bits = unsafe { at.cast::<[u16; 16]>().read_unaligned() };
-        each(|i| f16::from_bits(bits[i]).to_f32())
+    fn load_f16(self, from: &[f16; WIDTH]) -> F {
+        from.map(f16::to_f32)
     }
     #[inline(always)]
-    unsafe fn load_bfloat(at: *const u16) -> F {
-        let bits = unsafe { at.cast::<[u16; 16]>().read_unaligned() };
-        each(|i| f32::from_bits(u32::from(bits[i]) << 16))
+    fn load_bf16(self, from: &[bf16; WIDTH]) -> F {
+        from.map(bf16::to_f32)
     }
     #[inline(always)]
-    unsafe fn store(at: *mut f32, v: F) {
-        unsafe { at.cast::<F>().write_unaligned(v) }
+    fn store(self, v: F, to: &mut [f32; WIDTH]) {
+        *to = v;
     }
     #[inline(always)]
-    unsafe fn fence() {}
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
-    #[inline(always)]
-    unsafe fn stream(at: *mut f32, v: F) {
-        unsafe { at.cast::<F>().write_unaligned(v) }
+    fn stream(self, v: F, to: &mut [f32; WIDTH]) {
+        *to = v;
     }
     #[inline(always)]
-    unsafe fn store_half(at: *mut u16, v: F) {
-        let bits: [u16; 16] = std::array::from_fn(|i| f16::from_f32(v[i]).to_bits());
-        unsafe { at.cast::<[u16; 16]>().write_unaligned(bits) }
+    fn to_f16(self, v: F) -> [u16; WIDTH] {
+        v.map(|v| f16::from_f32(v).to_bits())
     }
     #[inline(always)]
-    unsafe fn store_bfloat(at: *mut u16, v: F) {
-        let bits: [u16; 16] = std::array::from_fn(|i| bf16::from_f32(v[i]).to_bits());
-        unsafe { at.cast::<[u16; 16]>().write_unaligned(bits) }
+    fn to_bf16(self, v: F) -> [u16; WIDTH] {
+        v.map(|v| bf16::from_f32(v).to_bits())
     }
     #[inline(always)]
-    unsafe fn stream_half(at: *mut u16, v: F) {
-        unsafe { Self::store_half(at, v) }
+    fn store_half(self, v: [u16; WIDTH], to: &mut [u16; WIDTH]) {
+        *to = v;
     }
     #[inline(always)]
-    unsafe fn stream_bfloat(at: *mut u16, v: F) {
-        unsafe { Self::store_bfloat(at, v) }
+    fn stream_half(self, v: [u16; WIDTH], to: &mut [u16; WIDTH]) {
+        *to = v;
     }
     #[inline(always)]
-    unsafe fn add(a: F, b: F) -> F {
-        each(|i| a[i] + b[i])
+    fn prefetch<T>(self, _: &T) {}
+    #[inline(always)]
+    fn fence(self) {}
+
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        both(a, b, |a, b| a + b)
     }
     #[inline(always)]
-    unsafe fn sub(a: F, b: F) -> F {
-        each(|i| a[i] - b[i])
+    fn sub(self, a: F, b: F) -> F {
+        both(a, b, |a, b| a - b)
     }
     #[inline(always)]
-    unsafe fn mul(a: F, b: F) -> F {
-        each(|i| a[i] * b[i])
+    fn mul(self, a: F, b: F) -> F {
+        both(a, b, |a, b| a * b)
     }
     #[inline(always)]
-    unsafe fn fma(a: F, b: F, c: F) -> F {
-        each(|i| a[i].mul_add(b[i], c[i]))
+    fn fma(self, a: F, b: F, c: F) -> F {
+        std::array::from_fn(|j| a[j].mul_add(b[j], c[j]))
     }
     #[inline(always)]
-    unsafe fn fms(a: F, b: F, c: F) -> F {
-        each(|i| a[i].mul_add(b[i], -c[i]))
+    fn max(self, a: F, b: F) -> F {
+        both(a, b, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
-    unsafe fn max(a: F, b: F) -> F {
-        each(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    fn min(self, a: F, b: F) -> F {
+        both(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn ge(self, a: F, b: F) -> M {
+        both(a, b, |a, b| a >= b)
     }
     #[inline(always)]
-    unsafe fn min(a: F, b: F) -> F {
-        each(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    fn unordered(self, a: F, b: F) -> M {
+        both(a, b, |a, b| a.is_nan() | b.is_nan())
     }
     #[inline(always)]
-    unsafe fn at_least(a: F, b: F) -> u16 {
-        mask(|i| a[i] >= b[i])
+    fn or(self, a: M, b: M) -> M {
+        both(a, b, |a, b| a | b)
     }
     #[inline(always)]
-    unsafe fn equal(a: F, b: F) -> u16 {
-        mask(|i| a[i] == b[i])
+    fn and(self, a: M, b: M) -> M {
+        both(a, b, |a, b| a & b)
     }
     #[inline(always)]
-    unsafe fn larger_magnitude(a: F, b: F) -> F {
-        each(|i| f32::from_bits(a[i].to_bits().max(b[i].to_bits() & i32::MAX as u32)))
+    fn no(self) -> M {
+        [false; WIDTH]
     }
     #[inline(always)]
-    unsafe fn raise(q: F, _: F, shifted: F) -> F {
-        each(|i| {
-            let raised = q[i].to_bits().wrapping_add(shifted[i].to_bits() << 23);
-            if shifted[i] >= MAGIC - 150.0 { f32::from_bits(raised) } else { 0.0 }
+    fn bits(self, m: M) -> u32 {
+        m.iter().rev().fold(0, |bits, &yes| bits << 1 | u32::from(yes))
+    }
+    #[inline(always)]
+    fn select(self, m: M, yes: F, no: F) -> F {
+        std::array::from_fn(|j| if m[j] { yes[j] } else { no[j] })
+    }
+
+    #[inline(always)]
+    fn raise(self, q: F, shifted: F, least: F) -> F {
+        std::array::from_fn(|j| match shifted[j] >= least[j] {
+            true => f32::from_bits(q[j].to_bits().wrapping_add(shifted[j].to_bits() << 23)),
+            false => 0.0,
         })
     }
     #[inline(always)]
-    unsafe fn select(mask: u16, a: F, b: F) -> F {
-        each(|i| if mask >> i & 1 == 1 { a[i] } else { b[i] })
+    fn truncate(self, v: F, to: &mut [u16; WIDTH]) {
+        *to = v.map(|v| v as u16);
     }
     #[inline(always)]
-    unsafe fn compress(at: *mut f32, mask: u16, v: F) {
-        let mut to = at;
-        for (i, x) in v.into_iter().enumerate() {
-            if mask >> i & 1 == 1 {
-                unsafe {
-                    to.write(x);
-                    to = to.add(1);
-                }
-            }
+    fn compress(self, v: F, m: M, to: &mut [f32; WIDTH]) -> usize {
+        let mut kept = 0;
+        for j in 0..WIDTH {
+            to[kept] = v[j]; // at most j: a lane that is not kept is overwritten by the next one
+            kept += usize::from(m[j]);
         }
+        kept
+    }
+
+    #[inline(always)]
+    fn zero(self) -> [f64; WIDTH] {
+        [0.0; WIDTH]
     }
     #[inline(always)]
-    unsafe fn truncate(v: F) -> [u32; 16] {
-        std::array::from_fn(|i| v[i] as u32)
+    fn accumulate(self, sum: [f64; WIDTH], v: F) -> [f64; WIDTH] {
+        std::array::from_fn(|j| sum[j] + f64::from(v[j]))
     }
     #[inline(always)]
-    unsafe fn largest(v: F) -> f32 {
-        v.into_iter().fold(f32::NEG_INFINITY, f32::max)
-    }
-    #[inline(always)]
-    unsafe fn wide_zero() -> [f64; 16] {
-        [0.0; 16]
-    }
-    #[inline(always)]
-    unsafe fn wide_add(w: [f64; 16], v: F) -> [f64; 16] {
-        std::array::from_fn(|i| w[i] + f64::from(v[i]))
-    }
-    #[inline(always)]
-    unsafe fn wide_lanes(w: [f64; 16]) -> [f64; 16] {
-        w
+    fn sums(self, sum: [f64; WIDTH]) -> [f64; WIDTH] {
+        sum
     }
 }

@@ -1,0 +1,257 @@
+//! The supremum without a sort: bound what can still win, keep only that, and rank the rest.
+//!
+//! 1. Some large scores are known from the pass that found the maximum. Their ranks among themselves attain a ratio,
+//!    a lower bound L on Lambda(r). No gap beyond (log n - r) / L can be the contact.
+//! 2. Where few gaps are left, they are moved together; with fewer of them the cut is nearer, and so on.
+//! 3. Where many are left (the contact is in the bulk: a sink, a heavy tail), they are counted in bins. A bin of gaps
+//!    `low..=high` with `after` scores through it attains at least (log after - r) / high and at most
+//!    (log after - r) / low; the hull of the bins that can still win is moved together; again from 1.
+//! 4. What bins do not thin out (every rank of a log grid is a contact) is sorted.
+//!
+//! Only the end decides, by the one rounded ratio of `critical.rs`: the result is that of sorting, bit for bit.
+
+use super::bins::{Bins, Tally};
+use super::gather::{AtLeast, Gather, Inside};
+use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
+use super::rank::{self, FEW, TopRatio};
+use super::sorted::{IsInOrder, OfferInOrder, Order};
+use super::spread;
+use super::top::{Chunks, GapRange, Tops};
+use crate::Element;
+use crate::critical::{CriticalBeta, ratio};
+use crate::stats::RowMax;
+
+/// Bounds are widened by this: far above the rounding of two f64 ratios, and of a gap to f32.
+const SLACK: f64 = 1e-9;
+/// With up to so many of the sample a part of a row is gathered rather than counted.
+const FEW_ENOUGH: u32 = SAMPLES as u32 / 2;
+/// Where the ratio of the bulk seems to be so much larger than that of the top, it is counted at once. With 1.4 Gaussian rows
+/// of 65,536 took 3.9 ms instead of 3.7, sinks the same (2026-11-25).
+const BULK: f64 = 1.1;
+/// Shorter rows are gathered whatever there is.
+const SHORT: usize = 1024;
+/// So few scores are not worth thinning out.
+const TINY: usize = 2 * WIDTH;
+/// So few are ranked by comparing all pairs, more are counted again.
+const PAIRS: usize = 96;
+/// Scores of the sample, and how many of them side by side.
+const SAMPLES: usize = 256;
+const PER_LINE: usize = 8;
+
+/// Scratch of one thread, reused from row to row.
+#[derive(Default)]
+pub(super) struct Contact {
+    /// Scores that can still be the contact.
+    near: Gather,
+    tally: Tally,
+    room: spread::Room,
+}
+
+/// What the search knows.
+pub(super) struct Search {
+    pub best: CriticalBeta,
+    /// A ratio that some score attains.
+    pub attained: f64,
+    pub resolve: f64,
+    pub max: f32,
+}
+
+impl Search {
+    /// The largest gap that `count` scores within it could make the contact.
+    fn cut(&self, count: u64) -> f32 {
+        let reach = ((count as f64).ln() - self.resolve) / self.attained * (1.0 + SLACK);
+        // Nothing attained yet: every finite gap.
+        if reach < f64::from(f32::MAX) { (reach as f32).next_up() } else { f32::MAX }
+    }
+
+    pub(super) fn offer(&mut self, gap: f32, rank: u64) {
+        let (gap, best) = (f64::from(gap), &self.best);
+        let ratio = ratio(gap, rank, self.resolve);
+        // Among equal ratios the largest gap is the contact, in whatever order they come.
+        if ratio > 0.0 && (ratio > best.beta || ratio == best.beta && gap > best.contact_gap) {
+            self.best = CriticalBeta { beta: ratio, upper: ratio, contact_gap: gap, contact_rank: rank };
+            self.attained = self.attained.max(ratio);
+        }
+    }
+}
+
+impl Contact {
+    /// Lambda(resolve) of a row without NaN or +inf.
+    pub(super) fn critical_beta<T: Element>(
+        &mut self,
+        row: &Chunks<T>,
+        top: &RowMax,
+        tops: &Tops,
+        resolve: f64,
+    ) -> CriticalBeta {
+        let best = CriticalBeta::at_top(top.ties, resolve);
+        // No rank exceeds n.
+        if best.beta == f64::INFINITY || top.len < 2 || (top.len as f64).ln() <= resolve {
+            return best;
+        }
+        let mut search = Search { best, attained: 0.0, resolve, max: top.max };
+        search.attained = row.set.run(TopRatio { tops: &tops.scores, max: top.max, resolve });
+        let cut = search.cut(top.len);
+        if row.scores.len() < SHORT {
+            self.gather(row, cut, &mut search);
+            return search.best;
+        }
+        let sample = Sample::of(row, top.max);
+        if sample.within(cut) <= FEW_ENOUGH {
+            self.gather(row, cut, &mut search);
+            return search.best;
+        }
+        if let Some(order) = sample.order()
+            && row.set.run(IsInOrder { scores: row.scores, order })
+        {
+            row.set.run(OfferInOrder { scores: row.scores, order, search: &mut search });
+            return search.best;
+        }
+        if let Some(near) = sample.near(cut, &search) {
+            // What the largest attain brings the cut nearer.
+            self.gather(row, near, &mut search);
+            let cut = search.cut(top.len);
+            if cut <= near {
+                return search.best;
+            }
+            if sample.within(cut) <= FEW_ENOUGH {
+                self.gather(row, cut, &mut search);
+                return search.best;
+            }
+        }
+        self.count(row, top, tops, &mut search);
+        search.best
+    }
+
+    /// Offers every gap of at most `cut`.
+    fn gather<T: Element>(&mut self, row: &Chunks<T>, cut: f32, search: &mut Search) {
+        self.near.collect(row, AtLeast::within(search.max, cut));
+        self.narrow(row.set, 0, search);
+    }
+
+    /// Offers every gap that bins leave.
+    fn count<T: Element>(&mut self, row: &Chunks<T>, top: &RowMax, tops: &Tops, search: &mut Search) {
+        let (mut low, mut high) = (top.max - top.second, top.max - tops.lowest);
+        if low == 0.0 || high == f32::INFINITY {
+            // Under ties the second largest score has no gap, and some gap has overflowed.
+            (low, high) = (f32::INFINITY, 0.0);
+            let of_chunk = |scores| row.set.run(GapRange { scores, max: search.max });
+            row.each(of_chunk, |[least, most]| (low, high) = (low.min(least), high.max(most)));
+        }
+        let Some(bins) = Bins::between(low, high.min(search.cut(top.len)), row.scores.len()) else {
+            self.near.collect(row, AtLeast::within(search.max, f32::MAX));
+            return self.rank(row.set, [low, high], 0, search);
+        };
+        let hull = self.tally.hull(row, &bins, 0, search);
+        self.near.collect(row, Inside::new(search.max, bins, &hull));
+        if hull.inside > top.len / 4 * 3 {
+            return self.rank(row.set, [low, high], hull.before, search);
+        }
+        self.narrow(row.set, hull.before, search);
+    }
+
+    /// Offers every gap of the scores that are left, above `before` smaller gaps; they are within a range.
+    fn rank(&mut self, set: InstructionSet, range: [f32; 2], before: u64, search: &mut Search) {
+        spread::ranks(set, self.near.kept_mut(), range, &mut self.room, before, search);
+    }
+
+    /// Finds the contact among the scores that are left, above `before` smaller gaps.
+    fn narrow(&mut self, set: InstructionSet, mut before: u64, search: &mut Search) {
+        // Whether bins have left more than half.
+        let mut is_stuck = false;
+        loop {
+            let left = self.near.kept().len();
+            if left > TINY {
+                let cut = search.cut(before + left as u64);
+                self.near.retain(set, AtLeast::within(search.max, cut));
+            }
+            let kept = self.near.kept().len();
+            if kept > TINY && kept <= left - left / 4 {
+                continue;
+            }
+            if kept <= PAIRS || is_stuck && kept <= FEW {
+                return rank::few(set, self.near.kept(), before, search);
+            }
+            let row = Chunks { scores: self.near.kept(), ahead: &[], set, split: false };
+            let [low, high] = set.run(GapRange { scores: row.scores, max: search.max });
+            let Some(bins) = Bins::between(low, high, kept).filter(|_| !is_stuck) else {
+                return self.rank(set, [low, high], before, search);
+            };
+            let hull = self.tally.hull(&row, &bins, before, search);
+            self.near.retain(set, Inside::new(search.max, bins, &hull));
+            before = hull.before;
+            is_stuck = hull.inside as usize > kept / 2;
+        }
+    }
+}
+
+/// Gaps of some scores of a row: what to do first. It decides nothing else.
+struct Sample {
+    gaps: [f32; SAMPLES],
+    set: InstructionSet,
+    /// Scores of the row for each.
+    every: f64,
+}
+
+impl Sample {
+    fn of<T: Element>(row: &Chunks<T>, max: f32) -> Sample {
+        // Whole cache lines are read anyway.
+        let step = row.scores.len() / (SAMPLES / PER_LINE);
+        let mut gaps = [0.0; SAMPLES];
+        for (i, gaps) in gaps.as_chunks_mut::<PER_LINE>().0.iter_mut().enumerate() {
+            let scores = &row.scores[i * step..][..PER_LINE];
+            gaps.iter_mut().zip(scores).for_each(|(gap, s)| *gap = max - s.to_f32());
+        }
+        Sample { gaps, set: row.set, every: row.scores.len() as f64 / SAMPLES as f64 }
+    }
+
+    /// How many of its gaps are at most `cut`.
+    fn within(&self, cut: f32) -> u32 {
+        self.set.run(CountWithin { gaps: &self.gaps, cut })
+    }
+
+    /// The order that the row may be in.
+    fn order(&self) -> Option<Order> {
+        match self.gaps {
+            gaps if gaps.is_sorted() => Some(Order::Descending),
+            gaps if gaps.is_sorted_by(|a, b| a >= b) => Some(Order::Ascending),
+            _ => None,
+        }
+    }
+
+    /// A smaller cut that the contact seems to be below, if it is not in the bulk.
+    fn near(&self, cut: f32, search: &Search) -> Option<f32> {
+        let mut near = None;
+        for share in [0.875, 0.75, 0.625, 0.5, 0.375] {
+            let gap = cut.min(f32::MAX / 2.0) * share;
+            let within = self.within(gap);
+            if within <= SAMPLES as u32 / 16 {
+                return near.or(Some(gap)).filter(|_| within > 0);
+            }
+            let ratio = ((self.every * f64::from(within)).ln() - search.resolve) / f64::from(gap);
+            if ratio > search.attained * BULK {
+                return None;
+            }
+            near = (within <= FEW_ENOUGH).then_some(gap);
+        }
+        near
+    }
+}
+
+struct CountWithin<'a> {
+    gaps: &'a [f32; SAMPLES],
+    cut: f32,
+}
+
+impl Work for CountWithin<'_> {
+    type Out = u32;
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> u32 {
+        let cut = lanes.splat(self.cut);
+        let mut count = 0;
+        for gaps in self.gaps.as_chunks::<WIDTH>().0 {
+            count += lanes.bits(lanes.ge(cut, lanes.load(gaps))).count_ones();
+        }
+        count
+    }
+}

@@ -1,0 +1,134 @@
+//! The rescaled softmax of blocks of rows.
+
+use super::row::{Lent, Measured, Rule, SoftmaxRow, Workspace};
+use super::top::Chunks;
+use super::{InstructionSet, Plan, Sharing};
+use crate::{Element, Error, Rescaling, Result, Scores, ScoresMut};
+use rayon::prelude::*;
+
+/// Writes the softmax of every row under `rescaling` to `out` (dense rows x cols, as f32 or any other element
+/// type; 0 beyond a row's length) and says of each row which beta it got. Row `r` sits at query position `positions[r]`.
+///
+/// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `positions` one per row.
+pub fn softmax<T: Element, O: Element>(
+    scores: &Scores<T>,
+    rescaling: &Rescaling,
+    positions: &[u64],
+    out: &mut [O],
+) -> Result<Vec<SoftmaxRow>> {
+    check_len(scores, positions.len(), "positions")?;
+    write_rows(scores, out, |row| Rule::Rescaling(rescaling, positions[row]))
+}
+
+/// As [`softmax`], every row at its own inverse temperature `betas[row]` >= 0. A NaN makes its whole row NaN,
+/// masked scores included, as on a GPU; +inf is the limit: shares of 1 for the maxima.
+///
+/// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `betas` one per row.
+pub fn softmax_at<T: Element, O: Element>(
+    scores: &Scores<T>,
+    betas: &[f64],
+    out: &mut [O],
+) -> Result<Vec<SoftmaxRow>> {
+    check_len(scores, betas.len(), "inverse temperatures")?;
+    write_rows(scores, out, |row| Rule::At(betas[row]))
+}
+
+/// As [`softmax`], the probabilities replacing the scores: 0 from a row's length to its columns; what lies
+/// between rows is left alone.
+///
+/// Errors: [`Error::Scores`] unless there is one position per row.
+pub fn softmax_in_place<T: Element>(
+    scores: &mut ScoresMut<T>,
+    rescaling: &Rescaling,
+    positions: &[u64],
+) -> Result<Vec<SoftmaxRow>> {
+    let set = InstructionSet::chosen()?;
+    let view = scores.as_scores();
+    check_len(&view, positions.len(), "positions")?;
+    let (rows, cols) = (view.rows(), view.cols());
+    let plan = Plan::choose(rows, cols, T::DTYPE, rayon::current_num_threads());
+    let one = |workspace: &mut Workspace,
+               (index, ((len, row), &position)): (usize, ((usize, &mut [T]), &u64)),
+               split| {
+        let rule = Rule::Rescaling(rescaling, position);
+        let Measured { report, probs } =
+            workspace.measure(index, &Chunks { scores: &row[..len], ahead: &[], set, split }, rule);
+        match probs {
+            Some(probs) => probs.replace_row(set, &workspace.kept, &mut row[..len], split),
+            None => row[..len].fill(T::from_f32(if report.beta.is_nan() { f32::NAN } else { 0.0 })),
+        }
+        row[len..].fill(T::from_f32(0.0));
+        report
+    };
+    match plan.sharing {
+        Sharing::Columns { .. } => {
+            let mut workspace = Lent::new();
+            Ok(scores
+                .rows_mut()
+                .zip(positions)
+                .enumerate()
+                .map(|row| one(&mut workspace, row, true))
+                .collect())
+        }
+        Sharing::Rows { claim } => {
+            let rows: Vec<_> = scores.rows_mut().zip(positions).enumerate().collect();
+            let rows = rows.into_par_iter().with_min_len(claim);
+            Ok(rows.map_init(Lent::new, |workspace, row| one(workspace, row, false)).collect())
+        }
+    }
+}
+
+fn check_len<T: Element>(scores: &Scores<T>, found: usize, what: &str) -> Result<()> {
+    let (rows, cols) = (scores.rows(), scores.cols());
+    if found == rows {
+        return Ok(());
+    }
+    Err(Error::Scores { rows, cols, detail: format!("{found} {what} given, expected one per row") })
+}
+
+fn write_rows<'r, T: Element, O: Element>(
+    scores: &Scores<T>,
+    out: &mut [O],
+    rule: impl Fn(usize) -> Rule<'r> + Sync,
+) -> Result<Vec<SoftmaxRow>> {
+    let set = InstructionSet::chosen()?;
+    let (rows, cols) = (scores.rows(), scores.cols());
+    if rows.checked_mul(cols) != Some(out.len()) {
+        let detail = format!("the output holds {} elements, expected one per score", out.len());
+        return Err(Error::Scores { rows, cols, detail });
+    }
+    let plan = Plan::choose(rows, cols, O::DTYPE, rayon::current_num_threads());
+    let one = |workspace: &mut Workspace, row: usize, out: &mut [O], split| {
+        let (current, rule) = (scores.row(row), rule(row));
+        // A row that is summed early fetches its own chunks.
+        let fetches = row + 1 < rows && rule.early_beta(current.len()).is_none();
+        let ahead = if fetches { scores.row(row + 1) } else { &[] };
+        let scores = Chunks { scores: current, ahead, set, split };
+        let Measured { report, probs } = workspace.measure(row, &scores, rule);
+        let (seen, behind) = out.split_at_mut(scores.scores.len());
+        match probs {
+            Some(probs) => {
+                let progress = probs.write_row(&scores, &workspace.kept, seen, plan.streams);
+                workspace.next = Some((row + 1, progress));
+            }
+            None => seen.fill(O::from_f32(if report.beta.is_nan() { f32::NAN } else { 0.0 })),
+        }
+        behind.fill(O::from_f32(0.0));
+        report
+    };
+    if cols == 0 {
+        let mut workspace = Lent::new();
+        return Ok((0..rows).map(|row| one(&mut workspace, row, &mut [], false)).collect());
+    }
+    match plan.sharing {
+        Sharing::Columns { .. } => {
+            let mut workspace = Lent::new();
+            let rows = out.chunks_mut(cols).enumerate();
+            Ok(rows.map(|(row, out)| one(&mut workspace, row, out, true)).collect())
+        }
+        Sharing::Rows { claim } => {
+            let rows = out.par_chunks_mut(cols).enumerate().with_min_len(claim);
+            Ok(rows.map_init(Lent::new, |ws, (row, out)| one(ws, row, out, false)).collect())
+        }
+    }
+}

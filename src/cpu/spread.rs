@@ -1,0 +1,219 @@
+//! The ranks of very many scores: buckets of buckets, small enough to compare all pairs.
+//!
+//! What bins cannot thin out comes here: on a log grid every rank is a contact.
+
+use super::bins::{Bins, TABLE, TABLES};
+use super::contact::Search;
+use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
+use super::rank::{FEW, offer_best};
+use super::weights::BLOCK;
+
+/// Scores of a bucket that are compared in pairs.
+const PAIRS: usize = 4 * WIDTH;
+/// Scores per bucket that fill one vector or two.
+const PER_BUCKET: usize = 12;
+
+/// Scratch: what is in it does not matter.
+#[derive(Default)]
+pub(super) struct Room {
+    scores: Vec<f32>,
+    places: Vec<[u32; TABLES]>,
+}
+
+/// Offers the gaps `low..=high` of `scores`, which are all there are, with their ranks, `before` smaller ones included.
+pub(super) fn ranks(
+    set: InstructionSet,
+    scores: &mut [f32],
+    [low, high]: [f32; 2],
+    room: &mut Room,
+    before: u64,
+    search: &mut Search,
+) {
+    let n = scores.len();
+    if room.scores.len() < 2 * n + WIDTH {
+        room.scores.resize(2 * n + WIDTH, 0.0);
+    }
+    room.places.resize(2 * TABLE, [0; TABLES]);
+    match Bins::between(low, high, n / PER_BUCKET) {
+        Some(bins) => set.run(Ranks { scores, room, bins, before, search }),
+        None => {
+            // Too close together or too far apart to divide.
+            scores.sort_unstable_by(|a, b| b.total_cmp(a));
+            let mut pending = Pending::new();
+            for (rank, &score) in (before + 1..).zip(scores.iter()) {
+                pending.push(score, rank, search);
+            }
+            pending.offer(search);
+        }
+    }
+}
+
+struct Ranks<'a> {
+    scores: &'a [f32],
+    room: &'a mut Room,
+    bins: Bins,
+    before: u64,
+    search: &'a mut Search,
+}
+
+impl Work for Ranks<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Ranks { scores, room, bins, before, search } = self;
+        let max = search.max;
+        let (coarse, fine) = room.scores.split_at_mut(scores.len());
+        let (tables, _) = room.places.as_chunks_mut::<TABLE>();
+        let [places, fine_places] = tables else { unreachable!("room for two tables") };
+        spread(lanes, scores, coarse, max, &bins, places);
+        let mut pending = Pending::new();
+        let mut start = 0;
+        for (bin, &[.., end]) in places[..=bins.count()].iter().enumerate() {
+            let end = end as usize;
+            let bucket = &mut coarse[start..end];
+            let before = before + start as u64;
+            start = end;
+            let inner = match bucket.len() {
+                0 => continue,
+                // As it is, if it can be.
+                1..=PAIRS => None,
+                n => Bins::between(bins.edge(bin), bins.edge(bin + 1), n / PER_BUCKET),
+            };
+            let Some(inner) = inner else {
+                fine[..bucket.len()].copy_from_slice(bucket);
+                pair(lanes, fine, bucket.len(), before, &mut pending, search);
+                continue;
+            };
+            spread(lanes, bucket, fine, max, &inner, fine_places);
+            let mut inner_start = 0;
+            for &[.., inner_end] in &fine_places[..=inner.count()] {
+                let (from, len) = (inner_start, inner_end as usize - inner_start);
+                pair(lanes, &mut fine[from..], len, before + from as u64, &mut pending, search);
+                inner_start = inner_end as usize;
+            }
+        }
+        pending.offer(search);
+    }
+}
+
+/// Where scores of every bin go next: four places that take turns, because two in a row would wait for each other.
+type Places = [[u32; TABLES]; TABLE];
+
+/// Moves `from` to `to` in the order of their bins; the last place of a bin then says where it ends.
+#[inline(always)]
+fn spread<L: Lanes>(lanes: L, from: &[f32], to: &mut [f32], max: f32, bins: &Bins, places: &mut Places) {
+    let used = bins.count() + 1;
+    places[..used].fill([0; TABLES]);
+    let mut at = [0; BLOCK];
+    for scores in from.chunks(BLOCK) {
+        bins_of(lanes, scores, max, bins, &mut at);
+        let (fours, rest) = at[..scores.len()].as_chunks::<TABLES>();
+        for at in fours {
+            for j in 0..TABLES {
+                places[at[j] as usize % TABLE][j] += 1;
+            }
+        }
+        rest.iter().for_each(|&at| places[at as usize % TABLE][0] += 1);
+    }
+    let mut start = 0;
+    for place in places[..used].as_flattened_mut() {
+        (*place, start) = (start, start + *place);
+    }
+    for scores in from.chunks(BLOCK) {
+        bins_of(lanes, scores, max, bins, &mut at);
+        let (fours, rest) = scores.as_chunks::<TABLES>();
+        let (at_fours, _) = at.as_chunks::<TABLES>();
+        for (scores, at) in fours.iter().zip(at_fours) {
+            for j in 0..TABLES {
+                let place = &mut places[at[j] as usize % TABLE][j];
+                to[*place as usize] = scores[j];
+                *place += 1;
+            }
+        }
+        for (&score, &at) in rest.iter().zip(&at[fours.len() * TABLES..]) {
+            let place = &mut places[at as usize % TABLE][0];
+            to[*place as usize] = score;
+            *place += 1;
+        }
+    }
+}
+
+/// The bins of up to a block of scores.
+#[inline(always)]
+fn bins_of<L: Lanes>(lanes: L, scores: &[f32], max: f32, bins: &Bins, at: &mut [u16; BLOCK]) {
+    let mut padded = [0.0; BLOCK];
+    let block: &[f32; BLOCK] = match scores.try_into() {
+        Ok(block) => block,
+        Err(_) => {
+            padded[..scores.len()].copy_from_slice(scores);
+            &padded
+        }
+    };
+    let (from, _) = block.as_chunks::<WIDTH>();
+    let (to, _) = at.as_chunks_mut::<WIDTH>();
+    for j in 0..4 {
+        let gap = lanes.sub(lanes.splat(max), lanes.load(&from[j]));
+        bins.bins(lanes, gap, &mut to[j]);
+    }
+}
+
+/// Ranks the first `len` of `scores` among themselves, above `before` smaller gaps. What follows them is not counted,
+/// but a vector of it is loaded.
+#[inline(always)]
+fn pair<L: Lanes>(
+    lanes: L,
+    scores: &mut [f32],
+    len: usize,
+    before: u64,
+    pending: &mut Pending,
+    search: &mut Search,
+) {
+    if len > FEW {
+        // Not spread by its bins: nearly all of it is one score, or a cluster far from the rest.
+        scores[..len].sort_unstable_by(|a, b| b.total_cmp(a));
+        for (rank, &score) in (before + 1..).zip(&scores[..len]) {
+            pending.push(score, rank, search);
+        }
+        return;
+    }
+    for i in 0..len {
+        let score = lanes.splat(scores[i]);
+        let mut rank = before;
+        for first in (0..len).step_by(WIDTH) {
+            let v: &[f32; WIDTH] = scores[first..][..WIDTH].try_into().expect("as long as it is cut");
+            let own = (1u32 << (len - first).min(WIDTH)) - 1;
+            rank += u64::from((lanes.bits(lanes.ge(lanes.load(v), score)) & own).count_ones());
+        }
+        pending.push(scores[i], rank, search);
+    }
+}
+
+/// Scores with their ranks, or less for a tie before its last: offered many at once.
+struct Pending {
+    scores: [f32; FEW],
+    ranks: [u64; FEW],
+    len: usize,
+}
+
+impl Pending {
+    fn new() -> Self {
+        Pending { scores: [0.0; FEW], ranks: [0; FEW], len: 0 }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, score: f32, rank: u64, search: &mut Search) {
+        self.scores[self.len] = score;
+        self.ranks[self.len] = rank;
+        self.len += 1;
+        if self.len == FEW {
+            self.offer(search);
+        }
+    }
+
+    #[inline(always)]
+    fn offer(&mut self, search: &mut Search) {
+        let ranks = &self.ranks;
+        offer_best::<FEW>(&self.scores[..self.len], |j| ranks[j], search);
+        self.len = 0;
+    }
+}

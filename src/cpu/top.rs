@@ -1,0 +1,355 @@
+//! The top of a row in one pass: its maximum, what else is near it, and whether there is anything to be careful of.
+
+use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
+use super::plan::CHUNK;
+use super::weights::{BLOCK, padded, padded_with, vectors};
+use crate::Element;
+use crate::stats::RowMax;
+use rayon::prelude::*;
+
+/// What one pass finds of a chunk of a row. Merges in any order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tops {
+    /// Of every lane the largest score, and the second largest; -inf where there is none.
+    pub scores: [[f32; WIDTH]; 2],
+    /// The lowest score; -inf if one is masked, +inf of nothing.
+    pub lowest: f32,
+    /// Whether there is a NaN: nothing else is of use then.
+    pub nan: bool,
+}
+
+impl Tops {
+    pub(super) const EMPTY: Tops =
+        Tops { scores: [[f32::NEG_INFINITY; WIDTH]; 2], lowest: f32::INFINITY, nan: false };
+
+    pub(super) fn max(&self) -> f32 {
+        self.largest_two()[0]
+    }
+
+    /// The largest score and the second largest, equal under ties. Lanes against lanes: one after the other waits for
+    /// itself, as long as a thousand scores take.
+    fn largest_two(&self) -> [f32; 2] {
+        let [mut max, mut second] = self.scores;
+        for width in [8, 4, 2, 1] {
+            for j in 0..width {
+                let (a, b) = (max[j], max[j + width]);
+                let low = if a < b { a } else { b };
+                max[j] = if a < b { b } else { a };
+                let (a, b) = (second[j], second[j + width]);
+                let high = if a < b { b } else { a };
+                second[j] = if low < high { high } else { low };
+            }
+        }
+        [max[0], second[0]]
+    }
+
+    pub(super) fn merge(mut self, other: &Tops) -> Tops {
+        for j in 0..WIDTH {
+            let (a, b) = (self.scores[0][j], other.scores[0][j]);
+            self.scores[0][j] = a.max(b);
+            self.scores[1][j] = a.min(b).max(self.scores[1][j]).max(other.scores[1][j]);
+        }
+        Tops { lowest: self.lowest.min(other.lowest), nan: self.nan | other.nan, ..self }
+    }
+}
+
+/// What is known of a row from its first chunks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Progress {
+    tops: Tops,
+    /// Where the first chunk begins that has the maximum.
+    start: usize,
+    highest: f32,
+    /// Columns that have been looked at: whole chunks, or all there are.
+    done: usize,
+}
+
+impl Progress {
+    pub(super) const NONE: Progress =
+        Progress { tops: Tops::EMPTY, start: 0, highest: f32::NEG_INFINITY, done: 0 };
+
+    /// Takes in the next chunk.
+    pub(super) fn take(&mut self, found: &Tops, chunk: usize) {
+        let max = found.max();
+        if max > self.highest {
+            (self.start, self.highest) = (self.done, max);
+        }
+        self.tops = if self.done == 0 { *found } else { self.tops.merge(found) };
+        self.done += chunk;
+    }
+}
+
+/// A row as its thread, or all threads, see it: in chunks.
+#[derive(Clone, Copy)]
+pub(super) struct Chunks<'a, T> {
+    pub scores: &'a [T],
+    /// What the same thread reads next: the next row, or nothing.
+    pub ahead: &'a [T],
+    pub set: InstructionSet,
+    /// Whether all threads share its chunks.
+    pub split: bool,
+}
+
+impl<'a, T: Element> Chunks<'a, T> {
+    /// A row of one thread.
+    pub(super) fn of_one(scores: &'a [T]) -> Self {
+        Chunks { scores, ahead: &[], set: InstructionSet::chosen_or_fastest(), split: false }
+    }
+
+    /// Hands `of` every chunk to `see`, in order.
+    pub(super) fn each<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync, mut see: impl FnMut(R)) {
+        match self.split {
+            true => self.scores.par_chunks(CHUNK).map(of).collect::<Vec<R>>().into_iter().for_each(see),
+            false => self.scores.chunks(CHUNK).for_each(|chunk| see(of(chunk))),
+        }
+    }
+
+    /// As `each`, with the place of the chunk among them.
+    pub(super) fn each_indexed<R: Send>(
+        &self,
+        of: impl Fn(usize, &'a [T]) -> R + Send + Sync,
+        see: impl FnMut(R),
+    ) {
+        let chunks = self.scores.par_chunks(CHUNK).enumerate().map(|(index, chunk)| of(index, chunk));
+        match self.split {
+            true => chunks.collect::<Vec<R>>().into_iter().for_each(see),
+            false => {
+                self.scores.chunks(CHUNK).enumerate().map(|(index, chunk)| of(index, chunk)).for_each(see)
+            }
+        }
+    }
+
+    /// As `each`, of parts that may have any size: for what has no order.
+    pub(super) fn each_part<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync, see: impl FnMut(R)) {
+        let parts = if self.split { 2 * rayon::current_num_threads() } else { 1 };
+        let part = self.scores.len().div_ceil(parts).next_multiple_of(CHUNK);
+        self.scores.par_chunks(part).map(of).collect::<Vec<R>>().into_iter().for_each(see);
+    }
+
+    /// The top of the row and what else the pass has found, some of it perhaps before.
+    pub(super) fn top(&self, begun: Progress) -> (RowMax, Tops) {
+        self.top_and(begun, |_, _, _| (), |()| ())
+    }
+
+    /// As `top`; what `of` makes of every chunk and its tops goes to `see`, in order.
+    pub(super) fn top_and<R: Send>(
+        &self,
+        begun: Progress,
+        of: impl Fn(usize, &'a [T], &Tops) -> R + Send + Sync,
+        mut see: impl FnMut(R),
+    ) -> (RowMax, Tops) {
+        let mut progress = begun;
+        let rest = Chunks { scores: &self.scores[progress.done.min(self.scores.len())..], ..*self };
+        let of_chunk = |index, chunk| {
+            let found = self.set.run(FindTops(chunk));
+            (found, of(index, chunk, &found))
+        };
+        rest.each_indexed(of_chunk, |(found, made)| {
+            progress.take(&found, CHUNK);
+            see(made);
+        });
+        let Progress { mut tops, start, .. } = progress;
+        let [max, second] = tops.largest_two();
+        if tops.nan || max == f32::INFINITY {
+            let wide: Vec<f32> = self.scores.iter().map(|s| s.to_f32()).collect();
+            return (RowMax::of(&wide, 0), tops);
+        }
+        if max == f32::NEG_INFINITY {
+            return (RowMax::EMPTY, tops);
+        }
+        let mut len = self.scores.len() as u64;
+        if tops.lowest == f32::NEG_INFINITY {
+            (len, tops.lowest) = (0, f32::INFINITY);
+            self.each(
+                |chunk| self.set.run(Visible(chunk)),
+                |(visible, lowest)| {
+                    len += visible;
+                    tops.lowest = tops.lowest.min(lowest);
+                },
+            );
+        }
+        // Where a lane shows the maximum twice, it may hide more.
+        let attained = |scores, counts| self.set.run(Attained { scores, max, counts });
+        let mut ties = 0;
+        match tops.scores[1].contains(&max) {
+            true => self.each(|chunk| attained(chunk, true).1, |count| ties += count),
+            false => ties = tops.scores[0].iter().map(|&s| u64::from(s == max)).sum(),
+        }
+        let argmax = start + attained(&self.scores[start..], false).0.unwrap_or(0);
+        // -0 and 0 are one score; adding 0 makes its sign independent of the order of the row.
+        let (max, second) = (max + 0.0, second + 0.0);
+        (RowMax { max, second, len, argmax: argmax as u64, ties, poisoned: false }, tops)
+    }
+}
+
+/// The tops of a chunk.
+pub(super) struct FindTops<'a, T>(pub &'a [T]);
+
+impl<T: Element> Work for FindTops<'_, T> {
+    type Out = Tops;
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> Tops {
+        let mut found = Found::<L>::nothing(lanes);
+        let (blocks, tail) = self.0.as_chunks::<BLOCK>();
+        blocks.iter().for_each(|block| found.block(lanes, block));
+        found.tail(lanes, tail);
+        found.tops(lanes)
+    }
+}
+
+/// Four vectors side by side: one alone would wait for itself.
+pub(super) struct Found<L: Lanes> {
+    max: [L::F; 4],
+    second: [L::F; 4],
+    lowest: [L::F; 2],
+    nan: L::M,
+}
+
+impl<L: Lanes> Found<L> {
+    #[inline(always)]
+    pub(super) fn nothing(lanes: L) -> Self {
+        let none = lanes.splat(f32::NEG_INFINITY);
+        let lowest = [lanes.splat(f32::INFINITY); 2];
+        Found { max: [none; 4], second: [none; 4], lowest, nan: lanes.no() }
+    }
+
+    #[inline(always)]
+    pub(super) fn block<T: Element>(&mut self, lanes: L, block: &[T; BLOCK]) {
+        let v = vectors(lanes, block);
+        self.largest(lanes, v);
+        self.lowest(lanes, v);
+    }
+
+    /// The end of a chunk.
+    #[inline(always)]
+    pub(super) fn tail<T: Element>(&mut self, lanes: L, tail: &[T]) {
+        if !tail.is_empty() {
+            self.largest(lanes, vectors(lanes, &padded(tail)));
+            // What is behind the end is not a masked score.
+            self.lowest(lanes, vectors(lanes, &padded_with(tail, f32::INFINITY)));
+        }
+    }
+
+    #[inline(always)]
+    fn largest(&mut self, lanes: L, v: [L::F; 4]) {
+        for (j, v) in v.into_iter().enumerate() {
+            self.second[j] = lanes.max(self.second[j], lanes.min(self.max[j], v));
+            self.max[j] = lanes.max(self.max[j], v);
+        }
+    }
+
+    #[inline(always)]
+    fn lowest(&mut self, lanes: L, v: [L::F; 4]) {
+        for j in 0..2 {
+            self.lowest[j] = lanes.min(self.lowest[j], lanes.min(v[j], v[j + 2]));
+            self.nan = lanes.or(self.nan, lanes.unordered(v[j], v[j + 2]));
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn tops(self, lanes: L) -> Tops {
+        let Found { mut max, mut second, lowest, nan } = self;
+        for j in [1, 2, 3] {
+            second[0] = lanes.max(lanes.max(second[0], second[j]), lanes.min(max[0], max[j]));
+            max[0] = lanes.max(max[0], max[j]);
+        }
+        let mut scores = [[0.0; WIDTH]; 2];
+        lanes.store(max[0], &mut scores[0]);
+        lanes.store(second[0], &mut scores[1]);
+        let mut lows = [0.0; WIDTH];
+        lanes.store(lanes.min(lowest[0], lowest[1]), &mut lows);
+        let lowest = lows.iter().fold(f32::INFINITY, |low, &s| if s < low { s } else { low });
+        Tops { scores, lowest, nan: lanes.any(nan) }
+    }
+}
+
+/// Where `max` is first attained in a chunk; `None` if it is not. And how often, if it `counts` at all.
+pub(super) struct Attained<'a, T> {
+    pub scores: &'a [T],
+    pub max: f32,
+    pub counts: bool,
+}
+
+impl<T: Element> Work for Attained<'_, T> {
+    type Out = (Option<usize>, u64);
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> (Option<usize>, u64) {
+        let max = lanes.splat(self.max);
+        let (mut first, mut ties) = (None, 0);
+        let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
+        let last = padded(tail);
+        for (i, block) in blocks.iter().chain([&last]).enumerate() {
+            let [a, b, c, d] = vectors(lanes, block);
+            // One by one: what maps an array is not always inlined.
+            let (a, b) = (lanes.ge(a, max), lanes.ge(b, max));
+            let (c, d) = (lanes.ge(c, max), lanes.ge(d, max));
+            if !lanes.any(lanes.or(lanes.or(a, b), lanes.or(c, d))) {
+                continue;
+            }
+            let bits = u64::from(lanes.bits(a) | lanes.bits(b) << 16)
+                | u64::from(lanes.bits(c) | lanes.bits(d) << 16) << 32;
+            first = first.or(Some(i * BLOCK + bits.trailing_zeros() as usize));
+            ties += u64::from(bits.count_ones());
+            if !self.counts {
+                break;
+            }
+        }
+        (first, ties)
+    }
+}
+
+/// How many scores of a chunk are not masked, and the lowest of them (+inf if there is none).
+pub(super) struct Visible<'a, T>(pub &'a [T]);
+
+impl<T: Element> Work for Visible<'_, T> {
+    type Out = (u64, f32);
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> (u64, f32) {
+        let (least, far) = (lanes.splat(f32::MIN), lanes.splat(f32::INFINITY));
+        let (mut len, mut lowest) = (0, [far; 4]);
+        let (blocks, tail) = self.0.as_chunks::<BLOCK>();
+        let last = padded(tail);
+        for block in blocks.iter().chain([&last]) {
+            let v = vectors(lanes, block);
+            let mut bits = [0; 4];
+            for j in 0..4 {
+                let m = lanes.ge(v[j], least);
+                bits[j] = lanes.bits(m);
+                lowest[j] = lanes.min(lowest[j], lanes.select(m, v[j], far));
+            }
+            len += u64::from((bits[0] | bits[1] << 16).count_ones() + (bits[2] | bits[3] << 16).count_ones());
+        }
+        let mut lows = [0.0; WIDTH];
+        lanes.store(lanes.min(lanes.min(lowest[0], lowest[1]), lanes.min(lowest[2], lowest[3])), &mut lows);
+        (len, lows.iter().fold(f32::INFINITY, |low, &s| if s < low { s } else { low }))
+    }
+}
+
+/// The smallest gap above 0 of a chunk, +inf if there is none, and the largest finite one, or 0.
+pub(super) struct GapRange<'a, T> {
+    pub scores: &'a [T],
+    pub max: f32,
+}
+
+impl<T: Element> Work for GapRange<'_, T> {
+    type Out = [f32; 2];
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> [f32; 2] {
+        let (max, far, none) = (lanes.splat(self.max), lanes.splat(f32::INFINITY), lanes.splat(0.0));
+        let (mut least, mut most) = ([far; 4], [none; 4]);
+        let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
+        let last = padded(tail);
+        for block in blocks.iter().chain([&last]) {
+            let v = vectors(lanes, block);
+            for j in 0..4 {
+                let gap = lanes.sub(max, v[j]);
+                least[j] = lanes.min(least[j], lanes.select(lanes.ge(none, gap), far, gap));
+                most[j] = lanes.max(most[j], lanes.select(lanes.ge(gap, far), none, gap));
+            }
+        }
+        let mut gaps = [[0.0; WIDTH]; 2];
+        lanes.store(lanes.min(lanes.min(least[0], least[1]), lanes.min(least[2], least[3])), &mut gaps[0]);
+        lanes.store(lanes.max(lanes.max(most[0], most[1]), lanes.max(most[2], most[3])), &mut gaps[1]);
+        [gaps[0].into_iter().fold(f32::INFINITY, f32::min), gaps[1].into_iter().fold(0.0, f32::max)]
+    }
+}

@@ -1,0 +1,119 @@
+//! Z of a row in lanes, in a fixed order.
+//!
+//! A chunk of columns is summed by one thread: four vectors as a tree in f32, which loses at most 2^-23 relative,
+//! then lane by lane in f64; chunks in order in f64. So no bit depends on the threads or on the instruction set.
+
+use super::exponent::{Exponent, weigh};
+use super::lanes::{self, Lanes, WIDTH, Work};
+use super::partition::fold;
+use crate::Element;
+
+/// Bytes of a cache line, which streamed stores are aligned to.
+pub(super) const LINE: usize = 64;
+
+/// Scores that are taken at once: four vectors.
+pub(super) const BLOCK: usize = 4 * WIDTH;
+
+/// The end of a row as a whole block (or vector): masked scores behind it.
+#[inline(always)]
+pub(super) fn padded<T: Element, const N: usize>(tail: &[T]) -> [T; N] {
+    padded_with(tail, f32::NEG_INFINITY)
+}
+
+/// The end of a row as a whole block with `value` behind it.
+#[inline(always)]
+pub(super) fn padded_with<T: Element, const N: usize>(tail: &[T], value: f32) -> [T; N] {
+    let mut block = [T::from_f32(value); N];
+    block[..tail.len()].copy_from_slice(tail);
+    block
+}
+
+#[inline(always)]
+pub(super) fn vectors<L: Lanes, T: Element>(lanes: L, block: &[T; BLOCK]) -> [L::F; 4] {
+    let (v, _) = block.as_chunks::<WIDTH>();
+    [
+        lanes::load(lanes, &v[0]),
+        lanes::load(lanes, &v[1]),
+        lanes::load(lanes, &v[2]),
+        lanes::load(lanes, &v[3]),
+    ]
+}
+
+/// Z of a chunk of a row, times 2^25; `run` never sees NaN.
+pub(super) struct SumWeights<'a, T> {
+    pub scores: &'a [T],
+    /// What will be read next.
+    pub ahead: &'a [T],
+    /// Where the weights go: as long as `scores`, or empty.
+    pub kept: &'a mut [f32],
+    pub max: f32,
+    pub exponent: Exponent,
+}
+
+impl<T: Element> Work for SumWeights<'_, T> {
+    type Out = f64;
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> f64 {
+        match (self.exponent.special, self.kept.is_empty()) {
+            (true, _) => self.sum::<L, true, false>(lanes),
+            (false, true) => self.sum::<L, false, false>(lanes),
+            (false, false) => self.sum::<L, false, true>(lanes),
+        }
+    }
+}
+
+impl<T: Element> SumWeights<'_, T> {
+    #[inline(always)]
+    fn sum<L: Lanes, const SPECIAL: bool, const KEEP: bool>(self, lanes: L) -> f64 {
+        let SumWeights { scores, ahead, kept, max, exponent } = self;
+        let (blocks, tail) = scores.as_chunks::<BLOCK>();
+        let (kept, kept_tail) = kept.as_chunks_mut::<BLOCK>();
+        let (ahead, _) = ahead.as_chunks::<BLOCK>();
+        let mut sum = lanes.zero();
+        for (i, block) in blocks.iter().enumerate() {
+            if let Some(ahead) = ahead.get(i) {
+                ahead.iter().step_by(LINE / size_of::<T>()).for_each(|at| lanes.prefetch(at));
+            }
+            let w = weigh_block::<L, T, SPECIAL>(lanes, block, max, &exponent);
+            if KEEP {
+                keep(lanes, w, &mut kept[i]);
+            }
+            sum = lanes.accumulate(sum, lanes.add(lanes.add(w[0], w[1]), lanes.add(w[2], w[3])));
+        }
+        if !tail.is_empty() {
+            let w = weigh_block::<L, T, SPECIAL>(lanes, &padded(tail), max, &exponent);
+            if KEEP {
+                let mut last = [0.0; BLOCK];
+                keep(lanes, w, &mut last);
+                kept_tail.copy_from_slice(&last[..tail.len()]);
+            }
+            sum = lanes.accumulate(sum, lanes.add(lanes.add(w[0], w[1]), lanes.add(w[2], w[3])));
+        }
+        fold(lanes.sums(sum))
+    }
+}
+
+// Not a closure: those have no instruction set of their own, and are not always inlined into what has one.
+#[inline(always)]
+fn weigh_block<L: Lanes, T: Element, const SPECIAL: bool>(
+    lanes: L,
+    block: &[T; BLOCK],
+    max: f32,
+    e: &Exponent,
+) -> [L::F; 4] {
+    let [a, b, c, d] = vectors(lanes, block);
+    [
+        weigh::<L, SPECIAL>(lanes, a, max, e),
+        weigh::<L, SPECIAL>(lanes, b, max, e),
+        weigh::<L, SPECIAL>(lanes, c, max, e),
+        weigh::<L, SPECIAL>(lanes, d, max, e),
+    ]
+}
+
+#[inline(always)]
+fn keep<L: Lanes>(lanes: L, w: [L::F; 4], to: &mut [f32; BLOCK]) {
+    let (to, _) = to.as_chunks_mut::<WIDTH>();
+    for j in 0..4 {
+        lanes.store(w[j], &mut to[j]);
+    }
+}

@@ -4,6 +4,7 @@ use crate::families::Family;
 use crate::{DType, Device, Error, Result};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::SliceRandom;
 
 /// Rows of one shape, dtype and law.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,6 +17,8 @@ pub struct Case {
     pub dtype: DType,
     /// What the scores are drawn from.
     pub law: Family,
+    /// Whether the scores of a row are in a drawn order instead of the law's own.
+    pub is_shuffled: bool,
 }
 
 /// The test laws, in the order and under the names that every script uses.
@@ -45,9 +48,14 @@ impl Case {
         // Scores and probabilities, and room for what is counted of them.
         let bytes = rows.checked_mul(n).and_then(|scores| scores.checked_mul(8 * dtype.size_bytes() as u64));
         match bytes.map(usize::try_from) {
-            Some(Ok(_)) => Ok(Case { rows, n, dtype, law }),
+            Some(Ok(_)) => Ok(Case { rows, n, dtype, law, is_shuffled: false }),
             _ => fail("scores that fit in memory"),
         }
+    }
+
+    /// The same scores, those of every row in a drawn order.
+    pub fn shuffled(self) -> Case {
+        Case { is_shuffled: true, ..self }
     }
 
     /// As many rows of `n` as make 256 MiB of scores.
@@ -78,12 +86,21 @@ impl Case {
         if is_default { self.law.name().into() } else { self.law.to_string() }
     }
 
+    /// The law, and the order of the scores if it is not the law's own.
+    pub fn told_law(&self) -> String {
+        let order = if self.is_shuffled { ", shuffled" } else { "" };
+        self.law_name() + order
+    }
+
     /// The case's rows as its dtype holds them, seeded by `seed`; of a case of more than 4 Mi scores those that the others repeat.
     pub fn draw(&self, seed: u64) -> Vec<Vec<f32>> {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let one = |_| {
             let (mut row, mut bytes) = (Vec::new(), Vec::new());
             self.law.draw(self.n as usize, &mut rng, &mut row);
+            if self.is_shuffled {
+                row.shuffle(&mut rng);
+            }
             self.dtype.write(&row.iter().map(|&score| score.into()).collect::<Vec<f64>>(), &mut bytes);
             self.dtype.decode_row(&bytes, 0, &mut row);
             row
@@ -108,7 +125,7 @@ pub fn of(device: &Device) -> Result<Vec<Case>> {
     }
 }
 
-/// On a CPU: 64 MiB in many, some and few rows, one long row, 16-bit rows, and every law at 256 x 65,536. Two to three minutes
+/// On a CPU: 64 MiB in many, some and few rows, one long row, 16-bit rows, and every law at 256 x 65,536, and a log grid in a drawn order. Two to three minutes
 /// on two cores, most of them in the sorts.
 fn cpu_ladder() -> Result<Vec<Case>> {
     let shapes = [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)];
@@ -116,7 +133,8 @@ fn cpu_ladder() -> Result<Vec<Case>> {
     let narrow = [DType::F16, DType::Bf16].map(|dtype| Case::new(256, 1 << 16, dtype, "gaussian"));
     let laws = LAWS.into_iter().filter(|&law| law != "gaussian");
     let laws = laws.map(|law| Case::new(256, 1 << 16, DType::F32, law));
-    plain.into_iter().chain(narrow).chain(laws).collect()
+    let shuffled = Case::new(256, 1 << 16, DType::F32, "log-grid").map(Case::shuffled);
+    plain.into_iter().chain(narrow).chain(laws).chain([shuffled]).collect()
 }
 
 /// The ladder of a GPU: many rows of 4K to 1M in f32 and bf16, every law at two lengths, and 1 to 8 long rows.

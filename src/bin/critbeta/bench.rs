@@ -24,6 +24,9 @@ pub struct Bench {
     /// gaussian, sink, needles, student-t, log-grid, equal, masked, bf16 or ascending
     #[arg(long, value_name = "LAW", requires = "len", default_value = "gaussian")]
     pub law: String,
+    /// Scores of a row in a drawn order, not in the law's own
+    #[arg(long, requires = "len")]
+    pub shuffled: bool,
     /// A few tiny cases instead of the ladder, for a memory checker; their times mean nothing
     #[arg(long, conflicts_with = "len")]
     pub small: bool,
@@ -47,6 +50,10 @@ pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
         (Some(n), None) => vec![Case::many_on(&device, n, args.dtype, &args.law)?],
         _ if args.small => cases::small()?,
         _ => cases::of(&device)?,
+    };
+    let cases = match args.shuffled {
+        true => cases.into_iter().map(Case::shuffled).collect(),
+        false => cases,
     };
     if let (Some(path), [case]) = (&args.turns, &cases[..]) {
         return turns(&device, *case, path, cli.seed);
@@ -85,7 +92,7 @@ fn is_simulated(device: &Device) -> bool {
 }
 
 fn name(case: &Case) -> String {
-    format!("{} x {} {} {}", case.rows, case.n, case.dtype, case.law_name())
+    format!("{} x {} {} {}", case.rows, case.n, case.dtype, case.told_law())
 }
 
 /// A column of the table: its header, and what is computed of a case's times.
@@ -134,7 +141,7 @@ fn ratios(device: &Device, measured: &[Measured]) -> impl std::fmt::Display + us
         table(case.into_iter().chain(columns.iter().map(|(header, _)| *header)).collect::<Vec<_>>());
     for of in measured {
         let Case { rows: count, n, dtype, .. } = of.case;
-        let case = [format!("{count} x {n}"), dtype.to_string(), of.case.law_name()];
+        let case = [format!("{count} x {n}"), dtype.to_string(), of.case.told_law()];
         rows.add_row(case.into_iter().chain(columns.iter().map(|(_, value)| shown(value(of)))));
     }
     rows
@@ -145,9 +152,10 @@ fn document(device: &Device, measured: &[Measured]) -> Value {
         let seconds: Map<_, _> =
             of.seconds.iter().map(|&(way, _)| (way.name().into(), json!(of.of(way)))).collect();
         let failed: Map<_, _> = of.failed.iter().map(|(way, why)| (way.name().into(), json!(why))).collect();
-        let Case { rows, n, dtype, .. } = of.case;
-        let law = of.case.law_name();
-        json!({ "rows": rows, "n": n, "dtype": dtype.name(), "law": law, "seconds": seconds, "failed": failed })
+        let Case { rows, n, dtype, is_shuffled, .. } = of.case;
+        let (law, dtype) = (of.case.law_name(), dtype.name());
+        json!({ "rows": rows, "n": n, "dtype": dtype, "law": law, "shuffled": is_shuffled, "seconds": seconds,
+                "failed": failed })
     });
     let (device, simulated) = (device.description(), is_simulated(device));
     json!({ "device": device, "simulated": simulated, "cases": cases.collect::<Vec<_>>() })

@@ -3,11 +3,12 @@
 //!
 //! `cargo bench --bench gpu -- softmax` measures, on the first GPU, a few cases of the ladder.
 
+mod common;
+
 use critbeta::bench::{Case, Setup, Way};
 use critbeta::cuda::Engine;
 use critbeta::{DType, Device};
-use criterion::{BenchmarkId, Criterion, Throughput};
-use std::time::Duration;
+use criterion::Criterion;
 
 fn cases() -> critbeta::Result<Vec<Case>> {
     [
@@ -22,32 +23,13 @@ fn cases() -> critbeta::Result<Vec<Case>> {
     .collect()
 }
 
-fn measure(criterion: &mut Criterion, device: &Device) -> critbeta::Result<()> {
+fn measure(criterion: &mut Criterion, device: &Device) -> critbeta::Result<usize> {
+    let mut wrong = 0;
     for case in cases()? {
         let mut setup = Setup::new(device, case, 1)?;
-        let mut group = criterion.benchmark_group(format!(
-            "{} x {} {} {}",
-            case.rows,
-            case.n,
-            case.dtype,
-            case.law_name()
-        ));
-        group.throughput(Throughput::Bytes(case.moved_bytes()));
-        for &way in Way::of(device) {
-            if let Some(wrong) = setup.checked(way)? {
-                println!("WRONG {}: {wrong}; not timed", way.name());
-                continue;
-            }
-            group.bench_function(BenchmarkId::from_parameter(way.name()), |bencher| {
-                bencher.iter_custom(|times| {
-                    let one = |_| setup.seconds(way).expect("what ran once runs again");
-                    Duration::from_secs_f64((0..times).map(one).sum())
-                });
-            });
-        }
-        group.finish();
+        wrong += common::measure(criterion, case, &mut setup, Way::of(device).iter().copied())?;
     }
-    Ok(())
+    Ok(wrong)
 }
 
 fn main() {
@@ -60,9 +42,6 @@ fn main() {
         Err(error) => return println!("skipped benches/gpu: {error}"),
     };
     let mut criterion = Criterion::default().configure_from_args();
-    if let Err(error) = measure(&mut criterion, &device) {
-        println!("error: {error}");
-        std::process::exit(1);
-    }
-    criterion.final_summary();
+    let measured = measure(&mut criterion, &device);
+    common::finish(&criterion, measured);
 }

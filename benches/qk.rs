@@ -3,21 +3,24 @@
 //! `cargo bench --bench qk` prints, per shape, dtype and order of rows, the median time of `scan` divided by
 //! that of one product of all rows and keys (times the share of it that causal rows see), and the same
 //! of the reports alone on scores that lie in memory: what is left for making the scores is the difference.
-//! In brackets the 25 % and 75 % quantiles over the rounds. Absolute times of shared machines mean nothing.
+//! Then, of the rows of `examples/data`, the critical softmax divided by that at beta = 1. In brackets the 25 % and 75 %
+//! quantiles over the rounds. Absolute times of shared machines mean nothing.
 
 #[path = "../tests/common/files.rs"]
 mod files;
+#[path = "../tests/common/records.rs"]
+mod records;
 
-use critbeta::cpu::{Measure, row_reports};
-use critbeta::diagnose::{RowRecord, Settings, scan};
-use critbeta::input::{Input, Selection, open};
-use critbeta::{DType, Scores};
+use critbeta::cpu::{Measure, row_reports, softmax};
+use critbeta::input::{QkPair, Selection, Source, open};
+use critbeta::{DType, Rescaling, Scores};
 use half::bf16;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, StudentT};
+use records::records;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -42,16 +45,6 @@ fn product(q: &[f32], k: &[f32], [rows, keys, dim]: [usize; 3], scores: &mut [f3
     let q = ArrayView2::from_shape((rows, dim), q).unwrap();
     let k = ArrayView2::from_shape((keys, dim), k).unwrap();
     general_mat_mul(1.0, &q, &k.t(), 0.0, &mut ArrayViewMut2::from_shape((rows, keys), scores).unwrap());
-}
-
-fn diagnosed(input: &Input) -> Vec<RowRecord> {
-    let mut all = Vec::new();
-    scan(std::slice::from_ref(input), &Settings::default(), |records| {
-        all.extend_from_slice(records);
-        Ok(())
-    })
-    .unwrap();
-    all
 }
 
 fn ratios(shape: [usize; 3], dtype: DType, causal: bool) -> [String; 2] {
@@ -84,9 +77,9 @@ fn ratios(shape: [usize; 3], dtype: DType, causal: bool) -> [String; 2] {
     let scale = 1.0 / (dim as f64).sqrt();
     let scaled: Vec<f32> = scores.iter().map(|&s| (f64::from(s) * scale) as f32).collect();
     let view = Scores::dense(&scaled, rows, keys).unwrap().with_lens(&lens).unwrap();
-    let (records, reports) = (diagnosed(&input), row_reports(&view, 1.0, Measure::default()));
-    assert_eq!(records.len(), reports.len());
-    for (record, report) in records.iter().zip(&reports) {
+    let (found, reports) = (records(&input), row_reports(&view, 1.0, Measure::default()));
+    assert_eq!(found.len(), reports.len());
+    for (record, report) in found.iter().zip(&reports) {
         assert_eq!((record.n, record.max), (report.top.len, report.top.max.into()), "row {}", record.row);
         assert_eq!(record.critical_beta, report.critical.beta, "row {}", record.row);
     }
@@ -94,10 +87,48 @@ fn ratios(shape: [usize; 3], dtype: DType, causal: bool) -> [String; 2] {
     let [mut whole, mut measured] = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
         let alone = share * seconds(|| product(black_box(&q), black_box(&k), shape, black_box(&mut scores)));
-        whole.push(seconds(|| drop(black_box(diagnosed(black_box(&input))))) / alone);
+        whole.push(seconds(|| drop(black_box(records(black_box(&input))))) / alone);
         measured.push(seconds(|| drop(black_box(row_reports(&view, 1.0, Measure::default())))) / alone);
     }
     [whole, measured].map(told)
+}
+
+/// The scores of every row of a pair, head by head, and how many of them each row sees.
+fn scores_of(pair: &QkPair) -> (Vec<f32>, Vec<usize>) {
+    let [rows, keys, dim] = [pair.rows(), pair.keys(), pair.head_dim()];
+    let (mut scores, mut lens) = (vec![0.0; pair.heads() * rows * keys], Vec::new());
+    for (head, scores) in scores.chunks_mut(rows * keys).enumerate() {
+        let (mut q, mut row_of_q, mut k) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..rows {
+            pair.read_q(head, row, &mut row_of_q);
+            q.extend_from_slice(&row_of_q);
+            lens.push(pair.position(row) as usize + 1);
+        }
+        pair.read_k(pair.kv_head(head), 0..keys, &mut k);
+        product(&q, &k, [rows, keys, dim], scores);
+        scores.iter_mut().for_each(|s| *s = (f64::from(*s) * pair.scale()) as f32);
+    }
+    (scores, lens)
+}
+
+/// Critical softmax over softmax at beta = 1 of the rows of a trained model.
+fn real_ratios(pair: &QkPair) -> String {
+    let (scores, lens) = scores_of(pair);
+    let view = Scores::dense(&scores, lens.len(), pair.keys()).unwrap().with_lens(&lens).unwrap();
+    let positions: Vec<u64> = lens.iter().map(|&len| len as u64 - 1).collect();
+    let mut out = vec![0.0f32; scores.len()];
+    let mut run = |rule: &Rescaling| {
+        seconds(|| drop(black_box(softmax(black_box(&view), rule, &positions, &mut out).unwrap())))
+    };
+    let critical: Rescaling = "critical".parse().unwrap();
+    let round = |_| {
+        // The first run of each finds the caches as the other left them.
+        run(&Rescaling::Identity);
+        let plain = run(&Rescaling::Identity);
+        run(&critical);
+        run(&critical) / plain
+    };
+    told((0..5 * ROUNDS).map(round).collect())
 }
 
 fn main() {
@@ -116,5 +147,11 @@ fn main() {
                 println!("{shape:20} {:5} {seen:8} {whole:>25} {measured:>25}", dtype.name());
             }
         }
+    }
+    println!("examples/data, critical softmax / softmax");
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/smollm2_gpl3.safetensors");
+    for source in open(example.as_ref(), &Selection::default()).unwrap().sources {
+        let Source::Pair(pair) = source else { panic!("{} is no pair", source.layer()) };
+        println!("{:20} {}", pair.layer(), one.install(|| real_ratios(&pair)));
     }
 }

@@ -6,10 +6,11 @@
 
 #[path = "../tests/common/cases.rs"]
 mod cases;
+mod common;
 
 use critbeta::Device;
 use critbeta::bench::{Setup, Way};
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::Criterion;
 use std::time::Duration;
 
 const WAYS: [Way; 4] = [Way::CopyNt, Way::Softmax, Way::CriticalSoftmax, Way::Stats];
@@ -19,29 +20,15 @@ fn measure(criterion: &mut Criterion) -> critbeta::Result<usize> {
     let mut wrong = 0;
     for cases::Expected { case, checksum } in cases::read() {
         let counted = cases::counted(&case.draw(cases::SEED));
-        let name = format!("{} {} x {}", case.law_name(), case.rows, case.n);
+        let name = format!("{} {} x {}", case.told_law(), case.rows, case.n);
         if counted != checksum {
             println!("WRONG {name}: checksum {counted}, expected {checksum}; not timed");
             wrong += 1;
             continue;
         }
         let mut setup = Setup::new(&Device::Cpu, case, cases::SEED)?;
-        let mut group = criterion.benchmark_group(name);
-        group.throughput(Throughput::Bytes(case.moved_bytes()));
-        for way in WAYS.into_iter().filter(|way| Way::of(&Device::Cpu).contains(way)) {
-            if let Some(told) = setup.checked(way)? {
-                println!("WRONG {}: {told}; not timed", way.name());
-                wrong += 1;
-                continue;
-            }
-            group.bench_function(BenchmarkId::from_parameter(way.name()), |bencher| {
-                bencher.iter_custom(|times| {
-                    let one = |_| setup.seconds(way).expect("what ran once runs again");
-                    Duration::from_secs_f64((0..times).map(one).sum())
-                });
-            });
-        }
-        group.finish();
+        let ways = WAYS.into_iter().filter(|way| Way::of(&Device::Cpu).contains(way));
+        wrong += common::measure(criterion, case, &mut setup, ways)?;
     }
     Ok(wrong)
 }
@@ -49,15 +36,6 @@ fn measure(criterion: &mut Criterion) -> critbeta::Result<usize> {
 fn main() {
     let short = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(200));
     let mut criterion = short.measurement_time(Duration::from_secs(1)).configure_from_args();
-    match measure(&mut criterion) {
-        Ok(0) => criterion.final_summary(),
-        Ok(wrong) => {
-            println!("error: {wrong} wrong");
-            std::process::exit(1);
-        }
-        Err(error) => {
-            println!("error: {error}");
-            std::process::exit(1);
-        }
-    }
+    let measured = measure(&mut criterion);
+    common::finish(&criterion, measured);
 }

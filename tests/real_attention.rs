@@ -2,9 +2,13 @@
 //!
 //! `data/smollm2_gpl3.expected.json` came with the attention (see its metadata for the model and text).
 
+#[path = "common/records.rs"]
+mod records;
+
 use critbeta::diagnose::{Diagnosis, RowRecord, Settings, scan};
 use critbeta::input::{Input, QkPair, Selection, Source, open};
 use critbeta::reference::Row;
+use records::records;
 use serde::Deserialize;
 use std::path::Path;
 
@@ -33,16 +37,6 @@ fn attention() -> Input {
 
 fn expected() -> Vec<Expected> {
     serde_json::from_str(&std::fs::read_to_string("tests/data/smollm2_gpl3.expected.json").unwrap()).unwrap()
-}
-
-fn records(input: &Input) -> Vec<RowRecord> {
-    let mut all = Vec::new();
-    scan(std::slice::from_ref(input), &Settings::default(), |records| {
-        all.extend_from_slice(records);
-        Ok(())
-    })
-    .unwrap();
-    all
 }
 
 /// The scores of one row in f64, and a bound on the error of any of them in f32: head_dim products

@@ -1,13 +1,14 @@
 //! Lanes of one AVX-512 register.
 #![allow(unsafe_code)]
 
+use super::avx2::Avx2;
 use super::{Lanes, WIDTH, Work};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
-/// This machine has AVX-512 F, BW, DQ and VL, and what came before them.
+/// This machine has AVX-512 F, BW, DQ and VL, and what AVX2 has, which half a register is.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512(Avx2);
 
 impl Avx512 {
     pub(super) fn detect() -> Option<Avx512> {
@@ -15,12 +16,8 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("popcnt");
-        found.then_some(Avx512(()))
+            && is_x86_feature_detected!("bmi2");
+        Avx2::detect().filter(|_| found).map(Avx512)
     }
 }
 
@@ -88,23 +85,19 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn store_half(self, v: __m256i, to: &mut [u16; WIDTH]) {
-        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
+        self.0.store_half(v, to);
     }
     #[inline(always)]
     fn stream_half(self, v: __m256i, to: &mut [u16; WIDTH]) {
-        let to = to.as_mut_ptr();
-        match to.addr().is_multiple_of(32) {
-            true => unsafe { _mm256_stream_si256(to.cast(), v) },
-            false => unsafe { _mm256_storeu_si256(to.cast(), v) },
-        }
+        self.0.stream_half(v, to);
     }
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
+        self.0.prefetch(at);
     }
     #[inline(always)]
     fn fence(self) {
-        unsafe { _mm_sfence() }
+        self.0.fence();
     }
 
     #[inline(always)]

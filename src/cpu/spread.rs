@@ -7,6 +7,7 @@ use super::contact::Search;
 use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use super::rank::{FEW, offer_best};
 use super::weights::BLOCK;
+use std::hint::black_box;
 
 /// Scores of a bucket that are compared in pairs.
 const PAIRS: usize = 4 * WIDTH;
@@ -107,7 +108,8 @@ fn spread<L: Lanes>(lanes: L, from: &[f32], to: &mut [f32], max: f32, bins: &Bin
     let mut at = [0; BLOCK];
     for scores in from.chunks(BLOCK) {
         bins_of(lanes, scores, max, bins, &mut at);
-        let (fours, rest) = at[..scores.len()].as_chunks::<TABLES>();
+        // Not to be taken out of a vector lane after lane.
+        let (fours, rest) = black_box(&at)[..scores.len()].as_chunks::<TABLES>();
         for at in fours {
             for j in 0..TABLES {
                 places[at[j] as usize % TABLE][j] += 1;
@@ -122,7 +124,7 @@ fn spread<L: Lanes>(lanes: L, from: &[f32], to: &mut [f32], max: f32, bins: &Bin
     for scores in from.chunks(BLOCK) {
         bins_of(lanes, scores, max, bins, &mut at);
         let (fours, rest) = scores.as_chunks::<TABLES>();
-        let (at_fours, _) = at.as_chunks::<TABLES>();
+        let (at_fours, _) = black_box(&at).as_chunks::<TABLES>();
         for (scores, at) in fours.iter().zip(at_fours) {
             for j in 0..TABLES {
                 let place = &mut places[at[j] as usize % TABLE][j];
@@ -176,15 +178,35 @@ fn pair<L: Lanes>(
         }
         return;
     }
-    for i in 0..len {
-        let score = lanes.splat(scores[i]);
-        let mut rank = before;
-        for first in (0..len).step_by(WIDTH) {
-            let v: &[f32; WIDTH] = scores[first..][..WIDTH].try_into().expect("as long as it is cut");
-            let own = (1u32 << (len - first).min(WIDTH)) - 1;
-            rank += u64::from((lanes.bits(lanes.ge(lanes.load(v), score)) & own).count_ones());
+    let (vectors, _) = scores[..len.next_multiple_of(WIDTH)].as_chunks::<WIDTH>();
+    match vectors {
+        [a] => compare(lanes, &[*a], len, before, pending, search),
+        [a, b] => compare(lanes, &[*a, *b], len, before, pending, search),
+        [a, b, c] => compare(lanes, &[*a, *b, *c], len, before, pending, search),
+        _ => compare(lanes, vectors, len, before, pending, search),
+    }
+}
+
+/// Compares all pairs of the first `len` scores. A few vectors of known number stay in registers: a tenth of the whole
+/// (2026-11-25).
+#[inline(always)]
+fn compare<L: Lanes>(
+    lanes: L,
+    vectors: &[[f32; WIDTH]],
+    len: usize,
+    before: u64,
+    pending: &mut Pending,
+    search: &mut Search,
+) {
+    let Some((last, full)) = vectors.split_last() else { return };
+    let own = (1 << (len - WIDTH * full.len())) - 1;
+    for &score in &vectors.as_flattened()[..len] {
+        let least = lanes.splat(score);
+        let mut rank = (lanes.bits(lanes.ge(lanes.load(last), least)) & own).count_ones();
+        for v in full {
+            rank += lanes.bits(lanes.ge(lanes.load(v), least)).count_ones();
         }
-        pending.push(scores[i], rank, search);
+        pending.push(score, before + u64::from(rank), search);
     }
 }
 

@@ -109,7 +109,14 @@ fn long_rows_whose_contact_is_in_the_bulk_agree() {
 fn rows_that_bins_do_not_divide_agree() {
     let n = 20_000;
     type Score = Box<dyn Fn(usize) -> f32>;
-    let rows: [(&str, Score); 8] = [
+    let far = |i: usize| if i % 313 == 0 { -1e6 * f32::powi(10.0, (i / 313 % 24) as i32) } else { 0.0 };
+    let log = |i: usize| -(1.0 + (i * 7919 % 20_000) as f32).ln();
+    let rows: [(&str, Score); 13] = [
+        ("a sink over one value", Box::new(|i| if i == 5 { 8.0 } else { 0.0 })),
+        ("a sink over masked and one value", Box::new(|i| [0.0, f32::NEG_INFINITY, 8.0][i % 2 + i / 19_999])),
+        ("a sink over five values", Box::new(|i| if i == 5 { 20.0 } else { (i % 5) as f32 / 8.0 })),
+        ("log grid with far scores", Box::new(move |i| if far(i) < 0.0 { far(i) } else { log(i) })),
+        ("log grid out of reach", Box::new(move |i| log(i) * 1e-38)),
         ("two values", Box::new(|i| if i == 5 { 0.0 } else { -20.0 - (i % 2) as f32 })),
         (
             "clusters",
@@ -266,4 +273,51 @@ fn an_instruction_set_that_is_not_there_is_named_with_those_that_are() {
     assert!(run.status.success(), "{text}");
     assert!(text.contains("CRITBETA_LANES is \"avx1024\": this machine has"), "{text}");
     assert!(text.contains("portable"), "{text}");
+}
+
+/// NaN, +inf or nothing but masks in a row longer than any cache, and then a short row on the same thread.
+#[test]
+fn a_row_without_probabilities_leaves_the_next_one_alone() {
+    let n = 70_000;
+    let short = [0.0f32, 1.0, 2.0, 3.0];
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let softmax = |scores: &[f32], lens: &[usize]| {
+        let view = Scores::dense(scores, lens.len(), scores.len() / lens.len()).unwrap();
+        let view = view.with_lens(lens).unwrap();
+        let mut out = vec![9.0f32; scores.len()];
+        let betas = vec![1.0; lens.len()];
+        let told = alone.install(|| cpu::softmax_at(&view, &betas, &mut out)).unwrap();
+        (told.last().unwrap().log_partition, out[scores.len() - scores.len() / lens.len()..][..4].to_vec())
+    };
+    let expected = softmax(&short, &[4]);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut scores = vec![if bad == f32::NEG_INFINITY { bad } else { 0.5 }; 2 * n];
+        scores[77] = bad;
+        scores[n..][..4].copy_from_slice(&short);
+        assert_eq!(softmax(&scores, &[n, 4]), expected, "behind {bad}");
+        softmax(&scores[..n], &[n]);
+        assert_eq!(softmax(&short, &[4]), expected, "in the call behind {bad}");
+    }
+}
+
+#[test]
+fn what_is_no_inverse_temperature_or_resolve_has_no_result() {
+    let row: Vec<f32> = (0..5000).map(|i| (i * 7919 % 5000) as f32 * -0.01).collect();
+    for resolve in [f64::NAN, -1.0, f64::NEG_INFINITY] {
+        assert!(cpu::critical_beta(&row, resolve).beta.is_nan(), "{resolve}");
+    }
+    assert_eq!(cpu::critical_beta(&row, f64::INFINITY).beta, 0.0);
+    let view = Scores::dense(&row, 1, row.len()).unwrap();
+    let mut out = vec![0.0f32; row.len()];
+    for beta in [f64::NAN, -1.0, f64::NEG_INFINITY] {
+        assert!(cpu::softmax_at(&view, &[beta], &mut out).unwrap()[0].beta.is_nan(), "{beta}");
+        assert!(out.iter().all(|p| p.is_nan()), "{beta}");
+    }
+}
+
+#[test]
+fn rows_without_columns_have_reports_in_place_too() {
+    let mut nothing = [0.0f32; 0];
+    let mut rows = ScoresMut::dense(&mut nothing, 3, 0).unwrap();
+    assert_eq!(cpu::softmax_in_place(&mut rows, &rule(), &[0; 3]).unwrap().len(), 3);
 }

@@ -121,6 +121,28 @@ fn probabilities_are_the_reference_weights_within_their_bound() {
     }
 }
 
+/// One key over a bulk that shares the weight: what errs alike in every key of it ends up in the largest probability.
+#[test]
+fn the_largest_probability_bears_the_errors_of_a_whole_bulk() {
+    let few = |n: usize, top: f32, every: usize, bulk: f32| -> Vec<f32> {
+        (0..n).map(|i| if i % every == 0 { top } else { bulk }).collect()
+    };
+    let rows = [
+        (few(1 << 20, 0.0, 1 << 20, -16.711525), "critical:ratio=0.85"),
+        (few(1 << 16, 0.0, 1 << 14, -10.950548), "fixed:0.6931483786888568"),
+        (few(1 << 20, 0.010996849, 1 << 20, -16.517296), "fixed:0.6931512533125695"),
+    ];
+    for (scores, rule) in rows {
+        let view = Scores::dense(&scores, 1, scores.len()).unwrap();
+        let mut probs = vec![0.0f32; scores.len()];
+        let beta = cpu::softmax(&view, &rule.parse().unwrap(), &[0], &mut probs).unwrap()[0].beta;
+        let weight = |s: f32| (-beta * f64::from(scores[0] - s)).exp();
+        let exact = 1.0 / scores.iter().map(|&s| weight(s)).sum::<f64>();
+        let off = (f64::from(probs[0]) / exact - 1.0).abs() * 2f64.powi(23);
+        assert!(off <= 4.0, "{} keys, {rule}: the largest is {off} * 2^-23 off", scores.len());
+    }
+}
+
 #[test]
 fn rows_do_not_depend_on_their_neighbours_or_on_the_threads() {
     let rows: Vec<Vec<f32>> =

@@ -59,12 +59,6 @@ impl Bins {
         (self.low.into(), self.width)
     }
 
-    /// About where bin `bin` begins.
-    #[inline(always)]
-    pub(super) fn edge(&self, bin: usize) -> f32 {
-        (f64::from(self.low) + bin as f64 * self.width) as f32
-    }
-
     /// The bin of a gap is the integer part of its place, the first one's below 0 and what is beyond them from their
     /// count on: monotone, whatever is rounded.
     #[inline(always)]

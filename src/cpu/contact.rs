@@ -12,11 +12,11 @@
 
 use super::bins::{Bins, Tally};
 use super::gather::{AtLeast, Gather, Inside};
-use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
+use super::lanes::{InstructionSet, WIDTH};
 use super::rank::{self, FEW, TopRatio};
 use super::sorted::{IsInOrder, OfferInOrder, Order};
 use super::spread;
-use super::top::{Chunks, GapRange, Tops};
+use super::top::{Chunks, GapRange, Tops, Within};
 use crate::Element;
 use crate::critical::{CriticalBeta, ratio};
 use crate::stats::RowMax;
@@ -84,6 +84,9 @@ impl Contact {
         tops: &Tops,
         resolve: f64,
     ) -> CriticalBeta {
+        if !(resolve >= 0.0) {
+            return CriticalBeta::UNKNOWN;
+        }
         let best = CriticalBeta::at_top(top.ties, resolve);
         // No rank exceeds n.
         if best.beta == f64::INFINITY || top.len < 2 || (top.len as f64).ln() <= resolve {
@@ -138,21 +141,28 @@ impl Contact {
             let of_chunk = |scores| row.set.run(GapRange { scores, max: search.max });
             row.each(of_chunk, |[least, most]| (low, high) = (low.min(least), high.max(most)));
         }
+        if low == high {
+            // A sink over equal scores: one gap.
+            let mut rank = 0;
+            let of_chunk = |scores| row.set.run(Within { scores, max: search.max, gap: low });
+            row.each(of_chunk, |within| rank += within);
+            return search.offer(low, rank);
+        }
         let Some(bins) = Bins::between(low, high.min(search.cut(top.len)), row.scores.len()) else {
             self.near.collect(row, AtLeast::within(search.max, f32::MAX));
-            return self.rank(row.set, [low, high], 0, search);
+            return self.rank(row.set, 0, search);
         };
         let hull = self.tally.hull(row, &bins, 0, search);
         self.near.collect(row, Inside::new(search.max, bins, &hull));
         if hull.inside > top.len / 4 * 3 {
-            return self.rank(row.set, [low, high], hull.before, search);
+            return self.rank(row.set, hull.before, search);
         }
         self.narrow(row.set, hull.before, search);
     }
 
-    /// Offers every gap of the scores that are left, above `before` smaller gaps; they are within a range.
-    fn rank(&mut self, set: InstructionSet, range: [f32; 2], before: u64, search: &mut Search) {
-        spread::ranks(set, self.near.kept_mut(), range, &mut self.room, before, search);
+    /// Offers every gap of the scores that are left, above `before` smaller gaps.
+    fn rank(&mut self, set: InstructionSet, before: u64, search: &mut Search) {
+        spread::ranks(set, self.near.kept_and_room(), &mut self.room, before, search);
     }
 
     /// Finds the contact among the scores that are left, above `before` smaller gaps.
@@ -175,7 +185,7 @@ impl Contact {
             let row = Chunks { scores: self.near.kept(), ahead: &[], set, split: false };
             let [low, high] = set.run(GapRange { scores: row.scores, max: search.max });
             let Some(bins) = Bins::between(low, high, kept).filter(|_| !is_stuck) else {
-                return self.rank(set, [low, high], before, search);
+                return self.rank(set, before, search);
             };
             let hull = self.tally.hull(&row, &bins, before, search);
             self.near.retain(set, Inside::new(search.max, bins, &hull));
@@ -185,9 +195,10 @@ impl Contact {
     }
 }
 
-/// Gaps of some scores of a row: what to do first. It decides nothing else.
+/// Some scores of a row: what to do first. It decides nothing else.
 struct Sample {
-    gaps: [f32; SAMPLES],
+    scores: [f32; SAMPLES],
+    max: f32,
     set: InstructionSet,
     /// Scores of the row for each.
     every: f64,
@@ -197,24 +208,24 @@ impl Sample {
     fn of<T: Element>(row: &Chunks<T>, max: f32) -> Sample {
         // Whole cache lines are read anyway.
         let step = row.scores.len() / (SAMPLES / PER_LINE);
-        let mut gaps = [0.0; SAMPLES];
-        for (i, gaps) in gaps.as_chunks_mut::<PER_LINE>().0.iter_mut().enumerate() {
-            let scores = &row.scores[i * step..][..PER_LINE];
-            gaps.iter_mut().zip(scores).for_each(|(gap, s)| *gap = max - s.to_f32());
+        let mut scores = [0.0; SAMPLES];
+        for (i, scores) in scores.as_chunks_mut::<PER_LINE>().0.iter_mut().enumerate() {
+            let line = &row.scores[i * step..][..PER_LINE];
+            scores.iter_mut().zip(line).for_each(|(score, s)| *score = s.to_f32());
         }
-        Sample { gaps, set: row.set, every: row.scores.len() as f64 / SAMPLES as f64 }
+        Sample { scores, max, set: row.set, every: row.scores.len() as f64 / SAMPLES as f64 }
     }
 
-    /// How many of its gaps are at most `cut`.
+    /// How many of its scores have a gap of at most `cut`.
     fn within(&self, cut: f32) -> u32 {
-        self.set.run(CountWithin { gaps: &self.gaps, cut })
+        self.set.run(Within { scores: &self.scores, max: self.max, gap: cut }) as u32
     }
 
     /// The order that the row may be in.
     fn order(&self) -> Option<Order> {
-        match self.gaps {
-            gaps if gaps.is_sorted() => Some(Order::Descending),
-            gaps if gaps.is_sorted_by(|a, b| a >= b) => Some(Order::Ascending),
+        match self.scores {
+            scores if scores.is_sorted() => Some(Order::Ascending),
+            scores if scores.is_sorted_by(|a, b| a >= b) => Some(Order::Descending),
             _ => None,
         }
     }
@@ -235,23 +246,5 @@ impl Sample {
             near = (within <= FEW_ENOUGH).then_some(gap);
         }
         near
-    }
-}
-
-struct CountWithin<'a> {
-    gaps: &'a [f32; SAMPLES],
-    cut: f32,
-}
-
-impl Work for CountWithin<'_> {
-    type Out = u32;
-    #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) -> u32 {
-        let cut = lanes.splat(self.cut);
-        let mut count = 0;
-        for gaps in self.gaps.as_chunks::<WIDTH>().0 {
-            count += lanes.bits(lanes.ge(cut, lanes.load(gaps))).count_ones();
-        }
-        count
     }
 }

@@ -7,6 +7,15 @@ use super::top::Chunks;
 use super::weights::{BLOCK, padded, vectors};
 use crate::Element;
 
+/// Makes scratch at least `len` long; an eighth more where it grows, so that rows that grow by one do not move it each time.
+pub(super) fn reserve(scratch: &mut Vec<f32>, len: usize) {
+    if scratch.len() < len {
+        let len = len + len / 8;
+        scratch.reserve_exact(len - scratch.len());
+        scratch.resize(len, 0.0);
+    }
+}
+
 /// Which scores to keep.
 pub(super) trait Keep: Copy {
     /// Must be `#[inline(always)]`.
@@ -76,8 +85,10 @@ impl Gather {
         &self.space[..self.used]
     }
 
-    pub(super) fn kept_mut(&mut self) -> &mut [f32] {
-        &mut self.space[..self.used]
+    /// As `kept`, with a vector of anything behind them.
+    pub(super) fn kept_and_room(&mut self) -> &mut [f32] {
+        reserve(&mut self.space, self.used + WIDTH);
+        &mut self.space[..self.used + WIDTH]
     }
 
     /// Replaces what was kept by the scores of `row` that `keep` holds on to.
@@ -116,21 +127,29 @@ impl<T: Element, K: Keep> Work for Collect<'_, T, K> {
         let (blocks, tail) = scores.as_chunks::<BLOCK>();
         let last = padded(tail);
         let mut end = *used;
+        let most = end + (blocks.len() + 1) * BLOCK;
         for block in blocks.iter().chain([&last]) {
-            let [a, b, c, d] = vectors(lanes, block);
-            let m = [keep.keep(lanes, a), keep.keep(lanes, b), keep.keep(lanes, c), keep.keep(lanes, d)];
+            let v = vectors(lanes, block);
+            let m = kept_of(lanes, keep, v);
             // Most blocks of most rows hold nothing of interest.
             if !lanes.any(lanes.or(lanes.or(m[0], m[1]), lanes.or(m[2], m[3]))) {
                 continue;
             }
             if space.len() < end + BLOCK {
-                space.resize((2 * space.len()).max(end + 16 * BLOCK), 0.0);
+                let len = (2 * space.len()).max(end + 16 * BLOCK).min(most);
+                space.reserve_exact(len - space.len());
+                space.resize(len, 0.0);
             }
             let to = &mut space[end..][..BLOCK];
-            end += compress(lanes, [a, b, c, d], m, to);
+            end += compress(lanes, v, m, to);
         }
         *used = end;
     }
+}
+
+#[inline(always)]
+fn kept_of<L: Lanes>(lanes: L, keep: impl Keep, v: [L::F; 4]) -> [L::M; 4] {
+    [keep.keep(lanes, v[0]), keep.keep(lanes, v[1]), keep.keep(lanes, v[2]), keep.keep(lanes, v[3])]
 }
 
 /// The kept lanes of four vectors to the front of `to`, and how many.
@@ -156,18 +175,13 @@ impl<K: Keep> Work for Retain<'_, K> {
         let Retain { keep, of: Gather { space, used } } = self;
         // Whole blocks: what follows the scores is made masked, and so never kept.
         let blocks = used.div_ceil(BLOCK);
-        space.resize(space.len().max(blocks * BLOCK), 0.0);
+        reserve(space, blocks * BLOCK);
         space[*used..blocks * BLOCK].fill(f32::NEG_INFINITY);
         let mut end = 0;
         for i in 0..blocks {
             let block: &[f32; BLOCK] = space[i * BLOCK..][..BLOCK].try_into().expect("as long as it is cut");
             let v = vectors(lanes, block);
-            let m = [
-                keep.keep(lanes, v[0]),
-                keep.keep(lanes, v[1]),
-                keep.keep(lanes, v[2]),
-                keep.keep(lanes, v[3]),
-            ];
+            let m = kept_of(lanes, keep, v);
             // In place: never beyond the block that is in registers.
             end += compress(lanes, v, m, &mut space[end..][..BLOCK]);
         }

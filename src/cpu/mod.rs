@@ -7,7 +7,6 @@
 mod bins;
 mod contact;
 mod copy;
-mod early;
 mod exponent;
 mod gather;
 mod hull;
@@ -43,7 +42,7 @@ pub(crate) fn streaming_copy() -> Option<Copy> {
     streams.then_some(|from, to| copy::copy_past(InstructionSet::chosen_or_fastest(), from, to))
 }
 
-/// Lambda(r) of one row, `resolve` r >= 0 in nats; r = 0 is the critical beta itself.
+/// Lambda(r) of one row, `resolve` r >= 0 in nats; r = 0 is the critical beta itself. NaN for any other r, and for a poisoned row.
 ///
 /// Equal to [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for bit.
 pub fn critical_beta(scores: &[f32], resolve: f64) -> CriticalBeta {

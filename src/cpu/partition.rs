@@ -3,7 +3,7 @@
 
 use super::lanes::{self, Lanes, WIDTH, Work};
 use super::top::Chunks;
-use super::weights::padded;
+use super::weights::{fold, padded};
 use crate::Element;
 use crate::stats::Partition;
 
@@ -80,17 +80,6 @@ impl<T: Element> Work for Sums<'_, T> {
         }
         [fold(sums), fold(gap_sums)]
     }
-}
-
-/// The sum of all lanes, halves against halves.
-#[inline(always)]
-pub(super) fn fold(mut sums: [f64; WIDTH]) -> f64 {
-    for width in [8, 4, 2, 1] {
-        for j in 0..width {
-            sums[j] += sums[j + width];
-        }
-    }
-    sums[0]
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! The probabilities of a row: its weights over their sum, stored as any element type.
 
-use super::early::KEPT;
 use super::exponent::{Exponent, WEIGHT_ONE, weigh};
+use super::gather::reserve;
 use super::lanes::{self, InstructionSet, Lanes, WIDTH, Work};
 use super::plan::CHUNK;
 use super::top::{Chunks, Found, Progress, Tops};
 use super::weights::{BLOCK, LINE, SumWeights, padded, vectors};
 use crate::Element;
 use rayon::prelude::*;
+
+/// Weights of rows of up to so many scores are kept: they, their row and the next one fit the second cache. Of longer
+/// ones they are computed twice.
+const KEPT: usize = 1 << 16;
 
 /// What the probabilities of a row take: its maximum, its beta and its Z.
 #[derive(Clone, Copy)]
@@ -22,27 +26,19 @@ pub(super) struct Probs {
 }
 
 impl Probs {
-    /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0, unless `early` is that sum
-    /// times 2^25; `kept` then begins with them if they were worth keeping.
-    pub(super) fn new<T: Element>(
-        row: &Chunks<T>,
-        max: f32,
-        beta: f64,
-        early: Option<f64>,
-        kept: &mut Vec<f32>,
-    ) -> Probs {
+    /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0; `kept` then begins with them
+    /// if they were worth keeping.
+    pub(super) fn new<T: Element>(row: &Chunks<T>, max: f32, beta: f64, kept: &mut Vec<f32>) -> Probs {
         let exponent = Exponent::new(beta);
         let work = SumWeights { scores: row.scores, ahead: &[], kept: &mut [], max, exponent };
         let keeps = !row.split && row.scores.len() <= KEPT && !exponent.special;
-        let sum = if let Some(sum) = early {
-            sum
-        } else if row.split {
+        let sum = if row.split {
             let mut sum = 0.0;
             row.each(|scores| row.set.run(SumWeights { scores, kept: &mut [], ..work }), |part| sum += part);
             sum
         } else {
-            if keeps && kept.len() < row.scores.len() {
-                kept.resize(row.scores.len(), 0.0);
+            if keeps {
+                reserve(kept, row.scores.len());
             }
             let mut kept =
                 if keeps { kept[..row.scores.len()].chunks_mut(CHUNK) } else { [].chunks_mut(CHUNK) };

@@ -1,7 +1,6 @@
 //! One row in five verbs: row max, count gaps, critical beta, partition, write probs.
 
 use super::contact::Contact;
-use super::early::{EarlySums, KEPT};
 use super::gather::{AtLeast, Gather};
 use super::lanes::InstructionSet;
 use super::partition::partition;
@@ -30,8 +29,8 @@ impl Default for Measure {
     }
 }
 
-/// What is known of one row. NaN throughout in a poisoned row; an empty row has only zeros, but for
-/// its log partition of -inf.
+/// What is known of one row. NaN throughout in a poisoned row, but for `beta`; an empty one has a log partition and scores of -inf, and
+/// else only zeros.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowReport {
     /// The maximum, who attains it, and n.
@@ -93,10 +92,11 @@ pub struct SoftmaxRow {
     pub log_partition: f64,
 }
 
-/// Bytes of a workspace per score: those that are left and room to grow, their buckets twice, those that are visible.
-pub(crate) const SCRATCH_BYTES: u128 = 24;
+/// Bytes of a workspace per score: those that are left, their buckets, those that are visible, and all of them in f32, each with
+/// an eighth to grow.
+pub(crate) const SCRATCH_BYTES: u128 = 18;
 
-/// Scratch of one thread, reused from row to row: at most [`SCRATCH_BYTES`] per score of the longest row, and 256 KB.
+/// Scratch of one thread, reused from row to row: at most [`SCRATCH_BYTES`] per score of the longest row, and 512 KB.
 #[derive(Default)]
 pub(crate) struct Workspace {
     contact: Contact,
@@ -104,7 +104,6 @@ pub(crate) struct Workspace {
     visible: Gather,
     /// Weights of the row that was measured last, or nothing.
     pub(super) kept: Vec<f32>,
-    early: EarlySums,
     /// What is known of the top of a row before its turn, and which row that is.
     pub(super) next: Option<(usize, Progress)>,
 }
@@ -157,24 +156,6 @@ pub(super) enum Rule<'a> {
     At(f64),
 }
 
-impl Rule<'_> {
-    /// The inverse temperature of a long row of `len` scores of which none is masked, if it takes no look at them.
-    pub(super) fn early_beta(&self, len: usize) -> Option<f64> {
-        let beta = match *self {
-            _ if len <= KEPT => return None,
-            Rule::At(beta) => beta,
-            Rule::Rescaling(rescaling, _) if rescaling.resolve().is_some() || rescaling.needs_entropy() => {
-                return None;
-            }
-            Rule::Rescaling(rescaling, position) => {
-                let (critical, entropy) = (f64::NAN, f64::NAN);
-                rescaling.beta(&RowFacts { n: len as u64, position, critical, entropy })
-            }
-        };
-        Some(beta).filter(|beta| !beta.is_nan())
-    }
-}
-
 /// What is known of a row before its probabilities are written.
 pub(super) struct Measured {
     pub report: SoftmaxRow,
@@ -190,7 +171,7 @@ impl Workspace {
         (top, tops): &(RowMax, Tops),
         measure: Measure,
     ) -> [CriticalBeta; 2] {
-        if top.poisoned {
+        if top.poisoned || !(measure.resolve >= 0.0) {
             return [CriticalBeta::UNKNOWN; 2];
         }
         if measure.top_k.is_some() {
@@ -236,7 +217,8 @@ impl Workspace {
     fn beta<T: Element>(&mut self, row: &Chunks<T>, found: &(RowMax, Tops), rule: Rule) -> f64 {
         let (rescaling, position) = match rule {
             _ if found.0.poisoned => return f64::NAN,
-            Rule::At(beta) => return beta,
+            // No weight decreases with the gap at a negative one.
+            Rule::At(beta) => return if beta >= 0.0 { beta } else { f64::NAN },
             Rule::Rescaling(rescaling, position) => (rescaling, position),
         };
         let critical = match rescaling.resolve() {
@@ -253,16 +235,13 @@ impl Workspace {
     /// Everything about row `index` but its probabilities, which are then cheap.
     pub(super) fn measure<T: Element>(&mut self, index: usize, row: &Chunks<T>, rule: Rule) -> Measured {
         let begun = self.next.take().filter(|(next, _)| *next == index);
-        let found = match rule.early_beta(row.scores.len()) {
-            Some(beta) => self.early.top(row, beta),
-            None => row.top(begun.map_or(Progress::NONE, |(_, progress)| progress)),
-        };
+        let found = row.top(begun.map_or(Progress::NONE, |(_, progress)| progress));
         let (top, beta) = (found.0, self.beta(row, &found, rule));
         if beta.is_nan() || top.len == 0 {
             let log_partition = if beta.is_nan() { f64::NAN } else { f64::NEG_INFINITY };
             return Measured { report: SoftmaxRow { top, beta, log_partition }, probs: None };
         }
-        let probs = Probs::new(row, top.max, beta, self.early.take(top.max, beta), &mut self.kept);
+        let probs = Probs::new(row, top.max, beta, &mut self.kept);
         Measured { report: SoftmaxRow { top, beta, log_partition: probs.log_partition }, probs: Some(probs) }
     }
 
@@ -299,5 +278,6 @@ fn write_probs(scores: &[f32], top: &RowMax, beta: f64, log_partition: f64, out:
 /// Replaces `out` by `row` in the working f32.
 pub(crate) fn widen<T: Element>(row: &[T], out: &mut Vec<f32>) {
     out.clear();
+    out.reserve_exact(row.len());
     out.extend(row.iter().map(|s| s.to_f32()));
 }

@@ -20,8 +20,8 @@ pub fn softmax<T: Element, O: Element>(
     write_rows(scores, out, |row| Rule::Rescaling(rescaling, positions[row]))
 }
 
-/// As [`softmax`], every row at its own inverse temperature `betas[row]` >= 0. A NaN makes its whole row NaN,
-/// masked scores included, as on a GPU; +inf is the limit: shares of 1 for the maxima.
+/// As [`softmax`], every row at its own inverse temperature `betas[row]` >= 0, per unit of score. NaN, or one below 0, makes its whole
+/// row NaN, masked scores included; +inf is the limit: equal shares for the maxima.
 ///
 /// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `betas` one per row.
 pub fn softmax_at<T: Element, O: Element>(
@@ -60,6 +60,11 @@ pub fn softmax_in_place<T: Element>(
         row[len..].fill(T::from_f32(0.0));
         report
     };
+    if cols == 0 {
+        let mut workspace = Lent::new();
+        let rows = positions.iter().enumerate();
+        return Ok(rows.map(|(row, at)| one(&mut workspace, (row, ((0, &mut []), at)), false)).collect());
+    }
     match plan.sharing {
         Sharing::Columns { .. } => {
             let mut workspace = Lent::new();
@@ -99,12 +104,9 @@ fn write_rows<'r, T: Element, O: Element>(
     }
     let plan = Plan::choose(rows, cols, O::DTYPE, rayon::current_num_threads());
     let one = |workspace: &mut Workspace, row: usize, out: &mut [O], split| {
-        let (current, rule) = (scores.row(row), rule(row));
-        // A row that is summed early fetches its own chunks.
-        let fetches = row + 1 < rows && rule.early_beta(current.len()).is_none();
-        let ahead = if fetches { scores.row(row + 1) } else { &[] };
-        let scores = Chunks { scores: current, ahead, set, split };
-        let Measured { report, probs } = workspace.measure(row, &scores, rule);
+        let ahead = if row + 1 < rows { scores.row(row + 1) } else { &[] };
+        let scores = Chunks { scores: scores.row(row), ahead, set, split };
+        let Measured { report, probs } = workspace.measure(row, &scores, rule(row));
         let (seen, behind) = out.split_at_mut(scores.scores.len());
         match probs {
             Some(probs) => {

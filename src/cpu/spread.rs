@@ -1,11 +1,13 @@
-//! The ranks of very many scores: buckets of buckets, small enough to compare all pairs.
+//! The ranks of very many scores: in buckets, and those in buckets, until they are small enough to compare all pairs.
 //!
 //! What bins cannot thin out comes here: on a log grid every rank is a contact.
 
 use super::bins::{Bins, TABLE, TABLES};
 use super::contact::Search;
+use super::gather::reserve;
 use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use super::rank::{FEW, offer_best};
+use super::top::{GapRange, Within};
 use super::weights::BLOCK;
 use std::hint::black_box;
 
@@ -19,40 +21,34 @@ const PER_BUCKET: usize = 12;
 pub(super) struct Room {
     scores: Vec<f32>,
     places: Vec<[u32; TABLES]>,
+    open: Vec<Stretch>,
 }
 
-/// Offers the gaps `low..=high` of `scores`, which are all there are, with their ranks, `before` smaller ones included.
+/// Neighbours whose order among themselves is not known yet.
+struct Stretch {
+    start: usize,
+    len: usize,
+    /// Whether they are in the room, and not in their own place.
+    is_moved: bool,
+}
+
+/// Offers the gaps of scores with their ranks, `before` smaller ones included. They are all there are, but for the last
+/// [`WIDTH`], which are anything.
 pub(super) fn ranks(
     set: InstructionSet,
     scores: &mut [f32],
-    [low, high]: [f32; 2],
     room: &mut Room,
     before: u64,
     search: &mut Search,
 ) {
-    let n = scores.len();
-    if room.scores.len() < 2 * n + WIDTH {
-        room.scores.resize(2 * n + WIDTH, 0.0);
-    }
-    room.places.resize(2 * TABLE, [0; TABLES]);
-    match Bins::between(low, high, n / PER_BUCKET) {
-        Some(bins) => set.run(Ranks { scores, room, bins, before, search }),
-        None => {
-            // Too close together or too far apart to divide.
-            scores.sort_unstable_by(|a, b| b.total_cmp(a));
-            let mut pending = Pending::new();
-            for (rank, &score) in (before + 1..).zip(scores.iter()) {
-                pending.push(score, rank, search);
-            }
-            pending.offer(search);
-        }
-    }
+    reserve(&mut room.scores, scores.len());
+    room.places.resize(TABLE, [0; TABLES]);
+    set.run(Ranks { scores, room, before, search });
 }
 
 struct Ranks<'a> {
-    scores: &'a [f32],
+    scores: &'a mut [f32],
     room: &'a mut Room,
-    bins: Bins,
     before: u64,
     search: &'a mut Search,
 }
@@ -61,36 +57,45 @@ impl Work for Ranks<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Ranks { scores, room, bins, before, search } = self;
-        let max = search.max;
-        let (coarse, fine) = room.scores.split_at_mut(scores.len());
-        let (tables, _) = room.places.as_chunks_mut::<TABLE>();
-        let [places, fine_places] = tables else { unreachable!("room for two tables") };
-        spread(lanes, scores, coarse, max, &bins, places);
+        let Ranks { scores, room: Room { scores: moved, places, open }, before, search } = self;
+        let (max, n) = (search.max, scores.len() - WIDTH);
+        let places: &mut Places = places.as_mut_slice().try_into().expect("one table");
         let mut pending = Pending::new();
-        let mut start = 0;
-        for (bin, &[.., end]) in places[..=bins.count()].iter().enumerate() {
-            let end = end as usize;
-            let bucket = &mut coarse[start..end];
+        open.clear();
+        open.push(Stretch { start: 0, len: n, is_moved: false });
+        while let Some(Stretch { start, len, is_moved }) = open.pop() {
+            let (from, to) =
+                if is_moved { (&mut moved[..], &mut *scores) } else { (&mut *scores, &mut moved[..]) };
+            let from = &mut from[start..][..len];
             let before = before + start as u64;
-            start = end;
-            let inner = match bucket.len() {
-                0 => continue,
-                // As it is, if it can be.
-                1..=PAIRS => None,
-                n => Bins::between(bins.edge(bin), bins.edge(bin + 1), n / PER_BUCKET),
-            };
-            let Some(inner) = inner else {
-                fine[..bucket.len()].copy_from_slice(bucket);
-                pair(lanes, fine, bucket.len(), before, &mut pending, search);
+            // What bins would be wide open for a few far ones takes another round for all the others.
+            let [low, high] = GapRange { scores: from, max }.run(lanes);
+            if low >= high {
+                // One gap, above zeros and below those that overflow, or none at all.
+                if low < f32::INFINITY {
+                    search.offer(low, before + Within { scores: from, max, gap: low }.run(lanes));
+                }
+                continue;
+            }
+            let Some(bins) = Bins::between(low, high, len / PER_BUCKET) else {
+                // Too close together for f32 to divide.
+                from.sort_unstable_by(|a, b| b.total_cmp(a));
+                for (rank, &score) in (before + 1..).zip(from.iter()) {
+                    pending.push(score, rank, search);
+                }
                 continue;
             };
-            spread(lanes, bucket, fine, max, &inner, fine_places);
-            let mut inner_start = 0;
-            for &[.., inner_end] in &fine_places[..=inner.count()] {
-                let (from, len) = (inner_start, inner_end as usize - inner_start);
-                pair(lanes, &mut fine[from..], len, before + from as u64, &mut pending, search);
-                inner_start = inner_end as usize;
+            let to = &mut to[start..][..len + WIDTH];
+            spread(lanes, from, to, max, &bins, places);
+            let mut first = 0;
+            for &[.., end] in &places[..=bins.count()] {
+                let (at, len) = (first, end as usize - first);
+                first = end as usize;
+                match len {
+                    0 => (),
+                    1..=PAIRS => pair(lanes, &to[at..], len, before + at as u64, &mut pending, search),
+                    _ => open.push(Stretch { start: start + at, len, is_moved: !is_moved }),
+                }
             }
         }
         pending.offer(search);
@@ -164,20 +169,12 @@ fn bins_of<L: Lanes>(lanes: L, scores: &[f32], max: f32, bins: &Bins, at: &mut [
 #[inline(always)]
 fn pair<L: Lanes>(
     lanes: L,
-    scores: &mut [f32],
+    scores: &[f32],
     len: usize,
     before: u64,
     pending: &mut Pending,
     search: &mut Search,
 ) {
-    if len > FEW {
-        // Not spread by its bins: nearly all of it is one score, or a cluster far from the rest.
-        scores[..len].sort_unstable_by(|a, b| b.total_cmp(a));
-        for (rank, &score) in (before + 1..).zip(&scores[..len]) {
-            pending.push(score, rank, search);
-        }
-        return;
-    }
     let (vectors, _) = scores[..len.next_multiple_of(WIDTH)].as_chunks::<WIDTH>();
     match vectors {
         [a] => compare(lanes, &[*a], len, before, pending, search),

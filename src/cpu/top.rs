@@ -104,21 +104,6 @@ impl<'a, T: Element> Chunks<'a, T> {
         }
     }
 
-    /// As `each`, with the place of the chunk among them.
-    pub(super) fn each_indexed<R: Send>(
-        &self,
-        of: impl Fn(usize, &'a [T]) -> R + Send + Sync,
-        see: impl FnMut(R),
-    ) {
-        let chunks = self.scores.par_chunks(CHUNK).enumerate().map(|(index, chunk)| of(index, chunk));
-        match self.split {
-            true => chunks.collect::<Vec<R>>().into_iter().for_each(see),
-            false => {
-                self.scores.chunks(CHUNK).enumerate().map(|(index, chunk)| of(index, chunk)).for_each(see)
-            }
-        }
-    }
-
     /// As `each`, of parts that may have any size: for what has no order.
     pub(super) fn each_part<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync, see: impl FnMut(R)) {
         let parts = if self.split { 2 * rayon::current_num_threads() } else { 1 };
@@ -128,26 +113,9 @@ impl<'a, T: Element> Chunks<'a, T> {
 
     /// The top of the row and what else the pass has found, some of it perhaps before.
     pub(super) fn top(&self, begun: Progress) -> (RowMax, Tops) {
-        self.top_and(begun, |_, _, _| (), |()| ())
-    }
-
-    /// As `top`; what `of` makes of every chunk and its tops goes to `see`, in order.
-    pub(super) fn top_and<R: Send>(
-        &self,
-        begun: Progress,
-        of: impl Fn(usize, &'a [T], &Tops) -> R + Send + Sync,
-        mut see: impl FnMut(R),
-    ) -> (RowMax, Tops) {
         let mut progress = begun;
         let rest = Chunks { scores: &self.scores[progress.done.min(self.scores.len())..], ..*self };
-        let of_chunk = |index, chunk| {
-            let found = self.set.run(FindTops(chunk));
-            (found, of(index, chunk, &found))
-        };
-        rest.each_indexed(of_chunk, |(found, made)| {
-            progress.take(&found, CHUNK);
-            see(made);
-        });
+        rest.each(|chunk| self.set.run(FindTops(chunk)), |found| progress.take(&found, CHUNK));
         let Progress { mut tops, start, .. } = progress;
         let [max, second] = tops.largest_two();
         if tops.nan || max == f32::INFINITY {
@@ -258,8 +226,7 @@ impl<L: Lanes> Found<L> {
         lanes.store(second[0], &mut scores[1]);
         let mut lows = [0.0; WIDTH];
         lanes.store(lanes.min(lowest[0], lowest[1]), &mut lows);
-        let lowest = lows.iter().fold(f32::INFINITY, |low, &s| if s < low { s } else { low });
-        Tops { scores, lowest, nan: lanes.any(nan) }
+        Tops { scores, lowest: least_of(lows), nan: lanes.any(nan) }
     }
 }
 
@@ -298,6 +265,17 @@ impl<T: Element> Work for Attained<'_, T> {
     }
 }
 
+/// The least of some lanes, +inf at most; halves against halves, since one after the other waits for itself.
+#[inline(always)]
+fn least_of(mut lanes: [f32; WIDTH]) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for j in 0..width {
+            lanes[j] = if lanes[j + width] < lanes[j] { lanes[j + width] } else { lanes[j] };
+        }
+    }
+    lanes[0]
+}
+
 /// How many scores of a chunk are not masked, and the lowest of them (+inf if there is none).
 pub(super) struct Visible<'a, T>(pub &'a [T]);
 
@@ -321,7 +299,35 @@ impl<T: Element> Work for Visible<'_, T> {
         }
         let mut lows = [0.0; WIDTH];
         lanes.store(lanes.min(lanes.min(lowest[0], lowest[1]), lanes.min(lowest[2], lowest[3])), &mut lows);
-        (len, lows.iter().fold(f32::INFINITY, |low, &s| if s < low { s } else { low }))
+        (len, least_of(lows))
+    }
+}
+
+/// How many scores of a chunk have a gap of at most `gap`.
+pub(super) struct Within<'a, T> {
+    pub scores: &'a [T],
+    pub max: f32,
+    pub gap: f32,
+}
+
+impl<T: Element> Work for Within<'_, T> {
+    type Out = u64;
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> u64 {
+        let (max, gap) = (lanes.splat(self.max), lanes.splat(self.gap));
+        let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
+        let last = padded(tail);
+        let mut count = 0;
+        for block in blocks.iter().chain([&last]) {
+            let v = vectors(lanes, block);
+            let mut bits = [0; 4];
+            for j in 0..4 {
+                bits[j] = lanes.bits(lanes.ge(gap, lanes.sub(max, v[j])));
+            }
+            count +=
+                u64::from((bits[0] | bits[1] << 16).count_ones() + (bits[2] | bits[3] << 16).count_ones());
+        }
+        count
     }
 }
 
@@ -350,6 +356,6 @@ impl<T: Element> Work for GapRange<'_, T> {
         let mut gaps = [[0.0; WIDTH]; 2];
         lanes.store(lanes.min(lanes.min(least[0], least[1]), lanes.min(least[2], least[3])), &mut gaps[0]);
         lanes.store(lanes.max(lanes.max(most[0], most[1]), lanes.max(most[2], most[3])), &mut gaps[1]);
-        [gaps[0].into_iter().fold(f32::INFINITY, f32::min), gaps[1].into_iter().fold(0.0, f32::max)]
+        [least_of(gaps[0]), -least_of(gaps[1].map(|gap| -gap))]
     }
 }

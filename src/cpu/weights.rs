@@ -5,7 +5,6 @@
 
 use super::exponent::{Exponent, weigh};
 use super::lanes::{self, Lanes, WIDTH, Work};
-use super::partition::fold;
 use crate::Element;
 
 /// Bytes of a cache line, which streamed stores are aligned to.
@@ -39,7 +38,18 @@ pub(super) fn vectors<L: Lanes, T: Element>(lanes: L, block: &[T; BLOCK]) -> [L:
     ]
 }
 
-/// Z of a chunk of a row, times 2^25; `run` never sees NaN.
+/// The sum of all lanes, halves against halves.
+#[inline(always)]
+pub(super) fn fold(mut sums: [f64; WIDTH]) -> f64 {
+    for width in [8, 4, 2, 1] {
+        for j in 0..width {
+            sums[j] += sums[j + width];
+        }
+    }
+    sums[0]
+}
+
+/// Z of a chunk of a row without NaN, times 2^25.
 pub(super) struct SumWeights<'a, T> {
     pub scores: &'a [T],
     /// What will be read next.

@@ -6,7 +6,7 @@
 //! 3. Where many are left (the contact is in the bulk: a sink, a heavy tail), they are counted in bins. A bin of gaps
 //!    `low..=high` with `after` scores through it attains at least (log after - r) / high and at most
 //!    (log after - r) / low; the hull of the bins that can still win is moved together; again from 1.
-//! 4. What bins do not thin out (every rank of a log grid is a contact) is sorted.
+//! 4. What bins do not thin out (every rank of a log grid is a contact) is spread into buckets; a row in order has its ranks.
 //!
 //! Only the end decides, by the one rounded ratio of `critical.rs`: the result is that of sorting, bit for bit.
 

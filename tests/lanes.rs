@@ -109,7 +109,8 @@ fn long_rows_whose_contact_is_in_the_bulk_agree() {
 fn rows_that_bins_do_not_divide_agree() {
     let n = 20_000;
     type Score = Box<dyn Fn(usize) -> f32>;
-    let far = |i: usize| if i % 313 == 0 { -1e6 * f32::powi(10.0, (i / 313 % 24) as i32) } else { 0.0 };
+    let far =
+        |i: usize| if i.is_multiple_of(313) { -1e6 * f32::powi(10.0, (i / 313 % 24) as i32) } else { 0.0 };
     let log = |i: usize| -(1.0 + (i * 7919 % 20_000) as f32).ln();
     let rows: [(&str, Score); 13] = [
         ("a sink over one value", Box::new(|i| if i == 5 { 8.0 } else { 0.0 })),

@@ -84,7 +84,7 @@ impl Contact {
         tops: &Tops,
         resolve: f64,
     ) -> CriticalBeta {
-        if !(resolve >= 0.0) {
+        if resolve.is_nan() || resolve < 0.0 {
             return CriticalBeta::UNKNOWN;
         }
         let best = CriticalBeta::at_top(top.ties, resolve);

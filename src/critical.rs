@@ -24,8 +24,12 @@ impl CriticalBeta {
 
     /// The critical beta of a row with `ties` scores at its maximum before any gap was looked at.
     ///
-    /// `ties` = 0 (an empty row) and every row with `ln(ties) <= resolve` start from beta = 0.
+    /// `ties` = 0 (an empty row) and every row with `ln(ties) <= resolve` start from beta = 0. NaN unless `resolve` >= 0, and then
+    /// for good: nothing that is offered exceeds it.
     pub fn at_top(ties: u64, resolve: f64) -> Self {
+        if resolve.is_nan() || resolve < 0.0 {
+            return CriticalBeta::UNKNOWN;
+        }
         let beta = if ties >= 1 && (ties as f64).ln() > resolve { f64::INFINITY } else { 0.0 };
         CriticalBeta { beta, upper: beta, contact_gap: 0.0, contact_rank: ties }
     }

@@ -306,6 +306,9 @@ fn what_is_no_inverse_temperature_or_resolve_has_no_result() {
     let row: Vec<f32> = (0..5000).map(|i| (i * 7919 % 5000) as f32 * -0.01).collect();
     for resolve in [f64::NAN, -1.0, f64::NEG_INFINITY] {
         assert!(cpu::critical_beta(&row, resolve).beta.is_nan(), "{resolve}");
+        assert!(Row::from_f32(&row).resolved_critical_beta(resolve).beta.is_nan(), "{resolve}");
+        let seen = cpu::row_report(&row, 1.0, Measure { resolve, top_k: Some(64) });
+        assert!(seen.resolved.beta.is_nan() && seen.critical.beta > 0.0, "{resolve}");
     }
     assert_eq!(cpu::critical_beta(&row, f64::INFINITY).beta, 0.0);
     let view = Scores::dense(&row, 1, row.len()).unwrap();

@@ -84,12 +84,9 @@ impl Contact {
         tops: &Tops,
         resolve: f64,
     ) -> CriticalBeta {
-        if resolve.is_nan() || resolve < 0.0 {
-            return CriticalBeta::UNKNOWN;
-        }
         let best = CriticalBeta::at_top(top.ties, resolve);
         // No rank exceeds n.
-        if best.beta == f64::INFINITY || top.len < 2 || (top.len as f64).ln() <= resolve {
+        if !best.beta.is_finite() || top.len < 2 || (top.len as f64).ln() <= resolve {
             return best;
         }
         let mut search = Search { best, attained: 0.0, resolve, max: top.max };

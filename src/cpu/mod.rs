@@ -34,10 +34,10 @@ use rayon::prelude::*;
 use row::Lent;
 use top::{Chunks, Progress};
 
-type Copy = fn(&[u8], &mut [u8]);
+type CopyBytes = fn(&[u8], &mut [u8]);
 
 /// A copy between slices of one length past the caches, where this CPU has the stores for it: a benchmark's limit.
-pub(crate) fn streaming_copy() -> Option<Copy> {
+pub(crate) fn streaming_copy() -> Option<CopyBytes> {
     let streams = InstructionSet::chosen_or_fastest().streams();
     streams.then_some(|from, to| copy::copy_past(InstructionSet::chosen_or_fastest(), from, to))
 }

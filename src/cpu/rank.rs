@@ -117,16 +117,6 @@ pub(super) fn offer_best<const N: usize>(
     }
 }
 
-/// Offers the gaps of scores that come largest first.
-fn offer_in_order(scores: &[f32], search: &mut Search) {
-    for (rank, &score) in (1..).zip(scores) {
-        let gap = search.max - score;
-        if gap > 0.0 {
-            search.offer(gap, rank);
-        }
-    }
-}
-
 /// Lambda(resolve) as far as the `k` largest scores tell, with what bounds it from above.
 pub(super) fn of_largest(scores: &[f32], top: &RowMax, k: usize, resolve: f64) -> CriticalBeta {
     let best = CriticalBeta::at_top(top.ties, resolve);
@@ -136,7 +126,12 @@ pub(super) fn of_largest(scores: &[f32], top: &RowMax, k: usize, resolve: f64) -
     let largest = largest.into_sorted();
     let furthest = largest.last().map_or(0.0, |&s| f64::from(top.max - s));
     let finite = largest.partition_point(|&s| (top.max - s).is_finite());
-    offer_in_order(&largest[..finite], &mut search);
+    for (rank, &score) in (1..).zip(&largest[..finite]) {
+        let gap = top.max - score;
+        if gap > 0.0 {
+            search.offer(gap, rank);
+        }
+    }
     let mut best = search.best;
     if (largest.len() as u64) < top.len && best.beta < f64::INFINITY {
         // The certificate: whatever lies beyond the k-th gap has a ratio below (log n - r) / D_(k).

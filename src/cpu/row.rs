@@ -171,7 +171,7 @@ impl Workspace {
         (top, tops): &(RowMax, Tops),
         measure: Measure,
     ) -> [CriticalBeta; 2] {
-        if top.poisoned || measure.resolve.is_nan() || measure.resolve < 0.0 {
+        if top.poisoned {
             return [CriticalBeta::UNKNOWN; 2];
         }
         if measure.top_k.is_some() {

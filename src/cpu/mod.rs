@@ -17,6 +17,7 @@ mod plan;
 mod probs;
 mod rank;
 mod row;
+mod scale;
 mod softmax;
 mod sorted;
 mod spread;
@@ -27,6 +28,7 @@ pub use lanes::InstructionSet;
 pub use plan::{Plan, Sharing};
 pub use row::{Measure, RowReport, SoftmaxRow};
 pub(crate) use row::{SCRATCH_BYTES, Workspace};
+pub(crate) use scale::scale;
 pub use softmax::{softmax, softmax_at, softmax_in_place};
 
 use crate::{CriticalBeta, Element, Scores};

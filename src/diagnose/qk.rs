@@ -5,6 +5,7 @@
 //! head_dim of 256 it is the chain of fused multiply-adds over head_dim in order wherever the processor has
 //! them (AVX2, AVX-512, NEON), beyond that sums of such chains of 256; without them its last bits differ.
 
+use crate::cpu;
 use crate::input::QkPair;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
@@ -14,8 +15,9 @@ use std::ops::Range;
 /// the second-level cache beside the copy that the product packs of it.
 const TILE_KEYS: usize = 1024;
 const TILE_VALUES: usize = 1 << 16;
-/// Scores, and values of queries, that one thread holds at once unless two rows are longer: 8 MiB.
-const BLOCK_VALUES: usize = 1 << 21;
+/// Scores, and values of queries, that one thread holds at once unless two rows are longer: 16 MiB. With half as many, 65,536 keys
+/// were read and packed for every 32 rows, which took longer than their product (2026-11-25).
+const BLOCK_VALUES: usize = 1 << 22;
 /// Rows that share a tile at most: reading and packing it cost 44 % of the product's time at 64 rows, 10 %
 /// at 256, nothing to be seen at 512 (2048 keys of head_dim 64 in f32, 2026-11-25).
 const BLOCK_ROWS: usize = 512;
@@ -30,6 +32,8 @@ pub(super) struct QkBlock {
     keys: Vec<f32>,
     scores: Vec<f32>,
     width: usize,
+    /// What the products are still to be multiplied by.
+    rest: f64,
 }
 
 /// Rows that share one pass over the keys: more save decoding, fewer save memory.
@@ -64,13 +68,11 @@ impl QkBlock {
         if scores.len() < room {
             *scores = vec![0.0; room];
         }
-        let scale = Scale::of(pair.scale());
-        let largest_query = largest(queries);
+        let (exact, rest) = split_scale(pair.scale());
         let mut start = 0;
         while start < width {
             let end = (start + tile_keys(dim)).min(if start < all_see { all_see } else { width });
             pair.read_k(pair.kv_head(head), start..end, keys);
-            let overflows = scale.overflows(dim, largest_query, largest(keys));
             let visible = |group: usize| group.clamp(start, end) - start;
             let mut first = 0;
             for run in groups.chunk_by(|&a, &b| visible(a) == visible(b)) {
@@ -81,26 +83,20 @@ impl QkBlock {
                     continue;
                 }
                 let block = &mut scores[rows.start * width + start..][..(rows.len() - 1) * width + visible];
-                product(
-                    scale.exact,
-                    &queries[rows.start * dim..rows.end * dim],
-                    &keys[..visible * dim],
-                    dim,
-                    block,
-                    width,
-                );
-                if overflows || scale.rest != 1.0 {
-                    block.chunks_mut(width).for_each(|row| scale.finish(&mut row[..visible]));
-                }
+                let queries = &queries[rows.start * dim..rows.end * dim];
+                product(exact, queries, &keys[..visible * dim], dim, block, width);
             }
             start = end;
         }
-        self.width = width;
+        (self.width, self.rest) = (width, rest);
     }
 
-    /// The scores of the `index`-th row of the block, for keys 0..=position.
+    /// The scores of the `index`-th row of the block, for keys 0..=position. To be asked for once: they are scaled here, where the row is
+    /// read next.
     pub(super) fn row(&mut self, index: usize, position: u64) -> &mut [f32] {
-        &mut self.scores[index * self.width..][..position as usize + 1]
+        let row = &mut self.scores[index * self.width..][..position as usize + 1];
+        cpu::scale(row, self.rest);
+        row
     }
 }
 
@@ -123,42 +119,14 @@ fn product(alpha: f32, queries: &[f32], keys: &[f32], dim: usize, out: &mut [f32
 }
 
 /// The scale of the dot products in two factors: a power of two, which the product applies for nothing and
-/// exactly (but for sums below 2^-126 of more than 256 terms), and what is left for a pass of its own, an eighth of the product's time at head_dim 128.
-struct Scale {
-    exact: f32,
-    rest: f64,
-}
-
-impl Scale {
-    fn of(scale: f64) -> Self {
-        let exact = scale as f32;
-        let power_of_two = exact.is_normal() && exact.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1;
-        match power_of_two && f64::from(exact) == scale {
-            true => Scale { exact, rest: 1.0 },
-            false => Scale { exact: 1.0, rest: scale },
-        }
+/// exactly (but for sums below 2^-126 of more than 256 terms), and what is left for [`cpu::scale`].
+fn split_scale(scale: f64) -> (f32, f64) {
+    let exact = scale as f32;
+    let power_of_two = exact.is_normal() && exact.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1;
+    match power_of_two && f64::from(exact) == scale {
+        true => (exact, 1.0),
+        false => (1.0, scale),
     }
-
-    /// Whether a sum of `dim` products of values up to these may leave the range of f32 on its way to a score.
-    fn overflows(&self, dim: usize, query: f32, key: f32) -> bool {
-        let most = 2.0 * dim as f64 * f64::from(query) * f64::from(key) * self.rest.max(1.0);
-        let most = most * f64::from(self.exact).max(1.0);
-        // Infinite and NaN values may do anything.
-        most.is_nan() || most >= f64::from(f32::MAX)
-    }
-
-    fn finish(&self, scores: &mut [f32]) {
-        for score in scores {
-            let scaled = (f64::from(*score) * self.rest) as f32;
-            // An overflow to -inf must poison its row: as a score it would read as masked.
-            *score = if scaled == f32::NEG_INFINITY { f32::NAN } else { scaled };
-        }
-    }
-}
-
-/// The largest magnitude, by its bits so that a NaN is larger than all; 0 of nothing.
-fn largest(values: &[f32]) -> f32 {
-    f32::from_bits(values.iter().map(|v| v.abs().to_bits() as i32).fold(0, i32::max) as u32)
 }
 
 #[cfg(test)]

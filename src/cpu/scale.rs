@@ -1,0 +1,27 @@
+//! Products of queries and keys made scores.
+
+use super::lanes::{InstructionSet, Lanes, Work};
+
+/// Multiplies every score by `factor`, in f64 and rounded once. One that overflows to -inf becomes NaN: left as it is, it would read as
+/// masked.
+pub(crate) fn scale(scores: &mut [f32], factor: f64) {
+    InstructionSet::chosen_or_fastest().run(Scale { scores, factor });
+}
+
+struct Scale<'a> {
+    scores: &'a mut [f32],
+    factor: f64,
+}
+
+impl Work for Scale<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        let poison = |score: f32| if score == f32::NEG_INFINITY { f32::NAN } else { score };
+        // Plain loops, which the compiler makes lanes of.
+        match self.factor == 1.0 {
+            true => self.scores.iter_mut().for_each(|s| *s = poison(*s)),
+            false => self.scores.iter_mut().for_each(|s| *s = poison((f64::from(*s) * self.factor) as f32)),
+        }
+    }
+}

@@ -17,7 +17,7 @@
 //!
 //! - [`Scores`]: what a legal block of rows is; -inf is masked.
 //! - [`reference`](mod@reference): the definition in f64, sorted and obvious, with every quantity and bound of the theory.
-//! - [`cpu`]: the same numbers fast, without a sort, rows in parallel; the rescaled softmax.
+//! - [`cpu`]: the same numbers fast, rows in parallel; the rescaled softmax.
 //! - [`cuda`]: the same on a GPU, one read and one write; [`Device`]: where rows are computed.
 //! - [`CriticalBeta`]: the value and the witness that lets anyone check it by hand.
 //! - [`rescaling`], [`laws`]: how beta is chosen, as plain data with one text form; the published laws.

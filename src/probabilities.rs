@@ -1,7 +1,7 @@
 //! The rescaled softmax of every row of a score file, written in the file's own format.
 
 use crate::batches::{check_memory, in_order};
-use crate::cpu::{SCRATCH_BYTES, SoftmaxRow, Workspace};
+use crate::cpu::{InstructionSet, SCRATCH_BYTES, SoftmaxRow, Workspace};
 use crate::diagnose::{HeadRescalings, last_visible};
 use crate::input::safetensors::{SafetensorsFile, Tensor};
 use crate::input::{Input, ScoreTensor, Source, positions_of};
@@ -87,6 +87,7 @@ impl<'a> Probabilities<'a> {
         out: &mut Output,
         mut sink: impl FnMut(&[SoftmaxRow]),
     ) -> Result<()> {
+        InstructionSet::chosen()?;
         if is_npy(&self.input.path) {
             return self.tensors.iter().try_for_each(|tensor| {
                 let header = npy_header(tensor).map_err(|e| Error::io(out.path(), e))?;

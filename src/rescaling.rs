@@ -132,8 +132,12 @@ impl Rescaling {
             Rescaling::Critical(rule) => {
                 // 0 * inf: a ratio of 0 asks for no separation, tied or not.
                 let wanted = if rule.ratio == 0.0 { 0.0 } else { rule.ratio * row.critical };
-                // A floor above the cap gives the cap; clamp would panic.
-                wanted.max(rule.floor).min(rule.cap)
+                // Maxima and minima would drop a NaN.
+                match [wanted, rule.floor, rule.cap].iter().any(|v| v.is_nan()) {
+                    true => f64::NAN,
+                    // A floor above the cap gives the cap; clamp would panic.
+                    false => wanted.max(rule.floor).min(rule.cap),
+                }
             }
             Rescaling::Calibrated(Calibrated { c, xi, anchor }) => match anchor {
                 Some(length) => (row.ln_n() / length.ln()).powf(*xi),
@@ -237,6 +241,17 @@ mod tests {
         assert_eq!(beta("critical:ratio=2,floor=6", 9, 8, 2.5), 6.0);
         assert_eq!(beta("critical", 9, 8, f64::INFINITY), f64::INFINITY);
         assert_eq!(beta("critical:ratio=0", 9, 8, f64::INFINITY), 0.0);
+        assert!(beta("critical:floor=1,cap=2", 9, 8, f64::NAN).is_nan());
+        let plain = Critical::default();
+        let bad = [
+            Critical { ratio: f64::NAN, ..plain },
+            Critical { floor: f64::NAN, ..plain },
+            Critical { cap: f64::NAN, ..plain },
+        ];
+        for rule in bad {
+            let row = RowFacts { n: 9, position: 8, critical: 2.5, entropy: 1.0 };
+            assert!(Rescaling::Critical(rule).beta(&row).is_nan(), "{rule:?}");
+        }
         assert_eq!(beta("calibrated:c=2,xi=0.5", 100, 99, 0.0), 2.0 * 100f64.ln().sqrt());
         assert_eq!(beta("calibrated:c=2,xi=0.5,anchor=100", 100, 99, 0.0), 1.0);
         assert!((beta("calibrated:c=2,xi=0.5,anchor=100", 10_000, 0, 0.0) - 2f64.sqrt()).abs() < 1e-15);

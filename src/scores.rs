@@ -3,8 +3,8 @@
 use crate::{DType, Error, Result};
 use half::{bf16, f16};
 
-/// An element type of score rows in memory. Every value converts to the working f32 exactly.
-pub trait Element: bytemuck::Pod + Send + Sync {
+/// An element type of score rows in memory: f32, f16 or bf16. Every value converts to the working f32 exactly.
+pub trait Element: bytemuck::Pod + Send + Sync + sealed::Sealed {
     /// Its name among element types.
     const DTYPE: DType;
 
@@ -13,6 +13,14 @@ pub trait Element: bytemuck::Pod + Send + Sync {
 
     /// `value` rounded to nearest, ties to even.
     fn from_f32(value: f32) -> Self;
+}
+
+/// The row algorithms pad with -inf, which an element type of anyone's may not have.
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
 }
 
 impl Element for f32 {

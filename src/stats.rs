@@ -175,7 +175,7 @@ impl TopK {
         for &s in scores {
             if s > self.floor {
                 self.kept.push(s);
-                if self.kept.len() >= 2 * self.k {
+                if self.kept.len() >= self.k.saturating_mul(2) {
                     self.prune();
                 }
             }

@@ -125,8 +125,8 @@ pub fn of(device: &Device) -> Result<Vec<Case>> {
     }
 }
 
-/// On a CPU: 64 MiB in many, some and few rows, one long row, 16-bit rows, and every law at 256 x 65,536, and a log grid in a drawn order. Two to three minutes
-/// on two cores, most of them in the sorts.
+/// On a CPU: 64 MiB in many, some and few rows, one long row, 16-bit rows, and every law at 256 x 65,536, and a log grid in a drawn order. About a minute
+/// on two cores, most of it in the sorts.
 fn cpu_ladder() -> Result<Vec<Case>> {
     let shapes = [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)];
     let plain = shapes.map(|(rows, n)| Case::new(rows, n, DType::F32, "gaussian"));

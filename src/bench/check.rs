@@ -1,5 +1,6 @@
 //! Results against the definition, in f64.
 
+use super::peers::is_poisoned;
 use super::{Told, Way};
 use crate::DType;
 use crate::reference::Row;
@@ -11,8 +12,14 @@ pub fn equal(scores: &[f32], out: &[f64]) -> Option<String> {
 }
 
 /// Whether the critical beta and its contact are the definition's bit for bit, and the row's beta is it within the slack, or 1
-/// for a way without one.
+/// for a way without one. All are NaN of a poisoned row, but for the 1.
 pub fn told(scores: &[f32], told: &Told, way: Way) -> Option<String> {
+    if is_poisoned(scores) {
+        let critical = told.critical.is_none_or(|found| found.beta.is_nan() && found.contact_gap.is_nan());
+        let beta = if way.is_critical() { told.beta.is_nan() } else { told.beta == 1.0 };
+        return (!(critical && beta))
+            .then(|| format!("{:?} and beta {} of a poisoned row", told.critical, told.beta));
+    }
     let mut counted = scores.to_vec();
     if let Some(k) = way.measure().top_k {
         counted.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -38,6 +45,10 @@ pub fn told(scores: &[f32], told: &Told, way: Way) -> Option<String> {
 
 /// Whether every probability is within (4 + z) 2^-23, z = beta x gap, of f64, and the rounding of the output.
 pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Option<String> {
+    if is_poisoned(scores) {
+        let at = out.iter().position(|p| !p.is_nan())?;
+        return Some(format!("column {at}: {} in a poisoned row", out[at]));
+    }
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if max == f32::NEG_INFINITY {
         let at = out.iter().position(|&p| p != 0.0)?;
@@ -102,6 +113,19 @@ mod tests {
         let rank = critical.contact_rank + 1;
         let wrong = Told { critical: Some(CriticalBeta { contact_rank: rank, ..critical }), ..right() };
         assert!(told(&ROW, &wrong, Way::CriticalSoftmax).unwrap().starts_with("CriticalBeta"));
+    }
+
+    #[test]
+    fn a_poisoned_row_is_nan_throughout() {
+        let row = [1.0, f32::INFINITY];
+        assert_eq!(probabilities(&row, f64::NAN, &[f64::NAN; 2], DType::F32), None);
+        assert!(probabilities(&row, 1.0, &[0.0, f64::NAN], DType::F32).unwrap().starts_with("column 0"));
+        let right = || Told { critical: None, beta: f64::NAN, slack: 0.0 };
+        assert_eq!(told(&row, &right(), Way::NaiveSort), None);
+        assert!(told(&row, &Told { beta: 0.0, ..right() }, Way::NaiveSort).is_some());
+        let stats = |critical| Told { critical: Some(critical), beta: 1.0, slack: 0.0 };
+        assert_eq!(told(&row, &stats(CriticalBeta::UNKNOWN), Way::Stats), None);
+        assert!(told(&row, &stats(CriticalBeta::at_top(1, 0.0)), Way::Stats).is_some());
     }
 
     #[test]

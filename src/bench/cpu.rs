@@ -1,7 +1,7 @@
 //! One case on this CPU.
 
 use super::{Case, RULES, TOP_K, Told, Way, peers};
-use crate::cpu::{self, Measure};
+use crate::cpu::{self, Measure, RowReport};
 use crate::{CriticalBeta, DType, Element, Error, Result, Scores};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -10,6 +10,9 @@ use std::time::Instant;
 /// Bytes of a copy that are one thread's at a time: as fast as one stretch per thread (57 and 56 GB/s by streaming stores on a quiet
 /// machine, 2026-11-25), and no wait for a thread that shares its core with another program.
 const COPY_BYTES: usize = 1 << 20;
+
+/// Room for a row's report, the pieces that threads collect it in, and what is kept of it.
+const TOLD_BYTES: usize = 4 * size_of::<RowReport>();
 
 /// A cache line: what buffers begin at, as PyTorch's and NumPy's large ones do.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
@@ -50,7 +53,15 @@ impl HostRows {
         for part in all.chunks_mut(bytes.len()) {
             part.copy_from_slice(&bytes[..part.len()]);
         }
-        let positions = vec![case.n - 1; case.rows as usize];
+        // What a run tells of the rows, asked for here and let go: a collect that finds no memory ends the program.
+        let mut told: Vec<[u8; TOLD_BYTES]> = Vec::new();
+        let mut positions = Vec::new();
+        let rows = case.rows as usize;
+        if told.try_reserve_exact(rows).and_then(|()| positions.try_reserve_exact(rows)).is_err() {
+            let detail = format!("no memory for what is told of {rows} rows");
+            return Err(Error::Settings { detail });
+        }
+        positions.resize(rows, case.n - 1);
         let logs = peers::log_ranks(case.n as usize);
         Ok(HostRows { case, scores, out, positions, logs, betas: Vec::new(), criticals: Vec::new() })
     }

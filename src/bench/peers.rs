@@ -10,11 +10,14 @@ pub(super) fn log_ranks(n: usize) -> Vec<f64> {
 
 /// The critical beta of a row by sorting its gaps; the sort uses all threads where it `is_alone`.
 ///
-/// Gaps are not negative, so their bits sort like them: an integer sort, the fastest of the standard library.
+/// Gaps are not negative, so their bits sort like them: an integer sort, the fastest of the standard library. NaN for a poisoned row.
 pub(super) fn sorted(row: &[f32], logs: &[f64], is_alone: bool, gaps: &mut Vec<u32>) -> f64 {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if max == f32::NEG_INFINITY {
         return 0.0;
+    }
+    if is_poisoned(row) {
+        return f64::NAN;
     }
     gaps.clear();
     gaps.extend(row.iter().map(|&score| (max - score).to_bits()));
@@ -26,8 +29,16 @@ pub(super) fn sorted(row: &[f32], logs: &[f64], is_alone: bool, gaps: &mut Vec<u
     supremum(gaps.iter().map(|&bits| f32::from_bits(bits)), logs)
 }
 
-/// The critical beta of the `k` largest scores of a row.
+/// Whether a row has a NaN or +inf.
+pub(super) fn is_poisoned(row: &[f32]) -> bool {
+    row.iter().any(|&score| score.is_nan() || score == f32::INFINITY)
+}
+
+/// The critical beta of the `k` largest scores of a row; NaN for a poisoned row.
 pub(super) fn of_largest(row: &[f32], k: usize, logs: &[f64]) -> f64 {
+    if is_poisoned(row) {
+        return f64::NAN;
+    }
     let mut largest = TopK::new(k);
     largest.extend(row);
     let largest = largest.into_sorted();
@@ -64,6 +75,11 @@ mod tests {
                 let top = Row::from_f32(&row[..n.min(5)]).critical_beta().beta;
                 assert_eq!(of_largest(&row, 5, &logs), top, "{family} {n}");
             }
+        }
+        for bad in [f32::NAN, f32::INFINITY] {
+            let row = [1.0, bad, f32::NEG_INFINITY];
+            assert!(sorted(&row, &log_ranks(3), false, &mut gaps).is_nan());
+            assert!(of_largest(&row, 2, &log_ranks(3)).is_nan());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The supremum without a sort: bound what can still win, keep only that, and rank the rest.
+//! The supremum without sorting the row: bound what can still win, keep only that, and rank the rest.
 //!
 //! 1. Some large scores are known from the pass that found the maximum. Their ranks among themselves attain a ratio,
 //!    a lower bound L on Lambda(r). No gap beyond (log n - r) / L can be the contact.
@@ -6,7 +6,8 @@
 //! 3. Where many are left (the contact is in the bulk: a sink, a heavy tail), they are counted in bins. A bin of gaps
 //!    `low..=high` with `after` scores through it attains at least (log after - r) / high and at most
 //!    (log after - r) / low; the hull of the bins that can still win is moved together; again from 1.
-//! 4. What bins do not thin out (every rank of a log grid is a contact) is spread into buckets; a row in order has its ranks.
+//! 4. What bins do not thin out (every rank of a log grid is a contact) is spread into buckets, or sorted where they lie too close for f32 to
+//!    divide; a row in order has its ranks.
 //!
 //! Only the end decides, by the one rounded ratio of `critical.rs`: the result is that of sorting, bit for bit.
 

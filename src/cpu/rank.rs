@@ -1,4 +1,4 @@
-//! The ratios of what is left: few scores by all pairs, many by sorting.
+//! The ratios of what is left: few scores by all pairs; and the k largest alone, sorted.
 
 use super::contact::Search;
 use super::lanes::{InstructionSet, Lanes, WIDTH, Work};

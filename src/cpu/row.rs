@@ -269,7 +269,8 @@ fn write_probs(scores: &[f32], top: &RowMax, beta: f64, log_partition: f64, out:
     let largest = (-log_partition).exp();
     out.clear();
     out.extend(scores.iter().map(|&s| match s {
-        _ if top.poisoned => f64::NAN,
+        // A row without a beta, masked scores included.
+        _ if beta.is_nan() => f64::NAN,
         f32::NEG_INFINITY => 0.0,
         s => weight((top.max - s).into(), beta) * largest,
     }));

@@ -19,8 +19,8 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// Errors: [`Error::Spec`] for a calibration whose anchor has no positive logarithm, and for a resolve that is
-    /// negative or not finite.
+    /// Errors: [`Error::Spec`] for a calibration whose anchor has no positive logarithm, for a resolve that is
+    /// negative or not finite, and for a ratio, floor or cap that is NaN.
     pub fn of(beta: Beta) -> Result<Rule> {
         let plain = Rule { kind: RULE_FIXED, law: 0, p: [0.0; 3], betas: 0, resolve: None };
         let rescaling = match beta {
@@ -41,6 +41,10 @@ impl Rule {
             Rescaling::Critical(Critical { ratio, resolve, floor, cap }) => {
                 if !(resolve.is_finite() && *resolve >= 0.0) {
                     return fail(format!("resolve must be finite and at least 0 nats, found {resolve}"));
+                }
+                // The device's maxima and minima drop a NaN.
+                if [ratio, floor, cap].iter().any(|v| v.is_nan()) {
+                    return fail(format!("expected numbers, found ratio {ratio}, floor {floor}, cap {cap}"));
                 }
                 Rule { kind: RULE_CRITICAL, p: [*ratio, *floor, *cap], resolve: Some(*resolve), ..plain }
             }

@@ -3,7 +3,7 @@
 use super::qk::{self, QkBlock, block_rows};
 use super::record::{RowPlace, RowRecord};
 use crate::batches::{check_memory, in_order};
-use crate::cpu::{Measure, SCRATCH_BYTES, Workspace};
+use crate::cpu::{InstructionSet, Measure, SCRATCH_BYTES, Workspace};
 use crate::cuda::Engine;
 use crate::input::{Input, Source};
 use crate::{Device, Error, Result, Scores};
@@ -85,7 +85,7 @@ pub fn scan(
 
 /// Measures every row of `inputs` on `device` and hands the records to `sink` in input order, a batch at a time.
 ///
-/// Memory is O(threads x keys): no source is read whole. Errors: [`Settings::check`]'s, the sink's, and
+/// Memory is O(threads x keys): no source is read whole. Errors: [`Settings::check`]'s, [`InstructionSet::chosen`]'s, the sink's, and
 /// [`Error::File`] for rows too long for the memory there is.
 ///
 /// On a GPU, scores of queries and keys are computed on this CPU, and scores in f64 become f32 as they do here.
@@ -96,6 +96,7 @@ pub fn scan_on(
     mut sink: impl FnMut(&[RowRecord]) -> Result<()>,
 ) -> Result<()> {
     settings.check()?;
+    InstructionSet::chosen()?;
     for input in inputs {
         for source in &input.sources {
             let waiting = match device {

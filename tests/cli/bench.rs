@@ -38,6 +38,26 @@ fn json_has_the_seconds_of_every_way() {
 }
 
 #[test]
+fn json_goes_to_stdout_in_place_of_the_table() {
+    let args = ["bench", "--device", "cpu", "--rows", "2", "--len", "99", "--rounds", "1", "--json", "-"];
+    let json: Value = serde_json::from_str(&stdout(&args)).unwrap();
+    assert_eq!(json["cases"][0]["n"], Value::from(99));
+    assert!(!std::path::Path::new("-").exists());
+}
+
+#[test]
+fn poisoned_rows_are_right_when_they_are_nan() {
+    // Scores that leave the range of f32, or of f16.
+    let cases = [&["--law", "ascending:step=1e36"][..], &["--law", "simplex:gap=1e30", "--dtype", "f16"]];
+    for law in cases {
+        let told = stdout(
+            &[&["bench", "--device", "cpu", "--rows", "3", "--len", "5000", "--rounds", "1"], law].concat(),
+        );
+        assert!(told.contains("1 cases, 0 wrong results"), "{told}");
+    }
+}
+
+#[test]
 fn a_parameter_of_a_law_is_part_of_its_name() {
     let told = stdout(&["bench", "--device", "cpu", "--rows", "1", "--len", "40", "--law", "sink:height=3"]);
     assert!(told.contains("sink:height=3"), "{told}");
@@ -68,6 +88,12 @@ fn what_cannot_be_measured_is_refused() {
         (&["--len", "9", "--rounds", "0"], "--rounds"),
         (&["--len", "9", "--dtype", "int8"], "expected f64, f32, f16 or bf16"),
         (&["--len", "9", "--small"], "cannot be used with"),
+        (&["--small", "--rows", "3"], "cannot be used with"),
+        (&["--small", "--law", "sink"], "cannot be used with"),
+        (&["--small", "--dtype", "f16"], "cannot be used with"),
+        (&["--small", "--shuffled"], "cannot be used with"),
+        (&["--small", "--turns", "scores"], "cannot be used with"),
+        (&["--len", "9", "--turns", "-"], "expected a file"),
         (&["--turns", "scores"], "--len"),
     ] {
         let error = stderr(2, &[&["bench", "--device", "cpu"], args].concat());

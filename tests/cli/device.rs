@@ -130,6 +130,10 @@ fn plan_needs_no_gpu_and_gives_its_reasons() {
     );
     assert!(stderr(1, &["plan", "--len", "9", "--rows", "1", "--arch", "sm_70"]).contains("expected sm_80"));
     assert!(stderr(2, &["plan", "--len", "9"]).contains("--rows"));
+    let told = stdout(&["plan", "--device", "cpu", "--threads", "2", "--len", "1048576", "--rows", "1"]);
+    assert!(told.starts_with("1 x 1048576 f32 on 2 threads: every row split into 64 parts"), "{told}");
+    let f64 = ["plan", "--device", "cpu", "--len", "9", "--rows", "1", "--dtype", "f64"];
+    assert!(stderr(1, &f64).contains("f32, f16 or bf16"));
     assert!(
         stderr(2, &["plan", "--len", "9", "--rows", "1", "--softmax", "--profile"]).contains("--profile")
     );

@@ -212,3 +212,18 @@ fn a_calibration_that_does_not_fit_the_softmax_is_refused_or_said() {
         stderr(1, &["softmax", text(&file), "--out", text(&out), "--rescaling", &(spec + ",of=resolved")]);
     assert!(resolved.contains("layer \"in\" head 0: has no finite median resolved beta"), "{resolved}");
 }
+
+#[test]
+fn a_row_without_a_beta_is_nan_masked_scores_included() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let scores: Vec<u8> =
+        [3.0f32, 1.0, 2.0, f32::NEG_INFINITY].iter().flat_map(|s| s.to_le_bytes()).collect();
+    let file = build::write(directory.path(), "in.npy", &npy("<f4", false, "(1, 4)", &scores));
+    // 0 times the largest power that there is.
+    let spec = "asentmax:delta=1,b=0,g=100000";
+    let told = stdout(&["softmax", text(&file), "--out", text(&at("out.npy")), "--rescaling", spec]);
+    assert!(told.contains("1 rows, 1 NaN: the rescaling has no beta for them"), "{told}");
+    let bytes = std::fs::read(at("out.npy")).unwrap();
+    assert!(values("F32", &bytes[bytes.len() - 16..]).iter().all(|p| p.is_nan()));
+}

@@ -43,7 +43,7 @@ pub enum Command {
     Laws(Laws),
     /// Time the softmax against a copy of the same bytes and against a sort, every result checked first
     Bench(crate::bench::Bench),
-    /// Say which CUDA kernel would run, and why; needs no GPU
+    /// Say which CUDA kernel would run, and why; needs no GPU. With --device cpu: who computes which rows
     Plan(Plan),
     /// Say what this machine offers
     Doctor,
@@ -142,7 +142,7 @@ pub struct Plan {
     pub profile: bool,
 }
 
-fn file(text: &str) -> Result<PathBuf, String> {
+pub fn file(text: &str) -> Result<PathBuf, String> {
     if text == "-" { Err("expected a file, not stdout".into()) } else { Ok(text.into()) }
 }
 

@@ -1,6 +1,6 @@
 //! `critbeta bench`.
 
-use crate::args::Cli;
+use crate::args::{Cli, file};
 use crate::report::table;
 use clap::Args;
 use critbeta::bench::{self, Case, Measured, Setup, Way, cases};
@@ -28,17 +28,17 @@ pub struct Bench {
     #[arg(long, requires = "len")]
     pub shuffled: bool,
     /// A few tiny cases instead of the ladder, for a memory checker; their times mean nothing
-    #[arg(long, conflicts_with = "len")]
+    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "law", "shuffled", "turns"])]
     pub small: bool,
     /// Times each way of a case is run, the slowest fewer; the median counts
     #[arg(long, value_name = "K", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
-    /// Write the seconds as JSON
+    /// Write the seconds as JSON; - is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Take turns with another program: check every way, write the scores to FILE (rows one after another, little endian), then
     /// answer each line of stdin that names a way by the seconds of one run. CPU only
-    #[arg(long, value_name = "FILE", requires = "len", conflicts_with = "json")]
+    #[arg(long, value_name = "FILE", requires = "len", conflicts_with = "json", value_parser = file)]
     pub turns: Option<PathBuf>,
 }
 
@@ -58,7 +58,8 @@ pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
     if let (Some(path), [case]) = (&args.turns, &cases[..]) {
         return turns(&device, *case, path, cli.seed);
     }
-    let file = args.json.as_deref().map(Output::create).transpose()?;
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    let file = args.json.as_deref().filter(|_| !to_stdout).map(Output::create).transpose()?;
     let progress = crate::progress(cli, cases.len() as u64, "cases");
     let rounds = if is_simulated(&device) { 1 } else { args.rounds.into() };
     let mut measured = Vec::with_capacity(cases.len());
@@ -71,6 +72,10 @@ pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
         crate::json_output(file, &document(&device, &measured))?.commit()?;
     }
     let failed = measured.iter().map(|of| of.failed.len()).sum::<usize>();
+    if to_stdout {
+        crate::print(|out| crate::write_json(out, &document(&device, &measured)))?;
+        return Ok(failed == 0);
+    }
     crate::print(|out| {
         writeln!(out, "{}", device.description())?;
         if is_simulated(&device) {

@@ -1,10 +1,34 @@
 //! `critbeta plan`.
 
 use crate::args::{Cli, Plan as Args};
-use critbeta::Device;
 use critbeta::cuda::{Arch, Family, Plan, Problem};
+use critbeta::{DType, Error};
+use critbeta::{Device, DeviceSpec, cpu};
+use std::fmt::Display;
 
 pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<()> {
+    match cli.device == DeviceSpec::Cpu && args.arch.is_none() {
+        true => print(&on_cpu(args)?),
+        false => print(&on_gpu(args, cli)?),
+    }
+}
+
+fn print(plan: &dyn Display) -> anyhow::Result<()> {
+    Ok(crate::print(|out| writeln!(out, "{plan}"))?)
+}
+
+fn on_cpu(args: &Args) -> anyhow::Result<cpu::Plan> {
+    let fail = |detail| Err(Error::Settings { detail }.into());
+    if args.dtype == DType::F64 {
+        return fail("a plan of f64: the rows of the CPU path are f32, f16 or bf16".to_owned());
+    }
+    let (Ok(rows), Ok(cols)) = (args.rows.try_into(), args.len.try_into()) else {
+        return fail(format!("a plan of {} rows x {}: expected what can be addressed", args.rows, args.len));
+    };
+    Ok(cpu::Plan::choose(rows, cols, args.dtype, rayon::current_num_threads()))
+}
+
+fn on_gpu(args: &Args, cli: &Cli) -> anyhow::Result<Plan> {
     let arch = match &args.arch {
         Some(name) => Arch::named(name)?,
         None => match crate::device(cli)? {
@@ -14,7 +38,5 @@ pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<()> {
     };
     let family = if args.profile { Family::GapProfile } else { Family::CriticalSoftmax };
     let problem = Problem { rows: args.rows, cols: args.len, dtype: args.dtype, family };
-    let plan = Plan::choose(&problem, &arch)?;
-    crate::print(|out| writeln!(out, "{plan}"))?;
-    Ok(())
+    Ok(Plan::choose(&problem, &arch)?)
 }

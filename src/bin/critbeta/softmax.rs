@@ -28,13 +28,15 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
     if inconclusive > 0 && !cli.quiet {
         eprintln!("note: {inconclusive} of the {laws} laws of this calibration are inconclusive");
     }
-    let (mut rows, mut empty, mut poisoned, mut betas) = (0u64, 0u64, 0u64, None);
+    let (mut rows, mut empty, mut poisoned, mut senseless, mut betas) = (0u64, 0u64, 0u64, 0u64, None);
     plan.write_on(&device, &mut out, |batch| {
         for row in batch {
             rows += 1;
             poisoned += u64::from(row.top.poisoned);
             empty += u64::from(row.top.len == 0);
-            if row.top.len > 0 && !row.top.poisoned {
+            let is_nan = row.beta.is_nan() && !row.top.poisoned;
+            senseless += u64::from(is_nan);
+            if row.top.len > 0 && !row.beta.is_nan() {
                 let (low, high) = betas.unwrap_or((row.beta, row.beta));
                 betas = Some((row.beta.min(low), row.beta.max(high)));
             }
@@ -47,7 +49,12 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
     if let Some((low, high)) = betas {
         told += &format!(", beta {}..{}", figure(low), figure(high));
     }
-    for (count, what) in [(empty, "empty"), (poisoned, "poisoned by NaN or +inf")] {
+    let told_of = [
+        (empty, "empty"),
+        (poisoned, "poisoned by NaN or +inf"),
+        (senseless, "NaN: the rescaling has no beta for them"),
+    ];
+    for (count, what) in told_of {
         if count > 0 {
             told += &format!(", {count} {what}");
         }

@@ -217,8 +217,8 @@ impl Workspace {
             let beta = rule.beta(&facts);
             // Laws of position are all 1 up to the training length.
             let same = reports.iter().find(|report| report.beta == beta).copied();
-            let report = same
-                .unwrap_or_else(|| RowReport::of(top, betas, beta, self.partition(&row, &top, beta)));
+            let report =
+                same.unwrap_or_else(|| RowReport::of(top, betas, beta, self.partition(&row, &top, beta)));
             reports.push(report);
         }
         Some((betas, reports))

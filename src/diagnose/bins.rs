@@ -1,7 +1,7 @@
 //! Rows of about the same length, and the medians that curves go through.
 
-use super::quantile::{median, sorted};
 use super::diagnosis::RowSample;
+use super::quantile::{median, sorted};
 
 /// Fewest rows of a bin: less has no median worth fitting.
 const BIN_ROWS: usize = 3;

@@ -79,7 +79,8 @@ struct HeadRows {
 impl Diagnosis {
     /// Of the rows that `inputs` hold, none of them measured yet. `seed` decides all resampling.
     pub fn new(inputs: &[Input], settings: Settings, seed: u64) -> Self {
-        let mut diagnosis = Diagnosis::of_records(inputs.iter().map(InputNames::of).collect(), settings, seed);
+        let mut diagnosis =
+            Diagnosis::of_records(inputs.iter().map(InputNames::of).collect(), settings, seed);
         for source in inputs.iter().flat_map(|input| &input.sources) {
             for head in 0..source.heads() as u64 {
                 let at = diagnosis.place(source.layer(), head);

@@ -1,11 +1,11 @@
 //! Which length law the critical beta of a head follows, in numbers and in words.
 
 use super::bins::bins;
+use super::diagnosis::RowSample;
 use super::fit::{Exponent, FormFit, best_form, compare_forms, exponent};
 use super::published::{ClosestLaw, closest_law};
 use super::quantile::{median, quantile};
 use super::scan::Settings;
-use super::diagnosis::RowSample;
 use super::verdict::{Evidence, Verdict};
 use super::yardsticks::{Yardstick, Yardsticks};
 use serde::Serialize;

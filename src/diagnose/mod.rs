@@ -25,14 +25,14 @@ mod writers;
 mod yardsticks;
 
 pub use calibration::{CalibratedLaw, Calibration, HeadCalibration, HeadRescalings};
+pub use diagnosis::Diagnosis;
 pub use fit::{Exponent, Form, FormFit};
 pub use length_law::{BinMedians, LengthLaw};
 pub use published::ClosestLaw;
+pub use reader::{RecordSettings, read_records, summary_of_records};
 pub use record::{RowPlace, RowRecord};
 pub(crate) use scan::last_visible;
 pub use scan::{Settings, scan, scan_on};
-pub use diagnosis::Diagnosis;
-pub use reader::{RecordSettings, read_records, summary_of_records};
 pub use sketch::{HeadSketch, SketchPoint, Staircase};
 pub use summary::{HeadSummary, InputNames, Quantiles, Regimes, Summary};
 pub use verdict::Verdict;

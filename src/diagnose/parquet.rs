@@ -9,8 +9,8 @@ use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::column::writer::ColumnWriter;
 use ::parquet::data_type::{ByteArray, DataType};
 use ::parquet::errors::ParquetError;
-use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::file::properties::WriterProperties;
+use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::types::Type;
 use std::fs::File;
@@ -96,10 +96,14 @@ pub(super) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outco
                 None if optional => Values::Absent,
                 None => return Err(Error::file(path, format!("has no column {name}: expected row records"))),
                 Some(column) => {
-                    let values = Values::of(group.get_column_reader(column).map_err(fail)?, rows).map_err(fail)?;
+                    let values =
+                        Values::of(group.get_column_reader(column).map_err(fail)?, rows).map_err(fail)?;
                     if !values.fits(kind) {
                         let told = schema.column(column).physical_type();
-                        return Err(Error::file(path, format!("column {name} is {told}, expected {}", wanted(kind))));
+                        return Err(Error::file(
+                            path,
+                            format!("column {name} is {told}, expected {}", wanted(kind)),
+                        ));
                     }
                     values
                 }

@@ -62,7 +62,9 @@ impl Facts {
     fn add(&mut self, record: &RowRecord) -> Result<(), String> {
         let certified = record.certified.is_some();
         if *self.certified.get_or_insert(certified) != certified {
-            return Err("some records have the column certified and others do not: made by different runs".into());
+            return Err(
+                "some records have the column certified and others do not: made by different runs".into()
+            );
         }
         if record.n == 0 || record.poisoned {
             return Ok(());
@@ -90,12 +92,17 @@ impl Facts {
         let resolve = match (asked.resolve, self.resolved_differs) {
             (None, false) => 0.0,
             (None, true) => {
-                return Err("column resolved_beta differs from critical_beta: give --resolve as the diagnosis \
+                return Err(
+                    "column resolved_beta differs from critical_beta: give --resolve as the diagnosis \
                             that wrote it had it"
-                    .into());
+                        .into(),
+                );
             }
             (Some(given), _) if given < self.resolve * (1.0 - ROUNDING) - ROUNDING => {
-                return Err(format!("column resolved_beta was made with a resolve of {} or more, not {given}", self.resolve));
+                return Err(format!(
+                    "column resolved_beta was made with a resolve of {} or more, not {given}",
+                    self.resolve
+                ));
             }
             (Some(given), true) if given == 0.0 => {
                 return Err("column resolved_beta differs from critical_beta: --resolve cannot be 0".into());
@@ -136,7 +143,9 @@ pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()
         RowFormat::Jsonl => read_json_lines(path, &mut layers, &mut batch)?,
         RowFormat::Csv => read_csv(path, &mut layers, &mut batch)?,
         #[cfg(feature = "parquet")]
-        RowFormat::Parquet => super::parquet::read(path, |place, raw| batch.add(path, &place, &mut layers, raw))?,
+        RowFormat::Parquet => {
+            super::parquet::read(path, |place, raw| batch.add(path, &place, &mut layers, raw))?
+        }
         #[cfg(not(feature = "parquet"))]
         RowFormat::Parquet => return Err(Error::file(path, "this build has no Parquet")),
     }
@@ -191,8 +200,9 @@ fn read_json_lines(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Resul
             continue;
         }
         let place = format!("line {number}");
-        let raw = serde_json::from_slice(&line)
-            .map_err(|e| Error::file(path, format!("{place}: no row record as `diagnose --rows` writes it: {e}")))?;
+        let raw = serde_json::from_slice(&line).map_err(|e| {
+            Error::file(path, format!("{place}: no row record as `diagnose --rows` writes it: {e}"))
+        })?;
         batch.add(path, &place, layers, raw)?;
     }
 }
@@ -260,7 +270,10 @@ impl RawRecord {
         };
         let (any, log_n) = (f64::MAX, (self.n.max(1) as f64).ln());
         if self.contact_rank > self.n && !poisoned {
-            return Err(format!("column contact_rank: {}, expected at most n = {}", self.contact_rank, self.n));
+            return Err(format!(
+                "column contact_rank: {}, expected at most n = {}",
+                self.contact_rank, self.n
+            ));
         }
         Ok(RowRecord {
             layer: layers.named(&self.layer),

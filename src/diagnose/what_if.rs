@@ -96,7 +96,8 @@ pub fn look_again(
                 settings,
                 |workspace, row, position, scores| {
                     let ordinal = begun[local] + row as u64;
-                    let picked = picks.iter().zip(HeadSketch::QUANTILES).filter(|(pick, _)| **pick == ordinal);
+                    let picked =
+                        picks.iter().zip(HeadSketch::QUANTILES).filter(|(pick, _)| **pick == ordinal);
                     let wanted: Vec<f64> = picked.map(|(_, quantile)| quantile).collect();
                     let sampled = ordinal.is_multiple_of(again.stride);
                     (sampled || !wanted.is_empty())
@@ -153,8 +154,7 @@ fn rules(summary: &Summary, settings: &Settings) -> Vec<Vec<Rescaling>> {
             let head = &calibration.heads[at];
             if resolve > 0.0 { head.resolved.as_ref() } else { head.critical.as_ref() }
         });
-        let rule =
-            |anchor| law.map(|law| Rescaling::Calibrated(Calibrated { c: law.c, xi: law.xi, anchor }));
+        let rule = |anchor| law.map(|law| Rescaling::Calibrated(Calibrated { c: law.c, xi: law.xi, anchor }));
         let calibrated = [rule(None), rule(Some(settings.train_length))];
         shared.iter().cloned().chain(calibrated.into_iter().flatten()).collect()
     };
@@ -196,8 +196,7 @@ mod tests {
         let path = Path::new("examples/data/smollm2_gpl3.safetensors");
         let selection = Selection { tensor: Some("layer10"), scale: None };
         let inputs = [open(path, &selection).unwrap()];
-        let settings =
-            Settings { measure: Measure { resolve: 0.69, top_k: None }, ..Settings::default() };
+        let settings = Settings { measure: Measure { resolve: 0.69, top_k: None }, ..Settings::default() };
         let mut diagnosis = Diagnosis::new(&inputs, settings, 1);
         scan(&inputs, &settings, |records| {
             diagnosis.add(records);

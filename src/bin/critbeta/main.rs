@@ -6,6 +6,8 @@ mod diagnose;
 mod doctor;
 mod families;
 mod laws;
+#[cfg(feature = "html")]
+mod page;
 mod plan;
 mod report;
 mod softmax;
@@ -45,6 +47,8 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     critbeta::cpu::InstructionSet::chosen()?;
     match &cli.command {
         Command::Diagnose(args) => diagnose::run(args, cli).map(|()| true),
+        #[cfg(feature = "html")]
+        Command::Report(args) => page::run(args, cli).map(|()| true),
         Command::Softmax(args) => softmax::run(args, cli).map(|()| true),
         Command::Families(args) => families::run(args, cli),
         Command::Laws(args) => laws::run(args).map(|()| true),

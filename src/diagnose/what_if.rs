@@ -154,11 +154,20 @@ fn rules(summary: &Summary, settings: &Settings) -> Vec<Vec<Rescaling>> {
             let head = &calibration.heads[at];
             if resolve > 0.0 { head.resolved.as_ref() } else { head.critical.as_ref() }
         });
-        let rule = |anchor| law.map(|law| Rescaling::Calibrated(Calibrated { c: law.c, xi: law.xi, anchor }));
+        let rule = |anchor| {
+            law.map(|law| {
+                Rescaling::Calibrated(Calibrated { c: rounded(law.c), xi: rounded(law.xi), anchor })
+            })
+        };
         let calibrated = [rule(None), rule(Some(settings.train_length))];
         shared.iter().cloned().chain(calibrated.into_iter().flatten()).collect()
     };
     (0..summary.heads.len()).map(of_head).collect()
+}
+
+/// To five significant digits: what is shown is what was measured, and can be typed.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.4e}").parse().unwrap_or(value)
 }
 
 type Looked = (Vec<[f32; 3]>, Vec<Staircase>);

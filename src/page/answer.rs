@@ -112,7 +112,7 @@ fn length_law(heads: &[HeadSummary]) -> Markup {
                         @if i > 0 { ", " }
                         (law) " in " (holds(xi))
                     }
-                    " of " (fits.len()) " heads; " (conclusive) " of " (heads.len()) " have rows enough to tell a law."
+                    " of " (fits.len()) " heads; " (conclusive) " of " (heads.len()) " have rows enough to tell a law" @if heads.iter().any(|head| head.length_law.resolved_verdict.is_some()) { " of unresolved β" } "."
                 }
             }
         }
@@ -148,8 +148,7 @@ fn advice(summary: &Summary) -> Markup {
                 strong { "Set " code #spec { (calibrated) } } ": what each head was trained to have at n = " (summary.train_length)
                 ", held at other lengths by its own fitted law (calibration below). By row instead of by law: " code #row-spec { (critical) } "."
             } @else {
-                strong { "Leave β as it is (" code #spec { "identity" } ") until there are more rows" } ": only " (conclusive) " of " (heads.len())
-                " heads tell a law. To hold each row at this model's typical ratio without any law: " code #row-spec { (critical) }
+                strong { "Leave β as it is (" code #spec { "identity" } ") until there are more rows" } ": " @if conclusive == 0 { "no head tells" } @else { "only " (conclusive) " of " (heads.len()) " heads tell" } " a law" @if summary.resolve > 0.0 { " of resolved β" } ". To hold each row at this model's typical ratio without any law: " code #row-spec { (critical) }
                 "; to try the fits all the same: " code { (calibrated) } " with the calibration below."
             }
         }

@@ -12,6 +12,17 @@ pub(super) enum Scale {
     LogLog,
 }
 
+impl Scale {
+    /// To even steps and back.
+    fn functions(self) -> (fn(f64) -> f64, fn(f64) -> f64) {
+        match self {
+            Scale::Linear => (|v| v, |v| v),
+            Scale::Log => (f64::ln, f64::exp),
+            Scale::LogLog => (|v| v.ln().ln(), |v| v.exp().exp()),
+        }
+    }
+}
+
 /// An axis from `low` to `high`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axis {
@@ -70,10 +81,20 @@ impl Axis {
     pub(super) fn keys(title: &'static str, low: f64, high: f64) -> Axis {
         let (first, last) = (low.max(3.0).log2().floor().max(2.0), high.max(4.0).log2().ceil());
         let last = last.max(first + 1.0);
-        let stride = ((last - first) / 5.0).ceil().max(1.0) as usize;
-        // Low ticks lie far apart on this axis.
-        let ticks = (first as i32..=last as i32).step_by(stride).map(|power| 2f64.powi(power)).collect();
-        Axis { title, scale: Scale::LogLog, low: 2f64.powf(first), high: 2f64.powf(last), ticks }
+        let mut axis = Axis {
+            title,
+            scale: Scale::LogLog,
+            low: 2f64.powf(first),
+            high: 2f64.powf(last),
+            ticks: Vec::new(),
+        };
+        for power in first as i32..=last as i32 {
+            let tick = 2f64.powi(power);
+            if axis.ticks.last().is_none_or(|&before| axis.place(tick) - axis.place(before) >= TICK_APART) {
+                axis.ticks.push(tick);
+            }
+        }
+        axis
     }
 
     pub(super) fn low(&self) -> f64 {
@@ -86,15 +107,25 @@ impl Axis {
 
     /// Where a value stands, 0 at the low end and 1 at the high one; what is beyond an end is at it.
     pub(super) fn place(&self, value: f64) -> f64 {
-        let of = |value: f64| match self.scale {
-            Scale::Linear => value,
-            Scale::Log => value.ln(),
-            Scale::LogLog => value.ln().ln(),
-        };
         let value = if value.is_nan() { self.low } else { value.clamp(self.low, self.high) };
+        self.beyond(value)
+    }
+
+    /// As [`Axis::place`], without ends.
+    pub(super) fn beyond(&self, value: f64) -> f64 {
+        let (of, _) = self.scale.functions();
         (of(value) - of(self.low)) / (of(self.high) - of(self.low))
     }
+
+    /// The value at a place.
+    pub(super) fn value(&self, place: f64) -> f64 {
+        let (of, back) = self.scale.functions();
+        back(of(self.low) + place * (of(self.high) - of(self.low)))
+    }
 }
+
+/// Share of an axis that a label of five digits takes.
+const TICK_APART: f64 = 0.17;
 
 /// 1, 2 or 5 times a power of ten, the least that is `value` or more.
 fn round_above(value: f64) -> f64 {
@@ -144,13 +175,8 @@ impl ValueFormatter<f64> for Axis {
 impl Axis {
     /// Values at even steps of the axis between two of its values.
     pub(super) fn even(&self, low: f64, high: f64, steps: usize) -> impl Iterator<Item = f64> {
-        let (of, back): (fn(f64) -> f64, fn(f64) -> f64) = match self.scale {
-            Scale::Linear => (|v| v, |v| v),
-            Scale::Log => (f64::ln, f64::exp),
-            Scale::LogLog => (|v| v.ln().ln(), |v| v.exp().exp()),
-        };
-        let (from, to) = (of(low.max(self.low)), of(high.min(self.high)));
-        (0..=steps).map(move |i| back(from + (to - from) * i as f64 / steps as f64))
+        let (from, to) = (self.place(low), self.place(high));
+        (0..=steps).map(move |i| self.value(from + (to - from) * i as f64 / steps as f64))
     }
 }
 

@@ -11,6 +11,7 @@ use plotters::element::{PathElement, Pixel, Polygon, Text};
 use plotters::prelude::IntoDrawingArea;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{IntoTextStyle, ShapeStyle, TextStyle};
+use plotters_backend::BackendCoord;
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -49,6 +50,10 @@ pub(super) enum Mark<'a> {
     Name(f64, &'a str),
 }
 
+/// From the end of a line to its name, and from the leader between them to it.
+const NAME_OFFSET: i32 = 16;
+const NAME_GAP: i32 = 3;
+
 /// Two axes.
 pub(super) struct Chart {
     pub x: Axis,
@@ -70,6 +75,21 @@ impl Chart {
     /// With room for names at the right.
     pub(super) fn named(x: Axis, y: Axis) -> Chart {
         Chart { x, y, right: NAMED_MARGIN }
+    }
+
+    /// What of the straight line between two points lies between the ends of the y axis; nothing where none of it does.
+    pub(super) fn clipped(&self, line: [(f64, f64); 2]) -> Vec<(f64, f64)> {
+        let [(x0, y0), (x1, y1)] = line.map(|(x, y)| (self.x.beyond(x), self.y.beyond(y)));
+        let at = |y: f64| if y1 == y0 { 0.0 } else { ((y - y0) / (y1 - y0)).clamp(0.0, 1.0) };
+        let inside = |y: f64| (-1e-9..=1.0 + 1e-9).contains(&y);
+        let mut ends = [at(0.0), at(1.0)];
+        ends.sort_by(f64::total_cmp);
+        let share = [if inside(y0) { 0.0 } else { ends[0] }, if inside(y1) { 1.0 } else { ends[1] }];
+        if share[0] >= share[1] || [x0, y0, x1, y1].iter().any(|v| !v.is_finite()) {
+            return Vec::new();
+        }
+        let point = |s: f64| (self.x.value(x0 + s * (x1 - x0)), self.y.value(y0 + s * (y1 - y0)));
+        share.map(point).to_vec()
     }
 
     /// Drawing into a string cannot fail.
@@ -106,8 +126,8 @@ impl Chart {
         out
     }
 
-    /// Where names stand: at the height of their lines, but no two on one another.
-    fn named_places<'m>(&self, marks: &'m [Mark]) -> Vec<((i32, i32), &'m str)> {
+    /// Where lines end and where their names stand: at the same height, but no two on one another.
+    fn named_places<'m>(&self, marks: &'m [Mark]) -> Vec<(BackendCoord, BackendCoord, &'m str)> {
         let bottom = (CHART.1 - MARGIN.3) as i32;
         let named = marks.iter().filter_map(|mark| match mark {
             Mark::Name(y, name) => Some((self.y.map(y, (bottom, MARGIN.2 as i32)), *name)),
@@ -115,18 +135,24 @@ impl Chart {
         });
         let mut named: Vec<(i32, &str)> = named.collect();
         named.sort_by_key(|&(y, _)| y);
+        let ends: Vec<i32> = named.iter().map(|&(y, _)| y).collect();
         let apart = CHART_TEXT as i32 + 1;
         for i in 1..named.len() {
             named[i].0 = named[i].0.max(named[i - 1].0 + apart);
         }
-        // What was pushed out at the bottom goes up again, and its neighbours with it.
+        // About the lines rather than all below them.
+        let down: i32 = named.iter().zip(&ends).map(|((y, _), end)| y - end).sum();
+        let up = down / named.len().max(1) as i32;
+        named.iter_mut().for_each(|(y, _)| *y -= up);
+        // What is beyond the bottom goes up again, and its neighbours with it.
         let mut floor = bottom;
         for (y, _) in named.iter_mut().rev() {
             *y = (*y).min(floor);
             floor = *y - apart;
         }
-        let x = (CHART.0 - self.right + TICK) as i32;
-        named.into_iter().map(|(y, name)| ((x, y), name)).collect()
+        let x = (CHART.0 - self.right) as i32;
+        let place = |((y, name), end): ((i32, _), i32)| ((x, end), (x + NAME_OFFSET, y), name);
+        named.into_iter().zip(ends).map(place).collect()
     }
 
     /// The chart with its frame and `behind`, which are shared with all charts that have the same, and `marks`.
@@ -158,6 +184,7 @@ fn draw_mark(chart: &mut Context, mark: &Mark) {
     let style = |ink: Ink| ShapeStyle::from(colour(ink));
     let area = chart.plotting_area();
     let _infallible = match mark {
+        Mark::Line(_, points) if points.is_empty() => Ok(()),
         Mark::Line(ink, points) => area.draw(&PathElement::new(points.clone(), style(*ink))),
         Mark::Area(ink, points) => area.draw(&Polygon::new(points.clone(), style(*ink).filled())),
         Mark::Points(ink, points) => {

@@ -8,13 +8,13 @@ use crate::diagnose::{HeadSummary, Staircase};
 use maud::{Markup, html};
 
 /// What the section shows and how it is read: once a page.
-pub(super) fn key() -> Markup {
+pub(super) fn key(resolve: f64) -> Markup {
     html! {
         p.key {
             span { (super::swatch(Ink::Measured)) "log N(t), N(t) keys within gap t of the maximum" }
             span { (super::swatch(Ink::Tangent)) "tangent: its slope is the critical β" }
             span { (super::swatch(Ink::Contact)) "contact" }
-            span { (super::swatch(Ink::Resolved)) "resolved" }
+            @if resolve > 0.0 { span { (super::swatch(Ink::Resolved)) "resolved tangent, from log N = r" } }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::axis::Axis;
 use super::chart::{Chart, Frames, Mark};
-use super::number::{figure, hundredths};
+use super::number::{count, figure, hundredths, share};
 use super::style::Ink;
 use crate::diagnose::{BinMedians, Exponent, HeadSummary, Summary};
 use crate::laws::LAWS;
@@ -16,16 +16,21 @@ struct Shape {
     factors: Vec<f64>,
 }
 
-const STEPS: usize = 8;
+/// How far beyond the longest rows laws are drawn: where they part.
+const BEYOND: f64 = 8.0;
+const STEPS: usize = 16;
 /// Shapes this close everywhere are one line.
-const SAME: f64 = 1e-3;
+const SAME: f64 = 0.03;
+/// How far above and below all medians and laws the chart goes: quantiles of rows may lie decades away.
+const ROOM: f64 = 3.0;
 
 pub(super) fn key(summary: &Summary) -> Markup {
     html! {
         p.key {
-            span { (super::swatch(Ink::Measured)) "median critical β; area: 5 to 95 % of rows" }
+            span { (super::swatch(Ink::Measured)) "median critical β; area: 5 to 95 % of rows, as far as the chart goes" }
             @if summary.resolve > 0.0 { span { (super::swatch(Ink::Second)) "the same resolved" } }
             span { (super::swatch(Ink::Fit)) "fitted c (log n)" sup { "ξ" } }
+            span { (super::swatch(Ink::Beyond)) "beyond the rows" }
             span { (super::swatch(Ink::Interval)) "95 % interval of ξ" }
             span { (super::swatch(Ink::Law)) "published laws, scaled to meet the fit at the anchor" }
         }
@@ -39,23 +44,39 @@ pub(super) fn section(head: &HeadSummary, summary: &Summary, frames: &mut Frames
         return html! { p.missing { "No bin of rows has a finite median critical β: " (law.verdict.to_string()) "." } };
     };
     let fit = law.critical_beta.as_ref();
-    let wanted = summary.train_length.clamp(first.n, last.n);
+    // The training length where rows come near it, else the longest rows.
+    let wanted = match summary.train_length {
+        train if train >= first.n && train <= 2.0 * last.n => train,
+        train => train.clamp(first.n, last.n),
+    };
+    let reach = BEYOND * last.n.max(wanted);
     // Without a fit the laws meet the median of the bin nearest to the anchor.
     let nearest = bins.iter().min_by(|a, b| distance(a.n, wanted).total_cmp(&distance(b.n, wanted)));
     let (anchor, level) = match (fit, nearest) {
         (Some(fit), _) => (wanted, at(fit, fit.xi, wanted)),
         (None, bin) => bin.map_or((first.n, first.critical_beta), |bin| (bin.n, bin.critical_beta)),
     };
-    let shapes = shapes(first.n, last.n, anchor, summary.train_length);
+    let shapes = shapes(first.n, reach, anchor, summary.train_length);
     html! {
-        figure { (chart(&bins, fit, level, &shapes, summary, frames)) }
-        p.note {
-            @if let Some(Exponent { xi, interval: [low, high], c }) = fit {
-                "ξ " b { (hundredths(*xi)) } ", 95 % " (hundredths(*low)) " to " (hundredths(*high)) ", c " (figure(*c)) ". "
-            }
-            (law.verdict.to_string()) ". Anchor n = " (format!("{anchor:.0}")) ". "
-            @for shape in shapes.iter().filter(|shape| shape.names.len() > 1) {
-                (shape.title()) ": " (shape.names.join(", ")) ". "
+        div.charts.wide {
+            figure { (chart(&bins, fit, [anchor, level], reach, &shapes, summary, frames)) }
+            div.note {
+                p { (law.verdict.to_string()) "." }
+                @if let Some(Exponent { xi, interval: [low, high], c }) = fit {
+                    p { "ξ " b { (hundredths(*xi)) } ", 95 % " (hundredths(*low)) " to " (hundredths(*high)) ", c " (figure(*c))
+                        "; " (count(head.sampled)) " rows in " (law.bins.len()) " bins." }
+                }
+                @if let Some(closest) = &law.closest_published {
+                    @if closest.laws.iter().any(|law| law == "identity") {
+                        p { "No published law holds the operating ratio better over these lengths than a fixed β, under which it varies by " (share(closest.spread_of_identity)) "." }
+                    } @else { p { "Under " (closest.laws.join(", ")) " the operating ratio varies least over these lengths, by "
+                        (share(closest.spread)) "; under a fixed β by " (share(closest.spread_of_identity)) "." } }
+                }
+                p { "Anchor: n = " (count(anchor.round() as u64)) " (dotted). Laws within 3 % of each other are one line. "
+                    @for shape in shapes.iter().filter(|shape| shape.names.len() > 1) {
+                        (shape.title()) ": " (shape.names.join(", ")) ". "
+                    }
+                }
             }
         }
     }
@@ -125,22 +146,28 @@ fn band(bins: &[&BinMedians], of: fn(&BinMedians) -> [f64; 2]) -> Vec<(f64, f64)
 fn chart(
     bins: &[&BinMedians],
     fit: Option<&Exponent>,
-    level: f64,
+    [anchor, level]: [f64; 2],
+    reach: f64,
     shapes: &[Shape],
     summary: &Summary,
     frames: &mut Frames,
 ) -> Markup {
     let resolved = summary.resolve > 0.0;
-    let values = bins.iter().flat_map(|bin| {
-        let [low, high] = bin.critical_band;
-        [low, high, bin.critical_beta].into_iter().chain(resolved.then_some(bin.resolved_beta))
+    let medians = bins
+        .iter()
+        .flat_map(|bin| [bin.critical_beta].into_iter().chain(resolved.then_some(bin.resolved_beta)));
+    let laws = shapes.iter().flat_map(|shape| &shape.factors).map(|factor| level * factor);
+    let range = |values: &mut dyn Iterator<Item = f64>, from: [f64; 2]| {
+        values.filter(|&beta| usable(beta)).fold(from, |[low, high], beta| [low.min(beta), high.max(beta)])
+    };
+    let [low, high] = range(&mut medians.chain(laws), [level, level]);
+    let bands = bins.iter().flat_map(|bin| {
+        bin.critical_band.into_iter().chain(resolved.then_some(bin.resolved_band).into_iter().flatten())
     });
-    let (low, high) = values
-        .filter(|&beta| usable(beta))
-        .fold((level, level), |(low, high), beta| (low.min(beta), high.max(beta)));
+    let [low, high] = range(&mut bands.map(|beta| beta.clamp(low / ROOM, high * ROOM)), [low, high]);
     let (from, to) = (bins[0].n, bins[bins.len() - 1].n);
     let chart = Chart::named(
-        Axis::keys("visible keys n (log log)", from, to),
+        Axis::keys("visible keys n (log log)", from, reach),
         Axis::log("β (per score unit)", low, high),
     );
     let curve = |of: fn(&BinMedians) -> f64| {
@@ -150,12 +177,11 @@ fn chart(
     if resolved {
         marks.push(Mark::Area(Ink::SecondBand, band(bins, |bin| bin.resolved_band)));
     }
-    if from < to {
-        for shape in shapes {
-            let line = lengths(from, to).zip(&shape.factors).map(|(n, factor)| (n, level * factor)).collect();
-            marks.push(Mark::Line(Ink::Law, straight(&chart, line)));
-            marks.push(Mark::Name(level * shape.factors[STEPS], shape.title()));
-        }
+    marks.push(Mark::Line(Ink::Guide, vec![(anchor, chart.y.low()), (anchor, chart.y.high())]));
+    for shape in shapes {
+        let line = lengths(from, reach).zip(&shape.factors).map(|(n, factor)| (n, level * factor)).collect();
+        marks.push(Mark::Line(Ink::Law, straight(&chart, line)));
+        marks.push(Mark::Name(level * shape.factors[STEPS], shape.title()));
     }
     if resolved {
         marks.push(Mark::Line(Ink::Second, curve(|bin| bin.resolved_beta)));
@@ -165,9 +191,11 @@ fn chart(
         let rows: f64 = bins.iter().map(|bin| bin.rows as f64).sum();
         let middle = bins.iter().map(|bin| bin.rows as f64 * bin.n.ln().ln()).sum::<f64>() / rows;
         let pivot = at(fit, fit.xi, middle.exp().exp());
-        let ends = |xi: f64| [from, to].map(|n| (n, pivot * (xi * (n.ln().ln() - middle)).exp())).to_vec();
-        fit.interval.iter().for_each(|&xi| marks.push(Mark::Line(Ink::Interval, ends(xi))));
-        marks.push(Mark::Line(Ink::Fit, ends(fit.xi)));
+        let beta = |n: f64, xi: f64| pivot * (xi * (n.ln().ln() - middle)).exp();
+        let line = |ends: [f64; 2], xi: f64| chart.clipped(ends.map(|n| (n, beta(n, xi))));
+        fit.interval.iter().for_each(|&xi| marks.push(Mark::Line(Ink::Interval, line([from, reach], xi))));
+        marks.push(Mark::Line(Ink::Fit, line([from, to], fit.xi)));
+        marks.push(Mark::Line(Ink::Beyond, line([to, reach], fit.xi)));
     }
     let medians: Vec<(f64, f64)> = curve(|bin| bin.critical_beta);
     marks.push(Mark::Line(Ink::Measured, medians));

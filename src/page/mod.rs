@@ -164,21 +164,19 @@ fn article(
             }
             section {
                 h3 { "Gap count of a row" }
-                (gap_count::key())
+                (gap_count::key(summary.resolve))
                 (gap_count::section(head, summary.resolve, detail.steps, frames))
             }
             @if head.measured > 0 {
-                div.pair {
-                    section.two {
-                        h3 { "Phase plot" }
-                        (Phase::key(summary))
-                        div.charts { (phase.charts(head, detail.points, frames)) }
-                    }
-                    section {
-                        h3 { "Length" }
-                        (length::key(summary))
-                        (length::section(head, summary, frames))
-                    }
+                section {
+                    h3 { "Phase plot" }
+                    (Phase::key(summary))
+                    div.charts.wide { (phase.charts(head, detail.points, frames)) }
+                }
+                section {
+                    h3 { "Length" }
+                    (length::key(summary))
+                    (length::section(head, summary, frames))
                 }
             }
             section {

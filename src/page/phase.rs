@@ -7,6 +7,7 @@ use super::style::Ink;
 use crate::diagnose::{HeadSummary, SketchPoint, Summary};
 use crate::reference::{entropy_bound, top_two_bound};
 use maud::{Markup, html};
+use std::f64::consts::E;
 
 /// Both charts of a page: axes, bounds and all heads' rows, the same behind every head.
 pub(super) struct Phase {
@@ -17,7 +18,7 @@ pub(super) struct Phase {
 
 /// Rows of all heads that are drawn behind each head's at most.
 const CLOUD: usize = 1500;
-const CURVE: usize = 60;
+const CURVE: usize = 160;
 
 impl Phase {
     pub(super) fn of(summary: &Summary) -> Phase {
@@ -37,7 +38,9 @@ impl Phase {
         let below = top_two.x.even(from, 1.0, CURVE).filter_map(|rho| Some((rho, top_two_bound(rho)?)));
         let mut first =
             vec![critical(), Mark::Points(Ink::Cloud, cloud.iter().map(SketchPoint::at_top_two).collect())];
-        first.push(Mark::Line(Ink::Bound, below.take_while(|&(_, d)| d <= 1.0).collect()));
+        // No difference exceeds 1, which the bound is at rho = e / (1 + e).
+        let end = (E / (1.0 + E), 1.0);
+        first.push(Mark::Line(Ink::Bound, below.take_while(|&(_, d)| d <= 1.0).chain([end]).collect()));
         let mut second =
             vec![critical(), Mark::Points(Ink::Cloud, cloud.iter().map(SketchPoint::at_entropy).collect())];
         for n in ends.into_iter().flatten() {

@@ -3,11 +3,11 @@
 /// Width and height of every chart in its own units, which are CSS pixels at full size.
 pub(super) const CHART: (u32, u32) = (400, 280);
 /// Left, right, top and bottom margin of a chart: room for tick labels and titles.
-pub(super) const MARGIN: (u32, u32, u32, u32) = (46, 14, 34, 46);
+pub(super) const MARGIN: (u32, u32, u32, u32) = (46, 14, 36, 48);
 /// Right margin of a chart whose lines are named at their ends.
-pub(super) const NAMED_MARGIN: u32 = 96;
+pub(super) const NAMED_MARGIN: u32 = 104;
 /// Text in a chart, chart units.
-pub(super) const CHART_TEXT: u32 = 13;
+pub(super) const CHART_TEXT: u32 = 14;
 /// Length of a tick, chart units.
 pub(super) const TICK: u32 = 5;
 /// Largest share of a head's heading that a name from a file may take, characters; the rest is in the tooltip.
@@ -32,12 +32,13 @@ pub(super) enum Ink {
     SecondBand,
     Fit,
     Interval,
+    Beyond,
     Law,
     LawText,
 }
 
 impl Ink {
-    pub(super) const ALL: [Ink; 18] = [
+    pub(super) const ALL: [Ink; 19] = [
         Ink::Axis,
         Ink::Guide,
         Ink::Text,
@@ -54,6 +55,7 @@ impl Ink {
         Ink::SecondBand,
         Ink::Fit,
         Ink::Interval,
+        Ink::Beyond,
         Ink::Law,
         Ink::LawText,
     ];
@@ -81,6 +83,7 @@ impl Ink {
             Ink::SecondBand => "fill:var(--second);fill-opacity:.16",
             Ink::Fit => "stroke:var(--accent);stroke-width:2.4",
             Ink::Interval => "stroke:var(--accent);stroke-width:1.2;stroke-dasharray:5 3",
+            Ink::Beyond => "stroke:var(--accent);stroke-width:2;stroke-linecap:round;stroke-dasharray:0 5",
             Ink::Law => "stroke:var(--quiet);stroke-width:1.1",
             Ink::LawText => "fill:var(--quiet)",
         }
@@ -131,7 +134,10 @@ pub(super) fn sheet(metrics: &[(usize, char, &[&str])]) -> String {
     let (width, height) = CHART;
     css += &format!("svg.c{{aspect-ratio:{width}/{height};font-size:{CHART_TEXT}px}}");
     for ink in Ink::ALL {
-        css += &format!("svg .{}{{{}}}", ink.class(), ink.css());
+        // No ancestors: a rule that names one does not reach what a `use` element refers to.
+        let element =
+            if ink.css().starts_with("fill:") && !ink.css().contains("opacity") { "text" } else { "path" };
+        css += &format!("{element}.{}{{{}}}", ink.class(), ink.css());
     }
     for &(metric, class, colours) in metrics {
         for (level, colour) in colours.iter().enumerate() {

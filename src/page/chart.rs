@@ -118,7 +118,9 @@ impl Chart {
                     title(self.x.title, (right, bottom), text(Ink::Title, HPos::Right, VPos::Bottom));
                 let _infallible = root.draw(&y_title).and_then(|()| root.draw(&x_title));
             }
-            for (at, name) in self.named_places(marks) {
+            for (line, at, name) in self.named_places(marks) {
+                let end = (at.0 - NAME_GAP, at.1);
+                let _infallible = root.draw(&PathElement::new(vec![line, end], colour(Ink::Axis)));
                 let _infallible =
                     root.draw(&Text::new(name, at, text(Ink::LawText, HPos::Left, VPos::Center)));
             }

@@ -18,7 +18,7 @@ struct Shape {
 
 /// How far beyond the longest rows laws are drawn: where they part.
 const BEYOND: f64 = 8.0;
-const STEPS: usize = 16;
+const STEPS: usize = 12;
 /// Shapes this close everywhere are one line.
 const SAME: f64 = 0.03;
 /// How far above and below all medians and laws the chart goes: quantiles of rows may lie decades away.

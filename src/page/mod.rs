@@ -1,7 +1,9 @@
 //! A diagnosis as one page: self-contained, no network, readable without JavaScript and on paper.
 //!
 //! Every head is an article of its own; the map's cells are links to them and the style sheet shows the one that is asked
-//! for, so choosing needs no script. All that a page says comes from the [`Summary`] that `--json` writes.
+//! for, so choosing needs no script. Of hundreds of heads all articles but the first are packed, and a script unpacks the one
+//! that is asked for: written out they would be 8 MB for a thousand heads. All that a page says comes from the [`Summary`]
+//! that `--json` writes.
 
 mod answer;
 mod axis;
@@ -11,6 +13,7 @@ mod gap_count;
 mod length;
 mod map;
 mod number;
+mod packed;
 mod phase;
 mod provenance;
 mod style;
@@ -47,17 +50,22 @@ impl Detail {
     }
 }
 
+/// Bytes of articles up to which all are written out, and any is shown without a script.
+const WRITTEN_OUT: usize = 1 << 20;
+
 /// The page, UTF-8. Its size follows the number of heads, not of rows: under 3 MB for a thousand heads.
 pub fn render(summary: &Summary, provenance: &Provenance) -> String {
     let detail = Detail::of(summary.heads.len());
     let mut frames = Frames::default();
     let phase = Phase::of(summary);
-    let all: Vec<usize> = (0..summary.heads.len()).collect();
     // The one that is shown when none is asked for stands last: the style sheet hides it behind any other.
     let first = widest(&summary.heads);
-    let order = all.iter().copied().filter(|&at| Some(at) != first).chain(first);
-    let articles: Vec<Markup> =
-        order.map(|at| article(at, Some(at) == first, summary, &phase, &detail, &mut frames)).collect();
+    let others = (0..summary.heads.len()).filter(|&at| Some(at) != first);
+    let mut written = |at, first| article(at, first, summary, &phase, &detail, &mut frames);
+    let others: Vec<Markup> = others.map(|at| written(at, false)).collect();
+    let first = first.map(|at| written(at, true));
+    let length: usize = others.iter().map(|article| article.0.len()).sum();
+    let packed = (length > WRITTEN_OUT).then(|| packed::pack(&others));
     let files = summary.inputs.iter().map(|input| input.path.as_str()).collect::<Vec<_>>().join(", ");
     let files = provenance.files.iter().map(|file| file.path.as_str()).reduce(|_, _| "").map_or(
         files.clone(),
@@ -88,7 +96,14 @@ pub fn render(summary: &Summary, provenance: &Provenance) -> String {
                     (answer::section(summary))
                     @if !summary.heads.is_empty() {
                         (map::section(summary))
-                        @for article in &articles { (article) }
+                        @if let Some(packed) = &packed {
+                            noscript { p.missing { "Without JavaScript this page shows one of its " (summary.heads.len())
+                                " heads, the one below; the values of all are in the table." } }
+                            script #packed type="application/gzip;base64" { (packed) }
+                        } @else {
+                            @for article in &others { (article) }
+                        }
+                        @if let Some(article) = &first { (article) }
                     }
                     (provenance::section(summary, provenance, &thinned(summary, &detail)))
                 }

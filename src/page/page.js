@@ -1,4 +1,5 @@
-// What links and styles cannot do: arrow keys in the map, a readout of the cell under the pointer, the chosen cell marked.
+// What links and styles cannot do: arrow keys in the map, a readout of the cell under the pointer, the chosen cell marked,
+// and heads that are packed.
 (() => {
   const cells = [...document.querySelectorAll(".grid a")];
   if (!cells.length) return;
@@ -41,6 +42,27 @@
       }
     });
   }
-  addEventListener("hashchange", mark);
-  mark();
+  // Of a page of hundreds of heads all but the first come packed.
+  const packed = document.getElementById("packed");
+  let articles;
+  const unpack = () => {
+    const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
+    const text = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(text).text().then((all) => new Map(all.split("\0").map((one) => [/id="(h\d+)"/.exec(one)[1], one])));
+  };
+  const show = async () => {
+    const id = location.hash.slice(1);
+    if (packed && /^h\d+$/.test(id) && !document.getElementById(id)) {
+      articles ??= unpack();
+      const html = (await articles).get(id);
+      if (html && !document.getElementById(id)) {
+        first.insertAdjacentHTML("beforebegin", html);
+        // So that it becomes the target that it was not when the address named it.
+        if (location.hash === "#" + id) location.replace("#" + id);
+      }
+    }
+    mark();
+  };
+  addEventListener("hashchange", show);
+  show();
 })();

@@ -106,6 +106,14 @@ class Page:
             raise RuntimeError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
+    def until(self, expression, seconds=10):
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            if self.ask(expression):
+                return True
+            time.sleep(0.05)
+        return False
+
     def click(self, selector):
         x, y = self.ask(f"""(() => {{ const e = document.querySelector({json.dumps(selector)});
             e.scrollIntoView({{block: "center"}}); const r = e.getBoundingClientRect();

@@ -90,6 +90,25 @@ def works(browser, path):
     page.close()
 
 
+def unpacks(browser, path):
+    """A page of so many heads that all but one are packed."""
+    size = os.path.getsize(path)
+    check("30 x 32 heads stay under 3 MB", size < 3_000_000, size)
+    page = Page(browser, path, width=1024, fragment="#h700")
+    shown = page.until(f"{SHOWN} === 'h700'")
+    check("a link to a packed head", shown, page.ask(SHOWN))
+    judged(page, "a packed head")
+    page.click(".grid a[href='#h3']")
+    check("a click unpacks a head", page.until(f"{SHOWN} === 'h3'"), page.ask(SHOWN))
+    check("its charts are drawn", page.ask("document.querySelectorAll('#h3 svg.c path').length") > 15)
+    page.click(".grid a[href='#h700']")
+    check("and back", page.until(f"{SHOWN} === 'h700'"), page.ask(SHOWN))
+    page.close()
+    page = Page(browser, path, script=False, fragment="#h700")
+    check("without JavaScript there is one head and a word why", page.ask(SHOWN) == page.ask("document.querySelector('.first').id"))
+    page.close()
+
+
 def prints(browser, name, path, folder, wanted, most):
     page = Page(browser, path, dark=True)
     pdf = os.path.join(folder, f"{name}.pdf")
@@ -141,6 +160,7 @@ def main():
     browser = Browser(asked.chromium)
     try:
         works(browser, pages["example"])
+        unpacks(browser, pages["grid"])
         for name, path in pages.items():
             looks(browser, name, path)
         prints(browser, "example", pages["example"], folder, ["The answer", "critical β", "Gap count", "Glossary", "SHA-256", "layer29"], 9)

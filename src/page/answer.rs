@@ -67,8 +67,8 @@ fn extremes(heads: &[HeadSummary]) -> Markup {
     };
     let (blur, collapse) = (beyond(&|ratio| ratio < low), beyond(&|ratio| ratio > high));
     html! {
-        li { (named(&blur, heads.len(), "blur", "their median row runs at less than half its critical β")) }
-        li { (named(&collapse, heads.len(), "collapse", "their median row runs at more than twice its critical β")) }
+        li { (named(&blur, heads.len(), "blur", "a median row runs at less than half its critical β")) }
+        li { (named(&collapse, heads.len(), "collapse", "a median row runs at more than twice its critical β")) }
     }
 }
 
@@ -178,7 +178,7 @@ fn calibration(summary: &Summary) -> Markup {
         Calibration::of(summary).ok().and_then(|calibration| serde_json::to_string(&calibration).ok());
     html! {
         @if let Some(json) = calibration {
-            details { summary { "calibration.json, to paste into a file" } pre #calibration { (json) } }
+            details.paste { summary { "calibration.json, to paste into a file" } pre #calibration { (super::number::json(&json)) } }
         }
     }
 }

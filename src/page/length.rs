@@ -58,7 +58,7 @@ pub(super) fn section(head: &HeadSummary, summary: &Summary, frames: &mut Frames
     };
     let shapes = shapes(first.n, reach, anchor, summary.train_length);
     html! {
-        div.charts.wide {
+        div.charts {
             figure { (chart(&bins, fit, [anchor, level], reach, &shapes, summary, frames)) }
             div.note {
                 p { (law.verdict.to_string()) "." }

@@ -203,11 +203,12 @@ fn cells(heads: &[HeadSummary], scaled: &[Scaled]) -> String {
     for column in 0..columns {
         out += &format!("<th scope=col>{column}");
     }
+    let [start, end] = shared(&layers);
     for layer in layers {
         out += "<tr><th scope=row title=\"";
         name(layer).render_to(&mut out);
         out += "\">";
-        short(layer, 14).render_to(&mut out);
+        short(&layer[start..layer.len() - end], 14).render_to(&mut out);
         for column in 0..columns {
             match at.get(&(layer, column)) {
                 Some(&i) => cell(i, &heads[i], scaled, written, &mut out),
@@ -216,6 +217,36 @@ fn cells(heads: &[HeadSummary], scaled: &[Scaled]) -> String {
         }
     }
     out + "</table>"
+}
+
+/// Bytes that all names begin with, and that all end with, so that what is left tells them apart: numbers are left whole.
+fn shared(names: &[&str]) -> [usize; 2] {
+    let (Some((first, rest)), false) = (names.split_first(), names.len() < 2) else { return [0, 0] };
+    let common = |same: &dyn Fn(usize) -> bool| (0..first.len()).take_while(|&i| same(i)).count();
+    let bytes = first.as_bytes();
+    let mut start = common(&|i| rest.iter().all(|name| name.as_bytes().get(i) == Some(&bytes[i])));
+    // The shortest must keep something of its own, and no character is cut.
+    let least = names.iter().map(|name| name.len()).min().unwrap_or(0);
+    start = start.min(least.saturating_sub(1));
+    let at_end =
+        |name: &str, i: usize| name.len().checked_sub(i + 1).and_then(|at| name.as_bytes().get(at)).copied();
+    let mut end = common(&|i| rest.iter().all(|name| at_end(name, i) == at_end(first, i)))
+        .min(least - start - least.min(1));
+    let cut =
+        |at: usize| first.as_bytes().get(at).is_some_and(u8::is_ascii_digit) || !first.is_char_boundary(at);
+    while start > 0 && cut(start - 1) {
+        start -= 1;
+    }
+    while start > 0 && !names.iter().all(|name| name.is_char_boundary(start)) {
+        start -= 1;
+    }
+    while end > 0
+        && (at_end(first, end - 1).is_some_and(|b| b.is_ascii_digit())
+            || !names.iter().all(|name| name.is_char_boundary(name.len() - end)))
+    {
+        end -= 1;
+    }
+    [start, end]
 }
 
 fn cell(i: usize, head: &HeadSummary, scaled: &[Scaled], written: bool, out: &mut String) {
@@ -270,4 +301,41 @@ fn table(heads: &[HeadSummary]) -> String {
         }
     }
     out + "</table>"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_named_by_what_tells_them_apart() {
+        let shown = |names: &[&str]| -> Vec<String> {
+            let [start, end] = shared(names);
+            names.iter().map(|name| name[start..name.len() - end].to_owned()).collect()
+        };
+        assert_eq!(
+            shown(&["model.layers.00.attn", "model.layers.01.attn", "model.layers.10.attn"]),
+            ["00", "01", "10"]
+        );
+        assert_eq!(shown(&["layer9", "layer10"]), ["9", "10"]);
+        assert_eq!(shown(&["layer9"]), ["layer9"]);
+        assert_eq!(shown(&["a", "ab", ""]), ["a", "ab", ""]);
+        assert_eq!(shown(&["é1", "è1"]), ["é1", "è1"]);
+        assert_eq!(shown(&["aXb", "aXXb"]), ["X", "XX"]);
+        assert_eq!(shown(&["same", "same"]).len(), 2);
+    }
+
+    #[test]
+    fn colours_are_centred_at_1() {
+        let scaled = Scaled { metric: &METRICS[0], range: [0.0, 1.0] };
+        let level = |value| scaled.level(value);
+        assert_eq!([1.0, 1.1, 0.9].map(level), [Some(5); 3]);
+        assert_eq!(
+            [0.0, 1e-9, 0.25, 4.0, f64::INFINITY].map(level),
+            [Some(0), Some(0), Some(1), Some(9), Some(10)]
+        );
+        assert_eq!(level(f64::NAN), None);
+        let flat = Scaled { metric: &METRICS[2], range: [0.5, 0.5] };
+        assert_eq!(flat.level(0.5), Some(0));
+    }
 }

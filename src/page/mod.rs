@@ -66,13 +66,7 @@ pub fn render(summary: &Summary, provenance: &Provenance) -> String {
     let first = first.map(|at| written(at, true));
     let length: usize = others.iter().map(|article| article.0.len()).sum();
     let packed = (length > WRITTEN_OUT).then(|| packed::pack(&others));
-    let files = summary.inputs.iter().map(|input| input.path.as_str()).collect::<Vec<_>>().join(", ");
-    let files = provenance.files.iter().map(|file| file.path.as_str()).reduce(|_, _| "").map_or(
-        files.clone(),
-        |one| {
-            if one.is_empty() { files } else { one.to_owned() }
-        },
-    );
+    let files = provenance.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", ");
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -185,8 +179,14 @@ fn article(
             @if head.measured > 0 {
                 section {
                     h3 { "Phase plot" }
-                    (Phase::key(summary))
-                    div.charts.wide { (phase.charts(head, detail.points, frames)) }
+                    (Phase::key())
+                    div.charts {
+                        (phase.charts(head, detail.points, frames))
+                        div.note {
+                            p { "Left of the dotted line β is below critical: the two largest weights come together. Right of it the entropy falls." }
+                            (Phase::violations(summary))
+                        }
+                    }
                 }
                 section {
                     h3 { "Length" }

@@ -67,17 +67,29 @@ fn signed(text: String) -> String {
     text.replace('-', "−")
 }
 
-/// A name from a file: what would not be seen, or would turn the text around it, is spelt out.
+/// What would not be seen, or would turn the text around it.
+fn hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A name from a file, with what is hidden spelt out.
 pub(super) fn name(text: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-    };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if hidden(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     if shown.is_empty() { "(no name)".into() } else { shown }
+}
+
+/// JSON that says the same, with what is hidden spelt out.
+pub(super) fn json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Hidden characters all lie below U+10000.
+        if hidden(c) { shown += &format!("\\u{:04x}", u32::from(c)) } else { shown.push(c) }
+    }
+    shown
 }
 
 /// A name cut in the middle to `most` characters.

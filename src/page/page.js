@@ -6,7 +6,8 @@
   const readout = document.getElementById("readout");
   const first = document.querySelector(".head.first");
   const say = (cell) => (readout.textContent = cell.title.split("\n").join(" · "));
-  const chosen = () => document.querySelector(".head:target") || first;
+  // Not by :target, which is set only once the page has loaded.
+  const chosen = () => document.getElementById(location.hash.slice(1))?.closest(".head") || first;
   const place = (cell) => [cell.closest("tr").rowIndex, cell.closest("td").cellIndex];
   const at = new Map(cells.map((cell) => [place(cell).join(), cell]));
   const stop = (cell) => {

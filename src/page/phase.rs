@@ -51,15 +51,21 @@ impl Phase {
         Phase { top_two, entropy, behind: [first, second] }
     }
 
-    pub(super) fn key(summary: &Summary) -> Markup {
-        let violations: u64 = summary.heads.iter().map(|head| head.bound_violations).sum();
-        let measured: u64 = summary.heads.iter().map(|head| head.measured).sum();
+    pub(super) fn key() -> Markup {
         html! {
             p.key {
                 span { (super::swatch(Ink::Points)) "rows of this head" }
                 span { (super::swatch(Ink::Cloud)) "rows of all heads" }
                 span { (super::swatch(Ink::Bound)) "proven bounds: no row can lie above them (right: for the shortest and the longest n)" }
             }
+        }
+    }
+
+    /// How many rows break a bound.
+    pub(super) fn violations(summary: &Summary) -> Markup {
+        let violations: u64 = summary.heads.iter().map(|head| head.bound_violations).sum();
+        let measured: u64 = summary.heads.iter().map(|head| head.measured).sum();
+        html! {
             p { b.violations { (count(violations)) } " of " (count(measured)) " measured rows of all heads break a bound"
                 @if violations == 0 { ", as it must be." } @else { ": there must be none. Either the records were altered or this program has a defect." } }
         }

@@ -3,11 +3,11 @@
 /// Width and height of every chart in its own units, which are CSS pixels at full size.
 pub(super) const CHART: (u32, u32) = (400, 280);
 /// Left, right, top and bottom margin of a chart: room for tick labels and titles.
-pub(super) const MARGIN: (u32, u32, u32, u32) = (46, 14, 36, 48);
+pub(super) const MARGIN: (u32, u32, u32, u32) = (48, 14, 38, 50);
 /// Right margin of a chart whose lines are named at their ends.
-pub(super) const NAMED_MARGIN: u32 = 104;
+pub(super) const NAMED_MARGIN: u32 = 108;
 /// Text in a chart, chart units.
-pub(super) const CHART_TEXT: u32 = 14;
+pub(super) const CHART_TEXT: u32 = 15;
 /// Length of a tick, chart units.
 pub(super) const TICK: u32 = 5;
 /// Largest share of a head's heading that a name from a file may take, characters; the rest is in the tooltip.

@@ -79,6 +79,10 @@ def works(browser, path):
     check("quantities by arrow key", page.ask("document.getElementById('m1').checked"))
     page.close()
 
+    page = Page(browser, path, fragment="#h6")
+    check("a link to a head marks its cell", page.ask("document.querySelector('[aria-current]').hash") == "#h6")
+    page.close()
+
     page = Page(browser, path, script=False, fragment="#h7")
     check("a link to a head without JavaScript", page.ask(SHOWN) == "h7", page.ask(SHOWN))
     page.click(".grid a[href='#h2']")
@@ -127,9 +131,9 @@ def prints(browser, name, path, folder, wanted, most):
 
 def screenshot(browser, path, target, width, height, dark=False, scroll=None, fragment=""):
     page = Page(browser, path, width=width, height=height, dark=dark, fragment=fragment)
-    if scroll:
-        page.ask(f"document.querySelector({scroll!r}).scrollIntoView()")
-    data = page.call("Page.captureScreenshot", format="png")["data"]
+    page.ask(f"document.querySelector({scroll!r}).scrollIntoView()" if scroll else "scrollTo(0, 0)")
+    look = {"format": "webp", "quality": 88} if target.endswith(".webp") else {"format": "png"}
+    data = page.call("Page.captureScreenshot", **look)["data"]
     with open(target, "wb") as file:
         file.write(base64.b64decode(data))
     page.close()
@@ -170,6 +174,9 @@ def main():
                 for dark in [False, True]:
                     look = "dark" if dark else "light"
                     screenshot(browser, pages["example"], os.path.join(folder, f"example-{width}-{look}.png"), width, 1400, dark)
+            # What docs/img has.
+            screenshot(browser, pages["example"], os.path.join(folder, "report.webp"), 1200, 1040)
+            screenshot(browser, pages["example"], os.path.join(folder, "head.webp"), 1200, 1110, True, "#h7", "#h7")
             screenshot(browser, pages["grid"], os.path.join(folder, "grid.png"), 1280, 1400, scroll="#map")
             screenshot(browser, pages["hostile"], os.path.join(folder, "hostile.png"), 1024, 2600)
     finally:

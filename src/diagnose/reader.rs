@@ -104,7 +104,7 @@ impl Facts {
                     self.resolve
                 ));
             }
-            (Some(given), true) if given == 0.0 => {
+            (Some(0.0), true) => {
                 return Err("column resolved_beta differs from critical_beta: --resolve cannot be 0".into());
             }
             (Some(given), _) => given,

@@ -222,9 +222,11 @@ mod tests {
                 let mut query = Vec::new();
                 pair.read_q(1, row, &mut query);
                 let seen = pair.position(row) as usize + 1;
-                let dot = |key: &[f32]| query.iter().zip(key).map(|(&q, &k)| f64::from(q) * f64::from(k));
+                let dot = |key: &[f32]| -> f64 {
+                    query.iter().zip(key).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum()
+                };
                 let scores = keys.chunks_exact(pair.head_dim()).take(seen);
-                let scores: Vec<f64> = scores.map(|key| dot(key).sum::<f64>() * pair.scale()).collect();
+                let scores: Vec<f64> = scores.map(|key| dot(key) * pair.scale()).collect();
                 (pair.position(row), Row::new(&scores))
             })
             .collect();

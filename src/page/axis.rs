@@ -14,11 +14,11 @@ pub(super) enum Scale {
 
 impl Scale {
     /// To even steps and back.
-    fn functions(self) -> (fn(f64) -> f64, fn(f64) -> f64) {
+    fn functions(self) -> [fn(f64) -> f64; 2] {
         match self {
-            Scale::Linear => (|v| v, |v| v),
-            Scale::Log => (f64::ln, f64::exp),
-            Scale::LogLog => (|v| v.ln().ln(), |v| v.exp().exp()),
+            Scale::Linear => [|v| v, |v| v],
+            Scale::Log => [f64::ln, f64::exp],
+            Scale::LogLog => [|v| v.ln().ln(), |v| v.exp().exp()],
         }
     }
 }
@@ -113,13 +113,13 @@ impl Axis {
 
     /// As [`Axis::place`], without ends.
     pub(super) fn beyond(&self, value: f64) -> f64 {
-        let (of, _) = self.scale.functions();
+        let [of, _] = self.scale.functions();
         (of(value) - of(self.low)) / (of(self.high) - of(self.low))
     }
 
     /// The value at a place.
     pub(super) fn value(&self, place: f64) -> f64 {
-        let (of, back) = self.scale.functions();
+        let [of, back] = self.scale.functions();
         back(of(self.low) + place * (of(self.high) - of(self.low)))
     }
 }

@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(shown(&["layer9"]), ["layer9"]);
         assert_eq!(shown(&["a", "ab", ""]), ["a", "ab", ""]);
         assert_eq!(shown(&["é1", "è1"]), ["é1", "è1"]);
-        assert_eq!(shown(&["aXb", "aXXb"]), ["X", "XX"]);
+        assert_eq!(shown(&["aXb", "aXXb"]), ["b", "Xb"]);
         assert_eq!(shown(&["same", "same"]).len(), 2);
     }
 

@@ -19,7 +19,8 @@ if [ -z "$chromium" ] || ! command -v pdftotext >/dev/null; then
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium poppler-utils fonts-dejavu-core >&2
     chromium=$(command -v chromium)
 fi
-cargo build --locked --bin critbeta
-critbeta=$(cargo build --locked --bin critbeta --message-format=json 2>/dev/null |
+# With the simulator, as `cargo test` builds it: one build serves both.
+cargo build --locked --features simt --bin critbeta
+critbeta=$(cargo build --locked --features simt --bin critbeta --message-format=json 2>/dev/null |
     sed -n 's/.*"executable":"\([^"]*critbeta[^"]*\)".*/\1/p' | tail -n 1)
 exec python3 -B tests/browser/run.py --critbeta "$critbeta" --chromium "$chromium" "$@"

@@ -146,9 +146,13 @@ fn advice(summary: &Summary) -> Markup {
                 strong { "Set nothing yet" } ": only the largest scores were counted, so critical betas may be higher than they look. Diagnose without a top-k count."
             } @else if 2 * conclusive >= heads.len() {
                 strong { "Set " code #spec { (calibrated) } } ": what each head was trained to have at n = " (summary.train_length)
-                ", held at other lengths by its own fitted law (calibration below). By row instead of by law: " code #row-spec { (critical) } "."
+                ", held at other lengths by its own fitted law (calibration below). By row instead of by law: "
+                code #row-spec { (critical) } "."
             } @else {
-                strong { "Leave β as it is (" code #spec { "identity" } ") until there are more rows" } ": " @if conclusive == 0 { "no head tells" } @else { "only " (conclusive) " of " (heads.len()) " heads tell" } " a law" @if summary.resolve > 0.0 { " of resolved β" } ". To hold each row at this model's typical ratio without any law: " code #row-spec { (critical) }
+                strong { "Leave β as it is until there are more rows: " code #spec { "identity" } } ". "
+                @if conclusive == 0 { "No head tells" } @else { "Only " (conclusive) " of " (heads.len()) " heads tell" }
+                " a law" @if summary.resolve > 0.0 { " of resolved β" }
+                ". To hold each row at this model's typical ratio without any law: " code #row-spec { (critical) }
                 "; to try the fits all the same: " code { (calibrated) } " with the calibration below."
             }
         }

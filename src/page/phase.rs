@@ -56,7 +56,7 @@ impl Phase {
             p.key {
                 span { (super::swatch(Ink::Points)) "rows of this head" }
                 span { (super::swatch(Ink::Cloud)) "rows of all heads" }
-                span { (super::swatch(Ink::Bound)) "proven bounds: no row can lie above them (right: for the shortest and the longest n)" }
+                span { (super::swatch(Ink::Bound)) "proven bounds, each row under its own (right: of the longest n and of the shortest)" }
             }
         }
     }

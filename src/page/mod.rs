@@ -85,6 +85,10 @@ pub fn render(summary: &Summary, provenance: &Provenance) -> String {
                     p.brand { "critbeta" }
                     h1 title=(name(&files)) { (short(&files, NAME_CHARS)) }
                     p.facts { (facts(summary)) }
+                    p.intro {
+                        "An attention row is a softmax over n scores times an inverse temperature β. Every row has a critical β, read off "
+                        "how many scores lie within each distance of its largest: well below it the top keys blur together, well above it one key takes all."
+                    }
                 }
                 main {
                     (answer::section(summary))

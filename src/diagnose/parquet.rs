@@ -15,6 +15,7 @@ use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::types::Type;
 use std::fs::File;
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,20 +75,13 @@ impl<W: Write + Send> ParquetRows<W> {
 /// Errors: [`Error::Io`], those of `take`, and [`Error::File`] for a column that is missing or of another type. Columns may
 /// be optional, in any order and of any codec of this build.
 pub(super) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outcome<()>) -> Outcome<()> {
-    let fail = |e: ParquetError| match e {
-        ParquetError::External(inner) => match inner.downcast::<io::Error>() {
-            Ok(system) => Error::io(path, *system),
-            Err(other) => Error::file(path, format!("no Parquet file: {other}")),
-        },
-        other => Error::file(path, format!("no Parquet file: {other}")),
-    };
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let file = SerializedFileReader::new(file).map_err(fail)?;
+    let file = guarded(path, || SerializedFileReader::new(file))?;
     let schema = file.metadata().file_metadata().schema_descr_ptr();
     let found = |name: &str| (0..schema.num_columns()).find(|&at| schema.column(at).path().string() == name);
     let mut row = 0u64;
     for at in 0..file.num_row_groups() {
-        let group = file.get_row_group(at).map_err(fail)?;
+        let group = guarded(path, || file.get_row_group(at))?;
         let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
         let mut columns = Vec::with_capacity(COLUMNS.len());
         for (name, kind) in COLUMNS {
@@ -96,8 +90,7 @@ pub(super) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outco
                 None if optional => Values::Absent,
                 None => return Err(Error::file(path, format!("has no column {name}: expected row records"))),
                 Some(column) => {
-                    let values =
-                        Values::of(group.get_column_reader(column).map_err(fail)?, rows).map_err(fail)?;
+                    let values = guarded(path, || Values::of(group.get_column_reader(column)?, rows))?;
                     if !values.fits(kind) {
                         let told = schema.column(column).physical_type();
                         return Err(Error::file(
@@ -119,6 +112,19 @@ pub(super) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outco
         }
     }
     Ok(())
+}
+
+/// What parquet makes of a file: damaged ones make it panic here and there (60.1), which is an error like any other.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Outcome<T> {
+    let damaged = || Error::file(path, "no Parquet file: damaged");
+    match catch_unwind(AssertUnwindSafe(read)).map_err(|_| damaged())? {
+        Ok(value) => Ok(value),
+        Err(ParquetError::External(inner)) => Err(match inner.downcast::<io::Error>() {
+            Ok(system) => Error::io(path, *system),
+            Err(other) => Error::file(path, format!("no Parquet file: {other}")),
+        }),
+        Err(other) => Err(Error::file(path, format!("no Parquet file: {other}"))),
+    }
 }
 
 /// The values of one column of one row group.

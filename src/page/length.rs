@@ -29,7 +29,7 @@ pub(super) fn key(summary: &Summary) -> Markup {
         p.key {
             span { (super::swatch(Ink::Measured)) "median critical β; area: 5 to 95 % of rows, as far as the chart goes" }
             @if summary.resolve > 0.0 { span { (super::swatch(Ink::Second)) "the same resolved" } }
-            span { (super::swatch(Ink::Fit)) "fitted c (log n)" sup { "ξ" } }
+            span { (super::swatch(Ink::Fit)) "fitted c (log n)^ξ" }
             span { (super::swatch(Ink::Beyond)) "beyond the rows" }
             span { (super::swatch(Ink::Interval)) "95 % interval of ξ" }
             span { (super::swatch(Ink::Law)) "published laws, scaled to meet the fit at the anchor" }

@@ -22,6 +22,7 @@
 //! - [`CriticalBeta`]: the value and the witness that lets anyone check it by hand.
 //! - [`rescaling`], [`laws`]: how beta is chosen, as plain data with one text form; the published laws.
 //! - [`input`], [`diagnose`], [`probabilities`], [`output`]: files of attention to reports.
+//! - `page` (feature `html`): a diagnosis as one self-contained page.
 //! - [`families`]: score families with known answers.
 //!
 //! Legal rows include the empty (all zero), the single (Lambda = 0), the tied (Lambda = +inf) and the
@@ -40,6 +41,8 @@ pub mod families;
 pub mod input;
 pub mod laws;
 pub mod output;
+#[cfg(feature = "html")]
+pub mod page;
 pub mod probabilities;
 pub mod reference;
 pub mod rescaling;

@@ -206,10 +206,20 @@ pub const BOUNDS: [(&str, Slack); 8] = [
     ("log Z <= S + log(1 + log n)", envelope_above_slack),
 ];
 
-/// rho < 1: D <= rho / (e (1 - rho)), D the top-two difference.
+/// rho < 1: what the top-two difference is at most, rho / (e (1 - rho)).
+pub fn top_two_bound(rho: f64) -> Option<f64> {
+    (rho < 1.0).then(|| rho / (E * (1.0 - rho)))
+}
+
+/// rho > 1: what the entropy is at most, in nats: log(rho / (rho - 1)) + exp(-c) / c^2 - 1 / e with c = 1 - 1 / rho.
+pub fn entropy_bound(rho: f64) -> Option<f64> {
+    let c = 1.0 - 1.0 / rho;
+    (rho > 1.0).then(|| -c.ln() + (-c).exp() / (c * c) - 1.0 / E)
+}
+
+/// rho < 1: D <= [`top_two_bound`], D the top-two difference.
 pub fn top_two_slack(row: &Row, beta: f64) -> Option<f64> {
-    let rho = row.ratio(beta).filter(|&rho| rho < 1.0)?;
-    Some(rho / (E * (1.0 - rho)) - row.top_two(beta))
+    Some(top_two_bound(row.ratio(beta)?)? - row.top_two(beta))
 }
 
 /// rho < 1: Z >= n^(alpha (1 - rho)), as log Z - alpha (1 - rho) log n in nats.
@@ -239,10 +249,9 @@ pub fn collapsed_weight_slack(row: &Row, beta: f64) -> Option<f64> {
     Some(row.max_weight(beta) - excess(row, beta)?)
 }
 
-/// rho > 1: H <= log(rho / (rho - 1)) + exp(-c) / c^2 - 1 / e with c = 1 - 1 / rho.
+/// rho > 1: H <= [`entropy_bound`].
 pub fn collapsed_entropy_slack(row: &Row, beta: f64) -> Option<f64> {
-    let c = excess(row, beta)?;
-    Some(-c.ln() + (-c).exp() / (c * c) - 1.0 / E - row.entropy(beta))
+    Some(entropy_bound(row.ratio(beta)?)? - row.entropy(beta))
 }
 
 /// Any beta: log Z >= S, the Laplace envelope.

@@ -191,6 +191,39 @@ impl Workspace {
         self.report_on(&Chunks::of_one(scores), beta, measure)
     }
 
+    /// Lambda and Lambda(r) of a row at query `position`, and a report at the beta that each of `rules` chooses; a rule that
+    /// needs a critical beta takes Lambda(r). `None` of a row that is poisoned or has fewer than two keys.
+    pub(crate) fn reports_under(
+        &mut self,
+        scores: &[f32],
+        rules: &[Rescaling],
+        position: u64,
+        measure: Measure,
+    ) -> Option<([CriticalBeta; 2], Vec<RowReport>)> {
+        let row = Chunks::of_one(scores);
+        let found = row.top(Progress::NONE);
+        let top = found.0;
+        if top.poisoned || top.len < 2 {
+            return None;
+        }
+        let betas = self.critical_betas(&row, &found, measure);
+        let entropy = match rules.iter().any(Rescaling::needs_entropy) {
+            true => self.partition(&row, &top, 1.0).entropy(1.0),
+            false => f64::NAN,
+        };
+        let facts = RowFacts { n: top.len, position, critical: betas[1].beta, entropy };
+        let mut reports: Vec<RowReport> = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let beta = rule.beta(&facts);
+            // Laws of position are all 1 up to the training length.
+            let same = reports.iter().find(|report| report.beta == beta).copied();
+            let report =
+                same.unwrap_or_else(|| RowReport::of(top, betas, beta, self.partition(&row, &top, beta)));
+            reports.push(report);
+        }
+        Some((betas, reports))
+    }
+
     /// As `report`, of any element type and by all threads where the row is `split`.
     pub(super) fn report_on<T: Element>(
         &mut self,

@@ -1,7 +1,7 @@
 //! Rows of about the same length, and the medians that curves go through.
 
+use super::diagnosis::RowSample;
 use super::quantile::{median, sorted};
-use super::summary::RowSample;
 
 /// Fewest rows of a bin: less has no median worth fitting.
 const BIN_ROWS: usize = 3;

@@ -235,7 +235,7 @@ pub(super) fn compare_forms(bins: &[Bin], values: &[Vec<f64>], seed: u64) -> Vec
 mod tests {
     use super::super::bins::bins;
     use super::super::bins::tests::rows;
-    use super::super::summary::RowSample;
+    use super::super::diagnosis::RowSample;
     use super::*;
 
     fn values(bins: &[Bin]) -> Vec<Vec<f64>> {

@@ -1,11 +1,11 @@
 //! Which length law the critical beta of a head follows, in numbers and in words.
 
 use super::bins::bins;
+use super::diagnosis::RowSample;
 use super::fit::{Exponent, FormFit, best_form, compare_forms, exponent};
 use super::published::{ClosestLaw, closest_law};
-use super::quantile::median;
+use super::quantile::{median, quantile};
 use super::scan::Settings;
-use super::summary::RowSample;
 use super::verdict::{Evidence, Verdict};
 use super::yardsticks::{Yardstick, Yardsticks};
 use serde::Serialize;
@@ -48,10 +48,18 @@ pub struct BinMedians {
     pub critical_beta: f64,
     /// Median Lambda(r).
     pub resolved_beta: f64,
+    /// 5 % and 95 % quantile of Lambda.
+    pub critical_band: [f64; 2],
+    /// 5 % and 95 % quantile of Lambda(r).
+    pub resolved_band: [f64; 2],
     /// Median alpha.
     pub alpha: f64,
     /// Median contact gap.
     pub contact_gap: f64,
+}
+
+fn band(sorted: &[f64]) -> [f64; 2] {
+    [0.05, 0.95].map(|p| quantile(sorted, p))
 }
 
 impl LengthLaw {
@@ -75,6 +83,8 @@ impl LengthLaw {
             rows: bin.rows.len(),
             critical_beta: median(&critical[i]),
             resolved_beta: median(&resolved[i]),
+            critical_band: band(&critical[i]),
+            resolved_band: band(&resolved[i]),
             alpha: median(&alpha[i]),
             contact_gap: median(&contact_gap[i]),
         });

@@ -4,7 +4,9 @@
 //! input order; a [`Diagnosis`] gathers them per layer and head and says what they show.
 
 mod bins;
+mod bounds;
 mod calibration;
+mod diagnosis;
 mod fit;
 mod length_law;
 #[cfg(feature = "parquet")]
@@ -12,21 +14,28 @@ mod parquet;
 mod published;
 mod qk;
 mod quantile;
+mod reader;
 mod record;
 mod scan;
+mod sketch;
 mod summary;
 mod verdict;
+mod what_if;
 mod writers;
 mod yardsticks;
 
 pub use calibration::{CalibratedLaw, Calibration, HeadCalibration, HeadRescalings};
+pub use diagnosis::Diagnosis;
 pub use fit::{Exponent, Form, FormFit};
 pub use length_law::{BinMedians, LengthLaw};
 pub use published::ClosestLaw;
+pub use reader::{RecordSettings, read_records, summary_of_records};
 pub use record::{RowPlace, RowRecord};
 pub(crate) use scan::last_visible;
 pub use scan::{Settings, scan, scan_on};
-pub use summary::{Diagnosis, HeadSummary, InputNames, Quantiles, Summary};
+pub use sketch::{HeadSketch, SketchPoint, Staircase};
+pub use summary::{HeadSummary, InputNames, Quantiles, Regimes, Summary};
 pub use verdict::Verdict;
+pub use what_if::{LawOutcome, look_again};
 pub use writers::{RowFormat, RowWriter};
 pub use yardsticks::Yardstick;

@@ -1,16 +1,25 @@
 //! Row records as Apache Parquet, one row group per 16,384 rows.
 
+use super::reader::RawRecord;
 use super::record::RowRecord;
-use super::writers::Column;
+use super::writers::{COLUMNS, Column};
+use crate::{Error, Result as Outcome};
 use ::parquet::basic::{LogicalType, Repetition, Type as Physical};
+use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::column::writer::ColumnWriter;
-use ::parquet::data_type::ByteArray;
-use ::parquet::errors::{ParquetError, Result};
+use ::parquet::data_type::{ByteArray, DataType};
+use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
+use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::types::Type;
+use std::fs::File;
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
+
+type Result<T, E = ParquetError> = std::result::Result<T, E>;
 
 /// Rows held back until a group is written: about 3 MB.
 const GROUP: usize = 16_384;
@@ -59,6 +68,177 @@ impl<W: Write + Send> ParquetRows<W> {
         self.held.clear();
         Ok(())
     }
+}
+
+/// Reads every record with its place in words.
+///
+/// Errors: [`Error::Io`], those of `take`, and [`Error::File`] for a column that is missing or of another type. Columns may
+/// be optional, in any order and of any codec of this build.
+pub(super) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outcome<()>) -> Outcome<()> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let file = guarded(path, || SerializedFileReader::new(file))?;
+    let schema = file.metadata().file_metadata().schema_descr_ptr();
+    let found = |name: &str| (0..schema.num_columns()).find(|&at| schema.column(at).path().string() == name);
+    let mut row = 0u64;
+    for at in 0..file.num_row_groups() {
+        let group = guarded(path, || file.get_row_group(at))?;
+        let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
+        let mut columns = Vec::with_capacity(COLUMNS.len());
+        for (name, kind) in COLUMNS {
+            let optional = name.ends_with("certified");
+            let values = match found(name) {
+                None if optional => Values::Absent,
+                None => return Err(Error::file(path, format!("has no column {name}: expected row records"))),
+                Some(column) => {
+                    let values = guarded(path, || Values::of(group.get_column_reader(column)?, rows))?;
+                    if !values.fits(kind) {
+                        let told = schema.column(column).physical_type();
+                        return Err(Error::file(
+                            path,
+                            format!("column {name} is {told}, expected {}", wanted(kind)),
+                        ));
+                    }
+                    values
+                }
+            };
+            columns.push(values);
+        }
+        for i in 0..rows {
+            row += 1;
+            let raw = raw_record(&columns, i).map_err(|name| {
+                Error::file(path, format!("row {row}: column {name} is null or no value of its kind"))
+            })?;
+            take(format!("row {row}"), raw)?;
+        }
+    }
+    Ok(())
+}
+
+/// What parquet makes of a file: damaged ones make it panic here and there (60.1), which is an error like any other.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Outcome<T> {
+    let damaged = || Error::file(path, "no Parquet file: damaged");
+    match catch_unwind(AssertUnwindSafe(read)).map_err(|_| damaged())? {
+        Ok(value) => Ok(value),
+        Err(ParquetError::External(inner)) => Err(match inner.downcast::<io::Error>() {
+            Ok(system) => Error::io(path, *system),
+            Err(other) => Error::file(path, format!("no Parquet file: {other}")),
+        }),
+        Err(other) => Err(Error::file(path, format!("no Parquet file: {other}"))),
+    }
+}
+
+/// The values of one column of one row group.
+enum Values {
+    Absent,
+    Texts(Vec<Option<ByteArray>>),
+    Counts(Vec<Option<i64>>),
+    Reals(Vec<Option<f64>>),
+    Flags(Vec<Option<bool>>),
+}
+
+impl Values {
+    fn of(reader: ColumnReader, rows: usize) -> Result<Values> {
+        match reader {
+            ColumnReader::ByteArrayColumnReader(r) => read_all(r, rows).map(Values::Texts),
+            ColumnReader::Int64ColumnReader(r) => read_all(r, rows).map(Values::Counts),
+            ColumnReader::DoubleColumnReader(r) => read_all(r, rows).map(Values::Reals),
+            ColumnReader::BoolColumnReader(r) => read_all(r, rows).map(Values::Flags),
+            _ => Ok(Values::Absent),
+        }
+    }
+
+    fn fits(&self, column: Column) -> bool {
+        matches!(
+            (self, column),
+            (Values::Texts(_), Column::Text(_))
+                | (Values::Counts(_), Column::Count(_))
+                | (Values::Reals(_), Column::Real(_))
+                | (Values::Flags(_), Column::Flag(_))
+        )
+    }
+
+    fn count(&self, i: usize) -> Option<u64> {
+        match self {
+            Values::Counts(values) => values.get(i).copied().flatten().map(i64::cast_unsigned),
+            _ => None,
+        }
+    }
+
+    fn real(&self, i: usize) -> Option<f64> {
+        match self {
+            Values::Reals(values) => values.get(i).copied().flatten(),
+            _ => None,
+        }
+    }
+
+    fn flag(&self, i: usize) -> Option<bool> {
+        match self {
+            Values::Flags(values) => values.get(i).copied().flatten(),
+            _ => None,
+        }
+    }
+}
+
+fn wanted(column: Column) -> &'static str {
+    match column {
+        Column::Text(_) => "a string",
+        Column::Count(_) => "INT64",
+        Column::Real(_) => "DOUBLE",
+        Column::Flag(_) => "BOOLEAN",
+    }
+}
+
+/// All values of a column, null where an optional one has none.
+fn read_all<T: DataType>(mut reader: ColumnReaderImpl<T>, rows: usize) -> Result<Vec<Option<T::T>>> {
+    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    while levels.len().max(values.len()) < rows {
+        let (records, ..) = reader.read_records(rows, Some(&mut levels), None, &mut values)?;
+        if records == 0 {
+            return Err(ParquetError::General(format!("a column ends before its {rows} rows")));
+        }
+    }
+    if levels.is_empty() {
+        return Ok(values.into_iter().map(Some).collect());
+    }
+    let mut values = values.into_iter();
+    Ok(levels.into_iter().map(|level| if level > 0 { values.next() } else { None }).collect())
+}
+
+/// Errors: the column that is null or, for a text, not UTF-8.
+fn raw_record(columns: &[Values], i: usize) -> Result<RawRecord, &'static str> {
+    let place = |name: &str| COLUMNS.iter().position(|(column, _)| *column == name);
+    let of = |name: &'static str| place(name).and_then(|at| columns.get(at)).ok_or(name);
+    let count = |name: &'static str| of(name)?.count(i).ok_or(name);
+    let real = |name: &'static str| of(name).map(|values| values.real(i));
+    let flag = |name: &'static str| of(name).map(|values| values.flag(i));
+    let layer = match of("layer")? {
+        Values::Texts(values) => values.get(i).and_then(Option::as_ref).ok_or("layer")?,
+        _ => return Err("layer"),
+    };
+    Ok(RawRecord {
+        layer: layer.as_utf8().map_err(|_| "layer")?.to_owned(),
+        head: count("head")?,
+        row: count("row")?,
+        position: count("position")?,
+        n: count("n")?,
+        max: real("max")?,
+        argmax: count("argmax")?,
+        ties: count("ties")?,
+        critical_beta: real("critical_beta")?,
+        contact_gap: real("contact_gap")?,
+        contact_rank: count("contact_rank")?,
+        alpha: real("alpha")?,
+        resolved_beta: real("resolved_beta")?,
+        beta: real("beta")?,
+        ratio: real("ratio")?,
+        log_partition: real("log_partition")?,
+        entropy: real("entropy")?,
+        top_two: real("top_two")?,
+        max_weight: real("max_weight")?,
+        poisoned: flag("poisoned")?.ok_or("poisoned")?,
+        certified: flag("certified")?,
+        resolved_certified: flag("resolved_certified")?,
+    })
 }
 
 fn schema(columns: &[(&str, Column)]) -> Result<Arc<Type>> {

@@ -122,6 +122,34 @@ pub fn scan_on(
     }
 }
 
+/// Hands the scores of every row of one head of `source` to `work`: workspace, row, position, scores without the keys that are
+/// left out. What it returns comes back in order; `progress` hears of rows that are done. [`Settings::check`] has passed.
+pub(super) fn visit<R: Send>(
+    source: &Source,
+    head: usize,
+    settings: &Settings,
+    work: impl Fn(&mut Workspace, usize, u64, &[f32]) -> Option<R> + Sync,
+    mut progress: impl FnMut(u64),
+) -> Vec<R> {
+    let jobs = jobs_of_head(source, head);
+    let visit = |scratch: &mut Scratch, job: &Job| {
+        let mut found = Vec::new();
+        scratch.each_row(job, settings, |workspace, place, scores, _| {
+            found.extend(work(workspace, place.row as usize, place.position, scores));
+        });
+        (job.rows.len() as u64, found)
+    };
+    let mut all = Vec::new();
+    let sink = |(rows, found): (u64, Vec<R>)| {
+        all.extend(found);
+        progress(rows);
+        Ok(())
+    };
+    // The sink cannot fail.
+    let _never = in_order(jobs, JOBS_PER_THREAD, visit, sink);
+    all
+}
+
 /// Widest row of a source, in scores.
 fn width(source: &Source) -> usize {
     match source {
@@ -147,10 +175,12 @@ fn scratch_bytes(source: &Source) -> u128 {
 }
 
 fn jobs_of(source: &Source) -> impl Iterator<Item = Job<'_>> {
+    (0..source.heads()).flat_map(move |head| jobs_of_head(source, head))
+}
+
+fn jobs_of_head(source: &Source, head: usize) -> impl Iterator<Item = Job<'_>> {
     let (step, rows) = (job_rows(source), source.rows());
-    (0..source.heads()).flat_map(move |head| {
-        (0..rows).step_by(step).map(move |start| Job { source, head, rows: start..(start + step).min(rows) })
-    })
+    (0..rows).step_by(step).map(move |start| Job { source, head, rows: start..(start + step).min(rows) })
 }
 
 /// What one thread needs, reused from job to job.

@@ -109,6 +109,8 @@ mod tests {
             rows,
             critical_beta: 1.0,
             resolved_beta: 1.0,
+            critical_band: [1.0; 2],
+            resolved_band: [1.0; 2],
             alpha: 1.0,
             contact_gap: 1.0,
         };

@@ -172,6 +172,11 @@ impl QkPair {
         self.q.cols()
     }
 
+    /// Element types of queries and keys in the file.
+    pub fn dtypes(&self) -> [DType; 2] {
+        [self.q.dtype(), self.k.dtype()]
+    }
+
     /// What the dot products are multiplied by, finite and > 0.
     pub fn scale(&self) -> f64 {
         self.scale

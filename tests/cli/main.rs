@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod device;
 mod diagnose;
+mod page;
 mod refusals;
 mod softmax;
 

@@ -35,6 +35,12 @@ pub enum Command {
     /// [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim]. Scores are the logits that the
     /// softmax sees; -inf is masked. Heads of the same layer name are pooled over files.
     Diagnose(Diagnose),
+    /// Write the page of a diagnosis from its row records
+    ///
+    /// What a page shows of scores themselves (gap counts of rows, other rules on the same rows) is not in
+    /// records: `critbeta diagnose FILE --html` shows it.
+    #[cfg(feature = "html")]
+    Report(Report),
     /// Write the rescaled probabilities of every row of a score file, same format and shape
     Softmax(Softmax),
     /// Generate score families of known law and compare what is measured with what is known
@@ -63,6 +69,10 @@ pub struct Diagnose {
     /// Write c and xi per layer and head, which the rescaling calibrated:FILE reads
     #[arg(long, value_name = "FILE", value_parser = file, conflicts_with = "top_k")]
     pub calibration: Option<PathBuf>,
+    /// Write the report as one page for any browser; reads all scores a second time
+    #[cfg(feature = "html")]
+    #[arg(long, value_name = "FILE", value_parser = file)]
+    pub html: Option<PathBuf>,
     /// Only this tensor, or this pair by its name without .q
     #[arg(long, value_name = "NAME")]
     pub tensor: Option<String>,
@@ -84,6 +94,32 @@ pub struct Diagnose {
     /// Leave the first K keys (an attention sink) out of every row
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub exclude_sink: usize,
+}
+
+#[cfg(feature = "html")]
+#[derive(Args)]
+pub struct Report {
+    /// Row records: .parquet, .jsonl or .csv, as `critbeta diagnose --rows` writes them
+    #[arg(value_name = "ROWS")]
+    pub rows: PathBuf,
+    /// Where the page goes
+    #[arg(long, value_name = "FILE", value_parser = file)]
+    pub html: PathBuf,
+    /// Write the summary as JSON
+    #[arg(long, value_name = "FILE", value_parser = file)]
+    pub json: Option<PathBuf>,
+    /// The --resolve that the records were made with; needed if it was above 0
+    #[arg(long, value_name = "NATS", value_parser = not_negative, allow_negative_numbers = true)]
+    pub resolve: Option<f64>,
+    /// The --top-k that the records were made with, if there was one
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=2048))]
+    pub top_k: Option<u16>,
+    /// The --exclude-sink that the records were made with
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub exclude_sink: usize,
+    /// Training length that published laws with one are compared at
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(2..))]
+    pub train_length: u64,
 }
 
 #[derive(Args)]

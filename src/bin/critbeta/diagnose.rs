@@ -4,9 +4,13 @@ use crate::args::{Cli, Diagnose};
 use crate::{io_error, json_output, print, report, write_json};
 use anyhow::Result;
 use critbeta::cpu::Measure;
+#[cfg(feature = "html")]
+use critbeta::diagnose::look_again;
 use critbeta::diagnose::{Calibration, Diagnosis, RowWriter, Settings, scan_on};
 use critbeta::input::{self, Input, Selection};
 use critbeta::output::{self, Output};
+#[cfg(feature = "html")]
+use critbeta::page::FileFacts;
 use std::path::Path;
 
 pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
@@ -22,13 +26,19 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
     let json_file = args.json.as_deref().filter(|path| *path != Path::new("-"));
     let row_file = args.rows.as_ref().map(|(_, path)| path.as_path());
     let json_target = args.json.as_ref().map(|_| json_file.unwrap_or(Path::new("/dev/stdout")));
-    let outputs = [row_file, json_target, args.calibration.as_deref()].into_iter().flatten();
+    #[cfg(feature = "html")]
+    let html = args.html.as_deref();
+    #[cfg(not(feature = "html"))]
+    let html = None;
+    let outputs = [row_file, json_target, args.calibration.as_deref(), html].into_iter().flatten();
     let paths: Vec<&Path> = args.files.iter().map(|file| file.as_path()).chain(outputs).collect();
     output::distinct(&paths)?;
     let device = crate::device(cli)?;
     // Targets that cannot be written are found out before the work, not after it.
     let create = |path: Option<&Path>| path.map(Output::create).transpose();
     let (json, calibration) = (create(json_file)?, create(args.calibration.as_deref())?);
+    #[cfg(feature = "html")]
+    let html = create(html)?;
     let mut rows = match &args.rows {
         None => None,
         Some((format, path)) => {
@@ -48,9 +58,18 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
         }
     })?;
     bar.finish_and_clear();
-    let summary = diagnosis.summary();
+    #[cfg_attr(not(feature = "html"), allow(unused_mut))]
+    let mut summary = diagnosis.summary();
 
     let mut outputs = Vec::new();
+    #[cfg(feature = "html")]
+    if let Some(out) = html {
+        let bar = crate::progress(cli, inputs.iter().map(Input::rows).sum(), "rows again");
+        look_again(&inputs, &settings, &mut summary, |rows| bar.inc(rows))?;
+        bar.finish_and_clear();
+        let files = inputs.iter().map(FileFacts::of).collect::<Result<Vec<_>, _>>()?;
+        outputs.push(crate::page::page(out, &summary, files)?);
+    }
     if let Some((writer, path)) = rows {
         outputs.push(writer.finish().map_err(|source| io_error(path, source))?);
     }

@@ -6,6 +6,8 @@ mod diagnose;
 mod doctor;
 mod families;
 mod laws;
+#[cfg(feature = "html")]
+mod page;
 mod plan;
 mod report;
 mod softmax;
@@ -41,10 +43,13 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
+    silence_caught_panics();
     // A wish that this machine cannot meet is an error of every command, not only of those that compute with it.
     critbeta::cpu::InstructionSet::chosen()?;
     match &cli.command {
         Command::Diagnose(args) => diagnose::run(args, cli).map(|()| true),
+        #[cfg(feature = "html")]
+        Command::Report(args) => page::run(args, cli).map(|()| true),
         Command::Softmax(args) => softmax::run(args, cli).map(|()| true),
         Command::Families(args) => families::run(args, cli),
         Command::Laws(args) => laws::run(args).map(|()| true),
@@ -52,6 +57,17 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Plan(args) => plan::run(args, cli).map(|()| true),
         Command::Doctor => doctor::run(cli).map(|()| true),
     }
+}
+
+/// Damaged Parquet files make their reader panic, which the library turns into an error: that alone is what stderr gets.
+fn silence_caught_panics() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let caught = |file: &str| file.contains("/parquet-") || file.contains("/bytes-");
+        if !panic.location().is_some_and(|at| caught(at.file())) {
+            told(panic);
+        }
+    }));
 }
 
 /// The device of --device; why `auto` came to the CPU goes to stderr.

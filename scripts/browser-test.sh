@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The report in a real browser: Debian's chromium, headless, over the DevTools protocol. Nothing on the console, nothing
+# asked of the network, cells by click and key, the switch of quantities, all of it without JavaScript; contrast of every
+# text, texts on one another, layouts at 390, 1024 and 1920 px in light and dark; print to PDF. Pages of the example, of
+# hostile names, of 30 x 32 heads, and of rows that say nothing. Under a minute once critbeta is built.
+#
+#   scripts/browser-test.sh [--keep FOLDER]    FOLDER: pages, PDFs and screenshots stay there, to be looked at
+#
+# The last line is `N passed, M failed`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+chromium=$(command -v chromium || command -v chromium-browser || true)
+if [ -z "$chromium" ] || ! command -v pdftotext >/dev/null; then
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || {
+        echo "error: no chromium or no pdftotext. Debian: apt-get install chromium poppler-utils" >&2
+        exit 1
+    }
+    apt-get update -q >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium poppler-utils fonts-dejavu-core >&2
+    chromium=$(command -v chromium)
+fi
+# With the simulator, as `cargo test` builds it: one build serves both.
+cargo build --locked --features simt --bin critbeta
+critbeta=$(cargo build --locked --features simt --bin critbeta --message-format=json 2>/dev/null |
+    sed -n 's/.*"executable":"\([^"]*critbeta[^"]*\)".*/\1/p' | tail -n 1)
+exec python3 -B tests/browser/run.py --critbeta "$critbeta" --chromium "$chromium" "$@"

@@ -1,0 +1,214 @@
+//! Axes whose ticks are chosen and labelled here, for plotters to lay out.
+
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use std::ops::Range;
+
+/// How values become places.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Scale {
+    Linear,
+    Log,
+    /// log log: a power of log n is a straight line where the other axis is [`Scale::Log`].
+    LogLog,
+}
+
+impl Scale {
+    /// To even steps and back.
+    fn functions(self) -> [fn(f64) -> f64; 2] {
+        match self {
+            Scale::Linear => [|v| v, |v| v],
+            Scale::Log => [f64::ln, f64::exp],
+            Scale::LogLog => [|v| v.ln().ln(), |v| v.exp().exp()],
+        }
+    }
+}
+
+/// An axis from `low` to `high`.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Axis {
+    pub title: &'static str,
+    scale: Scale,
+    low: f64,
+    high: f64,
+    ticks: Vec<f64>,
+}
+
+impl Axis {
+    /// From 0 to the next round number above `high`.
+    pub(super) fn linear(title: &'static str, high: f64) -> Axis {
+        let high = if high > 0.0 && high.is_finite() { high } else { 1.0 };
+        let step = round_above(high / 5.0);
+        let count = (high / step - 1e-9).ceil() as usize;
+        let ticks: Vec<f64> = (0..=count).map(|i| i as f64 * step).collect();
+        Axis { title, scale: Scale::Linear, low: 0.0, high: count as f64 * step, ticks }
+    }
+
+    /// Between powers of ten or their halves about what there is; values that are not positive and finite are at its ends.
+    pub(super) fn log(title: &'static str, low: f64, high: f64) -> Axis {
+        let (low, high) =
+            if low > 0.0 && high.is_finite() && low <= high { (low, high) } else { (0.1, 10.0) };
+        let round = |value: f64, up: bool| {
+            let decade = 10f64.powf(value.log10().floor());
+            let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade);
+            match up {
+                true => steps.into_iter().find(|&step| step >= value * (1.0 - 1e-9)).unwrap_or(value),
+                false => steps.into_iter().rev().find(|&step| step <= value * (1.0 + 1e-9)).unwrap_or(value),
+            }
+        };
+        let (low, mut high) = (round(low, false), round(high, true));
+        if high <= low * 1.5 {
+            high = round(low * 5.0, true);
+        }
+        let decades = (high / low).log10();
+        let per_decade: &[f64] = if decades > 2.3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let stride = if decades > 12.0 {
+            4
+        } else if decades > 5.0 {
+            2
+        } else {
+            1
+        };
+        let from = low.log10().floor() as i32;
+        let ticks = (from..=high.log10().ceil() as i32)
+            .filter(|decade| decade.rem_euclid(stride) == 0)
+            .flat_map(|decade| per_decade.iter().map(move |step| step * 10f64.powi(decade)))
+            .filter(|&tick| tick >= low * (1.0 - 1e-9) && tick <= high * (1.0 + 1e-9))
+            .collect();
+        Axis { title, scale: Scale::Log, low, high, ticks }
+    }
+
+    /// Numbers of keys, 3 or more, from power of two to power of two.
+    pub(super) fn keys(title: &'static str, low: f64, high: f64) -> Axis {
+        let (first, last) = (low.max(3.0).log2().floor().max(2.0), high.max(4.0).log2().ceil());
+        let last = last.max(first + 1.0);
+        let mut axis = Axis {
+            title,
+            scale: Scale::LogLog,
+            low: 2f64.powf(first),
+            high: 2f64.powf(last),
+            ticks: Vec::new(),
+        };
+        for power in first as i32..=last as i32 {
+            let tick = 2f64.powi(power);
+            if axis.ticks.last().is_none_or(|&before| axis.place(tick) - axis.place(before) >= TICK_APART) {
+                axis.ticks.push(tick);
+            }
+        }
+        axis
+    }
+
+    pub(super) fn low(&self) -> f64 {
+        self.low
+    }
+
+    pub(super) fn high(&self) -> f64 {
+        self.high
+    }
+
+    /// Where a value stands, 0 at the low end and 1 at the high one; what is beyond an end is at it.
+    pub(super) fn place(&self, value: f64) -> f64 {
+        let value = if value.is_nan() { self.low } else { value.clamp(self.low, self.high) };
+        self.beyond(value)
+    }
+
+    /// As [`Axis::place`], without ends.
+    pub(super) fn beyond(&self, value: f64) -> f64 {
+        let [of, _] = self.scale.functions();
+        (of(value) - of(self.low)) / (of(self.high) - of(self.low))
+    }
+
+    /// The value at a place.
+    pub(super) fn value(&self, place: f64) -> f64 {
+        let [of, back] = self.scale.functions();
+        back(of(self.low) + place * (of(self.high) - of(self.low)))
+    }
+}
+
+/// Share of an axis that a label of five digits takes.
+const TICK_APART: f64 = 0.17;
+
+/// 1, 2 or 5 times a power of ten, the least that is `value` or more.
+fn round_above(value: f64) -> f64 {
+    let decade = 10f64.powf(value.log10().floor());
+    [1.0, 2.0, 5.0]
+        .map(|step| step * decade)
+        .into_iter()
+        .find(|&step| step >= value * (1.0 - 1e-9))
+        .unwrap_or(10.0 * decade)
+}
+
+/// A tick in as few characters as tell it.
+pub(super) fn tick(value: f64) -> String {
+    let size = value.abs();
+    if size >= 1e6 || (size < 1e-3 && size > 0.0) {
+        let power = size.log10().floor();
+        let digit = (value / 10f64.powf(power)).round();
+        return if digit == 1.0 { format!("1e{power}") } else { format!("{digit}e{power}") };
+    }
+    // Thousandths, without the rounding of sums of steps.
+    format!("{}", (value * 1e4).round() / 1e4)
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
+        from + (self.place(*value) * f64::from(to - from)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        self.ticks.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.low..self.high
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format(value: &f64) -> String {
+        tick(*value)
+    }
+}
+
+impl Axis {
+    /// Values at even steps of the axis between two of its values.
+    pub(super) fn even(&self, low: f64, high: f64, steps: usize) -> impl Iterator<Item = f64> {
+        let (from, to) = (self.place(low), self.place(high));
+        (0..=steps).map(move |i| self.value(from + (to - from) * i as f64 / steps as f64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_hold_what_there_is_between_round_ends() {
+        for high in [1e-7, 0.03, 1.0, 4.99, 5.0, 37.0, 8e9] {
+            let axis = Axis::linear("", high);
+            assert!(axis.high >= high * (1.0 - 1e-9) && axis.high <= high * 2.01, "{axis:?}");
+            assert!((2..=7).contains(&axis.ticks.len()), "{axis:?}");
+        }
+        for (low, high) in [(0.3, 0.4), (1.0, 1.0), (0.001, 900.0), (1e-30, 1e30), (2.0, 11.0)] {
+            let axis = Axis::log("", low, high);
+            assert!(axis.low <= low * 1.001 && axis.high >= high * 0.999, "{axis:?}");
+            assert!((2..=18).contains(&axis.ticks.len()), "{axis:?}");
+        }
+        for (low, high) in [(2.0, 2.0), (64.0, 7658.0), (5.0, 5.0), (100.0, 1e6)] {
+            let axis = Axis::keys("", low, high);
+            assert!(axis.low <= low.max(4.0) && axis.high >= high && axis.ticks.len() >= 2, "{axis:?}");
+        }
+        let odd = [f64::NAN, f64::INFINITY, -1.0];
+        for axis in [Axis::log("", f64::NAN, 1.0), Axis::linear("", f64::INFINITY), Axis::log("", 0.0, 0.0)] {
+            assert!(odd.iter().all(|&value| (0..=100).contains(&axis.map(&value, (0, 100)))), "{axis:?}");
+        }
+    }
+
+    #[test]
+    fn ticks_are_short() {
+        let told = [0.0, 0.30000000000000004, 1024.0, 5e-7, 1e12, 0.002, 1e-4].map(tick);
+        assert_eq!(told, ["0", "0.3", "1024", "5e-7", "1e12", "0.002", "1e-4"]);
+    }
+}

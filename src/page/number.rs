@@ -1,0 +1,145 @@
+//! Numbers and names as the page shows them.
+
+use std::path::Path;
+
+/// Three significant digits; a dash where there is none.
+pub(super) fn figure(value: f64) -> String {
+    let size = value.abs();
+    if value.is_nan() {
+        "–".into()
+    } else if value.is_infinite() {
+        "∞".into()
+    } else if value == 0.0 {
+        "0".into()
+    } else if (1e-3..1e5).contains(&size) {
+        // By what it rounds to: 0.9996 is 1.00.
+        let digits = format!("{size:.2e}").split_once('e').and_then(|(_, power)| power.parse::<i32>().ok());
+        let decimals = (2 - digits.unwrap_or(0)).max(0) as usize;
+        signed(format!("{value:.decimals$}"))
+    } else {
+        signed(format!("{value:.2e}"))
+    }
+}
+
+/// Two decimals, for exponents.
+pub(super) fn hundredths(value: f64) -> String {
+    if value.is_nan() {
+        "–".into()
+    } else {
+        signed(format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0))
+    }
+}
+
+/// A share in percent; of nothing, a dash.
+pub(super) fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "–".into() } else { share(part as f64 / whole as f64) }
+}
+
+/// As [`percent`]; only what is nothing is 0 %, and only what is everything 100 %.
+pub(super) fn share(value: f64) -> String {
+    let percent = 100.0 * value;
+    if value.is_nan() {
+        "–".into()
+    } else if percent > 0.0 && percent < 0.1 {
+        "under 0.1 %".into()
+    } else if percent > 99.9 && percent < 100.0 {
+        "over 99.9 %".into()
+    } else {
+        format!("{percent:.1} %")
+    }
+}
+
+/// A count with its thousands apart.
+pub(super) fn count(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::with_capacity(digits.len() + 6);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A minus that is as wide as a plus.
+fn signed(text: String) -> String {
+    text.replace('-', "−")
+}
+
+/// What would not be seen, or would turn the text around it.
+fn hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A name from a file, with what is hidden spelt out.
+pub(super) fn name(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if hidden(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    if shown.is_empty() { "(no name)".into() } else { shown }
+}
+
+/// JSON that says the same, with what is hidden spelt out.
+pub(super) fn json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Hidden characters all lie below U+10000.
+        if hidden(c) { shown += &format!("\\u{:04x}", u32::from(c)) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// A name cut in the middle to `most` characters.
+pub(super) fn short(text: &str, most: usize) -> String {
+    let shown = name(text);
+    let length = shown.chars().count();
+    if length <= most {
+        return shown;
+    }
+    let (head, tail) = (most * 2 / 3, most - most * 2 / 3 - 1);
+    let end: String = shown.chars().skip(length - tail).collect();
+    format!("{}…{end}", shown.chars().take(head).collect::<String>())
+}
+
+/// A path: bytes that are no UTF-8 as `\xff`.
+pub(super) fn path(path: &Path) -> String {
+    let chunks = path.as_os_str().as_encoded_bytes().utf8_chunks();
+    let mut text = String::new();
+    for chunk in chunks {
+        text += chunk.valid();
+        chunk.invalid().iter().for_each(|byte| text += &format!("\\x{byte:02x}"));
+    }
+    name(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_three_digits() {
+        let told = [0.9996, 12.345, 0.05, -1.2, 99999.0, 1e6, 1e-4, 0.0, f64::INFINITY, f64::NAN].map(figure);
+        assert_eq!(told, ["1.00", "12.3", "0.0500", "−1.20", "99999", "1.00e6", "1.00e−4", "0", "∞", "–"]);
+        assert_eq!([0, 7, 1134, 3_932_160].map(count), ["0", "7", "1,134", "3,932,160"]);
+        assert_eq!(
+            [0.0, 1e-5, 0.312, 0.9999, 1.0].map(share),
+            ["0.0 %", "under 0.1 %", "31.2 %", "over 99.9 %", "100.0 %"]
+        );
+        assert_eq!(percent(0, 0), "–");
+    }
+
+    #[test]
+    fn names_are_told_as_they_are() {
+        assert_eq!(name("a\u{1b}[2J\u{202e}b"), r"a\u{1b}[2J\u{202e}b");
+        assert_eq!(short("abcdefghij", 7), "abcd…ij");
+        assert_eq!(short("ab", 7), "ab");
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt;
+            assert_eq!(path(Path::new(std::ffi::OsStr::from_bytes(b"a\xff<b>"))), r"a\xff<b>");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Section 6: the rows of a head under other rules, side by side.
+
+use super::number::{count, figure, name};
+use crate::diagnose::{HeadSummary, LawOutcome, Quantiles};
+use maud::{Markup, PreEscaped, Render, html};
+
+pub(super) fn section(head: &HeadSummary) -> Markup {
+    let Some(outcomes) = head.what_if.as_ref() else {
+        return html! { p.missing {
+            "What other rules would make of these rows needs their scores, which row records do not hold: "
+            code { "critbeta diagnose FILE --html" } " measures it."
+        } };
+    };
+    let rows = outcomes.first().map_or(0, |outcome| outcome.rows);
+    if rows == 0 {
+        return html! { p.missing { "No row of this head can be measured." } };
+    }
+    html! {
+        (PreEscaped(table(outcomes)))
+        @if rows < head.measured { p.note { "Of " (count(rows)) " evenly spaced rows of " (count(head.measured)) "." } }
+    }
+}
+
+/// Rules under which every row comes out the same are one line of the table.
+fn table(outcomes: &[LawOutcome]) -> String {
+    let mut groups: Vec<(&LawOutcome, Vec<&str>)> = Vec::new();
+    for outcome in outcomes {
+        let same = |(first, _): &&mut (&LawOutcome, Vec<&str>)| {
+            (first.beta, first.relative_entropy, first.top_two)
+                == (outcome.beta, outcome.relative_entropy, outcome.top_two)
+        };
+        match groups.iter_mut().find(same) {
+            Some((_, specs)) => specs.push(&outcome.spec),
+            None => groups.push((outcome, vec![&outcome.spec])),
+        }
+    }
+    let mut out = String::from(
+        "<div class=scroll><table class=\"values rules\"><tr><th scope=col>rule<th scope=col>β<th scope=col>entropy / log n\
+         <th scope=col>top-two difference",
+    );
+    for (outcome, specs) in groups {
+        out += "<tr><th scope=row>";
+        for (i, spec) in specs.iter().enumerate() {
+            out += if i > 0 { ", " } else { "" };
+            name(spec).render_to(&mut out);
+        }
+        out += &format!("<td>{}", figure(outcome.beta.q50));
+        bar(&outcome.relative_entropy, &mut out);
+        bar(&outcome.top_two, &mut out);
+    }
+    out + "</table></div>"
+}
+
+/// A median in digits over a bar from the 5 to the 95 % quantile of rows.
+fn bar(of: &Quantiles, out: &mut String) {
+    let place = |value: f64| (100.0 * value.clamp(0.0, 1.0)).round();
+    *out += &format!(
+        "<td class=r style=--a:{}%;--b:{}%;--c:{}%>{}",
+        place(of.q05),
+        place(of.q50),
+        place(of.q95),
+        figure(of.q50)
+    );
+}

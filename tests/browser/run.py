@@ -1,0 +1,191 @@
+"""Pages in a real browser: see scripts/browser-test.sh."""
+
+import argparse
+import base64
+import os
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import inputs  # noqa: E402
+from devtools import Browser, Page  # noqa: E402
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+EXAMPLE = "examples/data/smollm2_gpl3.safetensors"
+WIDTHS = [390, 1024, 1920]
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "judge.js")) as source:
+    JUDGE = source.read()
+
+passed, failed = 0, []
+
+
+def check(what, holds, told=""):
+    global passed
+    if holds:
+        passed += 1
+    else:
+        failed.append(what)
+        print(f"FAILED {what}: {told}", flush=True)
+
+
+def judged(page, what):
+    verdict = page.ask(JUDGE)
+    check(f"{what}: readable", not verdict["found"] and verdict["texts"] > 20, verdict)
+    complaints = page.complaints()
+    check(f"{what}: console and network", not complaints, complaints)
+
+
+def looks(browser, name, path):
+    for width in WIDTHS:
+        for dark in [False, True]:
+            page = Page(browser, path, width=width, dark=dark)
+            judged(page, f"{name}, {width} px, {'dark' if dark else 'light'}")
+            page.close()
+
+
+SHOWN = "[...document.querySelectorAll('.head')].filter(h => h.checkVisibility()).map(h => h.id).join()"
+
+
+def works(browser, path):
+    """Click, keys, the switch of quantities; then the same without JavaScript."""
+    page = Page(browser, path)
+    first = page.ask(SHOWN)
+    check("one head to begin with", first.startswith("h") and "," not in first, first)
+    page.click(".grid a[href='#h5']")
+    check("a click shows that head", page.ask(SHOWN) == "h5" and page.ask("location.hash") == "#h5", page.ask(SHOWN))
+    check("the cell is marked", page.ask("document.querySelector('[aria-current]').hash") == "#h5")
+    stops = page.ask("[...document.querySelectorAll('.grid a')].filter(a => a.tabIndex === 0).length")
+    check("one stop for the tab key", stops == 1, stops)
+    # Or the page scrolls another cell under the pointer, whose values the readout then rightly says.
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    page.ask("document.querySelector('.grid a[href=\"#h0\"]').focus()")
+    for key in ["ArrowRight", "ArrowDown"]:
+        page.key(key)
+    check("arrows move", page.ask("document.activeElement.hash") == "#h4", page.ask("document.activeElement.hash"))
+    readout = page.ask("document.getElementById('readout').textContent")
+    check("the readout follows", "layer10 head 1" in readout, readout)
+    page.key("Enter", "\r")
+    check("Enter shows that head", page.ask(SHOWN) == "h4", page.ask(SHOWN))
+    ground = "getComputedStyle(document.querySelector('.grid a[href=\"#h4\"]')).backgroundColor"
+    text = "[...document.querySelectorAll('.grid a[href=\"#h4\"] i')].filter(i => i.checkVisibility()).map(i => i.textContent).join()"
+    seen = set()
+    for metric in range(6):
+        page.click(f"label[for=m{metric}]")
+        legends = page.ask("[...document.querySelectorAll('.legend')].filter(l => l.checkVisibility()).map(l => l.className).join()")
+        check(f"quantity {metric} has its legend", legends == f"legend l{metric}", legends)
+        seen.add((page.ask(ground), page.ask(text)))
+        judged(page, f"quantity {metric}")
+    check("every quantity looks different", len(seen) >= 5, seen)
+    page.ask("document.getElementById('m0').focus()")
+    page.key("ArrowRight")
+    check("quantities by arrow key", page.ask("document.getElementById('m1').checked"))
+    page.close()
+
+    page = Page(browser, path, fragment="#h6")
+    check("a link to a head marks its cell", page.ask("document.querySelector('[aria-current]').hash") == "#h6")
+    page.close()
+
+    page = Page(browser, path, script=False, fragment="#h7")
+    check("a link to a head without JavaScript", page.ask(SHOWN) == "h7", page.ask(SHOWN))
+    page.click(".grid a[href='#h2']")
+    check("a click without JavaScript", page.ask(SHOWN) == "h2", page.ask(SHOWN))
+    page.click("label[for=m4]")
+    check("quantities without JavaScript", page.ask("document.querySelector('.l4').checkVisibility()"))
+    check("nothing ran", page.ask("document.querySelector('[aria-current]')") is None)
+    judged(page, "without JavaScript")
+    page.close()
+
+
+def unpacks(browser, path):
+    """A page of so many heads that all but one are packed."""
+    size = os.path.getsize(path)
+    check("30 x 32 heads stay under 3 MB", size < 3_000_000, size)
+    page = Page(browser, path, width=1024, fragment="#h700")
+    shown = page.until(f"{SHOWN} === 'h700'")
+    check("a link to a packed head", shown, page.ask(SHOWN))
+    judged(page, "a packed head")
+    page.click(".grid a[href='#h3']")
+    check("a click unpacks a head", page.until(f"{SHOWN} === 'h3'"), page.ask(SHOWN))
+    check("its charts are drawn", page.ask("document.querySelectorAll('#h3 svg.c path').length") > 15)
+    page.click(".grid a[href='#h700']")
+    check("and back", page.until(f"{SHOWN} === 'h700'"), page.ask(SHOWN))
+    page.close()
+    page = Page(browser, path, script=False, fragment="#h700")
+    check("without JavaScript there is one head and a word why", page.ask(SHOWN) == page.ask("document.querySelector('.first').id"))
+    page.close()
+
+
+def prints(browser, name, path, folder, wanted, most):
+    page = Page(browser, path, dark=True)
+    pdf = os.path.join(folder, f"{name}.pdf")
+    data = page.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]
+    with open(pdf, "wb") as file:
+        file.write(base64.b64decode(data))
+    page.close()
+    text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    pages = text.count("\f")
+    check(f"{name}: printed on 1 to {most} pages", 1 <= pages <= most, pages)
+    lacks = [word for word in wanted if word not in text]
+    check(f"{name}: printed text", not lacks, f"lacks {lacks}")
+    lines = [len(part.strip().splitlines()) for part in text.split("\f")[:-1]]
+    check(f"{name}: no page is empty", min(lines) > 2, lines)
+
+
+def screenshot(browser, path, target, width, height, dark=False, scroll=None, fragment=""):
+    page = Page(browser, path, width=width, height=height, dark=dark, fragment=fragment)
+    page.ask(f"document.querySelector({scroll!r}).scrollIntoView()" if scroll else "scrollTo(0, 0)")
+    look = {"format": "webp", "quality": 88} if target.endswith(".webp") else {"format": "png"}
+    data = page.call("Page.captureScreenshot", **look)["data"]
+    with open(target, "wb") as file:
+        file.write(base64.b64decode(data))
+    page.close()
+
+
+def main():
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--critbeta", required=True)
+    asked.add_argument("--chromium", required=True)
+    asked.add_argument("--keep", help="leave pages, PDFs and screenshots in this folder")
+    asked = asked.parse_args()
+    temporary = tempfile.TemporaryDirectory()
+    folder = os.path.abspath(asked.keep or temporary.name)
+    os.makedirs(folder, exist_ok=True)
+    cases = {"example": [EXAMPLE], **inputs.write(folder)}
+    pages = {}
+    for name, arguments in cases.items():
+        pages[name] = os.path.join(folder, f"{name}.html")
+        subprocess.run([asked.critbeta, "diagnose", *arguments, "--html", pages[name]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    rows = os.path.join(folder, "rows.parquet")
+    subprocess.run([asked.critbeta, "diagnose", EXAMPLE, "--rows", rows], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    pages["records"] = os.path.join(folder, "records.html")
+    subprocess.run([asked.critbeta, "report", rows, "--html", pages["records"]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    empty = os.path.join(folder, "empty.jsonl")
+    open(empty, "w").close()
+    pages["empty"] = os.path.join(folder, "empty.html")
+    subprocess.run([asked.critbeta, "report", empty, "--html", pages["empty"]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    browser = Browser(asked.chromium)
+    try:
+        works(browser, pages["example"])
+        unpacks(browser, pages["grid"])
+        for name, path in pages.items():
+            looks(browser, name, path)
+        prints(browser, "example", pages["example"], folder, ["The answer", "critical β", "Gap count", "Glossary", "SHA-256", "layer29"], 9)
+        prints(browser, "poisoned", pages["poisoned"], folder, ["None of the 20 rows can be measured", "Citation"], 4)
+        if asked.keep:
+            for width in WIDTHS:
+                for dark in [False, True]:
+                    look = "dark" if dark else "light"
+                    screenshot(browser, pages["example"], os.path.join(folder, f"example-{width}-{look}.png"), width, 1400, dark)
+            # What docs/img has.
+            screenshot(browser, pages["example"], os.path.join(folder, "report.webp"), 1200, 1140)
+            screenshot(browser, pages["example"], os.path.join(folder, "head.webp"), 1200, 1290, True, "#h7", "#h7")
+            screenshot(browser, pages["grid"], os.path.join(folder, "grid.png"), 1280, 1400, scroll="#map")
+            screenshot(browser, pages["hostile"], os.path.join(folder, "hostile.png"), 1024, 2600)
+    finally:
+        browser.close()
+    print(f"{passed} passed, {len(failed)} failed")
+    sys.exit(bool(failed))
+
+
+main()

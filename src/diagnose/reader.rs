@@ -5,6 +5,7 @@ use super::record::RowRecord;
 use super::scan::Settings;
 use super::summary::{InputNames, Summary};
 use super::writers::RowFormat;
+use crate::critical::operating_ratio;
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::fs::File;
@@ -52,6 +53,8 @@ struct Facts {
     /// Smallest r that the resolved betas allow.
     resolve: f64,
     resolved_differs: bool,
+    /// Whether a row has a critical beta that any resolve above 0 would lower.
+    resolves: bool,
     first_argmax: Option<u64>,
 }
 
@@ -74,6 +77,7 @@ impl Facts {
             return Err(format!("column beta: {beta} and {} in one file, expected one run", record.beta));
         }
         self.first_argmax = Some(self.first_argmax.map_or(record.argmax, |first| first.min(record.argmax)));
+        self.resolves |= record.critical_beta > 0.0 && record.critical_beta.is_finite();
         if record.resolved_beta != record.critical_beta {
             self.resolved_differs = true;
             // Lambda(r) >= (log rank - r) / gap at every rank, the contact's included.
@@ -106,6 +110,11 @@ impl Facts {
             }
             (Some(0.0), true) => {
                 return Err("column resolved_beta differs from critical_beta: --resolve cannot be 0".into());
+            }
+            (Some(given), false) if given > 0.0 && self.resolves => {
+                return Err(format!(
+                    "column resolved_beta equals critical_beta: it was made with a resolve of 0, not {given}"
+                ));
             }
             (Some(given), _) => given,
         };
@@ -275,7 +284,7 @@ impl RawRecord {
                 self.contact_rank, self.n
             ));
         }
-        Ok(RowRecord {
+        let record = RowRecord {
             layer: layers.named(&self.layer),
             head: self.head,
             row: self.row,
@@ -298,6 +307,29 @@ impl RawRecord {
             poisoned,
             certified: self.certified,
             resolved_certified: self.resolved_certified,
-        })
+        };
+        consistent(&record)?;
+        Ok(record)
+    }
+}
+
+/// Columns that say the same twice must agree: bounds are held against the one, and the other is drawn.
+fn consistent(record: &RowRecord) -> Result<(), String> {
+    if record.poisoned || record.n == 0 {
+        return Ok(());
+    }
+    if record.contact_rank == 0 {
+        return Err("column contact_rank: 0, expected 1 or more in a row with scores".into());
+    }
+    let (found, expected) = (record.ratio, operating_ratio(record.beta, record.critical_beta));
+    let same = match expected {
+        // 0 / 0 is written as null, like infinity.
+        _ if expected.is_nan() => true,
+        f64::INFINITY => found == f64::INFINITY,
+        _ => (found - expected).abs() <= 1e-6 * expected,
+    };
+    match same {
+        true => Ok(()),
+        false => Err(format!("column ratio: {found}, expected beta / critical_beta = {expected}")),
     }
 }

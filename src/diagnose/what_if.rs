@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub struct LawOutcome {
     /// The rule in its text form.
     pub spec: String,
-    /// Rows that this is of: all measured ones of the head, or at most 4,096 that are evenly spaced.
+    /// Rows that this is of: all measured ones of a head of up to 4,096 rows, of a longer one those of some 4,096 that are drawn.
     pub rows: u64,
     /// Inverse temperature.
     pub beta: Quantiles,
@@ -28,7 +28,7 @@ pub struct LawOutcome {
     pub top_two: Quantiles,
 }
 
-/// Most rows of a head that are looked at; heads that are spread over files are open at the same time and share
+/// Rows of a head that are looked at, about; heads that are spread over files are open at the same time and share
 /// a thousand thousand, but 256 each at least.
 const ROWS: u64 = 4096;
 const SHARED_ROWS: u64 = 1 << 20;
@@ -40,8 +40,8 @@ struct Again {
     /// beta, entropy / log n and top-two difference of every row so far, by rule.
     outcomes: Vec<Vec<[f32; 3]>>,
     staircases: Vec<Staircase>,
-    /// Every so many rows one is looked at.
-    stride: u64,
+    /// Rows whose hash is at most this are looked at: a stride would miss what comes at its own pace.
+    most: u64,
     rows: u64,
     seen: u64,
 }
@@ -73,9 +73,10 @@ pub fn look_again(
         .into_iter()
         .zip(&summary.heads)
         .map(|(rules, head)| {
-            let stride = head.rows.div_ceil(most).max(1);
+            let share = most as f64 / head.rows.max(1) as f64;
+            let most = if share >= 1.0 { u64::MAX } else { (share * u64::MAX as f64) as u64 };
             let outcomes = vec![Vec::new(); rules.len()];
-            Some(Again { rules, outcomes, staircases: Vec::new(), stride, rows: head.rows, seen: 0 })
+            Some(Again { rules, outcomes, staircases: Vec::new(), most, rows: head.rows, seen: 0 })
         })
         .collect();
     for source in inputs.iter().flat_map(|input| &input.sources) {
@@ -99,7 +100,7 @@ pub fn look_again(
                     let picked =
                         picks.iter().zip(HeadSketch::QUANTILES).filter(|(pick, _)| **pick == ordinal);
                     let wanted: Vec<f64> = picked.map(|(_, quantile)| quantile).collect();
-                    let sampled = ordinal.is_multiple_of(again.stride);
+                    let sampled = hash(ordinal) <= again.most;
                     (sampled || !wanted.is_empty())
                         .then(|| look(workspace, &again.rules, sampled, &wanted, position, scores, settings))
                         .flatten()
@@ -168,6 +169,14 @@ fn rules(summary: &Summary, settings: &Settings) -> Vec<Vec<Rescaling>> {
 /// To five significant digits: what is shown is what was measured, and can be typed.
 fn rounded(value: f64) -> f64 {
     format!("{value:.4e}").parse().unwrap_or(value)
+}
+
+/// Which rows are drawn: the finalizer of SplitMix64, the same draw for the same head always.
+fn hash(ordinal: u64) -> u64 {
+    let x = ordinal.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 type Looked = (Vec<[f32; 3]>, Vec<Staircase>);

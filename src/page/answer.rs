@@ -1,14 +1,17 @@
 //! Section 1: the findings, one sentence each, in plain words with its number.
 
 use super::map::link;
+use super::names::Layers;
 use super::number::{count, figure, hundredths, percent};
-use crate::diagnose::{Calibration, HeadSummary, Regimes, Summary};
+use crate::critical::operating_ratio;
+use crate::diagnose::{Calibration, HeadCalibration, HeadSummary, Regimes, Summary};
+use crate::rescaling::{Critical, Rescaling};
 use maud::{Markup, html};
 
 /// Heads that are named in one sentence.
 const NAMED: usize = 6;
 
-pub(super) fn section(summary: &Summary) -> Markup {
+pub(super) fn section(summary: &Summary, layers: &Layers) -> Markup {
     let heads = &summary.heads;
     let rows: u64 = heads.iter().map(|head| head.rows).sum();
     let measured: u64 = heads.iter().map(|head| head.measured).sum();
@@ -20,7 +23,7 @@ pub(super) fn section(summary: &Summary) -> Markup {
             @else {
                 (regimes(heads, measured))
                 ul.findings {
-                    (extremes(heads))
+                    (extremes(heads, layers))
                     (length_law(heads))
                     (advice(summary))
                     (certainty(summary, rows, measured))
@@ -56,7 +59,7 @@ fn regimes(heads: &[HeadSummary], measured: u64) -> Markup {
 }
 
 /// The heads whose median row is below or above, furthest first.
-fn extremes(heads: &[HeadSummary]) -> Markup {
+fn extremes(heads: &[HeadSummary], layers: &Layers) -> Markup {
     let [low, high] = Regimes::NEAR;
     let beyond = |is: &dyn Fn(f64) -> bool| {
         let mut found: Vec<(usize, &HeadSummary)> =
@@ -67,20 +70,21 @@ fn extremes(heads: &[HeadSummary]) -> Markup {
     };
     let (blur, collapse) = (beyond(&|ratio| ratio < low), beyond(&|ratio| ratio > high));
     html! {
-        li { (named(&blur, heads.len(), "blur", "a median row runs at less than half its critical β")) }
-        li { (named(&collapse, heads.len(), "collapse", "a median row runs at more than twice its critical β")) }
+        li { (named(&blur, heads.len(), layers, "blur", "less than half")) }
+        li { (named(&collapse, heads.len(), layers, "collapse", "more than twice")) }
     }
 }
 
-fn named(found: &[(usize, &HeadSummary)], of: usize, verb: &str, why: &str) -> Markup {
+fn named(found: &[(usize, &HeadSummary)], of: usize, layers: &Layers, verb: &str, how: &str) -> Markup {
     let verb_s = if found.len() == 1 { format!("{verb}s") } else { verb.to_owned() };
+    let heads = if of == 1 { " head " } else { " heads " };
     html! {
-        @if found.is_empty() { strong { "No head " (verb) "s" } ": no median row is that far from its critical β." }
+        @if found.is_empty() { strong { "No head " (verb) "s" } ": no median row runs at " (how) " its critical β." }
         @else {
-            strong { (found.len()) " of " (of) " heads " (verb_s) } ": " (why) " ("
+            strong { (found.len()) " of " (of) (heads) (verb_s) } ": a median row runs at " (how) " its critical β ("
             @for (i, (at, head)) in found.iter().take(NAMED).enumerate() {
                 @if i > 0 { ", " }
-                (link(*at, head)) " at " (figure(head.operating_ratio.q50))
+                (link(*at, head, layers)) " at " (figure(head.operating_ratio.q50))
             }
             @if found.len() > NAMED { ", and " (found.len() - NAMED) " more" }
             ")."
@@ -119,17 +123,44 @@ fn length_law(heads: &[HeadSummary]) -> Markup {
     }
 }
 
-/// The spec that follows the fits of a calibration file, and the one that needs none.
-fn specs(summary: &Summary) -> (String, String) {
-    let of = if summary.resolve > 0.0 { ",of=resolved" } else { "" };
-    let calibrated = format!("calibrated:calibration.json,anchor={}{of}", summary.train_length);
-    let mut ratios: Vec<f64> =
-        summary.heads.iter().map(|head| summary.beta / head.resolved_beta.q50).collect();
-    ratios.retain(|ratio| ratio.is_finite() && *ratio > 0.0);
-    ratios.sort_by(f64::total_cmp);
-    let ratio = ratios.get(ratios.len() / 2).copied().unwrap_or(1.0);
-    let resolve = if summary.resolve > 0.0 { format!(",resolve={}", summary.resolve) } else { String::new() };
-    (calibrated, format!("critical:ratio={ratio:.2}{resolve}"))
+/// What can be set.
+struct Specs {
+    /// As the rows were run.
+    as_it_is: String,
+    /// By the fits of a calibration file; `None` where a head has none.
+    calibrated: Option<String>,
+    /// By row, at the ratio that the median head has; `None` where that is 0 or infinite.
+    critical: Option<String>,
+}
+
+impl Specs {
+    fn of(summary: &Summary) -> Specs {
+        let as_it_is = if summary.beta == 1.0 { Rescaling::Identity } else { Rescaling::Fixed(summary.beta) };
+        let of = if summary.resolve > 0.0 { ",of=resolved" } else { "" };
+        let calibrated = usable_calibration(summary)
+            .map(|_| format!("calibrated:calibration.json,anchor={}{of}", summary.train_length));
+        let ratios = summary.heads.iter().map(|head| operating_ratio(summary.beta, head.resolved_beta.q50));
+        let mut ratios: Vec<f64> = ratios.filter(|ratio| !ratio.is_nan()).collect();
+        ratios.sort_by(f64::total_cmp);
+        let ratio = ratios.get(ratios.len() / 2).copied().filter(|ratio| *ratio > 0.0 && ratio.is_finite());
+        // Three digits, as they can be typed.
+        let ratio = ratio.and_then(|ratio| format!("{ratio:.2e}").parse().ok());
+        let critical = ratio.map(|ratio| {
+            Rescaling::Critical(Critical { ratio, resolve: summary.resolve, ..Critical::default() })
+                .to_string()
+        });
+        Specs { as_it_is: as_it_is.to_string(), calibrated, critical }
+    }
+}
+
+/// The calibration if it has a law for every head: with less the command refuses it.
+fn usable_calibration(summary: &Summary) -> Option<Calibration> {
+    let calibration = Calibration::of(summary).ok()?;
+    let law = |head: &HeadCalibration| match summary.resolve > 0.0 {
+        true => head.resolved.is_some(),
+        false => head.critical.is_some(),
+    };
+    calibration.heads.iter().all(law).then_some(calibration)
 }
 
 fn advice(summary: &Summary) -> Markup {
@@ -139,21 +170,27 @@ fn advice(summary: &Summary) -> Markup {
         law.resolved_verdict.as_ref().unwrap_or(&law.verdict).is_conclusive()
     };
     let conclusive = heads.iter().filter(|head| verdict(head)).count();
-    let (calibrated, critical) = specs(summary);
+    let Specs { as_it_is, calibrated, critical } = Specs::of(summary);
+    // A law is a factor on what the rows were run at.
+    let factor = (summary.beta != 1.0).then(|| format!(", as a factor on β = {}", summary.beta));
     html! {
         li {
             @if summary.top_k.is_some() {
                 strong { "Set nothing yet" } ": only the largest scores were counted, so critical betas may be higher than they look. Diagnose without a top-k count."
-            } @else if 2 * conclusive >= heads.len() {
-                strong { "Set " code #spec { (calibrated) } } ": what each head was trained to have at n = " (summary.train_length)
-                ", held at other lengths by its own fitted law (calibration below). By row instead of by law: "
-                code #row-spec { (critical) } "."
+            } @else if let (true, Some(calibrated)) = (2 * conclusive >= heads.len(), &calibrated) {
+                strong { "Set " code #spec { (calibrated) } (factor.unwrap_or_default()) } ": what each head has at n = " (summary.train_length)
+                " (--train-length), held at other lengths by its own fitted law (calibration below)."
+                @if let Some(critical) = &critical { " By row instead of by law: " code #row-spec { (critical) } "." }
             } @else {
-                strong { "Leave β as it is until there are more rows: " code #spec { "identity" } } ". "
+                strong { "Leave β as it is until there are more rows: " code #spec { (as_it_is) } } ". "
                 @if conclusive == 0 { "No head tells" } @else { "Only " (conclusive) " of " (heads.len()) " heads tell" }
-                " a law" @if summary.resolve > 0.0 { " of resolved β" }
-                ". To hold each row at this model's typical ratio without any law: " code #row-spec { (critical) }
-                "; to try the fits all the same: " code { (calibrated) } " with the calibration below."
+                " a law" @if summary.resolve > 0.0 { " of resolved β" } "."
+                @if let Some(critical) = &critical {
+                    " To hold each row at this model's typical ratio without any law: " code #row-spec { (critical) } "."
+                }
+                @if let Some(calibrated) = &calibrated {
+                    " To try the fits all the same: " code { (calibrated) } (factor.unwrap_or_default()) ", with the calibration below."
+                }
             }
         }
     }
@@ -162,14 +199,16 @@ fn advice(summary: &Summary) -> Markup {
 fn certainty(summary: &Summary, rows: u64, measured: u64) -> Markup {
     let heads = &summary.heads;
     let poisoned: u64 = heads.iter().map(|head| head.poisoned).sum();
+    let has_fits = heads.iter().any(|head| head.length_law.critical_beta.is_some());
     let fewest = heads.iter().map(|head| head.measured).min().unwrap_or(0);
     let gaussian =
         heads.iter().find_map(|head| head.length_law.yardsticks.iter().find(|y| y.family == "gaussian"));
     html! {
         li {
             strong { "How sure" } ": every critical β is "
-            @if summary.top_k.is_some() { "a lower bound from the largest scores" } @else { "exact" }
-            "; intervals are a bootstrap over rows, " (count(fewest)) " or more a head. Rows of one text are not independent, so pool several texts before believing a narrow one."
+            @if summary.top_k.is_some() { "a lower bound from the largest scores" } @else { "exact for its scores in f32" }
+            @if has_fits { "; intervals are a bootstrap over rows, " (count(fewest)) " or more a head" }
+            ". Rows of one text are not independent, so pool several texts before believing a narrow one."
             @if let Some(y) = gaussian { " The same fit gives " (hundredths(y.xi)) " for Gaussian rows, whose ξ is ½ only as n goes to infinity." }
             @if poisoned > 0 { " " (count(poisoned)) " of " (count(rows)) " rows hold a NaN or +∞ and were left out." }
             @if rows > measured + poisoned { " " (count(rows - measured - poisoned)) " rows with fewer than two visible keys say nothing." }
@@ -179,7 +218,7 @@ fn certainty(summary: &Summary, rows: u64, measured: u64) -> Markup {
 
 fn calibration(summary: &Summary) -> Markup {
     let calibration =
-        Calibration::of(summary).ok().and_then(|calibration| serde_json::to_string(&calibration).ok());
+        usable_calibration(summary).and_then(|calibration| serde_json::to_string(&calibration).ok());
     html! {
         @if let Some(json) = calibration {
             details.paste { summary { "calibration.json, to paste into a file" } pre #calibration { (super::number::json(&json)) } }

@@ -36,7 +36,7 @@ pub(super) struct Axis {
 impl Axis {
     /// From 0 to the next round number above `high`.
     pub(super) fn linear(title: &'static str, high: f64) -> Axis {
-        let high = if high > 0.0 && high.is_finite() { high } else { 1.0 };
+        let high = if high > 0.0 && high.is_finite() { high.clamp(1.0 / FAR, FAR) } else { 1.0 };
         let step = round_above(high / 5.0);
         let count = (high / step - 1e-9).ceil() as usize;
         let ticks: Vec<f64> = (0..=count).map(|i| i as f64 * step).collect();
@@ -47,6 +47,7 @@ impl Axis {
     pub(super) fn log(title: &'static str, low: f64, high: f64) -> Axis {
         let (low, high) =
             if low > 0.0 && high.is_finite() && low <= high { (low, high) } else { (0.1, 10.0) };
+        let (low, high) = (low.clamp(1.0 / FAR, FAR), high.clamp(1.0 / FAR, FAR));
         let round = |value: f64, up: bool| {
             let decade = 10f64.powf(value.log10().floor());
             let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade);
@@ -61,13 +62,8 @@ impl Axis {
         }
         let decades = (high / low).log10();
         let per_decade: &[f64] = if decades > 2.3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
-        let stride = if decades > 12.0 {
-            4
-        } else if decades > 5.0 {
-            2
-        } else {
-            1
-        };
+        // Labels of at most some seven decades.
+        let stride = if decades > 5.0 { (decades / 6.0).ceil() as i32 } else { 1 };
         let from = low.log10().floor() as i32;
         let ticks = (from..=high.log10().ceil() as i32)
             .filter(|decade| decade.rem_euclid(stride) == 0)
@@ -123,6 +119,9 @@ impl Axis {
         back(of(self.low) + place * (of(self.high) - of(self.low)))
     }
 }
+
+/// Axes go no further: beyond it powers of ten leave the range of f64.
+const FAR: f64 = 1e250;
 
 /// Share of an axis that a label of five digits takes.
 const TICK_APART: f64 = 0.17;
@@ -196,6 +195,12 @@ mod tests {
             assert!(axis.low <= low * 1.001 && axis.high >= high * 0.999, "{axis:?}");
             assert!((2..=18).contains(&axis.ticks.len()), "{axis:?}");
         }
+        for (low, high) in [(5e-324, f64::MAX), (5e-324, 5e-324), (1e300, f64::MAX)] {
+            let axis = Axis::log("", low, high);
+            assert!((1..=18).contains(&axis.ticks.len()) && axis.low < axis.high, "{axis:?}");
+            assert!((0.0..=1.0).contains(&axis.place(low)) && (0.0..=1.0).contains(&axis.place(high)));
+        }
+        assert!((2..=7).contains(&Axis::linear("", f64::MAX).ticks.len()));
         for (low, high) in [(2.0, 2.0), (64.0, 7658.0), (5.0, 5.0), (100.0, 1e6)] {
             let axis = Axis::keys("", low, high);
             assert!(axis.low <= low.max(4.0) && axis.high >= high && axis.ticks.len() >= 2, "{axis:?}");

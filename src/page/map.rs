@@ -1,10 +1,11 @@
 //! Section 2: layer x head, one colour a cell, six quantities to choose from; and the same as a table.
 
-use super::number::{count, figure, hundredths, name, share, short};
+use super::names::Layers;
+use super::number::{count, figure, hundredths, name, share};
 use super::style::{DIVERGING, SEQUENTIAL};
 use crate::diagnose::{HeadSummary, Summary};
 use maud::{Markup, PreEscaped, Render, html};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// One quantity of the map.
 struct Metric {
@@ -130,7 +131,7 @@ impl Scaled<'_> {
     fn ends(&self) -> [String; 3] {
         let [low, high] = self.range;
         match self.metric.scale {
-            Scale::Centred => ["under ¼".into(), "1".into(), "over 4".into()],
+            Scale::Centred => ["under 0.21".into(), "1".into(), "over 4.8".into()],
             _ if low > high => ["–".into(), String::new(), "–".into()],
             Scale::LogRange => [low, (low * high).sqrt(), high].map(self.metric.shown),
             Scale::Unit | Scale::Range => [low, (low + high) / 2.0, high].map(self.metric.shown),
@@ -144,16 +145,19 @@ fn class(metric: &Metric, level: Option<usize>) -> String {
 }
 
 /// Heads up to here have their value written into the cell.
-const WRITTEN: u64 = 16;
+const WRITTEN: usize = 16;
+/// Cells of the map per head, and at least, beyond which heads of a number are no longer in a column.
+const SPARSE: usize = 2;
+const MAP_CELLS: usize = 1024;
 /// Rows of the table that are open to begin with.
 const OPEN: usize = 40;
 
 /// Where a head is in the page: `#h` and its number.
-pub(super) fn link(at: usize, head: &HeadSummary) -> Markup {
-    html! { a href={ "#h" (at) } { (short(&head.layer, 24)) " head " (head.head) } }
+pub(super) fn link(at: usize, head: &HeadSummary, layers: &Layers) -> Markup {
+    html! { a href={ "#h" (at) } { (layers.label(&head.layer)) " head " (head.head) } }
 }
 
-pub(super) fn section(summary: &Summary) -> Markup {
+pub(super) fn section(summary: &Summary, layers: &Layers) -> Markup {
     let heads = &summary.heads;
     let scaled: Vec<Scaled> = METRICS.iter().map(|metric| Scaled::of(metric, heads)).collect();
     html! {
@@ -165,11 +169,11 @@ pub(super) fn section(summary: &Summary) -> Markup {
             }
             div.tabs { @for (i, metric) in METRICS.iter().enumerate() { label for={ "m" (i) } { (metric.title) } } }
             @for (i, one) in scaled.iter().enumerate() { (legend(i, one)) }
-            div.grid tabindex="-1" { (PreEscaped(cells(heads, &scaled))) }
+            div.grid tabindex="-1" { (PreEscaped(cells(heads, layers, &scaled))) }
             p #readout aria-live="polite" { "Values are in each cell's tooltip, and in the table." }
             details open[heads.len() <= OPEN] {
                 summary { "The same as a table: " (heads.len()) " heads" }
-                div.scroll { (PreEscaped(table(heads))) }
+                div.scroll { (PreEscaped(table(heads, layers))) }
             }
         }
     }
@@ -187,74 +191,45 @@ fn legend(i: usize, one: &Scaled) -> Markup {
     }
 }
 
-/// Layers in order of first appearance, each with its heads by number.
-fn cells(heads: &[HeadSummary], scaled: &[Scaled]) -> String {
-    let mut layers: Vec<&str> = Vec::new();
-    let mut at: HashMap<(&str, u64), usize> = HashMap::new();
+/// Layers in order of first appearance, each with its heads by number: a column for every number that a head has, unless most
+/// of them would be empty.
+fn cells(heads: &[HeadSummary], layers: &Layers, scaled: &[Scaled]) -> String {
+    let mut of_layer: HashMap<&str, BTreeMap<u64, usize>> = HashMap::new();
     for (i, head) in heads.iter().enumerate() {
-        if at.insert((&head.layer, head.head), i).is_none() && !layers.contains(&&*head.layer) {
-            layers.push(&head.layer);
-        }
+        of_layer.entry(&head.layer).or_default().insert(head.head, i);
     }
-    let columns = heads.iter().map(|head| head.head + 1).max().unwrap_or(0);
-    let written = columns <= WRITTEN;
+    let columns: BTreeSet<u64> = heads.iter().map(|head| head.head).collect();
+    let aligned = layers.names.len().saturating_mul(columns.len()) <= SPARSE * heads.len() + MAP_CELLS;
+    let written = of_layer.values().map(BTreeMap::len).max().unwrap_or(0) <= WRITTEN;
     let mut out = String::from(if written { "<table class=wide>" } else { "<table>" });
     out += "<tr><th scope=col>layer";
-    for column in 0..columns {
+    for column in columns.iter().filter(|_| aligned) {
         out += &format!("<th scope=col>{column}");
     }
-    let [start, end] = shared(&layers);
-    for layer in layers {
+    for layer in &layers.names {
         out += "<tr><th scope=row title=\"";
         name(layer).render_to(&mut out);
         out += "\">";
-        short(&layer[start..layer.len() - end], 14).render_to(&mut out);
-        for column in 0..columns {
-            match at.get(&(layer, column)) {
-                Some(&i) => cell(i, &heads[i], scaled, written, &mut out),
-                None => out += "<td>",
-            }
+        layers.in_map(layer).render_to(&mut out);
+        let own = &of_layer[&**layer];
+        let mut show = |i: Option<&usize>| match i {
+            Some(&i) => cell(i, &heads[i], layers, scaled, written, &mut out),
+            None => out += "<td>",
+        };
+        match aligned {
+            true => columns.iter().for_each(|column| show(own.get(column))),
+            false => own.values().for_each(|i| show(Some(i))),
         }
     }
     out + "</table>"
 }
 
-/// Bytes that all names begin with, and that all end with, so that what is left tells them apart: numbers are left whole.
-fn shared(names: &[&str]) -> [usize; 2] {
-    let (Some((first, rest)), false) = (names.split_first(), names.len() < 2) else { return [0, 0] };
-    let common = |same: &dyn Fn(usize) -> bool| (0..first.len()).take_while(|&i| same(i)).count();
-    let bytes = first.as_bytes();
-    let mut start = common(&|i| rest.iter().all(|name| name.as_bytes().get(i) == Some(&bytes[i])));
-    // The shortest must keep something of its own, and no character is cut.
-    let least = names.iter().map(|name| name.len()).min().unwrap_or(0);
-    start = start.min(least.saturating_sub(1));
-    let at_end =
-        |name: &str, i: usize| name.len().checked_sub(i + 1).and_then(|at| name.as_bytes().get(at)).copied();
-    let mut end = common(&|i| rest.iter().all(|name| at_end(name, i) == at_end(first, i)))
-        .min(least - start - least.min(1));
-    let cut =
-        |at: usize| first.as_bytes().get(at).is_some_and(u8::is_ascii_digit) || !first.is_char_boundary(at);
-    while start > 0 && cut(start - 1) {
-        start -= 1;
-    }
-    while start > 0 && !names.iter().all(|name| name.is_char_boundary(start)) {
-        start -= 1;
-    }
-    while end > 0
-        && (at_end(first, end - 1).is_some_and(|b| b.is_ascii_digit())
-            || !names.iter().all(|name| name.is_char_boundary(name.len() - end)))
-    {
-        end -= 1;
-    }
-    [start, end]
-}
-
-fn cell(i: usize, head: &HeadSummary, scaled: &[Scaled], written: bool, out: &mut String) {
+fn cell(i: usize, head: &HeadSummary, layers: &Layers, scaled: &[Scaled], written: bool, out: &mut String) {
     let values: Vec<f64> = scaled.iter().map(|one| (one.metric.of)(head)).collect();
     let classes: Vec<String> =
         scaled.iter().zip(&values).map(|(one, &value)| class(one.metric, one.level(value))).collect();
     *out += &format!("<td><a href=#h{i} class=\"{}\" title=\"", classes.join(" "));
-    short(&head.layer, 24).render_to(out);
+    layers.label(&head.layer).render_to(out);
     *out += &format!(" head {}", head.head);
     for (one, &value) in scaled.iter().zip(&values) {
         *out += &format!("\n{} {}", one.metric.title, (one.metric.shown)(value));
@@ -272,7 +247,7 @@ fn cell(i: usize, head: &HeadSummary, scaled: &[Scaled], written: bool, out: &mu
 
 /// All heads by number: what the charts show, in digits. Written by hand, because closing tags alone would be 100 KB for
 /// a thousand heads; names go through the template library's escape.
-fn table(heads: &[HeadSummary]) -> String {
+fn table(heads: &[HeadSummary], layers: &Layers) -> String {
     let mut out = String::from(
         "<table class=values id=values><thead><tr><th scope=col>layer<th scope=col>head<th scope=col>rows\
          <th scope=col>ρ<th scope=col>critical β<th scope=col>resolved β<th scope=col>ξ<th scope=col>ξ 95 %\
@@ -283,7 +258,7 @@ fn table(heads: &[HeadSummary]) -> String {
         let xi = fit.map_or("–".into(), |fit| hundredths(fit.xi));
         let interval = fit.map_or("–".into(), |fit| fit.interval.map(hundredths).join(" to "));
         out += &format!("<tr><th scope=row><a href=#h{i}>");
-        short(&head.layer, 24).render_to(&mut out);
+        layers.label(&head.layer).render_to(&mut out);
         out += &format!("</a><td>{}<td>{}", head.head, count(head.rows));
         for cell in [
             figure(head.operating_ratio.q50),
@@ -306,24 +281,6 @@ fn table(heads: &[HeadSummary]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_are_named_by_what_tells_them_apart() {
-        let shown = |names: &[&str]| -> Vec<String> {
-            let [start, end] = shared(names);
-            names.iter().map(|name| name[start..name.len() - end].to_owned()).collect()
-        };
-        assert_eq!(
-            shown(&["model.layers.00.attn", "model.layers.01.attn", "model.layers.10.attn"]),
-            ["00", "01", "10"]
-        );
-        assert_eq!(shown(&["layer9", "layer10"]), ["9", "10"]);
-        assert_eq!(shown(&["layer9"]), ["layer9"]);
-        assert_eq!(shown(&["a", "ab", ""]), ["a", "ab", ""]);
-        assert_eq!(shown(&["é1", "è1"]), ["é1", "è1"]);
-        assert_eq!(shown(&["aXb", "aXXb"]), ["b", "Xb"]);
-        assert_eq!(shown(&["same", "same"]).len(), 2);
-    }
 
     #[test]
     fn colours_are_centred_at_1() {

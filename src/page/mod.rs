@@ -12,6 +12,7 @@ mod chart;
 mod gap_count;
 mod length;
 mod map;
+mod names;
 mod number;
 mod packed;
 mod phase;
@@ -24,6 +25,7 @@ pub use provenance::{FileFacts, Provenance};
 use crate::diagnose::{HeadSketch, HeadSummary, Summary};
 use chart::Frames;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use names::Layers;
 use number::{count, figure, name, percent, short};
 use phase::Phase;
 use style::{Ink, NAME_CHARS};
@@ -58,6 +60,7 @@ pub fn render(summary: &Summary, provenance: &Provenance) -> String {
     let detail = Detail::of(summary.heads.len());
     let mut frames = Frames::default();
     let phase = Phase::of(summary);
+    let layers = Layers::of(summary.heads.iter().map(|head| head.layer.clone()));
     // The one that is shown when none is asked for stands last: the style sheet hides it behind any other.
     let first = widest(&summary.heads);
     let others = (0..summary.heads.len()).filter(|&at| Some(at) != first);
@@ -91,9 +94,9 @@ pub fn render(summary: &Summary, provenance: &Provenance) -> String {
                     }
                 }
                 main {
-                    (answer::section(summary))
+                    (answer::section(summary, &layers))
                     @if !summary.heads.is_empty() {
-                        (map::section(summary))
+                        (map::section(summary, &layers))
                         @if let Some(packed) = &packed {
                             noscript { p.missing { "Without JavaScript this page shows one of its " (summary.heads.len())
                                 " heads, the one below; the values of all are in the table." } }
@@ -132,7 +135,7 @@ fn widest(heads: &[HeadSummary]) -> Option<usize> {
 fn thinned(summary: &Summary, detail: &Detail) -> String {
     let most = summary.heads.iter().map(|head| head.measured).max().unwrap_or(0);
     let mut text = format!(
-        "Charts: a row's gap count is drawn with up to {} of its steps; what lies between two of them is not drawn.",
+        "Charts: a row's gap count is drawn with up to {} of its steps; what lies between two of them is not drawn, nor what lies beyond the larger of its median gap and 1.5 times its contact.",
         detail.steps
     );
     if most > detail.points as u64 {
@@ -141,6 +144,7 @@ fn thinned(summary: &Summary, detail: &Detail) -> String {
             detail.points
         );
     }
+    text += " The grey points behind them are at most 1,500 of all heads' rows. What lies beyond an axis is drawn at its end.";
     text
 }
 
@@ -167,7 +171,8 @@ fn article(
                 (short(&head.layer, NAME_CHARS)) " · head " (head.head) " " a.up href="#map" { "choose another" }
             }
             p.lead {
-                @if head.measured == 0 { "None of its " (count(head.rows)) " rows can be measured: " (count(head.poisoned)) " hold a NaN or +∞." }
+                @if head.measured == 0 { "None of its " (count(head.rows)) " rows can be measured: " (count(head.poisoned)) " hold a NaN or +∞, "
+                    (count(head.rows - head.poisoned)) " have fewer than two visible keys." }
                 @else {
                     "ρ " b { (figure(head.operating_ratio.q50)) } " at the median of " (count(head.measured)) " rows: "
                     (percent(head.regimes.below, head.measured)) " below, " (percent(head.regimes.near, head.measured)) " near, "

@@ -70,7 +70,8 @@ fn signed(text: String) -> String {
 /// What would not be seen, or would turn the text around it.
 fn hidden(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A name from a file, with what is hidden spelt out.
@@ -86,8 +87,10 @@ pub(super) fn name(text: &str) -> String {
 pub(super) fn json(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        // Hidden characters all lie below U+10000.
-        if hidden(c) { shown += &format!("\\u{:04x}", u32::from(c)) } else { shown.push(c) }
+        match hidden(c) {
+            true => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| shown += &format!("\\u{unit:04x}")),
+            false => shown.push(c),
+        }
     }
     shown
 }
@@ -134,6 +137,10 @@ mod tests {
     #[test]
     fn names_are_told_as_they_are() {
         assert_eq!(name("a\u{1b}[2J\u{202e}b"), r"a\u{1b}[2J\u{202e}b");
+        assert_eq!(name("a\u{ad}b\u{e0041}"), r"a\u{ad}b\u{e0041}");
+        let text = "a\u{61c}\u{e0041}";
+        let quoted = json(&serde_json::to_string(text).unwrap());
+        assert!(quoted.is_ascii() && serde_json::from_str::<String>(&quoted).unwrap() == text, "{quoted}");
         assert_eq!(short("abcdefghij", 7), "abcd…ij");
         assert_eq!(short("ab", 7), "ab");
         #[cfg(unix)]

@@ -1,7 +1,7 @@
 //! Section 7: what this page was made of, what its words mean, and whom to cite.
 
 use super::number::{count, path};
-use crate::diagnose::Summary;
+use crate::diagnose::{HeadSummary, Summary};
 use crate::input::{Input, Source};
 use crate::{Error, Result};
 use maud::{Markup, html};
@@ -36,8 +36,11 @@ pub struct Provenance {
 const PIECE: usize = 1 << 20;
 
 impl FileFacts {
-    /// Of row records. Errors: [`Error::Io`].
+    /// Of row records. Errors: [`Error::Io`]; [`Error::File`] for a pipe or device, which has been read once.
     pub fn of_records(file: &Path) -> Result<FileFacts> {
+        if !file.metadata().map_err(|e| Error::io(file, e))?.is_file() {
+            return Err(Error::file(file, "expected a regular file: it is read twice, once for its hash"));
+        }
         let (bytes, sha256) = hash(file)?;
         Ok(FileFacts { path: path(file), bytes, sha256, tensors: Vec::new() })
     }
@@ -86,6 +89,11 @@ const LISTED: usize = 40;
 pub(super) fn section(summary: &Summary, provenance: &Provenance, thinned: &str) -> Markup {
     let ends = summary.heads.iter().filter_map(|head| head.n).reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]);
     let sampled = summary.heads.iter().filter(|head| head.sampled < head.measured).count();
+    let looked_at = |head: &&HeadSummary| {
+        let outcomes = head.what_if.as_ref().and_then(|outcomes| outcomes.first());
+        outcomes.is_some_and(|outcome| outcome.rows < head.measured)
+    };
+    let drawn = summary.heads.iter().filter(looked_at).count();
     html! {
         section #provenance aria-labelledby="provenance-title" {
             h2 #provenance-title { "Provenance" }
@@ -114,6 +122,7 @@ pub(super) fn section(summary: &Summary, provenance: &Provenance, thinned: &str)
                 dt { "thinned" } dd {
                     (thinned) " Every number on this page is of all measured rows"
                     @if sampled > 0 { ", but quantiles of " (sampled) " long heads, which are of a uniform sample of their rows" }
+                    @if drawn > 0 { ", but the what-if of " (drawn) " long heads, which is of rows drawn from theirs" }
                     "."
                 }
                 dt { "version" } dd { "critbeta " (summary.critbeta) }

@@ -13,11 +13,13 @@ pub(super) fn section(head: &HeadSummary) -> Markup {
     };
     let rows = outcomes.first().map_or(0, |outcome| outcome.rows);
     if rows == 0 {
-        return html! { p.missing { "No row of this head can be measured." } };
+        let which =
+            if head.measured == 0 { "No row of this head" } else { "No row that was drawn of this head" };
+        return html! { p.missing { (which) " can be measured." } };
     }
     html! {
         (PreEscaped(table(outcomes)))
-        @if rows < head.measured { p.note { "Of " (count(rows)) " evenly spaced rows of " (count(head.measured)) "." } }
+        @if rows < head.measured { p.note { "Of " (count(rows)) " rows drawn from its " (count(head.measured)) " measured ones." } }
     }
 }
 

@@ -261,8 +261,17 @@ fn records_that_are_none_are_refused_by_line_and_column() {
     };
     refused("c.jsonl", &with("top_two", "7"), &["line 1", "column top_two: 7, expected 0 to 1"]);
     refused("d.jsonl", &with("entropy", "null"), &["line 1", "column entropy: null"]);
-    refused("e.jsonl", &format!("{line}\n{}\n", with("beta", "2.0")), &["column beta"]);
+    let ratio = value("ratio").parse::<f64>().unwrap();
+    let other_beta =
+        with("beta", "2.0").replace(&format!("\"ratio\":{ratio}"), &format!("\"ratio\":{}", 2.0 * ratio));
+    refused("e.jsonl", &format!("{line}\n{other_beta}\n"), &["column beta: 1 and 2 in one file"]);
     refused("f.jsonl", &with("contact_rank", "100000000"), &["column contact_rank"]);
+    refused("f0.jsonl", &with("contact_rank", "0"), &["column contact_rank: 0, expected 1 or more"]);
+    refused(
+        "ratio.jsonl",
+        &with("ratio", "1.0"),
+        &["line 1", "column ratio: 1, expected beta / critical_beta"],
+    );
     refused("g.jsonl", &with("critical_beta", "-1"), &["column critical_beta: -1"]);
     refused("h.parquet", "PAR1 but no more", &["no Parquet file"]);
     refused("i.csv", "layer,head\na,0\n", &["no row records"]);
@@ -274,7 +283,74 @@ fn records_that_are_none_are_refused_by_line_and_column() {
     let missing = directory.path().join("none.parquet");
     assert!(stderr(1, &["report", text(&missing), "--html", text(&html)]).contains("none.parquet"));
     let rows = build::write(directory.path(), "m.jsonl", line.as_bytes());
+    let told = stderr(1, &["report", text(&rows), "--html", text(&html), "--resolve", "0.5"]);
+    assert!(told.contains("column resolved_beta equals critical_beta"), "{told}");
+    let told = stderr(1, &["report", "/dev/null", "--html", text(&html)]);
+    assert!(told.contains("expected a regular file"), "{told}");
     assert!(stderr(1, &["report", text(&rows), "--html", text(&rows)]).contains("named twice"));
+}
+
+/// Numbers at the ends of their types make no page that is endless, or larger than its heads.
+#[test]
+fn numbers_of_any_size_make_a_small_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let [good, html] = ["good.jsonl", "page.html"].map(|name| directory.path().join(name));
+    stdout(&["diagnose", EXAMPLE, "--tensor", "layer00", "--rows", text(&good)]);
+    let records = fs::read_to_string(good).unwrap();
+    let record = |change: &dyn Fn(&mut Value)| {
+        let mut record: Value = serde_json::from_str(records.lines().next().unwrap()).unwrap();
+        change(&mut record);
+        record.to_string() + "\n"
+    };
+    let head = |head: u64| record(&|r| r["head"] = head.into());
+    let critical = |critical: f64| {
+        record(&|r| {
+            (r["critical_beta"], r["resolved_beta"]) = (critical.into(), critical.into());
+            r["ratio"] = Value::from(1.0 / critical);
+        })
+    };
+    let cases = [
+        head(0) + &head(u64::MAX),
+        head(1_000_000_000) + &head(3),
+        critical(1e308) + &critical(1e-307),
+        critical(5e-324),
+    ];
+    for case in cases {
+        let rows = build::write(directory.path(), "rows.jsonl", case.as_bytes());
+        stdout(&["report", text(&rows), "--html", text(&html)]);
+        let size = fs::metadata(&html).unwrap().len();
+        assert!(size < 200_000, "{size} bytes of {case}");
+    }
+    let (page, _) = diagnosed(&[EXAMPLE, "--tensor", "layer00", "--beta", "1.7e308"]);
+    assert!(page.len() < 300_000);
+}
+
+#[test]
+fn the_advice_is_for_the_beta_that_the_rows_were_run_at() {
+    let (page, _) = diagnosed(&[EXAMPLE, "--beta", "2"]);
+    let spec = between(&page, "<code id=\"spec\">", "</code>");
+    assert_eq!(spec, "fixed:2");
+    let row_spec = between(&page, "<code id=\"row-spec\">", "</code>");
+    let rule: critbeta::Rescaling = row_spec.parse().unwrap();
+    assert!(matches!(rule, critbeta::Rescaling::Critical(rule) if rule.ratio > 1.0), "{row_spec}");
+    // Nothing tells two keys apart at beta = 0: no ratio to hold.
+    let (page, _) = diagnosed(&[EXAMPLE, "--beta", "0"]);
+    assert!(!page.contains("id=\"row-spec\""));
+}
+
+#[test]
+fn what_if_is_of_rows_whatever_comes_at_its_own_pace() {
+    // Every third of 9,000 rows is poisoned: a stride of three would look at no other.
+    let directory = tempfile::tempdir().unwrap();
+    let scores: Vec<u8> = (0..9000 * 4)
+        .map(|i| if i % 12 == 0 { f32::NAN } else { (i as f32 * 0.618_034).fract() * 4.0 })
+        .flat_map(f32::to_le_bytes)
+        .collect();
+    let file = build::write(directory.path(), "in.npy", &build::npy("<f4", false, "(1, 9000, 4)", &scores));
+    let (page, summary) = diagnosed(&[text(&file)]);
+    let rows = summary["heads"][0]["what_if"][0]["rows"].as_u64().unwrap();
+    assert!((2000..3500).contains(&rows), "{rows} of 6,000 measured rows");
+    assert!(page.contains("rows drawn from its 6,000 measured ones"));
 }
 
 #[test]

@@ -22,8 +22,10 @@ pub fn run(args: &Report, cli: &Cli) -> Result<()> {
         exclude_sink: args.exclude_sink,
         train_length: args.train_length as f64,
     };
+    // First, as it refuses what cannot be read twice.
+    let facts = FileFacts::of_records(&args.rows)?;
     let summary = summary_of_records(&args.rows, &asked, cli.seed)?;
-    let mut outputs = vec![page(html, &summary, vec![FileFacts::of_records(&args.rows)?])?];
+    let mut outputs = vec![page(html, &summary, vec![facts])?];
     if let Some(out) = json {
         outputs.push(json_output(out, &summary)?);
     }

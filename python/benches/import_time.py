@@ -1,18 +1,19 @@
-"""The time of `import critbeta` in new processes, NumPy's in it: the median of nine, taking turns with NumPy alone."""
+"""The time of `import critbeta` in a new process, NumPy's in it and without it: medians of nine."""
 
 import statistics
 import subprocess
 import sys
 
-TIMED = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+# Isolated: the package's sources, which lie beside this folder without their compiled half, must not be found first.
+COMMAND = [sys.executable, "-I", "-c", """
+from time import perf_counter
+start = perf_counter()
+import numpy
+middle = perf_counter()
+import critbeta
+print(perf_counter() - start, perf_counter() - middle)
+"""]
 
-
-def milliseconds(module: str) -> float:
-    # Isolated: the package's sources, which lie beside this folder without their compiled half, must not be found first.
-    command = [sys.executable, "-I", "-c", TIMED.format(module)]
-    return 1e3 * float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
-
-
-runs = [(milliseconds("numpy"), milliseconds("critbeta")) for _ in range(9)]
-alone, both = (statistics.median(times) for times in zip(*runs))
-print(f"import: {both:.0f} ms, of which NumPy {alone:.0f} ms")
+runs = [subprocess.run(COMMAND, capture_output=True, check=True, text=True).stdout.split() for _ in range(9)]
+whole, own = (1e3 * statistics.median(map(float, times)) for times in zip(*runs))
+print(f"import: {whole:.0f} ms with NumPy, {own:.1f} ms without")

@@ -2,16 +2,21 @@
 
     python python/benches/torch_softmax.py [--turns 15] [ROWSxN ...]     # needs torch; 256x65536 and 16x1048576 if not given
 
-Every result is compared with float64 before it is timed.
+Every result is compared with float64 before it is timed. torch's OpenMP threads wait without spinning, unless OMP_WAIT_POLICY says
+otherwise: spinning they take the cores of whatever runs next, which made ours 1.3 to 1.7 times as slow and torch no faster (two
+cores, 2026-11-25).
 """
 
 import argparse
+import os
 import statistics
 import time
 
-import critbeta
-import numpy as np
-import torch
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import critbeta  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("shapes", nargs="*", default=["256x65536", "16x1048576"])

@@ -1,10 +1,10 @@
-"""critbeta.softmax into an out beside torch.softmax(out=), float32, taking turns: medians of milliseconds and of the ratio within a turn.
+"""critbeta.softmax into an out beside torch.softmax(out=), float32, taking turns: medians of times and of ratios within a turn.
 
-    python python/benches/torch_softmax.py [--turns 15] [ROWSxN ...]     # needs torch; 256x65536 and 16x1048576 if not given
+    python python/benches/torch_softmax.py [ROWSxN ...] [--turns 15]     # needs torch; else 256x65536 and 16x1048576
 
 Every result is compared with float64 before it is timed. torch's OpenMP threads wait without spinning, unless OMP_WAIT_POLICY says
-otherwise: spinning they take the cores of whatever runs next, which made ours 1.3 to 1.7 times as slow and torch no faster (two
-cores, 2026-11-25).
+otherwise: spinning they take the cores of whatever runs next, which made ours 1.7 to 2 times as slow and torch no faster (two
+cores, 2026-11-25: docs/gotchas.md).
 """
 
 import argparse

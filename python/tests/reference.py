@@ -72,7 +72,7 @@ def softmax(row, beta):
 
 
 def assert_probabilities(found, row, beta, rounding=0.0):
-    """`found` is softmax(beta x row) within (4 + z) 2^-23 relative, and `rounding` more, and one rounding below the normal range."""
+    """`found` is softmax(beta x row) within (4 + z) 2^-23 relative, `rounding` more, and one rounding below the normal range."""
     expected, z = softmax(row, beta)
     z = np.where(expected > 0, z, 0.0)
     smallest = 2.0**-150 if rounding == 0 else 2.0**-25 if rounding == 2.0**-11 else 2.0**-134

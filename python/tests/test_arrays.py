@@ -1,11 +1,10 @@
 """Shapes, strides, dtypes, lengths, outputs; and what does not fit."""
 
+import critbeta
 import ml_dtypes
 import numpy as np
 import pytest
 from reference import assert_probabilities, bfloat16, rows
-
-import critbeta
 
 BF16 = ml_dtypes.bfloat16
 

@@ -1,5 +1,6 @@
 //! Element types of scores in files and buffers, and their conversion to the working f32.
 
+use crate::{Error, Result};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::fmt;
@@ -74,10 +75,8 @@ impl DType {
         match self {
             DType::F64 => {
                 let wide = bytes.chunks_exact(8).map(|c| f64::from_le_bytes(array(c, 0)));
-                let top =
-                    wide.clone().skip(excluded).filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
-                let shift = if top.is_finite() { top } else { 0.0 };
-                out.extend(wide.map(|v| rebase(v, shift)));
+                let shift = shift_of(wide.clone().skip(excluded));
+                out.extend(wide.map(|v| rebased(v, shift)));
                 return shift;
             }
             DType::F32 => out.extend(bytes.chunks_exact(4).map(|c| f32::from_le_bytes(array(c, 0)))),
@@ -105,7 +104,28 @@ impl DType {
     }
 }
 
-fn rebase(v: f64, shift: f64) -> f32 {
+/// Writes a row of f64 scores to `out` as the f32 scores that this crate works on, and returns the shift that was
+/// taken off first: score = value in `out` + shift.
+///
+/// The shift is the largest finite score, so that gaps keep 24 bits whatever the row's offset; a score so low that its gap
+/// overflows f32 stays a finite (unmasked) score. Readers of f64 files do the same. Errors: [`Error::Scores`] unless
+/// `out` is as long as the row.
+pub fn rebase(scores: &[f64], out: &mut [f32]) -> Result<f64> {
+    if scores.len() != out.len() {
+        let detail = format!("{} f32 scores to write to, expected one per score", out.len());
+        return Err(Error::Scores { rows: 1, cols: scores.len(), detail });
+    }
+    let shift = shift_of(scores.iter().copied());
+    out.iter_mut().zip(scores).for_each(|(out, &score)| *out = rebased(score, shift));
+    Ok(shift)
+}
+
+fn shift_of(scores: impl Iterator<Item = f64>) -> f64 {
+    let top = scores.filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
+    if top.is_finite() { top } else { 0.0 }
+}
+
+fn rebased(v: f64, shift: f64) -> f32 {
     if v.is_finite() { ((v - shift) as f32).max(f32::MIN) } else { v as f32 }
 }
 
@@ -152,6 +172,11 @@ mod tests {
         let bytes: Vec<u8> = [1e9, 1e9 - 1e-4].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
         DType::F64.decode_row(&bytes, 0, &mut out);
         assert_eq!(out[1], (1e9 - 1e-4 - 1e9) as f32);
+        let mut row = [0.0; 2];
+        assert_eq!(rebase(&[1e9, 1e9 - 1e-4], &mut row).unwrap(), 1e9);
+        assert_eq!(row, out[..]);
+        let error = rebase(&[1.0; 3], &mut row).unwrap_err().to_string();
+        assert!(error.contains("3 columns") && error.contains("2 f32 scores"), "{error}");
         // A sink that is left out does not round the others.
         let bytes: Vec<u8> = [1e300, 0.1, 0.2].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
         assert_eq!(DType::F64.decode_row(&bytes, 1, &mut out), 0.2);

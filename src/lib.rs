@@ -52,7 +52,7 @@ pub mod stats;
 
 pub use critical::{CriticalBeta, operating_ratio};
 pub use device::{Device, DeviceSpec};
-pub use dtype::DType;
+pub use dtype::{DType, rebase};
 pub use error::{Error, Result};
 pub use rescaling::{Rescaling, RescalingSpec};
 pub use scores::{Element, Scores, ScoresMut};

@@ -2,10 +2,11 @@
 
 use crate::batches::{check_memory, in_order};
 use crate::cpu::{InstructionSet, SCRATCH_BYTES, SoftmaxRow, Workspace};
-use crate::diagnose::{HeadRescalings, last_visible};
-use crate::input::safetensors::{SafetensorsFile, Tensor};
+use crate::diagnose::HeadRescalings;
+use crate::input::safetensors::{SafetensorsFile, Tensor, stored};
 use crate::input::{Input, ScoreTensor, Source, positions_of};
 use crate::output::Output;
+use crate::scores::last_visible;
 use crate::{DType, Device, Error, Rescaling, Result, Scores};
 use npyz::WriterBuilder;
 use safetensors::Dtype;
@@ -205,15 +206,6 @@ fn is_npy(path: &Path) -> bool {
 
 fn write_all(out: &mut Output, bytes: &[u8]) -> Result<()> {
     out.write_all(bytes).map_err(|e| Error::io(out.path(), e))
-}
-
-fn stored(dtype: DType) -> Dtype {
-    match dtype {
-        DType::F64 => Dtype::F64,
-        DType::F32 => Dtype::F32,
-        DType::F16 => Dtype::F16,
-        DType::Bf16 => Dtype::BF16,
-    }
 }
 
 fn npy_header(tensor: &Planned) -> std::io::Result<Vec<u8>> {

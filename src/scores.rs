@@ -137,6 +137,18 @@ impl<'a, T: Element> Scores<'a, T> {
         let len = self.lens.map_or(self.cols, |lens| lens[row]);
         &self.data[row * self.stride..][..len]
     }
+
+    /// The 0-based query position of row `row` where nothing else gives it: its last unmasked key, 0 if there is none.
+    ///
+    /// Panics as [`Scores::row`] does.
+    pub fn last_visible(&self, row: usize) -> u64 {
+        last_visible(self.row(row))
+    }
+}
+
+/// The position of a row of scores that nothing else gives: its last unmasked key.
+pub(crate) fn last_visible<T: Element>(scores: &[T]) -> u64 {
+    scores.iter().rposition(|s| s.to_f32() != f32::NEG_INFINITY).unwrap_or(0) as u64
 }
 
 /// Score rows that their probabilities replace: as [`Scores`], but borrowed for writing.
@@ -194,6 +206,9 @@ mod tests {
         assert_eq!(view.row(0), &[0.0, 1.0, 2.0]);
         assert_eq!(view.row(1), &[] as &[f32]);
         assert_eq!(view.row(2), &[8.0, 9.0]);
+        assert_eq!([0, 1, 2].map(|row| view.last_visible(row)), [2, 0, 1]);
+        let masked = [half::f16::ONE, half::f16::ONE, half::f16::NEG_INFINITY];
+        assert_eq!(Scores::dense(&masked, 1, 3).unwrap().last_visible(0), 1);
         assert_eq!(Scores::<f32>::dense(&[], 0, 7).unwrap().rows(), 0);
     }
 

@@ -4,7 +4,8 @@
 mod files;
 
 use critbeta::diagnose::{RowRecord, Settings, scan};
-use critbeta::input::{Input, Selection, open};
+use critbeta::input::safetensors::SafetensorsFile;
+use critbeta::input::{Input, QkPair, Selection, Source, Values, open};
 use files::{safetensors, write};
 use half::f16;
 use std::path::Path;
@@ -87,5 +88,48 @@ fn a_query_head_reads_the_key_head_of_its_group_as_far_as_its_row_sees() {
             let off = (record.max - max).abs();
             assert!(off <= allowed, "head {head} row {row}: {off:e}, allowed {allowed:e}");
         }
+    }
+}
+
+#[test]
+fn a_pair_in_memory_has_the_records_of_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = grouped(directory.path(), "F16", 40);
+    let file = SafetensorsFile::open(&input.path).unwrap();
+    let values = |name: &str| {
+        let tensor = file.tensor(name).unwrap();
+        let shape = tensor.shape[..].try_into().unwrap();
+        Values { dtype: tensor.float().unwrap(), shape, bytes: tensor.bytes.to_vec() }
+    };
+    let positions: Vec<u64> = (0..1100).map(|row| row * 7919 % 1531).collect();
+    let pair = |q, positions, scale| QkPair::new("a", q, values("a.k"), positions, scale);
+    let memory = pair(values("a.q"), Some(positions.clone()), None).unwrap();
+    let memory = Input { path: "memory".into(), sources: vec![Source::Pair(memory)], skipped: Vec::new() };
+    assert_eq!(told(&records(&memory, 2)), told(&records(&input, 2)));
+
+    // Without positions the rows are the last ones.
+    let last: Vec<u64> = (431..1531).collect();
+    let [given, not] = [Some(last), None].map(|positions| pair(values("a.q"), positions, Some(0.5)).unwrap());
+    assert!((0..1100).all(|row| given.position(row) == not.position(row)));
+
+    let message = |q, positions, scale| pair(q, positions, scale).unwrap_err().to_string();
+    let other = |shape| Values { shape, ..values("a.q") };
+    for (found, told) in [
+        (message(other([4, 1100, 39]), None, None), "\"a.k\" F16 [2, 1531, 40]: head_dim 40, expected 39"),
+        (
+            message(other([3, 1100, 40]), None, None),
+            "\"a.q\" F16 [3, 1100, 40]: 3 heads, expected a multiple",
+        ),
+        (message(other([4, 1101, 40]), None, None), "holds 352000 bytes, expected 352320"),
+        (message(other([0, 1100, 40]), None, None), "holds 352000 bytes, expected 0"),
+        (message(Values { bytes: Vec::new(), ..other([4, 0, 40]) }, None, None), "has no rows"),
+        (message(values("a.q"), Some(vec![0]), None), "1 positions, expected one per row"),
+        (
+            message(values("a.q"), Some(vec![1531; 1100]), None),
+            "positions[0] is 1531, expected below the 1531",
+        ),
+        (message(values("a.q"), Some(positions), Some(f64::NAN)), "scale must be finite and above 0"),
+    ] {
+        assert!(found.contains(told), "{found}");
     }
 }

@@ -132,6 +132,8 @@ fn closed_forms_hold_at_every_pad_and_stride() {
             let reports =
                 strided(&seed.scores, slack, |view| cpu::row_reports(&view, 1.0, Measure::default()));
             is_as_known(&seed, reports[1], &told);
+            let betas = strided(&seed.scores, slack, |view| cpu::critical_betas(&view, 0.0));
+            assert_eq!(betas, reports.iter().map(|report| report.critical).collect::<Vec<_>>(), "{told}");
             assert_eq!((reports[0].top, reports[2].top), (RowMax::EMPTY, RowMax::EMPTY), "{told}");
         }
     }

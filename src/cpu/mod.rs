@@ -59,12 +59,29 @@ pub fn row_report(scores: &[f32], beta: f64, measure: Measure) -> RowReport {
     Lent::new().report(scores, beta, measure)
 }
 
+/// Lambda(r) of every row, in order: [`critical_beta`] of each.
+pub fn critical_betas<T: Element>(scores: &Scores<T>, resolve: f64) -> Vec<CriticalBeta> {
+    let measure = Measure { resolve, top_k: None };
+    each_row(scores, |workspace, row| {
+        let [_, resolved] = workspace.critical_betas(row, &row.top(Progress::NONE), measure);
+        resolved
+    })
+}
+
 /// Everything about every row at inverse temperature `beta` >= 0, in order: one report per row.
 pub fn row_reports<T: Element>(scores: &Scores<T>, beta: f64, measure: Measure) -> Vec<RowReport> {
+    each_row(scores, |workspace, row| workspace.report_on(row, beta, measure))
+}
+
+/// What `measure` finds of every row, in order, rows shared as the [`Plan`] says.
+fn each_row<T: Element, R: Send>(
+    scores: &Scores<T>,
+    measure: impl Fn(&mut Workspace, &Chunks<T>) -> R + Sync,
+) -> Vec<R> {
     let (set, rows) = (InstructionSet::chosen_or_fastest(), scores.rows());
     let plan = Plan::choose(rows, scores.cols(), T::DTYPE, rayon::current_num_threads());
     let report = |workspace: &mut Workspace, row, split| {
-        workspace.report_on(&Chunks { scores: scores.row(row), ahead: &[], set, split }, beta, measure)
+        measure(workspace, &Chunks { scores: scores.row(row), ahead: &[], set, split })
     };
     match plan.sharing {
         Sharing::Columns { .. } => {

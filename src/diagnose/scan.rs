@@ -6,6 +6,7 @@ use crate::batches::{check_memory, in_order};
 use crate::cpu::{InstructionSet, Measure, SCRATCH_BYTES, Workspace};
 use crate::cuda::Engine;
 use crate::input::{Input, Source};
+use crate::scores::last_visible;
 use crate::{Device, Error, Result, Scores};
 use std::ops::Range;
 
@@ -268,9 +269,4 @@ impl Block {
         let record = |((place, shift), report)| RowRecord::new(place, report, shift, top_k);
         Ok(self.places.into_iter().zip(&reports).map(record).collect())
     }
-}
-
-/// The position of a score row that its file does not give: its last unmasked key.
-pub(crate) fn last_visible(scores: &[f32]) -> u64 {
-    scores.iter().rposition(|&s| s != f32::NEG_INFINITY).unwrap_or(0) as u64
 }

@@ -32,18 +32,21 @@ impl RowFormat {
     }
 }
 
-/// How one field of a record is stored in a table; only Parquet reads more than the names.
-#[derive(Clone, Copy)]
-#[cfg_attr(not(feature = "parquet"), allow(dead_code))]
-pub(super) enum Column {
+/// What one column of a table of records holds.
+#[derive(Debug, Clone, Copy)]
+pub enum Column {
+    /// Text.
     Text(fn(&RowRecord) -> &str),
+    /// An index, position or count.
     Count(fn(&RowRecord) -> u64),
+    /// A number that may be infinite or NaN.
     Real(fn(&RowRecord) -> f64),
+    /// True or false.
     Flag(fn(&RowRecord) -> bool),
 }
 
-/// Every field in the order of [`RowRecord`]; the last two only with a top-k count.
-pub(super) const COLUMNS: [(&str, Column); 22] = [
+/// Every field by name, in the order of [`RowRecord`]; the last two only with a top-k count.
+pub const COLUMNS: [(&str, Column); 22] = [
     ("layer", Column::Text(|r| &r.layer)),
     ("head", Column::Count(|r| r.head)),
     ("row", Column::Count(|r| r.row)),

@@ -1,4 +1,4 @@
-//! Read-only files in memory without loading them. One of the few unsafe files: docs/adr/0001.
+//! Read-only bytes: files in memory without loading them, or what is there already. One of the few unsafe files: docs/adr/0001.
 #![allow(unsafe_code)]
 
 use crate::{Error, Result};
@@ -8,11 +8,25 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A range of a mapped file. Clones share the map; the file stays mapped until the last is dropped.
+/// A range of a mapped file, or of bytes that never were in one. Clones share them; a file stays mapped until the last is
+/// dropped.
 #[derive(Debug, Clone)]
 pub struct MappedBytes {
-    map: Arc<Mmap>,
+    all: Bytes,
     range: Range<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum Bytes {
+    Mapped(Arc<Mmap>),
+    Owned(Arc<Vec<u8>>),
+}
+
+impl From<Vec<u8>> for MappedBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        MappedBytes { all: Bytes::Owned(Arc::new(bytes)), range }
+    }
 }
 
 impl MappedBytes {
@@ -38,14 +52,14 @@ impl MappedBytes {
             return Err(Error::file(path, "is empty"));
         }
         let range = 0..map.len();
-        Ok(MappedBytes { map: Arc::new(map), range })
+        Ok(MappedBytes { all: Bytes::Mapped(Arc::new(map)), range })
     }
 
     /// The bytes `range` of these; `None` if it reaches beyond them.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         self.get(range.clone())?;
         let start = self.range.start;
-        Some(MappedBytes { map: Arc::clone(&self.map), range: start + range.start..start + range.end })
+        Some(MappedBytes { all: self.all.clone(), range: start + range.start..start + range.end })
     }
 }
 
@@ -53,6 +67,10 @@ impl Deref for MappedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.map[self.range.clone()]
+        let all: &[u8] = match &self.all {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+        };
+        &all[self.range.clone()]
     }
 }

@@ -13,7 +13,7 @@ mod tensors;
 pub use mapped::MappedBytes;
 pub use rows::{FileRows, Order};
 pub(crate) use select::positions_of;
-pub use tensors::{QkPair, ScoreTensor};
+pub use tensors::{QkPair, ScoreTensor, Values};
 
 use crate::{Error, Result};
 use safetensors::SafetensorsFile;

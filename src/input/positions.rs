@@ -4,12 +4,15 @@ use super::mapped::MappedBytes;
 use super::safetensors::{SafetensorsFile, Tensor};
 use crate::Result;
 use safetensors::Dtype;
+use std::sync::Arc;
 
 /// 0-based positions of rows, decoded when they are asked for: a file may hold any number of rows.
 #[derive(Debug, Clone)]
 pub(super) enum Positions {
     /// Row r stands at `first + r`.
     Consecutive { first: u64 },
+    /// Checked.
+    Given(Arc<[u64]>),
     /// A checked tensor of integers.
     Stored { bytes: MappedBytes, integer: Integer, largest: u64 },
 }
@@ -73,6 +76,7 @@ impl Positions {
     pub(super) fn at(&self, row: usize) -> u64 {
         match self {
             Positions::Consecutive { first } => first + row as u64,
+            Positions::Given(positions) => positions[row],
             Positions::Stored { bytes, integer, largest } => {
                 let value = integer.decode(&bytes[row * integer.size..][..integer.size]);
                 // Checked when the file was opened; should it have changed since, it stays a legal index.

@@ -44,6 +44,27 @@ impl Tensor {
             _ => None,
         }
     }
+
+    /// An error about this tensor of the file at `path`.
+    pub(super) fn fail(&self, path: &Path, detail: impl Into<String>) -> Error {
+        Error::Tensor {
+            path: path.to_owned(),
+            tensor: self.name.to_string(),
+            dtype: self.dtype.to_string(),
+            shape: self.shape.clone(),
+            detail: detail.into(),
+        }
+    }
+}
+
+/// The dtype of stored scores.
+pub(crate) fn stored(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F64 => Dtype::F64,
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+    }
 }
 
 /// The limit of the format's own library; a header of a million tensors is about this long.
@@ -112,13 +133,7 @@ impl SafetensorsFile {
 
     /// An error about one of the tensors.
     pub(super) fn fail(&self, tensor: &Tensor, detail: impl Into<String>) -> Error {
-        Error::Tensor {
-            path: self.path.clone(),
-            tensor: tensor.name.to_string(),
-            dtype: tensor.dtype.to_string(),
-            shape: tensor.shape.clone(),
-            detail: detail.into(),
-        }
+        tensor.fail(&self.path, detail)
     }
 }
 

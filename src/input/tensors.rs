@@ -2,10 +2,14 @@
 
 use super::positions::Positions;
 use super::rows::{FileRows, Order};
-use super::safetensors::{SafetensorsFile, Tensor};
+use super::safetensors::{SafetensorsFile, Tensor, stored};
 use crate::{DType, Error, Result};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
+
+/// What errors name where there is no file.
+const MEMORY: &str = "memory";
 
 /// Attention scores in a file, already scaled: the logits that the softmax sees at beta = 1.
 #[derive(Debug, Clone)]
@@ -24,7 +28,7 @@ impl ScoreTensor {
     /// Errors: [`Error::Tensor`] unless it is a float tensor of at least one dimension whose positions
     /// fit it, if there are any.
     pub(super) fn of(file: &SafetensorsFile, tensor: &Tensor) -> Result<Self> {
-        let rows = float_rows(file, tensor)?;
+        let rows = float_rows(file.path(), tensor)?;
         let positions = Positions::of(file, &tensor.name, rows.rows(), None)?;
         Ok(ScoreTensor { layer: Arc::clone(&tensor.name), rows, positions })
     }
@@ -89,7 +93,61 @@ pub struct QkPair {
     positions: Positions,
 }
 
+/// Queries or keys that are in no file: little-endian elements in C order.
+#[derive(Debug, Clone)]
+pub struct Values {
+    /// Element type.
+    pub dtype: DType,
+    /// [heads, rows or keys, head_dim].
+    pub shape: [usize; 3],
+    /// The elements.
+    pub bytes: Vec<u8>,
+}
+
+impl Values {
+    fn named(self, name: String) -> Tensor {
+        let Values { dtype, shape, bytes } = self;
+        Tensor { name: name.into(), dtype: stored(dtype), shape: shape.into(), bytes: bytes.into() }
+    }
+}
+
 impl QkPair {
+    /// Queries [heads, rows, head_dim] and keys [kv_heads, keys, head_dim] of layer `layer`, from memory. Without `positions`
+    /// the rows are the last ones; without a scale it is 1 / sqrt(head_dim).
+    ///
+    /// Errors: [`Error::Tensor`] of `LAYER.q` or `LAYER.k` for what does not fit together, and for a pair without rows;
+    /// [`Error::Settings`] for a scale that is not finite and above 0.
+    pub fn new(
+        layer: &str,
+        q: Values,
+        k: Values,
+        positions: Option<Vec<u64>>,
+        scale: Option<f64>,
+    ) -> Result<Self> {
+        if let Some(scale) = scale.filter(|scale| !(scale.is_finite() && *scale > 0.0)) {
+            let detail = format!("the scale must be finite and above 0, found {scale}");
+            return Err(Error::Settings { detail });
+        }
+        let memory = Path::new(MEMORY);
+        let (q, k) = (q.named(format!("{layer}.q")), k.named(format!("{layer}.k")));
+        let given = |rows: usize, keys: usize| {
+            let Some(positions) = positions else { return Ok(None) };
+            if positions.len() != rows {
+                return Err(q.fail(memory, format!("{} positions, expected one per row", positions.len())));
+            }
+            match positions.iter().position(|&position| position >= keys as u64) {
+                None => Ok(Some(Positions::Given(positions.into()))),
+                Some(row) => {
+                    let found = positions[row];
+                    Err(k
+                        .fail(memory, format!("positions[{row}] is {found}, expected below the {keys} keys")))
+                }
+            }
+        };
+        let pair = QkPair::fit(memory, layer, &q, &k, scale, given)?;
+        pair.ok_or_else(|| q.fail(memory, "has no rows"))
+    }
+
     /// The pair `NAME.q` [heads, rows, head_dim], `NAME.k` [kv_heads, keys, head_dim], or `None` if it
     /// has no rows. Without a scale it is 1 / sqrt(head_dim).
     ///
@@ -101,8 +159,21 @@ impl QkPair {
         k: &Tensor,
         scale: Option<f64>,
     ) -> Result<Option<Self>> {
-        let wrong_q = |detail: String| Err(file.fail(q, detail));
-        let wrong_k = |detail: String| Err(file.fail(k, detail));
+        let positions = |rows, keys| Positions::of(file, name, rows, Some(keys));
+        QkPair::fit(file.path(), name, q, k, scale, positions)
+    }
+
+    /// As [`QkPair::of`]; `positions` of so many rows and keys, if there are any.
+    fn fit(
+        path: &Path,
+        name: &str,
+        q: &Tensor,
+        k: &Tensor,
+        scale: Option<f64>,
+        positions: impl FnOnce(usize, usize) -> Result<Option<Positions>>,
+    ) -> Result<Option<Self>> {
+        let wrong_q = |detail: String| Err(q.fail(path, detail));
+        let wrong_k = |detail: String| Err(k.fail(path, detail));
         let &[heads, rows, head_dim] = &q.shape[..] else {
             return wrong_q("expected [heads, rows, head_dim]".into());
         };
@@ -124,12 +195,12 @@ impl QkPair {
         if keys == 0 && rows > 0 {
             return wrong_k(format!("no keys for the {rows} rows of {:?}", q.name));
         }
-        let (q_rows, k_rows) = (float_rows(file, q)?, float_rows(file, k)?);
+        let (q_rows, k_rows) = (float_rows(path, q)?, float_rows(path, k)?);
         // Before anything is made per row: a tensor without heads may claim any number of rows.
         if q_rows.is_empty() {
             return Ok(None);
         }
-        let positions = match Positions::of(file, name, rows, Some(keys))? {
+        let positions = match positions(rows, keys)? {
             Some(positions) => positions,
             None if rows <= keys => Positions::Consecutive { first: (keys - rows) as u64 },
             None => {
@@ -212,8 +283,8 @@ impl QkPair {
     }
 }
 
-fn float_rows(file: &SafetensorsFile, tensor: &Tensor) -> Result<FileRows> {
-    let fail = |detail: String| -> Error { file.fail(tensor, detail) };
+fn float_rows(path: &Path, tensor: &Tensor) -> Result<FileRows> {
+    let fail = |detail: String| -> Error { tensor.fail(path, detail) };
     let dtype = tensor.float().ok_or_else(|| fail("expected F64, F32, F16 or BF16".into()))?;
     FileRows::new(tensor.bytes.clone(), dtype, tensor.shape.clone(), Order::C).map_err(fail)
 }

@@ -1,0 +1,332 @@
+"""Exact critical inverse temperature of attention rows: gap counts, rescaled softmax, length-law diagnosis.
+
+A row of attention is a softmax over n scores. With D_j = max - s_j its gaps and N(t) how many of them are at most t, its critical
+beta is Lambda = sup over t > 0 of log N(t) / t: far below it the top keys are not told apart as n grows, far above it one key
+takes all (arXiv:2605.12697).
+
+Scores are the logits that the softmax sees at beta = 1: after the 1/sqrt(d) scale, softcap, positional terms and mask. A score of
+-inf is masked; n is the number of unmasked scores. A row without scores is all zeros; a NaN or +inf score makes its own row NaN
+(`poisoned`) and no other.
+
+Arrays have any leading shape, [..., n]. They are NumPy's float32, float16 or float64, ml_dtypes' bfloat16, or whatever shares CPU
+memory through DLPack, such as torch tensors of float32, float16, bfloat16 or float64. None is copied, but:
+
+- float64 scores become float32 once the largest finite score of their row is taken off, so that gaps keep 24 bits;
+- rows that are not contiguous, or not at one distance from each other (a transposed array, a broadcast one), are copied first.
+
+Work is done without the interpreter lock, on one thread per core (`RAYON_NUM_THREADS` before the first call changes that). An
+array must not be written to by other threads meanwhile.
+
+Errors: TypeError for a wrong type or dtype, ValueError for a wrong shape, device, number or text, OSError for a file, each with
+what was found and what was expected; MemoryError.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import _arrays, _core
+from ._core import Family, Law, Rescaling, __version__
+
+if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped, unused-ignore]
+
+    from ._arrays import ArrayLike
+
+__all__ = [
+    "Diagnosis",
+    "Family",
+    "GapCount",
+    "Law",
+    "Rescaling",
+    "SoftmaxStats",
+    "Stats",
+    "__version__",
+    "critical_beta",
+    "diagnose",
+    "families",
+    "gap_count",
+    "laws",
+    "softmax",
+    "stats",
+]
+
+families: tuple[Family, ...] = tuple(_core.families())
+"""Score families with known answers, each at its default parameter: what `critbeta families` measures itself against."""
+
+laws: tuple[Law, ...] = tuple(_core.laws())
+"""The published length laws, with their conventions and sources."""
+
+
+class Stats:
+    """What is known of every row, as columns: NumPy arrays of the rows' leading shape, named as in the files of
+    `critbeta diagnose --rows`.
+
+    | column | is |
+    | --- | --- |
+    | layer, head, row | where the row stands; head counts all leading dimensions but the last |
+    | position | 0-based position of the query: as given, else the last visible key |
+    | n | visible keys |
+    | max, argmax, ties | the largest score, the index of the first, how many share it |
+    | critical_beta | Lambda; inf under ties, 0 for n < 2, nan where poisoned |
+    | contact_gap, contact_rank | the largest gap that attains it, and how many scores lie within: its witness |
+    | alpha | log contact rank / log n |
+    | resolved_beta | Lambda(r), the supremum over t with log N(t) > r of (log N(t) - r) / t |
+    | beta, ratio | the inverse temperature that the row is run at, and beta / Lambda |
+    | log_partition | log Z(beta) relative to the maximum, nats |
+    | entropy | of the weights at beta, nats |
+    | top_two, max_weight | largest less second largest weight, and the largest |
+    | poisoned | whether a NaN or +inf score makes the row meaningless |
+    | certified, resolved_certified | only with top_k: whether the counted scores prove the betas exact |
+    """
+
+    layer: np.ndarray
+    head: np.ndarray
+    row: np.ndarray
+    position: np.ndarray
+    n: np.ndarray
+    max: np.ndarray
+    argmax: np.ndarray
+    ties: np.ndarray
+    critical_beta: np.ndarray
+    contact_gap: np.ndarray
+    contact_rank: np.ndarray
+    alpha: np.ndarray
+    resolved_beta: np.ndarray
+    beta: np.ndarray
+    ratio: np.ndarray
+    log_partition: np.ndarray
+    entropy: np.ndarray
+    top_two: np.ndarray
+    max_weight: np.ndarray
+    poisoned: np.ndarray
+    certified: np.ndarray
+    resolved_certified: np.ndarray
+
+    def __init__(self, rows: _core.Rows, shape: tuple[int, ...]) -> None:
+        self._rows = rows
+        self.shape = shape
+        """The leading shape: that of every column."""
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        column = self._rows.column(name)
+        if column is None:
+            raise AttributeError(f"no column {name!r}, but {', '.join(self.names)}")
+        column = np.asarray(column).reshape(self.shape)
+        # From here on it is found without asking.
+        setattr(self, name, column)
+        return column
+
+    @property
+    def names(self) -> list[str]:
+        """The columns there are, in order."""
+        return self._rows.names
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.names]
+
+    def __len__(self) -> int:
+        """Rows, over all leading dimensions."""
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<critbeta.Stats of {len(self)} rows, shape {self.shape}: {', '.join(self.names)}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("Stats is not pickled: take its columns, or to_parquet")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The columns as a DataFrame, one line per row. Raises ImportError without pandas."""
+        import pandas
+
+        return pandas.DataFrame({name: getattr(self, name).ravel() for name in self.names})
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Writes the columns as the Parquet file that `critbeta diagnose --rows` writes: whole or not at all. Needs no other
+        package. Raises OSError where `path` cannot be written."""
+        self._rows.write_parquet(path)
+
+
+class SoftmaxStats(NamedTuple):
+    """What is known of every row of a softmax: arrays of the leading shape."""
+
+    beta: np.ndarray
+    """The inverse temperature that the rescaling chose; nan where poisoned."""
+    log_partition: np.ndarray
+    """log Z(beta) relative to the maximum, nats: log-sum-exp = beta * max + log_partition. -inf for a row without scores."""
+    n: np.ndarray
+    """Visible keys."""
+    max: np.ndarray
+    """The largest score."""
+    argmax: np.ndarray
+    """The index of the first."""
+    ties: np.ndarray
+    """How many share it."""
+    poisoned: np.ndarray
+    """Whether a NaN or +inf score makes the row NaN."""
+
+
+class GapCount(NamedTuple):
+    """The gap count of one row: N(t) at every gap."""
+
+    gaps: np.ndarray
+    """max - score of every unmasked score, ascending, float64: one float32 subtraction each."""
+    counts: np.ndarray
+    """How many gaps are at most that one: in a tied block the largest rank."""
+
+
+class Diagnosis(NamedTuple):
+    """What `diagnose` says."""
+
+    summary: dict[str, Any]
+    """The JSON of `critbeta diagnose --json`: per head quantiles, shares, length law and verdict. None where a number is infinite or
+    NaN; `inputs` is empty."""
+    rows: Stats
+    """Every row, of shape [heads, rows]."""
+
+
+def stats(
+    scores: ArrayLike,
+    lens: ArrayLike | None = None,
+    resolve: float = 0.0,
+    beta: float = 1.0,
+    top_k: int | None = None,
+) -> Stats:
+    """Everything about every row of `scores` [..., n] at inverse temperature `beta`.
+
+    lens: integers that broadcast to the leading shape; row r has lens[r] <= n scores, what lies behind them is never read.
+    resolve: r >= 0 of the resolved critical beta, nats; 0.69 (log 2) asks to separate no pair.
+    beta: finite, >= 0, per unit of score; 1 is the model as it is.
+    top_k: count gaps among the k largest scores only, 1 to 2,048; then `certified` says which rows that is exact for.
+
+    Source: arXiv:2605.12697, definitions; Lambda(r) and the certificate are this project's (docs/how-it-works.md).
+    """
+    block, lead = _arrays.rows(scores, "scores")
+    lens = _arrays.per_row(lens, lead, "lens")
+    rows = _core.stats(block, lens, lead[-1] if lead else 1, resolve, beta, top_k)
+    return Stats(rows, lead)
+
+
+def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> np.ndarray | np.float64:
+    """Lambda(r) of every row of `scores` [..., n], float64 of the leading shape (a number for one row): the sup over t > 0 with
+    log N(t) > r of (log N(t) - r) / t, r = `resolve` >= 0 in nats. inf under unresolved ties, 0 for n < 2, nan where poisoned.
+
+    Source: arXiv:2605.12697 (r = 0).
+    """
+    block, lead = _arrays.rows(scores, "scores")
+    return _core.critical_beta(block, resolve).reshape(lead)[()]
+
+
+def gap_count(row: ArrayLike) -> GapCount:
+    """The sorted gaps of one row [n] and the gap count N(t) at each: what its critical beta is the largest slope of,
+    max of log(counts) / gaps over gaps > 0 (inf if counts[0] >= 2).
+
+    Raises ValueError for a row with a NaN or +inf score. Source: arXiv:2605.12697.
+    """
+    block, lead = _arrays.rows(row, "row")
+    if lead:
+        raise ValueError(f"row of shape {lead + block.shape[1:]}: expected one row, [n]")
+    return GapCount(*_core.gap_count(block))
+
+
+def softmax(
+    scores: ArrayLike,
+    rescaling: str | Rescaling = "critical:ratio=1",
+    out: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
+    lens: ArrayLike | None = None,
+    return_stats: bool = False,
+) -> Any:
+    """The softmax of beta times every row of `scores` [..., n], beta chosen by `rescaling`: probabilities of the same shape, each
+    within (4 + z) 2^-23 relative of the float64 value, z = beta x gap, and one rounding more in a 16-bit `out`.
+
+    rescaling: a `Rescaling` or its text; "identity" is the plain softmax. "critical:ratio=1" runs every row at its own
+        critical beta.
+    out: float32, float16 or bfloat16, C-contiguous, of the shape of scores; written in place and returned as it was given. It may be
+        scores itself, of the same dtype, and otherwise must not share memory with it. Without it the result is a new
+        float32 NumPy array, whatever dtype the scores have.
+    positions: 0-based query positions, integers that broadcast to the leading shape, which some laws depend on; without
+        them each row stands at its last visible key.
+    lens: as in `stats`; the result is 0 behind a row's length.
+    return_stats: also return `SoftmaxStats`, as (probabilities, stats).
+
+    A row without scores is all 0; a poisoned one all NaN; at beta = inf tied maxima share the weight.
+    """
+    rule = Rescaling.parse(rescaling) if isinstance(rescaling, str) else rescaling
+    if not isinstance(rule, Rescaling):
+        raise TypeError(f"rescaling is {type(rule).__name__}: expected critbeta.Rescaling or its text")
+    block, lead = _arrays.rows(scores, "scores")
+    shape = (*lead, block.shape[1])
+    result = np.empty(shape, np.float32) if out is None else out
+    target = _arrays.target(result, shape)
+    lens, positions = _arrays.per_row(lens, lead, "lens"), _arrays.per_row(positions, lead, "positions")
+    if not np.may_share_memory(block, target):
+        columns = _core.softmax(block, lens, rule, positions, target)
+    elif (block.ctypes.data, block.dtype, block.strides) == (target.ctypes.data, target.dtype, target.strides):
+        columns = _core.softmax_in_place(target, lens, rule, positions)
+    else:
+        raise ValueError(f"out shares memory with scores of shape {shape}: expected scores itself, or other memory")
+    if not return_stats:
+        return result
+    return result, SoftmaxStats(**{name: column.reshape(lead) for name, column in columns.items()})
+
+
+def diagnose(
+    scores: ArrayLike | None = None,
+    *,
+    q: ArrayLike | None = None,
+    k: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
+    scale: float | None = None,
+    lens: ArrayLike | None = None,
+    layer: str = "attention",
+    resolve: float = 0.0,
+    beta: float = 1.0,
+    train_length: float = 8192.0,
+    seed: int = 1,
+) -> Diagnosis:
+    """Which length law the critical beta of each head follows: what `critbeta diagnose` says of files, of arrays.
+
+    Either `scores` [..., rows, n], all leading dimensions being heads, or queries and keys after rotary embedding and norms,
+    `q` [..., heads, rows, head_dim] and `k` [..., kv_heads, keys, head_dim] (query head h reads key head h / (heads / kv_heads)),
+    whose scores are computed a block at a time, never as a matrix.
+
+    positions: 0-based query positions. Of q: [rows], row r sees keys 0..=positions[r]; without them the rows are the last
+        ones. Of scores: integers that broadcast to the leading shape; without them the last visible keys.
+    scale: what the products of q and k are multiplied by; 1 / sqrt(head_dim) if not given.
+    lens: of scores, as in `stats`.
+    layer: the name that the summary and the rows carry.
+    resolve, beta: as in `stats`.
+    train_length: L of the published laws that depend on it, in keys, above 1.
+    seed: of the bootstrap and of the yardsticks.
+
+    Rows of one text are not independent: pool several before believing a narrow interval. Source: docs/how-it-works.md.
+    """
+    if (scores is None) == (q is None) or (q is None) != (k is None):
+        raise TypeError("expected scores, or q and k")
+    if scores is not None:
+        if scale is not None:
+            raise TypeError("scale is for q and k: scores are scaled already")
+        block, lead = _arrays.rows(scores, "scores")
+        lens, positions = _arrays.per_row(lens, lead, "lens"), _arrays.per_row(positions, lead, "positions")
+        rows_per_head = lead[-1] if lead else 1
+        summary, rows = _core.diagnose_scores(
+            block, lens, positions, rows_per_head, layer, resolve, beta, train_length, seed
+        )
+        return Diagnosis(json.loads(summary), Stats(rows, lead))
+    if lens is not None:
+        raise TypeError("lens are of scores: positions say how far the rows of q see")
+    q, q_shape = _arrays.heads(q, "q")
+    k, k_shape = _arrays.heads(k, "k")
+    positions = _arrays.per_row(positions, q_shape[1:2], "positions")
+    shapes = [list(q_shape), list(k_shape)]
+    summary, rows = _core.diagnose_pair(
+        q, k, shapes, positions, scale, layer, resolve, beta, train_length, seed
+    )
+    return Diagnosis(json.loads(summary), Stats(rows, q_shape[:2]))

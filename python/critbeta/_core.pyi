@@ -1,0 +1,110 @@
+# What passes between the two halves: `_Block` is [rows, n] of float64, float32, float16, or uint16, the bits of bfloat16; `_Target` the
+# same without float64, C-contiguous and writeable; `_Indices` int64, one per row.
+from os import PathLike
+from typing import Any, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Block: TypeAlias = NDArray[Any]
+_Target: TypeAlias = NDArray[Any]
+_Indices: TypeAlias = NDArray[np.int64]
+
+__all__ = [
+    "Family",
+    "Law",
+    "Rescaling",
+    "Rows",
+    "__version__",
+    "critical_beta",
+    "diagnose_pair",
+    "diagnose_scores",
+    "families",
+    "gap_count",
+    "laws",
+    "softmax",
+    "softmax_in_place",
+    "stats",
+]
+
+__version__: str
+
+@final
+class Rescaling:
+    @staticmethod
+    def parse(spec: str) -> Rescaling: ...
+    def beta(self, n: int, position: int | None = None, critical: float = ..., entropy: float = ...) -> float: ...
+    @property
+    def resolve(self) -> float | None: ...
+    @property
+    def needs_entropy(self) -> bool: ...
+
+@final
+class Law:
+    @property
+    def name(self) -> str: ...
+    @property
+    def formula(self) -> str: ...
+    @property
+    def granularity(self) -> str: ...
+    @property
+    def convention(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def parameters(self) -> list[dict[str, Any]]: ...
+
+@final
+class Family:
+    @staticmethod
+    def parse(text: str) -> Family: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def growth(self) -> dict[str, float | None] | None: ...
+    def draw(self, n: int, seed: int = 1) -> NDArray[np.float32]: ...
+
+@final
+class Rows:
+    def __len__(self) -> int: ...
+    @property
+    def names(self) -> list[str]: ...
+    def column(self, name: str) -> NDArray[Any] | list[str] | None: ...
+    def write_parquet(self, path: str | PathLike[str]) -> None: ...
+
+def families() -> list[Family]: ...
+def laws() -> list[Law]: ...
+def stats(
+    scores: _Block, lens: _Indices | None, rows_per_head: int, resolve: float, beta: float, top_k: int | None
+) -> Rows: ...
+def critical_beta(scores: _Block, resolve: float) -> NDArray[np.float64]: ...
+def gap_count(scores: _Block) -> tuple[NDArray[np.float64], NDArray[np.int64]]: ...
+def softmax(
+    scores: _Block, lens: _Indices | None, rescaling: Rescaling, positions: _Indices | None, out: _Target
+) -> dict[str, NDArray[Any]]: ...
+def softmax_in_place(
+    scores: _Target, lens: _Indices | None, rescaling: Rescaling, positions: _Indices | None
+) -> dict[str, NDArray[Any]]: ...
+def diagnose_scores(
+    scores: _Block,
+    lens: _Indices | None,
+    positions: _Indices | None,
+    rows_per_head: int,
+    layer: str,
+    resolve: float,
+    beta: float,
+    train_length: float,
+    seed: int,
+) -> tuple[str, Rows]: ...
+def diagnose_pair(
+    q: _Block,
+    k: _Block,
+    shapes: list[list[int]],
+    positions: _Indices | None,
+    scale: float | None,
+    layer: str,
+    resolve: float,
+    beta: float,
+    train_length: float,
+    seed: int,
+) -> tuple[str, Rows]: ...

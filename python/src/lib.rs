@@ -1,0 +1,49 @@
+//! The compiled half of the Python package `critbeta`: arrays to score rows, and what the crate says of them back.
+//!
+//! Python's half (`critbeta/*.py`) makes every array a block [rows, n] and documents the functions; this half only borrows the
+//! blocks, lets go of the interpreter lock, and calls the crate. `critbeta/_core.pyi` says what passes between the two.
+
+mod block;
+mod diagnosis;
+mod measure;
+mod rows;
+mod rules;
+mod softmax;
+mod threads;
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+
+    #[pymodule_export]
+    use super::diagnosis::{diagnose_pair, diagnose_scores};
+    #[pymodule_export]
+    use super::measure::{critical_beta, gap_count, stats};
+    #[pymodule_export]
+    use super::rows::Rows;
+    #[pymodule_export]
+    use super::rules::{Family, Law, Rescaling, families, laws};
+    #[pymodule_export]
+    use super::softmax::{softmax, softmax_in_place};
+}
+
+/// What Python raises for an error of the crate.
+fn raised(error: critbeta::Error) -> PyErr {
+    use critbeta::Error;
+    let text = error.to_string();
+    match error {
+        Error::Io { .. } => PyOSError::new_err(text),
+        Error::Scores { .. } | Error::Settings { .. } | Error::Spec { .. } | Error::Tensor { .. } => {
+            PyValueError::new_err(text)
+        }
+        _ => PyRuntimeError::new_err(text),
+    }
+}

@@ -1,0 +1,87 @@
+//! What is measured of rows of scores.
+
+use crate::block::{Block, Work};
+use crate::raised;
+use crate::rows::{Record, Rows};
+use crate::threads::without_lock;
+use critbeta::cpu::{self, Measure};
+use critbeta::diagnose::Settings;
+use critbeta::reference::Row;
+use critbeta::{CriticalBeta, Element, Scores};
+use numpy::{PyArray1, PyReadonlyArray1};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// The settings of a diagnosis, checked.
+pub fn settings(resolve: f64, beta: f64, top_k: Option<usize>) -> PyResult<Settings> {
+    let settings = Settings { beta, measure: Measure { resolve, top_k }, ..Settings::default() };
+    settings.check().map_err(raised)?;
+    Ok(settings)
+}
+
+#[pyfunction]
+pub fn stats(
+    py: Python<'_>,
+    scores: Block<'_>,
+    lens: Option<PyReadonlyArray1<'_, i64>>,
+    rows_per_head: usize,
+    resolve: f64,
+    beta: f64,
+    top_k: Option<usize>,
+) -> PyResult<Rows> {
+    let Settings { measure, .. } = settings(resolve, beta, top_k)?;
+    let rows = scores.rows(lens.as_ref())?;
+    let record = Record { layer: "scores", rows_per_head, positions: None, beta, measure };
+    let records = without_lock(py, || rows.run(record))??;
+    Ok(Rows { records, top_k: top_k.is_some() })
+}
+
+/// Lambda(r) of every row.
+struct CriticalBetas {
+    resolve: f64,
+}
+
+impl Work for CriticalBetas {
+    type Output = Vec<CriticalBeta>;
+
+    fn run<T: Element>(self, scores: &Scores<T>, _: &[f64]) -> critbeta::Result<Vec<CriticalBeta>> {
+        Ok(cpu::critical_betas(scores, self.resolve))
+    }
+}
+
+#[pyfunction]
+pub fn critical_beta<'py>(
+    py: Python<'py>,
+    scores: Block<'py>,
+    resolve: f64,
+) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    settings(resolve, 1.0, None)?;
+    let rows = scores.rows(None)?;
+    let betas = without_lock(py, || rows.run(CriticalBetas { resolve }))??;
+    Ok(PyArray1::from_iter(py, betas.iter().map(|critical| critical.beta)))
+}
+
+/// The gaps of the first row, and how many scores lie within each.
+struct GapCount;
+
+impl Work for GapCount {
+    type Output = Option<(Vec<f64>, Vec<i64>)>;
+
+    fn run<T: Element>(self, scores: &Scores<T>, _: &[f64]) -> critbeta::Result<Self::Output> {
+        let wide: Vec<f32> = scores.row(0).iter().map(|score| score.to_f32()).collect();
+        let row = Row::from_f32(&wide);
+        let counts = row.gaps().iter().map(|&gap| row.gap_count(gap) as i64).collect();
+        Ok((!row.is_poisoned()).then(|| (row.gaps().to_vec(), counts)))
+    }
+}
+
+type Arrays<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<i64>>);
+
+#[pyfunction]
+pub fn gap_count<'py>(py: Python<'py>, scores: Block<'py>) -> PyResult<Arrays<'py>> {
+    let row = scores.rows(None)?;
+    let told = "row: a NaN or +inf score leaves no gaps to count";
+    let found = without_lock(py, || row.run(GapCount))??;
+    let (gaps, counts) = found.ok_or_else(|| PyValueError::new_err(told))?;
+    Ok((PyArray1::from_vec(py, gaps), PyArray1::from_vec(py, counts)))
+}

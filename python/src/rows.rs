@@ -1,0 +1,98 @@
+//! Row records and their columns.
+
+use crate::block::Work;
+use crate::raised;
+use critbeta::cpu::{self, Measure};
+use critbeta::diagnose::{COLUMNS, Column, RowFormat, RowPlace, RowRecord, RowWriter};
+use critbeta::output::Output;
+use critbeta::{Element, Scores};
+use numpy::PyArray1;
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The records of rows, in order.
+#[pyclass(frozen, module = "critbeta._core")]
+pub struct Rows {
+    pub records: Vec<RowRecord>,
+    pub top_k: bool,
+}
+
+#[pymethods]
+impl Rows {
+    fn __len__(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Names of the columns, in the order of files.
+    #[getter]
+    fn names(&self) -> Vec<&'static str> {
+        self.columns().iter().map(|(name, _)| *name).collect()
+    }
+
+    /// One column as a new array, text as a list; `None` if there is none of that name.
+    fn column<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some((_, column)) = self.columns().iter().find(|(known, _)| *known == name) else {
+            return Ok(None);
+        };
+        let records = self.records.iter();
+        let column = match *column {
+            Column::Text(of) => PyList::new(py, records.map(of))?.into_any(),
+            Column::Count(of) => PyArray1::from_iter(py, records.map(|r| of(r) as i64)).into_any(),
+            Column::Real(of) => PyArray1::from_iter(py, records.map(of)).into_any(),
+            Column::Flag(of) => PyArray1::from_iter(py, records.map(of)).into_any(),
+        };
+        Ok(Some(column))
+    }
+
+    /// Writes the records as Parquet.
+    fn write_parquet(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        let told = |e: std::io::Error| PyOSError::new_err(format!("{}: {e}", path.display()));
+        py.detach(|| {
+            let out = Output::create(&path).map_err(raised)?;
+            let mut writer = RowWriter::new(RowFormat::Parquet, out, self.top_k).map_err(told)?;
+            writer.write(&self.records).map_err(told)?;
+            writer.finish().map_err(told)?.commit().map_err(raised)
+        })
+    }
+}
+
+impl Rows {
+    fn columns(&self) -> &'static [(&'static str, Column)] {
+        &COLUMNS[..if self.top_k { COLUMNS.len() } else { COLUMNS.len() - 2 }]
+    }
+}
+
+/// Measures rows to records.
+pub struct Record<'a> {
+    /// Of every row.
+    pub layer: &'a str,
+    /// How many rows make a head.
+    pub rows_per_head: usize,
+    /// One per row; without them each row stands at its last visible key.
+    pub positions: Option<&'a [u64]>,
+    pub beta: f64,
+    pub measure: Measure,
+}
+
+impl Work for Record<'_> {
+    type Output = Vec<RowRecord>;
+
+    fn run<T: Element>(self, scores: &Scores<T>, shifts: &[f64]) -> critbeta::Result<Vec<RowRecord>> {
+        let layer: Arc<str> = self.layer.into();
+        let reports = cpu::row_reports(scores, self.beta, self.measure);
+        let record = |(index, report)| {
+            let place = RowPlace {
+                layer: Arc::clone(&layer),
+                head: (index / self.rows_per_head.max(1)) as u64,
+                row: (index % self.rows_per_head.max(1)) as u64,
+                position: self.positions.map_or_else(|| scores.last_visible(index), |given| given[index]),
+            };
+            let shift = shifts.get(index).copied().unwrap_or(0.0);
+            RowRecord::new(place, report, shift, self.measure.top_k.is_some())
+        };
+        Ok(reports.iter().enumerate().map(record).collect())
+    }
+}

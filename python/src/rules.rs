@@ -1,0 +1,199 @@
+//! Rescalings, the published laws, and score families.
+
+use crate::raised;
+use critbeta::laws::{LAWS, LawEntry};
+use critbeta::rescaling::RowFacts;
+use critbeta::{RescalingSpec, families as known};
+use numpy::PyArray1;
+use pyo3::exceptions::{PyMemoryError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// How the inverse temperature of a row is chosen, as one line of text: `identity`, `fixed:1.3`, a law of `critbeta.laws`
+/// (`ssmax:s=0.43`, `qwen-logn:train=8192`), `critical:ratio=1,resolve=0.69,floor=0.5,cap=8` (measured per row), or
+/// `calibrated:c=1.5,xi=0.61,anchor=8192`. Immutable; equal where the text is; `str` gives the text that parses back.
+#[pyclass(frozen, eq, module = "critbeta")]
+#[derive(PartialEq)]
+pub struct Rescaling(pub critbeta::Rescaling);
+
+#[pymethods]
+impl Rescaling {
+    /// The rescaling of a text.
+    ///
+    /// Raises ValueError for a text that does not parse, with what was expected, and for `calibrated:FILE`: a file holds one
+    /// law per head.
+    #[staticmethod]
+    fn parse(spec: &str) -> PyResult<Self> {
+        match spec.parse().map_err(raised)? {
+            RescalingSpec::Uniform(rule) => Ok(Rescaling(rule)),
+            RescalingSpec::PerHead { .. } => Err(PyValueError::new_err(format!(
+                "rescaling {spec:?}: a file holds one law per head, expected the one of your head: calibrated:c=,xi="
+            ))),
+        }
+    }
+
+    /// beta of a row of `n` visible keys whose query stands at `position` (0-based; n - 1 if not given): what the scores are
+    /// multiplied by, >= 0. `critical` is the row's critical beta at `resolve`, `entropy` (nats) that of the row at beta = 1;
+    /// NaN where the rule needs one that is not given.
+    #[pyo3(signature = (n, position=None, critical=f64::NAN, entropy=f64::NAN))]
+    fn beta(&self, n: u64, position: Option<u64>, critical: f64, entropy: f64) -> f64 {
+        let position = position.unwrap_or(n.saturating_sub(1));
+        self.0.beta(&RowFacts { n, position, critical, entropy })
+    }
+
+    /// The resolve r (nats) of the critical beta that this rule measures of a row; None if it measures none.
+    #[getter]
+    fn resolve(&self) -> Option<f64> {
+        self.0.resolve()
+    }
+
+    /// Whether this rule measures the entropy of a row at beta = 1.
+    #[getter]
+    fn needs_entropy(&self) -> bool {
+        self.0.needs_entropy()
+    }
+
+    fn __str__(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Rescaling.parse({:?})", self.0.to_string())
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.0.to_string().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
+        Ok((slf.get_type().getattr("parse")?, (slf.get().0.to_string(),)))
+    }
+}
+
+/// A published length law: a factor on the logits that depends on the number of visible keys n or the position i of the query.
+#[pyclass(frozen, module = "critbeta")]
+pub struct Law(&'static LawEntry);
+
+#[pymethods]
+impl Law {
+    /// Its name in the text of a rescaling.
+    #[getter]
+    fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    /// The factor; logarithms are natural unless said.
+    #[getter]
+    fn formula(&self) -> &'static str {
+        self.0.formula
+    }
+
+    /// What it varies over: the model, the row, the position, the head.
+    #[getter]
+    fn granularity(&self) -> &'static str {
+        self.0.granularity
+    }
+
+    /// Which of the conventions that implementations differ in is used here.
+    #[getter]
+    fn convention(&self) -> &'static str {
+        self.0.convention
+    }
+
+    /// Where it was published.
+    #[getter]
+    fn source(&self) -> &'static str {
+        self.0.source
+    }
+
+    /// Its parameters in order, each with name, default (None if it must be given), example, and whether it is a length.
+    #[getter]
+    fn parameters<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let told = |parameter: &critbeta::laws::Parameter| {
+            let of = PyDict::new(py);
+            of.set_item("name", parameter.name)?;
+            of.set_item("default", parameter.default)?;
+            of.set_item("example", parameter.example)?;
+            of.set_item("is_length", parameter.is_length)?;
+            Ok(of)
+        };
+        self.0.parameters.iter().map(told).collect()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<law {}: {}>", self.0.name, self.0.formula)
+    }
+}
+
+#[pyfunction]
+pub fn laws() -> Vec<Law> {
+    LAWS.iter().map(Law).collect()
+}
+
+/// A law that rows of scores are drawn from, as text `name` or `name:parameter=value`: those of `critbeta.families`, most with
+/// a known critical beta.
+#[pyclass(frozen, eq, module = "critbeta")]
+#[derive(PartialEq)]
+pub struct Family(known::Family);
+
+#[pymethods]
+impl Family {
+    /// The family of a text. Raises ValueError for one that does not parse, with what was expected.
+    #[staticmethod]
+    fn parse(text: &str) -> PyResult<Self> {
+        text.parse().map(Family).map_err(PyValueError::new_err)
+    }
+
+    /// Its name without a parameter.
+    #[getter]
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    /// How its critical beta grows, where theory says so: factor * (log n)^log_power * n^power, `factor` None where it is
+    /// random of order 1.
+    #[getter]
+    fn growth<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(known::Growth { factor, log_power, power }) = self.0.known() else { return Ok(None) };
+        let growth = PyDict::new(py);
+        growth.set_item("factor", factor)?;
+        growth.set_item("log_power", log_power)?;
+        growth.set_item("power", power)?;
+        Ok(Some(growth))
+    }
+
+    /// One row of `n` scores, float32, the same for the same seed.
+    #[pyo3(signature = (n, seed=1))]
+    fn draw<'py>(&self, py: Python<'py>, n: usize, seed: u64) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let mut row = Vec::new();
+        if row.try_reserve_exact(n).is_err() {
+            return Err(PyMemoryError::new_err(format!("no memory for {n} scores")));
+        }
+        self.0.draw(n, &mut Xoshiro256PlusPlus::seed_from_u64(seed), &mut row);
+        Ok(PyArray1::from_vec(py, row))
+    }
+
+    fn __str__(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Family.parse({:?})", self.0.to_string())
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.0.to_string().hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+#[pyfunction]
+pub fn families() -> Vec<Family> {
+    known::Family::ALL.into_iter().map(Family).collect()
+}

@@ -1,0 +1,115 @@
+//! The rescaled softmax of rows.
+
+use crate::block::{Block, Out, Target, Work, indices, lengths};
+use crate::raised;
+use crate::rules::Rescaling;
+use crate::threads::without_lock;
+use critbeta::cpu::{self, SoftmaxRow};
+use critbeta::{Element, Scores, ScoresMut};
+use numpy::{PyArray1, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// Query positions of rows: those given, else the last visible keys.
+///
+/// Only length laws look at them, and looking for them reads masked scores once more.
+fn positions_of<T: Element>(
+    scores: &Scores<T>,
+    rule: &critbeta::Rescaling,
+    given: Option<&[u64]>,
+) -> Vec<u64> {
+    match (given, rule) {
+        (Some(given), _) => given.to_vec(),
+        (None, critbeta::Rescaling::Law(_)) => {
+            (0..scores.rows()).map(|row| scores.last_visible(row)).collect()
+        }
+        (None, _) => vec![0; scores.rows()],
+    }
+}
+
+struct Softmax<'a> {
+    rule: &'a critbeta::Rescaling,
+    positions: Option<&'a [u64]>,
+    out: Out<'a>,
+}
+
+impl Work for Softmax<'_> {
+    type Output = (Vec<SoftmaxRow>, Vec<f64>);
+
+    fn run<T: Element>(self, scores: &Scores<T>, shifts: &[f64]) -> critbeta::Result<Self::Output> {
+        let positions = positions_of(scores, self.rule, self.positions);
+        let rows = match self.out {
+            Out::F32(out) => cpu::softmax(scores, self.rule, &positions, out),
+            Out::F16(out) => cpu::softmax(scores, self.rule, &positions, out),
+            Out::Bf16(out) => cpu::softmax(scores, self.rule, &positions, out),
+        }?;
+        Ok((rows, shifts.to_vec()))
+    }
+}
+
+#[pyfunction]
+pub fn softmax<'py>(
+    py: Python<'py>,
+    scores: Block<'py>,
+    lens: Option<PyReadonlyArray1<'py, i64>>,
+    rescaling: &Rescaling,
+    positions: Option<PyReadonlyArray1<'py, i64>>,
+    mut out: Target<'py>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let rows = scores.rows(lens.as_ref())?;
+    let positions = positions.map(|positions| indices(&positions, rows.rows)).transpose()?;
+    let (rule, positions, out) = (&rescaling.0, positions.as_deref(), out.elements()?);
+    let (rows, shifts) = without_lock(py, || rows.run(Softmax { rule, positions, out }))??;
+    columns(py, &rows, &shifts)
+}
+
+#[pyfunction]
+pub fn softmax_in_place<'py>(
+    py: Python<'py>,
+    mut scores: Target<'py>,
+    lens: Option<PyReadonlyArray1<'py, i64>>,
+    rescaling: &Rescaling,
+    positions: Option<PyReadonlyArray1<'py, i64>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let [rows, cols] = scores.shape();
+    let lens = lens.map(|lens| lengths(&lens, rows, cols)).transpose()?;
+    let positions = positions.map(|positions| indices(&positions, rows)).transpose()?;
+    let (rule, positions) = (&rescaling.0, positions.as_deref());
+    let elements = scores.elements()?;
+    let rows = without_lock(py, || match elements {
+        Out::F32(data) => replace(ScoresMut::dense(data, rows, cols), lens.as_deref(), rule, positions),
+        Out::F16(data) => replace(ScoresMut::dense(data, rows, cols), lens.as_deref(), rule, positions),
+        Out::Bf16(data) => replace(ScoresMut::dense(data, rows, cols), lens.as_deref(), rule, positions),
+    })?;
+    columns(py, &rows.map_err(raised)?, &[])
+}
+
+fn replace<T: Element>(
+    scores: critbeta::Result<ScoresMut<T>>,
+    lens: Option<&[usize]>,
+    rule: &critbeta::Rescaling,
+    positions: Option<&[u64]>,
+) -> critbeta::Result<Vec<SoftmaxRow>> {
+    let scores = scores?;
+    let mut scores = match lens {
+        Some(lens) => scores.with_lens(lens)?,
+        None => scores,
+    };
+    let positions = positions_of(&scores.as_scores(), rule, positions);
+    cpu::softmax_in_place(&mut scores, rule, &positions)
+}
+
+fn columns<'py>(py: Python<'py>, rows: &[SoftmaxRow], shifts: &[f64]) -> PyResult<Bound<'py, PyDict>> {
+    let columns = PyDict::new(py);
+    let tops = || rows.iter().map(|row| row.top);
+    let shift = |row: usize| shifts.get(row).copied().unwrap_or(0.0);
+    let max = tops().enumerate().map(|(row, top)| f64::from(top.max) + shift(row));
+    columns.set_item("beta", PyArray1::from_iter(py, rows.iter().map(|row| row.beta)))?;
+    columns.set_item("log_partition", PyArray1::from_iter(py, rows.iter().map(|row| row.log_partition)))?;
+    columns.set_item("n", PyArray1::from_iter(py, tops().map(|top| top.len as i64)))?;
+    columns.set_item("max", PyArray1::from_iter(py, max))?;
+    columns.set_item("argmax", PyArray1::from_iter(py, tops().map(|top| top.argmax as i64)))?;
+    columns.set_item("ties", PyArray1::from_iter(py, tops().map(|top| top.ties as i64)))?;
+    columns.set_item("poisoned", PyArray1::from_iter(py, tops().map(|top| top.poisoned)))?;
+    Ok(columns)
+}

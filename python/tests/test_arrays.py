@@ -1,0 +1,275 @@
+"""Shapes, strides, dtypes, lengths, outputs; and what does not fit."""
+
+import critbeta
+import ml_dtypes
+import numpy as np
+import pytest
+from reference import assert_probabilities, bfloat16, rows
+
+BF16 = ml_dtypes.bfloat16
+
+
+def normal(*shape, seed=1):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_any_leading_shape():
+    scores = normal(2, 3, 5, 40)
+    stats = critbeta.stats(scores)
+    assert stats.shape == stats.critical_beta.shape == (2, 3, 5)
+    flat = critbeta.stats(scores.reshape(30, 40))
+    for name in ["n", "critical_beta", "entropy", "argmax"]:
+        assert np.array_equal(getattr(stats, name).ravel(), getattr(flat, name)), name
+    assert stats.head[1, 2, 0] == 5 and stats.row[1, 2, 3] == 3
+    assert critbeta.softmax(scores).shape == scores.shape
+    assert critbeta.softmax(scores).tobytes() == critbeta.softmax(scores.reshape(30, 40)).tobytes()
+    one = critbeta.stats(scores[0, 0, 0])
+    assert one.shape == () and float(one.critical_beta) == flat.critical_beta[0]
+    assert critbeta.critical_beta(scores[0, 0, 0]) == flat.critical_beta[0]
+    assert isinstance(critbeta.critical_beta(scores[0, 0, 0]), float)
+    assert critbeta.softmax(scores[0, 0, 0], return_stats=True)[1].n.shape == ()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0), (0, 0), (2, 0, 4), (2, 3, 0)])
+def test_empty_arrays(shape):
+    for dtype in [np.float32, np.float16, np.float64, BF16]:
+        scores = np.zeros(shape, dtype)
+        stats = critbeta.stats(scores, resolve=0.5)
+        assert stats.critical_beta.shape == shape[:-1] and not stats.n.any()
+        assert not np.any(critbeta.critical_beta(scores)) and not stats.max.any()
+        probabilities, told = critbeta.softmax(scores, return_stats=True)
+        assert probabilities.shape == shape and told.beta.shape == shape[:-1]
+        critbeta.softmax(scores, "su", out=np.zeros(shape, np.float16))
+        assert len(critbeta.diagnose(scores).rows) == int(np.prod(shape[:-1]))
+    assert critbeta.gap_count(np.zeros(0, np.float32)).gaps.shape == (0,)
+
+
+def strided():
+    wide = normal(6, 100)
+    yield "columns of a wider array", wide[:, 10:70]
+    yield "every other row", wide[::2, :60]
+    yield "one row", wide[3:4, 5:65]
+    yield "rows backwards", wide[::-1, :60]
+    yield "transposed", normal(60, 6).T
+    yield "every other column", wide[:, ::2]
+    yield "one row for all", np.broadcast_to(wide[0, :60], (6, 60))
+    yield "heads behind rows", normal(4, 3, 60).transpose(1, 0, 2)
+    yield "one column", wide[:, 17:18]
+    yield "column major", np.asfortranarray(wide)
+    yield "misaligned", np.frombuffer(b"x" + wide.tobytes(), np.uint8)[1:].view(np.float32).reshape(6, 100)
+    read_only = wide.copy()
+    read_only.flags.writeable = False
+    yield "read-only", read_only
+
+
+@pytest.mark.parametrize(("name", "scores"), list(strided()), ids=lambda value: value if isinstance(value, str) else "")
+def test_strides(name, scores):
+    for dtype in [np.float32, np.float16, np.float64, BF16]:
+        view = scores if dtype == np.float32 else like(scores, dtype)
+        dense = np.ascontiguousarray(view)
+        assert critbeta.softmax(view).tobytes() == critbeta.softmax(dense).tobytes()
+        assert np.array_equal(critbeta.stats(view).contact_rank, critbeta.stats(dense).contact_rank)
+        assert np.array_equal(critbeta.critical_beta(view), critbeta.critical_beta(dense))
+
+
+def like(array, dtype):
+    """The same values at the same strides, in elements, where NumPy can make them so."""
+    if all(stride % array.itemsize == 0 and stride > 0 for stride in array.strides) and array.flags.aligned:
+        base = np.zeros(1 + sum((d - 1) * s // array.itemsize for d, s in zip(array.shape, array.strides)), dtype)
+        size = base.itemsize
+        view = np.lib.stride_tricks.as_strided(base, array.shape, [s // array.itemsize * size for s in array.strides])
+        view[...] = array
+        return view
+    return array.astype(dtype)
+
+
+def test_rows_apart_are_not_copied():
+    wide = normal(8, 100)
+    view = wide[:, 10:70]
+    block, lead = critbeta._arrays.rows(view, "scores")
+    assert lead == (8,) and np.shares_memory(block, wide)
+    deep, _ = critbeta._arrays.rows(normal(2, 3, 8, 100)[..., :50], "scores")
+    assert deep.shape == (48, 50) and deep.strides == (400, 4)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BF16])
+def test_sixteen_bit_scores_are_their_values_in_float32(dtype):
+    block = np.stack(list(rows(513).values())[:-1]).astype(dtype)
+    wide = block.astype(np.float32)
+    assert np.array_equal(critbeta.critical_beta(block), critbeta.critical_beta(wide))
+    for column in ["n", "ties", "contact_rank", "contact_gap", "log_partition"]:
+        assert np.array_equal(getattr(critbeta.stats(block), column), getattr(critbeta.stats(wide), column)), column
+    assert critbeta.softmax(block).tobytes() == critbeta.softmax(wide).tobytes()
+    if dtype == BF16:
+        finite = np.stack(list(rows(513).values())[:4])
+        assert np.array_equal(finite.astype(BF16).astype(np.float32), bfloat16(finite))
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(np.float32, 0.0), (np.float16, 2.0**-11), (BF16, 2.0**-8)])
+def test_out_is_written_in_place(dtype, rounding):
+    scores = np.stack([rows(700)["spiky"], rows(700)["lattice"]])
+    out = np.full(scores.shape, 7, dtype)
+    assert critbeta.softmax(scores, "identity", out=out) is out
+    for found, row in zip(out, scores):
+        assert_probabilities(found.astype(np.float32), row, 1.0, rounding)
+    result, stats = critbeta.softmax(scores, "identity", out=out, return_stats=True)
+    assert result is out and stats.n.tolist() == [700, 700]
+    # Half a row of memory that is not out's is left alone.
+    around = np.full((4, 700), 7, dtype)
+    critbeta.softmax(scores, "identity", out=around[1:3])
+    assert (around[::3] == 7).all() and around[1:3].tobytes() == out.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BF16])
+@pytest.mark.parametrize("spec", ["identity", "critical:ratio=1", "su"])
+def test_out_may_be_scores(dtype, spec):
+    scores = np.stack(list(rows(700).values())[:-1]).astype(dtype)
+    expected = np.empty_like(scores)
+    critbeta.softmax(scores, spec, out=expected, lens=650)
+    result, stats = critbeta.softmax(scores, spec, out=scores, lens=650, return_stats=True)
+    assert result is scores and scores.tobytes() == expected.tobytes() and stats.n.max() == 650
+
+
+def test_lens_and_positions():
+    scores = normal(2, 3, 50)
+    behind = scores.copy()
+    behind[..., 20:] = np.nan
+    stats = critbeta.stats(behind, lens=20)
+    assert np.array_equal(stats.critical_beta, critbeta.critical_beta(scores[..., :20]))
+    assert (stats.position == 19).all() and not stats.poisoned.any()
+    lens = np.array([[0, 1, 20], [50, 7, 3]], np.uint8)
+    probabilities, told = critbeta.softmax(scores, "identity", lens=lens, return_stats=True)
+    assert np.array_equal(told.n, lens)
+    for at in np.ndindex(2, 3):
+        assert_probabilities(probabilities[at][: lens[at]], scores[at][: lens[at]], 1.0)
+        assert not probabilities[at][lens[at] :].any()
+    assert np.array_equal(critbeta.stats(scores, lens=lens[0]).n, [[0, 1, 20]] * 2)
+    # Position and length are two things: Qwen's law looks at the first alone.
+    beta = critbeta.softmax(scores, "qwen-logn:train=10", positions=[4, 9, 99], return_stats=True)[1].beta
+    assert np.allclose(beta, [1, 1, 2], rtol=1e-15) and beta.shape == (2, 3)
+    beta = critbeta.softmax(scores, "qwen-logn:train=10", lens=lens, return_stats=True)[1].beta
+    assert np.allclose(beta[1, 0], np.log(50) / np.log(10)) and beta[1, 2] == 1
+    masked = scores[0, :1].copy()
+    masked[0, 30:] = -np.inf
+    assert critbeta.stats(masked).position == [29]
+    beta = critbeta.softmax(masked, "qwen-logn:train=10", return_stats=True)[1].beta
+    assert np.allclose(beta, np.log(30) / np.log(10))
+
+
+class Shared:
+    """An array known by DLPack alone."""
+
+    def __init__(self, array, device=(1, 0)):
+        self.array, self.device, self.shape = array, device, array.shape
+
+    def __dlpack_device__(self):
+        return self.device
+
+    def __dlpack__(self, **how):
+        return self.array.__dlpack__(**how)
+
+
+def test_dlpack_is_shared():
+    scores, out = normal(3, 90), np.zeros((3, 90), np.float32)
+    holder = Shared(out)
+    assert critbeta.softmax(Shared(scores), "identity", out=holder) is holder
+    assert out.tobytes() == critbeta.softmax(scores, "identity").tobytes()
+    block, _ = critbeta._arrays.rows(Shared(scores), "scores")
+    assert np.shares_memory(block, scores)
+    with pytest.raises(ValueError, match=r"scores is on DLPack device 2:1: expected the CPU .*scores\.cpu\(\)"):
+        critbeta.stats(Shared(scores, device=(2, 1)))
+    with pytest.raises(ValueError, match=r"scores of shape \(3, 90\) cannot be shared"):
+        critbeta.stats(Shared(scores.astype(BF16)))
+    with pytest.raises(TypeError, match="int64"):
+        critbeta.stats(Shared(np.zeros((3, 90), np.int64)))
+    read_only = np.zeros((3, 90), np.float32)
+    read_only.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        critbeta.softmax(scores, out=Shared(read_only))
+
+
+X = np.zeros((3, 8), np.float32)
+READ_ONLY = np.zeros((3, 8), np.float32)
+READ_ONLY.flags.writeable = False
+BUFFER = np.zeros(100, np.float32)
+WIDE = np.zeros((3, 16), np.float32)
+
+REFUSED = [
+    # What is given, the exception, what it says.
+    (lambda: critbeta.stats(np.float32(1)), ValueError, r"scores of shape \(\): expected \[\.\.\., n\]"),
+    (lambda: critbeta.stats(3.0), ValueError, r"scores of shape \(\)"),
+    (lambda: critbeta.stats(X.astype(np.int32)), TypeError, r"dtype\('int32'\) of shape \(3, 8\): expected float32"),
+    (lambda: critbeta.stats(X.astype(np.uint16)), TypeError, "uint16"),
+    (lambda: critbeta.stats(X.astype(complex)), TypeError, "complex128"),
+    (lambda: critbeta.stats(X.astype(">f4")), TypeError, "native byte order"),
+    (lambda: critbeta.stats(X.astype(np.longdouble)), TypeError, "expected float32"),
+    (lambda: critbeta.stats(X.astype(ml_dtypes.float8_e4m3fn)), TypeError, "float8"),
+    (lambda: critbeta.stats(X.astype(object)), TypeError, r"dtype\('O'\)"),
+    (lambda: critbeta.stats("scores"), TypeError, "<U6"),
+    (lambda: critbeta.stats(None), TypeError, r"dtype\('O'\)"),
+    (lambda: critbeta.stats([[1.0], [1.0, 2.0]]), ValueError, "inhomogeneous"),
+    (lambda: critbeta.stats(np.ma.masked_array(X, X > 1)), TypeError, r"masked array: .*scores\.filled\(-numpy\.inf\)"),
+    (lambda: critbeta.stats(X, lens=[1, 2]), ValueError, r"lens of shape \(2,\): expected one per row.*\(3,\)"),
+    (lambda: critbeta.stats(X, lens=[1, 2, 9]), ValueError, "lens: 9 of row 2, expected 0 to the 8 columns"),
+    (lambda: critbeta.stats(X, lens=[1, -2, 3]), ValueError, "lens: -2 of row 1"),
+    (lambda: critbeta.stats(X, lens=[1.0, 2.0, 3.0]), TypeError, "expected integers"),
+    (lambda: critbeta.stats(X, lens=2**63), ValueError, "expected at most"),
+    (lambda: critbeta.stats(X, resolve=-1), ValueError, "resolve must be finite and at least 0 nats, found -1"),
+    (lambda: critbeta.stats(X, resolve=float("nan")), ValueError, "resolve"),
+    (lambda: critbeta.stats(X, beta=float("inf")), ValueError, "beta must be finite"),
+    (lambda: critbeta.stats(X, beta="1"), TypeError, "must be real number, not str"),
+    (lambda: critbeta.stats(X, top_k=0), ValueError, "top-k must be 1 to 2048, found 0"),
+    (lambda: critbeta.stats(X, top_k=9999), ValueError, "found 9999"),
+    (lambda: critbeta.stats(X, top_k=-1), OverflowError, "negative|convert"),
+    (lambda: critbeta.stats(np.empty((2**57, 0), np.float32)), MemoryError, "144115188075855872 rows"),
+    (lambda: critbeta.critical_beta(X, resolve=float("inf")), ValueError, "resolve"),
+    (lambda: critbeta.gap_count(X), ValueError, r"row of shape \(3, 8\): expected one row, \[n\]"),
+    (lambda: critbeta.softmax(X, "logn"), ValueError, 'rescaling "logn": unknown name .*expected identity, fixed'),
+    (lambda: critbeta.softmax(X, "critical:ratio=-1"), ValueError, "ratio must be"),
+    (lambda: critbeta.softmax(X, "calibrated:cal.json"), ValueError, "one law per head"),
+    (lambda: critbeta.softmax(X, 1.3), TypeError, "rescaling is float: expected critbeta.Rescaling"),
+    (lambda: critbeta.softmax(X, "su", positions=[0, -1, 2]), ValueError, "positions: -1 of row 1, expected 0 or more"),
+    (lambda: critbeta.softmax(X, "su", positions=np.zeros((2, 3), int)), ValueError, r"positions of shape \(2, 3\)"),
+    (lambda: critbeta.softmax(X, out=X[:2].copy()), ValueError, r"out of shape \(2, 8\): expected \(3, 8\)"),
+    (lambda: critbeta.softmax(X, out=X.ravel().copy()), ValueError, r"out of shape \(24,\)"),
+    (lambda: critbeta.softmax(X, out=X.astype(np.float64)), TypeError, "expected float32, float16 or bfloat16"),
+    (lambda: critbeta.softmax(X, out=X.astype(np.uint16)), TypeError, "uint16"),
+    (lambda: critbeta.softmax(X, out=X.astype(">f2")), TypeError, "native"),
+    (lambda: critbeta.softmax(X, out=X.tolist()), TypeError, "out is list: expected an array"),
+    (lambda: critbeta.softmax(X, out=READ_ONLY), ValueError, "out is read-only"),
+    (lambda: critbeta.softmax(READ_ONLY, out=READ_ONLY), ValueError, "out is read-only"),
+    (lambda: critbeta.softmax(X, out=WIDE[:, ::2]), ValueError, r"strides \(64, 8\) bytes: expected C-contiguous"),
+    (lambda: critbeta.softmax(X, out=WIDE[:, :8]), ValueError, "expected C-contiguous"),
+    (lambda: critbeta.softmax(X, out=np.zeros((8, 3), np.float32).T), ValueError, "expected C-contiguous"),
+    (
+        lambda: critbeta.softmax(BUFFER[:24].reshape(3, 8), out=BUFFER[4:28].reshape(3, 8)),
+        ValueError,
+        r"out shares memory with scores of shape \(3, 8\)",
+    ),
+    (
+        lambda: critbeta.softmax(X, out=X.view(np.float16)[:, :8].copy().view(np.int16)),
+        TypeError,
+        "int16",
+    ),
+    (
+        lambda: critbeta.softmax(BUFFER[:24].reshape(3, 8), out=BUFFER.view(np.float16)[:24].reshape(3, 8)),
+        ValueError,
+        "shares memory",
+    ),
+    (lambda: critbeta.Rescaling.parse("ssmax"), ValueError, "s is missing"),
+    (lambda: critbeta.Rescaling(), TypeError, "Rescaling"),
+    (lambda: critbeta.Family.parse("edges"), ValueError, 'unknown name "edges"; expected simplex'),
+    (lambda: critbeta.Family.parse("gaussian").draw(2**60), MemoryError, "no memory"),
+    (lambda: critbeta.Family.parse("gaussian").draw(-1), OverflowError, "negative|convert"),
+    (lambda: critbeta.stats(X).entropie, AttributeError, "no column 'entropie', but layer, head"),
+    (lambda: critbeta.stats(X).certified, AttributeError, "certified"),
+    (lambda: critbeta.stats(X).to_parquet("/nowhere/rows.parquet"), OSError, "/nowhere/rows.parquet"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+def test_what_does_not_fit_is_refused_with_its_numbers(case):
+    given, exception, told = REFUSED[case]
+    with pytest.raises(exception, match=told) as found:
+        given()
+    assert type(found.value) is exception

@@ -1,0 +1,81 @@
+"""Threads, forks, and arrays that two calls want."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import critbeta
+import numpy as np
+import pytest
+from reference import rows
+
+
+def test_threads_get_what_one_gets():
+    blocks = [np.stack(list(rows(3000, seed).values())) for seed in range(6)]
+    alone = [(critbeta.softmax(block).tobytes(), critbeta.critical_beta(block).tobytes()) for block in blocks]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            both = lambda block: (critbeta.softmax(block).tobytes(), critbeta.critical_beta(block).tobytes())  # noqa: E731
+            assert list(pool.map(both, blocks)) == alone
+
+
+def test_one_array_is_read_by_many_and_written_by_one():
+    scores, shared = np.stack(list(rows(20_000).values())), np.zeros((13, 20_000), np.float32)
+    expected = critbeta.softmax(scores, "identity").tobytes()
+
+    def write(_):
+        try:
+            critbeta.softmax(scores, "identity", out=shared)
+            return "written"
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        told = set(pool.map(write, range(40)))
+    assert "written" in told and told <= {"written", "out is read-only, or in use by another call"}
+    assert shared.tobytes() == expected
+
+
+def test_the_interpreter_goes_on_meanwhile():
+    scores = np.random.default_rng(1).permutation((-np.log(np.arange(1, 2**21 + 1)) / 2.5).astype(np.float32))
+    done = threading.Event()
+
+    def work():
+        for _ in range(3):
+            critbeta.critical_beta(scores)
+        done.set()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    ticks = 0
+    while not done.is_set():
+        time.sleep(0.001)
+        ticks += 1
+    worker.join()
+    assert ticks >= 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_computes():
+    code = """
+import os, signal, sys
+import numpy as np, critbeta
+scores = np.random.default_rng(1).standard_normal((64, 1000)).astype(np.float32)
+before = critbeta.softmax(scores).tobytes()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if critbeta.softmax(scores).tobytes() == before else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120)
+    assert done.returncode == 0
+
+
+def test_nothing_else_is_imported():
+    code = "import sys, critbeta; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "pandas", "pyarrow", "ml_dtypes", "transformers"} & set(done.stdout.split())

@@ -72,7 +72,7 @@ pub(super) fn section(head: &HeadSummary, summary: &Summary, frames: &mut Frames
                     } @else { p { "Under " (closest.laws.join(", ")) " the operating ratio varies least over these lengths, by "
                         (share(closest.spread)) "; under a fixed β by " (share(closest.spread_of_identity)) "." } }
                 }
-                p { "Anchor: n = " (count(anchor.round() as u64)) " (dotted). Laws within 3 % of each other are one line. "
+                p { "Anchor: n = " (count(anchor.round() as u64)) " (dotted). Laws within 3\u{a0}% of each other are one line. "
                     @for shape in shapes.iter().filter(|shape| shape.names.len() > 1) {
                         (shape.title()) ": " (shape.names.join(", ")) ". "
                     }

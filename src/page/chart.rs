@@ -216,3 +216,23 @@ fn draw_mark(chart: &mut Context, mark: &Mark) {
         Mark::Name(..) => Ok(()),
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_lengths_stand_apart() {
+        for (low, high) in [(16.0, 32768.0), (64.0, 61264.0), (3.0, 32.0), (1000.0, 1e9), (5.0, 5.0)] {
+            let chart = Chart::named(Axis::keys("", low, high), Axis::linear("", 1.0));
+            let labelled = chart.labelled();
+            assert!(labelled.len() >= 2, "{low} to {high}: {labelled:?}");
+            let width = f64::from(CHART.0 - MARGIN.0 - NAMED_MARGIN);
+            for pair in labelled.windows(2) {
+                let apart = (chart.x.place(pair[1]) - chart.x.place(pair[0])) * width;
+                let digits: usize = pair.iter().map(|&value| tick(value).len()).sum();
+                assert!(apart >= 0.5 * 9.6 * digits as f64 + 8.0, "{low} to {high}: {pair:?}");
+            }
+        }
+    }
+}

@@ -188,7 +188,7 @@ def main():
                     screenshot(browser, pages["example"], os.path.join(folder, f"example-{width}-{look}.png"), width, 1400, dark)
             # What docs/img has.
             screenshot(browser, pages["example"], os.path.join(folder, "report.webp"), 1200, 1140)
-            screenshot(browser, pages["example"], os.path.join(folder, "head.webp"), 1200, 1290, True, "#h7", "#h7")
+            screenshot(browser, pages["example"], os.path.join(folder, "head.webp"), 1200, 1320, True, "#h7", "#h7")
             screenshot(browser, pages["grid"], os.path.join(folder, "grid.png"), 1280, 1400, scroll="#map")
             screenshot(browser, pages["hostile"], os.path.join(folder, "hostile.png"), 1024, 2600)
     finally:

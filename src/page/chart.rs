@@ -6,7 +6,7 @@ use super::style::{CHART, CHART_TEXT, Ink, MARGIN, NAMED_MARGIN, TICK};
 use maud::{Markup, PreEscaped, Render, html};
 use plotters::chart::{ChartBuilder, ChartContext, LabelAreaPosition};
 use plotters::coord::cartesian::Cartesian2d;
-use plotters::coord::ranged1d::Ranged;
+use plotters::coord::ranged1d::{LightPoints, Ranged};
 use plotters::element::{PathElement, Pixel, Polygon, Text};
 use plotters::prelude::IntoDrawingArea;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -46,13 +46,19 @@ pub(super) enum Mark<'a> {
     Line(Ink, Vec<(f64, f64)>),
     Area(Ink, Vec<(f64, f64)>),
     Points(Ink, Vec<(f64, f64)>),
-    /// Text at the right of a chart made with [`Chart::named`], pushed apart from its neighbours.
-    Name(f64, &'a str),
+    /// Text at the right of a chart made with [`Chart::named`], after a bit of the line that ends at this height, pushed
+    /// apart from its neighbours.
+    Name(Ink, f64, &'a str),
 }
 
-/// From the end of a line to its name, and from the leader between them to it.
-const NAME_OFFSET: i32 = 16;
-const NAME_GAP: i32 = 3;
+/// From the end of a line to the bit of it beside its name, and to the name.
+const NAME_GAP: i32 = 5;
+const NAME_OFFSET: i32 = 27;
+/// Between the bit and the name.
+const NAME_APART: i32 = 4;
+/// A digit's width over its height, and what at least lies between two labels of an axis, chart units.
+const DIGIT: f64 = 0.64;
+const LABEL_APART: f64 = 9.0;
 
 /// Two axes.
 pub(super) struct Chart {
@@ -106,7 +112,7 @@ impl Chart {
                 .build_cartesian_2d(self.x.clone(), self.y.clone());
             if let Ok(mut chart) = chart {
                 if frame {
-                    draw_frame(&mut chart);
+                    draw_frame(&mut chart, &self.labelled());
                 }
                 marks.iter().for_each(|mark| draw_mark(&mut chart, mark));
             }
@@ -118,9 +124,9 @@ impl Chart {
                     title(self.x.title, (right, bottom), text(Ink::Title, HPos::Right, VPos::Bottom));
                 let _infallible = root.draw(&y_title).and_then(|()| root.draw(&x_title));
             }
-            for (line, at, name) in self.named_places(marks) {
-                let end = (at.0 - NAME_GAP, at.1);
-                let _infallible = root.draw(&PathElement::new(vec![line, end], colour(Ink::Axis)));
+            for (ink, at, name) in self.named_places(marks) {
+                let bit = [NAME_GAP - NAME_OFFSET, -NAME_APART].map(|x| (at.0 + x, at.1)).to_vec();
+                let _infallible = root.draw(&PathElement::new(bit, colour(ink)));
                 let _infallible =
                     root.draw(&Text::new(name, at, text(Ink::LawText, HPos::Left, VPos::Center)));
             }
@@ -128,14 +134,30 @@ impl Chart {
         out
     }
 
-    /// Where lines end and where their names stand: at the same height, but no two on one another.
-    fn named_places<'m>(&self, marks: &'m [Mark]) -> Vec<(BackendCoord, BackendCoord, &'m str)> {
+    /// Ticks of the x axis that are labelled: none within a label's width of another.
+    fn labelled(&self) -> Vec<f64> {
+        let width = f64::from(CHART.0 - MARGIN.0 - self.right);
+        let mut labelled = Vec::new();
+        let mut end = f64::NEG_INFINITY;
+        for value in self.x.key_points(LightPoints::new(0, 0)) {
+            let (middle, half) =
+                (self.x.place(value) * width, 0.5 * DIGIT * f64::from(CHART_TEXT) * tick(value).len() as f64);
+            if middle - half >= end {
+                labelled.push(value);
+                end = middle + half + LABEL_APART;
+            }
+        }
+        labelled
+    }
+
+    /// Where the names of lines stand: at the height where the line ends, but no two on one another.
+    fn named_places<'m>(&self, marks: &'m [Mark]) -> Vec<(Ink, BackendCoord, &'m str)> {
         let bottom = (CHART.1 - MARGIN.3) as i32;
         let named = marks.iter().filter_map(|mark| match mark {
-            Mark::Name(y, name) => Some((self.y.map(y, (bottom, MARGIN.2 as i32)), *name)),
+            Mark::Name(ink, y, name) => Some((self.y.map(y, (bottom, MARGIN.2 as i32)), (*ink, *name))),
             _ => None,
         });
-        let mut named: Vec<(i32, &str)> = named.collect();
+        let mut named: Vec<(i32, (Ink, &str))> = named.collect();
         named.sort_by_key(|&(y, _)| y);
         let ends: Vec<i32> = named.iter().map(|&(y, _)| y).collect();
         let apart = CHART_TEXT as i32 + 1;
@@ -152,9 +174,8 @@ impl Chart {
             *y = (*y).min(floor);
             floor = *y - apart;
         }
-        let x = (CHART.0 - self.right) as i32;
-        let place = |((y, name), end): ((i32, _), i32)| ((x, end), (x + NAME_OFFSET, y), name);
-        named.into_iter().zip(ends).map(place).collect()
+        let x = (CHART.0 - self.right) as i32 + NAME_OFFSET;
+        named.into_iter().map(|(y, (ink, name))| (ink, (x, y), name)).collect()
     }
 
     /// The chart with its frame and `behind`, which are shared with all charts that have the same, and `marks`.
@@ -169,7 +190,7 @@ impl Chart {
     }
 }
 
-fn draw_frame(chart: &mut Context) {
+fn draw_frame(chart: &mut Context, labelled: &[f64]) {
     let label = text(Ink::Text, HPos::Center, VPos::Center);
     let _infallible = chart
         .configure_mesh()
@@ -177,7 +198,7 @@ fn draw_frame(chart: &mut Context) {
         .axis_style(colour(Ink::Axis))
         .label_style(label)
         .set_all_tick_mark_size(TICK)
-        .x_label_formatter(&|value| tick(*value))
+        .x_label_formatter(&|value| if labelled.contains(value) { tick(*value) } else { String::new() })
         .y_label_formatter(&|value| tick(*value))
         .draw();
 }
@@ -194,4 +215,24 @@ fn draw_mark(chart: &mut Context, mark: &Mark) {
         }
         Mark::Name(..) => Ok(()),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_lengths_stand_apart() {
+        for (low, high) in [(16.0, 32768.0), (64.0, 61264.0), (3.0, 32.0), (1000.0, 1e9), (5.0, 5.0)] {
+            let chart = Chart::named(Axis::keys("", low, high), Axis::linear("", 1.0));
+            let labelled = chart.labelled();
+            assert!(labelled.len() >= 2, "{low} to {high}: {labelled:?}");
+            let width = f64::from(CHART.0 - MARGIN.0 - NAMED_MARGIN);
+            for pair in labelled.windows(2) {
+                let apart = (chart.x.place(pair[1]) - chart.x.place(pair[0])) * width;
+                let digits: usize = pair.iter().map(|&value| tick(value).len()).sum();
+                assert!(apart >= 0.5 * 9.6 * digits as f64 + 8.0, "{low} to {high}: {pair:?}");
+            }
+        }
+    }
 }

@@ -22,7 +22,7 @@ const STEPS: usize = 12;
 /// Shapes this close everywhere are one line.
 const SAME: f64 = 0.03;
 /// How far above and below all medians and laws the chart goes: quantiles of rows may lie decades away.
-const ROOM: f64 = 3.0;
+const ROOM: f64 = 2.0;
 
 pub(super) fn key(summary: &Summary) -> Markup {
     html! {
@@ -32,7 +32,7 @@ pub(super) fn key(summary: &Summary) -> Markup {
             span { (super::swatch(Ink::Fit)) "fitted c (log n)^ξ" }
             span { (super::swatch(Ink::Beyond)) "beyond the rows" }
             span { (super::swatch(Ink::Interval)) "95 % interval of ξ" }
-            span { (super::swatch(Ink::Law)) "published laws, scaled to meet the fit at the anchor" }
+            span { (super::swatch(Ink::Law)) "published laws, each with its name in the order of their ends, scaled to meet the fit at the anchor" }
         }
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn section(head: &HeadSummary, summary: &Summary, frames: &mut Frames
                     } @else { p { "Under " (closest.laws.join(", ")) " the operating ratio varies least over these lengths, by "
                         (share(closest.spread)) "; under a fixed β by " (share(closest.spread_of_identity)) "." } }
                 }
-                p { "Anchor: n = " (count(anchor.round() as u64)) " (dotted). Laws within 3 % of each other are one line. "
+                p { "Anchor: n = " (count(anchor.round() as u64)) " (dotted). Laws within 3\u{a0}% of each other are one line. "
                     @for shape in shapes.iter().filter(|shape| shape.names.len() > 1) {
                         (shape.title()) ": " (shape.names.join(", ")) ". "
                     }
@@ -113,7 +113,7 @@ fn lengths(low: f64, high: f64) -> impl Iterator<Item = f64> {
     (0..=STEPS).map(move |i| (from + (to - from) * i as f64 / STEPS as f64).exp().exp())
 }
 
-/// Every law of n or position (taken as n - 1), by shape. Velickovic's law reads the row's entropy: it has no curve of n.
+/// Every law of n or position (taken as n - 1), by shape, from what ends topmost down. Velickovic's law reads the row's entropy: it has no curve of n.
 fn shapes(low: f64, high: f64, anchor: f64, train: f64) -> Vec<Shape> {
     let laws = LAWS.iter().filter(|law| !law.needs_entropy);
     let laws = laws.map(|entry| (entry.name, Rescaling::Law(Law::example(entry, train))));
@@ -134,6 +134,7 @@ fn shapes(low: f64, high: f64, anchor: f64, train: f64) -> Vec<Shape> {
             None => shapes.push(Shape { names: vec![name], factors }),
         }
     }
+    shapes.sort_by(|a, b| b.factors[STEPS].total_cmp(&a.factors[STEPS]));
     shapes
 }
 
@@ -178,10 +179,11 @@ fn chart(
         marks.push(Mark::Area(Ink::SecondBand, band(bins, |bin| bin.resolved_band)));
     }
     marks.push(Mark::Line(Ink::Guide, vec![(anchor, chart.y.low()), (anchor, chart.y.high())]));
-    for shape in shapes {
+    for (i, shape) in shapes.iter().enumerate() {
+        let ink = Ink::LAWS[i % Ink::LAWS.len()];
         let line = lengths(from, reach).zip(&shape.factors).map(|(n, factor)| (n, level * factor)).collect();
-        marks.push(Mark::Line(Ink::Law, straight(&chart, line)));
-        marks.push(Mark::Name(level * shape.factors[STEPS], shape.title()));
+        marks.push(Mark::Line(ink, straight(&chart, line)));
+        marks.push(Mark::Name(ink, level * shape.factors[STEPS], shape.title()));
     }
     if resolved {
         marks.push(Mark::Line(Ink::Second, curve(|bin| bin.resolved_beta)));

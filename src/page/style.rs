@@ -34,11 +34,16 @@ pub(super) enum Ink {
     Interval,
     Beyond,
     Law,
+    Law1,
+    Law2,
+    Law3,
+    Law4,
+    Law5,
     LawText,
 }
 
 impl Ink {
-    pub(super) const ALL: [Ink; 19] = [
+    pub(super) const ALL: [Ink; 24] = [
         Ink::Axis,
         Ink::Guide,
         Ink::Text,
@@ -57,8 +62,15 @@ impl Ink {
         Ink::Interval,
         Ink::Beyond,
         Ink::Law,
+        Ink::Law1,
+        Ink::Law2,
+        Ink::Law3,
+        Ink::Law4,
+        Ink::Law5,
         Ink::LawText,
     ];
+    /// Published laws from the topmost down: neighbours differ in shade and in pattern.
+    pub(super) const LAWS: [Ink; 6] = [Ink::Law, Ink::Law1, Ink::Law2, Ink::Law3, Ink::Law4, Ink::Law5];
 
     /// Its class in the charts: one letter, since it is written tens of thousands of times.
     pub(super) fn class(self) -> char {
@@ -84,7 +96,12 @@ impl Ink {
             Ink::Fit => "stroke:var(--accent);stroke-width:2.4",
             Ink::Interval => "stroke:var(--accent);stroke-width:1.2;stroke-dasharray:5 3",
             Ink::Beyond => "stroke:var(--accent);stroke-width:2;stroke-linecap:round;stroke-dasharray:0 5",
-            Ink::Law => "stroke:var(--quiet);stroke-width:1.1",
+            Ink::Law => "stroke:var(--quiet);stroke-width:1.3",
+            Ink::Law1 => "stroke:var(--faint);stroke-width:1.5;stroke-dasharray:7 3",
+            Ink::Law2 => "stroke:var(--quiet);stroke-width:1.5;stroke-dasharray:1.5 2.5",
+            Ink::Law3 => "stroke:var(--faint);stroke-width:1.5",
+            Ink::Law4 => "stroke:var(--quiet);stroke-width:1.3;stroke-dasharray:7 3",
+            Ink::Law5 => "stroke:var(--faint);stroke-width:1.5;stroke-dasharray:1.5 2.5",
             Ink::LawText => "fill:var(--quiet)",
         }
     }
@@ -121,8 +138,8 @@ pub(super) fn ink_on(colour: &str) -> &'static str {
 }
 
 /// The variables, light and dark; every pair of text and ground has a contrast of 4.5 or more.
-const LIGHT: &str = "--paper:#fff;--raised:#f6f5f2;--ink:#1d1d1f;--quiet:#5a5a60;--rule:#c9c8c4;--accent:#b0440b;--second:#5b3a9e;--bar:#d9d4ea;color-scheme:light";
-const DARK: &str = "--paper:#141416;--raised:#1e1e21;--ink:#ececee;--quiet:#a9a9b2;--rule:#47474e;--accent:#f2954a;--second:#b9a5f0;--bar:#3d3560;color-scheme:dark";
+const LIGHT: &str = "--paper:#fff;--raised:#f6f5f2;--ink:#1d1d1f;--quiet:#5a5a60;--rule:#c9c8c4;--accent:#b0440b;--second:#5b3a9e;--faint:#8a8a90;--edge:#0004;--bar:#9a8cc8;color-scheme:light";
+const DARK: &str = "--paper:#141416;--raised:#1e1e21;--ink:#ececee;--quiet:#a9a9b2;--rule:#47474e;--accent:#f2954a;--second:#b9a5f0;--faint:#77777f;--edge:#fff5;--bar:#7063b0;color-scheme:dark";
 
 const FIXED: &str = include_str!("page.css");
 

@@ -18,6 +18,11 @@ pub(super) fn section(head: &HeadSummary) -> Markup {
         return html! { p.missing { (which) " can be measured." } };
     }
     html! {
+        p.key {
+            span { b.swatch.spread {} "5 to 95 % of rows" }
+            span { b.swatch.median {} "median, also in digits" }
+            span { "Every bar's line runs from 0 to 1." }
+        }
         (PreEscaped(table(outcomes)))
         @if rows < head.measured { p.note { "Of " (count(rows)) " rows drawn from its " (count(head.measured)) " measured ones." } }
     }
@@ -44,13 +49,27 @@ fn table(outcomes: &[LawOutcome]) -> String {
         out += "<tr><th scope=row>";
         for (i, spec) in specs.iter().enumerate() {
             out += if i > 0 { ", " } else { "" };
-            name(spec).render_to(&mut out);
+            breakable(&name(spec), &mut out);
         }
         out += &format!("<td>{}", figure(outcome.beta.q50));
         bar(&outcome.relative_entropy, &mut out);
         bar(&outcome.top_two, &mut out);
     }
     out + "</table></div>"
+}
+
+/// Pieces that a hyphen must not break; a longer one is broken rather than wider than a phone.
+const KEPT_WHOLE: usize = 24;
+
+/// A rule's text, to be broken after a comma, a colon or an equals sign only.
+fn breakable(spec: &str, out: &mut String) {
+    for (i, piece) in spec.split_inclusive([',', ':', '=']).enumerate() {
+        *out += if i > 0 { "<wbr>" } else { "" };
+        let whole = piece.contains('-') && piece.len() <= KEPT_WHOLE;
+        *out += if whole { "<span class=whole>" } else { "" };
+        piece.render_to(out);
+        *out += if whole { "</span>" } else { "" };
+    }
 }
 
 /// A median in digits over a bar from the 5 to the 95 % quantile of rows.
@@ -63,4 +82,23 @@ fn bar(of: &Quantiles, out: &mut String) {
         place(of.q95),
         figure(of.q50)
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_break_between_their_parts() {
+        let shown = |spec: &str| {
+            let mut out = String::new();
+            breakable(spec, &mut out);
+            out
+        };
+        assert_eq!(shown("identity"), "identity");
+        assert_eq!(shown("qwen-logn:train=8192"), "<span class=whole>qwen-logn:</span><wbr>train=<wbr>8192");
+        assert_eq!(shown("a<b>,c=1"), "a&lt;b&gt;,<wbr>c=<wbr>1");
+        let long = "a-b".repeat(20);
+        assert_eq!(shown(&long), long);
+    }
 }

@@ -29,13 +29,13 @@ def safetensors(path, tensors):
             file.write(struct.pack(f"<{len(values)}f", *values))
 
 
-def causal(heads, rows, cols, spread, seed):
-    """Gaussian scores of rows that see 8 keys and more, up to all of them."""
+def causal(heads, rows, cols, spread, seed, least=8):
+    """Gaussian scores of rows that see `least` keys and more, up to all of them."""
     draw = random.Random(seed)
     values = []
     for _ in range(heads):
         for row in range(rows):
-            seen = max(8, cols * (row + 1) // rows)
+            seen = max(least, cols * (row + 1) // rows)
             values += [draw.gauss(0, spread) for _ in range(seen)] + [-math.inf] * (cols - seen)
     return values
 
@@ -62,9 +62,11 @@ def write(folder):
     npy(bytes_name, (60, 64), [causal(1, 1, 64, 2.0, seed) for seed in range(60)])
     grid = [(f"model.layers.{layer:02}.attn", [32, 24, 48], causal(32, 24, 48, 0.5 + 0.2 * layer, layer)) for layer in range(30)]
     safetensors(at("grid.safetensors"), grid)
+    safetensors(at("lengths.safetensors"), [("lengths", [1, 256, 4096], causal(1, 256, 4096, 2.0, 5, 16))])
     plain = ["one_row", "tied", "poisoned", "masked", "single"]
     cases = {name: [at(f"{name}.npy")] for name in plain}
     cases["hostile"] = [at("hostile.safetensors"), "--resolve", "0.69"]
+    cases["lengths"] = [at("lengths.safetensors")]
     cases["bytes"] = [bytes_name]
     cases["grid"] = [at("grid.safetensors"), "--resolve", "0.69"]
     return cases

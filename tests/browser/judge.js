@@ -53,7 +53,9 @@
       const anchor = text.getAttribute("text-anchor");
       const left = anchor === "end" ? x - width : anchor === "middle" ? x - width / 2 : x;
       const y = Number(text.getAttribute("y"));
-      return { text: text.textContent, left, right: left + width * 0.9, top: y - 10, bottom: y };
+      // Digits are all as wide, and two numbers that touch are read as one.
+      const narrower = /^[\d.]+$/.test(text.textContent) ? 1.1 : 0.9;
+      return { text: text.textContent, left, right: left + width * narrower, top: y - 10, bottom: y };
     });
     const size = scale * parseFloat(getComputedStyle(svg).fontSize);
     if (size < 9) found.push(`text of ${size.toFixed(1)} px in a chart`);
@@ -65,6 +67,29 @@
         if (a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom) found.push(`on one another: ${a.text}, ${b.text}`);
       }
     }
+  }
+  // A rule breaks between its parts only.
+  for (const rule of document.querySelectorAll(".rules th[scope=row]")) {
+    if (!shown(rule)) continue;
+    const walker = document.createTreeWalker(rule, NodeFilter.SHOW_TEXT);
+    let before = null;
+    while (walker.nextNode()) {
+      const node = walker.currentNode;
+      for (let i = 0; i < node.data.length; i++) {
+        const range = document.createRange();
+        range.setStart(node, i);
+        range.setEnd(node, i + 1);
+        const box = range.getBoundingClientRect();
+        if (before && box.top > before.bottom - 2 && !",:= ".includes(before.text)) found.push(`broken after ${before.text}: ${rule.textContent}`);
+        if (box.width) before = { text: node.data[i], bottom: box.bottom };
+      }
+    }
+  }
+  // What scrolls says so at its edge; rules need not.
+  for (const box of document.querySelectorAll(".scroll,.grid")) {
+    if (!shown(box) || box.scrollWidth <= box.clientWidth) continue;
+    if (!getComputedStyle(box).backgroundAttachment.includes("local")) found.push(`scrolls without a hint: ${box.className}`);
+    if (box.querySelector(".rules")) found.push(`rules ${box.scrollWidth} px wide in ${box.clientWidth}`);
   }
   const page = document.documentElement;
   if (page.scrollWidth > window.innerWidth) {

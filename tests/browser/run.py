@@ -44,6 +44,7 @@ def looks(browser, name, path):
             page.close()
 
 
+HEADINGS = ["The answer", "Where in the model", "Gap count of a row", "Phase plot", "Length", "What if", "Provenance", "Glossary", "Citation"]
 SHOWN = "[...document.querySelectorAll('.head')].filter(h => h.checkVisibility()).map(h => h.id).join()"
 
 
@@ -80,6 +81,11 @@ def works(browser, path):
     page.ask("document.getElementById('m0').focus()")
     page.key("ArrowRight")
     check("quantities by arrow key", page.ask("document.getElementById('m1').checked"))
+    page.close()
+
+    page = Page(browser, path, width=1024)
+    wide = page.ask("(box => [box.scrollWidth, box.clientWidth])(document.getElementById('values').parentElement)")
+    check("the table fits 1024 px", wide[0] <= wide[1], wide)
     page.close()
 
     page = Page(browser, path, fragment="#h6")
@@ -130,6 +136,9 @@ def prints(browser, name, path, folder, wanted, most):
     check(f"{name}: printed text", not lacks, f"lacks {lacks}")
     lines = [len(part.strip().splitlines()) for part in text.split("\f")[:-1]]
     check(f"{name}: no page is empty", min(lines) > 2, lines)
+    ends = [part.strip().splitlines()[-1].strip() for part in text.split("\f")[:-1] if part.strip()]
+    alone = [end for end in ends if end in HEADINGS or end.lstrip("▼▾ ").startswith("The same as a table")]
+    check(f"{name}: no heading ends a page", not alone, alone)
 
 
 def screenshot(browser, path, target, width, height, dark=False, scroll=None, fragment=""):
@@ -170,7 +179,7 @@ def main():
         unpacks(browser, pages["grid"])
         for name, path in pages.items():
             looks(browser, name, path)
-        prints(browser, "example", pages["example"], folder, ["The answer", "critical β", "Gap count", "Glossary", "SHA-256", "layer29"], 9)
+        prints(browser, "example", pages["example"], folder, ["The answer", "critical β", "Gap count", "Glossary", "SHA-256", "layer29", "left out on paper"], 5)
         prints(browser, "poisoned", pages["poisoned"], folder, ["None of the 20 rows can be measured", "Citation"], 4)
         if asked.keep:
             for width in WIDTHS:
@@ -179,7 +188,7 @@ def main():
                     screenshot(browser, pages["example"], os.path.join(folder, f"example-{width}-{look}.png"), width, 1400, dark)
             # What docs/img has.
             screenshot(browser, pages["example"], os.path.join(folder, "report.webp"), 1200, 1140)
-            screenshot(browser, pages["example"], os.path.join(folder, "head.webp"), 1200, 1290, True, "#h7", "#h7")
+            screenshot(browser, pages["example"], os.path.join(folder, "head.webp"), 1200, 1320, True, "#h7", "#h7")
             screenshot(browser, pages["grid"], os.path.join(folder, "grid.png"), 1280, 1400, scroll="#map")
             screenshot(browser, pages["hostile"], os.path.join(folder, "hostile.png"), 1024, 2600)
     finally:

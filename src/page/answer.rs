@@ -3,10 +3,11 @@
 use super::map::link;
 use super::names::Layers;
 use super::number::{count, figure, hundredths, percent};
+use super::what_if::breakable;
 use crate::critical::operating_ratio;
 use crate::diagnose::{Calibration, HeadCalibration, HeadSummary, Regimes, Summary};
 use crate::rescaling::{Critical, Rescaling};
-use maud::{Markup, html};
+use maud::{Markup, PreEscaped, html};
 
 /// Heads that are named in one sentence.
 const NAMED: usize = 6;
@@ -128,7 +129,7 @@ struct Specs {
     /// As the rows were run.
     as_it_is: String,
     /// By the fits of a calibration file; `None` where a head has none.
-    calibrated: Option<String>,
+    calibrated: Option<Markup>,
     /// By row, at the ratio that the median head has; `None` where that is 0 or infinite.
     critical: Option<String>,
 }
@@ -137,8 +138,11 @@ impl Specs {
     fn of(summary: &Summary) -> Specs {
         let as_it_is = if summary.beta == 1.0 { Rescaling::Identity } else { Rescaling::Fixed(summary.beta) };
         let of = if summary.resolve > 0.0 { ",of=resolved" } else { "" };
-        let calibrated = usable_calibration(summary)
-            .map(|_| format!("calibrated:calibration.json,anchor={}{of}", summary.train_length));
+        let calibrated = usable_calibration(summary).map(|_| {
+            let mut spec = String::new();
+            breakable(&format!("calibrated:calibration.json,anchor={}{of}", summary.train_length), &mut spec);
+            PreEscaped(spec)
+        });
         let ratios = summary.heads.iter().map(|head| operating_ratio(summary.beta, head.resolved_beta.q50));
         let mut ratios: Vec<f64> = ratios.filter(|ratio| !ratio.is_nan()).collect();
         ratios.sort_by(f64::total_cmp);

@@ -62,7 +62,7 @@ fn table(outcomes: &[LawOutcome]) -> String {
 const KEPT_WHOLE: usize = 24;
 
 /// A rule's text, to be broken after a comma, a colon or an equals sign only.
-fn breakable(spec: &str, out: &mut String) {
+pub(super) fn breakable(spec: &str, out: &mut String) {
     for (i, piece) in spec.split_inclusive([',', ':', '=']).enumerate() {
         *out += if i > 0 { "<wbr>" } else { "" };
         let whole = piece.contains('-') && piece.len() <= KEPT_WHOLE;

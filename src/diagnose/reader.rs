@@ -217,11 +217,11 @@ fn read_json_lines(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Resul
 }
 
 fn read_csv(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Result<()> {
-    let fail = |e: csv::Error| match e.into_kind() {
-        csv::ErrorKind::Io(e) => Error::io(path, e),
-        other => {
-            let told = format!("{other:?}");
-            Error::file(path, format!("no row records as `diagnose --rows` writes them: {told}"))
+    let fail = |e: csv::Error| {
+        let told = e.to_string();
+        match e.into_kind() {
+            csv::ErrorKind::Io(e) => Error::io(path, e),
+            _ => Error::file(path, format!("no row records as `diagnose --rows` writes them: {told}")),
         }
     };
     let mut table = csv::Reader::from_path(path).map_err(fail)?;

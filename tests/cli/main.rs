@@ -7,6 +7,7 @@ mod device;
 mod diagnose;
 mod page;
 mod refusals;
+mod report;
 mod softmax;
 
 use std::path::Path;

@@ -49,9 +49,7 @@ pub(crate) fn streaming_copy() -> Option<CopyBytes> {
 /// Equal to [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for bit.
 pub fn critical_beta(scores: &[f32], resolve: f64) -> CriticalBeta {
     let row = Chunks::of_one(scores);
-    let [_, resolved] =
-        Lent::new().critical_betas(&row, &row.top(Progress::NONE), Measure { resolve, top_k: None });
-    resolved
+    Lent::new().critical_beta(&row, &row.top(Progress::NONE), resolve)
 }
 
 /// Everything about one row at inverse temperature `beta` >= 0.
@@ -61,11 +59,7 @@ pub fn row_report(scores: &[f32], beta: f64, measure: Measure) -> RowReport {
 
 /// Lambda(r) of every row, in order: [`critical_beta`] of each.
 pub fn critical_betas<T: Element>(scores: &Scores<T>, resolve: f64) -> Vec<CriticalBeta> {
-    let measure = Measure { resolve, top_k: None };
-    each_row(scores, |workspace, row| {
-        let [_, resolved] = workspace.critical_betas(row, &row.top(Progress::NONE), measure);
-        resolved
-    })
+    each_row(scores, |workspace, row| workspace.critical_beta(row, &row.top(Progress::NONE), resolve))
 }
 
 /// Everything about every row at inverse temperature `beta` >= 0, in order: one report per row.

@@ -164,6 +164,19 @@ pub(super) struct Measured {
 }
 
 impl Workspace {
+    /// Lambda(r) of a row, and nothing else.
+    pub(super) fn critical_beta<T: Element>(
+        &mut self,
+        row: &Chunks<T>,
+        (top, tops): &(RowMax, Tops),
+        resolve: f64,
+    ) -> CriticalBeta {
+        match top.poisoned {
+            true => CriticalBeta::UNKNOWN,
+            false => self.contact.critical_beta(row, top, tops, resolve),
+        }
+    }
+
     /// Lambda and Lambda(r): equal and computed once for r = 0.
     pub(super) fn critical_betas<T: Element>(
         &mut self,
@@ -207,18 +220,19 @@ impl Workspace {
             return None;
         }
         let betas = self.critical_betas(&row, &found, measure);
-        let entropy = match rules.iter().any(Rescaling::needs_entropy) {
-            true => self.partition(&row, &top, 1.0).entropy(1.0),
-            false => f64::NAN,
-        };
+        let at_one = rules.iter().any(Rescaling::needs_entropy).then(|| self.partition(&row, &top, 1.0));
+        let entropy = at_one.map_or(f64::NAN, |part| part.entropy(1.0));
         let facts = RowFacts { n: top.len, position, critical: betas[1].beta, entropy };
         let mut reports: Vec<RowReport> = Vec::with_capacity(rules.len());
         for rule in rules {
             let beta = rule.beta(&facts);
             // Laws of position are all 1 up to the training length.
             let same = reports.iter().find(|report| report.beta == beta).copied();
-            let report =
-                same.unwrap_or_else(|| RowReport::of(top, betas, beta, self.partition(&row, &top, beta)));
+            let part = |workspace: &mut Self| match at_one {
+                Some(part) if beta == 1.0 => part,
+                _ => workspace.partition(&row, &top, beta),
+            };
+            let report = same.unwrap_or_else(|| RowReport::of(top, betas, beta, part(self)));
             reports.push(report);
         }
         Some((betas, reports))

@@ -1,6 +1,7 @@
 //! The finite-n bounds that a record alone can be held to.
 
 use super::record::RowRecord;
+use crate::critical::operating_ratio;
 use crate::reference::{entropy_bound, top_two_bound};
 
 /// What rounding may put a record beyond a bound by: sums of f32 weights on a GPU err by 2^-20 at most.
@@ -9,10 +10,10 @@ const ROUNDING: f64 = 1e-6;
 /// Whether a row breaks the bound on its top-two difference (rho < 1) or on its entropy (rho > 1). A critical beta
 /// that is only a lower bound, under a top-k count, has no operating ratio to hold anything against.
 pub(super) fn violated(record: &RowRecord) -> bool {
+    let ratio = operating_ratio(record.beta, record.critical_beta);
     let exceeds = |value: f64, bound: Option<f64>| bound.is_some_and(|bound| value > bound + ROUNDING);
     record.certified != Some(false)
-        && (exceeds(record.top_two, top_two_bound(record.ratio))
-            || exceeds(record.entropy, entropy_bound(record.ratio)))
+        && (exceeds(record.top_two, top_two_bound(ratio)) || exceeds(record.entropy, entropy_bound(ratio)))
 }
 
 #[cfg(test)]

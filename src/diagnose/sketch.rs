@@ -70,10 +70,10 @@ impl HeadSketch {
 
 /// Steps that are kept of a row.
 const STEPS: usize = 96;
-/// How far beyond the contact a row is followed.
-const BEYOND_CONTACT: f64 = 1.5;
-
 impl Staircase {
+    /// A row is followed to so many times its contact gap, or to its median gap if that is further.
+    pub const BEYOND_CONTACT: f64 = 1.5;
+
     /// Of a row that is not poisoned and not empty; masked scores (-inf) have no gap.
     pub(super) fn of(
         scores: &[f32],
@@ -88,7 +88,7 @@ impl Staircase {
         let n = gaps.len() as u64;
         let half = f64::from(gaps[gaps.len() / 2]);
         let contact = critical.contact_gap.max(resolved.contact_gap);
-        let end = half.max(BEYOND_CONTACT * contact);
+        let end = half.max(Self::BEYOND_CONTACT * contact);
         let contacts = [critical.contact_gap, resolved.contact_gap];
         let mut steps: Vec<(f64, u64)> = Vec::new();
         let mut seen = None;

@@ -48,7 +48,6 @@ struct Again {
 
 /// What is found of one row.
 struct Found {
-    head: usize,
     outcomes: Vec<[f32; 3]>,
     staircases: Vec<Staircase>,
 }
@@ -104,13 +103,12 @@ pub fn look_again(
                     (sampled || !wanted.is_empty())
                         .then(|| look(workspace, &again.rules, sampled, &wanted, position, scores, settings))
                         .flatten()
-                        .map(|(outcomes, staircases)| Found { head: at, outcomes, staircases })
+                        .map(|(outcomes, staircases)| Found { outcomes, staircases })
                 },
                 &mut progress,
             )
             .into_iter()
             .for_each(|found| {
-                debug_assert_eq!(found.head, at);
                 again.staircases.extend(found.staircases);
                 for (all, outcome) in again.outcomes.iter_mut().zip(found.outcomes) {
                     all.push(outcome);

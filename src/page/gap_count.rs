@@ -11,7 +11,7 @@ use maud::{Markup, html};
 pub(super) fn key(resolve: f64) -> Markup {
     html! {
         p.key {
-            span { (super::swatch(Ink::Measured)) "log N(t), N(t) keys within gap t of the maximum, up to the median gap or 1.5 × the "
+            span { (super::swatch(Ink::Measured)) "log N(t), N(t) keys within gap t of the maximum, up to the median gap or " (Staircase::BEYOND_CONTACT) " × the "
                 @if resolve > 0.0 { "farther " } "contact's if larger" }
             span { (super::swatch(Ink::Tangent)) "tangent: its slope is the critical β" }
             span { (super::swatch(Ink::Contact)) "contact" }

@@ -131,7 +131,11 @@ impl Scaled<'_> {
     fn ends(&self) -> [String; 3] {
         let [low, high] = self.range;
         match self.metric.scale {
-            Scale::Centred => ["under 0.21".into(), "1".into(), "over 4.8".into()],
+            Scale::Centred => {
+                // Half an octave a colour: where the last one but one ends.
+                let edge = 2f64.powf(((DIVERGING.len() / 2) as f64 - 0.5) / 2.0);
+                [format!("under {}", figure(1.0 / edge)), "1".into(), format!("over {}", figure(edge))]
+            }
             _ if low > high => ["–".into(), String::new(), "–".into()],
             Scale::LogRange => [low, (low * high).sqrt(), high].map(self.metric.shown),
             Scale::Unit | Scale::Range => [low, (low + high) / 2.0, high].map(self.metric.shown),

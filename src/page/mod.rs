@@ -22,7 +22,7 @@ mod what_if;
 
 pub use provenance::{FileFacts, Provenance};
 
-use crate::diagnose::{HeadSketch, HeadSummary, Summary};
+use crate::diagnose::{HeadSketch, HeadSummary, Staircase, Summary};
 use chart::Frames;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use names::Layers;
@@ -135,8 +135,9 @@ fn widest(heads: &[HeadSummary]) -> Option<usize> {
 fn thinned(summary: &Summary, detail: &Detail) -> String {
     let most = summary.heads.iter().map(|head| head.measured).max().unwrap_or(0);
     let mut text = format!(
-        "Charts: a row's gap count is drawn with up to {} of its steps; what lies between two of them is not drawn, nor what lies beyond the larger of its median gap and 1.5 times its contact.",
-        detail.steps
+        "Charts: a row's gap count is drawn with up to {} of its steps; what lies between two of them is not drawn, nor what lies beyond the larger of its median gap and {} times its contact.",
+        detail.steps,
+        Staircase::BEYOND_CONTACT
     );
     if most > detail.points as u64 {
         text += &format!(
@@ -144,7 +145,10 @@ fn thinned(summary: &Summary, detail: &Detail) -> String {
             detail.points
         );
     }
-    text += " The grey points behind them are at most 1,500 of all heads' rows. What lies beyond an axis is drawn at its end.";
+    text += &format!(
+        " The grey points behind them are at most {} of all heads' rows. What lies beyond an axis is drawn at its end.",
+        count(phase::CLOUD as u64)
+    );
     text
 }
 

@@ -17,7 +17,7 @@ pub(super) struct Phase {
 }
 
 /// Rows of all heads that are drawn behind each head's at most.
-const CLOUD: usize = 1500;
+pub(super) const CLOUD: usize = 1500;
 const CURVE: usize = 160;
 
 impl Phase {

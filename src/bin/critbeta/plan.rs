@@ -2,8 +2,7 @@
 
 use crate::args::{Cli, Plan as Args};
 use critbeta::cuda::{Arch, Family, Plan, Problem};
-use critbeta::{DType, Error};
-use critbeta::{Device, DeviceSpec, cpu};
+use critbeta::{DType, Device, DeviceSpec, Error, cpu};
 use std::fmt::Display;
 
 pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<()> {

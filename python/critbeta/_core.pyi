@@ -22,6 +22,8 @@ __all__ = [
     "families",
     "gap_count",
     "laws",
+    "report_files",
+    "report_rows",
     "softmax",
     "softmax_in_place",
     "stats",
@@ -108,3 +110,14 @@ def diagnose_pair(
     train_length: float,
     seed: int,
 ) -> tuple[str, Rows]: ...
+def report_rows(rows: Rows, path: str | PathLike[str], command: str, train_length: float, seed: int) -> None: ...
+def report_files(
+    files: list[str],
+    path: str | PathLike[str],
+    command: str,
+    resolve: float | None,
+    beta: float | None,
+    top_k: int | None,
+    train_length: float,
+    seed: int,
+) -> None: ...

@@ -19,7 +19,7 @@ fn summed_up(records: Vec<RowRecord>, settings: &Settings, seed: u64) -> PyResul
     diagnosis.add(&records);
     let summary = serde_json::to_string(&diagnosis.summary());
     let summary = summary.map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
-    Ok((summary, Rows { records, top_k: settings.measure.top_k.is_some() }))
+    Ok((summary, Rows { records, settings: *settings }))
 }
 
 #[pyfunction]

@@ -6,6 +6,7 @@
 mod block;
 mod diagnosis;
 mod measure;
+mod page;
 mod rows;
 mod rules;
 mod softmax;
@@ -28,6 +29,8 @@ mod _core {
     #[pymodule_export]
     use super::measure::{critical_beta, gap_count, stats};
     #[pymodule_export]
+    use super::page::{report_files, report_rows};
+    #[pymodule_export]
     use super::rows::Rows;
     #[pymodule_export]
     use super::rules::{Family, Law, Rescaling, families, laws};
@@ -41,9 +44,11 @@ fn raised(error: critbeta::Error) -> PyErr {
     let text = error.to_string();
     match error {
         Error::Io { .. } => PyOSError::new_err(text),
-        Error::Scores { .. } | Error::Settings { .. } | Error::Spec { .. } | Error::Tensor { .. } => {
-            PyValueError::new_err(text)
-        }
+        Error::File { .. }
+        | Error::Scores { .. }
+        | Error::Settings { .. }
+        | Error::Spec { .. }
+        | Error::Tensor { .. } => PyValueError::new_err(text),
         _ => PyRuntimeError::new_err(text),
     }
 }

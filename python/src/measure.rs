@@ -29,11 +29,11 @@ pub fn stats(
     beta: f64,
     top_k: Option<usize>,
 ) -> PyResult<Rows> {
-    let Settings { measure, .. } = settings(resolve, beta, top_k)?;
+    let settings = settings(resolve, beta, top_k)?;
     let rows = scores.rows(lens.as_ref())?;
-    let record = Record { layer: "scores", rows_per_head, positions: None, beta, measure };
+    let record = Record { layer: "scores", rows_per_head, positions: None, beta, measure: settings.measure };
     let records = without_lock(py, || rows.run(record))??;
-    Ok(Rows { records, top_k: top_k.is_some() })
+    Ok(Rows { records, settings })
 }
 
 /// Lambda(r) of every row.

@@ -3,7 +3,7 @@
 use crate::block::Work;
 use crate::raised;
 use critbeta::cpu::{self, Measure};
-use critbeta::diagnose::{COLUMNS, Column, RowFormat, RowPlace, RowRecord, RowWriter};
+use critbeta::diagnose::{COLUMNS, Column, RowFormat, RowPlace, RowRecord, RowWriter, Settings};
 use critbeta::output::Output;
 use critbeta::{Element, Scores};
 use numpy::PyArray1;
@@ -17,7 +17,8 @@ use std::sync::Arc;
 #[pyclass(frozen, module = "critbeta._core")]
 pub struct Rows {
     pub records: Vec<RowRecord>,
-    pub top_k: bool,
+    /// How they were measured.
+    pub settings: Settings,
 }
 
 #[pymethods]
@@ -52,7 +53,7 @@ impl Rows {
         let told = |e: std::io::Error| PyOSError::new_err(format!("{}: {e}", path.display()));
         py.detach(|| {
             let out = Output::create(&path).map_err(raised)?;
-            let mut writer = RowWriter::new(RowFormat::Parquet, out, self.top_k).map_err(told)?;
+            let mut writer = RowWriter::new(RowFormat::Parquet, out, self.has_top_k()).map_err(told)?;
             writer.write(&self.records).map_err(told)?;
             writer.finish().map_err(told)?.commit().map_err(raised)
         })
@@ -60,8 +61,12 @@ impl Rows {
 }
 
 impl Rows {
+    fn has_top_k(&self) -> bool {
+        self.settings.measure.top_k.is_some()
+    }
+
     fn columns(&self) -> &'static [(&'static str, Column)] {
-        &COLUMNS[..if self.top_k { COLUMNS.len() } else { COLUMNS.len() - 2 }]
+        &COLUMNS[..if self.has_top_k() { COLUMNS.len() } else { COLUMNS.len() - 2 }]
     }
 }
 

@@ -9,6 +9,7 @@ mod answer;
 mod axis;
 mod backend;
 mod chart;
+mod files;
 mod gap_count;
 mod length;
 mod map;
@@ -20,6 +21,7 @@ mod provenance;
 mod style;
 mod what_if;
 
+pub use files::{write, write_of_inputs, write_of_records};
 pub use provenance::{FileFacts, Provenance};
 
 use crate::diagnose::{HeadSketch, HeadSummary, Staircase, Summary};
@@ -69,7 +71,10 @@ pub fn render(summary: &Summary, provenance: &Provenance) -> String {
     let first = first.map(|at| written(at, true));
     let length: usize = others.iter().map(|article| article.0.len()).sum();
     let packed = (length > WRITTEN_OUT).then(|| packed::pack(&others));
-    let files = provenance.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", ");
+    let files = match &provenance.files[..] {
+        [] => "rows in memory".to_owned(),
+        files => files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", "),
+    };
     let page = html! {
         (DOCTYPE)
         html lang="en" {

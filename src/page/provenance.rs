@@ -28,7 +28,7 @@ pub struct FileFacts {
 pub struct Provenance {
     /// The command line, as it can be typed again.
     pub command: String,
-    /// The files, in the order given.
+    /// The files, in the order given; none for rows that were in memory.
     pub files: Vec<FileFacts>,
 }
 

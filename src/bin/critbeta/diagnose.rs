@@ -4,13 +4,11 @@ use crate::args::{Cli, Diagnose};
 use crate::{io_error, json_output, print, report, write_json};
 use anyhow::Result;
 use critbeta::cpu::Measure;
-#[cfg(feature = "html")]
-use critbeta::diagnose::look_again;
 use critbeta::diagnose::{Calibration, Diagnosis, RowWriter, Settings, scan_on};
 use critbeta::input::{self, Input, Selection};
 use critbeta::output::{self, Output};
 #[cfg(feature = "html")]
-use critbeta::page::FileFacts;
+use critbeta::page::write_of_inputs;
 use std::path::Path;
 
 pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
@@ -65,10 +63,9 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
     #[cfg(feature = "html")]
     if let Some(out) = html {
         let bar = crate::progress(cli, inputs.iter().map(Input::rows).sum(), "rows again");
-        look_again(&inputs, &settings, &mut summary, |rows| bar.inc(rows))?;
+        let command = crate::page::command();
+        outputs.push(write_of_inputs(out, &inputs, &settings, &mut summary, command, |rows| bar.inc(rows))?);
         bar.finish_and_clear();
-        let files = inputs.iter().map(FileFacts::of).collect::<Result<Vec<_>, _>>()?;
-        outputs.push(crate::page::page(out, &summary, files)?);
     }
     if let Some((writer, path)) = rows {
         outputs.push(writer.finish().map_err(|source| io_error(path, source))?);

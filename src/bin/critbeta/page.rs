@@ -1,13 +1,12 @@
-//! `critbeta report`, and the page that `critbeta diagnose --html` writes.
+//! `critbeta report`, and how a page tells the command that made it.
 
 use crate::args::{Cli, Report};
-use crate::{io_error, json_output, print};
+use crate::{json_output, print};
 use anyhow::Result;
-use critbeta::diagnose::{RecordSettings, Summary, summary_of_records};
+use critbeta::diagnose::RecordSettings;
 use critbeta::output::{self, Output};
-use critbeta::page::{FileFacts, Provenance, render};
+use critbeta::page::write_of_records;
 use std::ffi::OsStr;
-use std::io::Write;
 use std::path::Path;
 
 pub fn run(args: &Report, cli: &Cli) -> Result<()> {
@@ -22,10 +21,8 @@ pub fn run(args: &Report, cli: &Cli) -> Result<()> {
         exclude_sink: args.exclude_sink,
         train_length: args.train_length as f64,
     };
-    // First, as it refuses what cannot be read twice.
-    let facts = FileFacts::of_records(&args.rows)?;
-    let summary = summary_of_records(&args.rows, &asked, cli.seed)?;
-    let mut outputs = vec![page(html, &summary, vec![facts])?];
+    let (page, summary) = write_of_records(html, &args.rows, &asked, cli.seed, command())?;
+    let mut outputs = vec![page];
     if let Some(out) = json {
         outputs.push(json_output(out, &summary)?);
     }
@@ -34,15 +31,8 @@ pub fn run(args: &Report, cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// The page of `summary`, waiting to be committed.
-pub fn page(mut out: Output, summary: &Summary, files: Vec<FileFacts>) -> Result<Output, critbeta::Error> {
-    let page = render(summary, &Provenance { command: command(), files });
-    out.write_all(page.as_bytes()).map_err(|source| io_error(out.path(), source))?;
-    Ok(out)
-}
-
 /// The command line as a shell would take it again; the command by its name, wherever it lies.
-fn command() -> String {
+pub fn command() -> String {
     std::iter::once("critbeta".to_owned())
         .chain(std::env::args_os().skip(1).map(|argument| quoted(&argument)))
         .collect::<Vec<_>>()

@@ -1,0 +1,88 @@
+//! Pages of what is in memory or in files.
+
+use crate::raised;
+use crate::rows::Rows;
+use crate::threads::without_lock;
+use critbeta::cpu::Measure;
+use critbeta::diagnose::{Diagnosis, RecordSettings, RowFormat, Settings, scan};
+use critbeta::input::{self, Selection};
+use critbeta::output::{self, Output};
+use critbeta::page::{Provenance, write, write_of_inputs, write_of_records};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use std::path::{Path, PathBuf};
+
+/// The page of rows in memory, at the settings that they were measured under.
+#[pyfunction]
+pub fn report_rows(
+    py: Python<'_>,
+    rows: PyRef<'_, Rows>,
+    path: PathBuf,
+    command: String,
+    train_length: f64,
+    seed: u64,
+) -> PyResult<()> {
+    let settings = Settings { train_length, ..rows.settings };
+    settings.check().map_err(raised)?;
+    let records = &rows.records;
+    without_lock(py, || {
+        let out = Output::create(&path)?;
+        let mut diagnosis = Diagnosis::of_records(Vec::new(), settings, seed);
+        diagnosis.add(records);
+        write(out, &diagnosis.summary(), &Provenance { command, files: Vec::new() })?.commit()
+    })?
+    .map_err(raised)
+}
+
+/// The page of files: of attention, or of one file of row records.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub fn report_files(
+    py: Python<'_>,
+    files: Vec<PathBuf>,
+    path: PathBuf,
+    command: String,
+    resolve: Option<f64>,
+    beta: Option<f64>,
+    top_k: Option<usize>,
+    train_length: f64,
+    seed: u64,
+) -> PyResult<()> {
+    let measure = Measure { resolve: resolve.unwrap_or(0.0), top_k };
+    let settings = Settings { beta: beta.unwrap_or(1.0), measure, train_length, ..Settings::default() };
+    settings.check().map_err(raised)?;
+    let all: Vec<&Path> = files.iter().chain([&path]).map(PathBuf::as_path).collect();
+    let is_records = |file: &&PathBuf| RowFormat::of(file).is_ok();
+    match (&files[..], files.iter().find(is_records)) {
+        ([], _) => Err(PyValueError::new_err("no file is given: expected row records, or attention")),
+        ([_], Some(rows)) if beta.is_some() => {
+            Err(PyTypeError::new_err(format!("{}: row records say their own beta", rows.display())))
+        }
+        ([_], Some(rows)) => without_lock(py, || {
+            output::distinct(&all)?;
+            let out = Output::create(&path)?;
+            let asked = RecordSettings { resolve, top_k, exclude_sink: 0, train_length };
+            write_of_records(out, rows, &asked, seed, command)?.0.commit()
+        })?
+        .map_err(raised),
+        (_, Some(rows)) => {
+            let told = format!("{}: expected one file of row records, or files of attention", rows.display());
+            Err(PyValueError::new_err(told))
+        }
+        (files, None) => without_lock(py, || {
+            output::distinct(&all)?;
+            let open = |file: &PathBuf| input::open(file, &Selection::default());
+            let inputs = files.iter().map(open).collect::<critbeta::Result<Vec<_>>>()?;
+            // A target that cannot be written is found out before the work.
+            let out = Output::create(&path)?;
+            let mut diagnosis = Diagnosis::new(&inputs, settings, seed);
+            scan(&inputs, &settings, |records| {
+                diagnosis.add(records);
+                Ok(())
+            })?;
+            let mut summary = diagnosis.summary();
+            write_of_inputs(out, &inputs, &settings, &mut summary, command, |_| ())?.commit()
+        })?
+        .map_err(raised),
+    }
+}

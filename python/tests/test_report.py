@@ -1,0 +1,142 @@
+"""Pages: their numbers are the summary's, whatever they are made from; and what cannot be a page leaves nothing."""
+
+import html
+import os
+import re
+from pathlib import Path
+
+import critbeta
+import numpy as np
+import pytest
+
+ATTENTION = Path(__file__).parents[2] / "examples" / "data" / "smollm2_gpl3.safetensors"
+
+
+@pytest.fixture(scope="module")
+def scores():
+    rng = np.random.default_rng(1)
+    scores = rng.standard_normal((2, 40, 60)).astype(np.float32)
+    scores[:, np.arange(60) > np.arange(20, 60)[:, None]] = -np.inf
+    return scores
+
+
+def words(page):
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<style>.*?</style>|<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL)))
+
+
+def shown(value):
+    """Three significant digits: what a page shows of a figure."""
+    return re.escape(f"{value:.{max(0, 2 - int(np.floor(np.log10(value))))}f}")
+
+
+def assert_is_of(page, summary):
+    """Every head's medians stand in the page, and so do the shares of all rows."""
+    text = words(page)
+    assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>")
+    assert f"seed {summary['seed']}" in text and f"training length {summary['train_length']:g}" in text
+    measured = sum(head["measured"] for head in summary["heads"])
+    for regime in ("below", "near", "above"):
+        rows = sum(head["regimes"][regime] for head in summary["heads"])
+        (found,) = re.findall(rf'<strong id="{regime}">([\d.]+) %</strong>', page)
+        assert float(found) == pytest.approx(100 * rows / measured, abs=0.051), regime
+    for head in summary["heads"]:
+        name, ratio, critical = f"{head['layer']} · head {head['head']}", head["operating_ratio"], head["critical_beta"]
+        rho, beta = shown(ratio["q50"]), shown(critical["q50"])
+        lead = rf"{name} choose anotherρ {rho} at the median of {head['measured']} rows: [^.]*.[^β]*Critical β {beta}, 5 to"
+        assert re.search(lead, text), lead
+
+
+def test_a_page_of_rows_in_memory(scores, tmp_path):
+    found = critbeta.diagnose(scores, layer="drawn", resolve=0.69, train_length=30, seed=5)
+    critbeta.report(found, tmp_path / "diagnosis.html")
+    page = (tmp_path / "diagnosis.html").read_text()
+    assert_is_of(page, found.summary)
+    assert "resolve r = 0.69 nats, training length 30" in words(page) and "rows in memory" in words(page)
+    critbeta.report(found.rows, tmp_path / "rows.html", train_length=30, seed=5)
+    rows = (tmp_path / "rows.html").read_text()
+    assert f"critbeta.report(rows, {str(tmp_path / 'rows.html')!r}, train_length=30, seed=5)" in words(rows)
+    cut = lambda page: page[: page.index("<dt>command")]  # noqa: E731
+    assert cut(rows) == cut(page)
+    stats = critbeta.stats(scores, resolve=0.69, top_k=16)
+    critbeta.report(stats, str(tmp_path / "stats.html"))
+    assert "only the 16 largest scores of a row counted" in words((tmp_path / "stats.html").read_text())
+    assert sorted(os.listdir(tmp_path)) == ["diagnosis.html", "rows.html", "stats.html"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_page_of_row_records(scores, tmp_path, suffix):
+    pandas = pytest.importorskip("pandas")
+    found = critbeta.diagnose(scores, layer="drawn", resolve=0.69)
+    path, page = tmp_path / f"rows.{suffix}", tmp_path / "page.html"
+    found.rows.to_parquet(tmp_path / "rows.parquet")
+    frame = pandas.read_parquet(tmp_path / "rows.parquet")
+    if suffix == "csv":
+        frame["poisoned"] = frame["poisoned"].map({False: "false", True: "true"})
+        frame.to_csv(path, index=False)
+    elif suffix == "jsonl":
+        frame.to_json(path, orient="records", lines=True, double_precision=15)
+    with pytest.raises(ValueError, match="resolved_beta differs from critical_beta"):
+        critbeta.report(path, page)
+    assert not page.exists()
+    critbeta.report(path, page, resolve=0.69)
+    assert_is_of(page.read_text(), found.summary)
+    with pytest.raises(TypeError, match=f"rows.{suffix}: row records say their own beta"):
+        critbeta.report(path, page, resolve=0.69, beta=2.0)
+
+
+def test_a_page_of_attention_files(scores, tmp_path):
+    np.save(tmp_path / "drawn.npy", scores)
+    page = tmp_path / "page.html"
+    critbeta.report(tmp_path / "drawn.npy", page, beta=2.0, seed=3)
+    found = critbeta.diagnose(scores, layer="drawn", beta=2.0, seed=3)
+    text = page.read_text()
+    assert_is_of(text, found.summary)
+    assert "β = 2" in words(text) and "velickovic" in text
+    assert f"critbeta.report({str(tmp_path / 'drawn.npy')!r}, {str(page)!r}, beta=2.0, seed=3)" in words(text)
+    # Files of one layer name are pooled.
+    (tmp_path / "more").mkdir()
+    np.save(tmp_path / "more" / "drawn.npy", scores[:, :10])
+    critbeta.report([tmp_path / "drawn.npy", tmp_path / "more" / "drawn.npy"], page)
+    assert "at the median of 50 rows" in words(page.read_text())
+
+
+def test_queries_and_keys_have_gap_counts_and_what_if(tmp_path):
+    critbeta.report(ATTENTION, tmp_path / "page.html")
+    page = words((tmp_path / "page.html").read_text())
+    assert "layer10 · head 2" in page and "scale 0.125" in page and "1,134 rows" in page
+    assert "Gap count of a row" in page and page.count("critical:ratio=1") >= 9
+
+
+NOT_WRITTEN = [
+    (lambda at: critbeta.report([], at / "page.html"), ValueError, "no file is given"),
+    (lambda at: critbeta.report(at / "absent.npy", at / "page.html"), OSError, r"absent\.npy"),
+    (lambda at: critbeta.report(at / "absent.parquet", at / "page.html"), OSError, r"absent\.parquet"),
+    (lambda at: critbeta.report(at / "x.txt", at / "page.html"), ValueError, r"x\.txt: .*unknown extension"),
+    (lambda at: critbeta.report(at / "bad.npy", at / "page.html"), ValueError, r"bad\.npy"),
+    (lambda at: critbeta.report(at / "bad.parquet", at / "page.html"), ValueError, r"bad\.parquet"),
+    (lambda at: critbeta.report(at / "bad.csv", at / "page.html"), ValueError, r"bad\.csv"),
+    (lambda at: critbeta.report([at / "bad.csv", at / "good.npy"], at / "page.html"), ValueError, "one file of row records"),
+    (lambda at: critbeta.report(at / "good.npy", at / "good.npy"), ValueError, "is named twice"),
+    (lambda at: critbeta.report(at / "good.npy", at / "nowhere" / "page.html"), OSError, "nowhere"),
+    (lambda at: critbeta.report(at / "good.npy", at), OSError, "directory"),
+    (lambda at: critbeta.report(at / "good.npy", at / "page.html", resolve=-1.0), ValueError, "resolve must be"),
+    (lambda at: critbeta.report(at / "good.npy", at / "page.html", beta=np.nan), ValueError, "beta must be"),
+    (lambda at: critbeta.report(at / "good.npy", at / "page.html", train_length=1.0), ValueError, "training length"),
+    (lambda at: critbeta.report(at / "good.npy", at / "page.html", top_k=0), ValueError, "top-k"),
+    (lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), at / "page.html", beta=1.0), TypeError, "beta is for files: Stats"),
+    (lambda at: critbeta.report(np.zeros((2, 3)), at / "page.html"), TypeError, "expected Stats, a Diagnosis, or paths"),
+    (lambda at: critbeta.report(3, at / "page.html"), TypeError, "expected Stats, a Diagnosis, or paths"),
+    (lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), 3), TypeError, "int"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(NOT_WRITTEN)))
+def test_what_is_no_page_leaves_nothing(case, tmp_path):
+    given, exception, told = NOT_WRITTEN[case]
+    np.save(tmp_path / "good.npy", np.random.default_rng(1).standard_normal((3, 20)).astype(np.float32))
+    for name in ("bad.npy", "bad.parquet", "bad.csv", "x.txt"):
+        (tmp_path / name).write_bytes(b"PAR1 nonsense\nof no format\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(exception, match=told):
+        given(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

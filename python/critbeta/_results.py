@@ -103,6 +103,14 @@ class Stats:
         package. Raises OSError where `path` cannot be written."""
         self._rows.write_parquet(path)
 
+    def to_calibration(self, path: str | os.PathLike[str], seed: int = 1) -> None:
+        """Fits the length law c (log n)^xi to the critical betas of every layer and head, and writes c and xi as the JSON that
+        `critbeta diagnose --calibration` writes and the rescaling `calibrated:FILE` reads: whole or not at all.
+
+        seed: of the bootstrap behind the interval of xi. Raises OSError where `path` cannot be written, ValueError for rows
+        measured with top_k, whose critical betas may be lower bounds."""
+        self._rows.write_calibration(path, seed)
+
 
 class SoftmaxStats(NamedTuple):
     """What is known of every row of a softmax: arrays of the leading shape."""

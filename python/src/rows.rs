@@ -2,8 +2,10 @@
 
 use crate::block::Work;
 use crate::raised;
+use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
-use critbeta::diagnose::{COLUMNS, Column, RowFormat, RowPlace, RowRecord, RowWriter, Settings};
+use critbeta::diagnose::{COLUMNS, Calibration, Column, Diagnosis};
+use critbeta::diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings};
 use critbeta::output::Output;
 use critbeta::{Element, Scores};
 use numpy::PyArray1;
@@ -57,6 +59,17 @@ impl Rows {
             writer.write(&self.records).map_err(told)?;
             writer.finish().map_err(told)?.commit().map_err(raised)
         })
+    }
+
+    /// Writes the length law of every layer and head, fitted to the records, as JSON.
+    fn write_calibration(&self, py: Python<'_>, path: PathBuf, seed: u64) -> PyResult<()> {
+        without_lock(py, || {
+            let out = Output::create(&path)?;
+            let mut diagnosis = Diagnosis::of_records(Vec::new(), self.settings, seed);
+            diagnosis.add(&self.records);
+            Calibration::of(&diagnosis.summary())?.write(out)?.commit()
+        })?
+        .map_err(raised)
     }
 }
 

@@ -166,3 +166,23 @@ def test_columns_are_files_and_frames(tmp_path):
         import pickle
 
         pickle.dumps(stats)
+
+
+def test_a_calibration_holds_the_fitted_law_of_every_head(tmp_path):
+    rng = np.random.default_rng(5)
+    n = np.geomspace(32, 512, 200).astype(int)
+    scores = rng.standard_normal((2, 200, 512)).astype(np.float32)
+    found = critbeta.diagnose(scores, lens=n, layer="drawn", resolve=0.69, seed=3)
+    found.rows.to_calibration(tmp_path / "cal.json", seed=3)
+    written = json.loads((tmp_path / "cal.json").read_text())
+    assert (written["resolve"], written["critbeta"]) == (0.69, critbeta.__version__)
+    for head, law in zip(found.summary["heads"], written["heads"], strict=True):
+        assert (law["layer"], law["head"]) == ("drawn", head["head"])
+        for name, fitted in (("critical", "critical_beta"), ("resolved", "resolved_beta")):
+            fit = head["length_law"][fitted]
+            assert [law[name][part] for part in ("c", "xi", "interval")] == [fit[part] for part in ("c", "xi", "interval")]
+    with pytest.raises(ValueError, match="the 16 largest"):
+        critbeta.stats(scores, top_k=16).to_calibration(tmp_path / "none.json")
+    with pytest.raises(OSError, match="nowhere"):
+        found.rows.to_calibration("/nowhere/cal.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["cal.json"]

@@ -5,11 +5,13 @@ use super::fit::Exponent;
 use super::length_law::LengthLaw;
 use super::summary::{HeadSummary, Summary};
 use super::verdict::{MIN_RANGE, Verdict};
+use crate::output::Output;
 use crate::rescaling::{Calibrated, CalibratedOn, RescalingSpec};
 use crate::{Error, Rescaling, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs;
+use std::io::{self, Write};
 
 /// c and xi of every head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +87,13 @@ impl Calibration {
             exclude_sink: summary.exclude_sink,
             heads: summary.heads.iter().map(head).collect(),
         })
+    }
+
+    /// Writes the file to `out`, which waits to be committed. Errors: [`Error::Io`].
+    pub fn write(&self, mut out: Output) -> Result<Output> {
+        let written = serde_json::to_writer_pretty(&mut out, self).map_err(io::Error::from);
+        written.and_then(|()| out.write_all(b"\n")).map_err(|source| Error::io(out.path(), source))?;
+        Ok(out)
     }
 }
 

@@ -74,7 +74,7 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
         outputs.push(json_output(out, &summary)?);
     }
     if let Some(out) = calibration {
-        outputs.push(json_output(out, &Calibration::of(&summary)?)?);
+        outputs.push(Calibration::of(&summary)?.write(out)?);
     }
     output::commit_all(outputs)?;
     if args.json.is_some() && json_file.is_none() {

@@ -33,7 +33,7 @@ mod _core {
     #[pymodule_export]
     use super::rows::Rows;
     #[pymodule_export]
-    use super::rules::{Family, Law, Rescaling, families, laws};
+    use super::rules::{Family, Law, Rescaling, families, head_rescalings, laws};
     #[pymodule_export]
     use super::softmax::{softmax, softmax_in_place};
 }

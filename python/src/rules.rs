@@ -1,10 +1,12 @@
 //! Rescalings, the published laws, and score families.
 
+use crate::block::indices;
 use crate::raised;
+use critbeta::diagnose::HeadRescalings;
 use critbeta::laws::{LAWS, LawEntry};
 use critbeta::rescaling::RowFacts;
 use critbeta::{RescalingSpec, families as known};
-use numpy::PyArray1;
+use numpy::{PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -44,6 +46,20 @@ impl Rescaling {
         self.0.beta(&RowFacts { n, position, critical, entropy })
     }
 
+    /// beta of every row, as `beta` gives it of one: float64, of `n` and `positions` int64, one of each per row. NaN where the
+    /// rule measures the row.
+    fn betas<'py>(
+        &self,
+        py: Python<'py>,
+        n: PyReadonlyArray1<'py, i64>,
+        positions: PyReadonlyArray1<'py, i64>,
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        let (n, positions) = (indices(&n, n.len())?, indices(&positions, n.len())?);
+        let rows = n.into_iter().zip(positions);
+        let facts = |(n, position)| RowFacts { n, position, critical: f64::NAN, entropy: f64::NAN };
+        Ok(PyArray1::from_iter(py, rows.map(|row| self.0.beta(&facts(row)))))
+    }
+
     /// The resolve r (nats) of the critical beta that this rule measures of a row; None if it measures none.
     #[getter]
     fn resolve(&self) -> Option<f64> {
@@ -73,6 +89,22 @@ impl Rescaling {
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
         Ok((slf.get_type().getattr("parse")?, (slf.get().0.to_string(),)))
     }
+}
+
+/// The rules of `calibrated:FILE` by layer and head, and how many of them the calibration calls inconclusive; `None` for the text of
+/// one rule for all.
+#[pyfunction]
+pub fn head_rescalings(spec: &str) -> PyResult<Option<(Vec<(String, u64, Rescaling)>, usize)>> {
+    let spec: RescalingSpec = spec.parse().map_err(raised)?;
+    if matches!(spec, RescalingSpec::Uniform(_)) {
+        return Ok(None);
+    }
+    let heads = HeadRescalings::load(spec).map_err(raised)?;
+    let rule = |(layer, head): (&str, u64)| {
+        heads.of(layer, head).map(|rule| (layer.to_owned(), head, Rescaling(rule)))
+    };
+    let rules = heads.heads().map(rule).collect::<critbeta::Result<_>>().map_err(raised)?;
+    Ok(Some((rules, heads.inconclusive().0)))
 }
 
 /// A published length law: a factor on the logits that depends on the number of visible keys n or the position i of the query.

@@ -168,6 +168,12 @@ impl HeadRescalings {
         (laws.clone().filter(|law| !law.conclusive).count(), laws.count())
     }
 
+    /// Layer and head of every entry of the calibration file, in its order; none without a file.
+    pub fn heads(&self) -> impl Iterator<Item = (&str, u64)> {
+        let heads = self.calibration.iter().flat_map(|calibration| &calibration.heads);
+        heads.map(|entry| (entry.layer.as_str(), entry.head))
+    }
+
     /// The rule of one head.
     ///
     /// Errors: [`Error::File`] if the calibration does not cover it.

@@ -1,0 +1,229 @@
+"""Running a model at another inverse temperature."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import _core, softmax
+from .._core import Rescaling
+from ._interface import Call, Forward, Session, heads_of, in_words
+from ._scores import refuse_sinks, scores
+from ._visible import Visible
+
+_TILE_BYTES = 64 << 20
+
+
+class Rescaled:
+    """A model under a rescaling, until `remove()` or the end of a `with` block."""
+
+    def __init__(self, model: nn.Module, rescaling: str | Rescaling) -> None:
+        per_head = None
+        if isinstance(rescaling, str):
+            per_head = _core.head_rescalings(rescaling)
+        elif not isinstance(rescaling, Rescaling):
+            raise TypeError(f"rescaling is {type(rescaling).__name__}: expected critbeta.Rescaling or its text")
+        self.rescaling = str(rescaling)
+        """Its text."""
+        self._visible: list[_Remembered] = []
+        self._session = Session(model, replace=self._attention)
+        try:
+            self._rules = self._rules_of(rescaling, per_head)
+        except BaseException:
+            self._session.close()
+            raise
+
+    def remove(self) -> None:
+        """Gives the model its own attention back; nothing the second time."""
+        self._session.close()
+        self._visible.clear()
+
+    def __enter__(self) -> Rescaled:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"<critbeta.hf.Rescaled {self.rescaling!r}, {len(self._rules)} layers>"
+
+    def _rules_of(
+        self, rescaling: str | Rescaling, per_head: tuple[list[tuple[str, int, Rescaling]], int] | None
+    ) -> dict[str, list[Rescaling]]:
+        """The rules of every layer: one, or one per head."""
+        layers = self._session.layers
+        if per_head is None:
+            rule = Rescaling.parse(rescaling) if isinstance(rescaling, str) else rescaling
+            return {name: [rule] for name in layers}
+        entries, inconclusive = per_head
+        rules: dict[str, dict[int, Rescaling]] = {}
+        for layer, head, rule in entries:
+            rules.setdefault(layer, {})[head] = rule
+        missing, unknown = [name for name in layers if name not in rules], [name for name in rules if name not in layers]
+        if missing or unknown:
+            told = [f"does not cover {in_words(missing)}"] if missing else []
+            told += [f"has laws of {in_words(unknown)}, which the model has not"] if unknown else []
+            raise ValueError(f"{self.rescaling}: {' and '.join(told)}: expected the layers that hf.record names")
+        for layer, module in layers.items():
+            _check_heads(self.rescaling, layer, rules[layer], heads_of(module))
+        if inconclusive:
+            told_of = f"{inconclusive} of the {len(entries)} laws of this calibration are inconclusive"
+            warnings.warn(f"{self.rescaling}: {told_of}", stacklevel=4)
+        return {layer: [rules[layer][head] for head in sorted(rules[layer])] for layer in layers}
+
+    def _attention(self, call: Call) -> Any:
+        rules = self._rules[call.layer]
+        if all(str(rule) == "identity" for rule in rules):
+            return call.run()
+        heads = call.query.shape[1]
+        if len(rules) not in (1, heads):
+            raise ValueError(f"{self.rescaling}: {call.layer} has {heads} heads, expected the {len(rules)} of the calibration")
+        refuse_sinks(call)
+        visible = self._seen(call)
+        measured = any(rule.resolve is not None or rule.needs_entropy for rule in rules)
+        # A softcap and what a mask adds stand between the product and the softmax: scaled queries would pass by them.
+        inside = call.kwargs.get("softcap") is not None or call.kwargs.get("position_bias") is not None
+        if measured or inside or visible.rows.biased:
+            return _tiled(call, visible.rows, rules)
+        beta = visible.betas(rules, f"{self.rescaling}: {call.layer}")
+        if bool((beta == beta.flatten()[0]).all()):
+            # One number for all rows: nothing is rounded but the scale.
+            return call.run(scaling=call.scaling * float(beta.flatten()[0]))
+        # Rounded once, whatever the dtype.
+        wide = torch.promote_types(call.query.dtype, torch.float32)
+        return call.run(query=(call.query.to(wide) * beta.to(wide)).to(call.query.dtype))
+
+    def _seen(self, call: Call) -> _Remembered:
+        """What rows see, which layers share."""
+        for known in self._visible:
+            if known.is_of(call, self._session.forward):
+                return known
+        found = _Remembered(call, self._session.forward)
+        # Two kinds of layers alternate at most (a window, none) with their cross-attention.
+        self._visible = [found, *self._visible[:3]]
+        return found
+
+
+class _Remembered:
+    """What rows of an attention call see, for the other layers of a forward pass under the same mask."""
+
+    def __init__(self, call: Call, forward: Forward) -> None:
+        self.rows = Visible(call, forward.padding)
+        self._tensors = [None if tensor is None else weakref.ref(tensor) for tensor in _inputs(call)]
+        self._settings = _settings(call, forward)
+        self._betas: dict[tuple[str, ...], torch.Tensor] = {}
+
+    def is_of(self, call: Call, forward: Forward) -> bool:
+        """Whether `call` runs under the same mask."""
+        same = (
+            given is None if known is None else known() is given for known, given in zip(self._tensors, _inputs(call))
+        )
+        return self._settings == _settings(call, forward) and all(same)
+
+    def betas(self, rules: list[Rescaling], told: str) -> torch.Tensor:
+        """The betas of `rules`, one for all heads or one for each: float64 [batch or 1, heads or 1, rows, 1]."""
+        names = tuple(str(rule) for rule in rules)
+        if names not in self._betas:
+            self._betas[names] = self._betas_of(rules, told)
+        return self._betas[names]
+
+    def _betas_of(self, rules: list[Rescaling], told: str) -> torch.Tensor:
+        spread = torch.broadcast_tensors(self.rows.counts(), self.rows.positions[:, None])
+        counts, positions = (tensor.cpu().numpy() for tensor in spread)
+        by_head = []
+        for head, rule in enumerate(rules):
+            # A mask of one head is that of all; a rule of one head is that of all.
+            of_head = slice(None) if len(rules) == 1 else slice(head, head + 1) if counts.shape[1] > 1 else slice(0, 1)
+            n, where = (np.ascontiguousarray(rows[:, of_head]) for rows in (counts, positions))
+            betas = rule.betas(n.ravel(), where.ravel()).reshape(n.shape)
+            # The weights of a row of one key, or of none, are the same at any beta.
+            by_head.append(np.where(n > 1, betas, 1.0))
+        betas = np.concatenate(by_head, axis=1)
+        if not np.isfinite(betas).all():
+            text, head, row = np.argwhere(~np.isfinite(betas))[0]
+            found = f"beta = {betas[text, head, row]} for row {row} of head {head}"
+            raise ValueError(f"{told}: {found}, expected a finite one")
+        return torch.from_numpy(betas[..., None]).to(self.rows.positions.device)
+
+
+def _inputs(call: Call) -> list[Any]:
+    return [call.mask, call.kwargs.get("position_ids")]
+
+
+def _settings(call: Call, forward: Forward) -> tuple[Any, ...]:
+    causal = call.kwargs.get("is_causal"), getattr(call.module, "is_causal", True)
+    shapes = call.query.shape[:3], call.key.shape[2], call.query.device
+    return forward.count, call.implementation, call.kwargs.get("sliding_window"), *causal, *shapes
+
+
+def _tiled(call: Call, visible: Visible, rules: list[Rescaling]) -> tuple[torch.Tensor, None]:
+    """Attention whose rows are rescaled as they are, a tile of rows x keys at a time: [batch, rows, heads, head_dim]."""
+    inputs = (call.query, call.key, call.value)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        raise RuntimeError(
+            f"{call.layer}: this rescaling is measured row by row, or stands behind a softcap or bias, and has no gradient: run "
+            "under torch.no_grad()"
+        )
+    batch, heads, rows, _ = call.query.shape
+    kv_heads, keys, value_dim = call.value.shape[1:]
+    dropout = float(call.kwargs.get("dropout") or 0.0)
+    out = call.query.new_empty(batch, rows, heads, value_dim)
+    step = max(1, _TILE_BYTES // (4 * heads * max(keys, 1)))
+    for text in range(batch):
+        value = call.value[text].float()
+        positions = visible.positions[min(text, len(visible.positions) - 1)]
+        for start in range(0, rows, step):
+            at = torch.arange(start, min(start + step, rows), device=call.query.device)
+            tile = scores(call, visible, text, at, keys).cpu()
+            where = positions[at].cpu().numpy()
+            for part, rule in zip(tile.split(heads // len(rules)), rules):
+                softmax(part, rule, out=part, positions=where)
+            weights = torch.nn.functional.dropout(tile.to(value.device), dropout, training=dropout > 0)
+            mixed = torch.matmul(weights.reshape(kv_heads, -1, keys), value).view(heads, len(at), value_dim)
+            out[text, at] = mixed.transpose(0, 1).to(out.dtype)
+    return out, None
+
+
+def _check_heads(told: str, layer: str, rules: dict[int, Rescaling], heads: int | None) -> None:
+    count = len(rules) if heads is None else heads
+    missing = [str(head) for head in range(count) if head not in rules]
+    unknown = [str(head) for head in sorted(rules) if head >= count]
+    if missing or unknown:
+        found = f"does not cover heads {in_words(missing)}" if missing else f"has laws of heads {in_words(unknown)}"
+        raise ValueError(f"{told}: of {layer} it {found}: expected one law for each of its {count} heads")
+
+
+def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
+    """Runs `model` at another inverse temperature from here on: beta times the scores of every row, beta chosen by `rescaling`.
+
+    rescaling: a `critbeta.Rescaling` or its text, such as "qwen-logn:train=8192", "fixed:1.1", "critical:resolve=0.69,cap=8", or
+        "calibrated:cal.json,anchor=8192", a law per layer and head from `critbeta diagnose --calibration` of what `record` saved.
+
+    Returns a handle: its `remove()`, or the end of a `with` block, gives the model its own attention back. Only the attention of
+    `model` itself is rescaled: pass the text model of one that also sees.
+
+    A length law multiplies queries (or the scale, where beta is one number for all rows), and the model's own attention runs as
+    it did: fused kernels, caches, gradients. n is the number of keys that a row sees under the mask of its layer: padding, windows and
+    other texts of a packed batch do not count. Positions are those of the query in its own text, whatever padding stands before it and
+    however much of the text is in a cache. Scaled queries are rounded once to their dtype (in bfloat16 by up to 2^-9, where a row's
+    scores so err as by any operation in bfloat16). Rows of at most one key are left alone. "identity", and a law while it is 1, change no bit.
+
+    A rule that is measured of each row (critical, velickovic), and any rule where a softcap or an additive mask stands between
+    products and softmax, is computed here instead: scores in float32, in tiles of at most 64 MB, on the CPU; for studies, and without
+    gradients. beta then multiplies the whole logit, softcap and bias included.
+
+    Raises ValueError for a rescaling that does not parse, a calibration that does not have exactly the layers and heads of the model,
+    a model without attention that goes through transformers' AttentionInterface, one that is rescaled already, and, when it is
+    run, attention with learned sinks; OSError for a file that cannot be read. Warns of laws that their calibration calls inconclusive.
+
+    Source: docs/how-it-works.md, "Choosing beta"; the laws: `critbeta.laws`.
+    """
+    return Rescaled(model, rescaling)

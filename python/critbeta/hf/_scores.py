@@ -1,0 +1,43 @@
+"""Attention scores as the softmax sees them at beta = 1, for some rows of one text of a batch."""
+
+from __future__ import annotations
+
+import torch
+
+from ._interface import Call
+from ._visible import Visible
+
+
+def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: int) -> torch.Tensor:
+    """Scores of `rows`, indices int64 [rows], of the batch's text number `text` with its first `keys` keys: float32
+    [heads, rows, keys], after scale, softcap, position bias and additive mask, -inf where a key is not seen.
+
+    Each is a float32 dot product of the queries and keys as they are, whatever their dtype.
+    """
+    heads, head_dim = call.query.shape[1], call.query.shape[3]
+    kv_heads = call.key.shape[1]
+    query = call.query[text][:, rows].float().reshape(kv_heads, -1, head_dim)
+    found = torch.matmul(query, call.key[text][:, :keys].float().transpose(1, 2))
+    found = found.view(heads, len(rows), keys).mul_(call.scaling)
+    softcap = call.kwargs.get("softcap")
+    if softcap is not None:
+        found = found.div_(softcap).tanh_().mul_(softcap)
+    position_bias = call.kwargs.get("position_bias")
+    if position_bias is not None:
+        of_text = position_bias[min(text, len(position_bias) - 1)]
+        found += of_text[..., -visible.rows :, :][:, rows][..., :keys].float()
+    bias = visible.bias_of(rows)
+    if bias is not None:
+        # Where it masks, what it holds does not matter.
+        found += bias[min(text, len(bias) - 1), ..., :keys].float()
+    seen = visible.seen_by(rows)
+    return found.masked_fill_(~seen[min(text, len(seen) - 1), ..., :keys], -torch.inf)
+
+
+def refuse_sinks(call: Call) -> None:
+    """Raises ValueError for attention with a learned sink, which is a logit of no key."""
+    if call.kwargs.get("s_aux") is not None:
+        raise ValueError(
+            f"{call.layer} has learned sinks (s_aux): its softmax sees a logit that belongs to no key, which neither counts "
+            "of keys nor length laws describe"
+        )

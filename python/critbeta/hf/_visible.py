@@ -1,0 +1,159 @@
+"""Which keys a query sees, by the mask that its attention runs under, and where it stands in its own text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ._interface import Call
+
+
+class Visible:
+    """Keys that the rows of one attention call see, and their positions.
+
+    Raises ValueError for a mask that is none of the kinds described at `Call.mask`.
+    """
+
+    def __init__(self, call: Call, padding: torch.Tensor | None) -> None:
+        self.batch, _, self.rows, _ = call.query.shape
+        self.keys = call.key.shape[2]
+        self.causal = _is_causal(call)
+        """Whether a row sees no key behind it."""
+        self._device = call.query.device
+        self._mask: torch.Tensor | None = None
+        self._keys_seen = self.keys
+        # Key j is seen by row r as if r stood at r + offset.
+        self._offset, self._window = 0, None
+        self._padding: torch.Tensor | None = None
+        self._segments: torch.Tensor | None = None
+        if "flash" in call.implementation:
+            self._read_flash(call)
+        elif call.mask is None:
+            self._read_nothing(call)
+        else:
+            self._read_mask(call)
+        self.positions = self._positions(call, padding)
+        """0-based position of every query in its own text, int64 [batch or 1, rows]."""
+        bias = self._bias(0, self.rows)
+        self.biased = bias is not None and bool((bias != 0).any())
+        """Whether an additive mask changes scores that it leaves visible."""
+
+    def _read_nothing(self, call: Call) -> None:
+        # As sdpa: causal from the upper left, and a single row sees all. Eager attention is not causal without a mask.
+        if call.implementation == "eager":
+            self.causal = False
+        elif self.rows == 1:
+            self._offset = self.keys - 1
+        elif self.causal:
+            self._keys_seen = min(self.keys, self.rows)
+
+    def _read_flash(self, call: Call) -> None:
+        self._offset, self._window = self.keys - self.rows, call.kwargs.get("sliding_window")
+        if isinstance(call.mask, torch.Tensor):
+            if call.mask.ndim != 2:
+                raise ValueError(f"{call.layer}: a mask of shape {list(call.mask.shape)}, expected [batch, keys] for flash")
+            self._padding = call.mask[:, -self.keys :].bool()
+        else:
+            ids = _position_ids(call)
+            if ids is not None and self.rows == self.keys:
+                starts = torch.nn.functional.pad(ids[:, 1:] != ids[:, :-1] + 1, (1, 0))
+                self._segments = starts.cumsum(-1)
+
+    def _read_mask(self, call: Call) -> None:
+        mask = call.mask
+        if not isinstance(mask, torch.Tensor):
+            raise ValueError(
+                f"{call.layer}: a mask of type {type(mask).__name__} under {call.implementation!r}, expected a tensor: "
+                'load the model with attn_implementation="sdpa" or "eager"'
+            )
+        mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))[..., : self.keys]
+        heads = call.query.shape[1]
+        wanted = [self.batch, heads, self.rows, self.keys]
+        if mask.ndim != 4 or any(found not in (1, size) for found, size in zip(mask.shape, wanted)):
+            raise ValueError(f"{call.layer}: a mask of shape {list(call.mask.shape)}, expected what broadcasts to {wanted}")
+        self._mask = mask.expand(-1, -1, self.rows, self.keys)
+
+    def seen(self, start: int, end: int) -> torch.Tensor:
+        """Whether rows start..end see each key: bool [batch or 1, heads or 1, rows, keys]."""
+        return self.seen_by(torch.arange(start, end, device=self._device))
+
+    def seen_by(self, rows: torch.Tensor) -> torch.Tensor:
+        """Whether `rows`, indices int64 [rows], see each key: bool [batch or 1, heads or 1, rows, keys]."""
+        if self._mask is not None:
+            return _unmasked(self._mask[:, :, rows])
+        keys = torch.arange(self.keys, device=self._device)
+        at = (rows + self._offset)[:, None]
+        seen = (keys < self._keys_seen).expand(len(rows), -1)
+        if self.causal:
+            seen = seen & (keys <= at)
+        if self._window is not None:
+            seen = seen & (keys > at - self._window) & (keys < at + self._window)
+        seen = seen[None, None]
+        if self._padding is not None:
+            seen = seen & self._padding[:, None, None]
+        if self._segments is not None:
+            seen = seen & (self._segments[:, rows, None] == self._segments[:, None])[:, None]
+        return seen
+
+    def bias_of(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """What the mask adds to the scores that `rows` see, if anything: [batch or 1, heads or 1, rows, keys]."""
+        if not self.biased or self._mask is None:
+            return None
+        return self._mask[:, :, rows]
+
+    def _bias(self, start: int, end: int) -> torch.Tensor | None:
+        if self._mask is None or self._mask.dtype == torch.bool:
+            return None
+        mask = self._mask[:, :, start:end]
+        return torch.where(_unmasked(mask), mask, 0)
+
+    def counts(self) -> torch.Tensor:
+        """Visible keys of every row: int64 [batch or 1, heads or 1, rows]."""
+        if self._mask is not None:
+            return _unmasked(self._mask).sum(-1)
+        if self._padding is None and self._segments is None and self._window is None:
+            at = torch.arange(self.rows, device=self._device) + self._offset + 1
+            seen = at.clamp(max=self._keys_seen) if self.causal else torch.full_like(at, self.keys)
+            return seen[None, None]
+        step = max(1, (1 << 24) // max(1, self.keys * self.batch))
+        parts = [self.seen(at, min(at + step, self.rows)).sum(-1) for at in range(0, self.rows, step)]
+        return torch.cat(parts, -1)
+
+    def _positions(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor:
+        ids = _position_ids(call)
+        if padding is not None and padding.shape[-1] >= self.rows and padding.shape[0] in (1, self.batch):
+            padding = padding.to(self._device) != 0
+            columns = torch.arange(padding.shape[-1] - self.rows, padding.shape[-1], device=self._device)
+            own = (padding.cumsum(-1)[:, columns] - 1).clamp(min=0)
+            if ids is None:
+                return own
+            # Numbers that only count columns take padding for text.
+            counted = (ids == columns).all(-1, keepdim=True)
+            return torch.where(counted, own, ids)
+        if ids is not None:
+            return ids
+        at = torch.arange(self.rows, device=self._device)
+        if self._mask is None or not self.causal:
+            return (at + self._offset)[None]
+        seen = _unmasked(self._mask[:, 0])
+        keys = torch.arange(self.keys, device=self._device)
+        return torch.where(seen, keys, 0).amax(-1)
+
+
+def _is_causal(call: Call) -> bool:
+    given = call.kwargs.get("is_causal")
+    return bool(given if given is not None else getattr(call.module, "is_causal", True))
+
+
+def _position_ids(call: Call) -> torch.Tensor | None:
+    ids: Any = call.kwargs.get("position_ids")
+    rows = call.query.shape[2]
+    if isinstance(ids, torch.Tensor) and ids.ndim == 2 and ids.shape[-1] == rows and not ids.is_floating_point():
+        return ids.to(call.query.device)
+    return None
+
+
+def _unmasked(mask: torch.Tensor) -> torch.Tensor:
+    # Masked is -inf, or the lowest number of a dtype, or what is left of it after something was added.
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2

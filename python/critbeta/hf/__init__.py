@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ._record import Recorder, record
 from ._rescale import Rescaled, rescale
+from ._table import Table
 
-__all__ = ["Rescaled", "rescale"]
+__all__ = ["Recorder", "Rescaled", "Table", "record", "rescale"]

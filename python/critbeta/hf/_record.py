@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -16,7 +17,7 @@ from torch import nn
 
 from .. import _arrays, _core
 from .._results import Stats
-from ._interface import Call, Session, in_words
+from ._interface import Call, Session, in_words, unwrapped
 from ._keep import Store
 from ._sample import Rows, Sampler
 from ._scores import refuse_sinks, scores
@@ -34,7 +35,7 @@ class Recorder:
             raise ValueError(f"resolve is {resolve}: expected finite nats of at least 0")
         if max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}: expected at least 0")
-        self.model, self.resolve = model, float(resolve)
+        self.model, self.resolve = unwrapped(model), float(resolve)
         self._rows = rows
         self._parts: list[_core.Rows] = []
         self._joined: Stats | None = None
@@ -54,13 +55,22 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        session, self._session = self._session, None
-        if session is None:
-            return
-        session.close()
-        self._visible.clear()
-        if kind is None and session.forward.count and self._silent:
+        session = self._session
+        self.close()
+        if kind is None and session is not None and session.forward.count and self._silent:
             self._tell_silent(session)
+
+    def close(self) -> None:
+        """Leaves the model, as the end of the `with` block does; nothing the second time."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+            self._visible.clear()
+
+    @property
+    def recorded(self) -> int:
+        """Rows of heads recorded so far."""
+        return sum(len(part) for part in self._parts)
 
     def _tell_silent(self, session: Session) -> None:
         name = type(self.model).__name__
@@ -79,6 +89,7 @@ class Recorder:
         if torch._C._current_graph_task_id() != -1:
             return
         refuse_sinks(call)
+        call = dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
         self._silent.pop(call.layer, None)
         visible = self._visible.of(call)
         sampled = self._sampler.rows(visible)
@@ -94,7 +105,7 @@ class Recorder:
 
     def _record_pair(self, call: Call, rows: Rows, first: int) -> None:
         keys = first + int(rows.positions.max()) + 1
-        queries, all_keys = call.query[rows.batch][:, rows.index], call.key[rows.batch][:, first:keys]
+        queries, all_keys = call.query[rows.batch][:, rows.queries], call.key[rows.batch][:, first:keys]
         self._store.keep_pair(rows.text.number, call.layer, queries, all_keys, rows.positions, call.scaling)
         q, q_shape = _arrays.heads(queries.cpu(), "q")
         k, k_shape = _arrays.heads(all_keys.cpu(), "k")
@@ -103,10 +114,10 @@ class Recorder:
         self._parts.append(part)
 
     def _record_scores(self, call: Call, visible: Visible, rows: Rows) -> None:
-        seen = visible.seen_by(rows.index)
+        seen = visible.seen_by(rows.queries)
         columns = seen[min(rows.batch, len(seen) - 1)].flatten(0, 1).any(0).nonzero().flatten()
         first, keys = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 1)
-        tile = scores(call, visible, rows.batch, rows.index, keys)[..., first:].contiguous().cpu()
+        tile = scores(call, visible, rows.batch, rows.queries, keys)[..., first:].contiguous().cpu()
         self._store.keep_scores(rows.text.number, call.layer, tile, rows.positions)
         heads, count, _ = tile.shape
         block, _ = _arrays.rows(tile, "scores")
@@ -129,8 +140,8 @@ class Recorder:
         return summary
 
     def table(self) -> Table:
-        """One line per layer and head: medians and shares. It prints; `to_pandas()` makes it a DataFrame."""
-        return Table(self.rows)
+        """One line per layer and head: medians, shares and the length law. It prints; `to_pandas()` makes it a DataFrame."""
+        return Table(self.summary())
 
     def report(self, path: str | os.PathLike[str], train_length: float = 8192.0, seed: int = 1) -> None:
         """Writes the page of the rows, as `critbeta.report` does: with the gap counts of rows and what other rescalings would make of
@@ -154,8 +165,7 @@ class Recorder:
 
         Raises RuntimeError where nothing is kept, OSError where a file cannot be written. Warns where `max_bytes` left rows out."""
         if not self._store.rows:
-            count = len(self.rows)
-            raise RuntimeError(f"none of the {count} rows is kept, max_bytes is {self._store.max_bytes}: record with more")
+            raise RuntimeError(f"none of the {len(self.rows)} rows is kept, max_bytes is {self._store.max_bytes}: record with more")
         if self._store.full:
             kept, all_rows = self._store.rows, len(self.rows)
             told = f"{kept} of the {all_rows} recorded rows: max_bytes={self._store.max_bytes} left out the others"
@@ -167,13 +177,12 @@ class Recorder:
         return getattr(self.model, "name_or_path", "") or type(self.model).__name__
 
     def __repr__(self) -> str:
-        count = sum(len(part) for part in self._parts)
-        return f"<critbeta.hf.Recorder of {type(self.model).__name__}: {count} rows>"
+        return f"<critbeta.hf.Recorder of {type(self.model).__name__}: {self.recorded} rows>"
 
 
 def _prefix(visible: Visible, rows: Rows) -> int | None:
     """The key that the text of these rows begins at, if each sees all keys from there to its own; else None."""
-    seen = visible.seen_by(rows.index)
+    seen = visible.seen_by(rows.queries)
     seen = seen[min(rows.batch, len(seen) - 1)]
     if len(seen) != 1:
         return None

@@ -41,8 +41,8 @@ class Rows(NamedTuple):
     text: Text
     batch: int
     """Which text of the batch."""
-    index: torch.Tensor
-    """Of the queries, int64 [rows]."""
+    queries: torch.Tensor
+    """Indices of the queries, int64 [rows]."""
     positions: torch.Tensor
     """0-based in the text, int64 [rows]."""
 

@@ -1,83 +1,38 @@
-"""Rows of attention, summed up per layer and head."""
+"""A summary as lines."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from .._results import Stats
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped, unused-ignore]
 
 
 class Table:
-    """One line per layer and head, in the order of the rows: attributes are columns, NumPy arrays, or a list of names.
+    """One line per layer and head, in the order of the rows. It prints.
 
     | column | is |
     | --- | --- |
     | layer, head | where |
-    | rows | how many were measured; poisoned ones (NaN or +inf) are left out of what follows |
+    | rows | how many were measured |
     | n_min, n_max | the least and the most visible keys |
     | critical_beta | median; inf where half of the rows are tied |
-    | operating_ratio | median of 1 / Lambda; above 1 the model runs above critical |
-    | above_critical | share of rows with an operating ratio above 1 |
+    | operating_ratio | median of 1 / Lambda: above 1 the model runs above critical |
     | tied | share of rows whose maximum is shared |
     | alpha | median accumulation exponent |
-    | entropy | median of entropy / log n at beta = 1; 1 is uniform |
+    | entropy | median of entropy / log n at beta = 1: 1 is uniform |
+    | xi | exponent of the length law (log n)^xi of the median critical beta; nan where there is none |
+    | verdict | which law that is, in words |
     """
 
     NAMES = (
-        "layer", "head", "rows", "n_min", "n_max", "critical_beta", "operating_ratio", "above_critical", "tied", "alpha", "entropy"
-    )  # fmt: skip
+        *("layer", "head", "rows", "n_min", "n_max", "critical_beta", "operating_ratio", "tied", "alpha", "entropy", "xi", "verdict"),
+    )
 
-    def __init__(self, rows: Stats) -> None:
-        layers = np.asarray(rows.layer)
-        names, first, of = np.unique(layers, return_index=True, return_inverse=True)
-        heads = int(rows.head.max()) + 1
-        # In the order of rows, not of names.
-        rank = np.empty(len(names), np.int64)
-        rank[np.argsort(first)] = np.arange(len(names))
-        key = rank[of] * heads + rows.head
-        order = np.argsort(key, kind="stable")
-        groups = np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            relative = np.where(rows.n > 1, rows.entropy / np.log(np.maximum(rows.n, 2)), np.nan)
-        lines = [self._line(rows, relative, group, str(layers[group[0]])) for group in groups]
-        self.lines: list[dict[str, Any]] = lines
-        """Name to value, one of each layer and head."""
-
-    @staticmethod
-    def _line(rows: Stats, relative: np.ndarray, group: np.ndarray, layer: str) -> dict[str, Any]:
-        sound = group[~rows.poisoned[group] & (rows.n[group] > 1)]
-
-        def median(values: np.ndarray) -> float:
-            # The lower of two: the mean of a number and infinity is none.
-            return float(np.quantile(values, 0.5, method="lower")) if len(values) else np.nan
-
-        def share(flags: np.ndarray) -> float:
-            return float(flags.mean()) if len(flags) else np.nan
-
-        return {
-            "layer": layer,
-            "head": int(rows.head[group[0]]),
-            "rows": len(group),
-            "n_min": int(rows.n[group].min()),
-            "n_max": int(rows.n[group].max()),
-            "critical_beta": median(rows.critical_beta[sound]),
-            "operating_ratio": median(rows.ratio[sound]),
-            "above_critical": share(rows.ratio[sound] > 1),
-            "tied": share(rows.ties[sound] > 1),
-            "alpha": median(rows.alpha[sound]),
-            "entropy": median(relative[sound]),
-        }
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self.NAMES:
-            raise AttributeError(f"no column {name!r}, but {', '.join(self.NAMES)}")
-        column = [line[name] for line in self.lines]
-        return column if name == "layer" else np.array(column)
+    def __init__(self, summary: dict[str, Any]) -> None:
+        self.lines: list[dict[str, Any]] = [_line(head) for head in summary["heads"]]
+        """Column to value, one of each layer and head."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -91,13 +46,30 @@ class Table:
     def __str__(self) -> str:
         cells = [list(self.NAMES), *([_cell(line[name]) for name in self.NAMES] for line in self.lines)]
         widths = [max(len(row[at]) for row in cells) for at in range(len(self.NAMES))]
-        lines = (
-            "  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths)))
+        left = {self.NAMES.index("layer"), self.NAMES.index("verdict")}
+        return "\n".join(
+            "  ".join(cell.ljust(widths[at]) if at in left else cell.rjust(widths[at]) for at, cell in enumerate(row)).rstrip()
             for row in cells
         )
-        return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _line(head: dict[str, Any]) -> dict[str, Any]:
+    law, n = head["length_law"], head["n"] or [0, 0]
+    # JSON has no infinity: the median of tied rows is null.
+    critical = math.inf if head["critical_beta"]["q50"] is None else head["critical_beta"]["q50"]
+    numbers = {
+        "critical_beta": critical if n[1] else None,
+        "operating_ratio": head["operating_ratio"]["q50"],
+        "tied": head["share_tied"],
+        "alpha": head["median_alpha"],
+        "entropy": head["median_relative_entropy"],
+        "xi": law["critical_beta"] and law["critical_beta"]["xi"],
+    }
+    numbers = {name: math.nan if value is None else float(value) for name, value in numbers.items()}
+    where = {"layer": head["layer"], "head": head["head"], "rows": head["rows"], "n_min": n[0], "n_max": n[1]}
+    return {**where, **numbers, "verdict": law["verdict"]}
 
 
 def _cell(value: Any) -> str:

@@ -111,7 +111,7 @@ class Visible:
             return seen[None, None]
         step = max(1, (1 << 24) // max(1, self.keys * self.batch))
         rows = torch.arange(self.rows, device=self._device)
-        return torch.cat([self.seen_by(part).sum(-1) for part in rows.split(step)], -1)
+        return torch.cat([self.seen_by(part).sum(-1) for part in torch.split(rows, step)], -1)
 
     def _positions(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor:
         ids = _position_ids(call)

@@ -53,6 +53,18 @@ def test_gradients_are_what_they_are_without():
     assert torch.equal(*gradients)
 
 
+def test_a_compiled_model_is_followed():
+    model, x, found = tiny("llama"), tokens(1, 16), []
+    for followed in (model, torch.compile(model, backend="eager")):
+        monitor = critbeta.hf.Monitor(every=2)
+        for _ in range(3):
+            with monitor.step(followed), torch.no_grad():
+                followed(x)
+            assert untouched(model)
+        found.append(monitor.scalars)
+    assert found[0] == found[1] and len(found[0]) == 36
+
+
 def test_a_step_that_breaks_leaves_nothing():
     model, monitor = tiny("llama"), critbeta.hf.Monitor(every=1)
     with pytest.raises(ZeroDivisionError), monitor.step(model):

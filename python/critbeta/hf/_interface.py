@@ -94,7 +94,8 @@ class Session:
             if taken:
                 raise ValueError(f"rescaled already: {in_words(taken)}. Remove that rescaling first")
         models: list[nn.Module] = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-        self._hooks = [module.register_forward_pre_hook(self._begin, with_kwargs=True) for module in models or [model]]
+        begin = torch.compiler.disable(self._begin)  # type: ignore[no-untyped-call]
+        self._hooks = [module.register_forward_pre_hook(begin, with_kwargs=True) for module in models or [model]]
         for name, module in self.layers.items():
             tap = module.__dict__.setdefault(_TAP, _Tap(name))
             if observe is not None:

@@ -115,7 +115,8 @@ class _FirstPass:
     def __init__(self, model: nn.Module, rows: int) -> None:
         self._recorder = Recorder(model, rows, 0.0, 0)
         self._recorder.__enter__()
-        self._hook = model.register_forward_hook(lambda *_: self.close(), always_call=True)
+        close = torch.compiler.disable(lambda *_: self.close())  # type: ignore[no-untyped-call]
+        self._hook = self._recorder.model.register_forward_hook(close, always_call=True)
 
     def close(self) -> None:
         self._hook.remove()

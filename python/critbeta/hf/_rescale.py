@@ -29,6 +29,7 @@ class Rescaled:
             per_head = _core.head_rescalings(rescaling)
         elif not isinstance(rescaling, Rescaling):
             raise TypeError(f"rescaling is {type(rescaling).__name__}: expected critbeta.Rescaling or its text")
+        self.model = model
         self.rescaling = str(rescaling)
         """Its text."""
         self._session = Session(model, replace=self._attention)
@@ -148,12 +149,13 @@ def _tiled(call: Call, visible: Visible, rules: list[Rescaling]) -> tuple[torch.
         positions = visible.positions[min(text, len(visible.positions) - 1)]
         for start in range(0, rows, step):
             at = torch.arange(start, min(start + step, rows), device=call.query.device)
-            tile = scores(call, visible, text, at, keys).cpu()
+            end = visible.end(at)
+            tile = scores(call, visible, text, at, end).cpu()
             where = positions[at].cpu().numpy()
             for part, rule in zip(torch.split(tile, heads // len(rules)), rules):
                 softmax(part, rule, out=part, positions=where)
             weights = torch.nn.functional.dropout(tile.to(value.device), dropout, training=dropout > 0)
-            mixed = torch.matmul(weights.reshape(kv_heads, -1, keys), value).view(heads, len(at), value_dim)
+            mixed = torch.matmul(weights.reshape(kv_heads, -1, end), value[:, :end]).view(heads, len(at), value_dim)
             out[text, at] = mixed.transpose(0, 1).to(out.dtype)
     return out, None
 

@@ -73,9 +73,17 @@ class Visible:
         mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))[..., : self.keys]
         heads = call.query.shape[1]
         wanted = [self.batch, heads, self.rows, self.keys]
+        if mask.dtype != torch.bool and not mask.is_floating_point():
+            raise ValueError(f"{call.layer}: a mask of {mask.dtype}, expected bool, or numbers that are added to scores")
         if mask.ndim != 4 or any(found not in (1, size) for found, size in zip(mask.shape, wanted)):
             raise ValueError(f"{call.layer}: a mask of shape {list(call.mask.shape)}, expected what broadcasts to {wanted}")
         self._mask = mask.expand(-1, -1, self.rows, self.keys)
+
+    def end(self, rows: torch.Tensor) -> int:
+        """How many keys from the first on cover all that `rows` see, or more."""
+        if self._mask is None and self.causal and len(rows):
+            return min(self._keys_seen, int(rows.max()) + self._offset + 1)
+        return self._keys_seen
 
     def seen_by(self, rows: torch.Tensor) -> torch.Tensor:
         """Whether `rows`, indices int64 [rows], see each key: bool [batch or 1, heads or 1, rows, keys]."""

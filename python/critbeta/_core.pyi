@@ -23,6 +23,8 @@ __all__ = [
     "gap_count",
     "head_rescalings",
     "laws",
+    "record_pair",
+    "record_scores",
     "report_files",
     "report_rows",
     "softmax",
@@ -74,6 +76,9 @@ class Rows:
     @property
     def names(self) -> list[str]: ...
     def column(self, name: str) -> NDArray[Any] | list[str] | None: ...
+    @staticmethod
+    def joined(parts: list[Rows]) -> Rows: ...
+    def summary(self, train_length: float, seed: int) -> str: ...
     def write_parquet(self, path: str | PathLike[str]) -> None: ...
     def write_calibration(self, path: str | PathLike[str], seed: int) -> None: ...
 
@@ -125,3 +130,13 @@ def report_files(
     train_length: float,
     seed: int,
 ) -> None: ...
+def record_pair(
+    q: _Block,
+    k: _Block,
+    shapes: list[list[int]],
+    positions: _Indices | None,
+    scale: float | None,
+    layer: str,
+    resolve: float,
+) -> Rows: ...
+def record_scores(scores: _Block, positions: _Indices, rows_per_head: int, layer: str, resolve: float) -> Rows: ...

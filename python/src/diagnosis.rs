@@ -62,19 +62,51 @@ pub fn diagnose_pair(
 ) -> PyResult<(String, Rows)> {
     let settings = Settings { train_length, ..settings(resolve, beta, None)? };
     settings.check().map_err(raised)?;
+    let pair = pair(&q, &k, shapes, positions, scale, layer)?;
+    without_lock(py, || summed_up(scanned(pair, &settings)?, &settings, seed))?
+}
+
+/// The records of queries and keys, without a summary of them.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub fn record_pair(
+    py: Python<'_>,
+    q: Block<'_>,
+    k: Block<'_>,
+    shapes: [[usize; 3]; 2],
+    positions: Option<PyReadonlyArray1<'_, i64>>,
+    scale: Option<f64>,
+    layer: &str,
+    resolve: f64,
+) -> PyResult<Rows> {
+    let settings = settings(resolve, 1.0, None)?;
+    let pair = pair(&q, &k, shapes, positions, scale, layer)?;
+    let records = without_lock(py, || scanned(pair, &settings))??;
+    Ok(Rows { records, settings })
+}
+
+fn pair(
+    q: &Block,
+    k: &Block,
+    shapes: [[usize; 3]; 2],
+    positions: Option<PyReadonlyArray1<'_, i64>>,
+    scale: Option<f64>,
+    layer: &str,
+) -> PyResult<QkPair> {
     let positions = positions.map(|positions| indices(&positions, shapes[0][1])).transpose()?;
-    let [q, k] = [values(&q, shapes[0])?, values(&k, shapes[1])?];
-    let pair = QkPair::new(layer, q, k, positions, scale).map_err(raised)?;
-    without_lock(py, || {
-        let input = Input { path: PathBuf::new(), sources: vec![Source::Pair(pair)], skipped: Vec::new() };
-        let mut records = Vec::new();
-        let keep = |more: &[RowRecord]| {
-            records.extend_from_slice(more);
-            Ok(())
-        };
-        scan(&[input], &settings, keep).map_err(raised)?;
-        summed_up(records, &settings, seed)
-    })?
+    let [q, k] = [values(q, shapes[0])?, values(k, shapes[1])?];
+    QkPair::new(layer, q, k, positions, scale).map_err(raised)
+}
+
+fn scanned(pair: QkPair, settings: &Settings) -> PyResult<Vec<RowRecord>> {
+    let input = Input { path: PathBuf::new(), sources: vec![Source::Pair(pair)], skipped: Vec::new() };
+    let mut records = Vec::new();
+    let keep = |more: &[RowRecord]| {
+        records.extend_from_slice(more);
+        Ok(())
+    };
+    scan(&[input], settings, keep).map_err(raised)?;
+    Ok(records)
 }
 
 /// A copy of queries or keys: a row of scores takes thousands of products for each of their elements.

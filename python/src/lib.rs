@@ -25,13 +25,13 @@ mod _core {
     }
 
     #[pymodule_export]
-    use super::diagnosis::{diagnose_pair, diagnose_scores};
+    use super::diagnosis::{diagnose_pair, diagnose_scores, record_pair};
     #[pymodule_export]
     use super::measure::{critical_beta, gap_count, stats};
     #[pymodule_export]
     use super::page::{report_files, report_rows};
     #[pymodule_export]
-    use super::rows::Rows;
+    use super::rows::{Rows, record_scores};
     #[pymodule_export]
     use super::rules::{Family, Law, Rescaling, families, head_rescalings, laws};
     #[pymodule_export]

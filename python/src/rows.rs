@@ -1,6 +1,7 @@
 //! Row records and their columns.
 
-use crate::block::Work;
+use crate::block::{Block, Work, indices};
+use crate::measure::settings;
 use crate::raised;
 use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
@@ -8,8 +9,8 @@ use critbeta::diagnose::{COLUMNS, Calibration, Column, Diagnosis};
 use critbeta::diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings};
 use critbeta::output::Output;
 use critbeta::{Element, Scores};
-use numpy::PyArray1;
-use pyo3::exceptions::PyOSError;
+use numpy::{PyArray1, PyReadonlyArray1};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::path::PathBuf;
@@ -50,6 +51,29 @@ impl Rows {
         Ok(Some(column))
     }
 
+    /// All of them one after the other, as they were measured: the settings of the first hold for all.
+    #[staticmethod]
+    fn joined(parts: Vec<PyRef<'_, Rows>>) -> PyResult<Rows> {
+        let Some(first) = parts.first() else {
+            return Err(PyValueError::new_err("no rows: expected some"));
+        };
+        let settings = first.settings;
+        let records = parts.iter().flat_map(|part| part.records.iter().cloned()).collect();
+        Ok(Rows { records, settings })
+    }
+
+    /// The summary of the records as JSON.
+    fn summary(&self, py: Python<'_>, train_length: f64, seed: u64) -> PyResult<String> {
+        let settings = Settings { train_length, ..self.settings };
+        settings.check().map_err(raised)?;
+        let summary = without_lock(py, || {
+            let mut diagnosis = Diagnosis::new(&[], settings, seed);
+            diagnosis.add(&self.records);
+            serde_json::to_string(&diagnosis.summary())
+        })?;
+        summary.map_err(|e| PyRuntimeError::new_err(e.to_string()))
+    }
+
     /// Writes the records as Parquet.
     fn write_parquet(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         let told = |e: std::io::Error| PyOSError::new_err(format!("{}: {e}", path.display()));
@@ -81,6 +105,25 @@ impl Rows {
     fn columns(&self) -> &'static [(&'static str, Column)] {
         &COLUMNS[..if self.has_top_k() { COLUMNS.len() } else { COLUMNS.len() - 2 }]
     }
+}
+
+/// The records of scores that stand at given positions.
+#[pyfunction]
+pub fn record_scores(
+    py: Python<'_>,
+    scores: Block<'_>,
+    positions: PyReadonlyArray1<'_, i64>,
+    rows_per_head: usize,
+    layer: &str,
+    resolve: f64,
+) -> PyResult<Rows> {
+    let settings = settings(resolve, 1.0, None)?;
+    let rows = scores.rows(None)?;
+    let positions = indices(&positions, rows.rows)?;
+    let (positions, measure) = (Some(&positions[..]), settings.measure);
+    let record = Record { layer, rows_per_head, positions, beta: 1.0, measure };
+    let records = without_lock(py, || rows.run(record))??;
+    Ok(Rows { records, settings })
 }
 
 /// Measures rows to records.

@@ -1,7 +1,10 @@
-"""Hugging Face models: record what their attention sees, run them under a rescaling. Needs torch and transformers 5."""
+"""Hugging Face models: record what their attention sees, run them under a rescaling, follow them in training. Needs torch and transformers 5."""
 
 from __future__ import annotations
 
+from ._monitor import Monitor
+from ._record import Recorder, record
 from ._rescale import Rescaled, rescale
+from ._table import Table
 
-__all__ = ["Rescaled", "rescale"]
+__all__ = ["Monitor", "Recorder", "Rescaled", "Table", "record", "rescale"]

@@ -1,16 +1,15 @@
 """Where attention is met: transformers' AttentionInterface, through which its models call their attention.
 
-The functions that models find there are wrapped while a model is tapped, and a module's own are called as they would have
-been: names in configurations stay, because eight model files compare them, and so does what builds the masks. One more name,
-"critbeta", is registered for `attn_implementation=`: sdpa and its masks.
+Importing this wraps what models find there: a module that is tapped is observed, or replaced; any other is passed through. Names
+in configurations stay, because some twenty places of transformers compare them, and so do the masks. One more name, "critbeta", is
+registered for `attn_implementation=`: sdpa and its masks.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-AttentionInterface.register("critbeta", sdpa_attention_forward)
-AttentionMaskInterface.register("critbeta", sdpa_mask)
-
 _TAP = "_critbeta"
-_lock = threading.Lock()
-_tapped_modules = 0
-_get_interface = AttentionInterface.get_interface
 
 
 @dataclass
@@ -91,7 +84,7 @@ class Session:
         observe: Callable[[Call], None] | None = None,
         replace: Callable[[Call], Any] | None = None,
     ) -> None:
-        model = _unwrapped(model)
+        model = unwrapped(model)
         self.layers = attention_modules(model)
         """The modules by qualified name, in the model's order."""
         self.forward = Forward()
@@ -100,15 +93,15 @@ class Session:
             taken = [name for name, module in self.layers.items() if getattr(module.__dict__.get(_TAP), "replacement", None)]
             if taken:
                 raise ValueError(f"rescaled already: {in_words(taken)}. Remove that rescaling first")
-        models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-        self._hooks = [module.register_forward_pre_hook(self._begin, with_kwargs=True) for module in models or [model]]
+        models: list[nn.Module] = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+        begin = torch.compiler.disable(self._begin)  # type: ignore[no-untyped-call]
+        self._hooks = [module.register_forward_pre_hook(begin, with_kwargs=True) for module in models or [model]]
         for name, module in self.layers.items():
             tap = module.__dict__.setdefault(_TAP, _Tap(name))
             if observe is not None:
                 tap.observers.append(observe)
             if replace is not None:
                 tap.replacement = replace
-        _count_tapped(len(self.layers))
         self._open = True
 
     def close(self) -> None:
@@ -128,7 +121,6 @@ class Session:
                 tap.replacement = None
             if not tap.observers and tap.replacement is None:
                 del module.__dict__[_TAP]
-        _count_tapped(-len(self.layers))
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = kwargs.get("attention_mask")
@@ -156,22 +148,23 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     )
 
 
-@functools.cache
-def _uses_interface(kind: type) -> bool:
+def _uses_interface(kind: type[nn.Module]) -> bool:
+    """Whether the source of a class, or of one that it is derived from, asks the interface for its attention."""
     if issubclass(kind, PreTrainedModel):
         return False
-    for base in kind.__mro__:
-        if base is nn.Module:
-            return False
-        try:
-            if ".get_interface(" in inspect.getsource(base):
-                return True
-        except (OSError, TypeError):
-            continue
-    return False
+    return any(_asks(base) for base in kind.__mro__[: kind.__mro__.index(nn.Module)])
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+@functools.lru_cache(maxsize=None)
+def _asks(kind: Hashable) -> bool:
+    try:
+        return ".get_interface(" in inspect.getsource(kind)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return False
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of what DistributedDataParallel and torch.compile make of it."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {type(model).__name__}: expected a torch.nn.Module")
     if isinstance(model, nn.DataParallel):
@@ -185,23 +178,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def _count_tapped(change: int) -> None:
-    """Wraps the interface while any module is tapped."""
-    global _tapped_modules
-    with _lock:
-        _tapped_modules += change
-        wanted = _wrapped_get_interface if _tapped_modules else _get_interface
-        if AttentionInterface.get_interface is not wanted:
-            AttentionInterface.get_interface = wanted  # type: ignore[method-assign]
-    # A compiled graph holds the functions that it was traced with.
-    torch.compiler.reset()
-
-
-def _wrapped_get_interface(self: AttentionInterface, attn_implementation: str, default: Callable[..., Any]) -> Any:
-    function = _get_interface(self, attn_implementation, default)
-    return functools.partial(_attention, attn_implementation, function)
-
-
 def _attention(
     implementation: str,
     function: Callable[..., Any],
@@ -212,17 +188,38 @@ def _attention(
     attention_mask: Any = None,
     **kwargs: Any,
 ) -> Any:
-    tap = module.__dict__.get(_TAP)
-    if tap is None:
+    # An attribute, because what torch.compile traces is traced again once a module has one or has it no more.
+    if not hasattr(module, _TAP):
         return function(module, query, key, value, attention_mask, **kwargs)
+    tap = getattr(module, _TAP)
     return _run(tap, Call(tap.layer, implementation, function, module, query, key, value, attention_mask, kwargs))
 
 
-@torch.compiler.disable
-def _run(tap: _Tap, call: Call) -> Any:
+def _run_tap(tap: _Tap, call: Call) -> Any:
     for observe in tap.observers:
         observe(call)
     return call.run() if tap.replacement is None else tap.replacement(call)
+
+
+# What is called here does not go into graphs; the model's own attention breaks out of one with it.
+_run: Callable[[_Tap, Call], Any] = torch.compiler.disable(_run_tap)  # type: ignore[no-untyped-call]
+_get_interface = AttentionInterface.get_interface
+
+
+def _wrapped_get_interface(self: AttentionInterface, attn_implementation: str, default: Callable[..., Any]) -> Any:
+    function = _get_interface(self, attn_implementation, default)
+    return functools.partial(_attention, attn_implementation, function)
+
+
+def _install() -> None:
+    AttentionInterface.register("critbeta", sdpa_attention_forward)
+    AttentionMaskInterface.register("critbeta", sdpa_mask)
+    AttentionInterface.get_interface = _wrapped_get_interface  # type: ignore[method-assign]
+    # Graphs that were compiled before call what they were traced with.
+    torch.compiler.reset()
+
+
+_install()
 
 
 def heads_of(module: nn.Module) -> int | None:

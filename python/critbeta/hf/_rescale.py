@@ -13,9 +13,9 @@ from torch import nn
 
 from .. import _core, softmax
 from .._core import Rescaling
-from ._interface import Call, Forward, Session, heads_of, in_words
+from ._interface import Call, Session, heads_of, in_words
 from ._scores import refuse_sinks, scores
-from ._visible import Visible
+from ._visible import Visible, VisibleKeys
 
 _TILE_BYTES = 64 << 20
 
@@ -29,10 +29,12 @@ class Rescaled:
             per_head = _core.head_rescalings(rescaling)
         elif not isinstance(rescaling, Rescaling):
             raise TypeError(f"rescaling is {type(rescaling).__name__}: expected critbeta.Rescaling or its text")
+        self.model = model
         self.rescaling = str(rescaling)
         """Its text."""
-        self._visible: list[_Remembered] = []
         self._session = Session(model, replace=self._attention)
+        self._visible = VisibleKeys(self._session.forward)
+        self._known_betas: weakref.WeakKeyDictionary[Visible, dict[tuple[str, ...], torch.Tensor]] = weakref.WeakKeyDictionary()
         try:
             self._rules = self._rules_of(rescaling, per_head)
         except BaseException:
@@ -87,13 +89,13 @@ class Rescaled:
         if len(rules) not in (1, heads):
             raise ValueError(f"{self.rescaling}: {call.layer} has {heads} heads, expected the {len(rules)} of the calibration")
         refuse_sinks(call)
-        visible = self._seen(call)
+        visible = self._visible.of(call)
         measured = any(rule.resolve is not None or rule.needs_entropy for rule in rules)
         # A softcap and what a mask adds stand between the product and the softmax: scaled queries would pass by them.
         inside = call.kwargs.get("softcap") is not None or call.kwargs.get("position_bias") is not None
-        if measured or inside or visible.rows.biased:
-            return _tiled(call, visible.rows, rules)
-        beta = visible.betas(rules, f"{self.rescaling}: {call.layer}")
+        if measured or inside or visible.biased:
+            return _tiled(call, visible, rules)
+        beta = self._betas(visible, call, rules)
         if bool((beta == beta.flatten()[0]).all()):
             # One number for all rows: nothing is rounded but the scale.
             return call.run(scaling=call.scaling * float(beta.flatten()[0]))
@@ -101,67 +103,32 @@ class Rescaled:
         wide = torch.promote_types(call.query.dtype, torch.float32)
         return call.run(query=(call.query.to(wide) * beta.to(wide)).to(call.query.dtype))
 
-    def _seen(self, call: Call) -> _Remembered:
-        """What rows see, which layers share."""
-        for known in self._visible:
-            if known.is_of(call, self._session.forward):
-                return known
-        found = _Remembered(call, self._session.forward)
-        # Two kinds of layers alternate at most (a window, none) with their cross-attention.
-        self._visible = [found, *self._visible[:3]]
-        return found
+    def _betas(self, visible: Visible, call: Call, rules: list[Rescaling]) -> torch.Tensor:
+        known = self._known_betas.setdefault(visible, {})
+        key = tuple(str(rule) for rule in rules)
+        if key not in known:
+            known[key] = _betas(visible, rules, f"{self.rescaling}: {call.layer}")
+        return known[key]
 
 
-class _Remembered:
-    """What rows of an attention call see, for the other layers of a forward pass under the same mask."""
-
-    def __init__(self, call: Call, forward: Forward) -> None:
-        self.rows = Visible(call, forward.padding)
-        self._tensors = [None if tensor is None else weakref.ref(tensor) for tensor in _inputs(call)]
-        self._settings = _settings(call, forward)
-        self._betas: dict[tuple[str, ...], torch.Tensor] = {}
-
-    def is_of(self, call: Call, forward: Forward) -> bool:
-        """Whether `call` runs under the same mask."""
-        same = (
-            given is None if known is None else known() is given for known, given in zip(self._tensors, _inputs(call))
-        )
-        return self._settings == _settings(call, forward) and all(same)
-
-    def betas(self, rules: list[Rescaling], told: str) -> torch.Tensor:
-        """The betas of `rules`, one for all heads or one for each: float64 [batch or 1, heads or 1, rows, 1]."""
-        names = tuple(str(rule) for rule in rules)
-        if names not in self._betas:
-            self._betas[names] = self._betas_of(rules, told)
-        return self._betas[names]
-
-    def _betas_of(self, rules: list[Rescaling], told: str) -> torch.Tensor:
-        spread = torch.broadcast_tensors(self.rows.counts(), self.rows.positions[:, None])
-        counts, positions = (tensor.cpu().numpy() for tensor in spread)
-        by_head = []
-        for head, rule in enumerate(rules):
-            # A mask of one head is that of all; a rule of one head is that of all.
-            of_head = slice(None) if len(rules) == 1 else slice(head, head + 1) if counts.shape[1] > 1 else slice(0, 1)
-            n, where = (np.ascontiguousarray(rows[:, of_head]) for rows in (counts, positions))
-            betas = rule.betas(n.ravel(), where.ravel()).reshape(n.shape)
-            # The weights of a row of one key, or of none, are the same at any beta.
-            by_head.append(np.where(n > 1, betas, 1.0))
-        betas = np.concatenate(by_head, axis=1)
-        if not np.isfinite(betas).all():
-            text, head, row = np.argwhere(~np.isfinite(betas))[0]
-            found = f"beta = {betas[text, head, row]} for row {row} of head {head}"
-            raise ValueError(f"{told}: {found}, expected a finite one")
-        return torch.from_numpy(betas[..., None]).to(self.rows.positions.device)
-
-
-def _inputs(call: Call) -> list[Any]:
-    return [call.mask, call.kwargs.get("position_ids")]
-
-
-def _settings(call: Call, forward: Forward) -> tuple[Any, ...]:
-    causal = call.kwargs.get("is_causal"), getattr(call.module, "is_causal", True)
-    shapes = call.query.shape[:3], call.key.shape[2], call.query.device
-    return forward.count, call.implementation, call.kwargs.get("sliding_window"), *causal, *shapes
+def _betas(visible: Visible, rules: list[Rescaling], told: str) -> torch.Tensor:
+    """The betas of `rules`, one for all heads or one for each: float64 [batch or 1, heads or 1, rows, 1]."""
+    spread = torch.broadcast_tensors(visible.counts(), visible.positions[:, None])  # type: ignore[no-untyped-call]
+    counts, positions = (tensor.cpu().numpy() for tensor in spread)
+    by_head = []
+    for head, rule in enumerate(rules):
+        # A mask of one head is that of all; a rule of one head is that of all.
+        of_head = slice(None) if len(rules) == 1 else slice(head, head + 1) if counts.shape[1] > 1 else slice(0, 1)
+        n, where = (np.ascontiguousarray(rows[:, of_head]) for rows in (counts, positions))
+        betas = rule.betas(n.ravel(), where.ravel()).reshape(n.shape)
+        # The weights of a row of one key, or of none, are the same at any beta.
+        by_head.append(np.where(n > 1, betas, 1.0))
+    betas = np.concatenate(by_head, axis=1)
+    if not np.isfinite(betas).all():
+        text, head, row = np.argwhere(~np.isfinite(betas))[0]
+        found = f"beta = {betas[text, head, row]} for row {row} of head {head}"
+        raise ValueError(f"{told}: {found}, expected a finite one")
+    return torch.from_numpy(betas[..., None]).to(visible.positions.device)
 
 
 def _tiled(call: Call, visible: Visible, rules: list[Rescaling]) -> tuple[torch.Tensor, None]:
@@ -182,12 +149,13 @@ def _tiled(call: Call, visible: Visible, rules: list[Rescaling]) -> tuple[torch.
         positions = visible.positions[min(text, len(visible.positions) - 1)]
         for start in range(0, rows, step):
             at = torch.arange(start, min(start + step, rows), device=call.query.device)
-            tile = scores(call, visible, text, at, keys).cpu()
+            end = visible.end(at)
+            tile = scores(call, visible, text, at, end).cpu()
             where = positions[at].cpu().numpy()
-            for part, rule in zip(tile.split(heads // len(rules)), rules):
+            for part, rule in zip(torch.split(tile, heads // len(rules)), rules):
                 softmax(part, rule, out=part, positions=where)
             weights = torch.nn.functional.dropout(tile.to(value.device), dropout, training=dropout > 0)
-            mixed = torch.matmul(weights.reshape(kv_heads, -1, keys), value).view(heads, len(at), value_dim)
+            mixed = torch.matmul(weights.reshape(kv_heads, -1, end), value[:, :end]).view(heads, len(at), value_dim)
             out[text, at] = mixed.transpose(0, 1).to(out.dtype)
     return out, None
 

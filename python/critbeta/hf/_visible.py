@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 
-from ._interface import Call
+from ._interface import Call, Forward
 
 
 class Visible:
@@ -27,6 +28,8 @@ class Visible:
         self._offset, self._window = 0, None
         self._padding: torch.Tensor | None = None
         self._segments: torch.Tensor | None = None
+        if "paged" in call.implementation:
+            raise ValueError(f"{call.layer}: paged attention does not say which keys are whose: use generate without paging")
         if "flash" in call.implementation:
             self._read_flash(call)
         elif call.mask is None:
@@ -35,8 +38,8 @@ class Visible:
             self._read_mask(call)
         self.positions = self._positions(call, padding)
         """0-based position of every query in its own text, int64 [batch or 1, rows]."""
-        bias = self._bias(0, self.rows)
-        self.biased = bias is not None and bool((bias != 0).any())
+        mask = self._mask
+        self.biased = mask is not None and mask.dtype != torch.bool and bool((_unmasked(mask) & (mask != 0)).any())
         """Whether an additive mask changes scores that it leaves visible."""
 
     def _read_nothing(self, call: Call) -> None:
@@ -70,13 +73,17 @@ class Visible:
         mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))[..., : self.keys]
         heads = call.query.shape[1]
         wanted = [self.batch, heads, self.rows, self.keys]
+        if mask.dtype != torch.bool and not mask.is_floating_point():
+            raise ValueError(f"{call.layer}: a mask of {mask.dtype}, expected bool, or numbers that are added to scores")
         if mask.ndim != 4 or any(found not in (1, size) for found, size in zip(mask.shape, wanted)):
             raise ValueError(f"{call.layer}: a mask of shape {list(call.mask.shape)}, expected what broadcasts to {wanted}")
         self._mask = mask.expand(-1, -1, self.rows, self.keys)
 
-    def seen(self, start: int, end: int) -> torch.Tensor:
-        """Whether rows start..end see each key: bool [batch or 1, heads or 1, rows, keys]."""
-        return self.seen_by(torch.arange(start, end, device=self._device))
+    def end(self, rows: torch.Tensor) -> int:
+        """How many keys from the first on cover all that `rows` see, or more."""
+        if self._mask is None and self.causal and len(rows):
+            return min(self._keys_seen, int(rows.max()) + self._offset + 1)
+        return self._keys_seen
 
     def seen_by(self, rows: torch.Tensor) -> torch.Tensor:
         """Whether `rows`, indices int64 [rows], see each key: bool [batch or 1, heads or 1, rows, keys]."""
@@ -102,12 +109,6 @@ class Visible:
             return None
         return self._mask[:, :, rows]
 
-    def _bias(self, start: int, end: int) -> torch.Tensor | None:
-        if self._mask is None or self._mask.dtype == torch.bool:
-            return None
-        mask = self._mask[:, :, start:end]
-        return torch.where(_unmasked(mask), mask, 0)
-
     def counts(self) -> torch.Tensor:
         """Visible keys of every row: int64 [batch or 1, heads or 1, rows]."""
         if self._mask is not None:
@@ -117,8 +118,8 @@ class Visible:
             seen = at.clamp(max=self._keys_seen) if self.causal else torch.full_like(at, self.keys)
             return seen[None, None]
         step = max(1, (1 << 24) // max(1, self.keys * self.batch))
-        parts = [self.seen(at, min(at + step, self.rows)).sum(-1) for at in range(0, self.rows, step)]
-        return torch.cat(parts, -1)
+        rows = torch.arange(self.rows, device=self._device)
+        return torch.cat([self.seen_by(part).sum(-1) for part in torch.split(rows, step)], -1)
 
     def _positions(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor:
         ids = _position_ids(call)
@@ -139,6 +140,36 @@ class Visible:
         seen = _unmasked(self._mask[:, 0])
         keys = torch.arange(self.keys, device=self._device)
         return torch.where(seen, keys, 0).amax(-1)
+
+
+class VisibleKeys:
+    """What the layers of a forward pass see: those under the same mask share it."""
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._known: list[tuple[list[Any], tuple[Any, ...], Visible]] = []
+
+    def of(self, call: Call) -> Visible:
+        """What the rows of `call` see."""
+        tensors, settings = [call.mask, call.kwargs.get("position_ids")], self._settings(call)
+        for references, known, visible in self._known:
+            same = (given is None if was is None else was() is given for was, given in zip(references, tensors))
+            if known == settings and all(same):
+                return visible
+        found = Visible(call, self._forward.padding)
+        references = [None if tensor is None else weakref.ref(tensor) for tensor in tensors]
+        # A model has few kinds of layers: with and without a window, and their cross-attention.
+        self._known = [(references, settings, found), *self._known[:3]]
+        return found
+
+    def clear(self) -> None:
+        """Forgets all."""
+        self._known.clear()
+
+    def _settings(self, call: Call) -> tuple[Any, ...]:
+        # Within a forward pass nobody writes to a mask; between two it may be the same tensor with other values.
+        shapes = call.query.shape[:3], call.key.shape[2], call.query.device
+        return self._forward.count, call.implementation, call.kwargs.get("sliding_window"), _is_causal(call), *shapes
 
 
 def _is_causal(call: Call) -> bool:

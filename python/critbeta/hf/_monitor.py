@@ -1,0 +1,144 @@
+"""Attention while a model is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .._results import Stats
+from ._record import Recorder
+
+
+class Monitor(TrainerCallback):
+    """Follows attention through training: of the first step and every `every`-th from there, per layer and head,
+
+    | scalar | is |
+    | --- | --- |
+    | critbeta/LAYER/headH/operating_ratio | median of 1 / Lambda at beta = 1: far above 1 a row is one key, far below its top keys are not told apart |
+    | critbeta/LAYER/headH/tied | share of rows whose maximum is shared; their operating ratio is 0 |
+    | critbeta/LAYER/headH/entropy | median of entropy / log n: 1 is uniform |
+
+    of about `rows` rows of every text of the step's first forward pass, chosen as by `record`. Other steps cost nothing, nor do
+    evaluation and layers that run again for checkpointed gradients. Of several processes the first one records.
+
+    As a callback of transformers' Trainer (`callbacks=[critbeta.hf.Monitor()]`) it adds its scalars, and the step that they are
+    of, to the next logs of the training. Trackers that stand before it in the Trainer's list have had those logs by then: for them,
+    `trainer.callback_handler.callbacks.insert(0, monitor)`. In a loop of one's own:
+
+        monitor = critbeta.hf.Monitor(every=100)
+        for batch in loader:
+            with monitor.step(model) as scalars:
+                model(**batch).loss.backward()
+            if scalars:
+                log(scalars)
+
+    Raises ValueError for counts below 1, and what `record` raises, when it first records.
+    """
+
+    def __init__(self, every: int = 100, rows: int = 64) -> None:
+        for name, value in {"every": every, "rows": rows}.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}: expected at least 1")
+        self.every, self.rows = every, rows
+        self.scalars: dict[str, float] = {}
+        """Of the last step that was recorded."""
+        self._steps = 0
+        self._pending: dict[str, float] = {}
+        self._recording: _FirstPass | None = None
+
+    @contextmanager
+    def step(self, model: nn.Module) -> Iterator[dict[str, float]]:
+        """One step of a training loop: gives a dictionary that holds the scalars at its end, if the step was recorded."""
+        scalars: dict[str, float] = {}
+        self._begin(model, self._steps)
+        self._steps += 1
+        try:
+            yield scalars
+        except BaseException:
+            self._stop()
+            raise
+        scalars.update(self._end())
+
+    def _begin(self, model: nn.Module, step: int) -> None:
+        # Of a step that was broken off.
+        self._stop()
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if step % self.every == 0 and not (distributed and torch.distributed.get_rank() != 0):
+            self._recording = _FirstPass(model, self.rows)
+
+    def _end(self) -> dict[str, float]:
+        recording, self._recording = self._recording, None
+        if recording is None:
+            return {}
+        self.scalars = recording.scalars()
+        return self.scalars
+
+    def _stop(self) -> None:
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.close()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._stop()
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._begin(kwargs["model"], state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        scalars = self._end()
+        if scalars:
+            self._pending = {**scalars, "critbeta/step": float(state.global_step)}
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if logs is None or any(name.startswith("eval_") for name in logs):
+            return
+        logs.update(self._pending)
+        if state.log_history:
+            state.log_history[-1].update(self._pending)
+        self._pending = {}
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._stop()
+
+
+class _FirstPass:
+    """A recorder that leaves the model after its first forward pass, whether or not that succeeds."""
+
+    def __init__(self, model: nn.Module, rows: int) -> None:
+        self._recorder = Recorder(model, rows, 0.0, 0)
+        self._recorder.__enter__()
+        close = torch.compiler.disable(lambda *_: self.close())  # type: ignore[no-untyped-call]
+        self._hook = self._recorder.model.register_forward_hook(close, always_call=True)
+
+    def close(self) -> None:
+        self._hook.remove()
+        self._recorder.close()
+
+    def scalars(self) -> dict[str, float]:
+        self.close()
+        return _scalars(self._recorder.rows) if self._recorder.recorded else {}
+
+
+def _scalars(rows: Stats) -> dict[str, float]:
+    sound = np.flatnonzero(~rows.poisoned & (rows.n > 1))
+    layer, head = np.asarray(rows.layer)[sound], rows.head[sound]
+    ratio, tied = rows.ratio[sound], rows.ties[sound] > 1
+    entropy = rows.entropy[sound] / np.log(rows.n[sound])
+    scalars = {}
+    for name in dict.fromkeys(layer.tolist()):
+        of_layer = layer == name
+        for number in range(int(head[of_layer].max()) + 1):
+            of = of_layer & (head == number)
+            place = f"critbeta/{name}/head{number}"
+            scalars[f"{place}/operating_ratio"] = float(np.median(ratio[of]))
+            scalars[f"{place}/tied"] = float(tied[of].mean())
+            scalars[f"{place}/entropy"] = float(np.median(entropy[of]))
+    return scalars

@@ -1,0 +1,102 @@
+"""Which rows of a forward pass are measured: some of each text of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ._interface import Forward
+from ._visible import Visible
+
+# Shorter rows say nothing of a length law.
+_SHORTEST = 8
+
+
+@dataclass(eq=False)
+class Text:
+    """One text that the model reads: over several forward passes, if it has a cache."""
+
+    number: int
+    """From 0, in the order that they begin in."""
+    stride: int = 1
+    taken: int = 0
+    steps: int = field(default=0)
+
+    def takes_step(self, rows: int) -> bool:
+        """Whether the row of this decoding step is taken: all of the first `rows`, every second of as many more, every fourth, ..."""
+        takes = self.steps % self.stride == 0
+        self.steps += 1
+        self.taken += takes
+        if self.taken == rows:
+            self.stride, self.taken = 2 * self.stride, 0
+        return takes
+
+
+class Rows(NamedTuple):
+    """Rows of one text that are measured in a forward pass."""
+
+    text: Text
+    batch: int
+    """Which text of the batch."""
+    queries: torch.Tensor
+    """Indices of the queries, int64 [rows]."""
+    positions: torch.Tensor
+    """0-based in the text, int64 [rows]."""
+
+
+class Sampler:
+    """Chooses about `rows` rows of every text and forward pass."""
+
+    def __init__(self, forward: Forward, rows: int) -> None:
+        self._forward, self._rows = forward, rows
+        self._open: dict[int, Text] = {}
+        self._count = 0
+        self._of: tuple[object, list[Rows]] = (None, [])
+
+    def rows(self, visible: Visible) -> list[Rows]:
+        """The rows of this forward pass: the same for every layer."""
+        key = self._forward.count, visible.batch, visible.rows
+        if self._of[0] != key:
+            self._of = key, self._choose(visible)
+        return self._of[1]
+
+    def _choose(self, visible: Visible) -> list[Rows]:
+        positions = visible.positions.expand(visible.batch, -1).cpu().numpy()
+        real = np.ones(positions.shape, bool)
+        padding = self._forward.padding
+        if padding is not None and padding.shape[0] == visible.batch and padding.shape[1] >= visible.rows:
+            real = padding[:, -visible.rows :].cpu().numpy() != 0
+        chosen = []
+        for batch in range(visible.batch):
+            index = np.flatnonzero(real[batch])
+            at = positions[batch, index]
+            for part in np.split(np.arange(len(index)), np.flatnonzero(np.diff(at) != 1) + 1):
+                if len(part) == 0:
+                    continue
+                text = self._text(batch, int(at[part[0]]))
+                if len(part) > 1 or at[part[0]] == 0:
+                    part = part[spread(int(at[part[0]]) + 1, int(at[part[-1]]) + 1, self._rows)]
+                elif not text.takes_step(self._rows):
+                    continue
+                device = visible.positions.device
+                rows, where = (torch.from_numpy(array[part]).to(device) for array in (index, at))
+                chosen.append(Rows(text, batch, rows, where))
+        return chosen
+
+    def _text(self, batch: int, position: int) -> Text:
+        if position == 0 or batch not in self._open:
+            self._open[batch] = Text(self._count)
+            self._count += 1
+        return self._open[batch]
+
+
+def spread(first: int, last: int, rows: int) -> np.ndarray:
+    """Indices of at most `rows` of the lengths first..=last: three quarters of them evenly in log n, from 8 on, and the last ones."""
+    if last - first < rows:
+        return np.arange(last - first + 1)
+    ends = rows // 4
+    even = np.geomspace(max(first, _SHORTEST), last - ends, rows - ends).round().astype(np.int64)
+    return np.unique(np.concatenate([even, np.arange(last - ends + 1, last + 1)])) - first

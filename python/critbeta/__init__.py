@@ -24,11 +24,12 @@ file that cannot be read or written, each with what was found and what was expec
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _arrays, _core
+from . import _arrays, _core, _softmax
 from ._core import Family, Law, Rescaling, __version__
 from ._report import report
 from ._results import Diagnosis, GapCount, SoftmaxStats, Stats
@@ -62,6 +63,12 @@ laws: tuple[Law, ...] = tuple(_core.laws())
 """The published length laws, with their conventions and sources."""
 
 
+def _is_tensor(array: ArrayLike) -> bool:
+    """Whether it is torch's, which whoever made it has imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
 def stats(
     scores: ArrayLike,
     lens: ArrayLike | None = None,
@@ -78,18 +85,26 @@ def stats(
 
     Source: arXiv:2605.12697, definitions; Lambda(r) and the certificate are this project's (docs/how-it-works.md).
     """
+    if _is_tensor(scores) and scores.is_cuda:
+        from . import torch
+
+        return torch.stats(scores, lens, resolve, beta, top_k)
     block, lead = _arrays.rows(scores, "scores")
     lens = _arrays.per_row(lens, lead, "lens")
     rows = _core.stats(block, lens, lead[-1] if lead else 1, resolve, beta, top_k)
     return Stats(rows, lead)
 
 
-def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> np.ndarray | np.float64:
+def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
     """Lambda(r) of every row of `scores` [..., n], float64 of the leading shape (a number for one row): the sup over t > 0 with
     log N(t) > r of (log N(t) - r) / t, r = `resolve` >= 0 in nats. inf under unresolved ties, 0 for n < 2, nan where poisoned.
 
     Source: arXiv:2605.12697 (r = 0).
     """
+    if _is_tensor(scores):
+        from . import torch
+
+        return torch.critical_beta(scores, resolve)
     block, lead = _arrays.rows(scores, "scores")
     return _core.critical_beta(block, resolve).reshape(lead)[()]
 
@@ -129,23 +144,15 @@ def softmax(
 
     A row without scores is all 0; a poisoned one all NaN; at beta = inf tied maxima share the weight.
     """
+    if _is_tensor(scores) and (out is None or _is_tensor(out) or scores.is_cuda):
+        from . import torch
+
+        return torch.softmax(scores, rescaling, out, positions, lens, return_stats)
     rule = Rescaling.parse(rescaling) if isinstance(rescaling, str) else rescaling
     if not isinstance(rule, Rescaling):
         raise TypeError(f"rescaling is {type(rule).__name__}: expected critbeta.Rescaling or its text")
-    block, lead = _arrays.rows(scores, "scores")
-    shape = (*lead, block.shape[1])
-    result = np.empty(shape, np.float32) if out is None else out
-    target = _arrays.target(result, shape)
-    lens, positions = _arrays.per_row(lens, lead, "lens"), _arrays.per_row(positions, lead, "positions")
-    if not np.may_share_memory(block, target):
-        columns = _core.softmax(block, lens, rule, positions, target)
-    elif (block.ctypes.data, block.dtype, block.strides) == (target.ctypes.data, target.dtype, target.strides):
-        columns = _core.softmax_in_place(target, lens, rule, positions)
-    else:
-        raise ValueError(f"out shares memory with scores of shape {shape}: expected scores itself, or other memory")
-    if not return_stats:
-        return result
-    return result, SoftmaxStats(**{name: column.reshape(lead) for name, column in columns.items()})
+    found, told = _softmax.into(scores, rule, positions, lens, out)
+    return (found, told) if return_stats else found
 
 
 def diagnose(

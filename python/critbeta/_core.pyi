@@ -11,6 +11,7 @@ _Target: TypeAlias = NDArray[Any]
 _Indices: TypeAlias = NDArray[np.int64]
 
 __all__ = [
+    "Engine",
     "Family",
     "Law",
     "Rescaling",
@@ -23,7 +24,9 @@ __all__ = [
     "gap_count",
     "laws",
     "report_files",
+    "report_layout",
     "report_rows",
+    "rows_of_reports",
     "softmax",
     "softmax_in_place",
     "stats",
@@ -74,6 +77,30 @@ class Rows:
     def column(self, name: str) -> NDArray[Any] | list[str] | None: ...
     def write_parquet(self, path: str | PathLike[str]) -> None: ...
 
+@final
+class Engine:
+    @staticmethod
+    def cuda(ordinal: int) -> Engine: ...
+    @staticmethod
+    def simulated(arch: str) -> Engine: ...
+    @property
+    def description(self) -> str: ...
+    def workspace_bytes(self, rows: int, cols: int, dtype: str, has_out: bool) -> int: ...
+    def launch(
+        self,
+        stream: int,
+        scores: tuple[int, str],
+        shape: list[int],
+        lens: int | None,
+        positions: int | None,
+        rescaling: Rescaling,
+        out: tuple[int, str, int] | None,
+        report: int | None,
+        workspace: list[int] | None,
+        resolve: float,
+        top_k: int | None,
+    ) -> None: ...
+
 def families() -> list[Family]: ...
 def laws() -> list[Law]: ...
 def stats(
@@ -121,3 +148,7 @@ def report_files(
     train_length: float,
     seed: int,
 ) -> None: ...
+def report_layout() -> list[tuple[str, int]]: ...
+def rows_of_reports(
+    reports: NDArray[np.uint8], positions: _Indices, rows_per_head: int, resolve: float, beta: float, top_k: int | None
+) -> Rows: ...

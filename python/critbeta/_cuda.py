@@ -23,6 +23,8 @@ from ._results import Stats
 _DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 _REPORT = dict(_core.report_layout())
 _ALIGNMENT = 256
+# Laws for which it matters where the query stands. Without positions the kernels take n - 1, the CPU path the last visible key.
+_BY_POSITION = {law.name for law in _core.laws() if "position" in law.granularity}
 _engines: dict[int, _core.Engine] = {}
 _lock = threading.Lock()
 
@@ -34,7 +36,7 @@ def engine(device: Any) -> _core.Engine:
         if index not in _engines:
             if torch.version.cuda is None:
                 raise RuntimeError(f"no kernels for {device}: this torch is not built for CUDA; pass scores.cpu()")
-            if torch.cuda.is_current_stream_capturing():
+            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
                 raise RuntimeError("the kernels are not loaded yet: call once before the capture of a CUDA graph begins")
             notes = _load_nvrtc()
             try:
@@ -122,6 +124,9 @@ def launch(
 
 def softmax(scores: Any, rule: _core.Rescaling, positions: Any, lens: Any, out: Any, columns: int) -> list[Any]:
     """Begins to write probabilities to `out`; the first `columns` of `SoftmaxStats` as tensors on the device."""
+    if positions is None and str(rule).partition(":")[0] in _BY_POSITION:
+        last = _last_visible(scores.reshape(-1, scores.shape[-1]), _within(scores, lens))
+        positions = last.reshape(scores.shape[:-1])
     report = launch(scores, rule, positions, lens, out, reports=columns > 0)
     if columns == 0:
         return []
@@ -151,7 +156,9 @@ def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None
     """`critbeta.stats`: waits for the device."""
     lead = scores.shape[:-1]
     report = launch(scores, _core.Rescaling.parse(f"fixed:{beta!r}"), lens=lens, resolve=resolve, top_k=top_k)
-    last = _last_visible(scores, lens, _integers(report, "n"))
+    within = _within(scores, lens)
+    last, masked = (within - 1).clamp(min=0), (_integers(report, "n") != within).nonzero().flatten()
+    last[masked] = _last_visible(scores.reshape(-1, scores.shape[-1])[masked], within[masked])
     per_head = lead[-1] if lead else 1
     rows = _core.rows_of_reports(report.cpu().numpy(), last.cpu().numpy(), per_head, resolve, beta, top_k)
     return Stats(rows, tuple(lead))
@@ -186,18 +193,21 @@ def _smallest_exceeding(resolve: float) -> int:
     return next((count for count in range(near, near + 5) if math.log(count) > resolve), 2**31 - 1)
 
 
-def _last_visible(scores: Any, lens: Any, n: Any) -> Any:
-    """The index of the last unmasked score of every row, 0 without any; only rows that are masked are looked at."""
-    width = scores.shape[-1]
-    block = scores.reshape(-1, width)
-    within = torch.full_like(n, width, dtype=torch.int64)
-    if lens is not None:
-        within = lens.long().clamp(0, width).expand(scores.shape[:-1]).reshape(-1)
-    last = (within - 1).clamp(min=0)
-    masked = (n != within).nonzero().flatten()
-    columns = torch.arange(width, device=scores.device)
-    # So many scores at a time that their indices take 64 MB.
-    for some in masked.split(max(1, (8 << 20) // width)):
-        seen = (block[some] != -math.inf) & (columns < within[some, None])
-        last[some] = torch.where(seen, columns, 0).amax(-1)
-    return last
+def _within(scores: Any, lens: Any) -> Any:
+    """Scores of each row before its length, int64 [rows]."""
+    lead, n = scores.shape[:-1], scores.shape[-1]
+    if lens is None:
+        return torch.full((math.prod(lead),), n, dtype=torch.int64, device=scores.device)
+    return lens.long().clamp(0, n).expand(lead).reshape(-1)
+
+
+def _last_visible(block: Any, within: Any) -> Any:
+    """The index of the last unmasked score of every row of [rows, n], 0 without any: reads all scores once more, as the CPU path does."""
+    columns = torch.arange(block.shape[-1], dtype=torch.int32, device=block.device)
+    # So many scores at a time that their indices take 32 MB.
+    step = max(1, (8 << 20) // block.shape[-1])
+    last = [
+        torch.where((some != -math.inf) & (columns < end[:, None]), columns, 0).amax(-1)
+        for some, end in zip(block.split(step), within.split(step))
+    ]
+    return torch.cat(last).long() if last else within

@@ -5,7 +5,7 @@ use crate::raised;
 use crate::rows::Rows;
 use crate::rules::Rescaling;
 use critbeta::DType;
-use critbeta::cpu::Measure;
+use critbeta::cpu::{self, Measure};
 use critbeta::cuda::params::RowReport;
 use critbeta::cuda::{
     self, Arch, Beta, Call, DeviceOutput, DeviceRows, Family, Plan, Problem, SimtOptions, Workspace,
@@ -150,7 +150,9 @@ pub fn rows_of_reports(
         let (head, row) = (index / rows_per_head.max(1), index % rows_per_head.max(1));
         let layer = Arc::clone(&layer);
         let place = RowPlace { layer, head: head as u64, row: row as u64, position: position as u64 };
-        RowRecord::new(place, &report.decode(settings.measure), 0.0, top_k.is_some())
+        // All rows were run at it, poisoned ones too.
+        let report = cpu::RowReport { beta, ..report.decode(settings.measure) };
+        RowRecord::new(place, &report, 0.0, top_k.is_some())
     };
     let records = reports.iter().zip(positions).enumerate().map(record).collect();
     Ok(Rows { records, settings })

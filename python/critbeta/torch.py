@@ -267,4 +267,5 @@ def per_row(values: Any, scores: Any, name: str) -> Any:
     """Integers of any kind as a tensor on the device of `scores`; a tensor stays where it is."""
     if values is None or isinstance(values, torch.Tensor):
         return values
-    return torch.as_tensor(values, device=scores.device)
+    # Not waiting: numbers are gone from the host when the call returns.
+    return torch.as_tensor(values).to(scores.device, non_blocking=True)

@@ -148,8 +148,8 @@ def softmax(
     lens: as in `stats`; the result is 0 behind a row's length.
     return_stats: also return `SoftmaxStats`, as (probabilities, stats).
 
-    Of tensors it is differentiable with respect to scores, under torch.compile too, beta being a constant: exactly so under identity,
-    fixed, calibrated and every law of n or the position; `critical` and velickovic measure beta of the row, and how beta moves with
+    Of tensors it is differentiable with respect to scores, under torch.compile too (before torch 2.15 that takes rescaling as text
+    only), beta being a constant: exactly so under identity, fixed, calibrated and every law of n or the position; `critical` and velickovic measure beta of the row, and how beta moves with
     the scores is left out. The gradient is 0 at masked scores, in rows without any, and at beta = inf. In out it has none.
     On a GPU out is float32 or of the dtype of scores, lens and positions are on it too (or numbers), and since nobody can look
     at them before the launch a length is taken as one of 0 to n.

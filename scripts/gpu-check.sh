@@ -4,8 +4,9 @@
 #   scripts/gpu-check.sh build [DIR]     packs what is needed into DIR (target/gpu-check), under 60 MB; needs Rust, and takes
 #                                        nvcc 13 from PyPI where there is none
 #   DIR/gpu-check.sh run DIR             on the machine with the GPU, in under 9 minutes: facts, doctor, parity of every
-#                                        variant, wrappers, graph capture, 50 equal runs, compute-sanitizer, benches against
-#                                        peers. Reads no settings but nvidia-smi's queries, changes none. Results: DIR/records
+#                                        variant, wrappers, graph capture, 50 equal runs, the Python package on CUDA tensors,
+#                                        compute-sanitizer, benches against peers. Reads no settings but nvidia-smi's
+#                                        queries, changes none. Results: DIR/records
 #   DIR/gpu-check.sh dry DIR             the same where there is no GPU: parts that need one are skipped by name, the others
 #                                        run on the simulator and on tiny shapes, and prove the harness
 #
@@ -19,10 +20,24 @@ LIMIT_SECONDS=520
 # What runs on the GPU machine: test binaries, and examples that show the embedding.
 TESTS="parity_device rules_device device_errors wrappers"
 EXAMPLES="03_cuda 04_streams 05_graph"
+# Of the Python package: on a GPU, and without one.
+PYTHON_TESTS="test_device.py test_cuda.py"
+PYTHON_DRY_TESTS="test_cuda_calls.py"
 # The GPUs at hand, H100 and H200; others run the PTX.
 ARCHS=${CRITBETA_CUDA_ARCHS:-sm_90,compute_80}
 
 fail() { echo "error: $*" >&2; exit 1; }
+
+# The Python package with the image in it: one wheel for every Python from 3.10 on.
+wheel() {
+    local venv=$PWD/target/gpu-wheel-venv
+    [ -x "$venv/bin/maturin" ] ||
+        { python3 -m venv "$venv" && "$venv/bin/pip" install -q --disable-pip-version-check 'maturin>=1.9.4,<2'; } || return 1
+    "$venv/bin/maturin" build --quiet --release --locked --manifest-path python/Cargo.toml --interpreter "$venv/bin/python" \
+        --out "$1/python" || return 1
+    local name
+    for name in reference.py $PYTHON_TESTS $PYTHON_DRY_TESTS; do cp "python/tests/$name" "$1/python/" || return 1; done
+}
 
 build() {
     cd "$(dirname "$0")/.." || fail "no repository"
@@ -54,6 +69,7 @@ for line in open(folder / "built.json"):
 PY
     rm "$dir/built.json"
     [ -x "$dir/bin/critbeta" ] || fail "no critbeta was built"
+    wheel "$dir" || fail "no wheel was built"
     ls -l "$dir/bin"
     # Ten binaries with one image in them all: a third of the size.
     python3 -c 'import shutil, sys; shutil.make_archive(f"{sys.argv[1]}/bin", "xztar", sys.argv[1], "bin")' "$dir" ||
@@ -61,7 +77,7 @@ PY
     rm -r "${dir:?}/bin"
     cp -r benches/peers scripts/gpu-check.sh "$dir/" || fail "packing failed"
     local changed
-    changed=$(git status --porcelain -- build.rs Cargo.toml kernels src tests benches)
+    changed=$(git status --porcelain -- build.rs Cargo.toml kernels src tests benches python)
     {
         echo "commit $(git rev-parse --short HEAD)${changed:+, with uncommitted changes}"
         echo "built $(date -u +%Y-%m-%d) by $(rustc --version), $("$home/bin/nvcc" --version | tail -1), for $ARCHS"
@@ -152,6 +168,14 @@ sanitizer_part() {
 # A filter that meets no test passes: this does not.
 one_test() { "bin/test-$1" --exact "$2" --nocapture | tee "$work/one.txt" && grep -q "1 passed" "$work/one.txt"; }
 
+# On the Python that is there, with its torch; nothing is fetched.
+python_package() {
+    local site=$work/site name tests=()
+    python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" python/critbeta-*.whl || return 1
+    for name in $python_tests; do tests+=("python/$name"); done
+    PYTHONPATH=$site python3 -B -m pytest -q -p no:cacheprovider --rootdir python -rs --durations 5 "${tests[@]}"
+}
+
 benches_of_ours() {
     if [ -n "$gpu" ]; then
         bin/critbeta bench --device cuda:0 --quiet --json "$work/ours.json"
@@ -178,8 +202,9 @@ check() {
     export XDG_CACHE_HOME=$work/cache
     rm -rf "$records" "$work"
     mkdir -p "$records" "$work" || fail "cannot write $1"
-    export -f facts doctor one_test benches_of_ours peers ratios
-    export records work gpu
+    export -f facts doctor one_test python_package benches_of_ours peers ratios
+    export records work gpu python_tests=${gpu:+$PYTHON_TESTS}
+    [ -n "$gpu" ] || python_tests=$PYTHON_DRY_TESTS
     export CRITBETA_REQUIRE_GPU=${gpu:+1}
     in_shell() { part "$1" "$2" bash -c "$3"; }
 
@@ -193,6 +218,11 @@ check() {
         in_shell "graph capture and replay" 30 "one_test repeats a_captured_launch_replays"
     else
         skip "graph capture and replay" "no GPU"
+    fi
+    if python3 -c 'import numpy, pytest, torch' 2>/dev/null; then
+        in_shell "Python package" 110 python_package
+    else
+        skip "Python package" "no NumPy, pytest or PyTorch on this machine"
     fi
     in_shell "critbeta bench" 110 benches_of_ours
     if [ -n "$gpu" ] || python3 -c 'import torch' 2>/dev/null; then
@@ -228,5 +258,5 @@ dry)
     gpu=
     check "${2:-$(dirname "$0")}"
     ;;
-*) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
+*) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

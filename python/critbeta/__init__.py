@@ -14,21 +14,25 @@ memory through DLPack, such as torch tensors of float32, float16, bfloat16 or fl
 - float64 scores become float32 once the largest finite score of their row is taken off, so that gaps keep 24 bits;
 - rows that are not contiguous, or not at one distance from each other (a transposed array, a broadcast one), are copied first.
 
-Work is done without the interpreter lock, on one thread per core (`RAYON_NUM_THREADS` before the first call changes that). An
+torch tensors on a GPU (float32, float16, bfloat16) are read where they are, by CUDA kernels on torch's current stream: `softmax`,
+`critical_beta` and `stats` take them. The first call loads the kernels, which takes seconds where they are not cached.
+
+On a CPU work is done without the interpreter lock, on one thread per core (`RAYON_NUM_THREADS` before the first call changes that). An
 array must not be written to by other threads meanwhile.
 
 Errors: TypeError for a wrong type or dtype, ValueError for a wrong shape, device, number, text or content of a file, OSError for a
-file that cannot be read or written, each with what was found and what was expected; MemoryError.
+file that cannot be read or written, RuntimeError where a GPU refuses, each with what was found and what was expected; MemoryError.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _arrays, _core
+from . import _arrays, _core, _softmax
 from ._core import Family, Law, Rescaling, __version__
 from ._report import report
 from ._results import Diagnosis, GapCount, SoftmaxStats, Stats
@@ -62,6 +66,12 @@ laws: tuple[Law, ...] = tuple(_core.laws())
 """The published length laws, with their conventions and sources."""
 
 
+def _is_tensor(array: ArrayLike) -> bool:
+    """Whether it is torch's, which whoever made it has imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
 def stats(
     scores: ArrayLike,
     lens: ArrayLike | None = None,
@@ -76,20 +86,31 @@ def stats(
     beta: finite, >= 0, per unit of score; 1 is the model as it is.
     top_k: count gaps among the k largest scores only, 1 to 2,048; then `certified` says which rows that is exact for.
 
+    Of a tensor on a GPU it waits for the device; betas, counts and ranks are the CPU path's bit for bit, sums those of float32 weights.
+
     Source: arXiv:2605.12697, definitions; Lambda(r) and the certificate are this project's (docs/how-it-works.md).
     """
+    if _is_tensor(scores) and scores.is_cuda:
+        from . import torch
+
+        return torch.stats(scores, lens, resolve, beta, top_k)
     block, lead = _arrays.rows(scores, "scores")
     lens = _arrays.per_row(lens, lead, "lens")
     rows = _core.stats(block, lens, lead[-1] if lead else 1, resolve, beta, top_k)
     return Stats(rows, lead)
 
 
-def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> np.ndarray | np.float64:
+def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
     """Lambda(r) of every row of `scores` [..., n], float64 of the leading shape (a number for one row): the sup over t > 0 with
     log N(t) > r of (log N(t) - r) / t, r = `resolve` >= 0 in nats. inf under unresolved ties, 0 for n < 2, nan where poisoned.
+    Of a tensor a tensor on its device, without a gradient; on a GPU nothing waits, and the device's logarithm may differ in the last bits.
 
     Source: arXiv:2605.12697 (r = 0).
     """
+    if _is_tensor(scores):
+        from . import torch
+
+        return torch.critical_beta(scores, resolve)
     block, lead = _arrays.rows(scores, "scores")
     return _core.critical_beta(block, resolve).reshape(lead)[()]
 
@@ -120,32 +141,30 @@ def softmax(
     rescaling: a `Rescaling` or its text; "identity" is the plain softmax. "critical:ratio=1" runs every row at its own
         critical beta.
     out: float32, float16 or bfloat16, C-contiguous, of the shape of scores; written in place and returned as it was given. It may be
-        scores itself, of the same dtype, and otherwise must not share memory with it. Without it the result is a new
-        float32 NumPy array, whatever dtype the scores have.
+        scores itself, of the same dtype, and otherwise must not share memory with it. Without it the result is new memory: of an array
+        float32, whatever dtype it has; of a tensor a tensor of its dtype on its device (of float64 with the precision of float32).
     positions: 0-based query positions, integers that broadcast to the leading shape, which some laws depend on; without
         them each row stands at its last visible key.
     lens: as in `stats`; the result is 0 behind a row's length.
     return_stats: also return `SoftmaxStats`, as (probabilities, stats).
 
+    Of tensors it is differentiable with respect to scores, under torch.compile too (before torch 2.15 that takes rescaling as text
+    only), beta being a constant: exactly so under identity, fixed, calibrated and every law of n or the position; `critical` and velickovic measure beta of the row, and how beta moves with
+    the scores is left out. The gradient is 0 at masked scores, in rows without any, and at beta = inf. In out it has none.
+    On a GPU out is float32 or of the dtype of scores, lens and positions are on it too (or numbers), and since nobody can look
+    at them before the launch a length is taken as one of 0 to n.
+
     A row without scores is all 0; a poisoned one all NaN; at beta = inf tied maxima share the weight.
     """
+    if _is_tensor(scores) and (out is None or _is_tensor(out) or scores.is_cuda):
+        from . import torch
+
+        return torch.softmax(scores, rescaling, out, positions, lens, return_stats)
     rule = Rescaling.parse(rescaling) if isinstance(rescaling, str) else rescaling
     if not isinstance(rule, Rescaling):
         raise TypeError(f"rescaling is {type(rule).__name__}: expected critbeta.Rescaling or its text")
-    block, lead = _arrays.rows(scores, "scores")
-    shape = (*lead, block.shape[1])
-    result = np.empty(shape, np.float32) if out is None else out
-    target = _arrays.target(result, shape)
-    lens, positions = _arrays.per_row(lens, lead, "lens"), _arrays.per_row(positions, lead, "positions")
-    if not np.may_share_memory(block, target):
-        columns = _core.softmax(block, lens, rule, positions, target)
-    elif (block.ctypes.data, block.dtype, block.strides) == (target.ctypes.data, target.dtype, target.strides):
-        columns = _core.softmax_in_place(target, lens, rule, positions)
-    else:
-        raise ValueError(f"out shares memory with scores of shape {shape}: expected scores itself, or other memory")
-    if not return_stats:
-        return result
-    return result, SoftmaxStats(**{name: column.reshape(lead) for name, column in columns.items()})
+    found, told = _softmax.into(scores, rule, positions, lens, out)
+    return (found, told) if return_stats else found
 
 
 def diagnose(

@@ -11,6 +11,7 @@ _Target: TypeAlias = NDArray[Any]
 _Indices: TypeAlias = NDArray[np.int64]
 
 __all__ = [
+    "Engine",
     "Family",
     "Law",
     "Rescaling",
@@ -26,7 +27,9 @@ __all__ = [
     "record_pair",
     "record_scores",
     "report_files",
+    "report_layout",
     "report_rows",
+    "rows_of_reports",
     "softmax",
     "softmax_in_place",
     "stats",
@@ -81,6 +84,30 @@ class Rows:
     def summary(self, train_length: float, seed: int) -> str: ...
     def write_parquet(self, path: str | PathLike[str]) -> None: ...
     def write_calibration(self, path: str | PathLike[str], seed: int) -> None: ...
+
+@final
+class Engine:
+    @staticmethod
+    def cuda(ordinal: int) -> Engine: ...
+    @staticmethod
+    def simulated(arch: str) -> Engine: ...
+    @property
+    def description(self) -> str: ...
+    def workspace_bytes(self, rows: int, cols: int, dtype: str, has_out: bool) -> int: ...
+    def launch(
+        self,
+        stream: int,
+        scores: tuple[int, str],
+        shape: list[int],
+        lens: int | None,
+        positions: int | None,
+        rescaling: Rescaling,
+        out: tuple[int, str, int] | None,
+        report: int | None,
+        workspace: list[int] | None,
+        resolve: float,
+        top_k: int | None,
+    ) -> None: ...
 
 def families() -> list[Family]: ...
 def head_rescalings(spec: str) -> tuple[list[tuple[str, int, Rescaling]], int] | None: ...
@@ -140,3 +167,7 @@ def record_pair(
     resolve: float,
 ) -> Rows: ...
 def record_scores(scores: _Block, positions: _Indices, rows_per_head: int, layer: str, resolve: float) -> Rows: ...
+def report_layout() -> list[tuple[str, int]]: ...
+def rows_of_reports(
+    reports: NDArray[np.uint8], positions: _Indices, rows_per_head: int, resolve: float, beta: float, top_k: int | None
+) -> Rows: ...

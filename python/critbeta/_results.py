@@ -113,7 +113,7 @@ class Stats:
 
 
 class SoftmaxStats(NamedTuple):
-    """What is known of every row of a softmax: arrays of the leading shape."""
+    """What is known of every row of a softmax: arrays of the leading shape; of a tensor tensors on its device."""
 
     beta: np.ndarray
     """The inverse temperature that the rescaling chose; nan where poisoned."""

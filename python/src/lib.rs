@@ -4,6 +4,7 @@
 //! blocks, lets go of the interpreter lock, and calls the crate. `critbeta/_core.pyi` says what passes between the two.
 
 mod block;
+mod cuda;
 mod diagnosis;
 mod measure;
 mod page;
@@ -25,6 +26,8 @@ mod _core {
     }
 
     #[pymodule_export]
+    use super::cuda::{Engine, report_layout, rows_of_reports};
+    #[pymodule_export]
     use super::diagnosis::{diagnose_pair, diagnose_scores, record_pair};
     #[pymodule_export]
     use super::measure::{critical_beta, gap_count, stats};
@@ -45,6 +48,7 @@ fn raised(error: critbeta::Error) -> PyErr {
     match error {
         Error::Io { .. } => PyOSError::new_err(text),
         Error::File { .. }
+        | Error::Launch { .. }
         | Error::Scores { .. }
         | Error::Settings { .. }
         | Error::Spec { .. }

@@ -1,4 +1,7 @@
-"""torch tensors on the CPU, where torch is installed: shared by DLPack, never copied."""
+"""torch tensors: what comes back is a tensor, of the same dtype and device; nothing is copied on the way in."""
+
+import subprocess
+import sys
 
 import critbeta
 import numpy as np
@@ -6,51 +9,137 @@ import pytest
 from reference import assert_probabilities, rows
 
 torch = pytest.importorskip("torch")
+import critbeta.torch  # noqa: E402
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+ROUNDING = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float64: 0.0}
 
 
-@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "float64"])
-def test_tensors_are_arrays(name):
-    dtype = getattr(torch, name)
-    scores = torch.randn(3, 4, 500, generator=torch.Generator().manual_seed(1)).to(dtype)
-    wide = scores.double().numpy() if name == "float64" else scores.float().numpy()
-    assert np.array_equal(critbeta.critical_beta(scores), critbeta.critical_beta(wide))
-    assert critbeta.softmax(scores).tobytes() == critbeta.softmax(wide).tobytes()
-    assert critbeta.softmax(scores[..., 10:60]).tobytes() == critbeta.softmax(wide[..., 10:60]).tobytes()
+def drawn(*shape, dtype=torch.float32, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tensor_in_gives_a_tensor_out(dtype):
+    scores = drawn(3, 4, 500, dtype=dtype)
+    wide = scores.float().numpy() if dtype != torch.float64 else scores.numpy()
+    found, told = critbeta.softmax(scores, return_stats=True)
+    assert isinstance(found, torch.Tensor) and found.dtype == dtype and found.shape == scores.shape and found.is_contiguous()
+    expected, columns = critbeta.softmax(wide, return_stats=True)
+    assert np.array_equal(found.double(), torch.from_numpy(expected).to(dtype).double()) or dtype == torch.bfloat16
+    for name in columns._fields:
+        column = getattr(told, name)
+        assert isinstance(column, torch.Tensor) and column.shape == (3, 4) and not column.requires_grad, name
+        assert np.array_equal(column, getattr(columns, name)), name
+    for beta in (critbeta.critical_beta(scores, 0.69), critbeta.torch.critical_beta(scores, 0.69)):
+        assert beta.dtype == torch.float64 and np.array_equal(beta, critbeta.critical_beta(wide, 0.69))
     block, _ = critbeta._arrays.rows(scores, "scores")
     assert block.__array_interface__["data"][0] == scores.data_ptr()
 
 
-@pytest.mark.parametrize(("name", "rounding"), [("float32", 0.0), ("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
-def test_out_is_a_tensor(name, rounding):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_probabilities_are_rounded_once(dtype):
+    for name, row in rows(600).items():
+        scores = torch.from_numpy(row).to(dtype)
+        if torch.isfinite(scores).any() and not scores.isposinf().any():
+            found = critbeta.softmax(scores, "fixed:1.3")
+            assert_probabilities(found.double().numpy(), scores.float().numpy(), 1.3, ROUNDING[dtype])
+
+
+def test_strides_and_shapes():
+    wide = drawn(6, 100)
+    for view in [wide[:, 10:70], wide[::2, :60], wide.T, wide[:, ::2], wide[0].expand(6, 100), wide[3], wide[:0], wide[:, :0]]:
+        found = critbeta.softmax(view, "su")
+        assert found.shape == view.shape and torch.equal(found, critbeta.softmax(view.contiguous(), "su"))
+    assert critbeta.softmax(wide.to("meta")).shape == (6, 100) and critbeta.critical_beta(wide[0]).shape == ()
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+def test_out_is_a_tensor(dtype):
     row = rows(600)["spiky"]
-    scores, out = torch.from_numpy(row), torch.zeros(600, dtype=getattr(torch, name))
-    assert critbeta.softmax(scores, "identity", out=out) is out
-    assert_probabilities(out.float().numpy(), row, 1.0, rounding)
+    scores, out = torch.from_numpy(row), torch.zeros(600, dtype=dtype)
+    version = out._version
+    assert critbeta.softmax(scores, "identity", out=out) is out and out._version > version
+    assert_probabilities(out.float().numpy(), row, 1.0, ROUNDING[dtype])
     same = out.clone()
     expected = critbeta.softmax(same, "identity", out=torch.empty_like(same))
-    assert critbeta.softmax(same, "identity", out=same) is same and torch.equal(same, expected)
+    found, told = critbeta.softmax(same, "identity", out=same, return_stats=True)
+    assert found is same and torch.equal(same, expected) and told.n == 600
+    # Arrays of NumPy and tensors mix where all are on the CPU.
+    array = np.zeros(600, np.float32)
+    assert critbeta.softmax(scores, "identity", out=array) is array
+    assert critbeta.softmax(row, "identity", out=out) is out
 
 
-def test_lens_and_positions_are_tensors():
-    scores = torch.zeros(3, 8)
-    assert critbeta.stats(scores, lens=torch.tensor([1, 2, 8])).n.tolist() == [1, 2, 8]
-    beta = critbeta.softmax(scores, "qwen-logn:train=10", positions=torch.tensor(99), return_stats=True)[1].beta
-    assert np.allclose(beta, 2)
+def test_lens_and_positions_are_anything_that_holds_integers():
+    scores = drawn(2, 3, 8)
+    assert critbeta.stats(scores, lens=torch.tensor([1, 2, 8])).n.tolist() == [[1, 2, 8]] * 2
+    for lens in ([[5], [7]], np.array([[5], [7]], np.uint8), torch.tensor([[5], [7]], dtype=torch.int32)):
+        found, told = critbeta.softmax(scores, lens=lens, return_stats=True)
+        assert told.n.tolist() == [[5] * 3, [7] * 3] and not found[0, :, 5:].any()
+    assert not critbeta.softmax(scores, lens=0).any()
+    for positions in (99, torch.tensor(99), np.int64(99), [99, 99, 99]):
+        beta = critbeta.softmax(scores, "qwen-logn:train=10", positions=positions, return_stats=True)[1].beta
+        assert torch.allclose(beta, torch.tensor(2.0, dtype=torch.float64))
 
 
 def test_queries_and_keys_are_tensors():
-    q, k = torch.randn(1, 4, 20, 16).bfloat16(), torch.randn(1, 2, 30, 16).bfloat16()
+    q, k = drawn(1, 4, 20, 16, dtype=torch.bfloat16), drawn(1, 2, 30, 16, dtype=torch.bfloat16, seed=2)
     found = critbeta.diagnose(q=q, k=k).rows
     expected = critbeta.diagnose(q=q.float().numpy(), k=k.float().numpy()).rows
     assert found.shape == (4, 20) and np.array_equal(found.critical_beta, expected.critical_beta)
 
 
-def test_what_torch_does_not_share_is_refused():
-    with pytest.raises(ValueError, match=r"scores of shape \(2, 3\) cannot be shared through DLPack"):
-        critbeta.stats(torch.zeros(2, 3, requires_grad=True))
-    with pytest.raises(TypeError, match="int64"):
-        critbeta.stats(torch.zeros(2, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="meta|DLPack"):
-        critbeta.stats(torch.zeros(2, 3, device="meta"))
-    with pytest.raises(ValueError, match="DLPack"):
-        critbeta.stats(torch.zeros(2, 3).to_sparse())
+X = torch.zeros(3, 8)
+REFUSED = [
+    (lambda: critbeta.softmax(torch.tensor(1.0)), ValueError, r"scores of shape \(\): expected \[\.\.\., n\]"),
+    (lambda: critbeta.softmax(X.long()), TypeError, r"scores of shape \(3, 8\) are torch.int64: expected float32"),
+    (lambda: critbeta.softmax(X.to_sparse()), ValueError, r"torch.sparse_coo: expected a dense tensor, pass scores\.to_dense"),
+    (lambda: critbeta.softmax(X, "ssmax"), ValueError, "s is missing"),
+    (lambda: critbeta.softmax(X, 1.3), TypeError, "rescaling is float"),
+    (lambda: critbeta.softmax(X, out=X[:2].clone()), ValueError, r"out of shape \(2, 8\): expected \(3, 8\)"),
+    (lambda: critbeta.softmax(X, out=X.double()), TypeError, "out is dtype.*expected float32, float16 or bfloat16"),
+    (lambda: critbeta.softmax(X, out=torch.zeros(8, 3).T), ValueError, "C-contiguous"),
+    (lambda: critbeta.softmax(X, out=X.to("meta")), ValueError, r"out is on meta, scores of shape \(3, 8\) on cpu"),
+    (lambda: critbeta.softmax(X, lens=torch.tensor([1, 2, 3], device="meta")), ValueError, "lens is on meta, scores .* on cpu"),
+    (lambda: critbeta.softmax(X, lens=torch.tensor([1.0, 2.0, 3.0])), TypeError, "lens is torch.float32: expected integers"),
+    (lambda: critbeta.softmax(X, lens=[1, 2]), ValueError, r"lens of shape \(2,\): expected one per row, or what broadcasts to \(3,\)"),
+    (lambda: critbeta.softmax(X, lens=9), ValueError, "lens: 9 of row 0, expected 0 to the 8 columns"),
+    (lambda: critbeta.softmax(X, positions=-1), ValueError, "positions: -1 of row 0, expected 0 or more"),
+    (lambda: critbeta.softmax(X, positions=[True] * 3), TypeError, "positions is torch.bool: expected integers"),
+    (lambda: critbeta.critical_beta(X, -1.0), ValueError, "resolve must be finite and at least 0"),
+    (lambda: critbeta.critical_beta(X.int()), TypeError, "torch.int32"),
+    (lambda: critbeta.softmax(X.requires_grad_(False).clone().requires_grad_(), out=X.clone()), RuntimeError, "automatic differentiation"),
+    (lambda: critbeta.stats(X.clone().requires_grad_()), ValueError, r"scores of shape \(3, 8\) cannot be shared through DLPack"),
+    (lambda: critbeta.stats(X.to("meta")), ValueError, "meta|DLPack"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+def test_what_does_not_fit_is_refused_with_its_numbers(case):
+    given, exception, told = REFUSED[case]
+    with pytest.raises(exception, match=told) as found:
+        given()
+    assert type(found.value) is exception
+
+
+def test_memory_that_overlaps_is_refused():
+    memory = torch.zeros(100)
+    with pytest.raises(ValueError, match=r"out shares memory with scores of shape \(50,\)"):
+        critbeta.softmax(memory[:50], out=memory[4:54])
+
+
+def test_the_operators_come_with_the_first_tensor():
+    code = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import critbeta
+assert "torch" not in sys.modules and "critbeta.torch" not in sys.modules
+import torch, numpy
+critbeta.softmax(numpy.zeros((2, 3)))
+assert "critbeta.torch" not in sys.modules
+critbeta.softmax(torch.zeros(3))
+print(torch.ops.critbeta.softmax(torch.zeros(2, 4), "identity", None, None)[0].tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"{[[0.25] * 4] * 2}\n", done.stderr

@@ -1,0 +1,271 @@
+"""torch operators. Importing this registers them; `critbeta.softmax` and `critbeta.critical_beta` do when a tensor first comes.
+
+| torch.ops.critbeta | gives |
+| --- | --- |
+| softmax(scores, rescaling, positions, lens) | probabilities, and beta of every row |
+| softmax_stats(scores, rescaling, positions, lens) | probabilities, and the seven columns of `critbeta.SoftmaxStats` |
+| softmax_out(scores, rescaling, positions, lens, out) | nothing: writes to out, which may be scores |
+| softmax_stats_out(scores, rescaling, positions, lens, out) | the seven columns, and writes to out |
+| critical_beta(scores, resolve) | Lambda(resolve) of every row, float64 |
+
+scores [..., n] are float32, float16, bfloat16, or on the CPU float64; rescaling is text; positions and lens are integers on the device of
+scores that broadcast to the leading shape, or None. Every operator has a fake kernel, so torch.compile and torch.export go through
+it, and a batching rule for torch.vmap. The first two are differentiable with respect to scores, beta being taken as a constant;
+their other results and those of critical_beta are not.
+
+Errors: as in `critbeta`; an operator called on what it cannot read says so in a fake kernel too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch  # type: ignore[import-not-found, unused-ignore]
+
+from . import _arrays, _core, _cuda, _softmax
+from ._results import SoftmaxStats, Stats
+
+__all__: list[str] = []
+
+_READ = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_STATS = (torch.float64, torch.float64, torch.int64, torch.float64, torch.int64, torch.int64, torch.bool)
+_ARGUMENTS = "Tensor scores, str rescaling, Tensor? positions=None, Tensor? lens=None"
+_OUT_ARGUMENTS = "Tensor scores, str rescaling, Tensor? positions, Tensor? lens, Tensor(a!) out"
+_SEVEN = ", ".join(7 * ["Tensor"])
+
+
+def _check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
+    """Errors: whatever of the arguments can be told from their shapes, dtypes and devices alone."""
+    shape, device = tuple(scores.shape), scores.device
+    if not shape:
+        raise ValueError("scores of shape (): expected [..., n], at least one dimension")
+    if scores.layout != torch.strided:
+        raise ValueError(f"scores of shape {shape} are {scores.layout}: expected a dense tensor, pass scores.to_dense()")
+    if scores.dtype not in _READ:
+        raise TypeError(f"scores of shape {shape} are {scores.dtype}: expected float32, float16, bfloat16 or float64")
+    if device.type not in ("cpu", "cuda", "meta"):
+        raise ValueError(f"scores of shape {shape} are on {device}: expected cpu or cuda, pass scores.cpu()")
+    if device.type == "cuda" and scores.dtype == torch.float64:
+        told = "the kernels read float32, float16 and bfloat16, pass scores.float(), or scores.cpu()"
+        raise ValueError(f"scores of shape {shape} are float64 on {device}: {told}")
+    for name, values in (("positions", positions), ("lens", lens)):
+        if values is None:
+            continue
+        if values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool:
+            raise TypeError(f"{name} is {values.dtype}: expected integers")
+        if values.device != device:
+            raise ValueError(f"{name} is on {values.device}, scores of shape {shape} on {device}: expected one device")
+        lead, given = shape[:-1], tuple(values.shape)
+        fits = len(given) <= len(lead) and all(a in (1, b) for a, b in zip(given[::-1], lead[::-1]))
+        if not fits:
+            raise ValueError(f"{name} of shape {given}: expected one per row, or what broadcasts to {lead}")
+    if out is not None:
+        if out.device != device:
+            raise ValueError(f"out is on {out.device}, scores of shape {shape} on {device}: expected one device")
+        if tuple(out.shape) != shape:
+            raise ValueError(f"out of shape {tuple(out.shape)}: expected {shape}, that of scores")
+
+
+def _is_launched(scores: Any) -> bool:
+    """Whether a kernel is launched over them: there is nothing to launch over no scores at all."""
+    return bool(scores.device.type == "cuda" and scores.numel() > 0)
+
+
+def _on_host(given: Any) -> Any:
+    return given.cpu() if isinstance(given, torch.Tensor) else given
+
+
+def _run(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any, columns: int) -> list[Any]:
+    """Writes probabilities to `out`, and gives the first `columns` of `SoftmaxStats` as tensors."""
+    rule = _core.Rescaling.parse(rescaling)
+    scores, out = scores.detach(), out.detach()
+    if _is_launched(scores):
+        return _cuda.softmax(scores, rule, positions, lens, out, columns)
+    _, found = _softmax.into(*(_on_host(given) for given in (scores, rule, positions, lens, out)))
+    return [torch.from_numpy(column).to(scores.device) for column in found[:columns]]
+
+
+def _new(scores: Any, rescaling: str, positions: Any, lens: Any, columns: int) -> tuple[Any, ...]:
+    _check(scores, positions, lens)
+    is_wide = scores.dtype == torch.float64
+    out = torch.empty(scores.shape, dtype=torch.float32 if is_wide else scores.dtype, device=scores.device)
+    found = _run(scores, rescaling, positions, lens, out, columns)
+    return (out.double() if is_wide else out, *found)
+
+
+def _softmax_new(scores: Any, rescaling: str, positions: Any = None, lens: Any = None) -> tuple[Any, ...]:
+    return _new(scores, rescaling, positions, lens, 1)
+
+
+def _softmax_stats(scores: Any, rescaling: str, positions: Any = None, lens: Any = None) -> tuple[Any, ...]:
+    return _new(scores, rescaling, positions, lens, 7)
+
+
+def _softmax_out(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any) -> None:
+    _check(scores, positions, lens, out)
+    _run(scores, rescaling, positions, lens, out, 0)
+
+
+def _softmax_stats_out(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any) -> tuple[Any, ...]:
+    _check(scores, positions, lens, out)
+    return tuple(_run(scores, rescaling, positions, lens, out, 7))
+
+
+def _critical_beta(scores: Any, resolve: float = 0.0) -> Any:
+    _check(scores, None, None)
+    scores = scores.detach()
+    if _is_launched(scores):
+        return _cuda.critical_beta(scores, resolve)
+    block, lead = _arrays.rows(_on_host(scores), "scores")
+    return torch.from_numpy(_core.critical_beta(block, resolve).reshape(lead)).to(scores.device)
+
+
+def _fake(columns: int) -> Callable[..., tuple[Any, ...]]:
+    def fake(scores: Any, rescaling: str, positions: Any = None, lens: Any = None) -> tuple[Any, ...]:
+        _check(scores, positions, lens)
+        _core.Rescaling.parse(rescaling)
+        columns_of = [scores.new_empty(scores.shape[:-1], dtype=dtype) for dtype in _STATS[:columns]]
+        return (scores.new_empty(scores.shape), *columns_of)
+
+    return fake
+
+
+def _fake_out(columns: int) -> Callable[..., tuple[Any, ...] | None]:
+    def fake(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any) -> tuple[Any, ...] | None:
+        _check(scores, positions, lens, out)
+        return _fake(columns)(scores, rescaling, positions, lens)[1:] or None
+
+    return fake
+
+
+def _fake_critical_beta(scores: Any, resolve: float = 0.0) -> Any:
+    _check(scores, None, None)
+    return scores.new_empty(scores.shape[:-1], dtype=torch.float64)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(output[0], output[1])
+
+
+def _gradient(ctx: Any, grad: Any, *_of_constants: Any) -> tuple[Any, ...]:
+    """d/ds of softmax(beta s) with beta a constant: beta p (g - sum(p g)). 0 where p is 0: at masked scores and in rows without any.
+    At beta = inf the softmax is constant but where the largest scores change places: 0 too. NaN in poisoned rows."""
+    probabilities, beta = ctx.saved_tensors
+    wide = torch.promote_types(probabilities.dtype, torch.float32)
+    p, g = probabilities.to(wide), grad.to(wide)
+    beta = torch.where(beta.isinf(), 0.0, beta).clamp(max=torch.finfo(wide).max).to(wide).unsqueeze(-1)
+    found = beta * (p * (g - (p * g).sum(-1, keepdim=True)))
+    return torch.where(p == 0, 0.0, found).to(probabilities.dtype), None, None, None
+
+
+def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.mark_non_differentiable(output)
+
+
+def _no_gradient(ctx: Any, grad: Any) -> tuple[None, None]:
+    return None, None
+
+
+def _batched(op: Any, results: int) -> Callable[..., Any]:
+    """The batching rule of an operator on rows: another leading dimension."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], scores: Any, *others: Any) -> Any:
+        scores = scores.expand(info.batch_size, *scores.shape) if in_dims[0] is None else scores.movedim(in_dims[0], 0)
+
+        def first(values: Any, dim: int | None) -> Any:
+            if dim is None:
+                return values
+            values = values.movedim(dim, 0)
+            ones = [1] * (scores.dim() - 1 - values.dim())
+            return values.reshape(info.batch_size, *ones, *values.shape[1:])
+
+        found = op(scores, *map(first, others, in_dims[1:]))
+        return found, (0 if results == 1 else (0,) * results)
+
+    return rule
+
+
+def _operator(name: str, function: Callable[..., Any], schema: str, fake: Callable[..., Any], writes: tuple[str, ...] = ()) -> Any:
+    op = torch.library.custom_op(f"critbeta::{name}", function, mutates_args=writes, schema=schema)
+    op.register_fake(fake)
+    return op
+
+
+_OPS: dict[str, Any] = {
+    "softmax": _operator("softmax", _softmax_new, f"({_ARGUMENTS}) -> (Tensor, Tensor)", _fake(1)),
+    "softmax_stats": _operator("softmax_stats", _softmax_stats, f"({_ARGUMENTS}) -> (Tensor, {_SEVEN})", _fake(7)),
+    "softmax_out": _operator("softmax_out", _softmax_out, f"({_OUT_ARGUMENTS}) -> ()", _fake_out(0), ("out",)),
+    "softmax_stats_out": _operator(
+        "softmax_stats_out", _softmax_stats_out, f"({_OUT_ARGUMENTS}) -> ({_SEVEN})", _fake_out(7), ("out",)
+    ),
+    "critical_beta": _operator(
+        "critical_beta", _critical_beta, "(Tensor scores, float resolve=0.0) -> Tensor", _fake_critical_beta
+    ),
+}
+for _name, _results in (("softmax", 2), ("softmax_stats", 8), ("critical_beta", 1)):
+    _OPS[_name].register_vmap(_batched(_OPS[_name], _results))
+for _name in ("softmax", "softmax_stats"):
+    _OPS[_name].register_autograd(_gradient, setup_context=_keep)
+_OPS["critical_beta"].register_autograd(_no_gradient, setup_context=_keep_nothing)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def _text(rescaling: _core.Rescaling) -> str:
+    return str(rescaling)
+
+
+def softmax(
+    scores: Any,
+    rescaling: str | _core.Rescaling,
+    out: Any = None,
+    positions: Any = None,
+    lens: Any = None,
+    return_stats: bool = False,
+) -> Any:
+    """`critbeta.softmax` of a tensor."""
+    if not isinstance(rescaling, str):
+        if not isinstance(rescaling, _core.Rescaling):
+            raise TypeError(f"rescaling is {type(rescaling).__name__}: expected critbeta.Rescaling or its text")
+        rescaling = _text(rescaling)
+    positions, lens = per_row(positions, scores, "positions"), per_row(lens, scores, "lens")
+    if out is None:
+        if not return_stats:
+            return _OPS["softmax"](scores, rescaling, positions, lens)[0]
+        probabilities, *columns = _OPS["softmax_stats"](scores, rescaling, positions, lens)
+        return probabilities, SoftmaxStats(*columns)
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"out is {type(out).__name__}, scores a tensor on {scores.device}: expected a tensor there")
+    if torch.is_grad_enabled() and (scores.requires_grad or out.requires_grad):
+        told = "expected no requires_grad, pass scores.detach(), or leave out away"
+        raise RuntimeError(f"out of shape {tuple(out.shape)} does not support automatic differentiation: {told}")
+    if not return_stats:
+        _OPS["softmax_out"](scores, rescaling, positions, lens, out)
+        return out
+    return out, SoftmaxStats(*_OPS["softmax_stats_out"](scores, rescaling, positions, lens, out))
+
+
+def critical_beta(scores: Any, resolve: float = 0.0) -> Any:
+    """`critbeta.critical_beta` of a tensor."""
+    return _OPS["critical_beta"](scores, resolve)
+
+
+def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None) -> Stats:
+    """`critbeta.stats` of a CUDA tensor."""
+    lens = per_row(lens, scores, "lens")
+    _check(scores, None, lens)
+    scores = scores.detach()
+    if _is_launched(scores):
+        return _cuda.stats(scores, lens, resolve, beta, top_k)
+    block, lead = _arrays.rows(_on_host(scores), "scores")
+    lens = _arrays.per_row(_on_host(lens), lead, "lens")
+    return Stats(_core.stats(block, lens, lead[-1] if lead else 1, resolve, beta, top_k), lead)
+
+
+def per_row(values: Any, scores: Any, name: str) -> Any:
+    """Integers of any kind as a tensor on the device of `scores`; a tensor stays where it is."""
+    if values is None or isinstance(values, torch.Tensor):
+        return values
+    # Not waiting: numbers are gone from the host when the call returns.
+    return torch.as_tensor(values).to(scores.device, non_blocking=True)

@@ -1,0 +1,159 @@
+//! The CUDA kernels on memory that torch owns: addresses as integers, the caller's stream. With `block.rs` the unsafe of this package.
+#![allow(unsafe_code)]
+
+use crate::raised;
+use crate::rows::Rows;
+use crate::rules::Rescaling;
+use critbeta::DType;
+use critbeta::cpu::{self, Measure};
+use critbeta::cuda::params::RowReport;
+use critbeta::cuda::{
+    self, Arch, Beta, Call, DeviceOutput, DeviceRows, Family, Plan, Problem, SimtOptions, Workspace,
+};
+use critbeta::diagnose::{RowPlace, RowRecord};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use std::mem::offset_of;
+use std::sync::Arc;
+
+/// A GPU with its kernels loaded, or their simulator.
+#[pyclass(frozen, module = "critbeta._core")]
+pub struct Engine {
+    /// Never torn down: at exit the driver may be gone before it, and in a forked child it must not be touched.
+    engine: &'static cuda::Engine,
+    process: u32,
+}
+
+impl Engine {
+    fn of(engine: critbeta::Result<cuda::Engine>) -> PyResult<Self> {
+        let engine = Box::leak(Box::new(engine.map_err(raised)?));
+        Ok(Engine { engine, process: std::process::id() })
+    }
+
+    /// Errors: RuntimeError in a child of the process that made it, where every call of the driver would fail or wait for ever.
+    fn alive(&self) -> PyResult<&'static cuda::Engine> {
+        match self.process == std::process::id() {
+            true => Ok(self.engine),
+            false => Err(PyRuntimeError::new_err(format!(
+                "CUDA was begun in process {} and does not survive its fork to {}: use the start method 'spawn'",
+                self.process,
+                std::process::id()
+            ))),
+        }
+    }
+}
+
+#[pymethods]
+impl Engine {
+    /// The GPU of this number. It takes seconds where NVRTC compiles the kernels; a cache on disk keeps them.
+    #[staticmethod]
+    fn cuda(py: Python<'_>, ordinal: usize) -> PyResult<Self> {
+        Engine::of(py.detach(|| cuda::Engine::cuda(ordinal)))
+    }
+
+    /// The simulator as a GPU of this architecture (`sm_90`), in builds with the feature `simt`: for tests.
+    #[staticmethod]
+    fn simulated(arch: &str) -> PyResult<Self> {
+        let arch = Arch::named(arch).map_err(raised)?;
+        Engine::of(cuda::Engine::simulated(SimtOptions::of(arch)))
+    }
+
+    /// Device, capability, and where its kernels are from.
+    #[getter]
+    fn description(&self) -> String {
+        self.engine.description()
+    }
+
+    /// Bytes of workspace that a launch over such rows needs, 0 for none.
+    fn workspace_bytes(&self, rows: u64, cols: u64, dtype: &str, has_out: bool) -> PyResult<u64> {
+        let family = if has_out { Family::CriticalSoftmax } else { Family::GapProfile };
+        let problem = Problem { rows, cols, dtype: element(dtype)?, family };
+        Ok(Plan::choose(&problem, self.engine.arch()).map_err(raised)?.workspace_bytes)
+    }
+
+    /// Begins a launch on `stream` and returns; all numbers but shapes and `stream` are addresses of device memory.
+    #[allow(clippy::too_many_arguments)]
+    fn launch(
+        &self,
+        py: Python<'_>,
+        stream: u64,
+        scores: (u64, &str),
+        shape: [u64; 3],
+        lens: Option<u64>,
+        positions: Option<u64>,
+        rescaling: &Rescaling,
+        out: Option<(u64, &str, u64)>,
+        report: Option<u64>,
+        workspace: Option<[u64; 2]>,
+        resolve: f64,
+        top_k: Option<usize>,
+    ) -> PyResult<()> {
+        let engine = self.alive()?;
+        let ((address, dtype), [rows, cols, stride]) = (scores, shape);
+        let output = |(address, dtype, stride)| {
+            Ok::<_, PyErr>(DeviceOutput { address, dtype: element(dtype)?, stride })
+        };
+        let call = Call {
+            scores: DeviceRows { address, dtype: element(dtype)?, rows, cols, stride, lens },
+            out: out.map(output).transpose()?,
+            beta: Beta::Rescaling(&rescaling.0),
+            positions,
+            measure: Measure { resolve, top_k },
+            both: out.is_none() && resolve != 0.0,
+            report,
+        };
+        let workspace = workspace.map(|[address, bytes]| Workspace { address, bytes });
+        // SAFETY: `critbeta/_cuda.py`, the one caller, takes every address and size from a torch tensor on this engine's device
+        // that is made for the call, given to it, or whose memory torch's allocator hands out again in the order of `stream` only,
+        // which is torch's current stream. Nobody else writes what is read or touches what is written before, by the
+        // contract of every torch operation. Alignment, strides and overlaps are checked by the launch.
+        py.detach(|| unsafe { engine.launch(&call, workspace, stream) }).map_err(raised)
+    }
+}
+
+fn element(name: &str) -> PyResult<DType> {
+    name.parse().map_err(PyValueError::new_err)
+}
+
+/// Size of what a launch reports of a row, and where in it which field lies.
+#[pyfunction]
+pub fn report_layout() -> [(&'static str, usize); 9] {
+    [
+        ("bytes", size_of::<RowReport>()),
+        ("max", offset_of!(RowReport, max)),
+        ("n", offset_of!(RowReport, len)),
+        ("ties", offset_of!(RowReport, ties)),
+        ("argmax", offset_of!(RowReport, argmax)),
+        ("poisoned", offset_of!(RowReport, poisoned)),
+        ("resolved", offset_of!(RowReport, resolved)),
+        ("beta", offset_of!(RowReport, beta)),
+        ("sum", offset_of!(RowReport, sum)),
+    ]
+}
+
+/// The records of rows [rows, bytes of a report] that a launch without an output reported.
+#[pyfunction]
+pub fn rows_of_reports(
+    reports: PyReadonlyArray2<'_, u8>,
+    positions: PyReadonlyArray1<'_, i64>,
+    rows_per_head: usize,
+    resolve: f64,
+    beta: f64,
+    top_k: Option<usize>,
+) -> PyResult<Rows> {
+    let settings = crate::measure::settings(resolve, beta, top_k)?;
+    let (positions, layer): (_, Arc<str>) = (positions.as_array(), "scores".into());
+    let reports = reports.as_slice()?.chunks_exact(size_of::<RowReport>());
+    let reports: Vec<RowReport> = reports.map(bytemuck::pod_read_unaligned).collect();
+    let record = |(index, (report, &position)): (usize, (&RowReport, &i64))| {
+        let (head, row) = (index / rows_per_head.max(1), index % rows_per_head.max(1));
+        let layer = Arc::clone(&layer);
+        let place = RowPlace { layer, head: head as u64, row: row as u64, position: position as u64 };
+        // All rows were run at it, poisoned ones too.
+        let report = cpu::RowReport { beta, ..report.decode(settings.measure) };
+        RowRecord::new(place, &report, 0.0, top_k.is_some())
+    };
+    let records = reports.iter().zip(positions).enumerate().map(record).collect();
+    Ok(Rows { records, settings })
+}

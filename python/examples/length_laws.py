@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import transformers
 
-TRAINED, END, SKIPPED = 8192, 12288, 2000
+TRAINED, END, SKIPPED, BLOCK = 8192, 12288, 2000, 512
 RANGES = [(8192, 10240), (10240, 12288)]
 PUBLISHED = [
     "qwen-logn:train=8192",  # also grok2, and any c log n that is 1 at 8,192
@@ -131,7 +131,7 @@ def write_heads(path: Path, factors: np.ndarray) -> None:
         {
             "layer": f"model.layers.{layer}.self_attn",
             "head": head,
-            "critical": {"c": factor, "xi": 0.0, "conclusive": True, "interval": None},
+            "critical": {"c": float(factor), "xi": 0.0, "conclusive": True, "interval": None},
             "resolved": None,
         }
         for (layer, head), factor in np.ndenumerate(factors)
@@ -153,18 +153,23 @@ def judged(model: torch.nn.Module, rules: list[str], texts: dict[str, torch.Tens
 
 
 def table(losses: dict[str, dict[str, np.ndarray]], rules: list[str]) -> str:
-    """Mean losses, and how far each rule lies from identity: mean over pieces +- its standard error."""
+    """Mean losses, and how far each rule lies from identity, +- the standard error over blocks of BLOCK tokens of all pieces: losses of
+    one piece are not independent of each other, so that of single tokens would be too small."""
     lines = ["| rule beyond 8,192 tokens |" + "".join(f" {a:,} to {b:,} | less identity |" for a, b in RANGES), "| --- |" + " --- |" * 4]
     for rule in rules:
         cells = []
         for start, end in RANGES:
-            part = slice(start - TRAINED, end - TRAINED)
-            of = lambda rule: np.array([piece[rule][part].mean() for piece in losses.values()])  # noqa: B023, E731
-            apart = of(rule) - of("identity")
-            error = apart.std(ddof=1) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
-            cells += [f"{of(rule).mean():.4f}", "" if rule == "identity" else f"{apart.mean():+.4f} ± {error:.4f}"]
+            blocks = {name: _blocks(losses, name, start, end) for name in ("identity", rule)}
+            apart = blocks[rule] - blocks["identity"]
+            error = apart.std(ddof=1) / math.sqrt(len(apart))
+            cells += [f"{blocks[rule].mean():.4f}", "" if rule == "identity" else f"{apart.mean():+.4f} ± {error:.4f}"]
         lines.append(f"| `{rule}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _blocks(losses: dict[str, dict[str, np.ndarray]], rule: str, start: int, end: int) -> np.ndarray:
+    parts = [piece[rule][start - TRAINED : end - TRAINED] for piece in losses.values()]
+    return np.concatenate([part.reshape(-1, BLOCK).mean(1) for part in parts])
 
 
 def main() -> None:

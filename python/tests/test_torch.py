@@ -31,8 +31,8 @@ def test_a_tensor_in_gives_a_tensor_out(dtype):
         column = getattr(told, name)
         assert isinstance(column, torch.Tensor) and column.shape == (3, 4) and not column.requires_grad, name
         assert np.array_equal(column, getattr(columns, name)), name
-    for beta in (critbeta.critical_beta(scores, 0.69), critbeta.torch.critical_beta(scores, 0.69)):
-        assert beta.dtype == torch.float64 and np.array_equal(beta, critbeta.critical_beta(wide, 0.69))
+    beta = critbeta.critical_beta(scores, 0.69)
+    assert beta.dtype == torch.float64 and np.array_equal(beta, critbeta.critical_beta(wide, 0.69))
     block, _ = critbeta._arrays.rows(scores, "scores")
     assert block.__array_interface__["data"][0] == scores.data_ptr()
 
@@ -48,7 +48,16 @@ def test_probabilities_are_rounded_once(dtype):
 
 def test_strides_and_shapes():
     wide = drawn(6, 100)
-    for view in [wide[:, 10:70], wide[::2, :60], wide.T, wide[:, ::2], wide[0].expand(6, 100), wide[3], wide[:0], wide[:, :0]]:
+    for view in [
+        wide[:, 10:70],
+        wide[::2, :60],
+        wide.T,
+        wide[:, ::2],
+        wide[0].expand(6, 100),
+        wide[3],
+        wide[:0],
+        wide[:, :0],
+    ]:
         found = critbeta.softmax(view, "su")
         assert found.shape == view.shape and torch.equal(found, critbeta.softmax(view.contiguous(), "su"))
     assert critbeta.softmax(wide.to("meta")).shape == (6, 100) and critbeta.critical_beta(wide[0]).shape == ()
@@ -94,23 +103,43 @@ X = torch.zeros(3, 8)
 REFUSED = [
     (lambda: critbeta.softmax(torch.tensor(1.0)), ValueError, r"scores of shape \(\): expected \[\.\.\., n\]"),
     (lambda: critbeta.softmax(X.long()), TypeError, r"scores of shape \(3, 8\) are torch.int64: expected float32"),
-    (lambda: critbeta.softmax(X.to_sparse()), ValueError, r"torch.sparse_coo: expected a dense tensor, pass scores\.to_dense"),
+    (
+        lambda: critbeta.softmax(X.to_sparse()),
+        ValueError,
+        r"torch.sparse_coo: expected a dense tensor, pass scores\.to_dense",
+    ),
     (lambda: critbeta.softmax(X, "ssmax"), ValueError, "s is missing"),
     (lambda: critbeta.softmax(X, 1.3), TypeError, "rescaling is float"),
     (lambda: critbeta.softmax(X, out=X[:2].clone()), ValueError, r"out of shape \(2, 8\): expected \(3, 8\)"),
     (lambda: critbeta.softmax(X, out=X.double()), TypeError, "out is dtype.*expected float32, float16 or bfloat16"),
     (lambda: critbeta.softmax(X, out=torch.zeros(8, 3).T), ValueError, "C-contiguous"),
     (lambda: critbeta.softmax(X, out=X.to("meta")), ValueError, r"out is on meta, scores of shape \(3, 8\) on cpu"),
-    (lambda: critbeta.softmax(X, lens=torch.tensor([1, 2, 3], device="meta")), ValueError, "lens is on meta, scores .* on cpu"),
+    (
+        lambda: critbeta.softmax(X, lens=torch.tensor([1, 2, 3], device="meta")),
+        ValueError,
+        "lens is on meta, scores .* on cpu",
+    ),
     (lambda: critbeta.softmax(X, lens=torch.tensor([1.0, 2.0, 3.0])), TypeError, "lens is torch.float32: expected integers"),
-    (lambda: critbeta.softmax(X, lens=[1, 2]), ValueError, r"lens of shape \(2,\): expected one per row, or what broadcasts to \(3,\)"),
+    (
+        lambda: critbeta.softmax(X, lens=[1, 2]),
+        ValueError,
+        r"lens of shape \(2,\): expected one per row, or what broadcasts to \(3,\)",
+    ),
     (lambda: critbeta.softmax(X, lens=9), ValueError, "lens: 9 of row 0, expected 0 to the 8 columns"),
     (lambda: critbeta.softmax(X, positions=-1), ValueError, "positions: -1 of row 0, expected 0 or more"),
     (lambda: critbeta.softmax(X, positions=[True] * 3), TypeError, "positions is torch.bool: expected integers"),
     (lambda: critbeta.critical_beta(X, -1.0), ValueError, "resolve must be finite and at least 0"),
     (lambda: critbeta.critical_beta(X.int()), TypeError, "torch.int32"),
-    (lambda: critbeta.softmax(X.requires_grad_(False).clone().requires_grad_(), out=X.clone()), RuntimeError, "automatic differentiation"),
-    (lambda: critbeta.stats(X.clone().requires_grad_()), ValueError, r"scores of shape \(3, 8\) cannot be shared through DLPack"),
+    (
+        lambda: critbeta.softmax(X.requires_grad_(False).clone().requires_grad_(), out=X.clone()),
+        RuntimeError,
+        "automatic differentiation",
+    ),
+    (
+        lambda: critbeta.stats(X.clone().requires_grad_()),
+        ValueError,
+        r"scores of shape \(3, 8\) cannot be shared through DLPack",
+    ),
     (lambda: critbeta.stats(X.to("meta")), ValueError, "meta|DLPack"),
 ]
 

@@ -172,3 +172,34 @@ print(torch.ops.critbeta.softmax(torch.zeros(2, 4), "identity", None, None)[0].t
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == f"{[[0.25] * 4] * 2}\n", done.stderr
+
+
+def test_nonsense_is_answered_as_arrays_are():
+    rng = np.random.default_rng(1)
+    pick = lambda *of: of[rng.integers(len(of))]  # noqa: E731
+    answered = refused = 0
+    for _ in range(400):
+        shape = tuple(pick(0, 1, 2, 3, 7, 33) for _ in range(pick(1, 2, 3)))
+        values = rng.standard_normal(shape) * pick(0, 1, 1e30)
+        odd = rng.choice([0.0, np.inf, -np.inf, np.nan, 65504.0], size=shape)
+        with np.errstate(all="ignore"):
+            kind = pick(np.float32, np.float16, np.float64, np.int8)
+            scores = np.where(rng.random(shape) < pick(0, 0.5), odd, values).astype(kind)
+        scores = scores.swapaxes(0, -1) if pick(True, False) else scores[..., :: pick(1, 2)]
+        lead, n = scores.shape[:-1], scores.shape[-1]
+        given = dict(lens=pick(None, 0, n, n + 1, rng.integers(-1, n + 2, size=lead)), positions=pick(None, 0, -1, 2**40, [1, 2]))
+        spec = pick("identity", "critical:resolve=1e308", "fixed:1e300", "grok2:train=1.5", "su", "no such law")
+        try:
+            expected, columns = critbeta.softmax(scores, spec, return_stats=True, **given)
+        except (ValueError, TypeError):
+            with pytest.raises((ValueError, TypeError)):
+                critbeta.softmax(torch.from_numpy(scores), spec, return_stats=True, **given)
+            refused += 1
+            continue
+        found, told = critbeta.softmax(torch.from_numpy(scores), spec, return_stats=True, **given)
+        answered += 1
+        if scores.dtype != np.float16:
+            assert np.array_equal(found.float().numpy(), expected, equal_nan=True)
+        assert all(np.array_equal(getattr(told, name), getattr(columns, name), equal_nan=name in ("beta", "log_partition", "max"))
+                   for name in columns._fields)  # fmt: skip
+    assert answered > 50 and refused > 50

@@ -258,5 +258,5 @@ dry)
     gpu=
     check "${2:-$(dirname "$0")}"
     ;;
-*) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2 ;;
+*) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -30,8 +30,6 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from . import _arrays, _core, _softmax
 from ._core import Family, Law, Rescaling, __version__
 from ._report import report
@@ -91,9 +89,9 @@ def stats(
     Source: arXiv:2605.12697, definitions; Lambda(r) and the certificate are this project's (docs/how-it-works.md).
     """
     if _is_tensor(scores) and scores.is_cuda:
-        from . import torch
+        from . import _tensors
 
-        return torch.stats(scores, lens, resolve, beta, top_k)
+        return _tensors.stats(scores, lens, resolve, beta, top_k)
     block, lead = _arrays.rows(scores, "scores")
     lens = _arrays.per_row(lens, lead, "lens")
     rows = _core.stats(block, lens, lead[-1] if lead else 1, resolve, beta, top_k)
@@ -108,9 +106,9 @@ def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
     Source: arXiv:2605.12697 (r = 0).
     """
     if _is_tensor(scores):
-        from . import torch
+        from . import _tensors
 
-        return torch.critical_beta(scores, resolve)
+        return _tensors.critical_beta(scores, resolve)
     block, lead = _arrays.rows(scores, "scores")
     return _core.critical_beta(block, resolve).reshape(lead)[()]
 
@@ -157,9 +155,9 @@ def softmax(
     A row without scores is all 0; a poisoned one all NaN; at beta = inf tied maxima share the weight.
     """
     if _is_tensor(scores) and (out is None or _is_tensor(out) or scores.is_cuda):
-        from . import torch
+        from . import _tensors
 
-        return torch.softmax(scores, rescaling, out, positions, lens, return_stats)
+        return _tensors.softmax(scores, rescaling, out, positions, lens, return_stats)
     rule = Rescaling.parse(rescaling) if isinstance(rescaling, str) else rescaling
     if not isinstance(rule, Rescaling):
         raise TypeError(f"rescaling is {type(rule).__name__}: expected critbeta.Rescaling or its text")

@@ -42,7 +42,9 @@ def engine(device: Any) -> _core.Engine:
             try:
                 _engines[index] = _core.Engine.cuda(index)
             except RuntimeError as error:
-                raise RuntimeError("; ".join([f"no kernels for {device}: {error}", *notes, "or pass scores.cpu()"])) from error
+                raise RuntimeError(
+                    "; ".join([f"no kernels for {device}: {error}", *notes, "or pass scores.cpu()"])
+                ) from error
         return _engines[index]
 
 

@@ -24,7 +24,6 @@ from typing import Any
 import torch  # type: ignore[import-not-found, unused-ignore]
 
 from . import _arrays, _core, _cuda, _softmax
-from ._results import SoftmaxStats, Stats
 
 __all__: list[str] = []
 
@@ -35,7 +34,7 @@ _OUT_ARGUMENTS = "Tensor scores, str rescaling, Tensor? positions, Tensor? lens,
 _SEVEN = ", ".join(7 * ["Tensor"])
 
 
-def _check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
+def check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
     """Errors: whatever of the arguments can be told from their shapes, dtypes and devices alone."""
     shape, device = tuple(scores.shape), scores.device
     if not shape:
@@ -67,12 +66,12 @@ def _check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
             raise ValueError(f"out of shape {tuple(out.shape)}: expected {shape}, that of scores")
 
 
-def _is_launched(scores: Any) -> bool:
+def is_launched(scores: Any) -> bool:
     """Whether a kernel is launched over them: there is nothing to launch over no scores at all."""
     return bool(scores.device.type == "cuda" and scores.numel() > 0)
 
 
-def _on_host(given: Any) -> Any:
+def on_host(given: Any) -> Any:
     return given.cpu() if isinstance(given, torch.Tensor) else given
 
 
@@ -80,14 +79,14 @@ def _run(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any, colum
     """Writes probabilities to `out`, and gives the first `columns` of `SoftmaxStats` as tensors."""
     rule = _core.Rescaling.parse(rescaling)
     scores, out = scores.detach(), out.detach()
-    if _is_launched(scores):
+    if is_launched(scores):
         return _cuda.softmax(scores, rule, positions, lens, out, columns)
-    _, found = _softmax.into(*(_on_host(given) for given in (scores, rule, positions, lens, out)))
+    _, found = _softmax.into(*(on_host(given) for given in (scores, rule, positions, lens, out)))
     return [torch.from_numpy(column).to(scores.device) for column in found[:columns]]
 
 
 def _new(scores: Any, rescaling: str, positions: Any, lens: Any, columns: int) -> tuple[Any, ...]:
-    _check(scores, positions, lens)
+    check(scores, positions, lens)
     is_wide = scores.dtype == torch.float64
     out = torch.empty(scores.shape, dtype=torch.float32 if is_wide else scores.dtype, device=scores.device)
     found = _run(scores, rescaling, positions, lens, out, columns)
@@ -103,27 +102,27 @@ def _softmax_stats(scores: Any, rescaling: str, positions: Any = None, lens: Any
 
 
 def _softmax_out(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any) -> None:
-    _check(scores, positions, lens, out)
+    check(scores, positions, lens, out)
     _run(scores, rescaling, positions, lens, out, 0)
 
 
 def _softmax_stats_out(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any) -> tuple[Any, ...]:
-    _check(scores, positions, lens, out)
+    check(scores, positions, lens, out)
     return tuple(_run(scores, rescaling, positions, lens, out, 7))
 
 
 def _critical_beta(scores: Any, resolve: float = 0.0) -> Any:
-    _check(scores, None, None)
+    check(scores, None, None)
     scores = scores.detach()
-    if _is_launched(scores):
+    if is_launched(scores):
         return _cuda.critical_beta(scores, resolve)
-    block, lead = _arrays.rows(_on_host(scores), "scores")
+    block, lead = _arrays.rows(on_host(scores), "scores")
     return torch.from_numpy(_core.critical_beta(block, resolve).reshape(lead)).to(scores.device)
 
 
 def _fake(columns: int) -> Callable[..., tuple[Any, ...]]:
     def fake(scores: Any, rescaling: str, positions: Any = None, lens: Any = None) -> tuple[Any, ...]:
-        _check(scores, positions, lens)
+        check(scores, positions, lens)
         _core.Rescaling.parse(rescaling)
         columns_of = [scores.new_empty(scores.shape[:-1], dtype=dtype) for dtype in _STATS[:columns]]
         return (scores.new_empty(scores.shape), *columns_of)
@@ -133,14 +132,14 @@ def _fake(columns: int) -> Callable[..., tuple[Any, ...]]:
 
 def _fake_out(columns: int) -> Callable[..., tuple[Any, ...] | None]:
     def fake(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any) -> tuple[Any, ...] | None:
-        _check(scores, positions, lens, out)
+        check(scores, positions, lens, out)
         return _fake(columns)(scores, rescaling, positions, lens)[1:] or None
 
     return fake
 
 
 def _fake_critical_beta(scores: Any, resolve: float = 0.0) -> Any:
-    _check(scores, None, None)
+    check(scores, None, None)
     return scores.new_empty(scores.shape[:-1], dtype=torch.float64)
 
 
@@ -187,13 +186,15 @@ def _batched(op: Any, results: int) -> Callable[..., Any]:
     return rule
 
 
-def _operator(name: str, function: Callable[..., Any], schema: str, fake: Callable[..., Any], writes: tuple[str, ...] = ()) -> Any:
+def _operator(
+    name: str, function: Callable[..., Any], schema: str, fake: Callable[..., Any], writes: tuple[str, ...] = ()
+) -> Any:
     op = torch.library.custom_op(f"critbeta::{name}", function, mutates_args=writes, schema=schema)
     op.register_fake(fake)
     return op
 
 
-_OPS: dict[str, Any] = {
+OPERATORS: dict[str, Any] = {
     "softmax": _operator("softmax", _softmax_new, f"({_ARGUMENTS}) -> (Tensor, Tensor)", _fake(1)),
     "softmax_stats": _operator("softmax_stats", _softmax_stats, f"({_ARGUMENTS}) -> (Tensor, {_SEVEN})", _fake(7)),
     "softmax_out": _operator("softmax_out", _softmax_out, f"({_OUT_ARGUMENTS}) -> ()", _fake_out(0), ("out",)),
@@ -205,67 +206,7 @@ _OPS: dict[str, Any] = {
     ),
 }
 for _name, _results in (("softmax", 2), ("softmax_stats", 8), ("critical_beta", 1)):
-    _OPS[_name].register_vmap(_batched(_OPS[_name], _results))
+    OPERATORS[_name].register_vmap(_batched(OPERATORS[_name], _results))
 for _name in ("softmax", "softmax_stats"):
-    _OPS[_name].register_autograd(_gradient, setup_context=_keep)
-_OPS["critical_beta"].register_autograd(_no_gradient, setup_context=_keep_nothing)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
-def _text(rescaling: _core.Rescaling) -> str:
-    return str(rescaling)
-
-
-def softmax(
-    scores: Any,
-    rescaling: str | _core.Rescaling,
-    out: Any = None,
-    positions: Any = None,
-    lens: Any = None,
-    return_stats: bool = False,
-) -> Any:
-    """`critbeta.softmax` of a tensor."""
-    if not isinstance(rescaling, str):
-        if not isinstance(rescaling, _core.Rescaling):
-            raise TypeError(f"rescaling is {type(rescaling).__name__}: expected critbeta.Rescaling or its text")
-        rescaling = _text(rescaling)
-    positions, lens = per_row(positions, scores, "positions"), per_row(lens, scores, "lens")
-    if out is None:
-        if not return_stats:
-            return _OPS["softmax"](scores, rescaling, positions, lens)[0]
-        probabilities, *columns = _OPS["softmax_stats"](scores, rescaling, positions, lens)
-        return probabilities, SoftmaxStats(*columns)
-    if not isinstance(out, torch.Tensor):
-        raise TypeError(f"out is {type(out).__name__}, scores a tensor on {scores.device}: expected a tensor there")
-    if torch.is_grad_enabled() and (scores.requires_grad or out.requires_grad):
-        told = "expected no requires_grad, pass scores.detach(), or leave out away"
-        raise RuntimeError(f"out of shape {tuple(out.shape)} does not support automatic differentiation: {told}")
-    if not return_stats:
-        _OPS["softmax_out"](scores, rescaling, positions, lens, out)
-        return out
-    return out, SoftmaxStats(*_OPS["softmax_stats_out"](scores, rescaling, positions, lens, out))
-
-
-def critical_beta(scores: Any, resolve: float = 0.0) -> Any:
-    """`critbeta.critical_beta` of a tensor."""
-    return _OPS["critical_beta"](scores, resolve)
-
-
-def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None) -> Stats:
-    """`critbeta.stats` of a CUDA tensor."""
-    lens = per_row(lens, scores, "lens")
-    _check(scores, None, lens)
-    scores = scores.detach()
-    if _is_launched(scores):
-        return _cuda.stats(scores, lens, resolve, beta, top_k)
-    block, lead = _arrays.rows(_on_host(scores), "scores")
-    lens = _arrays.per_row(_on_host(lens), lead, "lens")
-    return Stats(_core.stats(block, lens, lead[-1] if lead else 1, resolve, beta, top_k), lead)
-
-
-def per_row(values: Any, scores: Any, name: str) -> Any:
-    """Integers of any kind as a tensor on the device of `scores`; a tensor stays where it is."""
-    if values is None or isinstance(values, torch.Tensor):
-        return values
-    # Not waiting: numbers are gone from the host when the call returns.
-    return torch.as_tensor(values).to(scores.device, non_blocking=True)
+    OPERATORS[_name].register_autograd(_gradient, setup_context=_keep)
+OPERATORS["critical_beta"].register_autograd(_no_gradient, setup_context=_keep_nothing)

@@ -91,7 +91,9 @@ def test_a_cuda_graph_captures_and_replays(shape):
     for seed in (2, 3):
         scores.copy_(drawn(*shape, seed=seed))
         graph.replay()
-        assert torch.equal(out, critbeta.softmax(scores, "critical:cap=8")) and torch.equal(betas, critbeta.critical_beta(scores))
+        assert torch.equal(out, critbeta.softmax(scores, "critical:cap=8")) and torch.equal(
+            betas, critbeta.critical_beta(scores)
+        )
 
 
 def with_everything(scores):
@@ -127,7 +129,11 @@ def test_opcheck(name):
 
 
 REFUSED = [
-    (lambda x: critbeta.softmax(x.double()), ValueError, r"scores of shape \(3, 8\) are float64 on cuda:0: .*scores\.float\(\)"),
+    (
+        lambda x: critbeta.softmax(x.double()),
+        ValueError,
+        r"scores of shape \(3, 8\) are float64 on cuda:0: .*scores\.float\(\)",
+    ),
     (lambda x: critbeta.stats(x.double()), ValueError, "float64 on cuda:0"),
     (lambda x: critbeta.softmax(x, out=x.cpu()), ValueError, r"out is on cpu, scores of shape \(3, 8\) on cuda:0"),
     (lambda x: critbeta.softmax(x.cpu(), out=x), ValueError, r"out is on cuda:0, scores of shape \(3, 8\) on cpu"),

@@ -32,7 +32,7 @@ def recorder(monkeypatch):
     recorder = Recorder()
     monkeypatch.setattr(_cuda, "engine", lambda device: recorder)
     monkeypatch.setattr(_cuda, "stream", lambda device: 1234)
-    monkeypatch.setattr(critbeta.torch, "_is_launched", lambda scores: scores.numel() > 0)
+    monkeypatch.setattr(critbeta.torch, "is_launched", lambda scores: scores.numel() > 0)
     return recorder
 
 
@@ -43,7 +43,11 @@ def test_rows_apart_are_borrowed_on_the_current_stream(recorder, dtype, name):
     assert critbeta.softmax(scores, "su", out=out) is out
     (call,) = recorder.calls
     assert call["stream"] == 1234 and call["scores"] == (wide.data_ptr() + 10 * wide.element_size(), name)
-    assert call["shape"] == [6, 60, 100] and call["out"] == (out.data_ptr(), name, 60) and str(call["rescaling"]) == "su:base=512"
+    assert (
+        call["shape"] == [6, 60, 100]
+        and call["out"] == (out.data_ptr(), name, 60)
+        and str(call["rescaling"]) == "su:base=512"
+    )
     assert recorder.planned == [(6, 60, name, True)]
     # Nothing but probabilities is asked for: no report, no workspace, nothing to decode.
     assert all(call[absent] is None for absent in ("lens", "positions", "report", "workspace", "top_k"))
@@ -65,7 +69,9 @@ def test_in_place_is_told_as_such(recorder):
     assert call["shape"] == [4, 50, 50]
 
 
-@pytest.mark.parametrize("view", [lambda s: s.T, lambda s: s[:, ::2], lambda s: s[0].expand(40, 60)], ids=["T", "::2", "expanded"])
+@pytest.mark.parametrize(
+    "view", [lambda s: s.T, lambda s: s[:, ::2], lambda s: s[0].expand(40, 60)], ids=["T", "::2", "expanded"]
+)
 def test_rows_that_no_kernel_reads_are_copied(recorder, view):
     scores = view(torch.zeros(40, 60))
     critbeta.softmax(scores, out=torch.empty(scores.shape))
@@ -93,8 +99,13 @@ def test_lens_and_positions_are_one_word_per_row(recorder, monkeypatch):
 
     recorder.launch = launch
     scores = torch.zeros(2, 3, 50)
-    critbeta.softmax(scores, "qwen-logn:train=9", out=torch.empty_like(scores), lens=torch.tensor([[-1, 7, 2**40], [50, 51, 0]]),
-                     positions=torch.tensor([[5], [2**32 - 1]]))
+    critbeta.softmax(
+        scores,
+        "qwen-logn:train=9",
+        out=torch.empty_like(scores),
+        lens=torch.tensor([[-1, 7, 2**40], [50, 51, 0]]),
+        positions=torch.tensor([[5], [2**32 - 1]]),
+    )
     assert words == {"lens": [0, 7, 50, 50, 50, 0], "positions": [5] * 3 + [2**32 - 1] * 3}
 
 

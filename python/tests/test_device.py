@@ -15,11 +15,19 @@ from reference import rows
 
 torch = pytest.importorskip("torch")
 import critbeta.torch  # noqa: E402
-from critbeta import _core, _cuda  # noqa: E402
+from critbeta import _core, _cuda, _tensors  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SPECS = ["identity", "fixed:1.3", "su", "qwen-logn:train=100", "velickovic", "critical:ratio=1", "critical:resolve=0.69,cap=8",
-         "calibrated:c=0.5,xi=0.7,anchor=300"]
+SPECS = [
+    "identity",
+    "fixed:1.3",
+    "su",
+    "qwen-logn:train=100",
+    "velickovic",
+    "critical:ratio=1",
+    "critical:resolve=0.69,cap=8",
+    "calibrated:c=0.5,xi=0.7,anchor=300",
+]
 HAS_GPU = torch.cuda.is_available() or bool(os.environ.get("CRITBETA_REQUIRE_GPU"))
 if not HAS_GPU:
     try:
@@ -38,7 +46,7 @@ class Device:
         if not HAS_GPU:
             self.patch.setattr(_cuda, "engine", lambda device: SIMULATED)
             self.patch.setattr(_cuda, "stream", lambda device: 0)
-            self.patch.setattr(critbeta.torch, "_is_launched", lambda scores: scores.numel() > 0)
+            self.patch.setattr(critbeta.torch, "is_launched", lambda scores: scores.numel() > 0)
         return lambda tensor: tensor.cuda() if HAS_GPU else tensor.clone()
 
     def __exit__(self, *_how):
@@ -122,7 +130,7 @@ def test_stats_are_the_cpus(resolve, top_k):
         expected = critbeta.stats(scores, lens=lens, resolve=resolve, top_k=top_k, beta=0.7)
         with Device() as put:
             # Public where the tensor says where it is.
-            stats = critbeta.stats if HAS_GPU else critbeta.torch.stats
+            stats = critbeta.stats if HAS_GPU else _tensors.stats
             found = stats(put(scores), None if lens is None else put(lens), resolve, 0.7, top_k)
         assert found.names == expected.names and found.shape == (1, 13)
         for name in expected.names:

@@ -21,7 +21,9 @@ def scores():
 
 
 def words(page):
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<style>.*?</style>|<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL)))
+    return re.sub(
+        r"\s+", " ", html.unescape(re.sub(r"<style>.*?</style>|<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
+    )
 
 
 def shown(value):
@@ -123,7 +125,11 @@ NOT_WRITTEN = [
     (lambda at: critbeta.report(at / "good.npy", at / "page.html", beta=np.nan), ValueError, "beta must be"),
     (lambda at: critbeta.report(at / "good.npy", at / "page.html", train_length=1.0), ValueError, "training length"),
     (lambda at: critbeta.report(at / "good.npy", at / "page.html", top_k=0), ValueError, "top-k"),
-    (lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), at / "page.html", beta=1.0), TypeError, "beta is for files: Stats"),
+    (
+        lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), at / "page.html", beta=1.0),
+        TypeError,
+        "beta is for files: Stats",
+    ),
     (lambda at: critbeta.report(np.zeros((2, 3)), at / "page.html"), TypeError, "expected Stats, a Diagnosis, or paths"),
     (lambda at: critbeta.report(3, at / "page.html"), TypeError, "expected Stats, a Diagnosis, or paths"),
     (lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), 3), TypeError, "int"),

@@ -31,8 +31,8 @@ def test_a_tensor_in_gives_a_tensor_out(dtype):
         column = getattr(told, name)
         assert isinstance(column, torch.Tensor) and column.shape == (3, 4) and not column.requires_grad, name
         assert np.array_equal(column, getattr(columns, name)), name
-    for beta in (critbeta.critical_beta(scores, 0.69), critbeta.torch.critical_beta(scores, 0.69)):
-        assert beta.dtype == torch.float64 and np.array_equal(beta, critbeta.critical_beta(wide, 0.69))
+    beta = critbeta.critical_beta(scores, 0.69)
+    assert beta.dtype == torch.float64 and np.array_equal(beta, critbeta.critical_beta(wide, 0.69))
     block, _ = critbeta._arrays.rows(scores, "scores")
     assert block.__array_interface__["data"][0] == scores.data_ptr()
 
@@ -48,7 +48,16 @@ def test_probabilities_are_rounded_once(dtype):
 
 def test_strides_and_shapes():
     wide = drawn(6, 100)
-    for view in [wide[:, 10:70], wide[::2, :60], wide.T, wide[:, ::2], wide[0].expand(6, 100), wide[3], wide[:0], wide[:, :0]]:
+    for view in [
+        wide[:, 10:70],
+        wide[::2, :60],
+        wide.T,
+        wide[:, ::2],
+        wide[0].expand(6, 100),
+        wide[3],
+        wide[:0],
+        wide[:, :0],
+    ]:
         found = critbeta.softmax(view, "su")
         assert found.shape == view.shape and torch.equal(found, critbeta.softmax(view.contiguous(), "su"))
     assert critbeta.softmax(wide.to("meta")).shape == (6, 100) and critbeta.critical_beta(wide[0]).shape == ()
@@ -94,23 +103,43 @@ X = torch.zeros(3, 8)
 REFUSED = [
     (lambda: critbeta.softmax(torch.tensor(1.0)), ValueError, r"scores of shape \(\): expected \[\.\.\., n\]"),
     (lambda: critbeta.softmax(X.long()), TypeError, r"scores of shape \(3, 8\) are torch.int64: expected float32"),
-    (lambda: critbeta.softmax(X.to_sparse()), ValueError, r"torch.sparse_coo: expected a dense tensor, pass scores\.to_dense"),
+    (
+        lambda: critbeta.softmax(X.to_sparse()),
+        ValueError,
+        r"torch.sparse_coo: expected a dense tensor, pass scores\.to_dense",
+    ),
     (lambda: critbeta.softmax(X, "ssmax"), ValueError, "s is missing"),
     (lambda: critbeta.softmax(X, 1.3), TypeError, "rescaling is float"),
     (lambda: critbeta.softmax(X, out=X[:2].clone()), ValueError, r"out of shape \(2, 8\): expected \(3, 8\)"),
     (lambda: critbeta.softmax(X, out=X.double()), TypeError, "out is dtype.*expected float32, float16 or bfloat16"),
     (lambda: critbeta.softmax(X, out=torch.zeros(8, 3).T), ValueError, "C-contiguous"),
     (lambda: critbeta.softmax(X, out=X.to("meta")), ValueError, r"out is on meta, scores of shape \(3, 8\) on cpu"),
-    (lambda: critbeta.softmax(X, lens=torch.tensor([1, 2, 3], device="meta")), ValueError, "lens is on meta, scores .* on cpu"),
+    (
+        lambda: critbeta.softmax(X, lens=torch.tensor([1, 2, 3], device="meta")),
+        ValueError,
+        "lens is on meta, scores .* on cpu",
+    ),
     (lambda: critbeta.softmax(X, lens=torch.tensor([1.0, 2.0, 3.0])), TypeError, "lens is torch.float32: expected integers"),
-    (lambda: critbeta.softmax(X, lens=[1, 2]), ValueError, r"lens of shape \(2,\): expected one per row, or what broadcasts to \(3,\)"),
+    (
+        lambda: critbeta.softmax(X, lens=[1, 2]),
+        ValueError,
+        r"lens of shape \(2,\): expected one per row, or what broadcasts to \(3,\)",
+    ),
     (lambda: critbeta.softmax(X, lens=9), ValueError, "lens: 9 of row 0, expected 0 to the 8 columns"),
     (lambda: critbeta.softmax(X, positions=-1), ValueError, "positions: -1 of row 0, expected 0 or more"),
     (lambda: critbeta.softmax(X, positions=[True] * 3), TypeError, "positions is torch.bool: expected integers"),
     (lambda: critbeta.critical_beta(X, -1.0), ValueError, "resolve must be finite and at least 0"),
     (lambda: critbeta.critical_beta(X.int()), TypeError, "torch.int32"),
-    (lambda: critbeta.softmax(X.requires_grad_(False).clone().requires_grad_(), out=X.clone()), RuntimeError, "automatic differentiation"),
-    (lambda: critbeta.stats(X.clone().requires_grad_()), ValueError, r"scores of shape \(3, 8\) cannot be shared through DLPack"),
+    (
+        lambda: critbeta.softmax(X.requires_grad_(False).clone().requires_grad_(), out=X.clone()),
+        RuntimeError,
+        "automatic differentiation",
+    ),
+    (
+        lambda: critbeta.stats(X.clone().requires_grad_()),
+        ValueError,
+        r"scores of shape \(3, 8\) cannot be shared through DLPack",
+    ),
     (lambda: critbeta.stats(X.to("meta")), ValueError, "meta|DLPack"),
 ]
 
@@ -143,3 +172,34 @@ print(torch.ops.critbeta.softmax(torch.zeros(2, 4), "identity", None, None)[0].t
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == f"{[[0.25] * 4] * 2}\n", done.stderr
+
+
+def test_nonsense_is_answered_as_arrays_are():
+    rng = np.random.default_rng(1)
+    pick = lambda *of: of[rng.integers(len(of))]  # noqa: E731
+    answered = refused = 0
+    for _ in range(400):
+        shape = tuple(pick(0, 1, 2, 3, 7, 33) for _ in range(pick(1, 2, 3)))
+        values = rng.standard_normal(shape) * pick(0, 1, 1e30)
+        odd = rng.choice([0.0, np.inf, -np.inf, np.nan, 65504.0], size=shape)
+        with np.errstate(all="ignore"):
+            kind = pick(np.float32, np.float16, np.float64, np.int8)
+            scores = np.where(rng.random(shape) < pick(0, 0.5), odd, values).astype(kind)
+        scores = scores.swapaxes(0, -1) if pick(True, False) else scores[..., :: pick(1, 2)]
+        lead, n = scores.shape[:-1], scores.shape[-1]
+        given = dict(lens=pick(None, 0, n, n + 1, rng.integers(-1, n + 2, size=lead)), positions=pick(None, 0, -1, 2**40, [1, 2]))
+        spec = pick("identity", "critical:resolve=1e308", "fixed:1e300", "grok2:train=1.5", "su", "no such law")
+        try:
+            expected, columns = critbeta.softmax(scores, spec, return_stats=True, **given)
+        except (ValueError, TypeError):
+            with pytest.raises((ValueError, TypeError)):
+                critbeta.softmax(torch.from_numpy(scores), spec, return_stats=True, **given)
+            refused += 1
+            continue
+        found, told = critbeta.softmax(torch.from_numpy(scores), spec, return_stats=True, **given)
+        answered += 1
+        if scores.dtype != np.float16:
+            assert np.array_equal(found.float().numpy(), expected, equal_nan=True)
+        assert all(np.array_equal(getattr(told, name), getattr(columns, name), equal_nan=name in ("beta", "log_partition", "max"))
+                   for name in columns._fields)  # fmt: skip
+    assert answered > 50 and refused > 50

@@ -22,8 +22,15 @@ def samples():
     masked = scores.clone()
     masked[..., 30:] = -torch.inf
     lens, positions = torch.tensor([50, 20, 3, 0]), torch.tensor(99)
-    for given in [(scores, "fixed:1.3"), (masked, "critical:ratio=1", positions, lens), (wide[:, 10:70], "su"), (wide[0], "velickovic"),
-                  (scores.bfloat16(), "qwen-logn:train=9", positions), (scores.double(), "identity"), (scores[:0], "identity")]:
+    for given in [
+        (scores, "fixed:1.3"),
+        (masked, "critical:ratio=1", positions, lens),
+        (wide[:, 10:70], "su"),
+        (wide[0], "velickovic"),
+        (scores.bfloat16(), "qwen-logn:train=9", positions),
+        (scores.double(), "identity"),
+        (scores[:0], "identity"),
+    ]:
         given = (*given, None, None)[:4]
         yield "softmax", given
         yield "softmax", (given[0].clone().requires_grad_(), *given[1:])
@@ -88,8 +95,17 @@ def eager(scores, beta):
     return torch.softmax(torch.where(scores == -torch.inf, scores, beta * scores), -1)
 
 
-DIFFERENTIABLE = ["identity", "fixed:1.3", "fixed:0", "su", "qwen-logn:train=9", "calibrated:c=0.5,xi=0.7,anchor=30", "critical:ratio=1",
-                  "critical:resolve=0.69,cap=3", "velickovic"]
+DIFFERENTIABLE = [
+    "identity",
+    "fixed:1.3",
+    "fixed:0",
+    "su",
+    "qwen-logn:train=9",
+    "calibrated:c=0.5,xi=0.7,anchor=30",
+    "critical:ratio=1",
+    "critical:resolve=0.69,cap=3",
+    "velickovic",
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -160,8 +176,12 @@ def test_what_is_constant_has_no_gradient():
 
 def test_batching_adds_a_leading_dimension():
     scores, lens = drawn(5, 3, 40), torch.tensor([3, 40, 17])
-    by_row = lambda s, l: critbeta.softmax(s, "su", lens=l, return_stats=True)  # noqa: E731
-    for in_dims, given in [((1, 0), (scores, lens)), ((1, None), (scores, torch.tensor(20))), ((None, 0), (scores[:, 0], lens))]:
+    by_row = lambda s, lens: critbeta.softmax(s, "su", lens=lens, return_stats=True)  # noqa: E731
+    for in_dims, given in [
+        ((1, 0), (scores, lens)),
+        ((1, None), (scores, torch.tensor(20))),
+        ((None, 0), (scores[:, 0], lens)),
+    ]:
         found, told = torch.vmap(by_row, in_dims=in_dims)(*given)
         for at in range(3):
             one = [value if dim is None else value.select(dim, at) for value, dim in zip(given, in_dims)]

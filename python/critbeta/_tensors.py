@@ -1,0 +1,71 @@
+"""`critbeta.softmax`, `critical_beta` and `stats` of torch tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch  # type: ignore[import-not-found, unused-ignore]
+
+from . import _arrays, _core, _cuda
+from . import torch as operators
+from ._results import SoftmaxStats, Stats
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def _text(rescaling: _core.Rescaling) -> str:
+    return str(rescaling)
+
+
+def softmax(
+    scores: Any,
+    rescaling: str | _core.Rescaling,
+    out: Any = None,
+    positions: Any = None,
+    lens: Any = None,
+    return_stats: bool = False,
+) -> Any:
+    """`critbeta.softmax` of a tensor."""
+    if not isinstance(rescaling, str):
+        if not isinstance(rescaling, _core.Rescaling):
+            raise TypeError(f"rescaling is {type(rescaling).__name__}: expected critbeta.Rescaling or its text")
+        rescaling = _text(rescaling)
+    positions, lens = _per_row(positions, scores), _per_row(lens, scores)
+    if out is None:
+        if not return_stats:
+            return operators.OPERATORS["softmax"](scores, rescaling, positions, lens)[0]
+        probabilities, *columns = operators.OPERATORS["softmax_stats"](scores, rescaling, positions, lens)
+        return probabilities, SoftmaxStats(*columns)
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"out is {type(out).__name__}, scores a tensor on {scores.device}: expected a tensor there")
+    if torch.is_grad_enabled() and (scores.requires_grad or out.requires_grad):
+        told = "expected no requires_grad, pass scores.detach(), or leave out away"
+        raise RuntimeError(f"out of shape {tuple(out.shape)} does not support automatic differentiation: {told}")
+    if not return_stats:
+        operators.OPERATORS["softmax_out"](scores, rescaling, positions, lens, out)
+        return out
+    return out, SoftmaxStats(*operators.OPERATORS["softmax_stats_out"](scores, rescaling, positions, lens, out))
+
+
+def critical_beta(scores: Any, resolve: float = 0.0) -> Any:
+    """`critbeta.critical_beta` of a tensor."""
+    return operators.OPERATORS["critical_beta"](scores, resolve)
+
+
+def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None) -> Stats:
+    """`critbeta.stats` of a CUDA tensor."""
+    lens = _per_row(lens, scores)
+    operators.check(scores, None, lens)
+    scores = scores.detach()
+    if operators.is_launched(scores):
+        return _cuda.stats(scores, lens, resolve, beta, top_k)
+    block, lead = _arrays.rows(operators.on_host(scores), "scores")
+    lens = _arrays.per_row(operators.on_host(lens), lead, "lens")
+    return Stats(_core.stats(block, lens, lead[-1] if lead else 1, resolve, beta, top_k), lead)
+
+
+def _per_row(values: Any, scores: Any) -> Any:
+    """Integers of any kind as a tensor on the device of `scores`; a tensor stays where it is."""
+    if values is None or isinstance(values, torch.Tensor):
+        return values
+    # Not waiting: numbers are gone from the host when the call returns.
+    return torch.as_tensor(values).to(scores.device, non_blocking=True)

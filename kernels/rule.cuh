@@ -45,7 +45,8 @@ DEVICE double beta_for(const RowParams& p, u32 row, u32 n, double critical, doub
     } else if (p.rule == RULE_ARRAY) {
         beta = static_cast<double>(Global<float>(p.betas).load(row));
     } else if (p.rule == RULE_LAW) {
-        // Without positions a row sits at its last visible key, as files without positions are read.
+        // Without positions a row sits at n - 1. That is its last visible key, as files without positions are read, unless keys before
+        // it are masked: to find it then would take an index in every pass.
         const u32 i = p.positions ? Global<u32>(p.positions).load(row) : n > 0 ? n - 1 : 0;
         beta = law_factor(p.law, p.p[0], p.p[1], p.p[2], static_cast<double>(n), static_cast<double>(i), entropy);
     } else if (p.rule == RULE_CRITICAL) {

@@ -55,7 +55,8 @@ pub struct Call<'a> {
     pub out: Option<DeviceOutput>,
     /// Inverse temperature of each row.
     pub beta: Beta<'a>,
-    /// Device address of a u32 per row: 0-based position of its query. Without it a row sits at its last visible key.
+    /// Device address of a u32 per row: 0-based position of its query. Without it a row of n unmasked
+    /// scores sits at n - 1: its last visible key, unless keys before that one are masked.
     pub positions: Option<u64>,
     /// What to measure. Under a critical rescaling the resolve is the rule's; the one here must be it, or 0.
     /// With an output, a critical beta is only measured under a critical rescaling.

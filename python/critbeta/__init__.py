@@ -26,6 +26,7 @@ file that cannot be read or written, RuntimeError where a GPU refuses, each with
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -218,3 +219,10 @@ def diagnose(
         q, k, shapes, positions, scale, layer, resolve, beta, train_length, seed
     )
     return Diagnosis(json.loads(summary), Stats(rows, q_shape[:2]))
+
+
+def __getattr__(name: str) -> Any:
+    # Importing it imports torch and transformers.
+    if name == "hf":
+        return importlib.import_module(".hf", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

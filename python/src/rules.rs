@@ -91,10 +91,12 @@ impl Rescaling {
     }
 }
 
+type HeadRule = (String, u64, Rescaling);
+
 /// The rules of `calibrated:FILE` by layer and head, and how many of them the calibration calls inconclusive; `None` for the text of
 /// one rule for all.
 #[pyfunction]
-pub fn head_rescalings(spec: &str) -> PyResult<Option<(Vec<(String, u64, Rescaling)>, usize)>> {
+pub fn head_rescalings(spec: &str) -> PyResult<Option<(Vec<HeadRule>, usize)>> {
     let spec: RescalingSpec = spec.parse().map_err(raised)?;
     if matches!(spec, RescalingSpec::Uniform(_)) {
         return Ok(None);

@@ -133,31 +133,33 @@ def _betas(visible: Visible, rules: list[Rescaling], told: str) -> torch.Tensor:
 
 def _tiled(call: Call, visible: Visible, rules: list[Rescaling]) -> tuple[torch.Tensor, None]:
     """Attention whose rows are rescaled as they are, a tile of rows x keys at a time: [batch, rows, heads, head_dim]."""
-    inputs = (call.query, call.key, call.value)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        raise RuntimeError(
-            f"{call.layer}: this rescaling is measured row by row, or stands behind a softcap or bias, and has no gradient: run "
-            "under torch.no_grad()"
-        )
     batch, heads, rows, _ = call.query.shape
     kv_heads, keys, value_dim = call.value.shape[1:]
     dropout = float(call.kwargs.get("dropout") or 0.0)
-    out = call.query.new_empty(batch, rows, heads, value_dim)
     step = max(1, _TILE_BYTES // (4 * heads * max(keys, 1)))
+    out = []
     for text in range(batch):
         value = call.value[text].float()
         positions = visible.positions[min(text, len(visible.positions) - 1)]
-        for start in range(0, rows, step):
-            at = torch.arange(start, min(start + step, rows), device=call.query.device)
+        of_text = []
+        for at in torch.split(torch.arange(rows, device=call.query.device), step):
             end = visible.end(at)
-            tile = scores(call, visible, text, at, end).cpu()
-            where = positions[at].cpu().numpy()
-            for part, rule in zip(torch.split(tile, heads // len(rules)), rules):
-                softmax(part, rule, out=part, positions=where)
-            weights = torch.nn.functional.dropout(tile.to(value.device), dropout, training=dropout > 0)
+            weights = _weights(scores(call, visible, text, at, end), rules, positions[at])
+            weights = torch.nn.functional.dropout(weights, dropout, training=dropout > 0)
             mixed = torch.matmul(weights.reshape(kv_heads, -1, end), value[:, :end]).view(heads, len(at), value_dim)
-            out[text, at] = mixed.transpose(0, 1).to(out.dtype)
-    return out, None
+            of_text.append(mixed.transpose(0, 1).to(call.query.dtype))
+        out.append(torch.cat(of_text))
+    return torch.stack(out), None
+
+
+def _weights(tile: torch.Tensor, rules: list[Rescaling], positions: torch.Tensor) -> torch.Tensor:
+    """The rescaled softmax of scores [heads, rows, keys], in place where no gradient is wanted."""
+    parts = torch.split(tile, len(tile) // len(rules))
+    if tile.requires_grad:
+        return torch.cat([softmax(part, rule, positions=positions) for part, rule in zip(parts, rules)])
+    for part, rule in zip(parts, rules):
+        softmax(part, rule, out=part, positions=positions)
+    return tile
 
 
 def _check_heads(told: str, layer: str, rules: dict[int, Rescaling], heads: int | None) -> None:
@@ -185,8 +187,8 @@ def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
     scores so err as by any operation in bfloat16). Rows of at most one key are left alone. "identity", and a law while it is 1, change no bit.
 
     A rule that is measured of each row (critical, velickovic), and any rule where a softcap or an additive mask stands between
-    products and softmax, is computed here instead: scores in float32, in tiles of at most 64 MB, on the CPU; for studies, and without
-    gradients. beta then multiplies the whole logit, softcap and bias included.
+    products and softmax, is computed here instead: scores in float32, in tiles of at most 64 MB, and no attention weights are returned; for
+    studies. beta then multiplies the whole logit, softcap and bias included, and is a constant to gradients, for which all tiles are kept.
 
     Raises ValueError for a rescaling that does not parse, a calibration that does not have exactly the layers and heads of the model,
     a model without attention that goes through transformers' AttentionInterface, one that is rescaled already, and, when it is

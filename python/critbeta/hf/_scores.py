@@ -18,20 +18,20 @@ def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: in
     kv_heads = call.key.shape[1]
     query = call.query[text][:, rows].float().reshape(kv_heads, -1, head_dim)
     found = torch.matmul(query, call.key[text][:, :keys].float().transpose(1, 2))
-    found = found.view(heads, len(rows), keys).mul_(call.scaling)
+    found = found.view(heads, len(rows), keys) * call.scaling
     softcap = call.kwargs.get("softcap")
     if softcap is not None:
-        found = found.div_(softcap).tanh_().mul_(softcap)
+        found = torch.tanh(found / softcap) * softcap
     position_bias = call.kwargs.get("position_bias")
     if position_bias is not None:
         of_text = position_bias[min(text, len(position_bias) - 1)]
-        found += of_text[..., -visible.rows :, :][:, rows][..., :keys].float()
+        found = found + of_text[..., -visible.rows :, :][:, rows][..., :keys].float()
     bias = visible.bias_of(rows)
     if bias is not None:
         # Where it masks, what it holds does not matter.
-        found += bias[min(text, len(bias) - 1), ..., :keys].float()
+        found = found + bias[min(text, len(bias) - 1), ..., :keys].float()
     seen = visible.seen_by(rows)
-    return found.masked_fill_(~seen[min(text, len(seen) - 1), ..., :keys], -torch.inf)
+    return found.masked_fill(~seen[min(text, len(seen) - 1), ..., :keys], -torch.inf)
 
 
 def refuse_sinks(call: Call) -> None:

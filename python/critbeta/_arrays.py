@@ -52,6 +52,8 @@ def scores(array: ArrayLike, name: str) -> np.ndarray:
 
 def target(out: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """`out` as a block [rows, n] that the core writes to."""
+    if getattr(out, "requires_grad", False):
+        raise ValueError("out requires gradients, and would be written to behind them: pass out.detach()")
     array, is_bfloat16 = _numpy(out, "out")
     if not isinstance(out, np.ndarray) and not hasattr(out, "__dlpack__"):
         raise TypeError(f"out is {type(out).__name__}: expected an array that can be written to")
@@ -99,8 +101,12 @@ def _shared(array: ArrayLike, name: str) -> tuple[np.ndarray, bool]:
         kind, index = array.__dlpack_device__()
         if kind in (_CPU, _CUDA_HOST):
             torch = sys.modules.get("torch")
-            if torch is not None and isinstance(array, torch.Tensor) and array.dtype == torch.bfloat16:
-                return np.from_dlpack(array.view(torch.int16)).view(np.uint16), True
+            if torch is not None and isinstance(array, torch.Tensor):
+                if array.is_neg():
+                    raise ValueError(f"{name} of shape {tuple(array.shape)} is a view of negated memory: pass {name}.resolve_neg()")
+                array = array.detach()
+                if array.dtype == torch.bfloat16:
+                    return np.from_dlpack(array.view(torch.int16)).view(np.uint16), True
             return np.from_dlpack(array), False
     except (BufferError, RuntimeError, TypeError) as error:
         shape = tuple(getattr(array, "shape", ()))

@@ -10,7 +10,7 @@
 
 scores [..., n] are float32, float16, bfloat16, or on the CPU float64; rescaling is text; positions and lens are integers on the device of
 scores that broadcast to the leading shape, or None. Every operator has a fake kernel, so torch.compile and torch.export go through
-it, and a batching rule for torch.vmap. The first two are differentiable with respect to scores, beta being taken as a constant;
+it; those that write to no argument have a batching rule for torch.vmap. The first two are differentiable with respect to scores, beta being taken as a constant;
 their other results and those of critical_beta are not.
 
 Errors: as in `critbeta`; an operator called on what it cannot read says so in a fake kernel too.

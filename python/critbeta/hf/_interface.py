@@ -70,6 +70,10 @@ class _Tap:
     observers: list[Callable[[Call], None]] = field(default_factory=list)
     replacement: Callable[[Call], Any] | None = None
 
+    def __deepcopy__(self, _: Any) -> _Tap:
+        """A copy of a model is neither recorded nor rescaled: nobody could take that off again."""
+        return _Tap(self.layer)
+
 
 class Session:
     """All attention of a model, tapped until `close`: `observe` sees every call before it is run, `replace` runs it.
@@ -103,6 +107,12 @@ class Session:
             if replace is not None:
                 tap.replacement = replace
         self._open = True
+
+    def __deepcopy__(self, _: Any) -> Session:
+        """What the hooks of a copied model tell: nobody."""
+        copied = object.__new__(Session)
+        copied.forward, copied._open = Forward(), False
+        return copied
 
     def close(self) -> None:
         """Takes the taps off; nothing the second time."""
@@ -220,6 +230,11 @@ def _install() -> None:
 
 
 _install()
+
+
+def in_backward() -> bool:
+    """Whether a layer runs again because its gradients are checkpointed."""
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def heads_of(module: nn.Module) -> int | None:

@@ -13,16 +13,36 @@ from safetensors.torch import save_file
 
 @dataclass
 class Pair:
-    """Queries of a layer and all keys that they may see: [heads, rows, head_dim] each, [kv_heads, keys, head_dim] in parts."""
+    """Queries of a layer and all keys that they may see: [heads, rows, head_dim] each, [kv_heads, keys, head_dim]."""
 
-    scale: float
     queries: list[torch.Tensor] = field(default_factory=list)
-    keys: list[torch.Tensor] = field(default_factory=list)
     positions: list[torch.Tensor] = field(default_factory=list)
+    known_keys: int = 0
+    _keys: torch.Tensor | None = None
 
     @property
-    def known_keys(self) -> int:
-        return sum(part.shape[1] for part in self.keys)
+    def keys(self) -> torch.Tensor | None:
+        return None if self._keys is None else self._keys[:, : self.known_keys]
+
+    def begins(self, k: torch.Tensor) -> bool:
+        """Whether the keys known so far are the first of `k`: a cache may have been cut back, or taken from another beam."""
+        return self.keys is None or torch.equal(self.keys.to(k.device), k[:, : self.known_keys])
+
+    def extend(self, k: torch.Tensor) -> None:
+        """Takes the keys of `k` that are not known yet."""
+        more = k.shape[1] - self.known_keys
+        if more <= 0:
+            return
+        if self._keys is None:
+            self._keys = _copied(k)
+        else:
+            if self._keys.shape[1] < k.shape[1]:
+                # By halves more, so that a text of n decoding steps is not copied n times.
+                room = torch.empty(k.shape[0], k.shape[1] * 3 // 2, k.shape[2], dtype=k.dtype)
+                room[:, : self.known_keys] = self._keys[:, : self.known_keys]
+                self._keys = room
+            self._keys[:, self.known_keys : k.shape[1]] = k[:, self.known_keys :]
+        self.known_keys = k.shape[1]
 
 
 @dataclass
@@ -43,19 +63,23 @@ class Store:
         """Whether something was left out."""
         self.rows = 0
         """Rows of heads that are kept."""
-        self._pairs: dict[tuple[int, float], dict[str, Pair]] = {}
+        self._pairs: dict[tuple[int, int, float], dict[str, Pair]] = {}
+        self._takes: dict[tuple[int, str, float], int] = {}
         self._scores: dict[int, dict[str, Scores]] = {}
 
     def keep_pair(
         self, text: int, layer: str, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, scale: float
     ) -> None:
         """Queries [heads, rows, head_dim] and all keys of the text so far, on whatever device."""
-        known = self._pairs.get((text, scale), {}).get(layer, Pair(scale))
-        new = k[:, known.known_keys :]
-        if self._has_room(q, new):
-            pair = self._pairs.setdefault((text, scale), {}).setdefault(layer, known)
+        take = self._takes.get((text, layer, scale), 0)
+        pair = self._pairs.get((text, take, scale), {}).get(layer, Pair())
+        if not pair.begins(k):
+            take, pair = take + 1, Pair()
+        if self._has_room(q, k[:, pair.known_keys :]):
+            self._takes[text, layer, scale] = take
+            self._pairs.setdefault((text, take, scale), {})[layer] = pair
+            pair.extend(k)
             pair.queries.append(_copied(q))
-            pair.keys.append(_copied(new))
             pair.positions.append(_copied(positions))
             self.rows += q.shape[0] * q.shape[1]
 
@@ -75,7 +99,7 @@ class Store:
 
     def save(self, path: str | os.PathLike[str], model: str) -> list[Path]:
         """Writes one file for each text, scale, and kind of tensors: `path` if that is one, else its stem with numbers."""
-        files = [(text, {"scale": repr(scale)}, _pair_tensors(layers)) for (text, scale), layers in self._pairs.items()]
+        files = [(text, {"scale": repr(scale)}, _pair_tensors(layers)) for (text, _, scale), layers in self._pairs.items()]
         files += [(text, {}, _score_tensors(layers)) for text, layers in self._scores.items()]
         files.sort(key=lambda file: file[0])
         path = Path(path)
@@ -99,7 +123,8 @@ def _pair_tensors(layers: dict[str, Pair]) -> dict[str, torch.Tensor]:
     tensors = {}
     for layer, pair in layers.items():
         tensors[f"{layer}.q"] = torch.cat(pair.queries, 1)
-        tensors[f"{layer}.k"] = torch.cat(pair.keys, 1)
+        assert pair.keys is not None
+        tensors[f"{layer}.k"] = pair.keys.contiguous()
         tensors[f"{layer}.positions"] = torch.cat(pair.positions)
     return tensors
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from .. import _arrays, _core
 from .._results import Stats
-from ._interface import Call, Session, in_words, unwrapped
+from ._interface import Call, Session, in_backward, in_words, unwrapped
 from ._keep import Store
 from ._sample import Rows, Sampler
 from ._scores import refuse_sinks, scores
@@ -36,7 +36,7 @@ class Recorder:
         if max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}: expected at least 0")
         self.model, self.resolve = unwrapped(model), float(resolve)
-        self._rows = rows
+        self._rows, self._texts = rows, 0
         self._parts: list[_core.Rows] = []
         self._joined: Stats | None = None
         self._store = Store(max_bytes)
@@ -49,7 +49,7 @@ class Recorder:
             raise RuntimeError("this recorder is recording already: leave its with block first, or make another")
         self._session = Session(self.model, observe=self._observe)
         self._visible = VisibleKeys(self._session.forward)
-        self._sampler = Sampler(self._session.forward, self._rows)
+        self._sampler = Sampler(self._session.forward, self._rows, self._texts)
         self._prefixes: weakref.WeakKeyDictionary[Visible, list[int | None]] = weakref.WeakKeyDictionary()
         self._silent = dict.fromkeys(self._session.layers)
         return self
@@ -65,6 +65,8 @@ class Recorder:
         session, self._session = self._session, None
         if session is not None:
             session.close()
+            # Texts of the next block are others.
+            self._texts = self._sampler.texts
             self._visible.clear()
 
     @property
@@ -86,7 +88,7 @@ class Recorder:
     @torch.no_grad()
     def _observe(self, call: Call) -> None:
         # Where checkpointed layers run again for their gradients.
-        if torch._C._current_graph_task_id() != -1:
+        if in_backward():
             return
         refuse_sinks(call)
         call = dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())

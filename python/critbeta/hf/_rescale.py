@@ -177,8 +177,8 @@ def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
     rescaling: a `critbeta.Rescaling` or its text, such as "qwen-logn:train=8192", "fixed:1.1", "critical:resolve=0.69,cap=8", or
         "calibrated:cal.json,anchor=8192", a law per layer and head from `critbeta diagnose --calibration` of what `record` saved.
 
-    Returns a handle: its `remove()`, or the end of a `with` block, gives the model its own attention back. Only the attention of
-    `model` itself is rescaled: pass the text model of one that also sees.
+    Returns a handle: its `remove()`, or the end of a `with` block, gives the model its own attention back. A deepcopy of the model
+    has its own attention from the start. Only the attention of `model` itself is rescaled: pass the text model of one that also sees.
 
     A length law multiplies queries (or the scale, where beta is one number for all rows), and the model's own attention runs as
     it did: fused kernels, caches, gradients. n is the number of keys that a row sees under the mask of its layer: padding, windows and

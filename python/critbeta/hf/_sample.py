@@ -21,6 +21,8 @@ class Text:
 
     number: int
     """From 0, in the order that they begin in."""
+    end: int = 0
+    """The position that its next row has."""
     stride: int = 1
     taken: int = 0
     steps: int = field(default=0)
@@ -50,10 +52,11 @@ class Rows(NamedTuple):
 class Sampler:
     """Chooses about `rows` rows of every text and forward pass."""
 
-    def __init__(self, forward: Forward, rows: int) -> None:
+    def __init__(self, forward: Forward, rows: int, texts: int = 0) -> None:
         self._forward, self._rows = forward, rows
         self._open: dict[int, Text] = {}
-        self._count = 0
+        self.texts = texts
+        """The number of the next text that begins."""
         self._of: tuple[object, list[Rows]] = (None, [])
 
     def rows(self, visible: Visible) -> list[Rows]:
@@ -69,6 +72,8 @@ class Sampler:
         padding = self._forward.padding
         if padding is not None and padding.shape[0] == visible.batch and padding.shape[1] >= visible.rows:
             real = padding[:, -visible.rows :].cpu().numpy() != 0
+        # Masks that are built before the model is called do not come with the caller's padding: its rows see nothing.
+        real = real & (visible.counts() > 0).any(1).expand(visible.batch, -1).cpu().numpy()
         chosen = []
         for batch in range(visible.batch):
             index = np.flatnonzero(real[batch])
@@ -77,6 +82,7 @@ class Sampler:
                 if len(part) == 0:
                     continue
                 text = self._text(batch, int(at[part[0]]))
+                text.end = int(at[part[-1]]) + 1
                 if len(part) > 1 or at[part[0]] == 0:
                     part = part[spread(int(at[part[0]]) + 1, int(at[part[-1]]) + 1, self._rows)]
                 elif not text.takes_step(self._rows):
@@ -87,9 +93,11 @@ class Sampler:
         return chosen
 
     def _text(self, batch: int, position: int) -> Text:
-        if position == 0 or batch not in self._open:
-            self._open[batch] = Text(self._count)
-            self._count += 1
+        known = self._open.get(batch)
+        # A text goes on where it ended: one cache may be read on from twice, or be cut back.
+        if known is None or position == 0 or position != known.end:
+            self._open[batch] = Text(self.texts)
+            self.texts += 1
         return self._open[batch]
 
 

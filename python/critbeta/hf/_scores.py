@@ -36,8 +36,9 @@ def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: in
 
 def refuse_sinks(call: Call) -> None:
     """Raises ValueError for attention with a learned sink, which is a logit of no key."""
-    if call.kwargs.get("s_aux") is not None:
+    given = [name for name in ("s_aux", "sinks") if call.kwargs.get(name) is not None]
+    if given:
         raise ValueError(
-            f"{call.layer} has learned sinks (s_aux): its softmax sees a logit that belongs to no key, which neither counts "
+            f"{call.layer} has learned sinks ({given[0]}): its softmax sees a logit that belongs to no key, which neither counts "
             "of keys nor length laws describe"
         )

@@ -7,7 +7,11 @@ from typing import Any
 
 import torch
 
-from ._interface import Call, Forward
+from ._interface import Call, Forward, in_backward
+
+
+# A model has few kinds of layers: with and without a window, and their cross-attention; and a step few forward passes.
+_KNOWN = 8
 
 
 class Visible:
@@ -152,14 +156,20 @@ class VisibleKeys:
     def of(self, call: Call) -> Visible:
         """What the rows of `call` see."""
         tensors, settings = [call.mask, call.kwargs.get("position_ids")], self._settings(call)
+        # A checkpointed layer runs again with the mask of its own forward pass, while `Forward` may know a later one.
+        again = in_backward()
         for references, known, visible in self._known:
             same = (given is None if was is None else was() is given for was, given in zip(references, tensors))
-            if known == settings and all(same):
+            if known[again:] == settings[again:] and all(same):
                 return visible
-        found = Visible(call, self._forward.padding)
+        if again and call.mask is not None:
+            raise RuntimeError(
+                f"{call.layer} runs again for a gradient, and the forward pass it belongs to is not known any more: at most "
+                f"{_KNOWN} masks are kept, run backward() before more forward passes, or without gradient checkpointing"
+            )
+        found = Visible(call, None if again else self._forward.padding)
         references = [None if tensor is None else weakref.ref(tensor) for tensor in tensors]
-        # A model has few kinds of layers: with and without a window, and their cross-attention.
-        self._known = [(references, settings, found), *self._known[:3]]
+        self._known = [(references, settings, found), *self._known[: _KNOWN - 1]]
         return found
 
     def clear(self) -> None:
@@ -181,7 +191,8 @@ def _position_ids(call: Call) -> torch.Tensor | None:
     ids: Any = call.kwargs.get("position_ids")
     rows = call.query.shape[2]
     if isinstance(ids, torch.Tensor) and ids.ndim == 2 and ids.shape[-1] == rows and not ids.is_floating_point():
-        return ids.to(call.query.device)
+        # OPT gives padding the position -1.
+        return ids.to(call.query.device).clamp(min=0)
     return None
 
 

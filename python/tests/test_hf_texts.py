@@ -1,0 +1,148 @@
+"""Which text a row belongs to, over caches, beams, blocks and copies: what is saved is what was measured."""
+
+import copy
+
+import critbeta
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+import critbeta.hf  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=97
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def tokens(rows, n, seed=0):
+    return torch.randint(3, 97, (rows, n), generator=torch.Generator().manual_seed(seed))
+
+
+def prompt_twice(model):
+    cache = model(tokens(1, 12), use_cache=True).past_key_values
+    for seed in (1, 2):
+        model(tokens(1, 9, seed), past_key_values=copy.deepcopy(cache))
+
+
+def two_prefilled(model):
+    caches = [model(tokens(1, 12, seed), use_cache=True).past_key_values for seed in (1, 2)]
+    for seed, cache in enumerate(caches):
+        model(tokens(1, 9, seed), past_key_values=cache)
+
+
+def rolled_back(model):
+    cache = model(tokens(1, 20), use_cache=True).past_key_values
+    cache.crop(-5)
+    model(tokens(1, 9, 1), past_key_values=cache)
+
+
+def beams(model):
+    model.generate(tokens(1, 12), num_beams=3, max_new_tokens=8, do_sample=False)
+
+
+def decoded(model):
+    model.generate(tokens(2, 12), max_new_tokens=20, min_new_tokens=20, do_sample=False)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("run", [prompt_twice, two_prefilled, rolled_back, beams, decoded])
+def test_what_is_saved_is_what_was_measured(model, tmp_path, run):
+    with torch.no_grad(), critbeta.hf.record(model) as recorder:
+        run(model)
+    assert_saved(recorder, tmp_path)
+
+
+def test_a_recorder_that_is_entered_again_goes_on_to_other_texts(model, tmp_path):
+    recorder = critbeta.hf.record(model)
+    for seed in (1, 2):
+        with torch.no_grad(), recorder:
+            model(tokens(1, 20, seed))
+    assert len(assert_saved(recorder, tmp_path)) == 2
+
+
+def assert_saved(recorder, folder):
+    files = recorder.save(folder / "qk.safetensors")
+    measured = []
+    for file in files:
+        tensors = load_file(file)
+        for layer in {name.rsplit(".", 1)[0] for name in tensors}:
+            q, k, positions = (tensors[f"{layer}.{part}"] for part in ("q", "k", "positions"))
+            measured.append(critbeta.diagnose(q=q, k=k, positions=positions, layer=layer).rows.critical_beta.ravel())
+    assert np.array_equal(np.sort(np.concatenate(measured)), np.sort(recorder.rows.critical_beta))
+    return files
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_padding_before_a_static_cache_is_no_text(model, tmp_path):
+    given, mask = tokens(2, 12), torch.ones(2, 12, dtype=torch.long)
+    mask[0, :5] = 0
+    with torch.no_grad(), critbeta.hf.record(model) as recorder:
+        model.generate(
+            given, attention_mask=mask, max_new_tokens=4, do_sample=False, cache_implementation="static", disable_compile=True
+        )
+    assert recorder.rows.n.min() == 1 and len(assert_texts(recorder, tmp_path)) == 2
+
+
+def assert_texts(recorder, folder):
+    files = recorder.save(folder / "static.safetensors")
+    numbers = set()
+    for file in files:
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as opened:
+            numbers.add(opened.metadata()["text"])
+    return numbers
+
+
+def test_a_copy_is_neither_recorded_nor_rescaled(model):
+    given = tokens(1, 20)
+    with torch.no_grad():
+        plain = model(given).logits
+        with critbeta.hf.rescale(model, "fixed:2"), critbeta.hf.record(model) as recorder:
+            copied = copy.deepcopy(model)
+            count = recorder.recorded
+            assert torch.equal(copied(given).logits, plain) and recorder.recorded == count
+            model(given)
+        assert torch.equal(copied(given).logits, plain)
+        with critbeta.hf.rescale(copied, "fixed:2"):
+            assert not torch.equal(copied(given).logits, plain)
+
+
+def test_checkpointed_gradients_of_an_earlier_forward_pass_keep_its_padding(model):
+    given, mask, others = tokens(2, 20), torch.ones(2, 20, dtype=torch.long), tokens(2, 20, 3)
+    mask[0, :8] = 0
+
+    def gradient():
+        model.zero_grad()
+        loss = model(given, attention_mask=mask).logits[mask == 1].logsumexp(-1).sum()
+        other = model(others, attention_mask=torch.ones_like(mask)).logits.sum()
+        (loss + 0 * other).backward()
+        return model.model.layers[0].self_attn.q_proj.weight.grad.clone()
+
+    model.train()
+    with critbeta.hf.rescale(model, "qwen-logn:train=4"):
+        expected = gradient()
+        model.activation_checkpointing_enable(dict(use_reentrant=False))
+        found = gradient()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_negative_positions_of_padding(model):
+    torch.manual_seed(1)
+    config = transformers.OPTConfig(
+        vocab_size=97, hidden_size=32, ffn_dim=48, word_embed_proj_dim=32, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = transformers.OPTForCausalLM(config).eval()
+    given, mask = tokens(2, 12), torch.ones(2, 12, dtype=torch.long)
+    mask[0, :4] = 0
+    with torch.no_grad(), critbeta.hf.rescale(model, "qwen-logn:train=4"):
+        padded = model(given, attention_mask=mask).logits[0, 4:]
+        alone = model(given[:1, 4:], attention_mask=mask[:1, 4:]).logits[0]
+    torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)

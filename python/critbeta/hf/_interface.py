@@ -61,7 +61,7 @@ class Forward:
     padding: torch.Tensor | None = None
     """The caller's mask [batch, tokens seen so far], nonzero where there is a token."""
     count: int = 0
-    """Forward passes begun."""
+    """Forward passes begun, those of a model within another too: it tells one pass from the next."""
 
 
 @dataclass

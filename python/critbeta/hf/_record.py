@@ -78,7 +78,7 @@ class Recorder:
         name = type(self.model).__name__
         if len(self._silent) == len(session.layers):
             raise RuntimeError(
-                f"{name} ran {session.forward.count} forward passes, and none of its {len(session.layers)} attention layers called its "
+                f"{name} ran, and none of its {len(session.layers)} attention layers called its "
                 "attention through transformers' AttentionInterface: nothing is recorded. Where attn_implementation= makes the model "
                 "compute attention itself, load it with another; a graph captured before (CUDA graphs, export) calls nothing"
             )

@@ -95,7 +95,7 @@ def stats(
         return _tensors.stats(scores, lens, resolve, beta, top_k)
     block, lead = _arrays.rows(scores, "scores")
     lens = _arrays.per_row(lens, lead, "lens")
-    rows = _core.stats(block, lens, lead[-1] if lead else 1, resolve, beta, top_k)
+    rows = _core.record_scores(block, lens, None, lead[-1] if lead else 1, "scores", resolve, beta, top_k)
     return Stats(rows, lead)
 
 
@@ -205,20 +205,16 @@ def diagnose(
         block, lead = _arrays.rows(scores, "scores")
         lens, positions = _arrays.per_row(lens, lead, "lens"), _arrays.per_row(positions, lead, "positions")
         rows_per_head = lead[-1] if lead else 1
-        summary, rows = _core.diagnose_scores(
-            block, lens, positions, rows_per_head, layer, resolve, beta, train_length, seed
-        )
-        return Diagnosis(json.loads(summary), Stats(rows, lead))
+        rows = _core.record_scores(block, lens, positions, rows_per_head, layer, resolve, beta, None)
+        return Diagnosis(json.loads(rows.summary(train_length, seed)), Stats(rows, lead))
     if lens is not None:
         raise TypeError("lens are of scores: positions say how far the rows of q see")
     q, q_shape = _arrays.heads(q, "q")
     k, k_shape = _arrays.heads(k, "k")
     positions = _arrays.per_row(positions, q_shape[1:2], "positions")
     shapes = [list(q_shape), list(k_shape)]
-    summary, rows = _core.diagnose_pair(
-        q, k, shapes, positions, scale, layer, resolve, beta, train_length, seed
-    )
-    return Diagnosis(json.loads(summary), Stats(rows, q_shape[:2]))
+    rows = _core.record_pair(q, k, shapes, positions, scale, layer, resolve, beta)
+    return Diagnosis(json.loads(rows.summary(train_length, seed)), Stats(rows, q_shape[:2]))
 
 
 def __getattr__(name: str) -> Any:

@@ -18,8 +18,6 @@ __all__ = [
     "Rows",
     "__version__",
     "critical_beta",
-    "diagnose_pair",
-    "diagnose_scores",
     "families",
     "gap_count",
     "head_rescalings",
@@ -32,7 +30,6 @@ __all__ = [
     "rows_of_reports",
     "softmax",
     "softmax_in_place",
-    "stats",
 ]
 
 __version__: str
@@ -112,9 +109,6 @@ class Engine:
 def families() -> list[Family]: ...
 def head_rescalings(spec: str) -> tuple[list[tuple[str, int, Rescaling]], int] | None: ...
 def laws() -> list[Law]: ...
-def stats(
-    scores: _Block, lens: _Indices | None, rows_per_head: int, resolve: float, beta: float, top_k: int | None
-) -> Rows: ...
 def critical_beta(scores: _Block, resolve: float) -> NDArray[np.float64]: ...
 def gap_count(scores: _Block) -> tuple[NDArray[np.float64], NDArray[np.int64]]: ...
 def softmax(
@@ -123,29 +117,6 @@ def softmax(
 def softmax_in_place(
     scores: _Target, lens: _Indices | None, rescaling: Rescaling, positions: _Indices | None
 ) -> dict[str, NDArray[Any]]: ...
-def diagnose_scores(
-    scores: _Block,
-    lens: _Indices | None,
-    positions: _Indices | None,
-    rows_per_head: int,
-    layer: str,
-    resolve: float,
-    beta: float,
-    train_length: float,
-    seed: int,
-) -> tuple[str, Rows]: ...
-def diagnose_pair(
-    q: _Block,
-    k: _Block,
-    shapes: list[list[int]],
-    positions: _Indices | None,
-    scale: float | None,
-    layer: str,
-    resolve: float,
-    beta: float,
-    train_length: float,
-    seed: int,
-) -> tuple[str, Rows]: ...
 def report_rows(rows: Rows, path: str | PathLike[str], command: str, train_length: float, seed: int) -> None: ...
 def report_files(
     files: list[str],
@@ -165,8 +136,18 @@ def record_pair(
     scale: float | None,
     layer: str,
     resolve: float,
+    beta: float,
 ) -> Rows: ...
-def record_scores(scores: _Block, positions: _Indices, rows_per_head: int, layer: str, resolve: float) -> Rows: ...
+def record_scores(
+    scores: _Block,
+    lens: _Indices | None,
+    positions: _Indices | None,
+    rows_per_head: int,
+    layer: str,
+    resolve: float,
+    beta: float,
+    top_k: int | None,
+) -> Rows: ...
 def report_layout() -> list[tuple[str, int]]: ...
 def rows_of_reports(
     reports: NDArray[np.uint8], positions: _Indices, rows_per_head: int, resolve: float, beta: float, top_k: int | None

@@ -60,7 +60,8 @@ def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None
         return _cuda.stats(scores, lens, resolve, beta, top_k)
     block, lead = _arrays.rows(operators.on_host(scores), "scores")
     lens = _arrays.per_row(operators.on_host(lens), lead, "lens")
-    return Stats(_core.stats(block, lens, lead[-1] if lead else 1, resolve, beta, top_k), lead)
+    rows = _core.record_scores(block, lens, None, lead[-1] if lead else 1, "scores", resolve, beta, top_k)
+    return Stats(rows, lead)
 
 
 def _per_row(values: Any, scores: Any) -> Any:

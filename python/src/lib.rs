@@ -5,9 +5,9 @@
 
 mod block;
 mod cuda;
-mod diagnosis;
 mod measure;
 mod page;
+mod pair;
 mod rows;
 mod rules;
 mod softmax;
@@ -28,11 +28,11 @@ mod _core {
     #[pymodule_export]
     use super::cuda::{Engine, report_layout, rows_of_reports};
     #[pymodule_export]
-    use super::diagnosis::{diagnose_pair, diagnose_scores, record_pair};
-    #[pymodule_export]
-    use super::measure::{critical_beta, gap_count, stats};
+    use super::measure::{critical_beta, gap_count};
     #[pymodule_export]
     use super::page::{report_files, report_rows};
+    #[pymodule_export]
+    use super::pair::record_pair;
     #[pymodule_export]
     use super::rows::{Rows, record_scores};
     #[pymodule_export]

@@ -2,13 +2,12 @@
 
 use crate::block::{Block, Work};
 use crate::raised;
-use crate::rows::{Record, Rows};
 use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
 use critbeta::diagnose::Settings;
 use critbeta::reference::Row;
 use critbeta::{CriticalBeta, Element, Scores};
-use numpy::{PyArray1, PyReadonlyArray1};
+use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -17,23 +16,6 @@ pub fn settings(resolve: f64, beta: f64, top_k: Option<usize>) -> PyResult<Setti
     let settings = Settings { beta, measure: Measure { resolve, top_k }, ..Settings::default() };
     settings.check().map_err(raised)?;
     Ok(settings)
-}
-
-#[pyfunction]
-pub fn stats(
-    py: Python<'_>,
-    scores: Block<'_>,
-    lens: Option<PyReadonlyArray1<'_, i64>>,
-    rows_per_head: usize,
-    resolve: f64,
-    beta: f64,
-    top_k: Option<usize>,
-) -> PyResult<Rows> {
-    let settings = settings(resolve, beta, top_k)?;
-    let rows = scores.rows(lens.as_ref())?;
-    let record = Record { layer: "scores", rows_per_head, positions: None, beta, measure: settings.measure };
-    let records = without_lock(py, || rows.run(record))??;
-    Ok(Rows { records, settings })
 }
 
 /// Lambda(r) of every row.

@@ -22,14 +22,11 @@ pub fn report_rows(
     train_length: f64,
     seed: u64,
 ) -> PyResult<()> {
-    let settings = Settings { train_length, ..rows.settings };
-    settings.check().map_err(raised)?;
-    let records = &rows.records;
+    let rows: &Rows = &rows;
     without_lock(py, || {
         let out = Output::create(&path)?;
-        let mut diagnosis = Diagnosis::of_records(Vec::new(), settings, seed);
-        diagnosis.add(records);
-        write(out, &diagnosis.summary(), &Provenance { command, files: Vec::new() })?.commit()
+        let summary = rows.summed_up(train_length, seed)?;
+        write(out, &summary, &Provenance { command, files: Vec::new() })?.commit()
     })?
     .map_err(raised)
 }

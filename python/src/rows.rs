@@ -6,7 +6,7 @@ use crate::raised;
 use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
 use critbeta::diagnose::{COLUMNS, Calibration, Column, Diagnosis};
-use critbeta::diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings};
+use critbeta::diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings, Summary};
 use critbeta::output::Output;
 use critbeta::{Element, Scores};
 use numpy::{PyArray1, PyReadonlyArray1};
@@ -64,14 +64,8 @@ impl Rows {
 
     /// The summary of the records as JSON.
     fn summary(&self, py: Python<'_>, train_length: f64, seed: u64) -> PyResult<String> {
-        let settings = Settings { train_length, ..self.settings };
-        settings.check().map_err(raised)?;
-        let summary = without_lock(py, || {
-            let mut diagnosis = Diagnosis::new(&[], settings, seed);
-            diagnosis.add(&self.records);
-            serde_json::to_string(&diagnosis.summary())
-        })?;
-        summary.map_err(|e| PyRuntimeError::new_err(e.to_string()))
+        let summary = without_lock(py, || self.summed_up(train_length, seed))?.map_err(raised)?;
+        serde_json::to_string(&summary).map_err(|e| PyRuntimeError::new_err(e.to_string()))
     }
 
     /// Writes the records as Parquet.
@@ -89,15 +83,25 @@ impl Rows {
     fn write_calibration(&self, py: Python<'_>, path: PathBuf, seed: u64) -> PyResult<()> {
         without_lock(py, || {
             let out = Output::create(&path)?;
-            let mut diagnosis = Diagnosis::of_records(Vec::new(), self.settings, seed);
-            diagnosis.add(&self.records);
-            Calibration::of(&diagnosis.summary())?.write(out)?.commit()
+            let summary = self.summed_up(self.settings.train_length, seed)?;
+            Calibration::of(&summary)?.write(out)?.commit()
         })?
         .map_err(raised)
     }
 }
 
 impl Rows {
+    /// The summary of the records; `train_length` is that of the published laws.
+    ///
+    /// Errors: [`critbeta::Error::Settings`] for a training length that is none.
+    pub fn summed_up(&self, train_length: f64, seed: u64) -> critbeta::Result<Summary> {
+        let settings = Settings { train_length, ..self.settings };
+        settings.check()?;
+        let mut diagnosis = Diagnosis::of_records(Vec::new(), settings, seed);
+        diagnosis.add(&self.records);
+        Ok(diagnosis.summary())
+    }
+
     fn has_top_k(&self) -> bool {
         self.settings.measure.top_k.is_some()
     }
@@ -107,21 +111,25 @@ impl Rows {
     }
 }
 
-/// The records of scores that stand at given positions.
+/// The records of rows of scores.
 #[pyfunction]
+#[allow(clippy::too_many_arguments)]
 pub fn record_scores(
     py: Python<'_>,
     scores: Block<'_>,
-    positions: PyReadonlyArray1<'_, i64>,
+    lens: Option<PyReadonlyArray1<'_, i64>>,
+    positions: Option<PyReadonlyArray1<'_, i64>>,
     rows_per_head: usize,
     layer: &str,
     resolve: f64,
+    beta: f64,
+    top_k: Option<usize>,
 ) -> PyResult<Rows> {
-    let settings = settings(resolve, 1.0, None)?;
-    let rows = scores.rows(None)?;
-    let positions = indices(&positions, rows.rows)?;
-    let (positions, measure) = (Some(&positions[..]), settings.measure);
-    let record = Record { layer, rows_per_head, positions, beta: 1.0, measure };
+    let settings = settings(resolve, beta, top_k)?;
+    let rows = scores.rows(lens.as_ref())?;
+    let positions = positions.map(|positions| indices(&positions, rows.rows)).transpose()?;
+    let (positions, measure) = (positions.as_deref(), settings.measure);
+    let record = Record { layer, rows_per_head, positions, beta, measure };
     let records = without_lock(py, || rows.run(record))??;
     Ok(Rows { records, settings })
 }

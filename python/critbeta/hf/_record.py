@@ -112,7 +112,7 @@ class Recorder:
         q, q_shape = _arrays.heads(queries.cpu(), "q")
         k, k_shape = _arrays.heads(all_keys.cpu(), "k")
         positions, shapes = rows.positions.cpu().numpy(), [list(q_shape), list(k_shape)]
-        part = _core.record_pair(q, k, shapes, positions, call.scaling, call.layer, self.resolve)
+        part = _core.record_pair(q, k, shapes, positions, call.scaling, call.layer, self.resolve, 1.0)
         self._parts.append(part)
 
     def _record_scores(self, call: Call, visible: Visible, rows: Rows) -> None:
@@ -124,7 +124,7 @@ class Recorder:
         heads, count, _ = tile.shape
         block, _ = _arrays.rows(tile, "scores")
         positions = rows.positions.cpu().repeat(heads).numpy()
-        self._parts.append(_core.record_scores(block, positions, count, call.layer, self.resolve))
+        self._parts.append(_core.record_scores(block, None, positions, count, call.layer, self.resolve, 1.0, None))
 
     @property
     def rows(self) -> Stats:

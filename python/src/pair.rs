@@ -1,0 +1,57 @@
+//! Queries and keys in memory as row records.
+
+use crate::block::{Block, Data, indices};
+use crate::measure::settings;
+use crate::raised;
+use crate::rows::Rows;
+use crate::threads::without_lock;
+use critbeta::DType;
+use critbeta::diagnose::{RowRecord, Settings, scan};
+use critbeta::input::{Input, QkPair, Source, Values};
+use numpy::PyReadonlyArray1;
+use pyo3::prelude::*;
+use std::path::PathBuf;
+
+/// The records of queries and keys.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub fn record_pair(
+    py: Python<'_>,
+    q: Block<'_>,
+    k: Block<'_>,
+    shapes: [[usize; 3]; 2],
+    positions: Option<PyReadonlyArray1<'_, i64>>,
+    scale: Option<f64>,
+    layer: &str,
+    resolve: f64,
+    beta: f64,
+) -> PyResult<Rows> {
+    let settings = settings(resolve, beta, None)?;
+    let positions = positions.map(|positions| indices(&positions, shapes[0][1])).transpose()?;
+    let [q, k] = [values(&q, shapes[0])?, values(&k, shapes[1])?];
+    let pair = QkPair::new(layer, q, k, positions, scale).map_err(raised)?;
+    let records = without_lock(py, || scanned(pair, &settings))??;
+    Ok(Rows { records, settings })
+}
+
+fn scanned(pair: QkPair, settings: &Settings) -> PyResult<Vec<RowRecord>> {
+    let input = Input { path: PathBuf::new(), sources: vec![Source::Pair(pair)], skipped: Vec::new() };
+    let mut records = Vec::new();
+    let keep = |more: &[RowRecord]| {
+        records.extend_from_slice(more);
+        Ok(())
+    };
+    scan(&[input], settings, keep).map_err(raised)?;
+    Ok(records)
+}
+
+/// A copy of queries or keys: a row of scores takes thousands of products for each of their elements.
+fn values(block: &Block, shape: [usize; 3]) -> PyResult<Values> {
+    let (dtype, bytes): (DType, &[u8]) = match block.rows(None)?.data {
+        Data::F64(data) => (DType::F64, bytemuck::cast_slice(data)),
+        Data::F32(data) => (DType::F32, bytemuck::cast_slice(data)),
+        Data::F16(data) => (DType::F16, bytemuck::cast_slice(data)),
+        Data::Bf16(data) => (DType::Bf16, bytemuck::cast_slice(data)),
+    };
+    Ok(Values { dtype, shape, bytes: bytes.to_vec() })
+}

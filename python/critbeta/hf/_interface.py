@@ -1,8 +1,7 @@
 """Where attention is met: transformers' AttentionInterface, through which its models call their attention.
 
 Importing this wraps what models find there: a module that is tapped is observed, or replaced; any other is passed through. Names
-in configurations stay, because some twenty places of transformers compare them, and so do the masks. One more name, "critbeta", is
-registered for `attn_implementation=`: sdpa and its masks.
+in configurations stay, because some twenty places of transformers compare them, and so do the masks.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 _TAP = "_critbeta"
 
@@ -222,8 +219,6 @@ def _wrapped_get_interface(self: AttentionInterface, attn_implementation: str, d
 
 
 def _install() -> None:
-    AttentionInterface.register("critbeta", sdpa_attention_forward)
-    AttentionMaskInterface.register("critbeta", sdpa_mask)
     AttentionInterface.get_interface = _wrapped_get_interface  # type: ignore[method-assign]
     # Graphs that were compiled before call what they were traced with.
     torch.compiler.reset()

@@ -19,6 +19,7 @@ from .. import _arrays, _core
 from .._results import Stats
 from ._interface import Call, Session, in_backward, in_words, unwrapped
 from ._keep import Store
+from ._named import NAME, await_model, stop_waiting
 from ._sample import Rows, Sampler
 from ._scores import refuse_sinks, scores
 from ._table import Table
@@ -28,40 +29,55 @@ from ._visible import Visible, VisibleKeys
 class Recorder:
     """What the attention of a model saw while this was entered: see `record`."""
 
-    def __init__(self, model: nn.Module, rows: int, resolve: float, max_bytes: int) -> None:
+    def __init__(self, model: nn.Module | None, rows: int, resolve: float, max_bytes: int) -> None:
         if rows < 1:
             raise ValueError(f"rows is {rows}: expected at least 1")
         if not 0 <= resolve < float("inf"):
             raise ValueError(f"resolve is {resolve}: expected finite nats of at least 0")
         if max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}: expected at least 0")
-        self.model, self.resolve = unwrapped(model), float(resolve)
+        self.model = None if model is None else unwrapped(model)
+        """None until one runs, where it was not given."""
+        self.resolve = float(resolve)
         self._rows, self._texts = rows, 0
         self._parts: list[_core.Rows] = []
         self._joined: Stats | None = None
         self._store = Store(max_bytes)
         self._session: Session | None = None
-        # Refused here, not in the middle of a with statement.
-        Session(model).close()
+        self._entered = False
+        if self.model is not None:
+            # Refused here, not in the middle of a with statement.
+            Session(self.model).close()
 
     def __enter__(self) -> Recorder:
-        if self._session is not None:
+        if self._entered:
             raise RuntimeError("this recorder is recording already: leave its with block first, or make another")
-        self._session = Session(self.model, observe=self._observe)
+        if self.model is None:
+            await_model(self._begin)
+        else:
+            self._begin(self.model)
+        self._entered = True
+        return self
+
+    def _begin(self, model: nn.Module) -> None:
+        self.model, self._session = model, Session(model, observe=self._observe)
         self._visible = VisibleKeys(self._session.forward)
         self._sampler = Sampler(self._session.forward, self._rows, self._texts)
         self._prefixes: weakref.WeakKeyDictionary[Visible, list[int | None]] = weakref.WeakKeyDictionary()
         self._silent = dict.fromkeys(self._session.layers)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        session = self._session
+        session, open_still = self._session, self._entered
         self.close()
+        if kind is None and open_still and self.model is None:
+            raise RuntimeError(f'no model that was loaded with attn_implementation="{NAME}" ran: load it so, or use record(model)')
         if kind is None and session is not None and session.forward.count and self._silent:
             self._tell_silent(session)
 
     def close(self) -> None:
         """Leaves the model, as the end of the `with` block does; nothing the second time."""
+        stop_waiting(self._begin)
+        self._entered = False
         session, self._session = self._session, None
         if session is not None:
             session.close()
@@ -196,7 +212,7 @@ def _prefix(visible: Visible, rows: Rows) -> int | None:
 
 
 def record(
-    model: nn.Module, *, rows: int = 64, resolve: float = 0.0, max_bytes: int = 1 << 30
+    model: nn.Module | None = None, *, rows: int = 64, resolve: float = 0.0, max_bytes: int = 1 << 30
 ) -> Recorder:
     """Records what the attention of `model` sees:
 
@@ -206,6 +222,8 @@ def record(
         rec.report("report.html")
         rec.save("qk.safetensors")      # critbeta diagnose qk.safetensors
 
+    model: without one, where a pipeline or a harness builds it: the first that runs of those loaded with attn_implementation="critbeta"
+        (sdpa by another name). Compiled ones must be given.
     rows: about how many query positions of every text are measured in a forward pass: three quarters of them evenly in log n from
         n = 8 on, and the last ones. Of decoding, one token at a time, all of the first `rows`, every second of as many more, every
         fourth, and so on. The same for all layers and heads.
@@ -222,7 +240,7 @@ def record(
 
     Raises TypeError for what is no module; ValueError for a model without attention that goes through transformers' AttentionInterface,
     DataParallel, and, when it runs, learned sinks and masks of unknown kinds; RuntimeError at the end of the block if the model ran but
-    none of its layers was met. Warns of single layers that were not. After an exception nothing stays at the model.
+    none of its layers was met, or no model ran where none was given. Warns of single layers that were not. After an exception nothing stays at the model.
 
     Source: docs/adr/0010-hugging-face.md.
     """

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +19,7 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 _TAP = "_critbeta"
+_numbers = itertools.count(1)
 
 
 @dataclass
@@ -51,14 +54,13 @@ class Call:
         return self.function(self.module, query, self.key, self.value, self.mask, **kwargs)
 
 
-@dataclass
-class Forward:
-    """What a forward pass of a model was called with that its attention is not told."""
+class Forward(threading.local):
+    """What the forward pass that this thread runs was called with that its attention is not told."""
 
     padding: torch.Tensor | None = None
     """The caller's mask [batch, tokens seen so far], nonzero where there is a token."""
-    count: int = 0
-    """Forward passes begun, those of a model within another too: it tells one pass from the next."""
+    number: int = 0
+    """Which one it is, those of a model within another too; 0 in a thread that began none."""
 
 
 @dataclass
@@ -89,6 +91,8 @@ class Session:
         self.layers = attention_modules(model)
         """The modules by qualified name, in the model's order."""
         self.forward = Forward()
+        self.ran = False
+        """Whether a forward pass was begun, by any thread."""
         self._observe, self._replace = observe, replace
         if replace is not None:
             taken = [name for name, module in self.layers.items() if getattr(module.__dict__.get(_TAP), "replacement", None)]
@@ -108,7 +112,7 @@ class Session:
     def __deepcopy__(self, _: Any) -> Session:
         """What the hooks of a copied model tell: nobody."""
         copied = object.__new__(Session)
-        copied.forward, copied._open = Forward(), False
+        copied.forward, copied.ran, copied._open = Forward(), False, False
         return copied
 
     def close(self) -> None:
@@ -136,7 +140,8 @@ class Session:
             given = dict(zip(names, args)).get("attention_mask")
         # A mask of four dimensions is built already; it says itself who sees whom.
         self.forward.padding = given if isinstance(given, torch.Tensor) and given.ndim == 2 else None
-        self.forward.count += 1
+        self.ran = True
+        self.forward.number = next(_numbers)
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import tempfile
+import threading
 import warnings
 import weakref
 from pathlib import Path
@@ -44,6 +45,7 @@ class Recorder:
         self._joined: Stats | None = None
         self._store = Store(max_bytes)
         self._session: Session | None = None
+        self._lock = threading.Lock()
         self._entered = False
         if self.model is not None:
             # Refused here, not in the middle of a with statement.
@@ -71,7 +73,7 @@ class Recorder:
         self.close()
         if kind is None and open_still and self.model is None:
             raise RuntimeError(f'no model that was loaded with attn_implementation="{NAME}" ran: load it so, or use record(model)')
-        if kind is None and session is not None and session.forward.count and self._silent:
+        if kind is None and session is not None and session.ran and self._silent:
             self._tell_silent(session)
 
     def close(self) -> None:
@@ -108,6 +110,11 @@ class Recorder:
             return
         refuse_sinks(call)
         call = dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
+        # Threads may run the model at once, each on a text of its own.
+        with self._lock:
+            self._measure(call)
+
+    def _measure(self, call: Call) -> None:
         self._silent.pop(call.layer, None)
         visible = self._visible.of(call)
         sampled = self._sampler.rows(visible)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -49,22 +50,31 @@ class Rows(NamedTuple):
     """0-based in the text, int64 [rows]."""
 
 
+class _Reading(threading.local):
+    """What a thread reads."""
+
+    def __init__(self) -> None:
+        self.texts: dict[int, Text] = {}
+        """The last of each place in a batch."""
+        self.chosen: tuple[object, list[Rows]] = (None, [])
+        """The rows of its forward pass."""
+
+
 class Sampler:
     """Chooses about `rows` rows of every text and forward pass."""
 
     def __init__(self, forward: Forward, rows: int, texts: int = 0) -> None:
         self._forward, self._rows = forward, rows
-        self._open: dict[int, Text] = {}
+        self._reading = _Reading()
         self.texts = texts
         """The number of the next text that begins."""
-        self._of: tuple[object, list[Rows]] = (None, [])
 
     def rows(self, visible: Visible) -> list[Rows]:
         """The rows of this forward pass: the same for every layer."""
-        key = self._forward.count, visible.batch, visible.rows
-        if self._of[0] != key:
-            self._of = key, self._choose(visible)
-        return self._of[1]
+        key = self._forward.number, visible.batch, visible.rows
+        if self._reading.chosen[0] != key:
+            self._reading.chosen = key, self._choose(visible)
+        return self._reading.chosen[1]
 
     def _choose(self, visible: Visible) -> list[Rows]:
         positions = visible.positions.expand(visible.batch, -1).cpu().numpy()
@@ -93,12 +103,12 @@ class Sampler:
         return chosen
 
     def _text(self, batch: int, position: int) -> Text:
-        known = self._open.get(batch)
+        known = self._reading.texts.get(batch)
         # A text goes on where it ended: one cache may be read on from twice, or be cut back.
         if known is None or position == 0 or position != known.end:
-            self._open[batch] = Text(self.texts)
+            known = self._reading.texts[batch] = Text(self.texts)
             self.texts += 1
-        return self._open[batch]
+        return known
 
 
 def spread(first: int, last: int, rows: int) -> np.ndarray:

@@ -179,7 +179,7 @@ class VisibleKeys:
     def _settings(self, call: Call) -> tuple[Any, ...]:
         # Within a forward pass nobody writes to a mask; between two it may be the same tensor with other values.
         shapes = call.query.shape[:3], call.key.shape[2], call.query.device
-        return self._forward.count, call.implementation, call.kwargs.get("sliding_window"), _is_causal(call), *shapes
+        return self._forward.number, call.implementation, call.kwargs.get("sliding_window"), _is_causal(call), *shapes
 
 
 def _is_causal(call: Call) -> bool:

@@ -11,7 +11,7 @@ def call(implementation, rows, keys, mask=None, batch=1, **kwargs):
     module = torch.nn.Module()
     module.is_causal = kwargs.pop("causal", True)
     q, k = torch.zeros(batch, 4, rows, 8), torch.zeros(batch, 2, keys, 8)
-    return Call("layer", implementation, None, module, q, k, k, mask, kwargs)
+    return Call(implementation, None, module, q, k, k, mask, kwargs, "layer")
 
 
 def check(visible, sees, positions, batch=1):

@@ -10,7 +10,7 @@ import functools
 import inspect
 import itertools
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,10 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from ._modules import attention_modules, in_words, unwrapped
+
 _TAP = "_critbeta"
+_UNPICKLED = "a model that is recorded or rescaled is not pickled: leave the with block, or remove() the rescaling first"
 _numbers = itertools.count(1)
 
 
@@ -26,8 +29,6 @@ _numbers = itertools.count(1)
 class Call:
     """One call of a model's attention: what its module hands to the interface."""
 
-    layer: str
-    """Qualified name of the module."""
     implementation: str
     """Name in the interface, "eager" for the model's own."""
     function: Callable[..., Any]
@@ -40,6 +41,8 @@ class Call:
     mask: Any
     """As `implementation` takes it: additive or boolean [batch, 1, rows, keys], [batch, keys] (flash), or None."""
     kwargs: dict[str, Any]
+    layer: str = ""
+    """Qualified name of the module in the model that it is observed or replaced in."""
 
     @property
     def scaling(self) -> float:
@@ -62,16 +65,42 @@ class Forward(threading.local):
     number: int = 0
     """Which one it is, those of a model within another too; 0 in a thread that began none."""
 
+    def __init__(self) -> None:
+        self.positions: dict[tuple[int, ...], torch.Tensor] = {}
+        """By batch and rows, where the queries of its first attention stand in their texts."""
+
 
 @dataclass
 class _Tap:
-    layer: str
-    observers: list[Callable[[Call], None]] = field(default_factory=list)
-    replacement: Callable[[Call], Any] | None = None
+    """Who observes a module, and what replaces its attention, each with the name that it knows the module by."""
+
+    observers: list[tuple[str, Callable[[Call], None]]] = field(default_factory=list)
+    replacement: tuple[str, Callable[[Call], Any]] | None = None
 
     def __deepcopy__(self, _: Any) -> _Tap:
         """A copy of a model is neither recorded nor rescaled: nobody could take that off again."""
-        return _Tap(self.layer)
+        return _Tap()
+
+    def __reduce__(self) -> str:
+        raise TypeError(_UNPICKLED)
+
+
+class _Begin:
+    """Tells a session which forward pass of a model begins."""
+
+    def __init__(self, session: Session | None) -> None:
+        self._session = session
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._session is not None:
+            _begin(self._session, module, args, kwargs)
+
+    def __deepcopy__(self, _: Any) -> _Begin:
+        """A copied model tells nobody."""
+        return _Begin(None)
+
+    def __reduce__(self) -> str:
+        raise TypeError(_UNPICKLED)
 
 
 class Session:
@@ -99,95 +128,44 @@ class Session:
             if taken:
                 raise ValueError(f"rescaled already: {in_words(taken)}. Remove that rescaling first")
         models: list[nn.Module] = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-        begin = torch.compiler.disable(self._begin)  # type: ignore[no-untyped-call]
-        self._hooks = [module.register_forward_pre_hook(begin, with_kwargs=True) for module in models or [model]]
+        self._hooks = [module.register_forward_pre_hook(_Begin(self), with_kwargs=True) for module in models or [model]]
         for name, module in self.layers.items():
-            tap = module.__dict__.setdefault(_TAP, _Tap(name))
+            tap = module.__dict__.setdefault(_TAP, _Tap())
             if observe is not None:
-                tap.observers.append(observe)
+                tap.observers.append((name, observe))
             if replace is not None:
-                tap.replacement = replace
-        self._open = True
-
-    def __deepcopy__(self, _: Any) -> Session:
-        """What the hooks of a copied model tell: nobody."""
-        copied = object.__new__(Session)
-        copied.forward, copied.ran, copied._open = Forward(), False, False
-        return copied
+                tap.replacement = name, replace
+        self.is_open = True
 
     def close(self) -> None:
         """Takes the taps off; nothing the second time."""
-        if not self._open:
+        if not self.is_open:
             return
-        self._open = False
+        self.is_open = False
         for hook in self._hooks:
             hook.remove()
-        for module in self.layers.values():
+        for name, module in self.layers.items():
             tap = module.__dict__.get(_TAP)
             if tap is None:
                 continue
             if self._observe is not None:
-                tap.observers.remove(self._observe)
+                tap.observers.remove((name, self._observe))
             if self._replace is not None:
                 tap.replacement = None
             if not tap.observers and tap.replacement is None:
                 del module.__dict__[_TAP]
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = kwargs.get("attention_mask")
-        if given is None and args:
-            names = list(inspect.signature(module.forward).parameters)
-            given = dict(zip(names, args)).get("attention_mask")
-        # A mask of four dimensions is built already; it says itself who sees whom.
-        self.forward.padding = given if isinstance(given, torch.Tensor) and given.ndim == 2 else None
-        self.ran = True
-        self.forward.number = next(_numbers)
 
-
-def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules of `model` that look their attention up in the interface, by qualified name.
-
-    Raises ValueError where there is none, and says which modules compute attention themselves.
-    """
-    found = {name: module for name, module in model.named_modules() if _uses_interface(type(module))}
-    if found:
-        return found
-    others = sorted({type(module).__name__ for module in model.modules() if "Attention" in type(module).__name__})
-    told = f"its {', '.join(others)} computes attention itself" if others else "it has no attention modules"
-    raise ValueError(
-        f"{type(model).__name__}: no module calls its attention through transformers' AttentionInterface, {told}. Expected a "
-        "transformers model whose attention can be chosen by attn_implementation="
-    )
-
-
-def _uses_interface(kind: type[nn.Module]) -> bool:
-    """Whether the source of a class, or of one that it is derived from, asks the interface for its attention."""
-    if issubclass(kind, PreTrainedModel):
-        return False
-    return any(_asks(base) for base in kind.__mro__[: kind.__mro__.index(nn.Module)])
-
-
-@functools.lru_cache(maxsize=None)
-def _asks(kind: Hashable) -> bool:
-    try:
-        return ".get_interface(" in inspect.getsource(kind)  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        return False
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of what DistributedDataParallel and torch.compile make of it."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is {type(model).__name__}: expected a torch.nn.Module")
-    if isinstance(model, nn.DataParallel):
-        raise ValueError("DataParallel runs copies of its module in threads: pass its module, or use DistributedDataParallel")
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif "_orig_mod" in model._modules:
-            model = model._modules["_orig_mod"]  # type: ignore[assignment]
-        else:
-            return model
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _begin(session: Session, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    given = kwargs.get("attention_mask")
+    if given is None and args:
+        names = list(inspect.signature(module.forward).parameters)
+        given = dict(zip(names, args)).get("attention_mask")
+    session.ran, forward = True, session.forward
+    # A mask of four dimensions is built already; it says itself who sees whom.
+    forward.padding = given if isinstance(given, torch.Tensor) and given.ndim == 2 else None
+    forward.number, forward.positions = next(_numbers), {}
 
 
 def _attention(
@@ -204,13 +182,16 @@ def _attention(
     if not hasattr(module, _TAP):
         return function(module, query, key, value, attention_mask, **kwargs)
     tap = getattr(module, _TAP)
-    return _run(tap, Call(tap.layer, implementation, function, module, query, key, value, attention_mask, kwargs))
+    return _run(tap, Call(implementation, function, module, query, key, value, attention_mask, kwargs))
 
 
 def _run_tap(tap: _Tap, call: Call) -> Any:
-    for observe in tap.observers:
+    for call.layer, observe in tap.observers:
         observe(call)
-    return call.run() if tap.replacement is None else tap.replacement(call)
+    if tap.replacement is None:
+        return call.run()
+    call.layer, replace = tap.replacement
+    return replace(call)
 
 
 # What is called here does not go into graphs; the model's own attention breaks out of one with it.
@@ -235,19 +216,3 @@ _install()
 def in_backward() -> bool:
     """Whether a layer runs again because its gradients are checkpointed."""
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-def heads_of(module: nn.Module) -> int | None:
-    """Query heads of an attention module, where it or its configuration says."""
-    for owner in (module, getattr(module, "config", None)):
-        for name in ("num_heads", "num_attention_heads"):
-            heads = getattr(owner, name, None)
-            if isinstance(heads, int):
-                return heads
-    return None
-
-
-def in_words(names: list[str]) -> str:
-    """Up to eight names, and how many more."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more

@@ -26,7 +26,7 @@ class Pair:
 
     def begins(self, k: torch.Tensor) -> bool:
         """Whether the keys known so far are the first of `k`: a cache may have been cut back, or taken from another beam."""
-        return self.keys is None or torch.equal(self.keys.to(k.device), k[:, : self.known_keys])
+        return self.keys is None or torch.equal(_bits(self.keys.to(k.device)), _bits(k[:, : self.known_keys]))
 
     def extend(self, k: torch.Tensor) -> None:
         """Takes the keys of `k` that are not known yet."""
@@ -112,6 +112,11 @@ class Store:
             _write(to, tensors, {**metadata, "model": model, "text": str(text)})
             written.append(to)
         return written
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """NaN is what it was."""
+    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:

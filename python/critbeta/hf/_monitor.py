@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .._results import Stats
-from ._interface import unwrapped
+from ._modules import unwrapped
 from ._record import Recorder
 
 
@@ -26,7 +27,7 @@ class Monitor(TrainerCallback):
     | critbeta/LAYER/headH/entropy | median of entropy / log n: 1 is uniform |
 
     of about `rows` rows of every text of the step's first forward pass, chosen as by `record`. Other steps cost nothing, nor do
-    evaluation and layers that run again for checkpointed gradients. Of several processes the first one records.
+    evaluation and layers that run again for checkpointed gradients. A head none of whose rows can be measured (NaN) has nan. Of several processes the first one records.
 
     As a callback of transformers' Trainer (`callbacks=[critbeta.hf.Monitor()]`) it adds its scalars, and the step that they are
     of, to the next logs of the training. Trackers that stand before it in the Trainer's list have had those logs by then: for them,
@@ -129,17 +130,18 @@ class _FirstPass:
 
 
 def _scalars(rows: Stats) -> dict[str, float]:
-    sound = np.flatnonzero(~rows.poisoned & (rows.n > 1))
-    layer, head = np.asarray(rows.layer)[sound], rows.head[sound]
-    ratio, tied = rows.ratio[sound], rows.ties[sound] > 1
-    entropy = rows.entropy[sound] / np.log(rows.n[sound])
+    sound, entropy = ~rows.poisoned & (rows.n > 1), rows.entropy / np.log(np.maximum(rows.n, 2))
     scalars = {}
-    for name in dict.fromkeys(layer.tolist()):
-        of_layer = layer == name
-        for number in range(int(head[of_layer].max()) + 1):
-            of = of_layer & (head == number)
+    for name in dict.fromkeys(rows.layer.tolist()):
+        of_layer = rows.layer == name
+        for number in range(int(rows.head[of_layer].max()) + 1):
+            of = of_layer & (rows.head == number) & sound
             place = f"critbeta/{name}/head{number}"
-            scalars[f"{place}/operating_ratio"] = float(np.median(ratio[of]))
-            scalars[f"{place}/tied"] = float(tied[of].mean())
-            scalars[f"{place}/entropy"] = float(np.median(entropy[of]))
+            scalars[f"{place}/operating_ratio"] = _median(rows.ratio[of])
+            scalars[f"{place}/tied"] = float((rows.ties[of] > 1).mean()) if of.any() else math.nan
+            scalars[f"{place}/entropy"] = _median(entropy[of])
     return scalars
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if len(values) else math.nan

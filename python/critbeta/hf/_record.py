@@ -18,11 +18,12 @@ from torch import nn
 
 from .. import _arrays, _core
 from .._results import Stats
-from ._interface import Call, Session, in_backward, in_words, unwrapped
+from ._interface import Call, Session, in_backward
 from ._keep import Store
+from ._modules import in_words, unwrapped
 from ._named import NAME, await_model, stop_waiting
 from ._sample import Rows, Sampler
-from ._scores import refuse_sinks, scores
+from ._scores import in_float32, refuse_sinks, scores
 from ._table import Table
 from ._visible import Visible, VisibleKeys
 
@@ -35,7 +36,7 @@ class Recorder:
             raise ValueError(f"rows is {rows}: expected at least 1")
         if not 0 <= resolve < float("inf"):
             raise ValueError(f"resolve is {resolve}: expected finite nats of at least 0")
-        if max_bytes < 0:
+        if not max_bytes >= 0:
             raise ValueError(f"max_bytes is {max_bytes}: expected at least 0")
         self.model = None if model is None else unwrapped(model)
         """None until one runs, where it was not given."""
@@ -111,7 +112,7 @@ class Recorder:
         refuse_sinks(call)
         call = dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
         # Threads may run the model at once, each on a text of its own.
-        with self._lock:
+        with self._lock, in_float32(call):
             self._measure(call)
 
     def _measure(self, call: Call) -> None:
@@ -182,7 +183,8 @@ class Recorder:
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Writes what `critbeta diagnose` reads, and returns the files: `path`, or where it takes several its stem with numbers, one
-        for each text (and for each scale, and for layers of either kind). Layer names are those of the modules.
+        for each text (and for each scale, and for layers of either kind). Text that goes on otherwise than it was kept, a beam
+        or a cache that was cut back, is another text, and so is what stands behind a jump of position_ids. Layer names are those of the modules.
 
         Layers whose rows see all keys of their text up to their own are queries and keys (LAYER.q [heads, rows, head_dim], LAYER.k
         [kv_heads, keys, head_dim], LAYER.positions [rows]; metadata `scale`). Those with a softcap, a window that hides keys, or a bias,
@@ -239,7 +241,8 @@ def record(
         bytes a row and head) are.
 
     The model runs its own attention on what it would have run on, so its output has the same bits. Scores are those at beta = 1 that
-    its softmax sees: queries and keys after rotary embedding and norms, the model's scale, softcap and mask, in float32. n and positions
+    its softmax sees: queries and keys after rotary embedding and norms, the model's scale, softcap and mask, in float32 (under autocast: of queries and keys before it
+    rounds them). n and positions
     are counted in a row's own text: padding, other texts of a packed batch, and keys beyond a window do not count. Under a rescaling
     (`rescale`) the scores are those before it. Layers that run again for checkpointed gradients are recorded once.
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from .. import _core, softmax
 from .._core import Rescaling
-from ._interface import Call, Session, heads_of, in_words
-from ._scores import refuse_sinks, scores
+from ._interface import Call, Session
+from ._modules import heads_of, in_words
+from ._scores import in_float32, refuse_sinks, scores
 from ._visible import Visible, VisibleKeys
 
 _TILE_BYTES = 64 << 20
@@ -47,6 +48,8 @@ class Rescaled:
         self._visible.clear()
 
     def __enter__(self) -> Rescaled:
+        if not self._session.is_open:
+            raise RuntimeError("this rescaling was removed: call rescale(model, ...) again")
         return self
 
     def __exit__(
@@ -94,11 +97,15 @@ class Rescaled:
         # A softcap and what a mask adds stand between the product and the softmax: scaled queries would pass by them.
         inside = call.kwargs.get("softcap") is not None or call.kwargs.get("position_bias") is not None
         if measured or inside or visible.biased:
-            return _tiled(call, visible, rules)
+            with in_float32(call):
+                return _tiled(call, visible, rules)
         beta = self._betas(visible, call, rules)
-        if bool((beta == beta.flatten()[0]).all()):
-            # One number for all rows: nothing is rounded but the scale.
-            return call.run(scaling=call.scaling * float(beta.flatten()[0]))
+        one = float(beta.flatten()[0]) if bool((beta == beta.flatten()[0]).all()) else None
+        if one == 1:
+            return call.run()
+        # Eager attention is a model's own function, and that of Llama 4's vision model ignores the scale it is given.
+        if one is not None and call.implementation != "eager":
+            return call.run(scaling=call.scaling * one)
         # Rounded once, whatever the dtype.
         wide = torch.promote_types(call.query.dtype, torch.float32)
         return call.run(query=(call.query.to(wide) * beta.to(wide)).to(call.query.dtype))
@@ -107,11 +114,11 @@ class Rescaled:
         known = self._known_betas.setdefault(visible, {})
         key = tuple(str(rule) for rule in rules)
         if key not in known:
-            known[key] = _betas(visible, rules, f"{self.rescaling}: {call.layer}")
+            known[key] = _betas(visible, rules, call.query.dtype, f"{self.rescaling}: {call.layer}")
         return known[key]
 
 
-def _betas(visible: Visible, rules: list[Rescaling], told: str) -> torch.Tensor:
+def _betas(visible: Visible, rules: list[Rescaling], dtype: torch.dtype, told: str) -> torch.Tensor:
     """The betas of `rules`, one for all heads or one for each: float64 [batch or 1, heads or 1, rows, 1]."""
     spread = torch.broadcast_tensors(visible.counts(), visible.positions[:, None])  # type: ignore[no-untyped-call]
     counts, positions = (tensor.cpu().numpy() for tensor in spread)
@@ -121,13 +128,14 @@ def _betas(visible: Visible, rules: list[Rescaling], told: str) -> torch.Tensor:
         of_head = slice(None) if len(rules) == 1 else slice(head, head + 1) if counts.shape[1] > 1 else slice(0, 1)
         n, where = (np.ascontiguousarray(rows[:, of_head]) for rows in (counts, positions))
         betas = rule.betas(n.ravel(), where.ravel()).reshape(n.shape)
-        # The weights of a row of one key, or of none, are the same at any beta.
-        by_head.append(np.where(n > 1, betas, 1.0))
-    betas = np.concatenate(by_head, axis=1)
-    if not np.isfinite(betas).all():
-        text, head, row = np.argwhere(~np.isfinite(betas))[0]
+        # The weights of a row of one key, or of none, are the same at any beta: with another row's, one number for all stays one.
+        by_head.append(np.where(n > 1, betas, betas[n > 1][0] if (n > 1).any() else 1.0))
+    betas, most = np.concatenate(by_head, axis=1), torch.finfo(dtype).max
+    bad = np.argwhere(~(betas <= most))
+    if len(bad):
+        text, head, row = bad[0]
         found = f"beta = {betas[text, head, row]} for row {row} of head {head}"
-        raise ValueError(f"{told}: {found}, expected a finite one")
+        raise ValueError(f"{told}: {found}, expected at most {most:.5g}, which {dtype} holds")
     return torch.from_numpy(betas[..., None]).to(visible.positions.device)
 
 
@@ -180,10 +188,11 @@ def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
     Returns a handle: its `remove()`, or the end of a `with` block, gives the model its own attention back. A deepcopy of the model
     has its own attention from the start. Only the attention of `model` itself is rescaled: pass the text model of one that also sees.
 
-    A length law multiplies queries (or the scale, where beta is one number for all rows), and the model's own attention runs as
+    A length law multiplies queries (or the scale, where beta is one number for all rows and attention is not eager), and the model's own attention runs as
     it did: fused kernels, caches, gradients. n is the number of keys that a row sees under the mask of its layer: padding, windows and
     other texts of a packed batch do not count. Positions are those of the query in its own text, whatever padding stands before it and
-    however much of the text is in a cache. Scaled queries are rounded once to their dtype (in bfloat16 by up to 2^-9, where a row's
+    however much of the text is in a cache; of cross-attention those of the attention before it. Every layer is rescaled, also where the
+    law was published for some. Scaled queries are rounded once to their dtype (in bfloat16 by up to 2^-9, where a row's
     scores so err as by any operation in bfloat16). Rows of at most one key are left alone. "identity", and a law while it is 1, change no bit.
 
     A rule that is measured of each row (critical, velickovic), and any rule where a softcap or an additive mask stands between

@@ -78,10 +78,7 @@ class Sampler:
 
     def _choose(self, visible: Visible) -> list[Rows]:
         positions = visible.positions.expand(visible.batch, -1).cpu().numpy()
-        real = np.ones(positions.shape, bool)
-        padding = self._forward.padding
-        if padding is not None and padding.shape[0] == visible.batch and padding.shape[1] >= visible.rows:
-            real = padding[:, -visible.rows :].cpu().numpy() != 0
+        real = np.ones(positions.shape, bool) if visible.real is None else visible.real.cpu().numpy()
         # Masks that are built before the model is called do not come with the caller's padding: its rows see nothing.
         real = real & (visible.counts() > 0).any(1).expand(visible.batch, -1).cpu().numpy()
         chosen = []
@@ -115,6 +112,7 @@ def spread(first: int, last: int, rows: int) -> np.ndarray:
     """Indices of at most `rows` of the lengths first..=last: three quarters of them evenly in log n, from 8 on, and the last ones."""
     if last - first < rows:
         return np.arange(last - first + 1)
-    ends = rows // 4
-    even = np.geomspace(max(first, _SHORTEST), last - ends, rows - ends).round().astype(np.int64)
+    ends = max(1, rows // 4)
+    begin = _SHORTEST if first < _SHORTEST < last - ends else first
+    even = np.geomspace(begin, last - ends, rows - ends).round().astype(np.int64)
     return np.unique(np.concatenate([even, np.arange(last - ends + 1, last + 1)])) - first

@@ -34,6 +34,11 @@ def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: in
     return found.masked_fill(~seen[min(text, len(seen) - 1), ..., :keys], -torch.inf)
 
 
+def in_float32(call: Call) -> torch.autocast:
+    """A block in which products are of the dtype of their factors, whatever the model runs under."""
+    return torch.autocast(call.query.device.type, enabled=False)
+
+
 def refuse_sinks(call: Call) -> None:
     """Raises ValueError for attention with a learned sink, which is a logit of no key."""
     given = [name for name in ("s_aux", "sinks") if call.kwargs.get(name) is not None]

@@ -15,8 +15,8 @@ class Table:
     | column | is |
     | --- | --- |
     | layer, head | where |
-    | rows | how many were measured |
-    | n_min, n_max | the least and the most visible keys |
+    | rows | how many were recorded: those of one key, and those made meaningless by a NaN, are in no other column |
+    | n_min, n_max | the least and the most visible keys, from 2 on |
     | critical_beta | median; inf where half of the rows are tied |
     | operating_ratio | median of 1 / Lambda: above 1 the model runs above critical |
     | tied | share of rows whose maximum is shared |

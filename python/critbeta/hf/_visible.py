@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ class Visible:
     Raises ValueError for a mask that is none of the kinds described at `Call.mask`.
     """
 
-    def __init__(self, call: Call, padding: torch.Tensor | None) -> None:
+    def __init__(self, call: Call, padding: torch.Tensor | None, positions: torch.Tensor | None = None) -> None:
         self.batch, _, self.rows, _ = call.query.shape
         self.keys = call.key.shape[2]
         self.causal = _is_causal(call)
@@ -40,17 +42,21 @@ class Visible:
             self._read_nothing(call)
         else:
             self._read_mask(call)
-        self.positions = self._positions(call, padding)
+        padding = self._told_of(call, padding)
+        self.real = self._real_rows(call, padding)
+        """Whether each query is one of a text, where that is known: bool [batch or 1, rows]."""
+        # Cross-attention sees keys of another text; its queries stand where they stood in the attention before it.
+        known = positions if not _is_causal(call) else None
+        self.positions = self._positions(call, padding) if known is None else known
         """0-based position of every query in its own text, int64 [batch or 1, rows]."""
-        mask = self._mask
-        self.biased = mask is not None and mask.dtype != torch.bool and bool((_unmasked(mask) & (mask != 0)).any())
+        self.biased = self._mask is not None and self._mask.dtype != torch.bool and bool(self._by_rows(self._is_biased).any())
         """Whether an additive mask changes scores that it leaves visible."""
 
     def _read_nothing(self, call: Call) -> None:
         # As sdpa: causal from the upper left, and a single row sees all. Eager attention is not causal without a mask.
         if call.implementation == "eager":
             self.causal = False
-        elif self.rows == 1:
+        elif self.causal and self.rows == 1:
             self._offset = self.keys - 1
         elif self.causal:
             self._keys_seen = min(self.keys, self.rows)
@@ -115,20 +121,43 @@ class Visible:
 
     def counts(self) -> torch.Tensor:
         """Visible keys of every row: int64 [batch or 1, heads or 1, rows]."""
-        if self._mask is not None:
-            return _unmasked(self._mask).sum(-1)
-        if self._padding is None and self._segments is None and self._window is None:
+        if self._mask is None and self._padding is None and self._segments is None and self._window is None:
             at = torch.arange(self.rows, device=self._device) + self._offset + 1
             seen = at.clamp(max=self._keys_seen) if self.causal else torch.full_like(at, self.keys)
             return seen[None, None]
-        step = max(1, (1 << 24) // max(1, self.keys * self.batch))
-        rows = torch.arange(self.rows, device=self._device)
-        return torch.cat([self.seen_by(part).sum(-1) for part in torch.split(rows, step)], -1)
+        return self._by_rows(lambda rows: self.seen_by(rows).sum(-1))
+
+    def _by_rows(self, of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """`of` all rows, some at a time: what is [rows, keys] of int64 in it takes 128 MB."""
+        apart = math.prod(self._mask.shape[:2]) if self._mask is not None else self.batch
+        step = max(1, (1 << 24) // max(1, self.keys * apart))
+        return torch.cat([of(rows) for rows in torch.split(torch.arange(self.rows, device=self._device), step)], -1)
+
+    def _is_biased(self, rows: torch.Tensor) -> torch.Tensor:
+        assert self._mask is not None
+        of_rows = self._mask[:, :, rows]
+        return (_unmasked(of_rows) & (of_rows != 0)).any(-1)
+
+    def _told_of(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor | None:
+        """The caller's mask, bool, where its columns are the queries of this call and what came before them. Those of sound or of what
+        else a model makes its rows of are not."""
+        if padding is None or padding.shape[0] not in (1, self.batch):
+            return None
+        columns = padding.shape[-1]
+        with_past = columns > self.rows and (_is_causal(call) or columns == self.keys)
+        return padding.to(self._device) != 0 if columns == self.rows or with_past else None
+
+    def _real_rows(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor | None:
+        if padding is not None:
+            return padding[:, -self.rows :]
+        if self._mask is not None and not _is_causal(call) and self.rows == self.keys:
+            # Of an encoder's mask: what does not see itself is seen by nobody.
+            return _unmasked(self._mask.diagonal(dim1=-2, dim2=-1)).any(1)
+        return None
 
     def _positions(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor:
         ids = _position_ids(call)
-        if padding is not None and padding.shape[-1] >= self.rows and padding.shape[0] in (1, self.batch):
-            padding = padding.to(self._device) != 0
+        if padding is not None:
             columns = torch.arange(padding.shape[-1] - self.rows, padding.shape[-1], device=self._device)
             own = (padding.cumsum(-1)[:, columns] - 1).clamp(min=0)
             if ids is None:
@@ -138,12 +167,10 @@ class Visible:
             return torch.where(counted, own, ids)
         if ids is not None:
             return ids
-        at = torch.arange(self.rows, device=self._device)
         if self._mask is None or not self.causal:
-            return (at + self._offset)[None]
-        seen = _unmasked(self._mask[:, 0])
+            return (torch.arange(self.rows, device=self._device) + self._offset)[None]
         keys = torch.arange(self.keys, device=self._device)
-        return torch.where(seen, keys, 0).amax(-1)
+        return self._by_rows(lambda rows: torch.where(self.seen_by(rows)[:, 0], keys, 0).amax(-1))
 
 
 class VisibleKeys:
@@ -167,7 +194,10 @@ class VisibleKeys:
                 f"{call.layer} runs again for a gradient, and the forward pass it belongs to is not known any more: at most "
                 f"{_KNOWN} masks are kept, run backward() before more forward passes, or without gradient checkpointing"
             )
-        found = Visible(call, None if again else self._forward.padding)
+        of_pass = (None, None) if again else (self._forward.padding, self._forward.positions.get(call.query.shape[:3:2]))
+        found = Visible(call, *of_pass)
+        if not again:
+            self._forward.positions.setdefault(call.query.shape[:3:2], found.positions)
         references = [None if tensor is None else weakref.ref(tensor) for tensor in tensors]
         self._known = [(references, settings, found), *self._known[: _KNOWN - 1]]
         return found

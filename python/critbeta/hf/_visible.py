@@ -47,7 +47,7 @@ class Visible:
         """Whether each query is one of a text, where that is known: bool [batch or 1, rows]."""
         # Cross-attention sees keys of another text; its queries stand where they stood in the attention before it.
         known = positions if not _is_causal(call) else None
-        self.positions = self._positions(call, padding) if known is None else known
+        self.positions = self._positions(call, padding) if known is None else known.to(self._device)
         """0-based position of every query in its own text, int64 [batch or 1, rows]."""
         self.biased = self._mask is not None and self._mask.dtype != torch.bool and bool(self._by_rows(self._is_biased).any())
         """Whether an additive mask changes scores that it leaves visible."""

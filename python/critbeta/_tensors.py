@@ -29,6 +29,7 @@ def softmax(
         if not isinstance(rescaling, _core.Rescaling):
             raise TypeError(f"rescaling is {type(rescaling).__name__}: expected critbeta.Rescaling or its text")
         rescaling = _text(rescaling)
+    operators.no_forward_mode(scores)
     positions, lens = _per_row(positions, scores), _per_row(lens, scores)
     if out is None:
         if not return_stats:

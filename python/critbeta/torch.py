@@ -10,8 +10,9 @@
 
 scores [..., n] are float32, float16, bfloat16, or on the CPU float64; rescaling is text; positions and lens are integers on the device of
 scores that broadcast to the leading shape, or None. Every operator has a fake kernel, so torch.compile and torch.export go through
-it; those that write to no argument have a batching rule for torch.vmap. The first two are differentiable with respect to scores, beta being taken as a constant;
-their other results and those of critical_beta are not.
+it; those that write to no argument have a batching rule for torch.vmap. The first two are differentiable with respect to scores in reverse
+mode, beta being taken as a constant; their other results and those of critical_beta are constants. Forward mode is a
+NotImplementedError in `critbeta.softmax`, and here of dual tensors; under torch.func.jvp an operator called here cannot see the tangent and drops it.
 
 Errors: as in `critbeta`; an operator called on what it cannot read says so in a fake kernel too.
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch  # type: ignore[import-not-found, unused-ignore]
+from torch.autograd import forward_ad  # type: ignore[import-not-found, unused-ignore]
 
 from . import _arrays, _core, _cuda, _softmax
 
@@ -66,6 +68,14 @@ def check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
             raise ValueError(f"out of shape {tuple(out.shape)}: expected {shape}, that of scores")
 
 
+def no_forward_mode(scores: Any) -> None:
+    """Errors: NotImplementedError for scores with a tangent. Operators of torch.library have no forward derivative: dispatched, they
+    would drop the tangent without a word, as a derivative of 0."""
+    if forward_ad.unpack_dual(scores).tangent is not None:
+        told = "has no forward-mode derivative: use reverse mode (backward, torch.autograd.grad), or pass scores.detach()"
+        raise NotImplementedError(f"critbeta.softmax of scores of shape {tuple(scores.shape)} {told}")
+
+
 def is_launched(scores: Any) -> bool:
     """Whether a kernel is launched over them: there is nothing to launch over no scores at all."""
     return bool(scores.device.type == "cuda" and scores.numel() > 0)
@@ -77,6 +87,7 @@ def on_host(given: Any) -> Any:
 
 def _run(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any, columns: int) -> list[Any]:
     """Writes probabilities to `out`, and gives the first `columns` of `SoftmaxStats` as tensors."""
+    no_forward_mode(scores)
     rule = _core.Rescaling.parse(rescaling)
     scores, out = scores.detach(), out.detach()
     if is_launched(scores):

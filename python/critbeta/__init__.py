@@ -28,10 +28,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
-from . import _arrays, _core, _softmax
+from . import _arrays, _core, _host
 from ._core import Family, Law, Rescaling, __version__
 from ._report import report
 from ._results import Diagnosis, GapCount, SoftmaxStats, Stats
@@ -65,12 +64,6 @@ laws: tuple[Law, ...] = tuple(_core.laws())
 """The published length laws, with their conventions and sources."""
 
 
-def _is_tensor(array: ArrayLike) -> bool:
-    """Whether it is torch's, which whoever made it has imported."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
-
-
 def stats(
     scores: ArrayLike,
     lens: ArrayLike | None = None,
@@ -89,14 +82,11 @@ def stats(
 
     Source: arXiv:2605.12697, definitions; Lambda(r) and the certificate are this project's (docs/how-it-works.md).
     """
-    if _is_tensor(scores) and scores.is_cuda:
+    if _arrays.is_tensor(scores) and scores.is_cuda:
         from . import _tensors
 
         return _tensors.stats(scores, lens, resolve, beta, top_k)
-    block, lead = _arrays.rows(scores, "scores")
-    lens = _arrays.per_row(lens, lead, "lens")
-    rows = _core.record_scores(block, lens, None, lead[-1] if lead else 1, "scores", resolve, beta, top_k)
-    return Stats(rows, lead)
+    return _host.stats(scores, lens, None, "scores", resolve, beta, top_k)
 
 
 def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
@@ -106,12 +96,11 @@ def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
 
     Source: arXiv:2605.12697 (r = 0).
     """
-    if _is_tensor(scores):
+    if _arrays.is_tensor(scores):
         from . import _tensors
 
         return _tensors.critical_beta(scores, resolve)
-    block, lead = _arrays.rows(scores, "scores")
-    return _core.critical_beta(block, resolve).reshape(lead)[()]
+    return _host.critical_beta(scores, resolve)[()]
 
 
 def gap_count(row: ArrayLike) -> GapCount:
@@ -147,22 +136,20 @@ def softmax(
     lens: as in `stats`; the result is 0 behind a row's length.
     return_stats: also return `SoftmaxStats`, as (probabilities, stats).
 
-    Of tensors it is differentiable with respect to scores, under torch.compile too (before torch 2.15 that takes rescaling as text
-    only), beta being a constant: exactly so under identity, fixed, calibrated and every law of n or the position; `critical` and velickovic measure beta of the row, and how beta moves with
-    the scores is left out. The gradient is 0 at masked scores, in rows without any, and at beta = inf. In out it has none.
+    Of tensors it is differentiable with respect to scores in reverse mode, under torch.compile too (before torch 2.15 that takes
+    rescaling as text only), beta being a constant: exactly so under identity, fixed, calibrated and every law of n or the position;
+    `critical` and velickovic measure beta of the row, and how beta moves with the scores is left out. The gradient is 0 at masked
+    scores, in rows without any, and at beta = inf. In out it has none. Forward mode (torch.func.jvp) raises NotImplementedError.
     On a GPU out is float32 or of the dtype of scores, lens and positions are on it too (or numbers), and since nobody can look
     at them before the launch a length is taken as one of 0 to n.
 
     A row without scores is all 0; a poisoned one all NaN; at beta = inf tied maxima share the weight.
     """
-    if _is_tensor(scores) and (out is None or _is_tensor(out) or scores.is_cuda):
+    if _arrays.is_tensor(scores) and (out is None or _arrays.is_tensor(out) or scores.is_cuda):
         from . import _tensors
 
         return _tensors.softmax(scores, rescaling, out, positions, lens, return_stats)
-    rule = Rescaling.parse(rescaling) if isinstance(rescaling, str) else rescaling
-    if not isinstance(rule, Rescaling):
-        raise TypeError(f"rescaling is {type(rule).__name__}: expected critbeta.Rescaling or its text")
-    found, told = _softmax.into(scores, rule, positions, lens, out)
+    found, told = _host.softmax(scores, _host.rule(rescaling), positions, lens, out)
     return (found, told) if return_stats else found
 
 
@@ -202,11 +189,8 @@ def diagnose(
     if scores is not None:
         if scale is not None:
             raise TypeError("scale is for q and k: scores are scaled already")
-        block, lead = _arrays.rows(scores, "scores")
-        lens, positions = _arrays.per_row(lens, lead, "lens"), _arrays.per_row(positions, lead, "positions")
-        rows_per_head = lead[-1] if lead else 1
-        rows = _core.record_scores(block, lens, positions, rows_per_head, layer, resolve, beta, None)
-        return Diagnosis(json.loads(rows.summary(train_length, seed)), Stats(rows, lead))
+        found = _host.stats(scores, lens, positions, layer, resolve, beta, None)
+        return Diagnosis(json.loads(found._rows.summary(train_length, seed)), found)
     if lens is not None:
         raise TypeError("lens are of scores: positions say how far the rows of q see")
     q, q_shape = _arrays.heads(q, "q")

@@ -25,7 +25,7 @@ from typing import Any
 import torch  # type: ignore[import-not-found, unused-ignore]
 from torch.autograd import forward_ad  # type: ignore[import-not-found, unused-ignore]
 
-from . import _arrays, _core, _cuda, _softmax
+from . import _arrays, _core, _cuda, _host
 
 __all__: list[str] = []
 
@@ -38,11 +38,10 @@ _SEVEN = ", ".join(7 * ["Tensor"])
 
 def check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
     """Errors: whatever of the arguments can be told from their shapes, dtypes and devices alone."""
+    _arrays.dense(scores, "scores")
     shape, device = tuple(scores.shape), scores.device
     if not shape:
         raise ValueError("scores of shape (): expected [..., n], at least one dimension")
-    if scores.layout != torch.strided:
-        raise ValueError(f"scores of shape {shape} are {scores.layout}: expected a dense tensor, pass scores.to_dense()")
     if scores.dtype not in _READ:
         raise TypeError(f"scores of shape {shape} are {scores.dtype}: expected float32, float16, bfloat16 or float64")
     if device.type not in ("cpu", "cuda", "meta"):
@@ -71,7 +70,8 @@ def check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
 def no_forward_mode(scores: Any) -> None:
     """Errors: NotImplementedError for scores with a tangent. Operators of torch.library have no forward derivative: dispatched, they
     would drop the tangent without a word, as a derivative of 0."""
-    if forward_ad.unpack_dual(scores).tangent is not None:
+    tangent = forward_ad.unpack_dual(scores).tangent  # type: ignore[no-untyped-call, unused-ignore]
+    if tangent is not None:
         told = "has no forward-mode derivative: use reverse mode (backward, torch.autograd.grad), or pass scores.detach()"
         raise NotImplementedError(f"critbeta.softmax of scores of shape {tuple(scores.shape)} {told}")
 
@@ -92,7 +92,7 @@ def _run(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any, colum
     scores, out = scores.detach(), out.detach()
     if is_launched(scores):
         return _cuda.softmax(scores, rule, positions, lens, out, columns)
-    _, found = _softmax.into(*(on_host(given) for given in (scores, rule, positions, lens, out)))
+    _, found = _host.softmax(*(on_host(given) for given in (scores, rule, positions, lens, out)))
     return [torch.from_numpy(column).to(scores.device) for column in found[:columns]]
 
 
@@ -127,8 +127,7 @@ def _critical_beta(scores: Any, resolve: float = 0.0) -> Any:
     scores = scores.detach()
     if is_launched(scores):
         return _cuda.critical_beta(scores, resolve)
-    block, lead = _arrays.rows(on_host(scores), "scores")
-    return torch.from_numpy(_core.critical_beta(block, resolve).reshape(lead)).to(scores.device)
+    return torch.from_numpy(_host.critical_beta(on_host(scores), resolve)).to(scores.device)
 
 
 def _fake(columns: int) -> Callable[..., tuple[Any, ...]]:

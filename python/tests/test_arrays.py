@@ -143,7 +143,7 @@ def test_lens_and_positions():
     for at in np.ndindex(2, 3):
         assert_probabilities(probabilities[at][: lens[at]], scores[at][: lens[at]], 1.0)
         assert not probabilities[at][lens[at] :].any()
-    assert np.array_equal(critbeta.stats(scores, lens=lens[0]).n, [[0, 1, 20]] * 2)
+    assert np.array_equal(critbeta.stats(scores, lens=lens[0].astype(">i8")).n, [[0, 1, 20]] * 2)
     # Position and length are two things: Qwen's law looks at the first alone.
     beta = critbeta.softmax(scores, "qwen-logn:train=10", positions=[4, 9, 99], return_stats=True)[1].beta
     assert np.allclose(beta, [1, 1, 2], rtol=1e-15) and beta.shape == (2, 3)
@@ -178,7 +178,7 @@ def test_dlpack_is_shared():
     assert np.shares_memory(block, scores)
     with pytest.raises(ValueError, match=r"scores is on DLPack device 2:1: expected the CPU .*scores\.cpu\(\)"):
         critbeta.stats(Shared(scores, device=(2, 1)))
-    with pytest.raises(ValueError, match=r"scores of shape \(3, 90\) cannot be shared"):
+    with pytest.raises(TypeError, match=r"scores is Shared of shape \(3, 90\): expected numbers that NumPy has"):
         critbeta.stats(Shared(scores.astype(BF16)))
     with pytest.raises(TypeError, match="int64"):
         critbeta.stats(Shared(np.zeros((3, 90), np.int64)))
@@ -191,6 +191,7 @@ def test_dlpack_is_shared():
 X = np.zeros((3, 8), np.float32)
 READ_ONLY = np.zeros((3, 8), np.float32)
 READ_ONLY.flags.writeable = False
+MASKED = np.ma.masked_array(X, X > 1)
 BUFFER = np.zeros(100, np.float32)
 WIDE = np.zeros((3, 16), np.float32)
 
@@ -207,8 +208,15 @@ REFUSED = [
     (lambda: critbeta.stats(X.astype(object)), TypeError, r"dtype\('O'\)"),
     (lambda: critbeta.stats("scores"), TypeError, "<U6"),
     (lambda: critbeta.stats(None), TypeError, r"dtype\('O'\)"),
-    (lambda: critbeta.stats([[1.0], [1.0, 2.0]]), ValueError, "inhomogeneous"),
-    (lambda: critbeta.stats(np.ma.masked_array(X, X > 1)), TypeError, r"masked array: .*scores\.filled\(-numpy\.inf\)"),
+    (lambda: critbeta.stats([[1.0], [1.0, 2.0]]), ValueError, "scores is list: expected an array: .*inhomogeneous"),
+    (lambda: critbeta.stats(MASKED), TypeError, r"scores is a masked array, .*scores\.filled\(value\); .*-inf"),
+    (lambda: critbeta.softmax(X, out=MASKED), TypeError, "out is a masked array"),
+    (lambda: critbeta.stats(X, lens=np.ma.masked_array([1, 2, 3])), TypeError, "lens is a masked array"),
+    (lambda: critbeta.softmax(X, positions=np.ma.masked_array([1, 2, 3])), TypeError, "positions is a masked array"),
+    (lambda: critbeta.stats(X, lens=np.ones(3, BF16)), TypeError, "lens is bfloat16: expected integers"),
+    (lambda: critbeta.softmax(X, positions=np.ones(3, BF16)), TypeError, "positions is bfloat16: expected integers"),
+    (lambda: critbeta.stats(X, lens=[[1], [2, 3]]), ValueError, "lens is list: expected an array: .*inhomogeneous"),
+    (lambda: critbeta.stats(X, lens=[None] * 3), TypeError, r"lens is dtype\('O'\): expected integers"),
     (lambda: critbeta.stats(X, lens=[1, 2]), ValueError, r"lens of shape \(2,\): expected one per row.*\(3,\)"),
     (lambda: critbeta.stats(X, lens=[1, 2, 9]), ValueError, "lens: 9 of row 2, expected 0 to the 8 columns"),
     (lambda: critbeta.stats(X, lens=[1, -2, 3]), ValueError, "lens: -2 of row 1"),

@@ -47,6 +47,8 @@ class Rescaling:
 
 @final
 class Law:
+    @staticmethod
+    def named(name: str) -> Law: ...
     @property
     def name(self) -> str: ...
     @property

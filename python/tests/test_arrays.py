@@ -192,6 +192,7 @@ X = np.zeros((3, 8), np.float32)
 READ_ONLY = np.zeros((3, 8), np.float32)
 READ_ONLY.flags.writeable = False
 MASKED = np.ma.masked_array(X, X > 1)
+SU = critbeta.Rescaling.parse("su")
 BUFFER = np.zeros(100, np.float32)
 WIDE = np.zeros((3, 16), np.float32)
 
@@ -226,9 +227,12 @@ REFUSED = [
     (lambda: critbeta.stats(X, resolve=float("nan")), ValueError, "resolve"),
     (lambda: critbeta.stats(X, beta=float("inf")), ValueError, "beta must be finite"),
     (lambda: critbeta.stats(X, beta="1"), TypeError, "must be real number, not str"),
-    (lambda: critbeta.stats(X, top_k=0), ValueError, "top-k must be 1 to 2048, found 0"),
-    (lambda: critbeta.stats(X, top_k=9999), ValueError, "found 9999"),
-    (lambda: critbeta.stats(X, top_k=-1), OverflowError, "negative|convert"),
+    (lambda: critbeta.stats(X, top_k=0), ValueError, "top_k is 0: expected 1 to 2048"),
+    (lambda: critbeta.stats(X, top_k=9999), ValueError, "top_k is 9999: expected 1 to 2048"),
+    (lambda: critbeta.stats(X, top_k=-1), ValueError, "top_k is -1: expected 1 to 2048"),
+    (lambda: critbeta.stats(X, top_k=10**5000), ValueError, "top_k is a longer number: expected 1 to 2048"),
+    (lambda: critbeta.stats(X, top_k="1"), TypeError, "integer"),
+    (lambda: critbeta.diagnose(X, seed=-1), ValueError, "seed is -1: expected 0 to 18446744073709551615"),
     (lambda: critbeta.stats(np.empty((2**57, 0), np.float32)), MemoryError, "144115188075855872 rows"),
     (lambda: critbeta.critical_beta(X, resolve=float("inf")), ValueError, "resolve"),
     (lambda: critbeta.gap_count(X), ValueError, r"row of shape \(3, 8\): expected one row, \[n\]"),
@@ -268,10 +272,16 @@ REFUSED = [
     (lambda: critbeta.Rescaling(), TypeError, "Rescaling"),
     (lambda: critbeta.Family.parse("edges"), ValueError, 'unknown name "edges"; expected simplex'),
     (lambda: critbeta.Family.parse("gaussian").draw(2**60), MemoryError, "no memory"),
-    (lambda: critbeta.Family.parse("gaussian").draw(-1), OverflowError, "negative|convert"),
+    (lambda: critbeta.Family.parse("gaussian").draw(-1), ValueError, "n is -1: expected 0 to"),
+    (lambda: critbeta.Family.parse("gaussian").draw(1, seed=2**64), ValueError, "seed is 18446744073709551616: expected 0"),
+    (lambda: SU.beta(-1), ValueError, "n is -1: expected 0 to"),
+    (lambda: SU.beta(1, position=-1), ValueError, "position is -1: expected 0 to"),
+    (lambda: SU.betas(np.array([-1]), np.array([0])), ValueError, "n: -1 of row 0, expected 0 or more"),
+    (lambda: SU.betas(np.array([1]), np.array([-2])), ValueError, "positions: -2 of row 0, expected 0 or more"),
     (lambda: critbeta.stats(X).entropie, AttributeError, "no column 'entropie', but layer, head"),
     (lambda: critbeta.stats(X).certified, AttributeError, "certified"),
-    (lambda: critbeta.stats(X).to_parquet("/nowhere/rows.parquet"), OSError, "/nowhere/rows.parquet"),
+    (lambda: critbeta.stats(X).to_parquet("/nowhere/rows.parquet"), FileNotFoundError, "/nowhere/rows.parquet"),
+    (lambda: critbeta.stats(X).to_parquet(b"rows.parquet"), TypeError, "path is bytes: expected text or os.PathLike"),
 ]
 
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _arrays, _core, _host
 from ._core import Family, Law, Rescaling, __version__
@@ -36,6 +36,9 @@ from ._report import report
 from ._results import Diagnosis, GapCount, SoftmaxStats, Stats
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ._arrays import ArrayLike
 
 __all__ = [
@@ -64,6 +67,7 @@ laws: tuple[Law, ...] = tuple(_core.laws())
 """The published length laws, with their conventions and sources."""
 
 
+@_arrays.eager
 def stats(
     scores: ArrayLike,
     lens: ArrayLike | None = None,
@@ -103,6 +107,7 @@ def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
     return _host.critical_beta(scores, resolve)[()]
 
 
+@_arrays.eager
 def gap_count(row: ArrayLike) -> GapCount:
     """The sorted gaps of one row [n] and the gap count N(t) at each: what its critical beta is the largest slope of,
     max of log(counts) / gaps over gaps > 0 (inf if counts[0] >= 2).
@@ -115,6 +120,34 @@ def gap_count(row: ArrayLike) -> GapCount:
     return GapCount(*_core.gap_count(block))
 
 
+@overload
+def softmax(
+    scores: np.ndarray,
+    rescaling: str | Rescaling = ...,
+    out: None = None,
+    positions: ArrayLike | None = None,
+    lens: ArrayLike | None = None,
+    return_stats: Literal[False] = False,
+) -> NDArray[np.float32]: ...
+@overload
+def softmax(
+    scores: ArrayLike,
+    rescaling: str | Rescaling = ...,
+    out: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
+    lens: ArrayLike | None = None,
+    *,
+    return_stats: Literal[True],
+) -> tuple[Any, SoftmaxStats]: ...
+@overload
+def softmax(
+    scores: ArrayLike,
+    rescaling: str | Rescaling = ...,
+    out: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
+    lens: ArrayLike | None = None,
+    return_stats: bool = False,
+) -> Any: ...
 def softmax(
     scores: ArrayLike,
     rescaling: str | Rescaling = "critical:ratio=1",
@@ -153,6 +186,7 @@ def softmax(
     return (found, told) if return_stats else found
 
 
+@_arrays.eager
 def diagnose(
     scores: ArrayLike | None = None,
     *,
@@ -201,8 +235,15 @@ def diagnose(
     return Diagnosis(json.loads(rows.summary(train_length, seed)), Stats(rows, q_shape[:2]))
 
 
-def __getattr__(name: str) -> Any:
-    # Importing it imports torch and transformers.
-    if name == "hf":
-        return importlib.import_module(".hf", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Hidden from type checkers, which would take any misspelt name for one that is here; they know hf by `import critbeta.hf`.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name != "hf":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # It imports torch and transformers, which need not be there: what asks by hasattr is not told by another exception.
+        try:
+            return importlib.import_module(".hf", __name__)
+        except ImportError as error:
+            told = "it needs torch and transformers 5: pip install torch transformers"
+            raise AttributeError(f"module {__name__!r} has no attribute 'hf' here: {error}; {told}") from error

@@ -16,6 +16,12 @@ def _text(rescaling: _core.Rescaling) -> str:
     return str(rescaling)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+def uncompiled(function: Any, args: Any, kwargs: Any) -> Any:
+    """What `function` gives, seen by no compiler."""
+    return function(*args, **kwargs)
+
+
 def softmax(
     scores: Any,
     rescaling: str | _core.Rescaling,

@@ -230,3 +230,19 @@ def test_an_exported_program_holds_the_operator():
     assert "critbeta.softmax" in exported.graph_module.code
     assert torch.equal(exported.module()(drawn(3, 20, seed=3)), critbeta.softmax(drawn(3, 20, seed=3), "su"))
     assert np.isfinite(exported.module()(drawn(3, 20)).numpy()).all()
+
+
+@pytest.mark.parametrize("name", ["stats", "gap_count", "diagnose"])
+def test_what_gives_no_tensors_breaks_the_graph(name):
+    figures = {
+        "stats": lambda x: critbeta.stats(x).critical_beta.sum(),
+        "gap_count": lambda x: critbeta.gap_count(x[0]).counts.sum(),
+        "diagnose": lambda x: critbeta.diagnose(x).rows.entropy.sum(),
+    }
+    function = lambda x: torch.tanh(x + 1).sum() * float(figures[name](x * 2))  # noqa: E731
+    torch._dynamo.reset()
+    scores = drawn(3, 40)
+    torch.testing.assert_close(torch.compile(function, backend="eager")(scores), function(scores))
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="disable"):
+        torch.compile(function, backend="eager", fullgraph=True)(scores)

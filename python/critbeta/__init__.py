@@ -17,11 +17,12 @@ memory through DLPack, such as torch tensors of float32, float16, bfloat16 or fl
 torch tensors on a GPU (float32, float16, bfloat16) are read where they are, by CUDA kernels on torch's current stream: `softmax`,
 `critical_beta` and `stats` take them. The first call loads the kernels, which takes seconds where they are not cached.
 
-On a CPU work is done without the interpreter lock, on one thread per core (`RAYON_NUM_THREADS` before the first call changes that). An
-array must not be written to by other threads meanwhile.
+On a CPU work is done without the interpreter lock, on one thread per core (`RAYON_NUM_THREADS` before the first call changes
+that). An array must not be written to by other threads meanwhile.
 
-Errors: TypeError for a wrong type or dtype, ValueError for a wrong shape, device, number, text or content of a file, OSError for a
-file that cannot be read or written, RuntimeError where a GPU refuses, each with what was found and what was expected; MemoryError.
+Errors: TypeError for a wrong type or dtype, ValueError for a wrong shape, device, number, text or content of a file, OSError
+for a file that cannot be read or written (of the system's own subclass), RuntimeError where a GPU refuses, each with what was
+found and what was expected; NotImplementedError for forward-mode derivatives; MemoryError.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def stats(
     beta: finite, >= 0, per unit of score; 1 is the model as it is.
     top_k: count gaps among the k largest scores only, 1 to 2,048; then `certified` says which rows that is exact for.
 
-    Of a tensor on a GPU it waits for the device; betas, counts and ranks are the CPU path's bit for bit, sums those of float32 weights.
+    Of a tensor on a GPU it waits for the device; betas, counts and ranks are the CPU path's bit for bit, sums those of float32
+    weights.
 
     Source: arXiv:2605.12697, definitions; Lambda(r) and the certificate are this project's (docs/how-it-works.md).
     """
@@ -96,7 +98,8 @@ def stats(
 def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
     """Lambda(r) of every row of `scores` [..., n], float64 of the leading shape (a number for one row): the sup over t > 0 with
     log N(t) > r of (log N(t) - r) / t, r = `resolve` >= 0 in nats. inf under unresolved ties, 0 for n < 2, nan where poisoned.
-    Of a tensor a tensor on its device, without a gradient; on a GPU nothing waits, and the device's logarithm may differ in the last bits.
+    Of a tensor a tensor on its device, without a gradient; on a GPU nothing waits, and the device's logarithm may differ in the
+    last bits.
 
     Source: arXiv:2605.12697 (r = 0).
     """
@@ -161,20 +164,22 @@ def softmax(
 
     rescaling: a `Rescaling` or its text; "identity" is the plain softmax. "critical:ratio=1" runs every row at its own
         critical beta.
-    out: float32, float16 or bfloat16, C-contiguous, of the shape of scores; written in place and returned as it was given. It may be
-        scores itself, of the same dtype, and otherwise must not share memory with it. Without it the result is new memory: of an array
-        float32, whatever dtype it has; of a tensor a tensor of its dtype on its device (of float64 with the precision of float32).
+    out: float32, float16 or bfloat16, C-contiguous, of the shape of scores; written in place and returned as it was given. It
+        may be scores itself, of the same dtype, and otherwise must not share memory with it. Without it the result is new
+        memory: of an array float32, whatever dtype it has; of a tensor a tensor of its dtype on its device (of float64 with the
+        precision of float32).
     positions: 0-based query positions, integers that broadcast to the leading shape, which some laws depend on; without
         them each row stands at its last visible key.
     lens: as in `stats`; the result is 0 behind a row's length.
     return_stats: also return `SoftmaxStats`, as (probabilities, stats).
 
     Of tensors it is differentiable with respect to scores in reverse mode, under torch.compile too (before torch 2.15 that takes
-    rescaling as text only), beta being a constant: exactly so under identity, fixed, calibrated and every law of n or the position;
-    `critical` and velickovic measure beta of the row, and how beta moves with the scores is left out. The gradient is 0 at masked
-    scores, in rows without any, and at beta = inf. In out it has none. Forward mode (torch.func.jvp) raises NotImplementedError.
-    On a GPU out is float32 or of the dtype of scores, lens and positions are on it too (or numbers), and since nobody can look
-    at them before the launch a length is taken as one of 0 to n.
+    rescaling as text only), beta being a constant: exactly so under identity, fixed, calibrated and every law of n or the
+    position; `critical` and velickovic measure beta of the row, and how beta moves with the scores is left out. The gradient is
+    0 at masked scores, in rows without any, and at beta = inf. In out it has none. Forward mode (torch.func.jvp) raises
+    NotImplementedError.
+    On a GPU out is float32 or of the dtype of scores, lens and positions are on it too (or numbers), and
+    since nobody can look at them before the launch a length is taken as one of 0 to n.
 
     A row without scores is all 0; a poisoned one all NaN; at beta = inf tied maxima share the weight.
     """

@@ -124,7 +124,8 @@ def dense(tensor: Any, name: str) -> None:
 
 
 def not_negated(out: Any) -> None:
-    """Errors: ValueError for a tensor of torch that shows the memory behind it with the other sign: it would be written to a copy."""
+    """Errors: ValueError for a tensor of torch that shows the memory behind it with the other sign: it would be written to a
+    copy."""
     if out.is_neg():
         raise ValueError(f"out of shape {tuple(out.shape)} is a view of negated memory: pass out.resolve_neg()")
 

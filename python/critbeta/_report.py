@@ -22,19 +22,21 @@ def report(
     train_length: float | None = None,
     seed: int | None = None,
 ) -> None:
-    """Writes what is known of `rows` as one self-contained HTML page to `path`, whole or not at all: the findings in words, a map of
-    layer x head, phase plots, length laws. The file needs no network and no script to be read.
+    """Writes what is known of `rows` as one self-contained HTML page to `path`, whole or not at all: the findings in words, a
+    map of layer x head, phase plots, length laws. The file needs no network and no script to be read.
 
-    rows: `Stats` or a `Diagnosis`; or files: one of row records (.parquet, .csv, .jsonl, as `Stats.to_parquet` and `critbeta diagnose
-        --rows` write them; .parquet compressed by snappy or not at all), or any number of attention (.npy scores [..., rows, n]; .safetensors with score tensors, or pairs NAME.q
-        [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim]), whose heads of one layer name are pooled. Only from attention
-        files the page has the gap counts of rows, and what other rescalings would make of them.
-    resolve, beta, top_k: of files. Of attention as in `stats`, by default 0, 1 and all. Row records say their own beta; resolve and
-        top_k are needed where their columns show that there was one. `Stats` and `Diagnosis` know how they were measured.
+    rows: `Stats` or a `Diagnosis`; or files: one of row records (.parquet, .csv, .jsonl, as `Stats.to_parquet` and
+        `critbeta diagnose --rows` write them; .parquet compressed by snappy or not at all), or any number of attention (.npy
+        scores [..., rows, n]; .safetensors with score tensors, or pairs NAME.q [heads, rows, head_dim] and NAME.k [kv_heads,
+        keys, head_dim]), whose heads of one layer name are pooled. Only from attention files the page has the gap counts of
+        rows, and what other rescalings would make of them.
+    resolve, beta, top_k: of files. Of attention as in `stats`, by default 0, 1 and all. Row records say their own beta; resolve
+        and top_k are needed where their columns show that there was one. `Stats` and `Diagnosis` know how they were measured.
     train_length, seed: as in `diagnose`; by default a diagnosis' own, else 8192 and 1.
 
-    Raises OSError for a file that cannot be read or written, ValueError for one that is not what its extension promises, TypeError for
-    settings of rows that have their own. Source: docs/how-it-works.md; the pages are those of `critbeta diagnose --html` and `report`.
+    Raises OSError for a file that cannot be read or written, ValueError for one that is not what its extension promises,
+    TypeError for settings of rows that have their own. Source: docs/how-it-works.md; the pages are those of `critbeta diagnose
+    --html` and `report`.
     """
     path = path_text(path)
     given = {"resolve": resolve, "beta": beta, "top_k": top_k, "train_length": train_length, "seed": seed}

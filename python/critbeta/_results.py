@@ -46,7 +46,8 @@ class Stats:
     | poisoned | whether a NaN or +inf score makes the row meaningless |
     | certified, resolved_certified | only with top_k: whether the counted scores prove the betas exact |
 
-    Of a row without scores all numbers from n to max_weight are 0, beta and log_partition too: it is not run, and files keep it so.
+    Of a row without scores all numbers from n to max_weight are 0, beta and log_partition too: it is not run, and files keep it
+    so.
     """
 
     layer: np.ndarray
@@ -164,7 +165,7 @@ class Diagnosis(NamedTuple):
     """What `diagnose` says."""
 
     summary: dict[str, Any]
-    """The JSON of `critbeta diagnose --json`: per head quantiles, shares, length law and verdict. None where a number is infinite or
-    NaN; `inputs` is empty."""
+    """The JSON of `critbeta diagnose --json`: per head quantiles, shares, length law and verdict. None where a number is
+    infinite or NaN; `inputs` is empty."""
     rows: Stats
     """Every row, of shape [heads, rows]."""

@@ -8,11 +8,12 @@
 | softmax_stats_out(scores, rescaling, positions, lens, out) | the seven columns, and writes to out |
 | critical_beta(scores, resolve) | Lambda(resolve) of every row, float64 |
 
-scores [..., n] are float32, float16, bfloat16, or on the CPU float64; rescaling is text; positions and lens are integers on the device of
-scores that broadcast to the leading shape, or None. Every operator has a fake kernel, so torch.compile and torch.export go through
-it; those that write to no argument have a batching rule for torch.vmap. The first two are differentiable with respect to scores in reverse
-mode, beta being taken as a constant; their other results and those of critical_beta are constants. Forward mode is a
-NotImplementedError in `critbeta.softmax`, and here of dual tensors; under torch.func.jvp an operator called here cannot see the tangent and drops it.
+scores [..., n] are float32, float16, bfloat16, or on the CPU float64; rescaling is text; positions and lens are integers on the
+device of scores that broadcast to the leading shape, or None. Every operator has a fake kernel, so torch.compile and
+torch.export go through it; those that write to no argument have a batching rule for torch.vmap. The first two are
+differentiable with respect to scores in reverse mode, beta being taken as a constant; their other results and those of
+critical_beta are constants. Forward mode is a NotImplementedError in `critbeta.softmax`, and here of dual tensors; under
+torch.func.jvp an operator called here cannot see the tangent and drops it.
 
 Errors: as in `critbeta`; an operator called on what it cannot read says so in a fake kernel too.
 """
@@ -68,8 +69,8 @@ def check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
 
 
 def no_forward_mode(scores: Any) -> None:
-    """Errors: NotImplementedError for scores with a tangent. Operators of torch.library have no forward derivative: dispatched, they
-    would drop the tangent without a word, as a derivative of 0."""
+    """Errors: NotImplementedError for scores with a tangent. Operators of torch.library have no forward derivative: dispatched,
+    they would drop the tangent without a word, as a derivative of 0."""
     tangent = forward_ad.unpack_dual(scores).tangent  # type: ignore[no-untyped-call, unused-ignore]
     if tangent is not None:
         told = "has no forward-mode derivative: use reverse mode (backward, torch.autograd.grad), or pass scores.detach()"
@@ -159,8 +160,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
 
 
 def _gradient(ctx: Any, grad: Any, *_of_constants: Any) -> tuple[Any, ...]:
-    """d/ds of softmax(beta s) with beta a constant: beta p (g - sum(p g)). 0 where p is 0: at masked scores and in rows without any.
-    At beta = inf the softmax is constant but where the largest scores change places: 0 too. NaN in poisoned rows."""
+    """d/ds of softmax(beta s) with beta a constant: beta p (g - sum(p g)). 0 where p is 0: at masked scores and in rows without
+    any. At beta = inf the softmax is constant but where the largest scores change places: 0 too. NaN in poisoned rows."""
     probabilities, beta = ctx.saved_tensors
     wide = torch.promote_types(probabilities.dtype, torch.float32)
     p, g = probabilities.to(wide), grad.to(wide)

@@ -24,11 +24,11 @@ fn records(top_k: Option<usize>) -> Vec<RowRecord> {
         .collect()
 }
 
-fn written(directory: &Path, extension: &str, top_k: Option<usize>) -> PathBuf {
+fn written(directory: &Path, extension: &str, top_k: Option<usize>, of: &[RowRecord]) -> PathBuf {
     let path = directory.join(format!("rows.{extension}"));
     let file = std::fs::File::create(&path).unwrap();
     let mut writer = RowWriter::new(RowFormat::of(&path).unwrap(), file, top_k.is_some()).unwrap();
-    writer.write(&records(top_k)).unwrap();
+    writer.write(of).unwrap();
     writer.finish().unwrap();
     path
 }
@@ -51,7 +51,7 @@ fn what_is_written_comes_back() {
     let directory = tempfile::tempdir().unwrap();
     for extension in formats() {
         for top_k in [None, Some(2)] {
-            let back = read(&written(directory.path(), extension, top_k)).unwrap();
+            let back = read(&written(directory.path(), extension, top_k, &records(top_k))).unwrap();
             let expected = records(top_k);
             assert_eq!(back.len(), expected.len(), "{extension}");
             for (back, expected) in back.iter().zip(&expected) {
@@ -71,10 +71,29 @@ fn what_is_written_comes_back() {
 }
 
 #[test]
+fn no_records_are_read_back_and_an_empty_table_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    for extension in formats() {
+        assert_eq!(read(&written(directory.path(), extension, None, &[])).unwrap(), [], "{extension}");
+        let empty = directory.path().join(format!("empty.{extension}"));
+        std::fs::write(&empty, "").unwrap();
+        match extension {
+            // A header is no part of it.
+            "jsonl" => assert_eq!(read(&empty).unwrap(), []),
+            "csv" => {
+                let told = read(&empty).unwrap_err().to_string();
+                assert!(told.ends_with("empty.csv: is empty: expected the header of row records"), "{told}");
+            }
+            _ => assert!(read(&empty).is_err()),
+        }
+    }
+}
+
+#[test]
 fn no_damaged_byte_does_more_than_be_refused() {
     let directory = tempfile::tempdir().unwrap();
     for extension in formats() {
-        let good = std::fs::read(written(directory.path(), extension, None)).unwrap();
+        let good = std::fs::read(written(directory.path(), extension, None, &records(None))).unwrap();
         let path = directory.path().join(format!("damaged.{extension}"));
         let mut refused = 0;
         let step = if extension == "parquet" { 1 } else { 3 };

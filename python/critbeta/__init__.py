@@ -17,26 +17,29 @@ memory through DLPack, such as torch tensors of float32, float16, bfloat16 or fl
 torch tensors on a GPU (float32, float16, bfloat16) are read where they are, by CUDA kernels on torch's current stream: `softmax`,
 `critical_beta` and `stats` take them. The first call loads the kernels, which takes seconds where they are not cached.
 
-On a CPU work is done without the interpreter lock, on one thread per core (`RAYON_NUM_THREADS` before the first call changes that). An
-array must not be written to by other threads meanwhile.
+On a CPU work is done without the interpreter lock, on one thread per core (`RAYON_NUM_THREADS` before the first call changes
+that). An array must not be written to by other threads meanwhile.
 
-Errors: TypeError for a wrong type or dtype, ValueError for a wrong shape, device, number, text or content of a file, OSError for a
-file that cannot be read or written, RuntimeError where a GPU refuses, each with what was found and what was expected; MemoryError.
+Errors: TypeError for a wrong type or dtype, ValueError for a wrong shape, device, number, text or content of a file, OSError
+for a file that cannot be read or written (of the system's own subclass), RuntimeError where a GPU refuses, each with what was
+found and what was expected; NotImplementedError for forward-mode derivatives; MemoryError.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from . import _arrays, _core, _softmax
+from . import _arrays, _core, _host
 from ._core import Family, Law, Rescaling, __version__
 from ._report import report
 from ._results import Diagnosis, GapCount, SoftmaxStats, Stats
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ._arrays import ArrayLike
 
 __all__ = [
@@ -65,12 +68,7 @@ laws: tuple[Law, ...] = tuple(_core.laws())
 """The published length laws, with their conventions and sources."""
 
 
-def _is_tensor(array: ArrayLike) -> bool:
-    """Whether it is torch's, which whoever made it has imported."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
-
-
+@_arrays.eager
 def stats(
     scores: ArrayLike,
     lens: ArrayLike | None = None,
@@ -85,35 +83,34 @@ def stats(
     beta: finite, >= 0, per unit of score; 1 is the model as it is.
     top_k: count gaps among the k largest scores only, 1 to 2,048; then `certified` says which rows that is exact for.
 
-    Of a tensor on a GPU it waits for the device; betas, counts and ranks are the CPU path's bit for bit, sums those of float32 weights.
+    Of a tensor on a GPU it waits for the device; betas, counts and ranks are the CPU path's bit for bit, sums those of float32
+    weights.
 
     Source: arXiv:2605.12697, definitions; Lambda(r) and the certificate are this project's (docs/how-it-works.md).
     """
-    if _is_tensor(scores) and scores.is_cuda:
+    if _arrays.is_tensor(scores) and scores.is_cuda:
         from . import _tensors
 
         return _tensors.stats(scores, lens, resolve, beta, top_k)
-    block, lead = _arrays.rows(scores, "scores")
-    lens = _arrays.per_row(lens, lead, "lens")
-    rows = _core.record_scores(block, lens, None, lead[-1] if lead else 1, "scores", resolve, beta, top_k)
-    return Stats(rows, lead)
+    return _host.stats(scores, lens, None, "scores", resolve, beta, top_k)
 
 
 def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
     """Lambda(r) of every row of `scores` [..., n], float64 of the leading shape (a number for one row): the sup over t > 0 with
     log N(t) > r of (log N(t) - r) / t, r = `resolve` >= 0 in nats. inf under unresolved ties, 0 for n < 2, nan where poisoned.
-    Of a tensor a tensor on its device, without a gradient; on a GPU nothing waits, and the device's logarithm may differ in the last bits.
+    Of a tensor a tensor on its device, without a gradient; on a GPU nothing waits, and the device's logarithm may differ in the
+    last bits.
 
     Source: arXiv:2605.12697 (r = 0).
     """
-    if _is_tensor(scores):
+    if _arrays.is_tensor(scores):
         from . import _tensors
 
         return _tensors.critical_beta(scores, resolve)
-    block, lead = _arrays.rows(scores, "scores")
-    return _core.critical_beta(block, resolve).reshape(lead)[()]
+    return _host.critical_beta(scores, resolve)[()]
 
 
+@_arrays.eager
 def gap_count(row: ArrayLike) -> GapCount:
     """The sorted gaps of one row [n] and the gap count N(t) at each: what its critical beta is the largest slope of,
     max of log(counts) / gaps over gaps > 0 (inf if counts[0] >= 2).
@@ -126,6 +123,34 @@ def gap_count(row: ArrayLike) -> GapCount:
     return GapCount(*_core.gap_count(block))
 
 
+@overload
+def softmax(
+    scores: np.ndarray,
+    rescaling: str | Rescaling = ...,
+    out: None = None,
+    positions: ArrayLike | None = None,
+    lens: ArrayLike | None = None,
+    return_stats: Literal[False] = False,
+) -> NDArray[np.float32]: ...
+@overload
+def softmax(
+    scores: ArrayLike,
+    rescaling: str | Rescaling = ...,
+    out: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
+    lens: ArrayLike | None = None,
+    *,
+    return_stats: Literal[True],
+) -> tuple[Any, SoftmaxStats]: ...
+@overload
+def softmax(
+    scores: ArrayLike,
+    rescaling: str | Rescaling = ...,
+    out: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
+    lens: ArrayLike | None = None,
+    return_stats: bool = False,
+) -> Any: ...
 def softmax(
     scores: ArrayLike,
     rescaling: str | Rescaling = "critical:ratio=1",
@@ -139,33 +164,34 @@ def softmax(
 
     rescaling: a `Rescaling` or its text; "identity" is the plain softmax. "critical:ratio=1" runs every row at its own
         critical beta.
-    out: float32, float16 or bfloat16, C-contiguous, of the shape of scores; written in place and returned as it was given. It may be
-        scores itself, of the same dtype, and otherwise must not share memory with it. Without it the result is new memory: of an array
-        float32, whatever dtype it has; of a tensor a tensor of its dtype on its device (of float64 with the precision of float32).
+    out: float32, float16 or bfloat16, C-contiguous, of the shape of scores; written in place and returned as it was given. It
+        may be scores itself, of the same dtype, and otherwise must not share memory with it. Without it the result is new
+        memory: of an array float32, whatever dtype it has; of a tensor a tensor of its dtype on its device (of float64 with the
+        precision of float32).
     positions: 0-based query positions, integers that broadcast to the leading shape, which some laws depend on; without
         them each row stands at its last visible key.
     lens: as in `stats`; the result is 0 behind a row's length.
     return_stats: also return `SoftmaxStats`, as (probabilities, stats).
 
-    Of tensors it is differentiable with respect to scores, under torch.compile too (before torch 2.15 that takes rescaling as text
-    only), beta being a constant: exactly so under identity, fixed, calibrated and every law of n or the position; `critical` and velickovic measure beta of the row, and how beta moves with
-    the scores is left out. The gradient is 0 at masked scores, in rows without any, and at beta = inf. In out it has none.
-    On a GPU out is float32 or of the dtype of scores, lens and positions are on it too (or numbers), and since nobody can look
-    at them before the launch a length is taken as one of 0 to n.
+    Of tensors it is differentiable with respect to scores in reverse mode, under torch.compile too (before torch 2.15 that takes
+    rescaling as text only), beta being a constant: exactly so under identity, fixed, calibrated and every law of n or the
+    position; `critical` and velickovic measure beta of the row, and how beta moves with the scores is left out. The gradient is
+    0 at masked scores, in rows without any, and at beta = inf. In out it has none. Forward mode (torch.func.jvp) raises
+    NotImplementedError.
+    On a GPU out is float32 or of the dtype of scores, lens and positions are on it too (or numbers), and
+    since nobody can look at them before the launch a length is taken as one of 0 to n.
 
     A row without scores is all 0; a poisoned one all NaN; at beta = inf tied maxima share the weight.
     """
-    if _is_tensor(scores) and (out is None or _is_tensor(out) or scores.is_cuda):
+    if _arrays.is_tensor(scores) and (out is None or _arrays.is_tensor(out) or scores.is_cuda):
         from . import _tensors
 
         return _tensors.softmax(scores, rescaling, out, positions, lens, return_stats)
-    rule = Rescaling.parse(rescaling) if isinstance(rescaling, str) else rescaling
-    if not isinstance(rule, Rescaling):
-        raise TypeError(f"rescaling is {type(rule).__name__}: expected critbeta.Rescaling or its text")
-    found, told = _softmax.into(scores, rule, positions, lens, out)
+    found, told = _host.softmax(scores, _host.rule(rescaling), positions, lens, out)
     return (found, told) if return_stats else found
 
 
+@_arrays.eager
 def diagnose(
     scores: ArrayLike | None = None,
     *,
@@ -202,11 +228,8 @@ def diagnose(
     if scores is not None:
         if scale is not None:
             raise TypeError("scale is for q and k: scores are scaled already")
-        block, lead = _arrays.rows(scores, "scores")
-        lens, positions = _arrays.per_row(lens, lead, "lens"), _arrays.per_row(positions, lead, "positions")
-        rows_per_head = lead[-1] if lead else 1
-        rows = _core.record_scores(block, lens, positions, rows_per_head, layer, resolve, beta, None)
-        return Diagnosis(json.loads(rows.summary(train_length, seed)), Stats(rows, lead))
+        found = _host.stats(scores, lens, positions, layer, resolve, beta, None)
+        return Diagnosis(json.loads(found._rows.summary(train_length, seed)), found)
     if lens is not None:
         raise TypeError("lens are of scores: positions say how far the rows of q see")
     q, q_shape = _arrays.heads(q, "q")
@@ -217,8 +240,15 @@ def diagnose(
     return Diagnosis(json.loads(rows.summary(train_length, seed)), Stats(rows, q_shape[:2]))
 
 
-def __getattr__(name: str) -> Any:
-    # Importing it imports torch and transformers.
-    if name == "hf":
-        return importlib.import_module(".hf", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Hidden from type checkers, which would take any misspelt name for one that is here; they know hf by `import critbeta.hf`.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name != "hf":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # It imports torch and transformers, which need not be there: what asks by hasattr is not told by another exception.
+        try:
+            return importlib.import_module(".hf", __name__)
+        except ImportError as error:
+            told = "it needs torch and transformers 5: pip install torch transformers"
+            raise AttributeError(f"module {__name__!r} has no attribute 'hf' here: {error}; {told}") from error

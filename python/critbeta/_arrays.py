@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 # What is taken as an array: numpy.ndarray, anything with __dlpack__ (a torch CPU tensor), or what numpy.asarray takes.
 ArrayLike: TypeAlias = Any
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _SCORES = ("float32", "float16", "float64")
 _CPU, _CUDA_HOST = 1, 3
@@ -41,8 +45,6 @@ def heads(array: ArrayLike, name: str) -> tuple[np.ndarray, tuple[int, int, int]
 
 def scores(array: ArrayLike, name: str) -> np.ndarray:
     """`array` as NumPy's float64, float32 or float16, or the bits of bfloat16 as uint16."""
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array: a masked score is -inf here, pass {name}.filled(-numpy.inf)")
     found, is_bfloat16 = _numpy(array, name)
     if not is_bfloat16 and (found.dtype.name not in _SCORES or not found.dtype.isnative):
         told = f"{found.dtype!r} of shape {found.shape}"
@@ -54,6 +56,8 @@ def target(out: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """`out` as a block [rows, n] that the core writes to."""
     if getattr(out, "requires_grad", False):
         raise ValueError("out requires gradients, and would be written to behind them: pass out.detach()")
+    if is_tensor(out):
+        not_negated(out)
     array, is_bfloat16 = _numpy(out, "out")
     if not isinstance(out, np.ndarray) and not hasattr(out, "__dlpack__"):
         raise TypeError(f"out is {type(out).__name__}: expected an array that can be written to")
@@ -72,43 +76,91 @@ def per_row(values: ArrayLike, lead: tuple[int, ...], name: str) -> np.ndarray |
     """Integers that broadcast to the leading shape, one per row."""
     if values is None:
         return None
-    array, _ = _numpy(values, name)
-    if array.dtype.kind not in "iu" and array.size > 0:
-        raise TypeError(f"{name} is {array.dtype!r}: expected integers")
+    array = integers(values, name)
     try:
-        spread = np.broadcast_to(array, lead)
+        return np.broadcast_to(array, lead).ravel()
     except ValueError:
         raise ValueError(f"{name} of shape {array.shape}: expected one per row, or what broadcasts to {lead}") from None
-    if array.size > 0 and array.dtype == np.uint64 and int(array.max()) > np.iinfo(np.int64).max:
+
+
+def integers(values: ArrayLike, name: str) -> np.ndarray:
+    """`values` as int64."""
+    array, is_bfloat16 = _numpy(values, name)
+    if (is_bfloat16 or array.dtype.kind not in "iu") and array.size > 0:
+        raise TypeError(f"{name} is {'bfloat16' if is_bfloat16 else repr(array.dtype)}: expected integers")
+    if array.size > 0 and array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: {array.max()}, expected at most {np.iinfo(np.int64).max}")
-    return spread.astype(np.int64).ravel()
+    return array.astype(np.int64)
+
+
+def is_tensor(array: ArrayLike) -> bool:
+    """Whether it is torch's, which whoever made it has imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`function`, where torch.compile breaks its graph and runs it as it stands: it reads tensors by other means than torch's."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.compiler.is_compiling():
+            from . import _tensors
+
+            return cast(_R, _tensors.uncompiled(function, args, kwargs))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def dense(tensor: Any, name: str) -> None:
+    """Errors: ValueError for a tensor of torch whose elements do not lie in memory by shape and strides."""
+    if tensor.is_nested:
+        raise ValueError(f"{name} is a nested tensor: expected a dense one, pass {name}.to_padded_tensor(-math.inf)")
+    if str(tensor.layout) != "torch.strided":
+        told = f"expected a dense tensor, pass {name}.to_dense()"
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)} are {tensor.layout}: {told}")
+
+
+def not_negated(out: Any) -> None:
+    """Errors: ValueError for a tensor of torch that shows the memory behind it with the other sign: it would be written to a
+    copy."""
+    if out.is_neg():
+        raise ValueError(f"out of shape {tuple(out.shape)} is a view of negated memory: pass out.resolve_neg()")
 
 
 def _numpy(array: ArrayLike, name: str) -> tuple[np.ndarray, bool]:
     """`array` as NumPy's without a copy, and whether it is the bits of bfloat16, which NumPy has not."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask is not read: pass {name}.filled(value); a masked score is -inf")
     if not isinstance(array, np.ndarray):
         if hasattr(array, "__dlpack__"):
             return _shared(array, name)
-        array = np.asarray(array)
+        try:
+            array = np.asarray(array)
+        except ValueError as error:
+            raise ValueError(f"{name} is {type(array).__name__}: expected an array: {error}") from error
     # The dtype of ml_dtypes.
     is_bfloat16 = array.dtype.name == "bfloat16"
     return (array.view(np.uint16) if is_bfloat16 else array), is_bfloat16
 
 
 def _shared(array: ArrayLike, name: str) -> tuple[np.ndarray, bool]:
-    """A view of the memory of a DLPack producer, and whether it is the bits of bfloat16."""
+    """A view of the memory of a DLPack producer, and whether it is the bits of bfloat16. Negated memory is copied."""
+    if is_tensor(array):
+        dense(array, name)
+        if array.device.type != "cpu":
+            told = "expected data, on the CPU" if array.is_meta else f"expected the CPU, pass {name}.cpu()"
+            raise ValueError(f"{name} of shape {tuple(array.shape)} is on {array.device}: {told}")
+        array = array.detach().resolve_neg()
+        if str(array.dtype) == "torch.bfloat16":
+            return np.from_dlpack(array.view(sys.modules["torch"].int16)).view(np.uint16), True
     try:
         kind, index = array.__dlpack_device__()
         if kind in (_CPU, _CUDA_HOST):
-            torch = sys.modules.get("torch")
-            if torch is not None and isinstance(array, torch.Tensor):
-                if array.is_neg():
-                    raise ValueError(f"{name} of shape {tuple(array.shape)} is a view of negated memory: pass {name}.resolve_neg()")
-                array = array.detach()
-                if array.dtype == torch.bfloat16:
-                    return np.from_dlpack(array.view(torch.int16)).view(np.uint16), True
             return np.from_dlpack(array), False
     except (BufferError, RuntimeError, TypeError) as error:
-        shape = tuple(getattr(array, "shape", ()))
-        raise ValueError(f"{name} of shape {shape} cannot be shared through DLPack: {error}") from error
+        told = f"{getattr(array, 'dtype', type(array).__name__)} of shape {tuple(getattr(array, 'shape', ()))}"
+        raise TypeError(f"{name} is {told}: expected numbers that NumPy has, or bfloat16: {error}") from error
     raise ValueError(f"{name} is on DLPack device {int(kind)}:{index}: expected the CPU (1), pass {name}.cpu()")

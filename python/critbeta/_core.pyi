@@ -1,5 +1,5 @@
-# What passes between the two halves: `_Block` is [rows, n] of float64, float32, float16, or uint16, the bits of bfloat16; `_Target` the
-# same without float64, C-contiguous and writeable; `_Indices` int64, one per row.
+# What passes between the two halves: `_Block` is [rows, n] of float64, float32, float16, or uint16, the bits of bfloat16;
+# `_Target` the same without float64, C-contiguous and writeable; `_Indices` int64, one per row.
 from os import PathLike
 from typing import Any, TypeAlias, final
 
@@ -47,6 +47,8 @@ class Rescaling:
 
 @final
 class Law:
+    @staticmethod
+    def named(name: str) -> Law: ...
     @property
     def name(self) -> str: ...
     @property

@@ -1,8 +1,8 @@
 """The CUDA kernels on torch tensors: what is launched, on torch's current stream, in memory of torch's allocator.
 
-Nothing here waits for the device but `stats`, whose result is NumPy's. Whatever is allocated is allocated on the current stream, so
-that torch's allocator gives it to others in that stream's order only; a CUDA graph can capture a launch after the first call has
-loaded the kernels.
+Nothing here waits for the device but `stats`, whose result is NumPy's. Whatever is allocated is allocated on the current
+stream, so that torch's allocator gives it to others in that stream's order only; a CUDA graph can capture a launch after the
+first call has loaded the kernels.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def stream(device: Any) -> int:
 
 
 def _load_nvrtc() -> list[str]:
-    """Loads the NVRTC that torch's wheels bring, in folders where no loader looks, so that it is found by its name; says what failed."""
+    """Loads the NVRTC that torch's wheels bring, in folders where no loader looks, so that it is found by its name; says what
+    failed."""
     nvidia = importlib.util.find_spec("nvidia")
     folders = [os.path.join(path, "*", "lib") for path in (nvidia.submodule_search_locations or [] if nvidia else [])]
     folders.append(os.path.join(os.path.dirname(torch.__file__), "lib"))
@@ -79,10 +80,11 @@ def launch(
     top_k: int | None = None,
     reports: bool = True,
 ) -> Any:
-    """Begins one launch over `scores` [..., n], not empty, and gives the report of every row, uint8 [rows, bytes]; None without `reports`.
+    """Begins one launch over `scores` [..., n], not empty, and gives the report of every row, uint8 [rows, bytes]; None without
+    `reports`.
 
-    positions, lens: integers on the device that broadcast to the leading shape. Their values cannot be looked at before the launch:
-    a length is taken as one of 0..=n, a position as one of 0..2^32.
+    positions, lens: integers on the device that broadcast to the leading shape. Their values cannot be looked at before the
+    launch: a length is taken as one of 0..=n, a position as one of 0..2^32.
     """
     device, lead, n = scores.device, scores.shape[:-1], scores.shape[-1]
     kernels = engine(device)
@@ -190,7 +192,8 @@ def _words(values: Any, lead: Any, most: int) -> Any:
 
 
 def _smallest_exceeding(resolve: float) -> int:
-    """The smallest count whose logarithm exceeds resolve >= 0, beyond all counts where none does; the host's logarithm, as in the launch."""
+    """The smallest count whose logarithm exceeds resolve >= 0, beyond all counts where none does; the host's logarithm, as in
+    the launch."""
     near = max(1, int(math.exp(min(resolve, 22.0))) - 2)
     return next((count for count in range(near, near + 5) if math.log(count) > resolve), 2**31 - 1)
 
@@ -204,7 +207,8 @@ def _within(scores: Any, lens: Any) -> Any:
 
 
 def _last_visible(block: Any, within: Any) -> Any:
-    """The index of the last unmasked score of every row of [rows, n], 0 without any: reads all scores once more, as the CPU path does."""
+    """The index of the last unmasked score of every row of [rows, n], 0 without any: reads all scores once more, as the CPU
+    path does."""
     columns = torch.arange(block.shape[-1], dtype=torch.int32, device=block.device)
     # So many scores at a time that their indices take 32 MB.
     step = max(1, (8 << 20) // block.shape[-1])

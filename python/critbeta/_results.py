@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,6 +11,18 @@ from . import _core
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped, unused-ignore]
+
+
+# numpy.ndarray, or of a tensor torch.Tensor.
+_Column: TypeAlias = Any
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """Errors: TypeError for what is no path, or one of bytes."""
+    found = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(found, str):
+        raise TypeError(f"path is {type(path).__name__}: expected text or os.PathLike of text")
+    return found
 
 
 class Stats:
@@ -33,6 +45,9 @@ class Stats:
     | top_two, max_weight | largest less second largest weight, and the largest |
     | poisoned | whether a NaN or +inf score makes the row meaningless |
     | certified, resolved_certified | only with top_k: whether the counted scores prove the betas exact |
+
+    Of a row without scores all numbers from n to max_weight are 0, beta and log_partition too: it is not run, and files keep it
+    so.
     """
 
     layer: np.ndarray
@@ -63,16 +78,20 @@ class Stats:
         self.shape = shape
         """The leading shape: that of every column."""
 
-    def __getattr__(self, name: str) -> np.ndarray:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        column = self._rows.column(name)
-        if column is None:
-            raise AttributeError(f"no column {name!r}, but {', '.join(self.names)}")
-        column = np.asarray(column).reshape(self.shape)
-        # From here on it is found without asking.
-        setattr(self, name, column)
-        return column
+    # Hidden from type checkers, which would take any misspelt name for a column.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> np.ndarray:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            column = self._rows.column(name)
+            if column is None:
+                raise AttributeError(f"no column {name!r}, but {', '.join(self.names)}")
+            # Text comes as a list; without rows it would pass for numbers.
+            column = np.asarray(column, dtype=str if isinstance(column, list) else None).reshape(self.shape)
+            # From here on it is found without asking.
+            setattr(self, name, column)
+            return column
 
     @property
     def names(self) -> list[str]:
@@ -94,14 +113,16 @@ class Stats:
 
     def to_pandas(self) -> pandas.DataFrame:
         """The columns as a DataFrame, one line per row. Raises ImportError without pandas."""
-        import pandas
-
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(f"Stats.to_pandas needs pandas: pip install pandas ({error})") from error
         return pandas.DataFrame({name: getattr(self, name).ravel() for name in self.names})
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Writes the columns as the Parquet file that `critbeta diagnose --rows` writes: whole or not at all. Needs no other
         package. Raises OSError where `path` cannot be written."""
-        self._rows.write_parquet(path)
+        self._rows.write_parquet(path_text(path))
 
     def to_calibration(self, path: str | os.PathLike[str], seed: int = 1) -> None:
         """Fits the length law c (log n)^xi to the critical betas of every layer and head, and writes c and xi as the JSON that
@@ -109,25 +130,25 @@ class Stats:
 
         seed: of the bootstrap behind the interval of xi. Raises OSError where `path` cannot be written, ValueError for rows
         measured with top_k, whose critical betas may be lower bounds."""
-        self._rows.write_calibration(path, seed)
+        self._rows.write_calibration(path_text(path), seed)
 
 
 class SoftmaxStats(NamedTuple):
     """What is known of every row of a softmax: arrays of the leading shape; of a tensor tensors on its device."""
 
-    beta: np.ndarray
+    beta: _Column
     """The inverse temperature that the rescaling chose; nan where poisoned."""
-    log_partition: np.ndarray
+    log_partition: _Column
     """log Z(beta) relative to the maximum, nats: log-sum-exp = beta * max + log_partition. -inf for a row without scores."""
-    n: np.ndarray
+    n: _Column
     """Visible keys."""
-    max: np.ndarray
+    max: _Column
     """The largest score."""
-    argmax: np.ndarray
+    argmax: _Column
     """The index of the first."""
-    ties: np.ndarray
+    ties: _Column
     """How many share it."""
-    poisoned: np.ndarray
+    poisoned: _Column
     """Whether a NaN or +inf score makes the row NaN."""
 
 
@@ -144,7 +165,7 @@ class Diagnosis(NamedTuple):
     """What `diagnose` says."""
 
     summary: dict[str, Any]
-    """The JSON of `critbeta diagnose --json`: per head quantiles, shares, length law and verdict. None where a number is infinite or
-    NaN; `inputs` is empty."""
+    """The JSON of `critbeta diagnose --json`: per head quantiles, shares, length law and verdict. None where a number is
+    infinite or NaN; `inputs` is empty."""
     rows: Stats
     """Every row, of shape [heads, rows]."""

@@ -8,10 +8,12 @@
 | softmax_stats_out(scores, rescaling, positions, lens, out) | the seven columns, and writes to out |
 | critical_beta(scores, resolve) | Lambda(resolve) of every row, float64 |
 
-scores [..., n] are float32, float16, bfloat16, or on the CPU float64; rescaling is text; positions and lens are integers on the device of
-scores that broadcast to the leading shape, or None. Every operator has a fake kernel, so torch.compile and torch.export go through
-it; those that write to no argument have a batching rule for torch.vmap. The first two are differentiable with respect to scores, beta being taken as a constant;
-their other results and those of critical_beta are not.
+scores [..., n] are float32, float16, bfloat16, or on the CPU float64; rescaling is text; positions and lens are integers on the
+device of scores that broadcast to the leading shape, or None. Every operator has a fake kernel, so torch.compile and
+torch.export go through it; those that write to no argument have a batching rule for torch.vmap. The first two are
+differentiable with respect to scores in reverse mode, beta being taken as a constant; their other results and those of
+critical_beta are constants. Forward mode is a NotImplementedError in `critbeta.softmax`, and here of dual tensors; under
+torch.func.jvp an operator called here cannot see the tangent and drops it.
 
 Errors: as in `critbeta`; an operator called on what it cannot read says so in a fake kernel too.
 """
@@ -22,8 +24,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch  # type: ignore[import-not-found, unused-ignore]
+from torch.autograd import forward_ad  # type: ignore[import-not-found, unused-ignore]
 
-from . import _arrays, _core, _cuda, _softmax
+from . import _arrays, _core, _cuda, _host
 
 __all__: list[str] = []
 
@@ -36,11 +39,10 @@ _SEVEN = ", ".join(7 * ["Tensor"])
 
 def check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
     """Errors: whatever of the arguments can be told from their shapes, dtypes and devices alone."""
+    _arrays.dense(scores, "scores")
     shape, device = tuple(scores.shape), scores.device
     if not shape:
         raise ValueError("scores of shape (): expected [..., n], at least one dimension")
-    if scores.layout != torch.strided:
-        raise ValueError(f"scores of shape {shape} are {scores.layout}: expected a dense tensor, pass scores.to_dense()")
     if scores.dtype not in _READ:
         raise TypeError(f"scores of shape {shape} are {scores.dtype}: expected float32, float16, bfloat16 or float64")
     if device.type not in ("cpu", "cuda", "meta"):
@@ -66,6 +68,15 @@ def check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
             raise ValueError(f"out of shape {tuple(out.shape)}: expected {shape}, that of scores")
 
 
+def no_forward_mode(scores: Any) -> None:
+    """Errors: NotImplementedError for scores with a tangent. Operators of torch.library have no forward derivative: dispatched,
+    they would drop the tangent without a word, as a derivative of 0."""
+    tangent = forward_ad.unpack_dual(scores).tangent  # type: ignore[no-untyped-call, unused-ignore]
+    if tangent is not None:
+        told = "has no forward-mode derivative: use reverse mode (backward, torch.autograd.grad), or pass scores.detach()"
+        raise NotImplementedError(f"critbeta.softmax of scores of shape {tuple(scores.shape)} {told}")
+
+
 def is_launched(scores: Any) -> bool:
     """Whether a kernel is launched over them: there is nothing to launch over no scores at all."""
     return bool(scores.device.type == "cuda" and scores.numel() > 0)
@@ -77,11 +88,12 @@ def on_host(given: Any) -> Any:
 
 def _run(scores: Any, rescaling: str, positions: Any, lens: Any, out: Any, columns: int) -> list[Any]:
     """Writes probabilities to `out`, and gives the first `columns` of `SoftmaxStats` as tensors."""
+    no_forward_mode(scores)
     rule = _core.Rescaling.parse(rescaling)
     scores, out = scores.detach(), out.detach()
     if is_launched(scores):
         return _cuda.softmax(scores, rule, positions, lens, out, columns)
-    _, found = _softmax.into(*(on_host(given) for given in (scores, rule, positions, lens, out)))
+    _, found = _host.softmax(*(on_host(given) for given in (scores, rule, positions, lens, out)))
     return [torch.from_numpy(column).to(scores.device) for column in found[:columns]]
 
 
@@ -116,8 +128,7 @@ def _critical_beta(scores: Any, resolve: float = 0.0) -> Any:
     scores = scores.detach()
     if is_launched(scores):
         return _cuda.critical_beta(scores, resolve)
-    block, lead = _arrays.rows(on_host(scores), "scores")
-    return torch.from_numpy(_core.critical_beta(block, resolve).reshape(lead)).to(scores.device)
+    return torch.from_numpy(_host.critical_beta(on_host(scores), resolve)).to(scores.device)
 
 
 def _fake(columns: int) -> Callable[..., tuple[Any, ...]]:
@@ -149,8 +160,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
 
 
 def _gradient(ctx: Any, grad: Any, *_of_constants: Any) -> tuple[Any, ...]:
-    """d/ds of softmax(beta s) with beta a constant: beta p (g - sum(p g)). 0 where p is 0: at masked scores and in rows without any.
-    At beta = inf the softmax is constant but where the largest scores change places: 0 too. NaN in poisoned rows."""
+    """d/ds of softmax(beta s) with beta a constant: beta p (g - sum(p g)). 0 where p is 0: at masked scores and in rows without
+    any. At beta = inf the softmax is constant but where the largest scores change places: 0 too. NaN in poisoned rows."""
     probabilities, beta = ctx.saved_tensors
     wide = torch.promote_types(probabilities.dtype, torch.float32)
     p, g = probabilities.to(wide), grad.to(wide)

@@ -1,11 +1,12 @@
 """Six novels by Jane Austen, public domain, as Debian's package r-cran-janeaustenr ships them: 1.1 million tokens of SmolLM2.
 
-Needs apt-get and dpkg-deb (no root, nothing is installed), and rdata: pip install rdata.
+Needs the apt-get and dpkg-deb of Debian or Ubuntu (no root, nothing is installed), and rdata: pip install rdata.
 """
 
 from __future__ import annotations
 
 import gzip
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -18,7 +19,11 @@ PACKAGE = "r-cran-janeaustenr"
 
 
 def novels() -> dict[str, str]:
-    """Title -> text. Raises RuntimeError with what apt-get says where the package cannot be had."""
+    """Title -> text. Raises RuntimeError where the package cannot be had, with what apt-get says where there is one."""
+    missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
+    if missing:
+        told = f"the novels come from Debian's {PACKAGE}; give texts of your own"
+        raise RuntimeError(f"no {' and no '.join(missing)} here: {told}")
     with tempfile.TemporaryDirectory() as folder:
         got = subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, capture_output=True, text=True, check=False)
         packages = list(Path(folder).glob("*.deb"))

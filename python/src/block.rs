@@ -1,4 +1,4 @@
-//! NumPy arrays as blocks of score rows, without a copy unless they are f64. The one unsafe file of this package.
+//! NumPy arrays as blocks of score rows, without a copy unless they are f64. With `cuda.rs` the unsafe of this package.
 #![allow(unsafe_code)]
 
 use crate::raised;
@@ -125,12 +125,12 @@ pub fn lengths(lens: &PyReadonlyArray1<i64>, rows: usize, cols: usize) -> PyResu
     each("lens", lens, rows, of_row)
 }
 
-/// Query positions as the crate takes them. Errors: ValueError unless there is one of at least 0 per row.
-pub fn indices(positions: &PyReadonlyArray1<i64>, rows: usize) -> PyResult<Vec<u64>> {
+/// Query positions, or counts, as the crate takes them. Errors: ValueError unless there is one of at least 0 per row.
+pub fn indices(name: &str, values: &PyReadonlyArray1<i64>, rows: usize) -> PyResult<Vec<u64>> {
     let of_row = |row, found| {
-        u64::try_from(found).map_err(|_| format!("positions: {found} of row {row}, expected 0 or more"))
+        u64::try_from(found).map_err(|_| format!("{name}: {found} of row {row}, expected 0 or more"))
     };
-    each("positions", positions, rows, of_row)
+    each(name, values, rows, of_row)
 }
 
 fn each<T>(

@@ -1,6 +1,7 @@
 //! The CUDA kernels on memory that torch owns: addresses as integers, the caller's stream. With `block.rs` the unsafe of this package.
 #![allow(unsafe_code)]
 
+use crate::numbers::{Whole, top_k as checked};
 use crate::raised;
 use crate::rows::Rows;
 use crate::rules::Rescaling;
@@ -11,7 +12,7 @@ use critbeta::cuda::{
     self, Arch, Beta, Call, DeviceOutput, DeviceRows, Family, Plan, Problem, SimtOptions, Workspace,
 };
 use critbeta::diagnose::{RowPlace, RowRecord};
-use numpy::{PyReadonlyArray1, PyReadonlyArray2};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::mem::offset_of;
@@ -87,9 +88,9 @@ impl Engine {
         report: Option<u64>,
         workspace: Option<[u64; 2]>,
         resolve: f64,
-        top_k: Option<usize>,
+        top_k: Option<Whole>,
     ) -> PyResult<()> {
-        let engine = self.alive()?;
+        let (engine, top_k) = (self.alive()?, checked(top_k)?);
         let ((address, dtype), [rows, cols, stride]) = (scores, shape);
         let output = |(address, dtype, stride)| {
             Ok::<_, PyErr>(DeviceOutput { address, dtype: element(dtype)?, stride })
@@ -140,11 +141,20 @@ pub fn rows_of_reports(
     rows_per_head: usize,
     resolve: f64,
     beta: f64,
-    top_k: Option<usize>,
+    top_k: Option<Whole>,
 ) -> PyResult<Rows> {
-    let settings = crate::measure::settings(resolve, beta, top_k)?;
+    let settings = crate::measure::settings(resolve, beta, checked(top_k)?)?;
+    let top_k = settings.measure.top_k;
     let (positions, layer): (_, Arc<str>) = (positions.as_array(), "scores".into());
-    let reports = reports.as_slice()?.chunks_exact(size_of::<RowReport>());
+    let (shape, bytes) = (reports.shape(), size_of::<RowReport>());
+    if shape != [positions.len(), bytes] {
+        let told = format!(
+            "reports of shape {shape:?}: expected [{}, {bytes}], one of every position",
+            positions.len()
+        );
+        return Err(PyValueError::new_err(told));
+    }
+    let reports = reports.as_slice()?.chunks_exact(bytes);
     let reports: Vec<RowReport> = reports.map(bytemuck::pod_read_unaligned).collect();
     let record = |(index, (report, &position)): (usize, (&RowReport, &i64))| {
         let (head, row) = (index / rows_per_head.max(1), index % rows_per_head.max(1));

@@ -6,6 +6,7 @@
 mod block;
 mod cuda;
 mod measure;
+mod numbers;
 mod page;
 mod pair;
 mod rows;
@@ -15,6 +16,7 @@ mod threads;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use std::path::Path;
 
 #[pymodule]
 mod _core {
@@ -46,7 +48,10 @@ fn raised(error: critbeta::Error) -> PyErr {
     use critbeta::Error;
     let text = error.to_string();
     match error {
-        Error::Io { .. } => PyOSError::new_err(text),
+        Error::Io { path, source } => match source.raw_os_error().filter(|_| cfg!(unix)) {
+            Some(code) => Python::attach(|py| refused(py, code, &path)).unwrap_or_else(|error| error),
+            None => PyOSError::new_err(text),
+        },
         Error::File { .. }
         | Error::Launch { .. }
         | Error::Scores { .. }
@@ -55,4 +60,10 @@ fn raised(error: critbeta::Error) -> PyErr {
         | Error::Tensor { .. } => PyValueError::new_err(text),
         _ => PyRuntimeError::new_err(text),
     }
+}
+
+/// An error of the system as Python has it: of number, file name and the class that the number stands for, FileNotFoundError and its like.
+fn refused(py: Python<'_>, code: i32, path: &Path) -> PyResult<PyErr> {
+    let text = py.import("os")?.call_method1("strerror", (code,))?;
+    Ok(PyErr::from_value(py.get_type::<PyOSError>().call1((code, text, path.as_os_str()))?))
 }

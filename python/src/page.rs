@@ -1,5 +1,6 @@
 //! Pages of what is in memory or in files.
 
+use crate::numbers::{Whole, top_k as checked};
 use crate::raised;
 use crate::rows::Rows;
 use crate::threads::without_lock;
@@ -20,9 +21,9 @@ pub fn report_rows(
     path: PathBuf,
     command: String,
     train_length: f64,
-    seed: u64,
+    seed: Whole,
 ) -> PyResult<()> {
-    let rows: &Rows = &rows;
+    let (rows, seed): (&Rows, _) = (&rows, seed.named("seed")?);
     without_lock(py, || {
         let out = Output::create(&path)?;
         let summary = rows.summed_up(train_length, seed)?;
@@ -41,10 +42,11 @@ pub fn report_files(
     command: String,
     resolve: Option<f64>,
     beta: Option<f64>,
-    top_k: Option<usize>,
+    top_k: Option<Whole>,
     train_length: f64,
-    seed: u64,
+    seed: Whole,
 ) -> PyResult<()> {
+    let (top_k, seed) = (checked(top_k)?, seed.named("seed")?);
     let measure = Measure { resolve: resolve.unwrap_or(0.0), top_k };
     let settings = Settings { beta: beta.unwrap_or(1.0), measure, train_length, ..Settings::default() };
     settings.check().map_err(raised)?;

@@ -27,7 +27,7 @@ pub fn record_pair(
     beta: f64,
 ) -> PyResult<Rows> {
     let settings = settings(resolve, beta, None)?;
-    let positions = positions.map(|positions| indices(&positions, shapes[0][1])).transpose()?;
+    let positions = positions.map(|positions| indices("positions", &positions, shapes[0][1])).transpose()?;
     let [q, k] = [values(&q, shapes[0])?, values(&k, shapes[1])?];
     let pair = QkPair::new(layer, q, k, positions, scale).map_err(raised)?;
     let records = without_lock(py, || scanned(pair, &settings))??;

@@ -2,6 +2,7 @@
 
 use crate::block::{Block, Work, indices};
 use crate::measure::settings;
+use crate::numbers::{Whole, top_k as checked};
 use crate::raised;
 use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
@@ -10,7 +11,7 @@ use critbeta::diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings, Su
 use critbeta::output::Output;
 use critbeta::{Element, Scores};
 use numpy::{PyArray1, PyReadonlyArray1};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::path::PathBuf;
@@ -63,24 +64,27 @@ impl Rows {
     }
 
     /// The summary of the records as JSON.
-    fn summary(&self, py: Python<'_>, train_length: f64, seed: u64) -> PyResult<String> {
+    fn summary(&self, py: Python<'_>, train_length: f64, seed: Whole) -> PyResult<String> {
+        let seed = seed.named("seed")?;
         let summary = without_lock(py, || self.summed_up(train_length, seed))?.map_err(raised)?;
         serde_json::to_string(&summary).map_err(|e| PyRuntimeError::new_err(e.to_string()))
     }
 
     /// Writes the records as Parquet.
     fn write_parquet(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        let told = |e: std::io::Error| PyOSError::new_err(format!("{}: {e}", path.display()));
+        let told = |source| critbeta::Error::Io { path: path.clone(), source };
         py.detach(|| {
-            let out = Output::create(&path).map_err(raised)?;
+            let out = Output::create(&path)?;
             let mut writer = RowWriter::new(RowFormat::Parquet, out, self.has_top_k()).map_err(told)?;
             writer.write(&self.records).map_err(told)?;
-            writer.finish().map_err(told)?.commit().map_err(raised)
+            writer.finish().map_err(told)?.commit()
         })
+        .map_err(raised)
     }
 
     /// Writes the length law of every layer and head, fitted to the records, as JSON.
-    fn write_calibration(&self, py: Python<'_>, path: PathBuf, seed: u64) -> PyResult<()> {
+    fn write_calibration(&self, py: Python<'_>, path: PathBuf, seed: Whole) -> PyResult<()> {
+        let seed = seed.named("seed")?;
         without_lock(py, || {
             let out = Output::create(&path)?;
             let summary = self.summed_up(self.settings.train_length, seed)?;
@@ -123,11 +127,11 @@ pub fn record_scores(
     layer: &str,
     resolve: f64,
     beta: f64,
-    top_k: Option<usize>,
+    top_k: Option<Whole>,
 ) -> PyResult<Rows> {
-    let settings = settings(resolve, beta, top_k)?;
+    let settings = settings(resolve, beta, checked(top_k)?)?;
     let rows = scores.rows(lens.as_ref())?;
-    let positions = positions.map(|positions| indices(&positions, rows.rows)).transpose()?;
+    let positions = positions.map(|positions| indices("positions", &positions, rows.rows)).transpose()?;
     let (positions, measure) = (positions.as_deref(), settings.measure);
     let record = Record { layer, rows_per_head, positions, beta, measure };
     let records = without_lock(py, || rows.run(record))??;

@@ -1,6 +1,7 @@
 //! Rescalings, the published laws, and score families.
 
 use crate::block::indices;
+use crate::numbers::Whole;
 use crate::raised;
 use critbeta::diagnose::HeadRescalings;
 use critbeta::laws::{LAWS, LawEntry};
@@ -18,8 +19,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// (`ssmax:s=0.43`, `qwen-logn:train=8192`), `critical:ratio=1,resolve=0.69,floor=0.5,cap=8` (measured per row), or
 /// `calibrated:c=1.5,xi=0.61,anchor=8192`. Immutable; equal where the text is; `str` gives the text that parses back.
 #[pyclass(frozen, eq, module = "critbeta")]
-#[derive(PartialEq)]
 pub struct Rescaling(pub critbeta::Rescaling);
+
+impl PartialEq for Rescaling {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_string() == other.0.to_string()
+    }
+}
 
 #[pymethods]
 impl Rescaling {
@@ -41,9 +47,10 @@ impl Rescaling {
     /// multiplied by, >= 0. `critical` is the row's critical beta at `resolve`, `entropy` (nats) that of the row at beta = 1;
     /// NaN where the rule needs one that is not given.
     #[pyo3(signature = (n, position=None, critical=f64::NAN, entropy=f64::NAN))]
-    fn beta(&self, n: u64, position: Option<u64>, critical: f64, entropy: f64) -> f64 {
-        let position = position.unwrap_or(n.saturating_sub(1));
-        self.0.beta(&RowFacts { n, position, critical, entropy })
+    fn beta(&self, n: Whole, position: Option<Whole>, critical: f64, entropy: f64) -> PyResult<f64> {
+        let n = n.named("n")?;
+        let position = position.map_or(Ok(n.saturating_sub(1)), |position| position.named("position"))?;
+        Ok(self.0.beta(&RowFacts { n, position, critical, entropy }))
     }
 
     /// beta of every row, as `beta` gives it of one: float64, of `n` and `positions` int64, one of each per row. NaN where the
@@ -54,7 +61,7 @@ impl Rescaling {
         n: PyReadonlyArray1<'py, i64>,
         positions: PyReadonlyArray1<'py, i64>,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        let (n, positions) = (indices(&n, n.len())?, indices(&positions, n.len())?);
+        let (n, positions) = (indices("n", &n, n.len())?, indices("positions", &positions, n.len())?);
         let rows = n.into_iter().zip(positions);
         let facts = |(n, position)| RowFacts { n, position, critical: f64::NAN, entropy: f64::NAN };
         Ok(PyArray1::from_iter(py, rows.map(|row| self.0.beta(&facts(row)))))
@@ -81,9 +88,7 @@ impl Rescaling {
     }
 
     fn __hash__(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.0.to_string().hash(&mut hasher);
-        hasher.finish()
+        hash(&self.0.to_string())
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
@@ -110,11 +115,26 @@ pub fn head_rescalings(spec: &str) -> PyResult<Option<(Vec<HeadRule>, usize)>> {
 }
 
 /// A published length law: a factor on the logits that depends on the number of visible keys n or the position i of the query.
-#[pyclass(frozen, module = "critbeta")]
+#[pyclass(frozen, eq, module = "critbeta")]
 pub struct Law(&'static LawEntry);
+
+impl PartialEq for Law {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
 
 #[pymethods]
 impl Law {
+    /// The law of a name. Raises ValueError where there is none, with those that there are.
+    #[staticmethod]
+    fn named(name: &str) -> PyResult<Self> {
+        LawEntry::named(name).map(Law).ok_or_else(|| {
+            let names: Vec<_> = LAWS.iter().map(|law| law.name).collect();
+            PyValueError::new_err(format!("unknown law {name:?}; expected {}", names.join(", ")))
+        })
+    }
+
     /// Its name in the text of a rescaling.
     #[getter]
     fn name(&self) -> &'static str {
@@ -162,6 +182,14 @@ impl Law {
     fn __repr__(&self) -> String {
         format!("<law {}: {}>", self.0.name, self.0.formula)
     }
+
+    fn __hash__(&self) -> u64 {
+        hash(self.0.name)
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (&'static str,))> {
+        Ok((slf.get_type().getattr("named")?, (slf.get().0.name,)))
+    }
 }
 
 #[pyfunction]
@@ -172,8 +200,13 @@ pub fn laws() -> Vec<Law> {
 /// A law that rows of scores are drawn from, as text `name` or `name:parameter=value`: those of `critbeta.families`, most with
 /// a known critical beta.
 #[pyclass(frozen, eq, module = "critbeta")]
-#[derive(PartialEq)]
 pub struct Family(known::Family);
+
+impl PartialEq for Family {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_string() == other.0.to_string()
+    }
+}
 
 #[pymethods]
 impl Family {
@@ -202,13 +235,13 @@ impl Family {
     }
 
     /// One row of `n` scores, float32, the same for the same seed.
-    #[pyo3(signature = (n, seed=1))]
-    fn draw<'py>(&self, py: Python<'py>, n: usize, seed: u64) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let mut row = Vec::new();
+    #[pyo3(signature = (n, seed=Whole::ONE), text_signature = "($self, n, seed=1)")]
+    fn draw<'py>(&self, py: Python<'py>, n: Whole, seed: Whole) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let (n, seed, mut row) = (n.count("n")?, seed.named("seed")?, Vec::new());
         if row.try_reserve_exact(n).is_err() {
             return Err(PyMemoryError::new_err(format!("no memory for {n} scores")));
         }
-        self.0.draw(n, &mut Xoshiro256PlusPlus::seed_from_u64(seed), &mut row);
+        py.detach(|| self.0.draw(n, &mut Xoshiro256PlusPlus::seed_from_u64(seed), &mut row));
         Ok(PyArray1::from_vec(py, row))
     }
 
@@ -221,13 +254,22 @@ impl Family {
     }
 
     fn __hash__(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.0.to_string().hash(&mut hasher);
-        hasher.finish()
+        hash(&self.0.to_string())
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
+        Ok((slf.get_type().getattr("parse")?, (slf.get().0.to_string(),)))
     }
 }
 
 #[pyfunction]
 pub fn families() -> Vec<Family> {
     known::Family::ALL.into_iter().map(Family).collect()
+}
+
+/// What is equal has one: by the text, as equality is.
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }

@@ -57,7 +57,7 @@ pub fn softmax<'py>(
     mut out: Target<'py>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let rows = scores.rows(lens.as_ref())?;
-    let positions = positions.map(|positions| indices(&positions, rows.rows)).transpose()?;
+    let positions = positions.map(|positions| indices("positions", &positions, rows.rows)).transpose()?;
     let (rule, positions, out) = (&rescaling.0, positions.as_deref(), out.elements()?);
     let (rows, shifts) = without_lock(py, || rows.run(Softmax { rule, positions, out }))??;
     columns(py, &rows, &shifts)
@@ -73,7 +73,7 @@ pub fn softmax_in_place<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let [rows, cols] = scores.shape();
     let lens = lens.map(|lens| lengths(&lens, rows, cols)).transpose()?;
-    let positions = positions.map(|positions| indices(&positions, rows)).transpose()?;
+    let positions = positions.map(|positions| indices("positions", &positions, rows)).transpose()?;
     let (rule, positions) = (&rescaling.0, positions.as_deref());
     let elements = scores.elements()?;
     let rows = without_lock(py, || match elements {

@@ -143,7 +143,7 @@ def test_lens_and_positions():
     for at in np.ndindex(2, 3):
         assert_probabilities(probabilities[at][: lens[at]], scores[at][: lens[at]], 1.0)
         assert not probabilities[at][lens[at] :].any()
-    assert np.array_equal(critbeta.stats(scores, lens=lens[0]).n, [[0, 1, 20]] * 2)
+    assert np.array_equal(critbeta.stats(scores, lens=lens[0].astype(">i8")).n, [[0, 1, 20]] * 2)
     # Position and length are two things: Qwen's law looks at the first alone.
     beta = critbeta.softmax(scores, "qwen-logn:train=10", positions=[4, 9, 99], return_stats=True)[1].beta
     assert np.allclose(beta, [1, 1, 2], rtol=1e-15) and beta.shape == (2, 3)
@@ -178,7 +178,7 @@ def test_dlpack_is_shared():
     assert np.shares_memory(block, scores)
     with pytest.raises(ValueError, match=r"scores is on DLPack device 2:1: expected the CPU .*scores\.cpu\(\)"):
         critbeta.stats(Shared(scores, device=(2, 1)))
-    with pytest.raises(ValueError, match=r"scores of shape \(3, 90\) cannot be shared"):
+    with pytest.raises(TypeError, match=r"scores is Shared of shape \(3, 90\): expected numbers that NumPy has"):
         critbeta.stats(Shared(scores.astype(BF16)))
     with pytest.raises(TypeError, match="int64"):
         critbeta.stats(Shared(np.zeros((3, 90), np.int64)))
@@ -191,6 +191,8 @@ def test_dlpack_is_shared():
 X = np.zeros((3, 8), np.float32)
 READ_ONLY = np.zeros((3, 8), np.float32)
 READ_ONLY.flags.writeable = False
+MASKED = np.ma.masked_array(X, X > 1)
+SU = critbeta.Rescaling.parse("su")
 BUFFER = np.zeros(100, np.float32)
 WIDE = np.zeros((3, 16), np.float32)
 
@@ -207,8 +209,15 @@ REFUSED = [
     (lambda: critbeta.stats(X.astype(object)), TypeError, r"dtype\('O'\)"),
     (lambda: critbeta.stats("scores"), TypeError, "<U6"),
     (lambda: critbeta.stats(None), TypeError, r"dtype\('O'\)"),
-    (lambda: critbeta.stats([[1.0], [1.0, 2.0]]), ValueError, "inhomogeneous"),
-    (lambda: critbeta.stats(np.ma.masked_array(X, X > 1)), TypeError, r"masked array: .*scores\.filled\(-numpy\.inf\)"),
+    (lambda: critbeta.stats([[1.0], [1.0, 2.0]]), ValueError, "scores is list: expected an array: .*inhomogeneous"),
+    (lambda: critbeta.stats(MASKED), TypeError, r"scores is a masked array, .*scores\.filled\(value\); .*-inf"),
+    (lambda: critbeta.softmax(X, out=MASKED), TypeError, "out is a masked array"),
+    (lambda: critbeta.stats(X, lens=np.ma.masked_array([1, 2, 3])), TypeError, "lens is a masked array"),
+    (lambda: critbeta.softmax(X, positions=np.ma.masked_array([1, 2, 3])), TypeError, "positions is a masked array"),
+    (lambda: critbeta.stats(X, lens=np.ones(3, BF16)), TypeError, "lens is bfloat16: expected integers"),
+    (lambda: critbeta.softmax(X, positions=np.ones(3, BF16)), TypeError, "positions is bfloat16: expected integers"),
+    (lambda: critbeta.stats(X, lens=[[1], [2, 3]]), ValueError, "lens is list: expected an array: .*inhomogeneous"),
+    (lambda: critbeta.stats(X, lens=[None] * 3), TypeError, r"lens is dtype\('O'\): expected integers"),
     (lambda: critbeta.stats(X, lens=[1, 2]), ValueError, r"lens of shape \(2,\): expected one per row.*\(3,\)"),
     (lambda: critbeta.stats(X, lens=[1, 2, 9]), ValueError, "lens: 9 of row 2, expected 0 to the 8 columns"),
     (lambda: critbeta.stats(X, lens=[1, -2, 3]), ValueError, "lens: -2 of row 1"),
@@ -218,9 +227,12 @@ REFUSED = [
     (lambda: critbeta.stats(X, resolve=float("nan")), ValueError, "resolve"),
     (lambda: critbeta.stats(X, beta=float("inf")), ValueError, "beta must be finite"),
     (lambda: critbeta.stats(X, beta="1"), TypeError, "must be real number, not str"),
-    (lambda: critbeta.stats(X, top_k=0), ValueError, "top-k must be 1 to 2048, found 0"),
-    (lambda: critbeta.stats(X, top_k=9999), ValueError, "found 9999"),
-    (lambda: critbeta.stats(X, top_k=-1), OverflowError, "negative|convert"),
+    (lambda: critbeta.stats(X, top_k=0), ValueError, "top_k is 0: expected 1 to 2048"),
+    (lambda: critbeta.stats(X, top_k=9999), ValueError, "top_k is 9999: expected 1 to 2048"),
+    (lambda: critbeta.stats(X, top_k=-1), ValueError, "top_k is -1: expected 1 to 2048"),
+    (lambda: critbeta.stats(X, top_k=10**5000), ValueError, "top_k is a longer number: expected 1 to 2048"),
+    (lambda: critbeta.stats(X, top_k="1"), TypeError, "integer"),
+    (lambda: critbeta.diagnose(X, seed=-1), ValueError, "seed is -1: expected 0 to 18446744073709551615"),
     (lambda: critbeta.stats(np.empty((2**57, 0), np.float32)), MemoryError, "144115188075855872 rows"),
     (lambda: critbeta.critical_beta(X, resolve=float("inf")), ValueError, "resolve"),
     (lambda: critbeta.gap_count(X), ValueError, r"row of shape \(3, 8\): expected one row, \[n\]"),
@@ -260,10 +272,16 @@ REFUSED = [
     (lambda: critbeta.Rescaling(), TypeError, "Rescaling"),
     (lambda: critbeta.Family.parse("edges"), ValueError, 'unknown name "edges"; expected simplex'),
     (lambda: critbeta.Family.parse("gaussian").draw(2**60), MemoryError, "no memory"),
-    (lambda: critbeta.Family.parse("gaussian").draw(-1), OverflowError, "negative|convert"),
+    (lambda: critbeta.Family.parse("gaussian").draw(-1), ValueError, "n is -1: expected 0 to"),
+    (lambda: critbeta.Family.parse("gaussian").draw(1, seed=2**64), ValueError, "seed is 18446744073709551616: expected 0"),
+    (lambda: SU.beta(-1), ValueError, "n is -1: expected 0 to"),
+    (lambda: SU.beta(1, position=-1), ValueError, "position is -1: expected 0 to"),
+    (lambda: SU.betas(np.array([-1]), np.array([0])), ValueError, "n: -1 of row 0, expected 0 or more"),
+    (lambda: SU.betas(np.array([1]), np.array([-2])), ValueError, "positions: -2 of row 0, expected 0 or more"),
     (lambda: critbeta.stats(X).entropie, AttributeError, "no column 'entropie', but layer, head"),
     (lambda: critbeta.stats(X).certified, AttributeError, "certified"),
-    (lambda: critbeta.stats(X).to_parquet("/nowhere/rows.parquet"), OSError, "/nowhere/rows.parquet"),
+    (lambda: critbeta.stats(X).to_parquet("/nowhere/rows.parquet"), FileNotFoundError, "/nowhere/rows.parquet"),
+    (lambda: critbeta.stats(X).to_parquet(b"rows.parquet"), TypeError, "path is bytes: expected text or os.PathLike"),
 ]
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import critbeta
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -176,3 +177,11 @@ print("compiled")
     if done.stdout.startswith("none"):
         pytest.skip(f"this torch brings no NVRTC: {done.stdout}")
     assert done.stdout == "compiled\n"
+
+
+def test_reports_and_positions_are_one_of_each_row():
+    size = dict(_core.report_layout())["bytes"]
+    for reports, positions in [((3, size), 2), ((2, size), 3), ((2, size - 1), 2)]:
+        given = np.zeros(reports, np.uint8), np.zeros(positions, np.int64)
+        with pytest.raises(ValueError, match=rf"reports of shape \[{reports[0]}, {reports[1]}\]: expected \[{positions}, {size}\]"):
+            _core.rows_of_reports(*given, 1, 0.0, 1.0, None)

@@ -1,7 +1,9 @@
 """Diagnoses against the command's own output, and row records as files and frames."""
 
 import json
+import pickle
 import re
+import sys
 from pathlib import Path
 
 import critbeta
@@ -163,9 +165,28 @@ def test_columns_are_files_and_frames(tmp_path):
         assert isinstance(frame, pandas.DataFrame) and frame["head"].tolist() == [0] * 5 + [1] * 5 + [2] * 5
     assert stats.critical_beta is stats.critical_beta and "15 rows" in repr(stats)
     with pytest.raises(TypeError, match="to_parquet"):
-        import pickle
-
         pickle.dumps(stats)
+
+
+def test_a_table_of_no_rows_has_the_types_of_one_with_rows():
+    empty, one = critbeta.stats(np.zeros((0, 4))), critbeta.stats(np.zeros((1, 4)))
+    for name in one.names:
+        assert getattr(empty, name).dtype.kind == getattr(one, name).dtype.kind, name
+
+
+def test_a_row_without_scores_is_zeros():
+    scores = np.full((1, 4), -np.inf, np.float32)
+    stats = critbeta.stats(scores, beta=2.0)
+    for name in stats.names[4:]:
+        assert not getattr(stats, name).any(), name
+    told = critbeta.softmax(scores, "fixed:2", return_stats=True)[1]
+    assert (told.n, told.max, told.beta, told.log_partition) == (0, -np.inf, 2, -np.inf)
+
+
+def test_a_frame_needs_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="to_pandas needs pandas: pip install pandas"):
+        critbeta.stats(np.zeros((1, 4))).to_pandas()
 
 
 def test_a_calibration_holds_the_fitted_law_of_every_head(tmp_path):

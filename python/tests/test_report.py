@@ -111,20 +111,24 @@ def test_queries_and_keys_have_gap_counts_and_what_if(tmp_path):
 
 NOT_WRITTEN = [
     (lambda at: critbeta.report([], at / "page.html"), ValueError, "no file is given"),
-    (lambda at: critbeta.report(at / "absent.npy", at / "page.html"), OSError, r"absent\.npy"),
-    (lambda at: critbeta.report(at / "absent.parquet", at / "page.html"), OSError, r"absent\.parquet"),
-    (lambda at: critbeta.report(at / "x.txt", at / "page.html"), ValueError, r"x\.txt: .*unknown extension"),
+    (lambda at: critbeta.report(at / "absent.npy", at / "page.html"), FileNotFoundError, r"absent\.npy"),
+    (lambda at: critbeta.report(at / "absent.parquet", at / "page.html"), FileNotFoundError, r"absent\.parquet"),
+    (lambda at: critbeta.report(at / "x.txt", at / "page.html"), ValueError, r"x\.txt: .*unknown extension.*\.parquet, \.csv"),
+    (lambda at: critbeta.report(at / "empty.csv", at / "page.html"), ValueError, r"empty\.csv: is empty: expected the header"),
+    (lambda at: critbeta.report(at / "good.npy", at / "page.html", seed=-1), ValueError, "seed is -1: expected 0 to"),
+    (lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), at / "page.html", seed=2**64), ValueError, "seed is 1844674"),
+    (lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), b"page.html"), TypeError, "path is bytes: expected text"),
     (lambda at: critbeta.report(at / "bad.npy", at / "page.html"), ValueError, r"bad\.npy"),
     (lambda at: critbeta.report(at / "bad.parquet", at / "page.html"), ValueError, r"bad\.parquet"),
     (lambda at: critbeta.report(at / "bad.csv", at / "page.html"), ValueError, r"bad\.csv"),
     (lambda at: critbeta.report([at / "bad.csv", at / "good.npy"], at / "page.html"), ValueError, "one file of row records"),
     (lambda at: critbeta.report(at / "good.npy", at / "good.npy"), ValueError, "is named twice"),
-    (lambda at: critbeta.report(at / "good.npy", at / "nowhere" / "page.html"), OSError, "nowhere"),
+    (lambda at: critbeta.report(at / "good.npy", at / "nowhere" / "page.html"), FileNotFoundError, "nowhere"),
     (lambda at: critbeta.report(at / "good.npy", at), OSError, "directory"),
     (lambda at: critbeta.report(at / "good.npy", at / "page.html", resolve=-1.0), ValueError, "resolve must be"),
     (lambda at: critbeta.report(at / "good.npy", at / "page.html", beta=np.nan), ValueError, "beta must be"),
     (lambda at: critbeta.report(at / "good.npy", at / "page.html", train_length=1.0), ValueError, "training length"),
-    (lambda at: critbeta.report(at / "good.npy", at / "page.html", top_k=0), ValueError, "top-k"),
+    (lambda at: critbeta.report(at / "good.npy", at / "page.html", top_k=0), ValueError, "top_k is 0: expected 1 to 2048"),
     (
         lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), at / "page.html", beta=1.0),
         TypeError,
@@ -142,7 +146,30 @@ def test_what_is_no_page_leaves_nothing(case, tmp_path):
     np.save(tmp_path / "good.npy", np.random.default_rng(1).standard_normal((3, 20)).astype(np.float32))
     for name in ("bad.npy", "bad.parquet", "bad.csv", "x.txt"):
         (tmp_path / name).write_bytes(b"PAR1 nonsense\nof no format\n")
+    (tmp_path / "empty.csv").write_bytes(b"")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(exception, match=told):
         given(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_error_of_the_system_is_as_pythons_own(tmp_path):
+    absent = str(tmp_path / "nowhere" / "page.html")
+    with pytest.raises(FileNotFoundError) as pythons:
+        open(absent, "w")
+    with pytest.raises(FileNotFoundError) as found:
+        critbeta.report(critbeta.stats(np.zeros((2, 3))), absent)
+    assert str(found.value) == str(pythons.value) and found.value.args == pythons.value.args
+    assert (found.value.errno, found.value.filename) == (pythons.value.errno, absent)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "lz4", "brotli", "snappy", None])
+def test_what_a_parquet_file_is_compressed_by(scores, tmp_path, codec):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("pandas")
+    critbeta.stats(scores).to_pandas().to_parquet(tmp_path / "rows.parquet", compression=codec)
+    if codec in ("snappy", None):
+        critbeta.report(tmp_path / "rows.parquet", tmp_path / "page.html")
+        return
+    with pytest.raises(ValueError, match=rf"column layer is compressed by {codec.upper()}(_RAW)?: expected SNAPPY, or none"):
+        critbeta.report(tmp_path / "rows.parquet", tmp_path / "page.html")

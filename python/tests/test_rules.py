@@ -19,6 +19,9 @@ def test_rescalings_round_trip():
         assert pickle.loads(pickle.dumps(rule)) == rule == copy.deepcopy(rule)
     assert str(critbeta.Rescaling.parse("critical:cap=8")) == "critical:ratio=1,cap=8"
     assert critbeta.Rescaling.parse("identity") != "identity"
+    # Equal where the text is.
+    zeros = [critbeta.Rescaling.parse(text) for text in ("fixed:0", "fixed:-0")]
+    assert (zeros[0] == zeros[1]) == (str(zeros[0]) == str(zeros[1])) == (hash(zeros[0]) == hash(zeros[1]))
 
 
 def test_betas_are_the_published_ones():
@@ -44,6 +47,10 @@ def test_every_law_parses_with_its_examples():
             with pytest.raises(ValueError, match="is missing"):
                 critbeta.Rescaling.parse(law.name)
         assert law.name in repr(law)
+        assert pickle.loads(pickle.dumps(law)) == law == copy.deepcopy(law) == critbeta.Law.named(law.name)
+        assert hash(copy.copy(law)) == hash(law) and sum(law == other for other in critbeta.laws) == 1
+    with pytest.raises(ValueError, match='unknown law "log"; expected chen'):
+        critbeta.Law.named("log")
 
 
 def test_families_have_their_known_critical_beta():
@@ -51,6 +58,7 @@ def test_families_have_their_known_critical_beta():
     exact = 0
     for family in critbeta.families:
         assert critbeta.Family.parse(str(family)) == family and hash(family) == hash(critbeta.Family.parse(str(family)))
+        assert pickle.loads(pickle.dumps(family)) == family == copy.deepcopy(family)
         row = family.draw(1000, seed=5)
         assert row.dtype == np.float32 and row.shape == (1000,)
         assert row.tobytes() == family.draw(1000, seed=5).tobytes()

@@ -39,13 +39,16 @@ def test_one_array_is_read_by_many_and_written_by_one():
     assert shared.tobytes() == expected
 
 
-def test_the_interpreter_goes_on_meanwhile():
+@pytest.mark.parametrize("name", ["critical_beta", "draw"])
+def test_the_interpreter_goes_on_meanwhile(name):
     scores = np.random.default_rng(1).permutation((-np.log(np.arange(1, 2**21 + 1)) / 2.5).astype(np.float32))
+    gaussian = critbeta.Family.parse("gaussian")
+    call = {"critical_beta": lambda: critbeta.critical_beta(scores), "draw": lambda: gaussian.draw(2**23)}[name]
     done = threading.Event()
 
     def work():
         for _ in range(3):
-            critbeta.critical_beta(scores)
+            call()
         done.set()
 
     worker = threading.Thread(target=work)
@@ -55,7 +58,8 @@ def test_the_interpreter_goes_on_meanwhile():
         time.sleep(0.001)
         ticks += 1
     worker.join()
-    assert ticks >= 3
+    # Were the lock held, there would be one before each call and one behind the last.
+    assert ticks > 6
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -79,3 +83,18 @@ def test_nothing_else_is_imported():
     code = "import sys, critbeta; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "pandas", "pyarrow", "ml_dtypes", "transformers"} & set(done.stdout.split())
+
+
+def test_hf_that_cannot_be_imported_is_an_attribute_that_is_not_there():
+    code = """
+import sys
+sys.modules["torch"] = None
+import critbeta
+assert not hasattr(critbeta, "hf") and not hasattr(critbeta, "nothing")
+try:
+    critbeta.hf
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "no attribute 'hf' here: " in done.stdout and "pip install torch transformers" in done.stdout, done

@@ -83,7 +83,7 @@ def test_out_is_a_tensor(dtype):
 def test_lens_and_positions_are_anything_that_holds_integers():
     scores = drawn(2, 3, 8)
     assert critbeta.stats(scores, lens=torch.tensor([1, 2, 8])).n.tolist() == [[1, 2, 8]] * 2
-    for lens in ([[5], [7]], np.array([[5], [7]], np.uint8), torch.tensor([[5], [7]], dtype=torch.int32)):
+    for lens in ([[5], [7]], np.array([[5], [7]], np.uint8), np.array([[5], [7]], ">i8"), torch.tensor([[5], [7]], dtype=torch.int32)):
         found, told = critbeta.softmax(scores, lens=lens, return_stats=True)
         assert told.n.tolist() == [[5] * 3, [7] * 3] and not found[0, :, 5:].any()
     assert not critbeta.softmax(scores, lens=0).any()
@@ -100,6 +100,7 @@ def test_queries_and_keys_are_tensors():
 
 
 X = torch.zeros(3, 8)
+NEGATED = torch.randn(3, 8, dtype=torch.cfloat).conj().imag
 REFUSED = [
     (lambda: critbeta.softmax(torch.tensor(1.0)), ValueError, r"scores of shape \(\): expected \[\.\.\., n\]"),
     (lambda: critbeta.softmax(X.long()), TypeError, r"scores of shape \(3, 8\) are torch.int64: expected float32"),
@@ -127,7 +128,11 @@ REFUSED = [
     ),
     (lambda: critbeta.softmax(X, lens=9), ValueError, "lens: 9 of row 0, expected 0 to the 8 columns"),
     (lambda: critbeta.softmax(X, positions=-1), ValueError, "positions: -1 of row 0, expected 0 or more"),
-    (lambda: critbeta.softmax(X, positions=[True] * 3), TypeError, "positions is torch.bool: expected integers"),
+    (lambda: critbeta.softmax(X, positions=[True] * 3), TypeError, r"positions is dtype\('bool'\): expected integers"),
+    (lambda: critbeta.softmax(X, lens=[None] * 3), TypeError, r"lens is dtype\('O'\): expected integers"),
+    (lambda: critbeta.softmax(X, lens=["5"] * 3), TypeError, r"lens is dtype\('<U1'\): expected integers"),
+    (lambda: critbeta.softmax(X, positions=2**70), TypeError, r"positions is dtype\('O'\): expected integers"),
+    (lambda: critbeta.softmax(X.numpy(), lens=torch.ones(3).bfloat16()), TypeError, "lens is bfloat16: expected integers"),
     (lambda: critbeta.critical_beta(X, -1.0), ValueError, "resolve must be finite and at least 0"),
     (lambda: critbeta.critical_beta(X.int()), TypeError, "torch.int32"),
     (
@@ -136,8 +141,30 @@ REFUSED = [
         "automatic differentiation",
     ),
     (lambda: critbeta.softmax(X.numpy(), out=X.clone().requires_grad_()), ValueError, "out requires gradients"),
-    (lambda: critbeta.stats(X.to("meta")), ValueError, "meta|DLPack"),
+    (lambda: critbeta.softmax(X, out=NEGATED), ValueError, r"out of shape \(3, 8\) is a view of negated memory"),
+    (lambda: critbeta.softmax(X.numpy(), out=NEGATED), ValueError, "negated memory: pass out.resolve_neg"),
 ]
+# What no function can read: there the same exception names it, whichever is called.
+UNREADABLE = [
+    (X.to("meta"), ValueError, r"of shape \(3, 8\) is on meta: expected data"),
+    (X.to_sparse(), ValueError, r"of shape \(3, 8\) are torch.sparse_coo: expected a dense tensor"),
+    (torch.nested.nested_tensor([X[0], X[0, :3]], layout=torch.jagged), ValueError, "is a nested tensor: expected a dense one"),
+    (X.to(torch.float8_e4m3fn), TypeError, r"float8_e4m3fn( of shape \(3, 8\))?: expected"),
+    (X.to(torch.cfloat), TypeError, "complex64.*: expected float32"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(UNREADABLE)))
+@pytest.mark.parametrize("name", ["softmax", "critical_beta", "stats", "diagnose", "gap_count"])
+def test_what_cannot_be_read_is_said_by_all_alike(name, case):
+    given, exception, told = UNREADABLE[case]
+    if given.is_meta and name in ("softmax", "critical_beta"):
+        # They say what shape they would have.
+        assert getattr(critbeta, name)(given).is_meta
+        return
+    with pytest.raises(exception, match=f"(scores|row) .*{told}") as found:
+        getattr(critbeta, name)(given)
+    assert type(found.value) is exception
 
 
 @pytest.mark.parametrize("case", range(len(REFUSED)))
@@ -201,11 +228,10 @@ def test_nonsense_is_answered_as_arrays_are():
     assert answered > 50 and refused > 50
 
 
-def test_a_view_of_negated_memory_is_refused_where_it_would_be_misread():
-    view = torch.randn(4, 8, dtype=torch.cfloat).conj().imag
-    with pytest.raises(ValueError, match="resolve_neg"):
-        critbeta.stats(view)
-    assert np.array_equal(critbeta.stats(view.resolve_neg()).max, view.amax(-1).double().numpy())
+def test_a_view_of_negated_memory_has_the_values_that_it_shows():
+    dense = NEGATED.resolve_neg()
+    assert np.array_equal(critbeta.stats(NEGATED).max, dense.amax(-1).double().numpy())
+    assert torch.equal(critbeta.softmax(NEGATED), critbeta.softmax(dense))
 
 
 def test_statistics_of_a_tensor_that_requires_grad():

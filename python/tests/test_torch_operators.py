@@ -1,5 +1,7 @@
 """The operators in torch's machinery: its own checks, compilation, gradients, batching."""
 
+import contextlib
+
 import critbeta
 import numpy as np
 import pytest
@@ -193,6 +195,32 @@ def test_batching_adds_a_leading_dimension():
         torch.func.grad(lambda s: critbeta.softmax(s).sum())(scores)
 
 
+FORWARD = {
+    "jvp": lambda f, x, t: torch.func.jvp(f, (x,), (t,)),
+    "jacfwd": lambda f, x, t: torch.func.jacfwd(f)(x),
+    "jvp of vmap": lambda f, x, t: torch.func.jvp(torch.vmap(f), (x,), (t,)),
+    "vmap of jvp": lambda f, x, t: torch.vmap(lambda x, t: torch.func.jvp(f, (x,), (t,)))(x, t),
+    "jacobian": lambda f, x, t: torch.autograd.functional.jacobian(f, x, strategy="forward-mode", vectorize=True),
+    "dual": lambda f, x, t: f(torch.autograd.forward_ad.make_dual(x, t)),
+    "compiled": lambda f, x, t: torch.compile(lambda x: torch.func.jvp(f, (x,), (t,)), fullgraph=True, backend="eager")(x),
+}
+
+
+@pytest.mark.parametrize("transform", FORWARD)
+def test_forward_mode_is_refused_and_never_zero(transform):
+    scores, tangent = drawn(3, 8), drawn(3, 8, seed=2)
+    functions = [lambda s: critbeta.softmax(s, "fixed:2"), lambda s: critbeta.softmax(s, return_stats=True)[0]]
+    if transform == "dual":
+        functions.append(lambda s: OPS.softmax(s, "fixed:2")[0])
+    for function in functions:
+        with torch.autograd.forward_ad.dual_level() if transform == "dual" else contextlib.nullcontext():
+            with pytest.raises(Exception, match="no forward-mode derivative|Batching rule|Observed exception") as found:
+                FORWARD[transform](function, scores, tangent)
+            assert transform in ("compiled", "jvp of vmap") or type(found.value) is NotImplementedError
+        # What does not depend on it is not in its way.
+        torch.func.jvp(lambda s: s * function(scores), (tangent,), (tangent,))
+
+
 def test_an_exported_program_holds_the_operator():
     class Module(torch.nn.Module):
         def forward(self, scores):
@@ -202,3 +230,19 @@ def test_an_exported_program_holds_the_operator():
     assert "critbeta.softmax" in exported.graph_module.code
     assert torch.equal(exported.module()(drawn(3, 20, seed=3)), critbeta.softmax(drawn(3, 20, seed=3), "su"))
     assert np.isfinite(exported.module()(drawn(3, 20)).numpy()).all()
+
+
+@pytest.mark.parametrize("name", ["stats", "gap_count", "diagnose"])
+def test_what_gives_no_tensors_breaks_the_graph(name):
+    figures = {
+        "stats": lambda x: critbeta.stats(x).critical_beta.sum(),
+        "gap_count": lambda x: critbeta.gap_count(x[0]).counts.sum(),
+        "diagnose": lambda x: critbeta.diagnose(x).rows.entropy.sum(),
+    }
+    function = lambda x: torch.tanh(x + 1).sum() * float(figures[name](x * 2))  # noqa: E731
+    torch._dynamo.reset()
+    scores = drawn(3, 40)
+    torch.testing.assert_close(torch.compile(function, backend="eager")(scores), function(scores))
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="disable"):
+        torch.compile(function, backend="eager", fullgraph=True)(scores)

@@ -4,7 +4,7 @@ use super::reader::RawRecord;
 use super::record::RowRecord;
 use super::writers::{COLUMNS, Column};
 use crate::{Error, Result as Outcome};
-use ::parquet::basic::{LogicalType, Repetition, Type as Physical};
+use ::parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::column::writer::ColumnWriter;
 use ::parquet::data_type::{ByteArray, DataType};
@@ -73,7 +73,7 @@ impl<W: Write + Send> ParquetRows<W> {
 /// Reads every record with its place in words.
 ///
 /// Errors: [`Error::Io`], those of `take`, and [`Error::File`] for a column that is missing or of another type. Columns may
-/// be optional, in any order and of any codec of this build.
+/// be optional, in any order, compressed by snappy or not at all.
 pub(super) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outcome<()>) -> Outcome<()> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let file = guarded(path, || SerializedFileReader::new(file))?;
@@ -90,6 +90,15 @@ pub(super) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outco
                 None if optional => Values::Absent,
                 None => return Err(Error::file(path, format!("has no column {name}: expected row records"))),
                 Some(column) => {
+                    let codec = group.metadata().column(column).compression();
+                    if !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY) {
+                        // Its level is of no interest.
+                        let codec = codec.to_string();
+                        let codec = codec.split('(').next().unwrap_or_default();
+                        let told =
+                            format!("column {name} is compressed by {codec}: expected SNAPPY, or none");
+                        return Err(Error::file(path, told));
+                    }
                     let values = guarded(path, || Values::of(group.get_column_reader(column)?, rows))?;
                     if !values.fits(kind) {
                         let told = schema.column(column).physical_type();

@@ -141,7 +141,8 @@ impl Facts {
     }
 }
 
-/// Reads the records of a .jsonl, .csv or .parquet file, in order, some at a time.
+/// Reads the records of a .jsonl, .csv or .parquet file, in order, some at a time. No records are a .csv of a header alone, and
+/// an empty .jsonl.
 ///
 /// Infinite and NaN values are null in JSON: null is NaN in a poisoned row, and infinite in another's critical_beta,
 /// resolved_beta and ratio. Errors: those of `sink`; [`Error::Io`]; [`Error::File`] naming the line or row and the column.
@@ -225,6 +226,9 @@ fn read_csv(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Result<()> {
         }
     };
     let mut table = csv::Reader::from_path(path).map_err(fail)?;
+    if table.headers().map_err(fail)?.is_empty() {
+        return Err(Error::file(path, "is empty: expected the header of row records"));
+    }
     for (i, raw) in table.deserialize().enumerate() {
         batch.add(path, &format!("record {}", i + 1), layers, raw.map_err(fail)?)?;
     }

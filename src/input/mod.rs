@@ -100,7 +100,9 @@ pub fn open(path: &Path, selection: &Selection) -> Result<Input> {
             fail("may hold pickled code, which is not read: save it with safetensors.torch.save_file")
         }
         "gguf" => fail("holds weights, not attention: capture scores or queries and keys as .safetensors"),
-        _ => fail("has an unknown extension: .npy and .safetensors are read"),
+        _ => fail(
+            "has an unknown extension: .npy and .safetensors are read, and by `report` row records: .parquet, .csv, .jsonl",
+        ),
     }
 }
 

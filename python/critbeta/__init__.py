@@ -250,5 +250,4 @@ if not TYPE_CHECKING:
         try:
             return importlib.import_module(".hf", __name__)
         except ImportError as error:
-            told = "it needs torch and transformers 5: pip install torch transformers"
-            raise AttributeError(f"module {__name__!r} has no attribute 'hf' here: {error}; {told}") from error
+            raise AttributeError(f"module {__name__!r} has no attribute 'hf' here: {error}") from error

@@ -95,6 +95,11 @@ try:
     critbeta.hf
 except AttributeError as error:
     print(error)
+try:
+    import critbeta.hf
+except ImportError as error:
+    print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "no attribute 'hf' here: " in done.stdout and "pip install torch transformers" in done.stdout, done
+    told = done.stdout.splitlines()
+    assert len(told) == 2 and "no attribute 'hf' here: " in told[0] and all("pip install torch 'transformers>=5'" in line for line in told), done

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from .. import _arrays, _core
-from .._results import Stats
+from .._results import Stats, path_text
 from ._interface import Call, Session, in_backward
 from ._keep import Store
 from ._modules import in_words, unwrapped
@@ -172,7 +172,8 @@ class Recorder:
     def report(self, path: str | os.PathLike[str], train_length: float = 8192.0, seed: int = 1) -> None:
         """Writes the page of the rows, as `critbeta.report` does: with the gap counts of rows and what other rescalings would make of
         them, unless `max_bytes` left rows out. Raises OSError where `path` cannot be written."""
-        command = f"critbeta.hf.record({type(self.model).__name__}).report({os.fspath(path)!r})"
+        path = path_text(path)
+        command = f"critbeta.hf.record({type(self.model).__name__}).report({path!r})"
         if self._store.full:
             _core.report_rows(self.rows._rows, path, command, train_length, seed)
             return

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import _core, softmax
+from .. import _core, _host, softmax
 from .._core import Rescaling
 from ._interface import Call, Session
 from ._modules import heads_of, in_words
@@ -28,8 +28,6 @@ class Rescaled:
         per_head = None
         if isinstance(rescaling, str):
             per_head = _core.head_rescalings(rescaling)
-        elif not isinstance(rescaling, Rescaling):
-            raise TypeError(f"rescaling is {type(rescaling).__name__}: expected critbeta.Rescaling or its text")
         self.model = model
         self.rescaling = str(rescaling)
         """Its text."""
@@ -66,7 +64,7 @@ class Rescaled:
         """The rules of every layer: one, or one per head."""
         layers = self._session.layers
         if per_head is None:
-            rule = Rescaling.parse(rescaling) if isinstance(rescaling, str) else rescaling
+            rule = _host.rule(rescaling)
             return {name: [rule] for name in layers}
         entries, inconclusive = per_head
         rules: dict[str, dict[int, Rescaling]] = {}

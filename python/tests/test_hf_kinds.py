@@ -1,5 +1,6 @@
 """Models that are no decoder of one text: cross-attention, sound, vision; and what models run under."""
 
+import copy
 import inspect
 import pickle
 
@@ -178,3 +179,46 @@ def test_a_model_in_use_says_why_it_is_not_pickled():
         torch.save(model, "/dev/null")
     handle.remove()
     pickle.dumps(model)
+
+
+def test_a_copy_made_in_a_block_is_a_model_like_any_other():
+    model, monitor, x = tiny("llama"), critbeta.hf.Monitor(), tokens(1, 9)
+    with critbeta.hf.record(model):
+        copied = [copy.deepcopy(model)]
+    with monitor.step(model) as scalars:
+        copied.append(copy.deepcopy(model))
+        copied[-1](x)
+        with pytest.raises(TypeError, match="recorded or rescaled is not pickled"):
+            pickle.dumps(model)
+        model(x)
+    assert len(scalars) == 3 * 2 * 6
+    for other in copied:
+        pickle.dumps(other)
+        torch.compile(other, fullgraph=True, backend="eager")(x, use_cache=False)
+        with critbeta.hf.record(other) as rec:
+            other(x)
+        assert rec.recorded == 2 * 6 * 9
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_at_beta_0_all_keys_weigh_the_same(attention):
+    model = tiny("llama", attention, num_hidden_layers=1)
+    found = {}
+    model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(lambda _, given: found.update(out=given[0]))
+    model.model.layers[0].self_attn.v_proj.register_forward_hook(lambda *given: found.update(value=given[2]))
+    with critbeta.hf.rescale(model, "fixed:0"), torch.no_grad():
+        model(tokens(1, 12))
+    mean = found["value"].cumsum(1) / torch.arange(1, 13)[:, None]
+    mean = mean.view(1, 12, 2, 1, 8).expand(1, 12, 2, 3, 8).reshape(1, 12, 48)
+    assert (found["out"] - mean).abs().max() < 1e-5
+
+
+def test_functions_of_others_that_ignore_their_scale_are_rescaled():
+    def mine(module, query, key, value, mask, **kwargs):
+        return transformers.integrations.sdpa_attention.sdpa_attention_forward(module, query, key, value, mask, **{**kwargs, "scaling": None})
+
+    transformers.AttentionInterface.register("mine", mine)
+    transformers.masking_utils.AttentionMaskInterface.register("mine", transformers.masking_utils.sdpa_mask)
+    model, x = tiny("llama", "mine"), tokens(1, 20)
+    with critbeta.hf.rescale(model, "fixed:2"), critbeta.hf.rescale(tiny("llama"), "fixed:2") as other, torch.no_grad():
+        assert (model(x)[0] - other.model(x)[0]).abs().max() < 1e-4

@@ -1,9 +1,13 @@
 """Recording a model that others build: attn_implementation="critbeta"."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import critbeta.hf
 import pytest
 import torch
-from hf_models import tiny, tokens
+import transformers
+from hf_models import SIZES, tiny, tokens
 from transformers import PreTrainedModel
 
 
@@ -67,3 +71,37 @@ def test_exceptions_end_the_wait():
             rec.__enter__()
         built_and_run("critbeta")
     assert rec.recorded and untouched()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_of_a_model_that_generates_its_encoder_is_not_all():
+    sizes = dict(vocab_size=64, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32)
+    heads = dict(encoder_attention_heads=4, decoder_attention_heads=4)
+    model = transformers.BartForConditionalGeneration(transformers.BartConfig(**sizes, **heads, attn_implementation="critbeta")).eval()
+    x = torch.arange(4, 24)[None]
+    with critbeta.hf.record() as rec:
+        model.generate(x, max_new_tokens=5, min_new_tokens=5)
+    with critbeta.hf.record(model) as given:
+        model.generate(x, max_new_tokens=5, min_new_tokens=5)
+    assert rec.model is model and (rec.rows.layer == given.rows.layer).all() and len(set(rec.rows.layer.tolist())) == 6
+
+
+def test_of_threads_that_begin_at_once_each_row_is_recorded_once():
+    for _ in range(20):
+        model, barrier = tiny("llama", "critbeta"), Barrier(4)
+
+        def run(_):
+            barrier.wait(timeout=60)
+            with torch.no_grad():
+                return model(tokens(1, 9))[0]
+
+        with critbeta.hf.record() as rec, ThreadPoolExecutor(4) as pool:
+            list(pool.map(run, range(4)))
+        assert rec.recorded == 4 * 2 * 6 * 9
+        assert untouched() and not any("_critbeta" in vars(module) or module._forward_pre_hooks for module in model.modules())
+
+
+def test_sinks_are_refused_as_under_sdpa():
+    config = transformers.GptOssConfig(**{**SIZES, "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}, attn_implementation="critbeta")
+    with pytest.raises(ValueError, match="has learned sinks"), torch.no_grad():
+        transformers.GptOssForCausalLM(config)(tokens(1, 9))

@@ -77,30 +77,32 @@ class _Tap:
     observers: list[tuple[str, Callable[[Call], None]]] = field(default_factory=list)
     replacement: tuple[str, Callable[[Call], Any]] | None = None
 
-    def __deepcopy__(self, _: Any) -> _Tap:
+    def __deepcopy__(self, _: Any) -> None:
         """A copy of a model is neither recorded nor rescaled: nobody could take that off again."""
-        return _Tap()
 
     def __reduce__(self) -> str:
         raise TypeError(_UNPICKLED)
 
 
-class _Begin:
-    """Tells a session which forward pass of a model begins."""
+class Hook:
+    """A hook of a model that is in use."""
 
-    def __init__(self, session: Session | None) -> None:
-        self._session = session
+    def __init__(self, call: Callable[..., None]) -> None:
+        self._call: Callable[..., None] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._session is not None:
-            _begin(self._session, module, args, kwargs)
+    def __call__(self, *args: Any) -> None:
+        self._call(*args)
 
-    def __deepcopy__(self, _: Any) -> _Begin:
+    def __deepcopy__(self, _: Any) -> Callable[..., None]:
         """A copied model tells nobody."""
-        return _Begin(None)
+        return _nothing
 
     def __reduce__(self) -> str:
         raise TypeError(_UNPICKLED)
+
+
+def _nothing(*args: Any) -> None:
+    pass
 
 
 class Session:
@@ -128,9 +130,9 @@ class Session:
             if taken:
                 raise ValueError(f"rescaled already: {in_words(taken)}. Remove that rescaling first")
         models: list[nn.Module] = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-        self._hooks = [module.register_forward_pre_hook(_Begin(self), with_kwargs=True) for module in models or [model]]
+        self._hooks = [module.register_forward_pre_hook(Hook(self._begin), with_kwargs=True) for module in models or [model]]
         for name, module in self.layers.items():
-            tap = module.__dict__.setdefault(_TAP, _Tap())
+            tap = module.__dict__[_TAP] = module.__dict__.get(_TAP) or _Tap()
             if observe is not None:
                 tap.observers.append((name, observe))
             if replace is not None:
@@ -155,17 +157,15 @@ class Session:
             if not tap.observers and tap.replacement is None:
                 del module.__dict__[_TAP]
 
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _begin(session: Session, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    given = kwargs.get("attention_mask")
-    if given is None and args:
-        names = list(inspect.signature(module.forward).parameters)
-        given = dict(zip(names, args)).get("attention_mask")
-    session.ran, forward = True, session.forward
-    # A mask of four dimensions is built already; it says itself who sees whom.
-    forward.padding = given if isinstance(given, torch.Tensor) and given.ndim == 2 else None
-    forward.number, forward.positions = next(_numbers), {}
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = kwargs.get("attention_mask")
+        if given is None and args:
+            names = list(inspect.signature(module.forward).parameters)
+            given = dict(zip(names, args)).get("attention_mask")
+        self.ran = True
+        # A mask of four dimensions is built already; it says itself who sees whom.
+        self.forward.padding = given if isinstance(given, torch.Tensor) and given.ndim == 2 else None
+        self.forward.number, self.forward.positions = next(_numbers), {}
 
 
 def _attention(
@@ -179,9 +179,9 @@ def _attention(
     **kwargs: Any,
 ) -> Any:
     # An attribute, because what torch.compile traces is traced again once a module has one or has it no more.
-    if not hasattr(module, _TAP):
+    tap = getattr(module, _TAP, None)
+    if tap is None:
         return function(module, query, key, value, attention_mask, **kwargs)
-    tap = getattr(module, _TAP)
     return _run(tap, Call(implementation, function, module, query, key, value, attention_mask, kwargs))
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .._results import Stats
+from ._interface import Hook
 from ._modules import unwrapped
 from ._record import Recorder
 
@@ -117,8 +118,7 @@ class _FirstPass:
     def __init__(self, model: nn.Module, rows: int) -> None:
         self._recorder = Recorder(model, rows, 0.0, 0)
         self._recorder.__enter__()
-        close = torch.compiler.disable(lambda *_: self.close())  # type: ignore[no-untyped-call]
-        self._hook = unwrapped(model).register_forward_hook(close, always_call=True)
+        self._hook = unwrapped(model).register_forward_hook(Hook(lambda *_: self.close()), always_call=True)
 
     def close(self) -> None:
         self._hook.remove()

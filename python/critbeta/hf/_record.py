@@ -109,7 +109,7 @@ class Recorder:
         # Where checkpointed layers run again for their gradients.
         if in_backward():
             return
-        refuse_sinks(call)
+        refuse_sinks(call.layer, call.kwargs)
         call = dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
         # Threads may run the model at once, each on a text of its own.
         with self._lock, in_float32(call):
@@ -205,7 +205,8 @@ class Recorder:
         return getattr(self.model, "name_or_path", "") or type(self.model).__name__
 
     def __repr__(self) -> str:
-        return f"<critbeta.hf.Recorder of {type(self.model).__name__}: {self.recorded} rows>"
+        name = "no model yet" if self.model is None else type(self.model).__name__
+        return f"<critbeta.hf.Recorder of {name}: {self.recorded} rows>"
 
 
 def _prefix(visible: Visible, rows: Rows) -> int | None:
@@ -232,8 +233,8 @@ def record(
         rec.report("report.html")
         rec.save("qk.safetensors")      # critbeta diagnose qk.safetensors
 
-    model: without one, where a pipeline or a harness builds it: the first that runs of those loaded with attn_implementation="critbeta"
-        (sdpa by another name). Compiled ones must be given.
+    model: without one, where a pipeline or a harness builds it: the first that runs, in any thread, of those loaded with
+        attn_implementation="critbeta" (sdpa by another name). Compiled ones must be given.
     rows: about how many query positions of every text are measured in a forward pass: three quarters of them evenly in log n from
         n = 8 on, and the last ones. Of decoding, one token at a time, all of the first `rows`, every second of as many more, every
         fourth, and so on. The same for all layers and heads.

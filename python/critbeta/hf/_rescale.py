@@ -15,10 +15,12 @@ from .. import _core, _host, softmax
 from .._core import Rescaling
 from ._interface import Call, Session
 from ._modules import heads_of, in_words
+from ._named import NAME
 from ._scores import in_float32, refuse_sinks, scores
 from ._visible import Visible, VisibleKeys
 
 _TILE_BYTES = 64 << 20
+_HEED_SCALE = ("sdpa", NAME, "flash_attention_2", "flash_attention_3")
 
 
 class Rescaled:
@@ -89,7 +91,7 @@ class Rescaled:
         heads = call.query.shape[1]
         if len(rules) not in (1, heads):
             raise ValueError(f"{self.rescaling}: {call.layer} has {heads} heads, expected the {len(rules)} of the calibration")
-        refuse_sinks(call)
+        refuse_sinks(call.layer, call.kwargs)
         visible = self._visible.of(call)
         measured = any(rule.resolve is not None or rule.needs_entropy for rule in rules)
         # A softcap and what a mask adds stand between the product and the softmax: scaled queries would pass by them.
@@ -101,8 +103,8 @@ class Rescaled:
         one = float(beta.flatten()[0]) if bool((beta == beta.flatten()[0]).all()) else None
         if one == 1:
             return call.run()
-        # Eager attention is a model's own function, and that of Llama 4's vision model ignores the scale it is given.
-        if one is not None and call.implementation != "eager":
+        # Other functions may ignore the scale that they are given, as that of Llama 4's vision model does; and sdpa makes NaN of 0.
+        if one and call.implementation in _HEED_SCALE:
             return call.run(scaling=call.scaling * one)
         # Rounded once, whatever the dtype.
         wide = torch.promote_types(call.query.dtype, torch.float32)
@@ -127,7 +129,7 @@ def _betas(visible: Visible, rules: list[Rescaling], dtype: torch.dtype, told: s
         n, where = (np.ascontiguousarray(rows[:, of_head]) for rows in (counts, positions))
         betas = rule.betas(n.ravel(), where.ravel()).reshape(n.shape)
         # The weights of a row of one key, or of none, are the same at any beta: with another row's, one number for all stays one.
-        by_head.append(np.where(n > 1, betas, betas[n > 1][0] if (n > 1).any() else 1.0))
+        by_head.append(np.where(n > 1, betas, betas[n > 1].min() if (n > 1).any() else 1.0))
     betas, most = np.concatenate(by_head, axis=1), torch.finfo(dtype).max
     bad = np.argwhere(~(betas <= most))
     if len(bad):
@@ -186,12 +188,12 @@ def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
     Returns a handle: its `remove()`, or the end of a `with` block, gives the model its own attention back. A deepcopy of the model
     has its own attention from the start. Only the attention of `model` itself is rescaled: pass the text model of one that also sees.
 
-    A length law multiplies queries (or the scale, where beta is one number for all rows and attention is not eager), and the model's own attention runs as
+    A length law multiplies queries (or the scale of sdpa and flash attention, where beta is one number for all rows), and the model's own attention runs as
     it did: fused kernels, caches, gradients. n is the number of keys that a row sees under the mask of its layer: padding, windows and
     other texts of a packed batch do not count. Positions are those of the query in its own text, whatever padding stands before it and
     however much of the text is in a cache; of cross-attention those of the attention before it. Every layer is rescaled, also where the
     law was published for some. Scaled queries are rounded once to their dtype (in bfloat16 by up to 2^-9, where a row's
-    scores so err as by any operation in bfloat16). Rows of at most one key are left alone. "identity", and a law while it is 1, change no bit.
+    scores so err as by any operation in bfloat16). Rows of at most one key, whose weight is 1 at any beta, take the least of the others. "identity", and a law while it is 1, change no bit.
 
     A rule that is measured of each row (critical, velickovic), and any rule where a softcap or an additive mask stands between
     products and softmax, is computed here instead: scores in float32, in tiles of at most 64 MB, and no attention weights are returned; for

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ._interface import Call
@@ -39,11 +41,11 @@ def in_float32(call: Call) -> torch.autocast:
     return torch.autocast(call.query.device.type, enabled=False)
 
 
-def refuse_sinks(call: Call) -> None:
+def refuse_sinks(layer: str, kwargs: dict[str, Any]) -> None:
     """Raises ValueError for attention with a learned sink, which is a logit of no key."""
-    given = [name for name in ("s_aux", "sinks") if call.kwargs.get(name) is not None]
+    given = [name for name in ("s_aux", "sinks") if kwargs.get(name) is not None]
     if given:
         raise ValueError(
-            f"{call.layer} has learned sinks ({given[0]}): its softmax sees a logit that belongs to no key, which neither counts "
+            f"{layer} has learned sinks ({given[0]}): its softmax sees a logit that belongs to no key, which neither counts "
             "of keys nor length laws describe"
         )

@@ -120,7 +120,7 @@ class Recorder:
         visible = self._visible.of(call)
         sampled = self._sampler.rows(visible)
         if visible not in self._prefixes:
-            self._prefixes[visible] = [_prefix(visible, rows) for rows in sampled]
+            self._prefixes[visible] = [visible.prefix(rows.batch, rows.queries, rows.positions) for rows in sampled]
         inside = call.kwargs.get("softcap") is not None or call.kwargs.get("position_bias") is not None or visible.biased
         for rows, first in zip(sampled, self._prefixes[visible]):
             if first is None or inside:
@@ -207,19 +207,6 @@ class Recorder:
     def __repr__(self) -> str:
         name = "no model yet" if self.model is None else type(self.model).__name__
         return f"<critbeta.hf.Recorder of {name}: {self.recorded} rows>"
-
-
-def _prefix(visible: Visible, rows: Rows) -> int | None:
-    """The key that the text of these rows begins at, if each sees all keys from there to its own; else None."""
-    seen = visible.seen_by(rows.queries)
-    seen = seen[min(rows.batch, len(seen) - 1)]
-    if len(seen) != 1:
-        return None
-    count, keys = seen[0].sum(-1), torch.arange(seen.shape[-1], device=seen.device)
-    first = torch.where(seen[0], keys, seen.shape[-1]).amin(-1)
-    last = torch.where(seen[0], keys, -1).amax(-1)
-    whole = (last - first + 1 == count) & (last - first == rows.positions) & (first == first[0])
-    return int(first[0]) if bool(whole.all()) else None
 
 
 def record(

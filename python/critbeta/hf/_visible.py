@@ -113,6 +113,17 @@ class Visible:
             seen = seen & (self._segments[:, rows, None] == self._segments[:, None])[:, None]
         return seen
 
+    def prefix(self, text: int, rows: torch.Tensor, positions: torch.Tensor) -> int | None:
+        """The key that a text of the batch begins at, if each of `rows`, at `positions`, sees all keys from there to its own; else None."""
+        seen = self.seen_by(rows)
+        seen = seen[min(text, len(seen) - 1)]
+        if len(seen) != 1:
+            return None
+        count, keys = seen[0].sum(-1), torch.arange(self.keys, device=self._device)
+        first, last = torch.where(seen[0], keys, self.keys).amin(-1), torch.where(seen[0], keys, -1).amax(-1)
+        whole = (last - first + 1 == count) & (last - first == positions) & (first == first[0])
+        return int(first[0]) if bool(whole.all()) else None
+
     def bias_of(self, rows: torch.Tensor) -> torch.Tensor | None:
         """What the mask adds to the scores that `rows` see, if anything: [batch or 1, heads or 1, rows, keys]."""
         if not self.biased or self._mask is None:

@@ -230,16 +230,16 @@ def record(
         bytes a row and head) are.
 
     The model runs its own attention on what it would have run on, so its output has the same bits. Scores are those at beta = 1 that
-    its softmax sees: queries and keys after rotary embedding and norms, the model's scale, softcap and mask, in float32 (under autocast: of queries and keys before it
-    rounds them). n and positions
-    are counted in a row's own text: padding, other texts of a packed batch, and keys beyond a window do not count. Under a rescaling
+    its softmax sees: queries and keys after rotary embedding and norms, the model's scale, softcap and mask, in float32 (under
+    autocast: of queries and keys before it rounds them). n and positions are counted in a row's own text: padding, other texts of a packed batch, and keys beyond a window do not count. Under a rescaling
     (`rescale`) the scores are those before it. Layers that run again for checkpointed gradients are recorded once.
 
     Rows of queries and keys are what `critbeta.diagnose` says of the saved file, bit for bit; so are those of scores.
 
     Raises TypeError for what is no module; ValueError for a model without attention that goes through transformers' AttentionInterface,
     DataParallel, and, when it runs, learned sinks and masks of unknown kinds; RuntimeError at the end of the block if the model ran but
-    none of its layers was met, or no model ran where none was given. Warns of single layers that were not. After an exception nothing stays at the model.
+    none of its layers was met, or no model ran where none was given. Warns of single layers that were not. After an exception
+    nothing stays at the model.
 
     Source: docs/adr/0010-hugging-face.md.
     """

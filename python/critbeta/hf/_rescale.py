@@ -188,12 +188,13 @@ def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
     Returns a handle: its `remove()`, or the end of a `with` block, gives the model its own attention back. A deepcopy of the model
     has its own attention from the start. Only the attention of `model` itself is rescaled: pass the text model of one that also sees.
 
-    A length law multiplies queries (or the scale of sdpa and flash attention, where beta is one number for all rows), and the model's own attention runs as
-    it did: fused kernels, caches, gradients. n is the number of keys that a row sees under the mask of its layer: padding, windows and
+    A length law multiplies queries (or the scale of sdpa and flash attention, where beta is one number for all rows), and the
+    model's own attention runs as it did: fused kernels, caches, gradients. n is the number of keys that a row sees under the mask of its layer: padding, windows and
     other texts of a packed batch do not count. Positions are those of the query in its own text, whatever padding stands before it and
     however much of the text is in a cache; of cross-attention those of the attention before it. Every layer is rescaled, also where the
     law was published for some. Scaled queries are rounded once to their dtype (in bfloat16 by up to 2^-9, where a row's
-    scores so err as by any operation in bfloat16). Rows of at most one key, whose weight is 1 at any beta, take the least of the others. "identity", and a law while it is 1, change no bit.
+    scores so err as by any operation in bfloat16). Rows of at most one key, whose weight is 1 at any beta, take the least of the
+    others. "identity", and a law while it is 1, change no bit.
 
     A rule that is measured of each row (critical, velickovic), and any rule where a softcap or an additive mask stands between
     products and softmax, is computed here instead: scores in float32, in tiles of at most 64 MB, and no attention weights are returned; for

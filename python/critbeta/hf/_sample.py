@@ -102,7 +102,7 @@ class Sampler:
     def _text(self, batch: int, position: int) -> Text:
         known = self._reading.texts.get(batch)
         # A text goes on where it ended: one cache may be read on from twice, or be cut back.
-        if known is None or position == 0 or position != known.end:
+        if known is None or position != known.end:
             known = self._reading.texts[batch] = Text(self.texts)
             self.texts += 1
         return known

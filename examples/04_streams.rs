@@ -3,8 +3,7 @@
 //! `cargo run --release --example 04_streams` needs a GPU.
 #![allow(unsafe_code)]
 
-use critbeta::cpu::Measure;
-use critbeta::cuda::{Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, Workspace};
+use critbeta::cuda::{Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, Workspace};
 use critbeta::{DType, Rescaling};
 use cudarc::driver::CudaContext;
 
@@ -22,22 +21,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let scores: Vec<f32> = (0..rows * cols).map(wave).collect();
         let scores = engine.uploaded(bytemuck::cast_slice(&scores))?;
         let probs = engine.zeroed((rows * cols * 4) as usize)?;
-        let call = Call {
-            scores: DeviceRows {
-                address: scores.address(),
-                dtype: DType::F32,
-                rows,
-                cols,
-                stride: cols,
-                lens: None,
-            },
-            out: Some(DeviceOutput { address: probs.address(), dtype: DType::F32, stride: cols }),
-            beta: Beta::Rescaling(&rule),
-            positions: None,
-            measure: Measure::default(),
-            both: false,
-            report: None,
-        };
+        let from = DeviceRows::dense(scores.address(), DType::F32, rows, cols);
+        let to = DeviceOutput::new(probs.address(), DType::F32, cols);
+        let call = Call::softmax(from, to, &rule);
         let bytes = call.workspace_bytes(engine.arch())?;
         let workspace = engine.zeroed(bytes as usize)?; // one for each launch that may run at once
         let stream = context.new_stream()?;

@@ -3,9 +3,7 @@
 //! `cargo run --release --example 05_graph` needs a GPU.
 #![allow(unsafe_code)]
 
-use critbeta::cpu::Measure;
-use critbeta::cuda::params::RowReport;
-use critbeta::cuda::{Beta, Call, DeviceOutput, DeviceRows, Engine, Workspace};
+use critbeta::cuda::{Call, DeviceOutput, DeviceRows, Engine, RowReport, Workspace};
 use critbeta::{DType, Rescaling};
 use cudarc::driver::{CudaContext, sys::CUgraphInstantiate_flags, sys::CUstreamCaptureMode};
 
@@ -17,17 +15,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rule: Rescaling = "critical:resolve=0.69,cap=8".parse()?;
     let mut scores = engine.zeroed((rows * cols * 4) as usize)?;
     let report = engine.zeroed(rows as usize * size_of::<RowReport>())?;
-    let address = scores.address();
-    let call = Call {
-        scores: DeviceRows { address, dtype: DType::F32, rows, cols, stride: cols, lens: None },
-        // In place: the probabilities replace the scores.
-        out: Some(DeviceOutput { address, dtype: DType::F32, stride: cols }),
-        beta: Beta::Rescaling(&rule),
-        positions: None,
-        measure: Measure::default(),
-        both: false,
-        report: Some(report.address()),
-    };
+    let from = DeviceRows::dense(scores.address(), DType::F32, rows, cols);
+    // In place: the probabilities replace the scores.
+    let to = DeviceOutput::new(scores.address(), DType::F32, cols);
+    let mut call = Call::softmax(from, to, &rule);
+    call.report = Some(report.address());
     let bytes = call.workspace_bytes(engine.arch())?;
     let workspace = engine.zeroed(bytes as usize)?;
     let given = Some(Workspace { address: workspace.address(), bytes });
@@ -46,9 +38,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         engine.upload(&mut scores, 0, bytemuck::cast_slice(&new))?;
         graph.launch()?;
         stream.synchronize()?;
-        let mut told = [bytemuck::Zeroable::zeroed(); 2];
-        engine.download(&report, 0, bytemuck::cast_slice_mut::<RowReport, u8>(&mut told))?;
-        println!("replay {replay}: beta {:.4} and {:.4}", told[0].beta, told[1].beta);
+        let mut reports = [bytemuck::Zeroable::zeroed(); 2];
+        engine.download(&report, 0, bytemuck::cast_slice_mut::<RowReport, u8>(&mut reports))?;
+        println!("replay {replay}: beta {:.4} and {:.4}", reports[0].beta, reports[1].beta);
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ pub struct CriticalBeta {
 
 impl CriticalBeta {
     /// Of a row with a NaN or +inf, and where nothing was counted.
-    pub(crate) const UNKNOWN: CriticalBeta =
+    pub const UNKNOWN: CriticalBeta =
         CriticalBeta { beta: f64::NAN, upper: f64::NAN, contact_gap: f64::NAN, contact_rank: 0 };
 
     /// The critical beta of a row with `ties` scores at its maximum before any gap was looked at.

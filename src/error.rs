@@ -140,11 +140,13 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+    /// The operating system refused `path`.
+    pub fn io(path: &Path, source: std::io::Error) -> Self {
         Error::Io { path: path.to_owned(), source }
     }
 
-    pub(crate) fn file(path: &Path, detail: impl Into<String>) -> Self {
+    /// `path` as a whole is not what its format promises.
+    pub fn file(path: &Path, detail: impl Into<String>) -> Self {
         Error::File { path: path.to_owned(), detail: detail.into() }
     }
 

@@ -5,10 +5,34 @@
 //! implementations differ in position or position + 1, clamping below L, sequence length or visible
 //! keys: each entry states its convention.
 
-use crate::rescaling::RowFacts;
+/// What the factor of a row may depend on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct RowFacts {
+    /// Visible keys, n.
+    pub n: u64,
+    /// 0-based position of the query.
+    pub position: u64,
+    /// Lambda(r) of the row, r from [`Rescaling::resolve`](crate::Rescaling::resolve); read only where that is `Some`.
+    pub critical: f64,
+    /// Entropy of the row at beta = 1, nats; read only where [`Rescaling::needs_entropy`](crate::Rescaling::needs_entropy).
+    pub entropy: f64,
+}
+
+impl RowFacts {
+    /// Of a row of `n` visible keys at `position`; what must be measured of it is NaN.
+    pub fn new(n: u64, position: u64) -> RowFacts {
+        RowFacts { n, position, critical: f64::NAN, entropy: f64::NAN }
+    }
+
+    pub(crate) fn ln_n(&self) -> f64 {
+        (self.n.max(1) as f64).ln()
+    }
+}
 
 /// A parameter of a law.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Parameter {
     /// Its key in the text form.
     pub name: &'static str,
@@ -22,6 +46,7 @@ pub struct Parameter {
 
 /// One published law.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct LawEntry {
     /// Its name in the text form.
     pub name: &'static str,

@@ -18,32 +18,27 @@
 //! - [`Scores`]: what a legal block of rows is; -inf is masked.
 //! - [`reference`](mod@reference): the definition in f64, sorted and obvious, with every quantity and bound of the theory.
 //! - [`cpu`]: the same numbers fast, rows in parallel; the rescaled softmax.
-//! - [`cuda`]: the same on a GPU, one read and one write; [`Device`]: where rows are computed.
+//! - [`cuda`]: the same on a GPU, for rows that lie there already.
 //! - [`CriticalBeta`]: the value and the witness that lets anyone check it by hand.
 //! - [`rescaling`], [`laws`]: how beta is chosen, as plain data with one text form; the published laws.
-//! - [`input`], [`diagnose`], [`probabilities`], [`output`]: files of attention to reports.
-//! - `page` (feature `html`): a diagnosis as one self-contained page.
-//! - [`families`]: score families with known answers.
+//! - [`calibration`] (a feature of that name): a rule for each layer and head, from a file.
+//! - `families` (feature `families`): score families with known answers.
+//!
+//! Files, reports and the command `critbeta` are the crate `critbeta-diagnose`.
 //!
 //! Legal rows include the empty (all zero), the single (Lambda = 0), the tied (Lambda = +inf) and the
 //! poisoned one: a NaN or +inf makes its own row NaN and no other.
 
-mod batches;
-pub mod bench;
+#[cfg(feature = "calibration")]
+pub mod calibration;
 pub mod cpu;
 mod critical;
 pub mod cuda;
-mod device;
-pub mod diagnose;
 mod dtype;
 mod error;
+#[cfg(feature = "families")]
 pub mod families;
-pub mod input;
 pub mod laws;
-pub mod output;
-#[cfg(feature = "html")]
-pub mod page;
-pub mod probabilities;
 pub mod reference;
 pub mod rescaling;
 mod scores;
@@ -51,10 +46,9 @@ mod spec;
 pub mod stats;
 
 pub use critical::{CriticalBeta, operating_ratio};
-pub use device::{Device, DeviceSpec};
-pub use dtype::{DType, rebase};
+pub use dtype::{DType, rebase_shift, rebased};
 pub use error::{Error, Result};
-pub use rescaling::{Rescaling, RescalingSpec};
+pub use rescaling::Rescaling;
 pub use scores::{Element, Scores, ScoresMut};
 
 /// The README's example is tested.

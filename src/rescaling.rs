@@ -1,33 +1,15 @@
 //! How the inverse temperature of a row is chosen, as plain data.
 //!
-//! A [`Rescaling`] is the rule for one row; a [`RescalingSpec`] is what a user writes, and may point to
-//! a calibration file that holds one rule per layer and head. Both have one text form (see `spec.rs`).
+//! A [`Rescaling`] is the rule for one row, with a text form (see `spec.rs`). A
+//! [`RescalingSpec`](crate::calibration::RescalingSpec) may also point to a file that holds a rule per layer and head.
 
+pub use crate::laws::RowFacts;
 use crate::laws::{LawEntry, Parameter};
 use crate::{Error, Result};
-use std::path::PathBuf;
-
-/// What the factor of a row may depend on.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RowFacts {
-    /// Visible keys, n.
-    pub n: u64,
-    /// 0-based position of the query.
-    pub position: u64,
-    /// Lambda(r) of the row, r from [`Rescaling::resolve`]; read only where that is `Some`.
-    pub critical: f64,
-    /// Entropy of the row at beta = 1, nats; read only where [`Rescaling::needs_entropy`].
-    pub entropy: f64,
-}
-
-impl RowFacts {
-    pub(crate) fn ln_n(&self) -> f64 {
-        (self.n.max(1) as f64).ln()
-    }
-}
 
 /// The inverse temperature beta that multiplies a row's scores.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Rescaling {
     /// beta = 1: the model as it is.
     Identity,
@@ -92,6 +74,7 @@ impl PartialEq for Law {
 
 /// beta = ratio * Lambda(resolve), clamped to floor..=cap.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Critical {
     /// The operating ratio to hold.
     pub ratio: f64,
@@ -103,15 +86,23 @@ pub struct Critical {
     pub cap: f64,
 }
 
+impl Critical {
+    /// The critical beta itself: ratio 1, resolve 0, no floor and no cap.
+    pub const fn new() -> Critical {
+        Critical { ratio: 1.0, resolve: 0.0, floor: 0.0, cap: f64::INFINITY }
+    }
+}
+
 impl Default for Critical {
     fn default() -> Self {
-        Critical { ratio: 1.0, resolve: 0.0, floor: 0.0, cap: f64::INFINITY }
+        Critical::new()
     }
 }
 
 /// betahat(n) = c (ln n)^xi; with an anchor length N0 the factor is betahat(n) / betahat(N0), which
 /// is 1 at N0 and keeps the operating ratio that the model has there.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Calibrated {
     /// Critical beta at ln n = 1.
     pub c: f64,
@@ -119,6 +110,13 @@ pub struct Calibrated {
     pub xi: f64,
     /// N0, the length at which the model keeps its trained behaviour.
     pub anchor: Option<f64>,
+}
+
+impl Calibrated {
+    /// c (ln n)^xi, divided by its own value at the anchor where there is one.
+    pub fn new(c: f64, xi: f64, anchor: Option<f64>) -> Calibrated {
+        Calibrated { c, xi, anchor }
+    }
 }
 
 impl Rescaling {
@@ -159,42 +157,6 @@ impl Rescaling {
     pub fn needs_entropy(&self) -> bool {
         matches!(self, Rescaling::Law(law) if law.entry.needs_entropy)
     }
-}
-
-/// Which measured quantity a calibration follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CalibratedOn {
-    /// Lambda.
-    #[default]
-    Critical,
-    /// Lambda(r), at the r of the diagnosis that wrote the file.
-    Resolved,
-}
-
-impl CalibratedOn {
-    /// Its name in the text form.
-    pub fn name(self) -> &'static str {
-        match self {
-            CalibratedOn::Critical => "critical",
-            CalibratedOn::Resolved => "resolved",
-        }
-    }
-}
-
-/// A rescaling as a user writes it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RescalingSpec {
-    /// One rule for every head.
-    Uniform(Rescaling),
-    /// `calibrated:FILE`: c and xi per layer and head, as `diagnose --calibration` writes them.
-    PerHead {
-        /// The calibration file.
-        file: PathBuf,
-        /// Which of its fits to use.
-        of: CalibratedOn,
-        /// N0; see [`Calibrated::anchor`].
-        anchor: Option<f64>,
-    },
 }
 
 #[cfg(test)]

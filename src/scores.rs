@@ -69,7 +69,7 @@ pub struct Scores<'a, T: Element = f32> {
     rows: usize,
     cols: usize,
     stride: usize,
-    lens: Option<&'a [usize]>,
+    lens: Option<&'a [u32]>,
 }
 
 impl<'a, T: Element> Scores<'a, T> {
@@ -108,12 +108,12 @@ impl<'a, T: Element> Scores<'a, T> {
     /// The same rows with their own lengths.
     ///
     /// Errors: [`Error::Scores`] unless there is one length <= cols per row.
-    pub fn with_lens(self, lens: &'a [usize]) -> Result<Self> {
+    pub fn with_lens(self, lens: &'a [u32]) -> Result<Self> {
         let fail = |detail| Err(Error::Scores { rows: self.rows, cols: self.cols, detail });
         if lens.len() != self.rows {
             return fail(format!("{} row lengths given, expected one per row", lens.len()));
         }
-        if let Some(row) = lens.iter().position(|&len| len > self.cols) {
+        if let Some(row) = lens.iter().position(|&len| len as usize > self.cols) {
             return fail(format!("length {} of row {row} exceeds the columns", lens[row]));
         }
         Ok(Scores { lens: Some(lens), ..self })
@@ -134,7 +134,7 @@ impl<'a, T: Element> Scores<'a, T> {
     /// Panics if `row >= rows`, as slice indexing does.
     pub fn row(&self, row: usize) -> &'a [T] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        let len = self.lens.map_or(self.cols, |lens| lens[row]);
+        let len = self.lens.map_or(self.cols, |lens| lens[row] as usize);
         &self.data[row * self.stride..][..len]
     }
 
@@ -158,7 +158,7 @@ pub struct ScoresMut<'a, T: Element = f32> {
     rows: usize,
     cols: usize,
     stride: usize,
-    lens: Option<&'a [usize]>,
+    lens: Option<&'a [u32]>,
 }
 
 impl<'a, T: Element> ScoresMut<'a, T> {
@@ -175,7 +175,7 @@ impl<'a, T: Element> ScoresMut<'a, T> {
     }
 
     /// As [`Scores::with_lens`], with its errors.
-    pub fn with_lens(self, lens: &'a [usize]) -> Result<Self> {
+    pub fn with_lens(self, lens: &'a [u32]) -> Result<Self> {
         self.as_scores().with_lens(lens)?;
         Ok(ScoresMut { lens: Some(lens), ..self })
     }
@@ -191,7 +191,8 @@ impl<'a, T: Element> ScoresMut<'a, T> {
         let (cols, lens) = (self.cols, self.lens);
         // The last row may end before its stride does; rows without columns have no chunk of their own.
         let rows = self.data.chunks_mut(self.stride.max(1)).take(if cols == 0 { 0 } else { self.rows });
-        rows.enumerate().map(move |(row, data)| (lens.map_or(cols, |lens| lens[row]), &mut data[..cols]))
+        rows.enumerate()
+            .map(move |(row, data)| (lens.map_or(cols, |lens| lens[row] as usize), &mut data[..cols]))
     }
 }
 

@@ -1,25 +1,22 @@
 //! The text form of rescalings, for command lines and files: `name` or `name:key=value,...`.
 //!
 //! It round-trips: parsing what is printed gives the same value. The first parameter is always
-//! printed, the others where they differ from their default. `calibrated:FILE` names a calibration
-//! file, in JSON quotes where its name could be taken for parameters.
+//! printed, the others where they differ from their default.
 
 use crate::laws::{LAWS, LawEntry};
-use crate::rescaling::{Calibrated, CalibratedOn, Critical, Law, Rescaling, RescalingSpec};
+use crate::rescaling::{Calibrated, Critical, Law, Rescaling};
 use crate::{Error, Result};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 /// The `key=value` list of one spec, taken out key by key.
-struct Parameters<'a> {
+pub(crate) struct Parameters<'a> {
     spec: &'a str,
     pairs: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Parameters<'a> {
-    fn parse(spec: &'a str, text: &'a str) -> Result<Self> {
+    pub(crate) fn parse(spec: &'a str, text: &'a str) -> Result<Self> {
         let mut pairs: Vec<(&str, &str)> = Vec::new();
         for item in text.split(',').filter(|_| !text.is_empty()) {
             let Some((key, value)) = item.split_once('=') else {
@@ -33,18 +30,18 @@ impl<'a> Parameters<'a> {
         Ok(Parameters { spec, pairs })
     }
 
-    fn take_text(&mut self, key: &str) -> Option<&'a str> {
+    pub(crate) fn take_text(&mut self, key: &str) -> Option<&'a str> {
         let at = self.pairs.iter().position(|&(k, _)| k == key)?;
         Some(self.pairs.remove(at).1)
     }
 
-    fn take(&mut self, key: &str) -> Result<Option<f64>> {
+    pub(crate) fn take(&mut self, key: &str) -> Result<Option<f64>> {
         let spec = self.spec;
         self.take_text(key).map(|text| number(spec, key, text)).transpose()
     }
 
     /// Refuses what nobody took.
-    fn finish(self, known: &str) -> Result<()> {
+    pub(crate) fn finish(self, known: &str) -> Result<()> {
         match self.pairs.first() {
             None => Ok(()),
             Some((key, _)) => {
@@ -73,7 +70,7 @@ fn not_negative(spec: &str, key: &str, value: f64) -> Result<f64> {
     checked(spec, key, value, "finite and at least 0", value.is_finite() && value >= 0.0)
 }
 
-fn length(spec: &str, key: &str, value: f64) -> Result<f64> {
+pub(crate) fn length(spec: &str, key: &str, value: f64) -> Result<f64> {
     checked(spec, key, value, "a finite length above 1", value.is_finite() && value > 1.0)
 }
 
@@ -145,50 +142,6 @@ fn law(mut given: Parameters, entry: &'static LawEntry) -> Result<Rescaling> {
     Ok(Rescaling::Law(Law::new(entry, values)?))
 }
 
-impl FromStr for RescalingSpec {
-    type Err = Error;
-
-    fn from_str(spec: &str) -> Result<Self> {
-        let Some(text) = spec.strip_prefix("calibrated:") else {
-            return Ok(RescalingSpec::Uniform(spec.parse()?));
-        };
-        let (file, rest) = if text.starts_with('"') {
-            let mut names = serde_json::Deserializer::from_str(text).into_iter::<String>();
-            let file = names.next().transpose().ok().flatten();
-            let file = file.ok_or_else(|| Error::spec(spec, "the quoted file name is not a JSON string"))?;
-            (file, &text[names.byte_offset()..])
-        } else {
-            let end = text.find(',').unwrap_or(text.len());
-            if text[..end].contains('=') {
-                return Ok(RescalingSpec::Uniform(spec.parse()?));
-            }
-            (text[..end].to_owned(), &text[end..])
-        };
-        if file.is_empty() {
-            return Err(Error::spec(spec, "expected calibrated:FILE or calibrated:c=,xi="));
-        }
-        let rest = match rest.strip_prefix(',') {
-            None if !rest.is_empty() => {
-                return Err(Error::spec(spec, "expected a comma after the file name"));
-            }
-            rest => rest.unwrap_or(""),
-        };
-        let mut given = Parameters::parse(spec, rest)?;
-        let anchor = given.take("anchor")?.map(|n| length(spec, "anchor", n)).transpose()?;
-        let of = match given.take_text("of") {
-            None => CalibratedOn::default(),
-            Some(name) => [CalibratedOn::Critical, CalibratedOn::Resolved]
-                .into_iter()
-                .find(|of| of.name() == name)
-                .ok_or_else(|| {
-                    Error::spec(spec, format!("of must be critical or resolved, found {name:?}"))
-                })?,
-        };
-        given.finish("anchor, of")?;
-        Ok(RescalingSpec::PerHead { file: PathBuf::from(file), of, anchor })
-    }
-}
-
 /// Prints `name:` and then the parameters that are not at their default, the first in any case.
 fn print<'a>(
     f: &mut fmt::Formatter<'_>,
@@ -207,7 +160,7 @@ fn print<'a>(
 }
 
 /// A number in its shortest form that parses back.
-struct Number(f64);
+pub(crate) struct Number(pub f64);
 
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -247,46 +200,6 @@ impl fmt::Display for Rescaling {
     }
 }
 
-impl fmt::Display for RescalingSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (file, of, anchor) = match self {
-            RescalingSpec::Uniform(rescaling) => return rescaling.fmt(f),
-            RescalingSpec::PerHead { file, of, anchor } => (file.to_string_lossy(), of, anchor),
-        };
-        let plain = !file.contains([',', '=', '"']) && !file.contains(char::is_control);
-        if plain {
-            write!(f, "calibrated:{file}")?;
-        } else {
-            write!(f, "calibrated:{}", serde_json::Value::from(file.as_ref()))?;
-        }
-        if let Some(length) = anchor {
-            write!(f, ",anchor={}", Number(*length))?;
-        }
-        match of {
-            CalibratedOn::Critical => Ok(()),
-            CalibratedOn::Resolved => write!(f, ",of={}", of.name()),
-        }
-    }
-}
-
-macro_rules! serde_as_text {
-    ($type:ty) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-            }
-        }
-    };
-}
-serde_as_text!(Rescaling);
-serde_as_text!(RescalingSpec);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,14 +227,8 @@ mod tests {
             "critical:ratio=1,resolve=0.69,floor=0.5,cap=8",
             "calibrated:c=1.5,xi=0.61",
             "calibrated:c=1.5,xi=0.61,anchor=8192",
-            "calibrated:cal.json",
-            "calibrated:a dir/cal.json,anchor=8192,of=resolved",
-            r#"calibrated:"c=1,x=\"2\"",anchor=8192"#,
         ] {
-            let spec: RescalingSpec = text.parse().unwrap();
-            assert_eq!(spec.to_string(), text);
-            let json = serde_json::to_string(&spec).unwrap();
-            assert_eq!(serde_json::from_str::<RescalingSpec>(&json).unwrap(), spec);
+            assert_eq!(text.parse::<Rescaling>().unwrap().to_string(), text);
         }
         assert_eq!("su".parse::<Rescaling>().unwrap().to_string(), "su:base=512");
         assert_eq!("critical:cap=8".parse::<Rescaling>().unwrap().to_string(), "critical:ratio=1,cap=8");
@@ -349,16 +256,10 @@ mod tests {
             ("critical:floor=2,cap=1", "cap must be at least the floor"),
             ("critical:ratio=-1", "ratio must be"),
             ("critical:resolve=inf", "resolve must be"),
-            ("calibrated:", "expected calibrated:FILE"),
             ("calibrated:c=1", "xi is missing"),
             ("calibrated:c=-1,xi=1", "c must be"),
-            ("calibrated:f.json,of=both", "critical or resolved"),
-            ("calibrated:f.json,anchor=0", "above 1"),
-            (r#"calibrated:"f.json"#, "JSON string"),
-            (r#"calibrated:"f.json"x"#, "comma"),
-            (r#"calibrated:"""#, "expected calibrated:FILE"),
         ] {
-            let error = text.parse::<RescalingSpec>().unwrap_err().to_string();
+            let error = text.parse::<Rescaling>().unwrap_err().to_string();
             assert!(error.contains(told) && error.contains(&format!("{text:?}")), "{text}: {error}");
         }
     }

@@ -26,13 +26,13 @@ fn agrees<T: Element>(row: &[f32], offset: usize, told: &str) {
     let reference = Row::from_f32(&wide);
     let view = Scores::dense(stored, 1, row.len()).unwrap();
     for resolve in RESOLVES {
-        let report = cpu::row_reports(&view, 1.0, Measure { resolve, top_k: None })[0];
+        let report = cpu::row_reports(&view, 1.0, Measure::new(resolve, None))[0];
         assert_eq!(report.critical, reference.critical_beta(), "{told}");
         assert_eq!(report.resolved, reference.resolved_critical_beta(resolve), "{told}, r = {resolve}");
         assert_eq!(report.top, critbeta::stats::RowMax::of(&wide, 0), "{told}");
     }
     let mut out = vec![f32::NAN; offset + row.len()];
-    let beta = cpu::softmax(&view, &rule(), &[0], &mut out[offset..]).unwrap()[0].beta;
+    let beta = cpu::softmax(&view, &rule(), Some(&[0]), &mut out[offset..]).unwrap()[0].beta;
     let max = wide.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let z_of = |s: f32| if s == max || beta == 0.0 { 0.0 } else { beta * f64::from(max - s) };
     let weigh = |s: f32| if s == f32::NEG_INFINITY { 0.0 } else { (-z_of(s)).exp() };
@@ -44,12 +44,12 @@ fn agrees<T: Element>(row: &[f32], offset: usize, told: &str) {
     }
     // The same to the same element type, and in place: the f32 probabilities rounded once more.
     let mut narrow = vec![T::from_f32(0.0); row.len()];
-    cpu::softmax(&view, &rule(), &[0], &mut narrow).unwrap();
+    cpu::softmax(&view, &rule(), Some(&[0]), &mut narrow).unwrap();
     let expected: Vec<T> = out[offset..].iter().map(|&p| T::from_f32(p)).collect();
     assert_eq!(bytemuck::cast_slice::<T, u8>(&narrow), bytemuck::cast_slice::<T, u8>(&expected), "{told}");
     let mut in_place = buffer.clone();
     let mut rows = ScoresMut::dense(&mut in_place[offset..], 1, row.len()).unwrap();
-    cpu::softmax_in_place(&mut rows, &rule(), &[0]).unwrap();
+    cpu::softmax_in_place(&mut rows, &rule(), Some(&[0])).unwrap();
     let replaced = bytemuck::cast_slice::<T, u8>(&in_place[offset..]);
     assert_eq!(replaced, bytemuck::cast_slice::<T, u8>(&expected), "{told} in place");
 }
@@ -143,7 +143,7 @@ fn rows_that_bins_do_not_divide_agree() {
 /// A block with all there is: strides, lengths, masks, a poisoned row.
 struct Block {
     scores: Vec<f32>,
-    lens: Vec<usize>,
+    lens: Vec<u32>,
     rows: usize,
     cols: usize,
     stride: usize,
@@ -153,9 +153,10 @@ impl Block {
     fn new(rows: usize, cols: usize) -> Block {
         let stride = cols + 5;
         let mut scores = vec![f32::NAN; rows * stride];
-        let lens: Vec<usize> =
-            (0..rows).map(|r| if r % 3 == 0 { cols } else { cols - r * 37 % cols }).collect();
+        let len = |r| if r % 3 == 0 { cols } else { cols - r * 37 % cols };
+        let lens: Vec<u32> = (0..rows).map(|r| len(r) as u32).collect();
         for (r, &len) in lens.iter().enumerate() {
+            let len = len as usize;
             let row = draw(Family::ALL[r % Family::ALL.len()], len, r as u64);
             scores[r * stride..][..len].copy_from_slice(&row);
         }
@@ -171,11 +172,11 @@ impl Block {
         let positions = vec![0; self.rows];
         let mut out = vec![f32::NAN; self.rows * self.cols];
         let mut bits = Vec::new();
-        let betas: Vec<f64> =
-            (0..self.rows).map(|r| [1.0, 0.0, f64::INFINITY, 1e-30, f64::NAN][r % 5]).collect();
+        let betas: Vec<f32> =
+            (0..self.rows).map(|r| [1.0, 0.0, f32::INFINITY, 1e-30, f32::NAN][r % 5]).collect();
         for pass in 0..2 {
             let reports = match pass {
-                0 => cpu::softmax(&view, &rule(), &positions, &mut out),
+                0 => cpu::softmax(&view, &rule(), Some(&positions), &mut out),
                 _ => cpu::softmax_at(&view, &betas, &mut out),
             };
             for report in reports.unwrap() {
@@ -192,7 +193,7 @@ impl Block {
         let mut in_place = self.scores.clone();
         let mut rows = ScoresMut::strided(&mut in_place, self.rows, self.cols, self.stride).unwrap();
         rows = rows.with_lens(&self.lens).unwrap();
-        cpu::softmax_in_place(&mut rows, &rule(), &positions).unwrap();
+        cpu::softmax_in_place(&mut rows, &rule(), Some(&positions)).unwrap();
         for r in 0..self.rows {
             let row = &in_place[r * self.stride..][..self.cols];
             bits.extend(row.iter().map(|p| if p.is_nan() { u32::MAX } else { p.to_bits() }));
@@ -258,7 +259,8 @@ fn every_instruction_set_passes_and_has_the_same_bits() {
 fn an_instruction_set_that_is_not_there_is_named_with_those_that_are() {
     if std::env::var_os("CRITBETA_LANES_CHILD").is_some() {
         let error =
-            cpu::softmax(&Scores::dense(&[1.0f32], 1, 1).unwrap(), &rule(), &[0], &mut [0.0f32]).unwrap_err();
+            cpu::softmax(&Scores::dense(&[1.0f32], 1, 1).unwrap(), &rule(), Some(&[0]), &mut [0.0f32])
+                .unwrap_err();
         println!("refused: {error}");
         // What cannot fail uses the fastest.
         assert_eq!(cpu::critical_beta(&[1.0, 0.0], 0.0).beta, 2f64.ln());
@@ -282,7 +284,7 @@ fn a_row_without_probabilities_leaves_the_next_one_alone() {
     let n = 70_000;
     let short = [0.0f32, 1.0, 2.0, 3.0];
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let softmax = |scores: &[f32], lens: &[usize]| {
+    let softmax = |scores: &[f32], lens: &[u32]| {
         let view = Scores::dense(scores, lens.len(), scores.len() / lens.len()).unwrap();
         let view = view.with_lens(lens).unwrap();
         let mut out = vec![9.0f32; scores.len()];
@@ -290,14 +292,14 @@ fn a_row_without_probabilities_leaves_the_next_one_alone() {
         let told = alone.install(|| cpu::softmax_at(&view, &betas, &mut out)).unwrap();
         (told.last().unwrap().log_partition, out[scores.len() - scores.len() / lens.len()..][..4].to_vec())
     };
-    let expected = softmax(&short, &[4]);
+    let expected = softmax(&short, Some(&[4]));
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut scores = vec![if bad == f32::NEG_INFINITY { bad } else { 0.5 }; 2 * n];
         scores[77] = bad;
         scores[n..][..4].copy_from_slice(&short);
-        assert_eq!(softmax(&scores, &[n, 4]), expected, "behind {bad}");
-        softmax(&scores[..n], &[n]);
-        assert_eq!(softmax(&short, &[4]), expected, "in the call behind {bad}");
+        assert_eq!(softmax(&scores, &[n as u32, 4]), expected, "behind {bad}");
+        softmax(&scores[..n], &[n as u32]);
+        assert_eq!(softmax(&short, Some(&[4])), expected, "in the call behind {bad}");
     }
 }
 
@@ -307,7 +309,7 @@ fn what_is_no_inverse_temperature_or_resolve_has_no_result() {
     for resolve in [f64::NAN, -1.0, f64::NEG_INFINITY] {
         assert!(cpu::critical_beta(&row, resolve).beta.is_nan(), "{resolve}");
         assert!(Row::from_f32(&row).resolved_critical_beta(resolve).beta.is_nan(), "{resolve}");
-        let seen = cpu::row_report(&row, 1.0, Measure { resolve, top_k: Some(64) });
+        let seen = cpu::row_report(&row, 1.0, Measure::new(resolve, Some(64)));
         assert!(seen.resolved.beta.is_nan() && seen.critical.beta > 0.0, "{resolve}");
     }
     assert_eq!(cpu::critical_beta(&row, f64::INFINITY).beta, 0.0);
@@ -323,5 +325,5 @@ fn what_is_no_inverse_temperature_or_resolve_has_no_result() {
 fn rows_without_columns_have_reports_in_place_too() {
     let mut nothing = [0.0f32; 0];
     let mut rows = ScoresMut::dense(&mut nothing, 3, 0).unwrap();
-    assert_eq!(cpu::softmax_in_place(&mut rows, &rule(), &[0; 3]).unwrap().len(), 3);
+    assert_eq!(cpu::softmax_in_place(&mut rows, &rule(), Some(&[0; 3])).unwrap().len(), 3);
 }

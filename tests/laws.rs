@@ -75,7 +75,7 @@ proptest! {
     #[test]
     fn an_exact_shift_changes_nothing(row in lattice_row(), shift in -1000i32..1000) {
         let moved: Vec<f32> = row.iter().map(|s| s + shift as f32).collect();
-        let measure = Measure { resolve: 0.69, top_k: None };
+        let measure = Measure::new(0.69, None);
         let (before, after) = (cpu::row_report(&row, 1.0, measure), cpu::row_report(&moved, 1.0, measure));
         prop_assert_eq!(RowReport { top: before.top, ..after }, before);
         prop_assert_eq!((after.top.len, after.top.argmax, after.top.ties),
@@ -175,7 +175,7 @@ proptest! {
     fn probabilities_sum_to_one(row in any_row(), beta in prop_oneof![0.0f64..50.0, Just(f64::INFINITY)]) {
         let mut probs = vec![f32::NAN; row.len()];
         let view = Scores::dense(&row, 1, row.len()).unwrap();
-        cpu::softmax(&view, &Rescaling::Fixed(beta), &[0], &mut probs).unwrap();
+        cpu::softmax(&view, &Rescaling::Fixed(beta), Some(&[0]), &mut probs).unwrap();
         prop_assert!(probs.iter().all(|p| (0.0..=1.0).contains(p)));
         let sum: f64 = probs.iter().map(|&p| f64::from(p)).sum();
         let expected = if RowMax::of(&row, 0).len == 0 { 0.0 } else { 1.0 };
@@ -233,7 +233,7 @@ fn a_certified_top_k_is_the_whole_answer() {
             for k in (0..=11).map(|log| 1 << log) {
                 for resolve in RESOLVES {
                     let told = format!("{family} n = {n} k = {k} r = {resolve}");
-                    let measure = Measure { resolve, top_k: Some(k) };
+                    let measure = Measure::new(resolve, Some(k));
                     let seen = cpu::row_report(&scores, 1.0, measure).resolved;
                     let whole = cpu::critical_beta(&scores, resolve);
                     assert!(
@@ -265,7 +265,7 @@ fn no_certificate_while_the_contact_lies_deeper() {
             let whole = cpu::critical_beta(&scores, 0.0);
             assert!(whole.contact_rank > 2048, "height {height}: {whole:?}");
             for k in (0..=11).map(|log| 1 << log) {
-                let seen = cpu::row_report(&scores, 1.0, Measure { resolve: 0.0, top_k: Some(k) }).critical;
+                let seen = cpu::row_report(&scores, 1.0, Measure::new(0.0, Some(k))).critical;
                 assert!(!seen.is_exact() && seen.beta < whole.beta, "height {height} k = {k}: {seen:?}");
             }
         }

@@ -20,7 +20,7 @@ fn critical_betas_agree<T: Element>(family: Family, stored: &[T]) {
     let reference = Row::from_f32(&wide);
     let view = Scores::dense(stored, 1, stored.len()).unwrap();
     for resolve in RESOLVES {
-        let report = cpu::row_reports(&view, 1.0, Measure { resolve, top_k: None })[0];
+        let report = cpu::row_reports(&view, 1.0, Measure::new(resolve, None))[0];
         let told = format!("{family} n = {} as {}, r = {resolve}", wide.len(), std::any::type_name::<T>());
         assert_eq!(report.critical, reference.critical_beta(), "{told}");
         assert_eq!(report.resolved, reference.resolved_critical_beta(resolve), "{told}");
@@ -100,8 +100,8 @@ fn probabilities_are_the_reference_weights_within_their_bound() {
             let view = Scores::dense(&scores, 1, n).unwrap();
             for rescaling in &rescalings {
                 let mut probs = vec![f32::NAN; n];
-                let positions = [n as u64 - 1];
-                let told = alone.install(|| cpu::softmax(&view, rescaling, &positions, &mut probs));
+                let positions = [n as u32 - 1];
+                let told = alone.install(|| cpu::softmax(&view, rescaling, Some(&positions), &mut probs));
                 let report = told.unwrap()[0];
                 if let Rescaling::Critical(rule) = rescaling {
                     let critical = row.resolved_critical_beta(rule.resolve).beta;
@@ -135,7 +135,7 @@ fn the_largest_probability_bears_the_errors_of_a_whole_bulk() {
     for (scores, rule) in rows {
         let view = Scores::dense(&scores, 1, scores.len()).unwrap();
         let mut probs = vec![0.0f32; scores.len()];
-        let beta = cpu::softmax(&view, &rule.parse().unwrap(), &[0], &mut probs).unwrap()[0].beta;
+        let beta = cpu::softmax(&view, &rule.parse().unwrap(), Some(&[0]), &mut probs).unwrap()[0].beta;
         let weight = |s: f32| (-beta * f64::from(scores[0] - s)).exp();
         let exact = 1.0 / scores.iter().map(|&s| weight(s)).sum::<f64>();
         let off = (f64::from(probs[0]) / exact - 1.0).abs() * 2f64.powi(23);
@@ -149,7 +149,7 @@ fn rows_do_not_depend_on_their_neighbours_or_on_the_threads() {
         (0..40).map(|i| draw(Family::ALL[i % Family::ALL.len()], 257, i as u64)).collect();
     let block = rows.concat();
     let view = Scores::dense(&block, rows.len(), 257).unwrap();
-    let measure = Measure { resolve: 0.69, top_k: None };
+    let measure = Measure::new(0.69, None);
     let alone: Vec<RowReport> = rows.iter().map(|row| cpu::row_report(row, 1.0, measure)).collect();
     for threads in [1, 2, 7] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -9,7 +9,8 @@ mod device;
 
 use agree::{assert_probs, check, one_of_each, rescaling, rows_of, shapes};
 use critbeta::cpu::{self, Measure};
-use critbeta::cuda::{Arch, Beta, Family, Plan, Problem, Scope, SimtOptions, Variant};
+use critbeta::cuda::internals::{Family, Scope, Variant};
+use critbeta::cuda::{Arch, Beta, Plan, Problem, SimtOptions};
 use critbeta::reference::Row;
 use critbeta::rescaling::RowFacts;
 use critbeta::{DType, Rescaling};
@@ -30,17 +31,14 @@ fn every_variant_agrees_on_every_family_and_edge() {
                 let rows = Rows::dense(dtype, &rows_of(n, n as u64));
                 let rescaling = rescaling("critical:ratio=0.7,resolve=0.69,cap=50");
                 let other = if n % 2 == 0 { dtype } else { DType::F32 };
-                for (family, out) in
-                    [(Family::GapProfile, Out::None), (Family::CriticalSoftmax, Out::Apart(other, 0, 0))]
-                {
+                for out in [Out::None, Out::Apart(other, 0, 0)] {
+                    let problem = if out == Out::None { Problem::statistics } else { Problem::softmax };
                     let count = rows.rows.len() as u64;
-                    let plan =
-                        Plan::choose(&Problem { rows: count, cols: n as u64, dtype, family }, engine.arch())
-                            .unwrap();
-                    let told = format!("{n} x {dtype} by {}", plan.variant);
-                    assert_eq!(plan.variant.scope(), scope, "{told}");
-                    met.insert(plan.variant as u32);
-                    let measure = Measure { resolve: 0.69, top_k: None };
+                    let plan = Plan::choose(&problem(count, n as u64, dtype), engine.arch()).unwrap();
+                    let told = format!("{n} x {dtype} by {}", plan.launch().variant);
+                    assert_eq!(plan.launch().variant.scope(), scope, "{told}");
+                    met.insert(plan.launch().variant as u32);
+                    let measure = Measure::new(0.69, None);
                     let both = out == Out::None;
                     let ask = Ask { measure, both, ..Ask::new(out, Beta::Rescaling(&rescaling)) };
                     let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{told}: {error}"));
@@ -164,7 +162,7 @@ fn the_shadow_has_nothing_to_say() {
         // The naive path needs more shared memory than the part for rows that are split has.
         let last = (Out::Apart(DType::F32, 0, 0), scope != Scope::Split);
         for (out, naive) in [(Out::None, false), (Out::InPlace, false), last] {
-            let measure = Measure { resolve: 0.69, top_k: None };
+            let measure = Measure::new(0.69, None);
             let both = out == Out::None;
             let ask = Ask { measure, both, naive, ..Ask::new(out, Beta::Rescaling(&rule)) };
             let told = format!("{scope:?} n = {n} to {out:?}");
@@ -190,12 +188,16 @@ fn memory_is_read_once_and_written_once() {
             let count = rows.rows.len() as u64;
             let rule = rescaling("critical:resolve=0.69,cap=9");
             let ask = Ask { report: false, ..Ask::new(Out::Apart(dtype, 0, 0), Beta::Rescaling(&rule)) };
-            let problem = Problem { rows: count, cols: n as u64, dtype, family: Family::CriticalSoftmax };
+            let problem = Problem::softmax(count, n as u64, dtype);
             let plan = Plan::choose(&problem, engine.arch()).unwrap();
             let done = run(&engine, &rows, &ask).unwrap();
             let bytes = count * (n * dtype.size_bytes()) as u64;
-            let told =
-                format!("{} reads {} writes {} of {bytes}", plan.variant, done.load_bytes, done.store_bytes);
+            let told = format!(
+                "{} reads {} writes {} of {bytes}",
+                plan.launch().variant,
+                done.load_bytes,
+                done.store_bytes
+            );
             if scope != Scope::Split {
                 assert_eq!((done.load_bytes, done.store_bytes), (bytes, bytes), "{told}");
             } else {
@@ -301,9 +303,9 @@ fn the_ladder_has_no_gap_at_its_steps() {
         let Some(engine) = engine("the_ladder_has_no_gap_at_its_steps", &arch) else { return };
         for dtype in DTYPES {
             let of = |cols: u64| {
-                let problem = Problem { rows: 1, cols, dtype, family: Family::CriticalSoftmax };
+                let problem = Problem::softmax(1, cols, dtype);
                 let plan = Plan::choose(&problem, engine.arch()).unwrap();
-                (plan.variant, plan.ctas, plan.fits_on_chip())
+                (plan.launch().variant, plan.launch().ctas, plan.fits_on_chip())
             };
             let mut low = 1;
             let furthest = furthest * 4 / dtype.size_bytes() as u64;

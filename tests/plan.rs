@@ -1,8 +1,10 @@
 //! Plans without a GPU, and the twins: what Rust and CUDA must agree on, compared as text.
 
 use critbeta::DType;
-use critbeta::cuda::params::{self, Contact, RowParams, RowReport};
-use critbeta::cuda::{Arch, Family, Plan, Problem, Scope, Variant};
+use critbeta::cuda::internals::{self as params, RowParams};
+use critbeta::cuda::internals::{Family, Scope, Variant};
+use critbeta::cuda::{Arch, Plan, Problem};
+use critbeta::cuda::{Contact, RowReport};
 use critbeta::laws::LAWS;
 
 fn kernels(file: &str) -> String {
@@ -144,7 +146,7 @@ fn variants_are_the_rows_of_the_table() {
 }
 
 fn plan(rows: u64, cols: u64, dtype: DType, arch: &str) -> Plan {
-    let problem = Problem { rows, cols, dtype, family: Family::CriticalSoftmax };
+    let problem = Problem::softmax(rows, cols, dtype);
     Plan::choose(&problem, &Arch::named(arch).unwrap()).unwrap()
 }
 
@@ -161,42 +163,48 @@ fn every_plan_is_within_the_limits_of_its_part() {
                         if !(1..=1 << 24).contains(&cols) {
                             continue;
                         }
-                        for family in [Family::GapProfile, Family::CriticalSoftmax] {
-                            let plan = Plan::choose(&Problem { rows, cols, dtype, family }, &arch).unwrap();
+                        for (family, problem) in [
+                            (Family::GapProfile, Problem::statistics(rows, cols, dtype)),
+                            (Family::CriticalSoftmax, Problem::softmax(rows, cols, dtype)),
+                        ] {
+                            let plan = Plan::choose(&problem, &arch).unwrap();
                             let told = format!("{plan}");
-                            let (variant, shared) = (plan.variant, plan.shared_bytes);
+                            let (variant, shared) = (plan.launch().variant, plan.launch().shared_bytes);
                             assert_eq!((variant.family(), variant.dtype()), (family, dtype), "{told}");
                             assert!(shared <= arch.shared_per_block_bytes - 8, "{told}");
-                            let per_sm = plan.ctas_per_sm;
+                            let per_sm = plan.launch().ctas_per_sm;
                             assert!(
                                 per_sm >= 1 && per_sm * (shared + 1024) <= arch.shared_per_sm_bytes,
                                 "{told}"
                             );
                             assert!(per_sm * variant.threads() <= arch.threads_per_sm, "{told}");
                             let vectors = (cols + per_vector - 1).div_ceil(per_vector);
-                            let on_chip = u64::from(plan.resident) * u64::from(plan.ctas);
+                            let on_chip = u64::from(plan.launch().resident) * u64::from(plan.launch().ctas);
                             assert_eq!(plan.fits_on_chip(), on_chip >= vectors, "{told}");
                             let groups = match variant.scope() {
                                 Scope::Warp => rows.div_ceil(4),
                                 Scope::Block => rows,
                                 Scope::Cluster => {
                                     assert!(arch.clusters && variant.ctas() <= arch.max_cluster, "{told}");
-                                    rows * u64::from(plan.ctas)
+                                    rows * u64::from(plan.launch().ctas)
                                 }
                                 Scope::Split => {
-                                    assert!(plan.grid <= arch.sm_count, "all must run at once: {told}");
-                                    assert!(u64::from(plan.groups) <= rows, "{told}");
-                                    let per_group =
-                                        params::GROUP_BYTES + plan.ctas * params::GROUP_BYTES_PER_CTA;
+                                    assert!(
+                                        plan.launch().grid <= arch.sm_count,
+                                        "all must run at once: {told}"
+                                    );
+                                    assert!(u64::from(plan.launch().groups) <= rows, "{told}");
+                                    let per_group = params::GROUP_BYTES
+                                        + plan.launch().ctas * params::GROUP_BYTES_PER_CTA;
                                     assert_eq!(
-                                        plan.workspace_bytes,
-                                        u64::from(plan.groups * per_group),
+                                        plan.workspace_bytes(),
+                                        u64::from(plan.launch().groups * per_group),
                                         "{told}"
                                     );
-                                    u64::from(plan.groups * plan.ctas)
+                                    u64::from(plan.launch().groups * plan.launch().ctas)
                                 }
                             };
-                            assert_eq!(u64::from(plan.grid), groups, "{told}");
+                            assert_eq!(u64::from(plan.launch().grid), groups, "{told}");
                             assert!(plan.fits_on_chip() || variant.scope() == Scope::Split, "{told}");
                         }
                     }
@@ -208,7 +216,7 @@ fn every_plan_is_within_the_limits_of_its_part() {
 
 #[test]
 fn the_ladder_goes_from_warps_to_the_whole_grid() {
-    let scope = |rows, cols, arch| plan(rows, cols, DType::F32, arch).variant.scope();
+    let scope = |rows, cols, arch| plan(rows, cols, DType::F32, arch).launch().variant.scope();
     for arch in Arch::names() {
         assert_eq!(scope(4096, 1, arch), Scope::Warp);
         assert_eq!(scope(4096, 1024, arch), Scope::Warp);
@@ -223,11 +231,14 @@ fn the_ladder_goes_from_warps_to_the_whole_grid() {
     assert_eq!(scope(4, 262_144, "sm_90"), Scope::Split);
     assert_eq!(scope(4096, 262_144, "sm_90"), Scope::Cluster);
     // 16-bit rows are half as long.
-    assert_eq!(plan(4096, 60_000, DType::Bf16, "sm_90").ctas, plan(4096, 30_000, DType::F32, "sm_90").ctas);
+    assert_eq!(
+        plan(4096, 60_000, DType::Bf16, "sm_90").launch().ctas,
+        plan(4096, 30_000, DType::F32, "sm_90").launch().ctas
+    );
     // One million f32 fit no cluster, but the grid; one million bf16 fit a cluster of 16.
     let long = plan(64, 1 << 20, DType::F32, "sm_90");
-    assert_eq!((long.variant.scope(), long.fits_on_chip()), (Scope::Split, true));
-    assert_eq!(plan(64, 1 << 20, DType::Bf16, "sm_90").ctas, 16);
+    assert_eq!((long.launch().variant.scope(), long.fits_on_chip()), (Scope::Split, true));
+    assert_eq!(plan(64, 1 << 20, DType::Bf16, "sm_90").launch().ctas, 16);
     // The whole grid holds 7.5 million f32, and twice as many of 16 bits.
     let whole = |cols, dtype| plan(1, cols, dtype, "sm_90").fits_on_chip();
     assert!(whole(7_500_000, DType::F32) && !whole(7_600_000, DType::F32));
@@ -237,8 +248,8 @@ fn the_ladder_goes_from_warps_to_the_whole_grid() {
 #[test]
 fn longer_rows_never_get_a_narrower_scope() {
     for arch in Arch::names() {
-        let scopes =
-            (0..=24).map(|power| plan(100_000, 1 << power, DType::Bf16, arch).variant.scope() as u32);
+        let scopes = (0..=24)
+            .map(|power| plan(100_000, 1 << power, DType::Bf16, arch).launch().variant.scope() as u32);
         assert!(scopes.is_sorted(), "{arch}");
     }
 }
@@ -246,7 +257,7 @@ fn longer_rows_never_get_a_narrower_scope() {
 #[test]
 fn what_no_kernel_can_do_is_refused_with_its_numbers() {
     let refused = |rows, cols, dtype, arch: &Arch| {
-        let problem = Problem { rows, cols, dtype, family: Family::GapProfile };
+        let problem = Problem::statistics(rows, cols, dtype);
         Plan::choose(&problem, arch).unwrap_err().to_string()
     };
     let h100 = Arch::named("sm_90").unwrap();
@@ -256,9 +267,11 @@ fn what_no_kernel_can_do_is_refused_with_its_numbers() {
     assert!(refused(1 << 31, 5, DType::F32, &h100).contains("2147483648 rows"));
     assert!(refused(5, 5, DType::F64, &h100).contains("f64: expected f32, f16 or bf16"));
     assert!(refused(1 << 30, 1 << 17, DType::F32, &h100).contains("launch fewer rows"));
-    let volta = Arch { sm: 70, name: "a Tesla V100".into(), ..h100.clone() };
+    let mut volta = h100.clone();
+    (volta.sm, volta.name) = (70, "a Tesla V100".into());
     assert!(refused(5, 5, DType::F32, &volta).contains("a Tesla V100 is sm_70, kernels begin with sm_80"));
-    let tiny = Arch { shared_per_block_bytes: 4 << 10, ..h100 };
+    let mut tiny = h100;
+    tiny.shared_per_block_bytes = 4 << 10;
     assert!(refused(5, 5, DType::F32, &tiny).contains("4096 bytes of shared memory"));
     assert!(Arch::named("sm_70").unwrap_err().to_string().contains("expected sm_80, sm_86"));
 }

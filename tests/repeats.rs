@@ -51,7 +51,7 @@ fn fifty_runs_give_the_same_bits() {
 #[test]
 #[allow(unsafe_code)]
 fn a_captured_launch_replays() {
-    use critbeta::cuda::{Call, DeviceOutput, DeviceRows, Engine, Workspace, params::RowReport};
+    use critbeta::cuda::{Call, DeviceOutput, DeviceRows, Engine, RowReport, Workspace};
     use cudarc::driver::{CudaContext, sys};
 
     const NAME: &str = "a_captured_launch_replays";
@@ -70,23 +70,10 @@ fn a_captured_launch_replays() {
             let scores = engine.uploaded(bytemuck::cast_slice(&rows.rows.concat())).unwrap();
             let mut out = engine.zeroed(count * n * 4).unwrap();
             let report = engine.zeroed(count * size_of::<RowReport>()).unwrap();
-            let (cols, stride, dtype) = (n as u64, n as u64, DType::F32);
-            let call = Call {
-                scores: DeviceRows {
-                    address: scores.address(),
-                    dtype,
-                    rows: count as u64,
-                    cols,
-                    stride,
-                    lens: None,
-                },
-                out: Some(DeviceOutput { address: out.address(), dtype, stride }),
-                beta: Beta::Rescaling(&rule),
-                positions: None,
-                measure: Default::default(),
-                both: false,
-                report: Some(report.address()),
-            };
+            let rows = DeviceRows::dense(scores.address(), DType::F32, count as u64, n as u64);
+            let to = DeviceOutput::new(out.address(), DType::F32, n as u64);
+            let mut call = Call::softmax(rows, to, &rule);
+            call.report = Some(report.address());
             let bytes = call.workspace_bytes(engine.arch()).unwrap();
             let workspace = engine.zeroed(bytes.max(1) as usize).unwrap();
             let workspace =

@@ -9,7 +9,8 @@ mod device;
 
 use agree::{assert_probs, assert_same, check, one_of_each, rescaling, rows_of};
 use critbeta::cpu::{self, Measure};
-use critbeta::cuda::{Arch, Beta, Engine, Scope};
+use critbeta::cuda::internals::Scope;
+use critbeta::cuda::{Arch, Beta, Engine};
 use critbeta::{DType, Rescaling, Scores};
 use device::{Ask, DTYPES, Out, PLAIN, Rows, engine, run, small};
 
@@ -71,7 +72,7 @@ fn every_rule_gives_the_beta_of_the_cpu() {
                 let at = if given { position(r).into() } else { visible.saturating_sub(1) };
                 let view = Scores::dense(row, 1, row.len()).unwrap();
                 let mut out = vec![0.0; row.len()];
-                let cpu = cpu::softmax(&view, rule, &[at], &mut out).unwrap()[0];
+                let cpu = cpu::softmax(&view, rule, Some(&[at as u32]), &mut out).unwrap()[0];
                 let told = format!("{rule}, row {r} of {} scores at {at}", row.len());
                 let ours = if done.reports[r].poisoned != 0 { f64::NAN } else { done.reports[r].beta };
                 let same = ours == cpu.beta || (ours.is_nan() && cpu.beta.is_nan());
@@ -115,7 +116,7 @@ fn the_largest_scores_alone_come_with_their_certificate() {
         let scores = rows_of(n, 8);
         for k in [1, 2, 3, 17, 64, 500, 2048] {
             for resolve in [0.0, 0.69] {
-                let measure = Measure { resolve, top_k: Some(k) };
+                let measure = Measure::new(resolve, Some(k));
                 let block = scores.concat();
                 let view = Scores::dense(&block, scores.len(), n).unwrap();
                 let ours = engine.row_reports(&view, 1.0, measure).unwrap();
@@ -142,21 +143,21 @@ fn host_verbs_are_those_of_the_cpu() {
         for (row, to) in rows.iter().zip(data.chunks_mut(stride)) {
             to.iter_mut().zip(row).for_each(|(to, &score)| *to = of(score));
         }
-        let lens: Vec<usize> = rows.iter().map(Vec::len).collect();
+        let lens: Vec<u32> = rows.iter().map(|row| row.len() as u32).collect();
         let view = Scores::strided(&data, rows.len(), cols, stride).unwrap().with_lens(&lens).unwrap();
         let told = format!("{cols} x {}", T::DTYPE);
         for (beta, resolve) in [(1.0, 0.0), (0.2, 3.0), (0.0, 0.69), (f64::INFINITY, 0.0)] {
-            let measure = Measure { resolve, top_k: None };
+            let measure = Measure::new(resolve, None);
             let ours = engine.row_reports(&view, beta, measure).unwrap();
             for (r, cpu) in cpu::row_reports(&view, beta, measure).iter().enumerate() {
                 assert_same(&format!("{told}, beta {beta}, r = {resolve}, row {r}"), &ours[r], cpu);
             }
         }
-        let positions: Vec<u64> = (0..rows.len() as u64).collect();
+        let positions: Vec<u32> = (0..rows.len() as u32).collect();
         let rule: Rescaling = "critical:cap=30".parse().unwrap();
         let (mut ours, mut cpus) = (vec![9.0; rows.len() * cols], vec![9.0; rows.len() * cols]);
-        let told_by = engine.softmax(&view, &rule, &positions, &mut ours).unwrap();
-        let cpu = cpu::softmax(&view, &rule, &positions, &mut cpus).unwrap();
+        let told_by = engine.softmax(&view, &rule, Some(&positions), &mut ours).unwrap();
+        let cpu = cpu::softmax(&view, &rule, Some(&positions), &mut cpus).unwrap();
         for (r, (ours_of, cpu)) in told_by.iter().zip(&cpu).enumerate() {
             let told = format!("{told}, row {r}");
             assert_eq!(
@@ -184,7 +185,7 @@ fn host_verbs_are_those_of_the_cpu() {
     // Nothing to compute is no launch.
     let nothing = Scores::<f32>::dense(&[], 3, 0).unwrap();
     assert_eq!(engine.row_reports(&nothing, 1.0, PLAIN).unwrap(), cpu::row_reports(&nothing, 1.0, PLAIN));
-    assert_eq!(engine.softmax(&nothing, &Rescaling::Identity, &[0; 3], &mut []).unwrap().len(), 3);
+    assert_eq!(engine.softmax(&nothing, &Rescaling::Identity, Some(&[0; 3]), &mut []).unwrap().len(), 3);
     let nothing = Scores::<f32>::dense(&[], 0, 5).unwrap();
     assert_eq!(engine.row_reports(&nothing, 1.0, PLAIN).unwrap(), []);
 }
@@ -201,7 +202,7 @@ fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
         for scores in [tied(0.0), tied(-1.0)] {
             let log = (count as f64).ln();
             for resolve in [log.next_down(), log, log.next_up()] {
-                let measure = Measure { resolve, top_k: None };
+                let measure = Measure::new(resolve, None);
                 let view = Scores::dense(&scores, 1, scores.len()).unwrap();
                 let ours = &engine.row_reports(&view, 1.0, measure).unwrap()[0];
                 let told = format!("{count} tied at {}, r = {resolve}", scores[0]);
@@ -212,7 +213,7 @@ fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
     // One count within an ulp of the resolve, very near, beside the next one, far: a reviewer's (2026-11-25).
     for (count, far) in [(9_170, 0.153_468), (48_893, 0.008_224_14)] {
         let scores = [vec![-1e-12; count - 1], vec![0.0, -far]].concat();
-        let measure = Measure { resolve: (count as f64).ln().next_down(), top_k: None };
+        let measure = Measure::new((count as f64).ln().next_down(), None);
         let view = Scores::dense(&scores, 1, scores.len()).unwrap();
         let ours = &engine.row_reports(&view, 1.0, measure).unwrap()[0];
         assert_same(&format!("{count} at 1e-12"), ours, &cpu::row_report(&scores, 1.0, measure));
@@ -238,13 +239,13 @@ fn floats_at_the_ends_of_their_range_are_rows_like_any_other() {
         for beta in [0.0, 1e-300, 1e-64, 1e-39, 1e-38, 1e-20, 1.0, 1e20, 1e37, 1e300, f64::INFINITY] {
             // ln 3: a resolve that the row's last rank meets exactly, so that no ratio is above 0.
             for resolve in [0.0, 3f64.ln()] {
-                let measure = Measure { resolve, top_k: None };
+                let measure = Measure::new(resolve, None);
                 let ours = &engine.row_reports(&view, beta, measure).unwrap()[0];
                 let cpu = cpu::row_report(scores, beta, measure);
                 assert_same(&format!("{scores:?}, beta {beta:e}, r = {resolve}"), ours, &cpu);
             }
             let mut probs = vec![9.0; scores.len()];
-            engine.softmax(&view, &Rescaling::Fixed(beta), &[0], &mut probs).unwrap();
+            engine.softmax(&view, &Rescaling::Fixed(beta), Some(&[0]), &mut probs).unwrap();
             assert_probs(&format!("{scores:?}, beta {beta:e}"), scores, beta, &probs, DType::F32);
         }
     }
@@ -259,7 +260,7 @@ fn the_naive_path_comes_to_the_same() {
         for n in [1, 40, 1100] {
             let rows = Rows { offset: 3, ..Rows::dense(dtype, &rows_of(n, 6)) };
             let rule = rescaling("critical:resolve=0.69,cap=20");
-            let measure = Measure { resolve: 0.69, top_k: None };
+            let measure = Measure::new(0.69, None);
             let out = Out::Apart(DType::F32, 1, 0);
             let ask = Ask { measure, naive: true, ..Ask::new(out, Beta::Rescaling(&rule)) };
             let naive = run(&engine, &rows, &ask).unwrap();

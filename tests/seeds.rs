@@ -90,7 +90,7 @@ fn strided<R>(scores: &[f32], slack: usize, see: impl FnOnce(Scores<f32>) -> R) 
     let stride = cols + slack % 3;
     let mut block = vec![f32::NAN; 3 * stride];
     block[stride..][..scores.len()].copy_from_slice(scores);
-    let lens = [0, scores.len(), 0];
+    let lens = [0, scores.len() as u32, 0];
     see(Scores::strided(&block, 3, cols, stride).unwrap().with_lens(&lens).unwrap())
 }
 
@@ -147,8 +147,9 @@ fn softmax_of_closed_forms_is_within_its_bound_and_zero_where_masked() {
             let told = format!("{} padded by {pad:?}", seed.name);
             let cols = row.len() + 3;
             let mut out = vec![f32::NAN; 3 * cols];
-            let rows =
-                strided(&row, 3, |view| cpu::softmax(&view, &Rescaling::Identity, &[0, 1, 2], &mut out));
+            let rows = strided(&row, 3, |view| {
+                cpu::softmax(&view, &Rescaling::Identity, Some(&[0, 1, 2]), &mut out)
+            });
             assert_eq!(rows.unwrap()[1].top.len, seed.n, "{told}");
             assert!(out[..cols].iter().chain(&out[2 * cols..]).all(|&p| p == 0.0), "{told}: empty rows");
             let probs = &out[cols..2 * cols];
@@ -172,12 +173,12 @@ fn hard_maximum_shares_its_weight_among_the_tied() {
     let mut out = [f32::NAN; 5];
     let scores = [1.0, 3.0, MASK, 3.0, 2.0];
     let view = Scores::dense(&scores, 1, 5).unwrap();
-    cpu::softmax(&view, &Rescaling::Fixed(f64::INFINITY), &[4], &mut out).unwrap();
+    cpu::softmax(&view, &Rescaling::Fixed(f64::INFINITY), Some(&[4]), &mut out).unwrap();
     assert_eq!(out, [0.0, 0.5, 0.0, 0.5, 0.0]);
     let critical: Rescaling = "critical".parse().unwrap();
-    assert_eq!(cpu::softmax(&view, &critical, &[4], &mut out).unwrap()[0].beta, f64::INFINITY);
+    assert_eq!(cpu::softmax(&view, &critical, Some(&[4]), &mut out).unwrap()[0].beta, f64::INFINITY);
     assert_eq!(out, [0.0, 0.5, 0.0, 0.5, 0.0]);
-    cpu::softmax(&view, &Rescaling::Fixed(0.0), &[4], &mut out).unwrap();
+    cpu::softmax(&view, &Rescaling::Fixed(0.0), Some(&[4]), &mut out).unwrap();
     assert_eq!(out, [0.25, 0.25, 0.0, 0.25, 0.25]);
 }
 
@@ -203,7 +204,7 @@ fn poison_stays_in_its_row_at_every_pad() {
             let mut out = vec![0.0; block.len()];
             let critical: Rescaling = "critical".parse().unwrap();
             for rescaling in [Rescaling::Identity, critical] {
-                cpu::softmax(&view, &rescaling, &[0, 1, 2], &mut out).unwrap();
+                cpu::softmax(&view, &rescaling, Some(&[0, 1, 2]), &mut out).unwrap();
                 let (before, rest) = out.split_at(row.len());
                 let (middle, after) = rest.split_at(row.len());
                 assert!(middle.iter().all(|p| p.is_nan()), "{told}");

@@ -14,7 +14,7 @@ fn planted_faults_are_found_and_their_mended_twins_are_not() {
 
 #[cfg(critbeta_simulator)]
 mod simulator {
-    use critbeta::cuda::Variant;
+    use critbeta::cuda::internals::Variant;
     use std::collections::BTreeSet;
     use std::ffi::{CStr, c_char};
     use std::thread;

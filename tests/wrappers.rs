@@ -5,7 +5,8 @@
 mod device;
 
 use critbeta::DType;
-use critbeta::cuda::{Arch, Family, Scope, SimtOptions, Variant};
+use critbeta::cuda::internals::{Family, Scope, Variant};
+use critbeta::cuda::{Arch, SimtOptions};
 use device::engine_of;
 use half::{bf16, f16};
 

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::raised;
-use critbeta::{Element, Scores};
+use critbeta::{Element, Scores, rebase_shift, rebased};
 use half::{bf16, f16};
 use numpy::{Element as NumpyElement, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use numpy::{PyReadwriteArray2, PyUntypedArrayMethods};
@@ -46,7 +46,7 @@ pub struct ScoreRows<'a> {
     pub rows: usize,
     pub cols: usize,
     stride: usize,
-    lens: Option<Vec<usize>>,
+    lens: Option<Vec<u32>>,
 }
 
 pub enum Data<'a> {
@@ -69,7 +69,7 @@ impl Block<'_> {
         };
         let (rows, cols) = (shape[0], shape[1]);
         // An array without columns has any number of rows in no memory at all.
-        if Vec::<critbeta::diagnose::RowRecord>::new().try_reserve_exact(rows).is_err() {
+        if Vec::<critbeta_diagnose::RowRecord>::new().try_reserve_exact(rows).is_err() {
             return Err(PyMemoryError::new_err(format!("no memory for the records of {rows} rows")));
         }
         let (data, stride) = match self {
@@ -117,9 +117,9 @@ fn span<'a, T: NumpyElement>(array: &'a PyReadonlyArray2<'_, T>) -> PyResult<(&'
 }
 
 /// Row lengths as the crate takes them. Errors: ValueError unless there is one within 0..=cols per row.
-pub fn lengths(lens: &PyReadonlyArray1<i64>, rows: usize, cols: usize) -> PyResult<Vec<usize>> {
-    let of_row = |row, len| match usize::try_from(len) {
-        Ok(len) if len <= cols => Ok(len),
+pub fn lengths(lens: &PyReadonlyArray1<i64>, rows: usize, cols: usize) -> PyResult<Vec<u32>> {
+    let of_row = |row, len| match u32::try_from(len) {
+        Ok(len) if len as usize <= cols => Ok(len),
         _ => Err(format!("lens: {len} of row {row}, expected 0 to the {cols} columns")),
     };
     each("lens", lens, rows, of_row)
@@ -131,6 +131,15 @@ pub fn indices(name: &str, values: &PyReadonlyArray1<i64>, rows: usize) -> PyRes
         u64::try_from(found).map_err(|_| format!("{name}: {found} of row {row}, expected 0 or more"))
     };
     each(name, values, rows, of_row)
+}
+
+/// Query positions for a softmax. Errors: ValueError unless there is one within 32 bits per row.
+pub fn places(positions: &PyReadonlyArray1<i64>, rows: usize) -> PyResult<Vec<u32>> {
+    let of_row = |row, found| {
+        let message = || format!("positions: {found} of row {row}, expected 0 to {}", u32::MAX);
+        u32::try_from(found).map_err(|_| message())
+    };
+    each("positions", positions, rows, of_row)
 }
 
 fn each<T>(
@@ -158,7 +167,7 @@ pub trait Work {
 impl ScoreRows<'_> {
     /// Length of a row.
     pub fn len(&self, row: usize) -> usize {
-        self.lens.as_ref().map_or(self.cols, |lens| lens[row])
+        self.lens.as_ref().map_or(self.cols, |lens| lens[row] as usize)
     }
 
     /// Does `work` on the rows, f64 ones rebased as the crate's readers do.
@@ -177,12 +186,11 @@ impl ScoreRows<'_> {
                 }
                 narrow.resize(self.rows * self.cols, 0.0f32);
                 let rows = narrow.par_chunks_mut(self.cols.max(1)).zip(shifts.par_iter_mut()).enumerate();
-                rows.try_for_each(|(row, (out, shift))| {
-                    let len = self.len(row);
-                    *shift = critbeta::rebase(&data[row * self.stride..][..len], &mut out[..len])?;
-                    Ok(())
-                })
-                .map_err(raised)?;
+                rows.for_each(|(row, (out, shift))| {
+                    let scores = &data[row * self.stride..][..self.len(row)];
+                    *shift = rebase_shift(scores.iter().copied());
+                    out.iter_mut().zip(scores).for_each(|(out, &score)| *out = rebased(score, *shift));
+                });
                 self.view(&narrow, self.cols, &shifts, work)
             }
         }

@@ -6,12 +6,10 @@ use crate::raised;
 use crate::rows::Rows;
 use crate::rules::Rescaling;
 use critbeta::DType;
-use critbeta::cpu::{self, Measure};
-use critbeta::cuda::params::RowReport;
 use critbeta::cuda::{
-    self, Arch, Beta, Call, DeviceOutput, DeviceRows, Family, Plan, Problem, SimtOptions, Workspace,
+    self, Arch, Call, DeviceOutput, DeviceRows, Plan, Problem, RowReport, SimtOptions, Workspace,
 };
-use critbeta::diagnose::{RowPlace, RowRecord};
+use critbeta_diagnose::{RowPlace, RowRecord};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -68,9 +66,9 @@ impl Engine {
 
     /// Bytes of workspace that a launch over such rows needs, 0 for none.
     fn workspace_bytes(&self, rows: u64, cols: u64, dtype: &str, has_out: bool) -> PyResult<u64> {
-        let family = if has_out { Family::CriticalSoftmax } else { Family::GapProfile };
-        let problem = Problem { rows, cols, dtype: element(dtype)?, family };
-        Ok(Plan::choose(&problem, self.engine.arch()).map_err(raised)?.workspace_bytes)
+        let problem = if has_out { Problem::softmax } else { Problem::statistics };
+        let plan = Plan::choose(&problem(rows, cols, element(dtype)?), self.engine.arch());
+        Ok(plan.map_err(raised)?.workspace_bytes())
     }
 
     /// Begins a launch on `stream` and returns; all numbers but shapes and `stream` are addresses of device memory.
@@ -92,18 +90,17 @@ impl Engine {
     ) -> PyResult<()> {
         let (engine, top_k) = (self.alive()?, checked(top_k)?);
         let ((address, dtype), [rows, cols, stride]) = (scores, shape);
-        let output = |(address, dtype, stride)| {
-            Ok::<_, PyErr>(DeviceOutput { address, dtype: element(dtype)?, stride })
+        let mut rows = DeviceRows::dense(address, element(dtype)?, rows, cols);
+        (rows.stride, rows.lens) = (stride, lens);
+        let mut call = match out {
+            None => Call::statistics(rows, report.unwrap_or(0), &rescaling.0),
+            Some((address, dtype, stride)) => {
+                Call::softmax(rows, DeviceOutput::new(address, element(dtype)?, stride), &rescaling.0)
+            }
         };
-        let call = Call {
-            scores: DeviceRows { address, dtype: element(dtype)?, rows, cols, stride, lens },
-            out: out.map(output).transpose()?,
-            beta: Beta::Rescaling(&rescaling.0),
-            positions,
-            measure: Measure { resolve, top_k },
-            both: out.is_none() && resolve != 0.0,
-            report,
-        };
+        (call.positions, call.report, call.top_k) = (positions, report, top_k);
+        call.resolve = (resolve != 0.0).then_some(resolve);
+        call.both = out.is_none() && resolve != 0.0;
         let workspace = workspace.map(|[address, bytes]| Workspace { address, bytes });
         // SAFETY: `critbeta/_cuda.py`, the one caller, takes every address and size from a torch tensor on this engine's device
         // that is made for the call, given to it, or whose memory torch's allocator hands out again in the order of `stream` only,
@@ -161,7 +158,8 @@ pub fn rows_of_reports(
         let layer = Arc::clone(&layer);
         let place = RowPlace { layer, head: head as u64, row: row as u64, position: position as u64 };
         // All rows were run at it, poisoned ones too.
-        let report = cpu::RowReport { beta, ..report.decode(settings.measure) };
+        let mut report = report.decode(settings.measure);
+        report.beta = beta;
         RowRecord::new(place, &report, 0.0, top_k.is_some())
     };
     let records = reports.iter().zip(positions).enumerate().map(record).collect();

@@ -4,16 +4,16 @@ use crate::block::{Block, Work};
 use crate::raised;
 use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
-use critbeta::diagnose::Settings;
 use critbeta::reference::Row;
 use critbeta::{CriticalBeta, Element, Scores};
+use critbeta_diagnose::Settings;
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 /// The settings of a diagnosis, checked.
 pub fn settings(resolve: f64, beta: f64, top_k: Option<usize>) -> PyResult<Settings> {
-    let settings = Settings { beta, measure: Measure { resolve, top_k }, ..Settings::default() };
+    let settings = Settings { beta, measure: Measure::new(resolve, top_k), ..Settings::default() };
     settings.check().map_err(raised)?;
     Ok(settings)
 }

@@ -1,6 +1,6 @@
 //! Whole numbers from Python.
 
-use critbeta::diagnose::Settings;
+use critbeta_diagnose::Settings;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 

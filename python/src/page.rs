@@ -5,10 +5,10 @@ use crate::raised;
 use crate::rows::Rows;
 use crate::threads::without_lock;
 use critbeta::cpu::Measure;
-use critbeta::diagnose::{Diagnosis, RecordSettings, RowFormat, Settings, scan};
-use critbeta::input::{self, Selection};
-use critbeta::output::{self, Output};
-use critbeta::page::{Provenance, write, write_of_inputs, write_of_records};
+use critbeta_diagnose::input::{self, Selection};
+use critbeta_diagnose::output::{self, Output};
+use critbeta_diagnose::page::{Provenance, write, write_of_inputs, write_of_records};
+use critbeta_diagnose::{Diagnosis, RecordSettings, RowFormat, Settings, scan};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub fn report_files(
     seed: Whole,
 ) -> PyResult<()> {
     let (top_k, seed) = (checked(top_k)?, seed.named("seed")?);
-    let measure = Measure { resolve: resolve.unwrap_or(0.0), top_k };
+    let measure = Measure::new(resolve.unwrap_or(0.0), top_k);
     let settings = Settings { beta: beta.unwrap_or(1.0), measure, train_length, ..Settings::default() };
     settings.check().map_err(raised)?;
     let all: Vec<&Path> = files.iter().chain([&path]).map(PathBuf::as_path).collect();

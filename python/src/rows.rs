@@ -6,10 +6,10 @@ use crate::numbers::{Whole, top_k as checked};
 use crate::raised;
 use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
-use critbeta::diagnose::{COLUMNS, Calibration, Column, Diagnosis};
-use critbeta::diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings, Summary};
-use critbeta::output::Output;
 use critbeta::{Element, Scores};
+use critbeta_diagnose::output::Output;
+use critbeta_diagnose::{COLUMNS, Column, Diagnosis, write_calibration};
+use critbeta_diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings, Summary};
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -88,7 +88,7 @@ impl Rows {
         without_lock(py, || {
             let out = Output::create(&path)?;
             let summary = self.summed_up(self.settings.train_length, seed)?;
-            Calibration::of(&summary)?.write(out)?.commit()
+            write_calibration(&summary.calibration()?, out)?.commit()
         })?
         .map_err(raised)
     }

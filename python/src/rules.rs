@@ -3,10 +3,10 @@
 use crate::block::indices;
 use crate::numbers::Whole;
 use crate::raised;
-use critbeta::diagnose::HeadRescalings;
+use critbeta::calibration::{HeadRescalings, RescalingSpec};
+use critbeta::families as known;
 use critbeta::laws::{LAWS, LawEntry};
 use critbeta::rescaling::RowFacts;
-use critbeta::{RescalingSpec, families as known};
 use numpy::{PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
@@ -50,7 +50,9 @@ impl Rescaling {
     fn beta(&self, n: Whole, position: Option<Whole>, critical: f64, entropy: f64) -> PyResult<f64> {
         let n = n.named("n")?;
         let position = position.map_or(Ok(n.saturating_sub(1)), |position| position.named("position"))?;
-        Ok(self.0.beta(&RowFacts { n, position, critical, entropy }))
+        let mut facts = RowFacts::new(n, position);
+        (facts.critical, facts.entropy) = (critical, entropy);
+        Ok(self.0.beta(&facts))
     }
 
     /// beta of every row, as `beta` gives it of one: float64, of `n` and `positions` int64, one of each per row. NaN where the
@@ -63,8 +65,8 @@ impl Rescaling {
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let (n, positions) = (indices("n", &n, n.len())?, indices("positions", &positions, n.len())?);
         let rows = n.into_iter().zip(positions);
-        let facts = |(n, position)| RowFacts { n, position, critical: f64::NAN, entropy: f64::NAN };
-        Ok(PyArray1::from_iter(py, rows.map(|row| self.0.beta(&facts(row)))))
+        let beta = |(n, position)| self.0.beta(&RowFacts::new(n, position));
+        Ok(PyArray1::from_iter(py, rows.map(beta)))
     }
 
     /// The resolve r (nats) of the critical beta that this rule measures of a row; None if it measures none.

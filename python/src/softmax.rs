@@ -1,6 +1,6 @@
 //! The rescaled softmax of rows.
 
-use crate::block::{Block, Out, Target, Work, indices, lengths};
+use crate::block::{Block, Out, Target, Work, lengths, places};
 use crate::raised;
 use crate::rules::Rescaling;
 use crate::threads::without_lock;
@@ -10,26 +10,9 @@ use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// Query positions of rows: those given, else the last visible keys.
-///
-/// Only length laws look at them, and looking for them reads masked scores once more.
-fn positions_of<T: Element>(
-    scores: &Scores<T>,
-    rule: &critbeta::Rescaling,
-    given: Option<&[u64]>,
-) -> Vec<u64> {
-    match (given, rule) {
-        (Some(given), _) => given.to_vec(),
-        (None, critbeta::Rescaling::Law(_)) => {
-            (0..scores.rows()).map(|row| scores.last_visible(row)).collect()
-        }
-        (None, _) => vec![0; scores.rows()],
-    }
-}
-
 struct Softmax<'a> {
     rule: &'a critbeta::Rescaling,
-    positions: Option<&'a [u64]>,
+    positions: Option<&'a [u32]>,
     out: Out<'a>,
 }
 
@@ -37,11 +20,10 @@ impl Work for Softmax<'_> {
     type Output = (Vec<SoftmaxRow>, Vec<f64>);
 
     fn run<T: Element>(self, scores: &Scores<T>, shifts: &[f64]) -> critbeta::Result<Self::Output> {
-        let positions = positions_of(scores, self.rule, self.positions);
         let rows = match self.out {
-            Out::F32(out) => cpu::softmax(scores, self.rule, &positions, out),
-            Out::F16(out) => cpu::softmax(scores, self.rule, &positions, out),
-            Out::Bf16(out) => cpu::softmax(scores, self.rule, &positions, out),
+            Out::F32(out) => cpu::softmax(scores, self.rule, self.positions, out),
+            Out::F16(out) => cpu::softmax(scores, self.rule, self.positions, out),
+            Out::Bf16(out) => cpu::softmax(scores, self.rule, self.positions, out),
         }?;
         Ok((rows, shifts.to_vec()))
     }
@@ -57,7 +39,7 @@ pub fn softmax<'py>(
     mut out: Target<'py>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let rows = scores.rows(lens.as_ref())?;
-    let positions = positions.map(|positions| indices("positions", &positions, rows.rows)).transpose()?;
+    let positions = positions.map(|positions| places(&positions, rows.rows)).transpose()?;
     let (rule, positions, out) = (&rescaling.0, positions.as_deref(), out.elements()?);
     let (rows, shifts) = without_lock(py, || rows.run(Softmax { rule, positions, out }))??;
     columns(py, &rows, &shifts)
@@ -73,7 +55,7 @@ pub fn softmax_in_place<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let [rows, cols] = scores.shape();
     let lens = lens.map(|lens| lengths(&lens, rows, cols)).transpose()?;
-    let positions = positions.map(|positions| indices("positions", &positions, rows)).transpose()?;
+    let positions = positions.map(|positions| places(&positions, rows)).transpose()?;
     let (rule, positions) = (&rescaling.0, positions.as_deref());
     let elements = scores.elements()?;
     let rows = without_lock(py, || match elements {
@@ -86,17 +68,16 @@ pub fn softmax_in_place<'py>(
 
 fn replace<T: Element>(
     scores: critbeta::Result<ScoresMut<T>>,
-    lens: Option<&[usize]>,
+    lens: Option<&[u32]>,
     rule: &critbeta::Rescaling,
-    positions: Option<&[u64]>,
+    positions: Option<&[u32]>,
 ) -> critbeta::Result<Vec<SoftmaxRow>> {
     let scores = scores?;
     let mut scores = match lens {
         Some(lens) => scores.with_lens(lens)?,
         None => scores,
     };
-    let positions = positions_of(&scores.as_scores(), rule, positions);
-    cpu::softmax_in_place(&mut scores, rule, &positions)
+    cpu::softmax_in_place(&mut scores, rule, positions)
 }
 
 fn columns<'py>(py: Python<'py>, rows: &[SoftmaxRow], shifts: &[f64]) -> PyResult<Bound<'py, PyDict>> {

@@ -26,9 +26,9 @@ mod weights;
 
 pub use lanes::InstructionSet;
 pub use plan::{Plan, Sharing};
+pub use row::Workspace;
 pub use row::{Measure, RowReport, SoftmaxRow};
-pub(crate) use row::{SCRATCH_BYTES, Workspace};
-pub(crate) use scale::scale;
+pub use scale::scale;
 pub use softmax::{softmax, softmax_at, softmax_in_place};
 
 use crate::{CriticalBeta, Element, Scores};
@@ -39,7 +39,8 @@ use top::{Chunks, Progress};
 type CopyBytes = fn(&[u8], &mut [u8]);
 
 /// A copy between slices of one length past the caches, where this CPU has the stores for it: a benchmark's limit.
-pub(crate) fn streaming_copy() -> Option<CopyBytes> {
+#[doc(hidden)]
+pub fn streaming_copy() -> Option<CopyBytes> {
     let streams = InstructionSet::chosen_or_fastest().streams();
     streams.then_some(|from, to| copy::copy_past(InstructionSet::chosen_or_fastest(), from, to))
 }

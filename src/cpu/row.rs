@@ -16,6 +16,7 @@ use std::ops::{Deref, DerefMut};
 
 /// What to measure of a row besides its weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Measure {
     /// r of the resolved critical beta, nats, finite and >= 0.
     pub resolve: f64,
@@ -23,15 +24,23 @@ pub struct Measure {
     pub top_k: Option<usize>,
 }
 
+impl Measure {
+    /// Lambda and Lambda(`resolve`), of all scores or of the `top_k` largest.
+    pub const fn new(resolve: f64, top_k: Option<usize>) -> Measure {
+        Measure { resolve, top_k }
+    }
+}
+
 impl Default for Measure {
     fn default() -> Self {
-        Measure { resolve: 0.0, top_k: None }
+        Measure::new(0.0, None)
     }
 }
 
 /// What is known of one row. NaN throughout in a poisoned row, but for `beta`; an empty one has a log partition and scores of -inf, and
 /// else only zeros.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct RowReport {
     /// The maximum, who attains it, and n.
     pub top: RowMax,
@@ -83,6 +92,7 @@ impl RowReport {
 
 /// The rescaled softmax of one row, but for its weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct SoftmaxRow {
     /// The maximum, who attains it, and n.
     pub top: RowMax,
@@ -92,13 +102,10 @@ pub struct SoftmaxRow {
     pub log_partition: f64,
 }
 
-/// Bytes of a workspace per score: those that are left, their buckets, those that are visible, and all of them in f32, each with
-/// an eighth to grow.
-pub(crate) const SCRATCH_BYTES: u128 = 18;
-
-/// Scratch of one thread, reused from row to row: at most [`SCRATCH_BYTES`] per score of the longest row, and 512 KB.
+/// Scratch of one thread, reused from row to row: at most [`Workspace::BYTES_PER_SCORE`] for each score of the longest row, and
+/// 512 KB. For callers who measure row by row and keep the memory in their own hands.
 #[derive(Default)]
-pub(crate) struct Workspace {
+pub struct Workspace {
     contact: Contact,
     wide: Vec<f32>,
     visible: Gather,
@@ -164,6 +171,10 @@ pub(super) struct Measured {
 }
 
 impl Workspace {
+    /// Bytes per score of the longest row: gaps that are left, their buckets, scores that are visible, and all scores in
+    /// f32, each with an eighth to grow.
+    pub const BYTES_PER_SCORE: u128 = 18;
+
     /// Lambda(r) of a row, and nothing else.
     pub(super) fn critical_beta<T: Element>(
         &mut self,
@@ -200,13 +211,13 @@ impl Workspace {
     }
 
     /// The report on a row at inverse temperature `beta` >= 0.
-    pub(crate) fn report(&mut self, scores: &[f32], beta: f64, measure: Measure) -> RowReport {
+    pub fn report(&mut self, scores: &[f32], beta: f64, measure: Measure) -> RowReport {
         self.report_on(&Chunks::of_one(scores), beta, measure)
     }
 
     /// Lambda and Lambda(r) of a row at query `position`, and a report at the beta that each of `rules` chooses; a rule that
     /// needs a critical beta takes Lambda(r). `None` of a row that is poisoned or has fewer than two keys.
-    pub(crate) fn reports_under(
+    pub fn reports_under(
         &mut self,
         scores: &[f32],
         rules: &[Rescaling],
@@ -295,7 +306,7 @@ impl Workspace {
     /// Writes the probabilities of a row under `rescaling` to `out` in f64, one per score, exp in f64.
     ///
     /// The row sits at query `position` (0-based). A poisoned row is NaN, an empty one 0.
-    pub(crate) fn exact_softmax(
+    pub fn softmax_f64(
         &mut self,
         scores: &[f32],
         rescaling: &Rescaling,

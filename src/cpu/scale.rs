@@ -4,7 +4,7 @@ use super::lanes::{InstructionSet, Lanes, Work};
 
 /// Multiplies every score by `factor`, in f64 and rounded once. One that overflows to -inf becomes NaN: left as it is, it would read as
 /// masked.
-pub(crate) fn scale(scores: &mut [f32], factor: f64) {
+pub fn scale(scores: &mut [f32], factor: f64) {
     InstructionSet::chosen_or_fastest().run(Scale { scores, factor });
 }
 

@@ -3,21 +3,24 @@
 use super::row::{Lent, Measured, Rule, SoftmaxRow, Workspace};
 use super::top::Chunks;
 use super::{InstructionSet, Plan, Sharing};
+use crate::scores::last_visible;
 use crate::{Element, Error, Rescaling, Result, Scores, ScoresMut};
 use rayon::prelude::*;
 
 /// Writes the softmax of every row under `rescaling` to `out` (dense rows x cols, as f32 or any other element
-/// type; 0 beyond a row's length) and says of each row which beta it got. Row `r` sits at query position `positions[r]`.
+/// type; 0 beyond a row's length) and says of each row which beta it got. Row `r` sits at query position `positions[r]`,
+/// counted from 0; without positions at its last unmasked key.
 ///
 /// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `positions` one per row.
 pub fn softmax<T: Element, O: Element>(
     scores: &Scores<T>,
     rescaling: &Rescaling,
-    positions: &[u64],
+    positions: Option<&[u32]>,
     out: &mut [O],
 ) -> Result<Vec<SoftmaxRow>> {
-    check_len(scores, positions.len(), "positions")?;
-    write_rows(scores, out, |row| Rule::Rescaling(rescaling, positions[row]))
+    check_positions(scores, positions)?;
+    let rule = |row| Rule::Rescaling(rescaling, position(rescaling, positions, row, scores.row(row)));
+    write_rows(scores, out, rule)
 }
 
 /// As [`softmax`], every row at its own inverse temperature `betas[row]` >= 0, per unit of score. NaN, or one below 0, makes its whole
@@ -26,11 +29,11 @@ pub fn softmax<T: Element, O: Element>(
 /// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `betas` one per row.
 pub fn softmax_at<T: Element, O: Element>(
     scores: &Scores<T>,
-    betas: &[f64],
+    betas: &[f32],
     out: &mut [O],
 ) -> Result<Vec<SoftmaxRow>> {
     check_len(scores, betas.len(), "inverse temperatures")?;
-    write_rows(scores, out, |row| Rule::At(betas[row]))
+    write_rows(scores, out, |row| Rule::At(betas[row].into()))
 }
 
 /// As [`softmax`], the probabilities replacing the scores: 0 from a row's length to its columns; what lies
@@ -40,17 +43,15 @@ pub fn softmax_at<T: Element, O: Element>(
 pub fn softmax_in_place<T: Element>(
     scores: &mut ScoresMut<T>,
     rescaling: &Rescaling,
-    positions: &[u64],
+    positions: Option<&[u32]>,
 ) -> Result<Vec<SoftmaxRow>> {
     let set = InstructionSet::chosen()?;
     let view = scores.as_scores();
-    check_len(&view, positions.len(), "positions")?;
+    check_positions(&view, positions)?;
     let (rows, cols) = (view.rows(), view.cols());
     let plan = Plan::choose(rows, cols, T::DTYPE, rayon::current_num_threads());
-    let one = |workspace: &mut Workspace,
-               (index, ((len, row), &position)): (usize, ((usize, &mut [T]), &u64)),
-               split| {
-        let rule = Rule::Rescaling(rescaling, position);
+    let one = |workspace: &mut Workspace, (index, (len, row)): (usize, (usize, &mut [T])), split| {
+        let rule = Rule::Rescaling(rescaling, position(rescaling, positions, index, &row[..len]));
         let Measured { report, probs } =
             workspace.measure(index, &Chunks { scores: &row[..len], ahead: &[], set, split }, rule);
         match probs {
@@ -62,25 +63,32 @@ pub fn softmax_in_place<T: Element>(
     };
     if cols == 0 {
         let mut workspace = Lent::new();
-        let rows = positions.iter().enumerate();
-        return Ok(rows.map(|(row, at)| one(&mut workspace, (row, ((0, &mut []), at)), false)).collect());
+        return Ok((0..rows).map(|row| one(&mut workspace, (row, (0, &mut [])), false)).collect());
     }
     match plan.sharing {
         Sharing::Columns { .. } => {
             let mut workspace = Lent::new();
-            Ok(scores
-                .rows_mut()
-                .zip(positions)
-                .enumerate()
-                .map(|row| one(&mut workspace, row, true))
-                .collect())
+            Ok(scores.rows_mut().enumerate().map(|row| one(&mut workspace, row, true)).collect())
         }
         Sharing::Rows { claim } => {
-            let rows: Vec<_> = scores.rows_mut().zip(positions).enumerate().collect();
+            let rows: Vec<_> = scores.rows_mut().enumerate().collect();
             let rows = rows.into_par_iter().with_min_len(claim);
             Ok(rows.map_init(Lent::new, |workspace, row| one(workspace, row, false)).collect())
         }
     }
+}
+
+/// Where a row of these scores sits, as far as the rescaling asks: a law of the position, and no other rule.
+fn position<T: Element>(rescaling: &Rescaling, given: Option<&[u32]>, row: usize, scores: &[T]) -> u64 {
+    match (given, rescaling) {
+        (Some(positions), _) => positions[row].into(),
+        (None, Rescaling::Law(_)) => last_visible(scores),
+        (None, _) => 0,
+    }
+}
+
+fn check_positions<T: Element>(scores: &Scores<T>, positions: Option<&[u32]>) -> Result<()> {
+    positions.map_or(Ok(()), |positions| check_len(scores, positions.len(), "positions"))
 }
 
 fn check_len<T: Element>(scores: &Scores<T>, found: usize, what: &str) -> Result<()> {

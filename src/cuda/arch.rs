@@ -4,6 +4,7 @@ use crate::{Error, Result};
 
 /// The limits of a GPU that a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Arch {
     /// `sm_90`, or the name of the device.
     pub name: String,

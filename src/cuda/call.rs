@@ -3,13 +3,14 @@
 use super::arch::Arch;
 use super::params::*;
 use super::plan::{Plan, Problem};
-use super::rule::Rule;
+use super::rule::{Beta, Rule};
 use super::variants::Family;
 use crate::cpu::Measure;
-use crate::{DType, Error, Rescaling, Result};
+use crate::{DType, Error, Result};
 
 /// Score rows in device memory, row `r` beginning at element `r * stride`; -inf is masked.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct DeviceRows {
     /// Device address of the first score; aligned to its element, no more.
     pub address: u64,
@@ -26,8 +27,16 @@ pub struct DeviceRows {
     pub lens: Option<u64>,
 }
 
+impl DeviceRows {
+    /// Full rows, one behind the other.
+    pub fn dense(address: u64, dtype: DType, rows: u64, cols: u64) -> DeviceRows {
+        DeviceRows { address, dtype, rows, cols, stride: cols, lens: None }
+    }
+}
+
 /// Where the probabilities go: as many rows and columns as the scores, 0 behind a row's length.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct DeviceOutput {
     /// Device address of the first probability. The scores' own address, with their dtype and stride, computes in place.
     pub address: u64,
@@ -37,17 +46,18 @@ pub struct DeviceOutput {
     pub stride: u64,
 }
 
-/// Where the inverse temperature of a row is from.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Beta<'a> {
-    /// A rule.
-    Rescaling(&'a Rescaling),
-    /// Device address of an f32 per row; below 0 it is taken as 0, and NaN makes the whole row NaN.
-    Each(u64),
+impl DeviceOutput {
+    /// Rows that begin `stride` elements apart.
+    pub fn new(address: u64, dtype: DType, stride: u64) -> DeviceOutput {
+        DeviceOutput { address, dtype, stride }
+    }
 }
 
 /// One launch: statistics of every row, and with an output its probabilities.
+///
+/// Made by [`Call::softmax`] or [`Call::statistics`]; what else it may ask for is set field by field.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Call<'a> {
     /// The rows.
     pub scores: DeviceRows,
@@ -58,9 +68,11 @@ pub struct Call<'a> {
     /// Device address of a u32 per row: 0-based position of its query. Without it a row of n unmasked
     /// scores sits at n - 1: its last visible key, unless keys before that one are masked.
     pub positions: Option<u64>,
-    /// What to measure. Under a critical rescaling the resolve is the rule's; the one here must be it, or 0.
-    /// With an output, a critical beta is only measured under a critical rescaling.
-    pub measure: Measure,
+    /// r of the Lambda(r) that is reported, nats, finite and >= 0; 0 if nothing is said. Under a critical rescaling it is
+    /// the rule's and must not be given here. With an output, Lambda(r) is only measured under a critical rescaling.
+    pub resolve: Option<f64>,
+    /// Count gaps among this many largest scores only, at least 1; the report then says how far that can be trusted.
+    pub top_k: Option<usize>,
     /// Measure Lambda beside Lambda(resolve), one more search where resolve > 0; only without an output.
     pub both: bool,
     /// Device address of a [`RowReport`] per row, 8-byte aligned.
@@ -94,7 +106,28 @@ pub(super) struct Checked {
     pub spans: Vec<Span>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// The probabilities of `scores` at `beta` go to `out`; nothing is reported unless [`Call::report`] asks for it.
+    pub fn softmax(scores: DeviceRows, out: DeviceOutput, beta: impl Into<Beta<'a>>) -> Call<'a> {
+        let (beta, positions, report) = (beta.into(), None, None);
+        Call { scores, out: Some(out), beta, positions, resolve: None, top_k: None, both: false, report }
+    }
+
+    /// A [`RowReport`] on every row of `scores` at `beta` goes to device address `report`; no probabilities.
+    pub fn statistics(scores: DeviceRows, report: u64, beta: impl Into<Beta<'a>>) -> Call<'a> {
+        let (beta, positions, report) = (beta.into(), None, Some(report));
+        Call { scores, out: None, beta, positions, resolve: None, top_k: None, both: false, report }
+    }
+
+    /// What the reports of this call measure: the resolve of its critical rescaling, or its own, and its top-k count.
+    pub fn measure(&self) -> Measure {
+        let of_rule = match self.beta {
+            Beta::Rescaling(rescaling) => rescaling.resolve(),
+            Beta::Each(_) => None,
+        };
+        Measure { resolve: of_rule.or(self.resolve).unwrap_or(0.0), top_k: self.top_k }
+    }
+
     /// What the plan of this call depends on.
     pub fn problem(&self) -> Problem {
         let DeviceRows { rows, cols, dtype, .. } = self.scores;
@@ -104,7 +137,7 @@ impl Call<'_> {
 
     /// Bytes of workspace that its launch on `arch` needs; 0 for none. Errors: those of [`Plan::choose`].
     pub fn workspace_bytes(&self, arch: &Arch) -> Result<u64> {
-        Ok(Plan::choose(&self.problem(), arch)?.workspace_bytes)
+        Ok(Plan::choose(&self.problem(), arch)?.workspace_bytes())
     }
 
     /// Errors: [`Error::Launch`] with the numbers of whatever does not fit; [`Error::Spec`] for a rule that the
@@ -173,11 +206,11 @@ impl Call<'_> {
             span("reports", address, 8, each(size_of::<RowReport>()), true)?;
         }
         let given = workspace.map_or(0, |workspace| workspace.bytes);
-        if given < plan.workspace_bytes {
-            return Err(fail(format!("a workspace of {given} bytes, expected {}", plan.workspace_bytes)));
+        if given < plan.workspace_bytes() {
+            return Err(fail(format!("a workspace of {given} bytes, expected {}", plan.workspace_bytes())));
         }
-        if let Some(workspace) = workspace.filter(|_| plan.workspace_bytes > 0) {
-            span("workspace", workspace.address, 256, Some(plan.workspace_bytes), true)?;
+        if let Some(workspace) = workspace.filter(|_| plan.workspace_bytes() > 0) {
+            span("workspace", workspace.address, 256, Some(plan.workspace_bytes()), true)?;
         }
         self.check_overlaps(&spans)?;
         let params = self.params(&plan, workspace)?;
@@ -209,17 +242,13 @@ impl Call<'_> {
         let DeviceRows { address, dtype, rows, cols, stride, lens } = self.scores;
         let fail = |detail: String| Err(Error::Launch { rows, cols, detail });
         let rule = Rule::of(self.beta)?;
-        let Measure { resolve, top_k } = self.measure;
+        if let (Some(own), Some(of_rule)) = (self.resolve, rule.resolve) {
+            return fail(format!("resolve {own} beside a critical rescaling, whose resolve is {of_rule}"));
+        }
+        let Measure { resolve, top_k } = self.measure();
         if !(resolve.is_finite() && resolve >= 0.0) {
             return fail(format!("resolve must be finite and at least 0 nats, found {resolve}"));
         }
-        let resolve = match rule.resolve {
-            Some(rules) if resolve != 0.0 && resolve != rules => {
-                return fail(format!("resolve {resolve} beside a critical rescaling with resolve {rules}"));
-            }
-            Some(rules) => rules,
-            None => resolve,
-        };
         let top_k = match top_k {
             None => 0,
             Some(0) => return fail("top-k must be at least 1, found 0".into()),
@@ -234,16 +263,16 @@ impl Call<'_> {
             betas: rule.betas,
             positions: self.positions.unwrap_or(0),
             report: self.report.unwrap_or(0),
-            workspace: workspace.filter(|_| plan.workspace_bytes > 0).map_or(0, |w| w.address),
+            workspace: workspace.filter(|_| plan.workspace_bytes() > 0).map_or(0, |w| w.address),
             score_stride: stride,
             out_stride: self.out.map_or(0, |out| out.stride),
             p: rule.p,
             resolve,
             rows: rows as u32,
             cols: cols as u32,
-            ctas: plan.ctas,
-            resident: plan.resident,
-            groups: plan.groups,
+            ctas: plan.launch.ctas,
+            resident: plan.launch.resident,
+            groups: plan.launch.groups,
             out_f32: u32::from(self.out.is_some_and(|out| out.dtype == DType::F32 && dtype != DType::F32)),
             rule: rule.kind,
             law: rule.law,

@@ -1,13 +1,13 @@
 //! What there is of CUDA on this machine and in this build, for `critbeta doctor`.
 
-use super::launch_simt;
+use super::simulator;
 use super::variants::Variant;
 
 /// Name and finding of each: what the build brings, the driver, run-time compilers, the simulator.
 pub fn facts() -> Vec<(&'static str, String)> {
-    let simulator = match launch_simt::IS_BUILT {
+    let simulator = match simulator::IS_BUILT {
         true => "in this build (--device simt)".to_owned(),
-        false => launch_simt::not_built().to_string(),
+        false => simulator::not_built().to_string(),
     };
     let mut facts = vec![("kernels", format!("{} variants", Variant::ALL.len()))];
     facts.extend(of_cuda());

@@ -1,11 +1,12 @@
 //! The verbs of [`cpu`] on host slices: upload, run, download, in batches of bounded memory.
 
-use super::call::{Beta, Call, DeviceOutput, DeviceRows, Workspace};
+use super::call::{Call, DeviceOutput, DeviceRows, Workspace};
 use super::decode;
 use super::engine::{DeviceMemory, Engine};
 use super::params;
+use super::rule::Beta;
 use crate::cpu::{self, Measure, RowReport, SoftmaxRow};
-use crate::{DType, Element, Error, Rescaling, Result, Scores};
+use crate::{DType, Element, Rescaling, Result, Scores};
 
 /// Bytes of scores on the device at once, unless one row is longer.
 const BATCH_BYTES: usize = 64 << 20;
@@ -46,36 +47,27 @@ impl Engine {
     /// As [`cpu::softmax`], on this engine: writes the softmax of every row under `rescaling` to `out` (dense rows x
     /// cols) and says of each row which beta it got.
     ///
-    /// Probabilities are within (4 + z) 2^-23 of f64, relative, z = beta x gap. Errors: [`Error::Scores`] as there,
-    /// and for a position of 2^32 or more; those of [`Engine::row_reports`]; [`Error::Spec`].
+    /// Probabilities are within (4 + z) 2^-23 of f64, relative, z = beta x gap. Errors: [`Error::Scores`] as there; those of [`Engine::row_reports`]; [`Error::Spec`].
     pub fn softmax<T: Element>(
         &self,
         scores: &Scores<T>,
         rescaling: &Rescaling,
-        positions: &[u64],
+        positions: Option<&[u32]>,
         out: &mut [f32],
     ) -> Result<Vec<SoftmaxRow>> {
         let (rows, cols) = (scores.rows(), scores.cols());
-        if cols == 0 || rows.checked_mul(cols) != Some(out.len()) || positions.len() != rows {
+        let fits = positions.is_none_or(|positions| positions.len() == rows);
+        if cols == 0 || rows.checked_mul(cols) != Some(out.len()) || !fits {
             return cpu::softmax(scores, rescaling, positions, out); // nothing to compute, or its error
         }
-        let narrow = |(row, &position): (usize, &u64)| {
-            let detail = format!("position {position} of row {row} is beyond 32 bits");
-            u32::try_from(position).map_err(|_| Error::Scores { rows, cols, detail })
-        };
-        let positions = positions.iter().enumerate().map(narrow).collect::<Result<Vec<u32>>>()?;
+        // The kernels put a row without a position at n - 1, which is its last unmasked key only where none before it is masked.
+        let last = || (0..rows).map(|row| scores.last_visible(row) as u32).collect::<Vec<u32>>();
+        let own = (positions.is_none() && matches!(rescaling, Rescaling::Law(_))).then(last);
+        let positions = positions.or(own.as_deref());
         let mut softmax = Vec::with_capacity(rows);
-        self.batches(
-            BATCH_BYTES,
-            scores,
-            rescaling,
-            Measure::default(),
-            Some(&positions),
-            Some(out),
-            |rows| {
-                softmax.extend(rows.iter().map(decode::softmax));
-            },
-        )?;
+        self.batches(BATCH_BYTES, scores, rescaling, Measure::default(), positions, Some(out), |rows| {
+            softmax.extend(rows.iter().map(decode::softmax));
+        })?;
         Ok(softmax)
     }
 
@@ -136,7 +128,8 @@ impl Engine {
                 }),
                 beta: Beta::Rescaling(rescaling),
                 positions: batch.positions.as_ref().map(DeviceMemory::address),
-                measure,
+                resolve: (measure.resolve != 0.0).then_some(measure.resolve),
+                top_k: measure.top_k,
                 both: measure.resolve != 0.0,
                 report: Some(batch.report.address()),
             };
@@ -163,7 +156,7 @@ impl Engine {
         let Batch { scores, lens, positions, report, out, workspace: memory } = batch;
         let optional = [lens, positions, out, memory].into_iter().flatten();
         let mut memory: Vec<&mut DeviceMemory> = [scores, report].into_iter().chain(optional).collect();
-        self.launch_within(call, workspace, &mut memory, false)
+        self.launch_within(call, workspace, &mut memory)
     }
 }
 
@@ -178,7 +171,7 @@ mod tests {
         let (rows, cols) = (11, 33);
         let scores: Vec<f32> =
             (0..rows * cols).map(|i| (i as f32 * 0.37).sin() * (i / cols) as f32).collect();
-        let lens: Vec<usize> = (0..rows).map(|row| cols - row).collect();
+        let lens: Vec<u32> = (0..rows).map(|row| (cols - row) as u32).collect();
         let view = Scores::dense(&scores, rows, cols).unwrap().with_lens(&lens).unwrap();
         let rule: Rescaling = "critical:cap=5".parse().unwrap();
         let positions = vec![0u32; rows];

@@ -40,6 +40,7 @@ impl Engine {
     /// # Safety
     ///
     /// As for [`Engine::launch`].
+    #[doc(hidden)]
     pub unsafe fn launch_naive(&self, call: &Call, stream: u64) -> Result<()> {
         let (rows, cols) = (call.scores.rows, call.scores.cols);
         if call.report.is_none() {
@@ -58,7 +59,6 @@ impl Engine {
     }
 
     /// One launch over memory of this engine, run to its end: safe, because every address is looked up in `memory`.
-    /// `naive` takes the naive path.
     ///
     /// Errors: those of [`Engine::launch`], and [`Error::Launch`] for an address outside of `memory`.
     pub fn launch_within(
@@ -66,9 +66,15 @@ impl Engine {
         call: &Call,
         workspace: Option<Workspace>,
         memory: &mut [&mut DeviceMemory],
-        naive: bool,
     ) -> Result<()> {
-        self.begin_within(call, workspace, memory, naive)?;
+        self.begin_within(call, workspace, memory, false)?;
+        self.synchronize()
+    }
+
+    /// As [`Engine::launch_within`], by the naive path.
+    #[doc(hidden)]
+    pub fn launch_naive_within(&self, call: &Call, memory: &mut [&mut DeviceMemory]) -> Result<()> {
+        self.begin_within(call, None, memory, true)?;
         self.synchronize()
     }
 

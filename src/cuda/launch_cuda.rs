@@ -56,8 +56,8 @@ impl Drop for Current {
 pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> Result<()> {
     let Checked { plan, params, .. } = checked;
     let fail = |detail| Err(Error::Launch { rows: plan.problem.rows, cols: plan.problem.cols, detail });
-    let Some(function) = driver.function(plan.variant) else {
-        return fail(format!("the kernels loaded have no {}", plan.variant));
+    let Some(function) = driver.function(plan.launch.variant) else {
+        return fail(format!("the kernels loaded have no {}", plan.kernel()));
     };
     let stream = stream as sys::CUstream;
     let _current = Current::push(driver.context().cu_ctx())?;
@@ -68,8 +68,8 @@ pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> 
             driver.context().ordinal()
         ));
     }
-    if plan.workspace_bytes > 0 {
-        let bytes = plan.workspace_bytes as usize;
+    if plan.workspace_bytes() > 0 {
+        let bytes = plan.workspace_bytes() as usize;
         // SAFETY: the workspace is the caller's to give, as large as was checked.
         unsafe { sys::cuMemsetD8Async(params.workspace, 0, bytes, stream) }
             .result()
@@ -82,22 +82,22 @@ pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> 
         value: sys::CUlaunchAttributeValue { cooperative: 1 },
     };
     let config = sys::CUlaunchConfig {
-        gridDimX: plan.grid,
+        gridDimX: plan.launch.grid,
         gridDimY: 1,
         gridDimZ: 1,
-        blockDimX: plan.variant.threads(),
+        blockDimX: plan.launch.variant.threads(),
         blockDimY: 1,
         blockDimZ: 1,
-        sharedMemBytes: plan.shared_bytes,
+        sharedMemBytes: plan.launch.shared_bytes,
         hStream: stream,
         attrs: &mut cooperative,
-        numAttrs: u32::from(plan.variant.scope() == Scope::Split),
+        numAttrs: u32::from(plan.launch.variant.scope() == Scope::Split),
     };
     let mut arguments = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
     // SAFETY: the kernel takes one RowParams, copied before the call returns; its addresses are the caller's promise.
     unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), ptr::null_mut()) }
         .result()
-        .map_err(refused(format!("launching {} with {} CTAs", plan.variant, plan.grid)))
+        .map_err(refused(format!("launching {} with {} CTAs", plan.launch.variant, plan.launch.grid)))
 }
 
 /// Whom `stream` belongs to, if not to this engine's context.

@@ -3,17 +3,9 @@
 
 use super::call::Checked;
 use super::simulator::{SimtOptions, Traffic};
-use crate::{Error, Result};
-
-/// Whether the simulator was compiled in.
-pub(super) const IS_BUILT: bool = cfg!(critbeta_simulator);
-
-pub(super) fn not_built() -> Error {
-    Error::NotBuilt {
-        what: "the simulator of the CUDA kernels",
-        remedy: "build with --features simt, where a C++17 compiler is (CXX, or c++ on PATH)",
-    }
-}
+#[cfg(critbeta_simulator)]
+use crate::Error;
+use crate::Result;
 
 #[cfg(critbeta_simulator)]
 mod interface {
@@ -81,9 +73,9 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
         unsafe { std::ptr::write_bytes(workspace.address as *mut u8, 0, workspace.bytes as usize) };
     }
     let launch = Launch {
-        variant: plan.variant as u32,
-        grid: plan.grid,
-        shared_bytes: plan.shared_bytes,
+        variant: plan.launch.variant as u32,
+        grid: plan.launch.grid,
+        shared_bytes: plan.launch.shared_bytes,
         shadow: options.shadow.into(),
         seed: options.seed,
         buffers: buffers.as_ptr(),
@@ -99,7 +91,7 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
     }
     let text = outcome.message.split(|&byte| byte == 0).next().unwrap_or_default();
     let fault = String::from_utf8_lossy(text).into_owned();
-    Err(Error::Simulated { kernel: plan.variant.symbol(), fault })
+    Err(Error::Simulated { kernel: plan.launch.variant.symbol(), fault })
 }
 
 /// # Safety
@@ -107,5 +99,5 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
 /// None: this build has no simulator.
 #[cfg(not(critbeta_simulator))]
 pub(super) unsafe fn launch(_: &SimtOptions, _: &Checked) -> Result<Traffic> {
-    Err(not_built())
+    Err(super::simulator::not_built())
 }

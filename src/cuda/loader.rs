@@ -7,9 +7,9 @@ use crate::{Error, Result};
 use cudarc::driver::{CudaContext, CudaModule, DriverError, sys::CUresult};
 use cudarc::nvrtc::Ptx;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The image that build.rs made or was given; empty where there was neither.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
@@ -120,10 +120,13 @@ fn read_cached(path: &Path) -> Option<Vec<u8>> {
 fn write_cached(path: &Path, cubin: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(&hash(cubin).to_le_bytes())?;
-    file.write_all(cubin)?;
-    file.persist(path).map(drop).map_err(|e| e.error)
+    // A number of its own for each writer: threads of one process may compile at once.
+    static WRITERS: AtomicU32 = AtomicU32::new(0);
+    let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
+    let beside = folder.join(format!(".kernels.{}.{writer}.tmp", std::process::id()));
+    let whole = [&hash(cubin).to_le_bytes()[..], cubin].concat();
+    let written = fs::write(&beside, whole).and_then(|()| fs::rename(&beside, path));
+    written.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 #[cfg(test)]

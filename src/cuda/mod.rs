@@ -26,7 +26,7 @@ mod launch_cuda;
 mod launch_simt;
 #[cfg(feature = "cuda")]
 mod loader;
-pub mod params;
+mod params;
 mod plan;
 mod rule;
 mod simulator;
@@ -37,9 +37,18 @@ mod variants;
 mod wrappers;
 
 pub use arch::Arch;
-pub use call::{Beta, Call, DeviceOutput, DeviceRows, Workspace};
+pub use call::{Call, DeviceOutput, DeviceRows, Workspace};
 pub use engine::{DeviceMemory, Engine};
 pub use facts::facts;
+pub use params::{Contact, RowReport};
 pub use plan::{Plan, Problem};
+pub use rule::Beta;
 pub use simulator::{SimtOptions, Traffic};
-pub use variants::{Family, Scope, Variant};
+
+/// Not part of the API: what this project's own tests and benchmark look at. It changes without notice.
+#[doc(hidden)]
+pub mod internals {
+    pub use super::params::*;
+    pub use super::plan::Launch;
+    pub use super::variants::{Family, Scope, Variant};
+}

@@ -93,8 +93,9 @@ pub struct RowParams {
     pub reserved: u32,
 }
 
-/// Where a ratio is attained.
+/// Where a ratio is attained, as a kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[non_exhaustive]
 #[repr(C)]
 pub struct Contact {
     /// The contact gap; 0 where no gap attains a ratio.
@@ -103,8 +104,9 @@ pub struct Contact {
     pub rank: u32,
 }
 
-/// What a kernel says of one row; `cpu::RowReport` is computed from it.
+/// What a kernel says of one row, as it lies in device memory; [`RowReport::decode`] makes a `cpu::RowReport` of it.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[non_exhaustive]
 #[repr(C)]
 pub struct RowReport {
     /// The largest score.

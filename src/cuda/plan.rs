@@ -2,10 +2,10 @@
 //!
 //! ```
 //! use critbeta::DType;
-//! use critbeta::cuda::{Arch, Family, Plan, Problem};
-//! let problem = Problem { rows: 4096, cols: 32_768, dtype: DType::F32, family: Family::CriticalSoftmax };
+//! use critbeta::cuda::{Arch, Plan, Problem};
+//! let problem = Problem::softmax(4096, 32_768, DType::F32);
 //! let plan = Plan::choose(&problem, &Arch::named("sm_90")?)?;
-//! assert_eq!(plan.variant.symbol(), "critical_softmax_f32_cluster256x2");
+//! assert_eq!(plan.kernel(), "critical_softmax_f32_cluster256x2");
 //! assert!(plan.fits_on_chip());
 //! println!("{plan}");
 //! # Ok::<(), critbeta::Error>(())
@@ -20,6 +20,7 @@ use std::fmt;
 
 /// What is to be computed, as far as a plan depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// Rows, 1 to 2^31 - 1.
     pub rows: u64,
@@ -28,14 +29,36 @@ pub struct Problem {
     /// Element type of the scores: f32, f16 or bf16.
     pub dtype: DType,
     /// What is done with each row.
-    pub family: Family,
+    pub(super) family: Family,
+}
+
+impl Problem {
+    /// Probabilities of `rows` x `cols` scores.
+    pub fn softmax(rows: u64, cols: u64, dtype: DType) -> Problem {
+        Problem { rows, cols, dtype, family: Family::CriticalSoftmax }
+    }
+
+    /// A report on each of `rows` x `cols` scores, and no probabilities.
+    pub fn statistics(rows: u64, cols: u64, dtype: DType) -> Problem {
+        Problem { rows, cols, dtype, family: Family::GapProfile }
+    }
 }
 
 /// How a problem is launched. Prints itself with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What it is for.
-    pub problem: Problem,
+    pub(super) problem: Problem,
+    pub(super) launch: Launch,
+    /// Vectors of the row at its worst alignment.
+    vectors: u64,
+    why: &'static str,
+    arch: String,
+    sm_count: u32,
+}
+
+/// The kernel of a plan and the size of its grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
     /// The kernel.
     pub variant: Variant,
     /// CTAs in the grid.
@@ -48,15 +71,10 @@ pub struct Plan {
     pub resident: u32,
     /// Rows worked on at once in the split scope, 1 in the others.
     pub groups: u32,
-    /// Device memory that the launch needs beside its operands, bytes; 0 but in the split scope.
+    /// See [`Plan::workspace_bytes`].
     pub workspace_bytes: u64,
     /// CTAs that share an SM, by their shared memory and threads.
     pub ctas_per_sm: u32,
-    /// Vectors of the row at its worst alignment.
-    vectors: u64,
-    why: &'static str,
-    arch: String,
-    sm_count: u32,
 }
 
 /// Bytes of dynamic shared memory that each CTA can have when `ctas` of them share an SM.
@@ -142,21 +160,10 @@ impl Plan {
         };
         let by_shared = arch.shared_per_sm_bytes / (shared_bytes + RESERVED_PER_CTA);
         let ctas_per_sm = by_shared.min(arch.threads_per_sm / variant.threads()).clamp(1, 32);
-        Ok(Plan {
-            problem: *problem,
-            variant,
-            grid,
-            shared_bytes,
-            ctas,
-            resident,
-            groups,
-            workspace_bytes,
-            ctas_per_sm,
-            vectors,
-            why,
-            arch: arch.name.clone(),
-            sm_count: arch.sm_count,
-        })
+        let launch =
+            Launch { variant, grid, shared_bytes, ctas, resident, groups, workspace_bytes, ctas_per_sm };
+        let (arch, sm_count) = (arch.name.clone(), arch.sm_count);
+        Ok(Plan { problem: *problem, launch, vectors, why, arch, sm_count })
     }
 
     /// The launch of a kernel that works on no rows, as it is given.
@@ -168,16 +175,19 @@ impl Plan {
         workspace_bytes: u64,
         arch: &Arch,
     ) -> Plan {
+        let (groups, resident, ctas_per_sm) = (grid / ctas.max(1), 0, 1);
         Plan {
             problem: Problem { rows: 1, cols: 1, dtype: variant.dtype(), family: variant.family() },
-            variant,
-            grid,
-            shared_bytes,
-            ctas,
-            resident: 0,
-            groups: grid / ctas.max(1),
-            workspace_bytes,
-            ctas_per_sm: 1,
+            launch: Launch {
+                variant,
+                grid,
+                shared_bytes,
+                ctas,
+                resident,
+                groups,
+                workspace_bytes,
+                ctas_per_sm,
+            },
             vectors: 1,
             why: "each wrapper of the machine once",
             arch: arch.name.clone(),
@@ -185,9 +195,29 @@ impl Plan {
         }
     }
 
+    /// The symbol of the kernel.
+    pub fn kernel(&self) -> &'static str {
+        self.launch.variant.symbol()
+    }
+
     /// Whether a row is read from device memory once.
     pub fn fits_on_chip(&self) -> bool {
-        u64::from(self.resident) * u64::from(self.ctas) >= self.vectors
+        self.on_chip() >= self.vectors
+    }
+
+    /// Device memory that the launch needs beside its operands, bytes; 0 but for rows that the whole grid shares.
+    pub fn workspace_bytes(&self) -> u64 {
+        self.launch.workspace_bytes
+    }
+
+    /// For tests: the launch itself.
+    #[doc(hidden)]
+    pub fn launch(&self) -> &Launch {
+        &self.launch
+    }
+
+    fn on_chip(&self) -> u64 {
+        u64::from(self.launch.resident) * u64::from(self.launch.ctas)
     }
 }
 
@@ -283,7 +313,8 @@ fn split(problem: &Problem, arch: &Arch, vectors: u64) -> Choice {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Problem { rows, cols, dtype, family } = self.problem;
-        let (threads, ctas) = (self.variant.threads(), self.ctas);
+        let Launch { variant, grid, shared_bytes, ctas, resident, groups, ctas_per_sm, .. } = self.launch;
+        let threads = variant.threads();
         writeln!(
             f,
             "{}: {rows} rows x {cols} {dtype} on {}, {} SMs",
@@ -291,25 +322,22 @@ impl fmt::Display for Plan {
             self.arch,
             self.sm_count
         )?;
-        let (whom, of) = match self.variant.scope() {
+        let (whom, of) = match variant.scope() {
             Scope::Warp => (format!("one warp per row, {WARPS} in a CTA"), "warp"),
             Scope::Block => (format!("one CTA of {threads} threads per row"), "CTA"),
             Scope::Cluster => (format!("a cluster of {ctas} CTAs of {threads} threads per row"), "CTA"),
             Scope::Split => {
-                (format!("{ctas} CTAs of {threads} threads per row, {} rows at once", self.groups), "CTA")
+                (format!("{ctas} CTAs of {threads} threads per row, {groups} rows at once"), "CTA")
             }
         };
-        writeln!(f, "  kernel     {}: {whom}", self.variant)?;
+        writeln!(f, "  kernel     {variant}: {whom}")?;
         writeln!(f, "  why        {}", self.why)?;
-        let (shared, per_sm) = (self.shared_bytes, self.ctas_per_sm);
         writeln!(
             f,
-            "  grid       {} CTAs, {shared} bytes of shared memory each, at most {per_sm} to an SM",
-            self.grid
+            "  grid       {grid} CTAs, {shared_bytes} bytes of shared memory each, at most {ctas_per_sm} to an SM"
         )?;
-        let on_chip = (u64::from(self.resident) * u64::from(ctas)).min(self.vectors);
-        let share = 100.0 * on_chip as f64 / self.vectors as f64;
-        let (vectors, resident) = (self.vectors, self.resident);
+        let vectors = self.vectors;
+        let share = 100.0 * self.on_chip().min(vectors) as f64 / vectors as f64;
         writeln!(
             f,
             "  on chip    {share:.1} % of a row: {resident} of its {vectors} vectors of 16 bytes in each {of}"
@@ -328,6 +356,6 @@ impl fmt::Display for Plan {
                 )?;
             }
         }
-        write!(f, "  workspace  {} bytes", self.workspace_bytes)
+        write!(f, "  workspace  {} bytes", self.workspace_bytes())
     }
 }

@@ -1,10 +1,25 @@
-//! A rescaling as the fields that kernels/rule.cuh reads.
+//! Where a row's beta is from, and a rescaling as the fields that kernels/rule.cuh reads.
 
-use super::call::Beta;
 use super::params::*;
 use crate::laws::LAWS;
 use crate::rescaling::{Calibrated, Critical};
 use crate::{Error, Rescaling, Result};
+
+/// Where the inverse temperature of a row is from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Beta<'a> {
+    /// A rule.
+    Rescaling(&'a Rescaling),
+    /// Device address of an f32 per row; below 0 it is taken as 0, and NaN makes the whole row NaN.
+    Each(u64),
+}
+
+impl<'a> From<&'a Rescaling> for Beta<'a> {
+    fn from(rescaling: &'a Rescaling) -> Beta<'a> {
+        Beta::Rescaling(rescaling)
+    }
+}
 
 pub(super) struct Rule {
     /// One of the `RULE_` constants.

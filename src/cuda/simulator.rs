@@ -2,13 +2,23 @@
 
 use super::arch::Arch;
 use super::call::Checked;
-use super::launch_simt;
 use crate::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use std::sync::{Mutex, PoisonError};
 
+/// Whether the simulator was compiled in.
+pub(super) const IS_BUILT: bool = cfg!(critbeta_simulator);
+
+pub(super) fn not_built() -> Error {
+    Error::NotBuilt {
+        what: "the simulator of the CUDA kernels",
+        remedy: "build with --features simt, where a C++17 compiler is (CXX, or c++ on PATH)",
+    }
+}
+
 /// How the simulator runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SimtOptions {
     /// Seed of the order in which threads take turns. Results do not depend on it.
     pub seed: u64,
@@ -27,6 +37,7 @@ impl SimtOptions {
 
 /// Bytes of global memory that kernels read and wrote; an atomic counts as both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Traffic {
     /// Bytes read.
     pub load_bytes: u64,
@@ -41,8 +52,8 @@ pub(super) struct Simulator {
 
 impl Simulator {
     pub fn new(options: SimtOptions) -> Result<Self> {
-        if !launch_simt::IS_BUILT {
-            return Err(launch_simt::not_built());
+        if !IS_BUILT {
+            return Err(not_built());
         }
         Ok(Simulator { options, traffic: Mutex::default() })
     }

@@ -10,6 +10,7 @@ impl Engine {
     ///
     /// `flush` is overwritten just before, outside of the time: larger than the L2 cache, it leaves nothing of the
     /// operands there, and it keeps the GPU busy while the launch is prepared. Errors: those of [`Engine::launch_within`].
+    #[doc(hidden)]
     pub fn time_within(
         &self,
         call: &Call,
@@ -25,6 +26,7 @@ impl Engine {
     ///
     /// Errors: [`Error::Settings`](crate::Error::Settings) where `to` is smaller, and for memory of another engine;
     /// [`Error::Cuda`](crate::Error::Cuda).
+    #[doc(hidden)]
     pub fn time_copy(
         &self,
         from: &DeviceMemory,

@@ -1,7 +1,7 @@
 //! Seeded generators of score rows whose critical beta is known, or known to be hard to get right.
 //!
-//! The first nine are the families that theory answers for; [`selftest`] measures them and compares.
-//! The others are test laws: far needles, heavy tails, ties, masks, 16-bit scores, even spacing.
+//! Theory answers for the first nine; `critbeta families` measures them and compares. The others are hard cases: far
+//! needles, heavy tails, ties, masks, 16-bit scores, even spacing.
 //!
 //! ```
 //! use critbeta::families::{Family, median_critical_beta};
@@ -11,17 +11,13 @@
 
 mod draw;
 pub mod order;
-pub mod selftest;
 
-use crate::cpu::Measure;
-use crate::cuda::Engine;
-use crate::{CriticalBeta, Scores};
-use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 use std::fmt;
 
-/// A law that rows of scores are drawn from.
+/// A distribution that rows of scores are drawn from.
 ///
 /// Parameters that come from text are finite and positive (d: above 1). Any other value gives rows of
 /// the same formula: poisoned where it has no value.
@@ -221,80 +217,20 @@ impl std::str::FromStr for Family {
 ///
 /// The median and no mean: P(Lambda > w) falls like 1 / w. The same for every number of threads.
 pub fn median_critical_beta(family: &Family, n: usize, rows: usize, seed: u64) -> f64 {
-    let cpu = Measurer::Row(|scores| crate::cpu::critical_beta(scores, 0.0));
-    // A function of rows in memory has no error; of no rows the median is NaN too.
-    let betas = cpu.each_of(family, n, rows, seed).unwrap_or_default();
-    median(betas.iter().map(|critical| critical.beta).collect())
+    let one = |scores: &mut Vec<f32>, seed| {
+        family.draw(n, &mut Xoshiro256PlusPlus::seed_from_u64(seed), scores);
+        crate::cpu::critical_beta(scores, 0.0).beta
+    };
+    median(row_seeds(rows, seed).into_par_iter().map_init(Vec::new, one).collect())
 }
 
-/// What critical betas are measured with.
-pub(crate) enum Measurer<'a> {
-    /// A function of one row, rows in parallel.
-    Row(fn(&[f32]) -> CriticalBeta),
-    /// A GPU, many rows at once.
-    Engine(&'a Engine),
-}
-
-/// Scores that wait for a GPU at once: 64 MB.
-const BATCH_SCORES: usize = 1 << 24;
-
-impl Measurer<'_> {
-    /// The critical beta of each of `rows` rows, in order; `draw` writes row `i` to its argument.
-    fn each(
-        &self,
-        rows: usize,
-        draw: impl Fn(usize, &mut Vec<f32>) + Sync,
-    ) -> crate::Result<Vec<CriticalBeta>> {
-        let drawn = |scores: &mut Vec<f32>, row| draw(row, scores);
-        match *self {
-            Measurer::Row(measure) => {
-                let one = |scores: &mut Vec<f32>, row| {
-                    drawn(scores, row);
-                    measure(scores)
-                };
-                Ok((0..rows).into_par_iter().map_init(Vec::new, one).collect())
-            }
-            Measurer::Engine(engine) => {
-                let mut betas = Vec::with_capacity(rows);
-                while betas.len() < rows {
-                    // As many as fit, going by the last row: lengths of neighbours differ little.
-                    let mut last = Vec::new();
-                    draw(betas.len(), &mut last);
-                    let count = (BATCH_SCORES / last.len().max(1)).clamp(1, rows - betas.len());
-                    let range = betas.len()..betas.len() + count;
-                    let one = |row| {
-                        let mut scores = Vec::new();
-                        drawn(&mut scores, row);
-                        scores
-                    };
-                    let batch: Vec<Vec<f32>> = range.into_par_iter().map(one).collect();
-                    let lens: Vec<usize> = batch.iter().map(Vec::len).collect();
-                    let cols = lens.iter().copied().max().unwrap_or(0);
-                    let mut packed = vec![0.0; count * cols];
-                    for (row, to) in batch.iter().zip(packed.chunks_exact_mut(cols.max(1))) {
-                        to[..row.len()].copy_from_slice(row);
-                    }
-                    let view = Scores::dense(&packed, count, cols)?.with_lens(&lens)?;
-                    let reports = engine.row_reports(&view, 1.0, Measure::default())?;
-                    betas.extend(reports.iter().map(|report| report.critical));
-                }
-                Ok(betas)
-            }
-        }
-    }
-
-    /// The critical beta of each of `rows` seeded rows of `family`, in order.
-    fn each_of(&self, family: &Family, n: usize, rows: usize, seed: u64) -> crate::Result<Vec<CriticalBeta>> {
-        use rand::RngExt;
-        let seeds: Vec<u64> = Xoshiro256PlusPlus::seed_from_u64(seed).random_iter().take(rows).collect();
-        self.each(rows, |row, scores| {
-            family.draw(n, &mut Xoshiro256PlusPlus::seed_from_u64(seeds[row]), scores);
-        })
-    }
+/// A seed for each of `rows` rows, all from one.
+pub fn row_seeds(rows: usize, seed: u64) -> Vec<u64> {
+    Xoshiro256PlusPlus::seed_from_u64(seed).random_iter().take(rows).collect()
 }
 
 /// The upper median; NaN of nothing.
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     let middle = values.len() / 2;
     if values.is_empty() { f64::NAN } else { *values.select_nth_unstable_by(middle, f64::total_cmp).1 }
 }

@@ -6,7 +6,8 @@
 use crate::common::every_family;
 use crate::device::{Ask, Done, Out, Rows, small};
 use critbeta::cpu::{self, RowReport};
-use critbeta::cuda::{Arch, Scope};
+use critbeta::cuda::Arch;
+use critbeta::cuda::internals::Scope;
 use critbeta::reference::Row;
 use critbeta::{DType, Rescaling};
 
@@ -111,7 +112,8 @@ pub fn rows_of(n: usize, seed: u64) -> Vec<Vec<f32>> {
 pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
     // Room for `vectors` vectors of f32, and half of it where rows are half as long.
     let part = |scope, vectors, sms, max_cluster| small(scope, vectors * size as u32 / 4, sms, max_cluster);
-    let roomy = Arch { shared_per_sm_bytes: 4 << 20, ..part(Scope::Block, 600, 64, 1) };
+    let mut roomy = part(Scope::Block, 600, 64, 1);
+    roomy.shared_per_sm_bytes = 4 << 20;
     vec![
         (Scope::Warp, small(Scope::Warp, 4 * 258, 64, 1), vec![1, 2, 3, 4, 5, 31, 32, 33, 127, 1023, 1024]),
         (Scope::Block, roomy, vec![1025, 1200]),

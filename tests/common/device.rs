@@ -5,9 +5,9 @@
 
 use critbeta::DType;
 use critbeta::cpu::Measure;
-use critbeta::cuda::params::{self, RowReport};
+use critbeta::cuda::internals::{self, Scope};
 use critbeta::cuda::{
-    Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, Scope, SimtOptions, Workspace,
+    Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, RowReport, SimtOptions, Workspace,
 };
 use half::{bf16, f16};
 use std::sync::OnceLock;
@@ -36,23 +36,18 @@ pub fn engine(test: &str, arch: &Arch) -> Option<Engine> {
 /// A part whose CTAs have room for `vectors` 16-byte vectors of a row in `scope`, and whose SMs hold one CTA.
 pub fn small(scope: Scope, vectors: u32, sm_count: u32, max_cluster: u32) -> Arch {
     let control = match scope {
-        Scope::Warp => 4 * params::WARP_CONTROL_BYTES,
-        Scope::Block => params::BLOCK_CONTROL_BYTES,
-        Scope::Cluster => params::CLUSTER_CONTROL_BYTES,
-        Scope::Split => params::SPLIT_CONTROL_BYTES,
+        Scope::Warp => 4 * internals::WARP_CONTROL_BYTES,
+        Scope::Block => internals::BLOCK_CONTROL_BYTES,
+        Scope::Cluster => internals::CLUSTER_CONTROL_BYTES,
+        Scope::Split => internals::SPLIT_CONTROL_BYTES,
     };
     // Beside the control structures: 1024 bytes that the hardware keeps, 128 of static shared memory.
     let shared = control + 16 * vectors + 128;
-    Arch {
-        name: format!("a part with room for {vectors} vectors, {sm_count} SMs, clusters of {max_cluster}"),
-        sm: 90,
-        sm_count,
-        shared_per_block_bytes: shared,
-        shared_per_sm_bytes: shared + 1024,
-        threads_per_sm: 2048,
-        clusters: max_cluster > 1,
-        max_cluster,
-    }
+    let mut arch = Arch::named("sm_90").unwrap();
+    arch.name = format!("a part with room for {vectors} vectors, {sm_count} SMs, clusters of {max_cluster}");
+    (arch.sm_count, arch.max_cluster, arch.clusters) = (sm_count, max_cluster, max_cluster > 1);
+    (arch.shared_per_block_bytes, arch.shared_per_sm_bytes) = (shared, shared + 1024);
+    arch
 }
 
 pub fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
@@ -127,7 +122,7 @@ pub struct Ask<'a> {
     pub naive: bool,
 }
 
-pub const PLAIN: Measure = Measure { resolve: 0.0, top_k: None };
+pub const PLAIN: Measure = Measure::new(0.0, None);
 
 impl<'a> Ask<'a> {
     pub fn new(out: Out, beta: Beta<'a>) -> Self {
@@ -142,6 +137,13 @@ pub struct Done {
     pub probs: Vec<Vec<f32>>,
     pub load_bytes: u64,
     pub store_bytes: u64,
+}
+
+/// The resolve that a launch is given: none beside a rule that has its own.
+fn resolve_of(ask: &Ask) -> Option<f64> {
+    let of_rule =
+        matches!(ask.beta, Beta::Rescaling(rule) if ask.betas.is_empty() && rule.resolve().is_some());
+    (ask.measure.resolve != 0.0 && !of_rule).then_some(ask.measure.resolve)
 }
 
 /// What lies around rows: no float of it may be read, and none of it written.
@@ -176,26 +178,18 @@ pub fn run(engine: &Engine, input: &Rows, ask: &Ask) -> critbeta::Result<Done> {
     let out_size = out_dtype.size_bytes();
     let mut apart = engine.uploaded(&block(out_size, out_offset, out_stride, &vec![Vec::new(); count]))?;
     let out_address = if ask.out == Out::InPlace { scores.address() } else { apart.address() };
-    let call = Call {
-        scores: DeviceRows {
-            address: scores.address() + (offset * size) as u64,
-            dtype: *dtype,
-            rows: count as u64,
-            cols: *cols as u64,
-            stride: stride as u64,
-            lens: lens.then_some(lens_memory.address()),
-        },
-        out: (ask.out != Out::None).then_some(DeviceOutput {
-            address: out_address + (out_offset * out_size) as u64,
-            dtype: out_dtype,
-            stride: out_stride as u64,
-        }),
-        beta: if ask.betas.is_empty() { ask.beta } else { Beta::Each(betas.address()) },
-        positions: (!ask.positions.is_empty()).then_some(positions.address()),
-        measure: ask.measure,
-        both: ask.both,
-        report: ask.report.then_some(report.address()),
-    };
+    let at = scores.address() + (offset * size) as u64;
+    let mut scores_rows = DeviceRows::dense(at, *dtype, count as u64, *cols as u64);
+    scores_rows.stride = stride as u64;
+    scores_rows.lens = lens.then_some(lens_memory.address());
+    let out = DeviceOutput::new(out_address + (out_offset * out_size) as u64, out_dtype, out_stride as u64);
+    let beta = if ask.betas.is_empty() { ask.beta } else { Beta::Each(betas.address()) };
+    let mut call = Call::softmax(scores_rows, out, beta);
+    call.out = call.out.filter(|_| ask.out != Out::None);
+    call.positions = (!ask.positions.is_empty()).then_some(positions.address());
+    (call.resolve, call.top_k) = (resolve_of(ask), ask.measure.top_k);
+    call.both = ask.both;
+    call.report = ask.report.then_some(report.address());
     let needed = call.workspace_bytes(engine.arch())?;
     // Whatever was left in a workspace by its last launch.
     let mut workspace = engine.uploaded(&vec![CANARY; needed as usize + 8])?;
@@ -210,7 +204,10 @@ pub fn run(engine: &Engine, input: &Rows, ask: &Ask) -> critbeta::Result<Done> {
         &mut apart,
         &mut workspace,
     ];
-    engine.launch_within(&call, (needed > 0).then_some(given_workspace), &mut memory, ask.naive)?;
+    match ask.naive {
+        true => engine.launch_naive_within(&call, &mut memory)?,
+        false => engine.launch_within(&call, (needed > 0).then_some(given_workspace), &mut memory)?,
+    }
     let after = engine.traffic().unwrap_or_default();
 
     let mut reports = vec![bytemuck::Zeroable::zeroed(); count];

@@ -1,0 +1,231 @@
+//! What is measured: shapes, dtypes and laws.
+
+use crate::Device;
+use crate::input::elements;
+use critbeta::families::Family;
+use critbeta::{DType, Error, Result};
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::SliceRandom;
+
+/// Rows of one shape, dtype and law.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Case {
+    /// Rows.
+    pub rows: u64,
+    /// Columns.
+    pub n: u64,
+    /// f32, f16 or bf16.
+    pub dtype: DType,
+    /// What the scores are drawn from.
+    pub law: Family,
+    /// Whether the scores of a row are in a drawn order instead of the law's own.
+    pub is_shuffled: bool,
+}
+
+/// The test laws, in the order and under the names that every script uses.
+pub const LAWS: [&str; 9] =
+    ["gaussian", "sink", "needles", "student-t", "log-grid", "equal", "masked", "bf16", "ascending"];
+
+/// Bytes of scores of the cases with many rows on a GPU: several times any L2 cache.
+const MANY_BYTES: u64 = 256 << 20;
+/// The same on a CPU, beside as many of probabilities: several times most L3 caches, and a sort of them takes half a second.
+const MANY_BYTES_CPU: u64 = 64 << 20;
+/// Scores that are drawn; more rows repeat them.
+const DRAWN_SCORES: u64 = 1 << 22;
+
+impl Case {
+    /// A case of `law`, by its name in [`LAWS`] or with a parameter as `critbeta families` reads it.
+    ///
+    /// Errors: [`Error::Settings`] for an unknown law, for zero rows or columns, for f64, and for more bytes than can be addressed.
+    pub fn new(rows: u64, n: u64, dtype: DType, law: &str) -> Result<Case> {
+        let law = law.parse().map_err(|detail| Error::Settings { detail })?;
+        let fail = |expected| {
+            let detail = format!("a bench of {rows} rows x {n} {dtype}: expected {expected}");
+            Err(Error::Settings { detail })
+        };
+        if rows == 0 || n == 0 || dtype == DType::F64 {
+            return fail("rows, columns and f32, f16 or bf16");
+        }
+        // Scores and probabilities, and room for what is counted of them.
+        let bytes = rows.checked_mul(n).and_then(|scores| scores.checked_mul(8 * dtype.size_bytes() as u64));
+        match bytes.map(usize::try_from) {
+            Some(Ok(_)) => Ok(Case { rows, n, dtype, law, is_shuffled: false }),
+            _ => fail("scores that fit in memory"),
+        }
+    }
+
+    /// The same scores, those of every row in a drawn order.
+    pub fn shuffled(self) -> Case {
+        Case { is_shuffled: true, ..self }
+    }
+
+    /// As many rows of `n` as make 256 MiB of scores.
+    ///
+    /// Errors: as [`Case::new`].
+    pub fn many(n: u64, dtype: DType, law: &str) -> Result<Case> {
+        Case::filling(MANY_BYTES, n, dtype, law)
+    }
+
+    /// As many rows of `n` as leave the caches of `device` behind: 64 MiB of scores on a CPU, else [`Case::many`].
+    ///
+    /// Errors: as [`Case::new`].
+    pub fn many_on(device: &Device, n: u64, dtype: DType, law: &str) -> Result<Case> {
+        match device {
+            Device::Cpu => Case::filling(MANY_BYTES_CPU, n, dtype, law),
+            Device::Cuda(_) => Case::many(n, dtype, law),
+        }
+    }
+
+    fn filling(bytes: u64, n: u64, dtype: DType, law: &str) -> Result<Case> {
+        let row_bytes = n.saturating_mul(dtype.size_bytes() as u64);
+        Case::new((bytes / row_bytes.max(1)).max(1), n, dtype, law)
+    }
+
+    /// The law in words: its name, and its parameter where that is not the default.
+    pub fn law_name(&self) -> String {
+        let is_default = Family::ALL.contains(&self.law);
+        if is_default { self.law.name().into() } else { self.law.to_string() }
+    }
+
+    /// The law, and the order of the scores if it is not the law's own.
+    pub fn told_law(&self) -> String {
+        let order = if self.is_shuffled { ", shuffled" } else { "" };
+        self.law_name() + order
+    }
+
+    /// The case's rows as its dtype holds them, seeded by `seed`; of a case of more than 4 Mi scores those that the others repeat.
+    pub fn draw(&self, seed: u64) -> Vec<Vec<f32>> {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let one = |_| {
+            let (mut row, mut bytes) = (Vec::new(), Vec::new());
+            self.law.draw(self.n as usize, &mut rng, &mut row);
+            if self.is_shuffled {
+                row.shuffle(&mut rng);
+            }
+            elements::write(
+                self.dtype,
+                &row.iter().map(|&score| score.into()).collect::<Vec<f64>>(),
+                &mut bytes,
+            );
+            elements::decode_row(self.dtype, &bytes, 0, &mut row);
+            row
+        };
+        (0..(DRAWN_SCORES / self.n).clamp(1, self.rows)).map(one).collect()
+    }
+
+    /// Bytes that a softmax must move: each score read once, each probability, of the same dtype, written once.
+    pub fn moved_bytes(&self) -> u64 {
+        2 * self.rows * self.n * self.dtype.size_bytes() as u64
+    }
+}
+
+/// What `critbeta bench` measures on `device` unless it is told a shape: [`small`] on the simulator, which would take days for more.
+///
+/// Errors: none but those of [`Case::new`], which would be a defect of the table.
+pub fn of(device: &Device) -> Result<Vec<Case>> {
+    match device {
+        Device::Cpu => cpu_ladder(),
+        Device::Cuda(engine) if engine.is_simulated() => small(),
+        Device::Cuda(_) => ladder(),
+    }
+}
+
+/// On a CPU: 64 MiB in many, some and few rows, one long row, 16-bit rows, and every law at 256 x 65,536, and a log grid in a drawn order. About a minute
+/// on two cores, most of it in the sorts.
+fn cpu_ladder() -> Result<Vec<Case>> {
+    let shapes = [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)];
+    let plain = shapes.map(|(rows, n)| Case::new(rows, n, DType::F32, "gaussian"));
+    let narrow = [DType::F16, DType::Bf16].map(|dtype| Case::new(256, 1 << 16, dtype, "gaussian"));
+    let laws = LAWS.into_iter().filter(|&law| law != "gaussian");
+    let laws = laws.map(|law| Case::new(256, 1 << 16, DType::F32, law));
+    let shuffled = Case::new(256, 1 << 16, DType::F32, "log-grid").map(Case::shuffled);
+    plain.into_iter().chain(narrow).chain(laws).chain([shuffled]).collect()
+}
+
+/// The ladder of a GPU: many rows of 4K to 1M in f32 and bf16, every law at two lengths, and 1 to 8 long rows.
+///
+/// Errors: none but those of [`Case::new`], which would be a defect of the table.
+fn ladder() -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for dtype in [DType::F32, DType::Bf16] {
+        for log_n in 12..=20 {
+            cases.push(Case::many(1 << log_n, dtype, "gaussian")?);
+        }
+    }
+    for law in LAWS.into_iter().filter(|&law| law != "gaussian") {
+        for n in [1 << 15, 1 << 18] {
+            cases.push(Case::many(n, DType::F32, law)?);
+        }
+    }
+    for rows in [1, 2, 4, 8] {
+        for log_n in 17..=20 {
+            cases.push(Case::new(rows, 1 << log_n, DType::F32, "gaussian")?);
+        }
+    }
+    for rows in [1, 8] {
+        for n in [1 << 17, 1 << 20] {
+            cases.push(Case::new(rows, n, DType::Bf16, "gaussian")?);
+        }
+    }
+    Ok(cases)
+}
+
+/// A case for each scope and some laws, small enough for the simulator and for a memory checker; times of them mean nothing.
+///
+/// Errors: as [`of`].
+pub fn small() -> Result<Vec<Case>> {
+    let shapes =
+        [(5, 300, DType::F32), (3, 5000, DType::Bf16), (2, 40_000, DType::F32), (1, 150_000, DType::F16)];
+    let laws = LAWS.into_iter().cycle();
+    shapes
+        .into_iter()
+        .cycle()
+        .take(LAWS.len())
+        .zip(laws)
+        .map(|((rows, n, dtype), law)| Case::new(rows, n, dtype, law))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ladder_of_a_cpu_has_every_law_shape_and_dtype() {
+        let cases = of(&Device::Cpu).unwrap();
+        for law in LAWS {
+            assert!(cases.iter().any(|of| of.n == 1 << 16 && of.law_name() == law), "{law}");
+        }
+        for (rows, n) in [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)] {
+            assert!(
+                cases.iter().any(|of| (of.rows, of.n, of.dtype) == (rows, n, DType::F32)),
+                "{rows} x {n}"
+            );
+        }
+        assert!([DType::F16, DType::Bf16].iter().all(|&dtype| cases.iter().any(|of| of.dtype == dtype)));
+        let unique = |of: &Case| cases.iter().filter(|other| *other == of).count() == 1;
+        assert!(cases.iter().all(unique));
+    }
+
+    #[test]
+    fn rows_are_drawn_as_their_dtype_holds_them_and_no_more_than_are_needed() {
+        let case = Case::new(3, 1000, DType::Bf16, "student-t").unwrap();
+        let rows = case.draw(7);
+        assert_eq!((rows.len(), case.moved_bytes()), (3, 12_000));
+        assert!(rows.iter().flatten().all(|&score| half::bf16::from_f32(score).to_f32() == score));
+        assert_eq!(rows, case.draw(7));
+        assert_ne!(rows, case.draw(8));
+        assert_eq!(Case::new(1000, 1 << 20, DType::F32, "equal").unwrap().draw(1).len(), 4);
+        assert_eq!(Case::new(9, 1 << 23, DType::F32, "equal").unwrap().draw(1).len(), 1);
+    }
+
+    #[test]
+    fn many_rows_are_64_mib_on_a_cpu_and_one_where_that_is_longer() {
+        let rows = |n, dtype| Case::many_on(&Device::Cpu, n, dtype, "gaussian").unwrap().rows;
+        assert_eq!(rows(1 << 12, DType::F32), 4096);
+        assert_eq!(rows(1 << 12, DType::Bf16), 8192);
+        assert_eq!(rows(1 << 25, DType::F32), 1);
+        assert!(Case::many_on(&Device::Cpu, 0, DType::F32, "gaussian").is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! The command line as typed.
+
+use clap::{Args, Parser, Subcommand};
+use critbeta::DType;
+use critbeta::calibration::RescalingSpec;
+use critbeta_diagnose::DeviceSpec;
+use critbeta_diagnose::RowFormat;
+use std::path::PathBuf;
+
+/// The exact critical inverse temperature of attention rows, and what it says about a model.
+#[derive(Parser)]
+#[command(name = "critbeta", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+    /// Nothing on stderr but errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Seed of everything drawn at random
+    #[arg(long, global = true, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Threads to compute with [default: one per core]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// Where rows are computed: auto (a GPU where one comes up, else the CPU), cpu, cuda:N, or simt (the CUDA kernels
+    /// simulated, slow)
+    #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
+    pub device: DeviceSpec,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Measure every attention row of the files and say which length law each head follows
+    ///
+    /// FILE is .npy scores [..., rows, n], or .safetensors with score tensors or with pairs NAME.q
+    /// [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim]. Scores are the logits that the
+    /// softmax sees; -inf is masked. Heads of the same layer name are pooled over files.
+    Diagnose(Diagnose),
+    /// Write the page of a diagnosis from its row records
+    ///
+    /// What a page shows of scores themselves (gap counts of rows, other rules on the same rows) is not in
+    /// records: `critbeta diagnose FILE --html` shows it.
+    #[cfg(feature = "html")]
+    Report(Report),
+    /// Write the rescaled probabilities of every row of a score file, same format and shape
+    Softmax(Softmax),
+    /// Generate score families of known law and compare what is measured with what is known
+    Families(Families),
+    /// Show the published length laws with their conventions, sources and values
+    Laws(Laws),
+    /// Time the softmax against a copy of the same bytes and against a sort, every result checked first
+    Bench(crate::bench::Bench),
+    /// Say which CUDA kernel would run, and why; needs no GPU. With --device cpu: who computes which rows
+    Plan(Plan),
+    /// Say what this machine offers
+    Doctor,
+}
+
+#[derive(Args)]
+pub struct Diagnose {
+    /// Attention to diagnose
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write one record per row to this .jsonl, .csv or .parquet
+    #[arg(long, value_name = "FILE", value_parser = row_file)]
+    pub rows: Option<(RowFormat, PathBuf)>,
+    /// Write the summary as JSON; - is stdout, in place of the tables
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write c and xi per layer and head, which the rescaling calibrated:FILE reads
+    #[arg(long, value_name = "FILE", value_parser = file, conflicts_with = "top_k")]
+    pub calibration: Option<PathBuf>,
+    /// Write the report as one page for any browser; reads all scores a second time
+    #[cfg(feature = "html")]
+    #[arg(long, value_name = "FILE", value_parser = file)]
+    pub html: Option<PathBuf>,
+    /// Only this tensor, or this pair by its name without .q
+    #[arg(long, value_name = "NAME")]
+    pub tensor: Option<String>,
+    /// Scale of q k^T [default: the file's metadata "scale", else 1 / sqrt(head_dim)]
+    #[arg(long, value_name = "S", value_parser = positive, allow_negative_numbers = true)]
+    pub scale: Option<f64>,
+    /// Inverse temperature that the rows are run at, on top of the scale
+    #[arg(long, value_name = "B", default_value_t = 1.0, value_parser = not_negative, allow_negative_numbers = true)]
+    pub beta: f64,
+    /// Resolve r of the resolved critical beta: competitors that make up e^r keys stay together
+    #[arg(long, value_name = "NATS", default_value_t = 0.0, value_parser = not_negative, allow_negative_numbers = true)]
+    pub resolve: f64,
+    /// Count only the K largest scores of a row, and say where that is proven exact
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=2048))]
+    pub top_k: Option<u16>,
+    /// Training length that published laws with one (qwen-logn, grok2, mistral3) are compared at
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(2..))]
+    pub train_length: u64,
+    /// Leave the first K keys (an attention sink) out of every row
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub exclude_sink: usize,
+}
+
+#[cfg(feature = "html")]
+#[derive(Args)]
+pub struct Report {
+    /// Row records: .parquet, .jsonl or .csv, as `critbeta diagnose --rows` writes them
+    #[arg(value_name = "ROWS")]
+    pub rows: PathBuf,
+    /// Where the page goes
+    #[arg(long, value_name = "FILE", value_parser = file)]
+    pub html: PathBuf,
+    /// Write the summary as JSON
+    #[arg(long, value_name = "FILE", value_parser = file)]
+    pub json: Option<PathBuf>,
+    /// The --resolve that the records were made with; needed if it was above 0
+    #[arg(long, value_name = "NATS", value_parser = not_negative, allow_negative_numbers = true)]
+    pub resolve: Option<f64>,
+    /// The --top-k that the records were made with, if there was one
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=2048))]
+    pub top_k: Option<u16>,
+    /// The --exclude-sink that the records were made with
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub exclude_sink: usize,
+    /// Training length that published laws with one are compared at
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(2..))]
+    pub train_length: u64,
+}
+
+#[derive(Args)]
+pub struct Softmax {
+    /// Scores: .npy or .safetensors
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where the probabilities go, in the same format
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// identity, fixed:1.3, a law (see `critbeta laws`), critical:ratio=1,resolve=0.69,floor=0.5,cap=8, calibrated:FILE, ...
+    #[arg(long, value_name = "SPEC")]
+    pub rescaling: RescalingSpec,
+    /// f64, f32, f16 or bf16 [default: as in FILE]
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<DType>,
+    /// Only this tensor
+    #[arg(long, value_name = "NAME")]
+    pub tensor: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Families {
+    /// Write the comparison as JSON; - is stdout, in place of the table
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Laws {
+    /// Numbers of visible keys to show values at
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1024, 8192, 65536, 1048576],
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub n: Vec<u64>,
+}
+
+#[derive(Args)]
+pub struct Plan {
+    /// Scores of a row
+    #[arg(long, value_name = "N")]
+    pub len: u64,
+    /// Rows
+    #[arg(long, value_name = "R")]
+    pub rows: u64,
+    /// f32, f16 or bf16
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
+    pub dtype: DType,
+    /// sm_80, sm_86, sm_89, sm_90, sm_100, sm_103 or sm_120 [default: the GPU of --device, else sm_90]
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Probabilities under a rescaling (this is the default)
+    #[arg(long, conflicts_with = "profile")]
+    pub softmax: bool,
+    /// Statistics only
+    #[arg(long)]
+    pub profile: bool,
+}
+
+pub fn file(text: &str) -> Result<PathBuf, String> {
+    if text == "-" { Err("expected a file, not stdout".into()) } else { Ok(text.into()) }
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("expected a finite number".into()),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    number(text).and_then(|value| if value >= 0.0 { Ok(value) } else { Err("expected a number >= 0".into()) })
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number(text).and_then(|value| if value > 0.0 { Ok(value) } else { Err("expected a number > 0".into()) })
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=1024) => Ok(threads),
+        _ => Err("expected 1 to 1024".into()),
+    }
+}
+
+fn row_file(text: &str) -> Result<(RowFormat, PathBuf), String> {
+    let path = PathBuf::from(text);
+    RowFormat::of(&path).map(|format| (format, path)).map_err(|e| e.to_string())
+}

@@ -1,0 +1,199 @@
+//! `critbeta bench`.
+
+use crate::args::{Cli, file};
+use crate::report::table;
+use clap::Args;
+use critbeta::{DType, Error};
+use critbeta_diagnose::Device;
+use critbeta_diagnose::bench::{self, Case, Measured, Setup, Way, cases};
+use critbeta_diagnose::output::Output;
+use serde_json::{Map, Value, json};
+use std::io::{self, BufRead, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub struct Bench {
+    /// Rows of the one case to measure [default: as many as make 64 MiB of scores, on a GPU 256 MiB]
+    #[arg(long, value_name = "R", requires = "len", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rows: Option<u64>,
+    /// Columns of the one case to measure [default: a ladder of shapes and laws]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    pub len: Option<u64>,
+    /// f32, f16 or bf16
+    #[arg(long, value_name = "DTYPE", requires = "len", default_value = "f32")]
+    pub dtype: DType,
+    /// gaussian, sink, needles, student-t, log-grid, equal, masked, bf16 or ascending
+    #[arg(long, value_name = "LAW", requires = "len", default_value = "gaussian")]
+    pub law: String,
+    /// Scores of a row in a drawn order, not in the law's own
+    #[arg(long, requires = "len")]
+    pub shuffled: bool,
+    /// A few tiny cases instead of the ladder, for a memory checker; their times mean nothing
+    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "law", "shuffled", "turns"])]
+    pub small: bool,
+    /// Times each way of a case is run, the slowest fewer; the median counts
+    #[arg(long, value_name = "K", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    pub rounds: u16,
+    /// Write the seconds as JSON; - is stdout, in place of the table
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Take turns with another program: check every way, write the scores to FILE (rows one after another, little endian), then
+    /// answer each line of stdin that names a way by the seconds of one run. CPU only
+    #[arg(long, value_name = "FILE", requires = "len", conflicts_with = "json", value_parser = file)]
+    pub turns: Option<PathBuf>,
+}
+
+/// Whether every result was right.
+pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
+    let device = crate::device(cli)?;
+    let cases = match (args.len, args.rows) {
+        (Some(n), Some(rows)) => vec![Case::new(rows, n, args.dtype, &args.law)?],
+        (Some(n), None) => vec![Case::many_on(&device, n, args.dtype, &args.law)?],
+        _ if args.small => cases::small()?,
+        _ => cases::of(&device)?,
+    };
+    let cases = match args.shuffled {
+        true => cases.into_iter().map(Case::shuffled).collect(),
+        false => cases,
+    };
+    if let (Some(path), [case]) = (&args.turns, &cases[..]) {
+        return turns(&device, *case, path, cli.seed);
+    }
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    let file = args.json.as_deref().filter(|_| !to_stdout).map(Output::create).transpose()?;
+    let progress = crate::progress(cli, cases.len() as u64, "cases");
+    let rounds = if is_simulated(&device) { 1 } else { args.rounds.into() };
+    let mut measured = Vec::with_capacity(cases.len());
+    for case in cases {
+        measured.push(bench::measure(&device, case, rounds, cli.seed)?);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    if let Some(file) = file {
+        crate::json_output(file, &document(&device, &measured))?.commit()?;
+    }
+    let failed = measured.iter().map(|of| of.failed.len()).sum::<usize>();
+    if to_stdout {
+        crate::print(|out| crate::write_json(out, &document(&device, &measured)))?;
+        return Ok(failed == 0);
+    }
+    crate::print(|out| {
+        writeln!(out, "{}", device.description())?;
+        if is_simulated(&device) {
+            writeln!(out, "Simulated: the results were checked, the times mean nothing.")?;
+        }
+        writeln!(out, "{}", ratios(&device, &measured))?;
+        for of in &measured {
+            for (way, wrong) in &of.failed {
+                writeln!(out, "WRONG {}: {}: {wrong}", name(&of.case), way.name())?;
+            }
+        }
+        writeln!(out, "{} cases, {failed} wrong results", measured.len())
+    })?;
+    Ok(failed == 0)
+}
+
+fn is_simulated(device: &Device) -> bool {
+    matches!(device, Device::Cuda(engine) if engine.is_simulated())
+}
+
+fn name(case: &Case) -> String {
+    format!("{} x {} {} {}", case.rows, case.n, case.dtype, case.told_law())
+}
+
+/// A column of the table: its header, and what is computed of a case's times.
+type Column = (&'static str, fn(&Measured) -> Option<f64>);
+
+/// A copy moves what a softmax must, so its time over ours is the share of the limit that is reached. It reads half of it:
+/// half its time stands for reading alone.
+const CUDA: [Column; 7] = [
+    ("copy GB/s", |of| bandwidth(of, Way::Copy)),
+    ("copy / softmax", |of| of.ratio(Way::Copy, Way::Softmax)),
+    ("copy / critical", |of| of.ratio(Way::Copy, Way::CriticalSoftmax)),
+    ("critical / softmax", |of| of.ratio(Way::CriticalSoftmax, Way::Softmax)),
+    ("half copy / stats", |of| of.ratio(Way::Copy, Way::Stats).map(|ratio| ratio / 2.0)),
+    ("top-k / critical", |of| of.ratio(Way::TopK, Way::CriticalSoftmax)),
+    ("naive / critical", |of| of.ratio(Way::Naive, Way::CriticalSoftmax)),
+];
+
+/// Ours over the limit and over ourselves, then others over ours.
+const CPU: [Column; 8] = [
+    ("copy GB/s", |of| bandwidth(of, Way::Copy)),
+    ("copy_nt GB/s", |of| bandwidth(of, Way::CopyNt)),
+    ("softmax GB/s", |of| bandwidth(of, Way::Softmax)),
+    ("softmax / copy_nt", |of| of.ratio(Way::Softmax, Way::CopyNt)),
+    ("critical / softmax", |of| of.ratio(Way::CriticalSoftmax, Way::Softmax)),
+    ("stats / softmax", |of| of.ratio(Way::Stats, Way::Softmax)),
+    ("top-k / critical", |of| of.ratio(Way::TopK, Way::CriticalSoftmax)),
+    ("sort / critical", |of| of.ratio(Way::NaiveSort, Way::CriticalSoftmax)),
+];
+
+fn bandwidth(of: &Measured, way: Way) -> Option<f64> {
+    of.of(way).map(|seconds| of.case.moved_bytes() as f64 / seconds * 1e-9)
+}
+
+fn ratios(device: &Device, measured: &[Measured]) -> impl std::fmt::Display + use<> {
+    let columns: &[Column] = match device {
+        Device::Cpu => &CPU,
+        Device::Cuda(_) => &CUDA,
+    };
+    let shown = |value: Option<f64>| match value {
+        Some(value) if value < 10.0 => format!("{value:.3}"),
+        Some(value) => format!("{value:.1}"),
+        None => "-".into(),
+    };
+    let case = ["rows x n", "dtype", "law"];
+    let mut rows =
+        table(case.into_iter().chain(columns.iter().map(|(header, _)| *header)).collect::<Vec<_>>());
+    for of in measured {
+        let Case { rows: count, n, dtype, .. } = of.case;
+        let case = [format!("{count} x {n}"), dtype.to_string(), of.case.told_law()];
+        rows.add_row(case.into_iter().chain(columns.iter().map(|(_, value)| shown(value(of)))));
+    }
+    rows
+}
+
+fn document(device: &Device, measured: &[Measured]) -> Value {
+    let cases = measured.iter().map(|of| {
+        let seconds: Map<_, _> =
+            of.seconds.iter().map(|&(way, _)| (way.name().into(), json!(of.of(way)))).collect();
+        let failed: Map<_, _> = of.failed.iter().map(|(way, why)| (way.name().into(), json!(why))).collect();
+        let Case { rows, n, dtype, is_shuffled, .. } = of.case;
+        let (law, dtype) = (of.case.law_name(), dtype.name());
+        json!({ "rows": rows, "n": n, "dtype": dtype, "law": law, "shuffled": is_shuffled, "seconds": seconds,
+                "failed": failed })
+    });
+    let (device, simulated) = (device.description(), is_simulated(device));
+    json!({ "device": device, "simulated": simulated, "cases": cases.collect::<Vec<_>>() })
+}
+
+/// Runs one way per line of stdin, so that another program can alternate with it on the same scores.
+fn turns(device: &Device, case: Case, path: &Path, seed: u64) -> anyhow::Result<bool> {
+    let mut setup = Setup::new(device, case, seed)?;
+    let ways = Way::of(device);
+    for &way in ways {
+        if let Some(wrong) = setup.checked(way)? {
+            crate::print(|out| writeln!(out, "WRONG {}: {}: {wrong}", name(&case), way.name()))?;
+            return Ok(false);
+        }
+    }
+    let Some(scores) = setup.score_bytes() else {
+        let detail = format!("{}: --turns is for the CPU, expected --device cpu", device.description());
+        return Err(Error::Settings { detail }.into());
+    };
+    let mut file = Output::create(path)?;
+    file.write_all(scores).map_err(|source| crate::io_error(path, source))?;
+    file.commit()?;
+    let names = ways.iter().map(|way| way.name()).collect::<Vec<_>>().join(" ");
+    crate::print(|out| writeln!(out, "ready: {names}"))?;
+    for line in io::stdin().lock().lines() {
+        let line = line.map_err(|source| crate::io_error("stdin".as_ref(), source))?;
+        let Some(&way) = ways.iter().find(|way| way.name() == line) else {
+            let detail = format!("no way {line:?}: expected one of {names}");
+            return Err(Error::Settings { detail }.into());
+        };
+        let seconds = setup.seconds(way)?;
+        crate::print(|out| writeln!(out, "{seconds}"))?;
+    }
+    Ok(true)
+}

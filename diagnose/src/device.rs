@@ -1,0 +1,153 @@
+//! Where rows are computed: on this CPU, on a GPU, or on the simulator of one. One enum, no trait.
+
+use critbeta::cpu::{self, Measure, RowReport, SoftmaxRow};
+use critbeta::cuda::{Arch, Engine, SimtOptions};
+use critbeta::{Element, Error, Rescaling, Result, Scores};
+use std::fmt;
+use std::str::FromStr;
+
+/// Where rows are computed, as a user asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceSpec {
+    /// The first GPU where one comes up, else the CPU.
+    #[default]
+    Auto,
+    /// This CPU.
+    Cpu,
+    /// The GPU of this number, or an error.
+    Cuda(usize),
+    /// The simulator of the CUDA kernels, as an sm_90: slow, for tests.
+    Simt,
+}
+
+/// Prints `auto`, `cpu`, `cuda:N` or `simt`.
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceSpec::Auto => f.write_str("auto"),
+            DeviceSpec::Cpu => f.write_str("cpu"),
+            DeviceSpec::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            DeviceSpec::Simt => f.write_str("simt"),
+        }
+    }
+}
+
+/// Reads `auto`, `cpu`, `cuda` (the first), `cuda:N` or `simt`.
+impl FromStr for DeviceSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(DeviceSpec::Auto),
+            "cpu" => Ok(DeviceSpec::Cpu),
+            "cuda" => Ok(DeviceSpec::Cuda(0)),
+            "simt" => Ok(DeviceSpec::Simt),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(ordinal)) => Ok(DeviceSpec::Cuda(ordinal)),
+                _ => Err(format!("unknown device {text:?}: expected auto, cpu, cuda:N or simt")),
+            },
+        }
+    }
+}
+
+/// Where rows are computed.
+pub enum Device {
+    /// On this CPU: [`cpu`]. Reports are sums in f64, weights f32.
+    Cpu,
+    /// On a GPU or its simulator: [`cuda`](critbeta::cuda). Critical betas are the CPU's bit for bit, weights are f32.
+    Cuda(Engine),
+}
+
+impl Device {
+    /// The device that was asked for. `Auto` takes the CPU where no GPU comes up; `note` then hears why, unless
+    /// there simply is no driver, or no CUDA in this build.
+    ///
+    /// Errors: those of [`Engine::cuda`] and [`Engine::simulated`] where exactly that was asked for.
+    pub fn open(spec: DeviceSpec, note: &mut dyn FnMut(&str)) -> Result<Device> {
+        match spec {
+            DeviceSpec::Cpu => Ok(Device::Cpu),
+            DeviceSpec::Cuda(ordinal) => Engine::cuda(ordinal).map(Device::Cuda),
+            DeviceSpec::Simt => Engine::simulated(SimtOptions::of(Arch::named("sm_90")?)).map(Device::Cuda),
+            DeviceSpec::Auto => match Engine::cuda(0) {
+                Ok(engine) => Ok(Device::Cuda(engine)),
+                Err(Error::NotBuilt { .. } | Error::NoDriver { .. }) => Ok(Device::Cpu),
+                Err(error) => {
+                    note(&format!("computing on the CPU: {error}"));
+                    Ok(Device::Cpu)
+                }
+            },
+        }
+    }
+
+    /// What computes, in words.
+    pub fn description(&self) -> String {
+        match self {
+            Device::Cpu => format!("cpu, {} threads", rayon::current_num_threads()),
+            Device::Cuda(engine) => engine.description(),
+        }
+    }
+
+    /// [`cpu::row_reports`] or [`Engine::row_reports`].
+    ///
+    /// Errors: the engine's.
+    pub fn row_reports<T: Element>(
+        &self,
+        scores: &Scores<T>,
+        beta: f64,
+        measure: Measure,
+    ) -> Result<Vec<RowReport>> {
+        match self {
+            Device::Cpu => Ok(cpu::row_reports(scores, beta, measure)),
+            Device::Cuda(engine) => engine.row_reports(scores, beta, measure),
+        }
+    }
+
+    /// [`cpu::softmax`] or [`Engine::softmax`].
+    ///
+    /// Errors: theirs.
+    pub fn softmax<T: Element>(
+        &self,
+        scores: &Scores<T>,
+        rescaling: &Rescaling,
+        positions: Option<&[u32]>,
+        out: &mut [f32],
+    ) -> Result<Vec<SoftmaxRow>> {
+        match self {
+            Device::Cpu => cpu::softmax(scores, rescaling, positions, out),
+            Device::Cuda(engine) => engine.softmax(scores, rescaling, positions, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_and_what_is_not_there_says_so() {
+        for text in ["auto", "cpu", "cuda:3", "simt"] {
+            assert_eq!(text.parse::<DeviceSpec>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceSpec::Cuda(0)));
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+            assert!(text.parse::<DeviceSpec>().unwrap_err().contains("auto, cpu, cuda:N or simt"), "{text}");
+        }
+        // Far beyond the GPUs of any machine: refused by name, with a driver or without.
+        let error = Device::open(DeviceSpec::Cuda(4096), &mut |_| {}).err().unwrap();
+        let message = error.to_string();
+        match error {
+            Error::NoDriver { .. } => {
+                assert!(message.contains("libcuda.so.1") && message.contains("--device cpu"), "{message}")
+            }
+            Error::NoGpu { .. } => assert!(message.contains("--device cpu"), "{message}"),
+            Error::NotBuilt { .. } => assert!(message.contains("--features cuda"), "{message}"),
+            _ => panic!("{message}"),
+        }
+        let mut notes = Vec::new();
+        let device = Device::open(DeviceSpec::Auto, &mut |note| notes.push(note.to_owned())).unwrap();
+        assert!(notes.is_empty() || notes[0].contains("computing on the CPU"));
+        let data = [0.0f32, 1.0];
+        let view = Scores::dense(&data, 1, 2).unwrap();
+        assert_eq!(device.row_reports(&view, 1.0, Measure::default()).unwrap()[0].critical.contact_rank, 2);
+    }
+}

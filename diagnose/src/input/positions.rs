@@ -1,0 +1,102 @@
+//! Query positions: which key each row stands at.
+
+use super::mapped::MappedBytes;
+use super::safetensors::{SafetensorsFile, Tensor};
+use critbeta::Result;
+use safetensors::Dtype;
+use std::sync::Arc;
+
+/// 0-based positions of rows, decoded when they are asked for: a file may hold any number of rows.
+#[derive(Debug, Clone)]
+pub(super) enum Positions {
+    /// Row r stands at `first + r`.
+    Consecutive { first: u64 },
+    /// Checked.
+    Given(Arc<[u64]>),
+    /// A checked tensor of integers.
+    Stored { bytes: MappedBytes, integer: Integer, largest: u64 },
+}
+
+/// An integer dtype, little endian.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Integer {
+    size: usize,
+    signed: bool,
+}
+
+impl Integer {
+    fn of(dtype: Dtype) -> Option<Self> {
+        let (size, signed) = match dtype {
+            Dtype::I64 => (8, true),
+            Dtype::U64 => (8, false),
+            Dtype::I32 => (4, true),
+            Dtype::U32 => (4, false),
+            Dtype::I16 => (2, true),
+            Dtype::U16 => (2, false),
+            Dtype::I8 => (1, true),
+            Dtype::U8 => (1, false),
+            _ => return None,
+        };
+        Some(Integer { size, signed })
+    }
+
+    fn decode(self, bytes: &[u8]) -> i128 {
+        // Two's complement: the top byte counts as signed.
+        let unsigned = bytes.iter().rev().fold(0i128, |n, &byte| n << 8 | i128::from(byte));
+        let negative = self.signed && bytes.last().is_some_and(|&top| top > 0x7f);
+        if negative { unsigned - (1 << (8 * self.size)) } else { unsigned }
+    }
+}
+
+impl Positions {
+    /// The positions of the `rows` rows of tensor or pair `name`: `NAME.positions`, else `positions`, else `None`.
+    ///
+    /// Errors: [`crate::Error::Tensor`] unless they are one integer per row, each in 0..limit.
+    pub(super) fn of(
+        file: &SafetensorsFile,
+        name: &str,
+        rows: usize,
+        limit: Option<usize>,
+    ) -> Result<Option<Self>> {
+        let own = file.tensor(&format!("{name}.positions"));
+        let Some(tensor) = own.or_else(|| file.tensor("positions")) else { return Ok(None) };
+        if tensor.shape != [rows] {
+            return Err(file.fail(tensor, format!("expected [{rows}], one position per row of {name:?}")));
+        }
+        let integer =
+            Integer::of(tensor.dtype).ok_or_else(|| file.fail(tensor, "expected an integer dtype"))?;
+        check(file, tensor, integer, limit)?;
+        let largest = limit.map_or(u64::MAX, |limit| (limit as u64).saturating_sub(1));
+        Ok(Some(Positions::Stored { bytes: tensor.bytes.clone(), integer, largest }))
+    }
+
+    /// The position of row `row`.
+    ///
+    /// Panics unless `row` is one of the tensor's rows, as slice indexing does.
+    pub(super) fn at(&self, row: usize) -> u64 {
+        match self {
+            Positions::Consecutive { first } => first + row as u64,
+            Positions::Given(positions) => positions[row],
+            Positions::Stored { bytes, integer, largest } => {
+                let value = integer.decode(&bytes[row * integer.size..][..integer.size]);
+                // Checked when the file was opened; should it have changed since, it stays a legal index.
+                u64::try_from(value).unwrap_or(0).min(*largest)
+            }
+        }
+    }
+}
+
+fn check(file: &SafetensorsFile, tensor: &Tensor, integer: Integer, limit: Option<usize>) -> Result<()> {
+    for (r, bytes) in tensor.bytes.chunks_exact(integer.size).enumerate() {
+        let value = integer.decode(bytes);
+        if value < 0 {
+            return Err(file.fail(tensor, format!("positions[{r}] is {value}, expected 0 or more")));
+        }
+        if let Some(keys) = limit.filter(|&keys| value >= keys as i128) {
+            return Err(
+                file.fail(tensor, format!("positions[{r}] is {value}, expected below the {keys} keys"))
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! What the rest of the crate reads: score tensors, and queries with the keys they attend to.
+
+use super::positions::Positions;
+use super::rows::{FileRows, Order};
+use super::safetensors::{SafetensorsFile, Tensor, stored};
+use critbeta::{DType, Error, Result};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What errors name where there is no file.
+const MEMORY: &str = "memory";
+
+/// Attention scores in a file, already scaled: the logits that the softmax sees at beta = 1.
+#[derive(Debug, Clone)]
+pub struct ScoreTensor {
+    layer: Arc<str>,
+    rows: FileRows,
+    positions: Option<Positions>,
+}
+
+impl ScoreTensor {
+    /// A tensor that the file gives no positions for.
+    pub(super) fn new(layer: Arc<str>, rows: FileRows) -> Self {
+        ScoreTensor { layer, rows, positions: None }
+    }
+
+    /// Errors: [`Error::Tensor`] unless it is a float tensor of at least one dimension whose positions
+    /// fit it, if there are any.
+    pub(super) fn of(file: &SafetensorsFile, tensor: &Tensor) -> Result<Self> {
+        let rows = float_rows(file.path(), tensor)?;
+        let positions = Positions::of(file, &tensor.name, rows.rows(), None)?;
+        Ok(ScoreTensor { layer: Arc::clone(&tensor.name), rows, positions })
+    }
+
+    /// Whether there is no row at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The tensor's name; the file's stem for `.npy`.
+    pub fn layer(&self) -> &Arc<str> {
+        &self.layer
+    }
+
+    /// Element type in the file.
+    pub fn dtype(&self) -> DType {
+        self.rows.dtype()
+    }
+
+    /// Shape as in the file.
+    pub fn shape(&self) -> &[usize] {
+        self.rows.shape()
+    }
+
+    /// Product of all dimensions but the last two; 1 for one or two dimensions.
+    pub fn heads(&self) -> usize {
+        self.rows.heads()
+    }
+
+    /// Rows of one head.
+    pub fn rows(&self) -> usize {
+        self.rows.rows()
+    }
+
+    /// Scores of one row, masked ones (-inf) included.
+    pub fn cols(&self) -> usize {
+        self.rows.cols()
+    }
+
+    /// 0-based query position of a row, the same for every head; `None` if the file does not say.
+    pub fn position(&self, row: usize) -> Option<u64> {
+        self.positions.as_ref().map(|positions| positions.at(row))
+    }
+
+    /// As [`ScoreTensor::position`]; where the file does not say, the last key that `scores`, which are this row, do not mask.
+    pub(crate) fn position_or_last(&self, row: usize, scores: &[f32]) -> u64 {
+        let last = || scores.iter().rposition(|&score| score != f32::NEG_INFINITY).unwrap_or(0);
+        self.position(row).unwrap_or_else(|| last() as u64)
+    }
+
+    /// Replaces `out` by one row and returns the shift that was taken off: score = value in `out` +
+    /// shift, 0 unless the tensor is f64. The first `excluded` scores take no part in choosing the shift.
+    ///
+    /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
+    pub fn read_row(&self, head: usize, row: usize, excluded: usize, out: &mut Vec<f32>) -> f64 {
+        self.rows.read_row(head, row, excluded, out)
+    }
+}
+
+/// Queries and the keys they attend to, causally: row `r` sees keys `0..=positions[r]`, and its scores
+/// are `scale` times the dot products.
+#[derive(Debug, Clone)]
+pub struct QkPair {
+    layer: Arc<str>,
+    q: FileRows,
+    k: FileRows,
+    scale: f64,
+    positions: Positions,
+}
+
+/// Queries or keys that are in no file: little-endian elements in C order.
+#[derive(Debug, Clone)]
+pub struct Values {
+    /// Element type.
+    pub dtype: DType,
+    /// [heads, rows or keys, head_dim].
+    pub shape: [usize; 3],
+    /// The elements.
+    pub bytes: Vec<u8>,
+}
+
+impl Values {
+    fn named(self, name: String) -> Tensor {
+        let Values { dtype, shape, bytes } = self;
+        Tensor { name: name.into(), dtype: stored(dtype), shape: shape.into(), bytes: bytes.into() }
+    }
+}
+
+impl QkPair {
+    /// Queries [heads, rows, head_dim] and keys [kv_heads, keys, head_dim] of layer `layer`, from memory. Without `positions`
+    /// the rows are the last ones; without a scale it is 1 / sqrt(head_dim).
+    ///
+    /// Errors: [`Error::Tensor`] of `LAYER.q` or `LAYER.k` for what does not fit together, and for a pair without rows;
+    /// [`Error::Settings`] for a scale that is not finite and above 0.
+    pub fn new(
+        layer: &str,
+        q: Values,
+        k: Values,
+        positions: Option<Vec<u64>>,
+        scale: Option<f64>,
+    ) -> Result<Self> {
+        if let Some(scale) = scale.filter(|scale| !(scale.is_finite() && *scale > 0.0)) {
+            let detail = format!("the scale must be finite and above 0, found {scale}");
+            return Err(Error::Settings { detail });
+        }
+        let memory = Path::new(MEMORY);
+        let (q, k) = (q.named(format!("{layer}.q")), k.named(format!("{layer}.k")));
+        let given = |rows: usize, keys: usize| {
+            let Some(positions) = positions else { return Ok(None) };
+            if positions.len() != rows {
+                return Err(q.fail(memory, format!("{} positions, expected one per row", positions.len())));
+            }
+            match positions.iter().position(|&position| position >= keys as u64) {
+                None => Ok(Some(Positions::Given(positions.into()))),
+                Some(row) => {
+                    let found = positions[row];
+                    Err(k
+                        .fail(memory, format!("positions[{row}] is {found}, expected below the {keys} keys")))
+                }
+            }
+        };
+        let pair = QkPair::fit(memory, layer, &q, &k, scale, given)?;
+        pair.ok_or_else(|| q.fail(memory, "has no rows"))
+    }
+
+    /// The pair `NAME.q` [heads, rows, head_dim], `NAME.k` [kv_heads, keys, head_dim], or `None` if it
+    /// has no rows. Without a scale it is 1 / sqrt(head_dim).
+    ///
+    /// Errors: [`Error::Tensor`] for dtypes, shapes or positions that do not fit together.
+    pub(super) fn of(
+        file: &SafetensorsFile,
+        name: &str,
+        q: &Tensor,
+        k: &Tensor,
+        scale: Option<f64>,
+    ) -> Result<Option<Self>> {
+        let positions = |rows, keys| Positions::of(file, name, rows, Some(keys));
+        QkPair::fit(file.path(), name, q, k, scale, positions)
+    }
+
+    /// As [`QkPair::of`]; `positions` of so many rows and keys, if there are any.
+    fn fit(
+        path: &Path,
+        name: &str,
+        q: &Tensor,
+        k: &Tensor,
+        scale: Option<f64>,
+        positions: impl FnOnce(usize, usize) -> Result<Option<Positions>>,
+    ) -> Result<Option<Self>> {
+        let wrong_q = |detail: String| Err(q.fail(path, detail));
+        let wrong_k = |detail: String| Err(k.fail(path, detail));
+        let &[heads, rows, head_dim] = &q.shape[..] else {
+            return wrong_q("expected [heads, rows, head_dim]".into());
+        };
+        let &[kv_heads, keys, key_dim] = &k.shape[..] else {
+            return wrong_k("expected [kv_heads, keys, head_dim]".into());
+        };
+        if head_dim == 0 {
+            return wrong_q("head_dim is 0, expected at least 1".into());
+        }
+        if key_dim != head_dim {
+            return wrong_k(format!("head_dim {key_dim}, expected {head_dim} as in {:?}", q.name));
+        }
+        if kv_heads == 0 {
+            return wrong_k("kv_heads is 0, expected at least 1".into());
+        }
+        if !heads.is_multiple_of(kv_heads) {
+            return wrong_q(format!("{heads} heads, expected a multiple of the {kv_heads} of {:?}", k.name));
+        }
+        if keys == 0 && rows > 0 {
+            return wrong_k(format!("no keys for the {rows} rows of {:?}", q.name));
+        }
+        let (q_rows, k_rows) = (float_rows(path, q)?, float_rows(path, k)?);
+        // Before anything is made per row: a tensor without heads may claim any number of rows.
+        if q_rows.is_empty() {
+            return Ok(None);
+        }
+        let positions = match positions(rows, keys)? {
+            Some(positions) => positions,
+            None if rows <= keys => Positions::Consecutive { first: (keys - rows) as u64 },
+            None => {
+                return wrong_q(format!(
+                    "{rows} rows for {keys} keys: which keys a row sees needs positions"
+                ));
+            }
+        };
+        let scale = scale.unwrap_or(1.0 / (head_dim as f64).sqrt());
+        Ok(Some(QkPair { layer: name.into(), q: q_rows, k: k_rows, scale, positions }))
+    }
+
+    /// NAME of `NAME.q` and `NAME.k`.
+    pub fn layer(&self) -> &Arc<str> {
+        &self.layer
+    }
+
+    /// Query heads, a multiple of [`QkPair::kv_heads`].
+    pub fn heads(&self) -> usize {
+        self.q.heads()
+    }
+
+    /// Key heads, each shared by `heads / kv_heads` query heads in a row.
+    pub fn kv_heads(&self) -> usize {
+        self.k.heads()
+    }
+
+    /// Queries per head.
+    pub fn rows(&self) -> usize {
+        self.q.rows()
+    }
+
+    /// Keys per key head.
+    pub fn keys(&self) -> usize {
+        self.k.rows()
+    }
+
+    /// Elements of one query or key.
+    pub fn head_dim(&self) -> usize {
+        self.q.cols()
+    }
+
+    /// Element types of queries and keys in the file.
+    pub fn dtypes(&self) -> [DType; 2] {
+        [self.q.dtype(), self.k.dtype()]
+    }
+
+    /// What the dot products are multiplied by, finite and > 0.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// 0-based position of a row, below [`QkPair::keys`]; the rows are the last ones if the file does not say.
+    pub fn position(&self, row: usize) -> u64 {
+        self.positions.at(row)
+    }
+
+    /// The key head that query head `head` reads.
+    pub fn kv_head(&self, head: usize) -> usize {
+        head / (self.heads() / self.kv_heads())
+    }
+
+    /// Replaces `out` by the head_dim values of one query.
+    ///
+    /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
+    pub fn read_q(&self, head: usize, row: usize, out: &mut Vec<f32>) {
+        self.read_queries(head, row..row + 1, out);
+    }
+
+    /// Replaces `out` by the queries `rows` of a head, head_dim values each.
+    pub(crate) fn read_queries(&self, head: usize, rows: Range<usize>, out: &mut Vec<f32>) {
+        self.q.read_values(head, rows, out);
+    }
+
+    /// Replaces `out` by the keys `keys` of a key head, head_dim values each.
+    ///
+    /// Panics unless `kv_head < kv_heads` and `keys` lies within them, as slice indexing does.
+    pub fn read_k(&self, kv_head: usize, keys: Range<usize>, out: &mut Vec<f32>) {
+        self.k.read_values(kv_head, keys, out);
+    }
+}
+
+fn float_rows(path: &Path, tensor: &Tensor) -> Result<FileRows> {
+    let fail = |detail: String| -> Error { tensor.fail(path, detail) };
+    let dtype = tensor.float().ok_or_else(|| fail("expected F64, F32, F16 or BF16".into()))?;
+    FileRows::new(tensor.bytes.clone(), dtype, tensor.shape.clone(), Order::C).map_err(fail)
+}

@@ -1,0 +1,44 @@
+//! From files of attention to records, summaries, length laws, calibrations and pages.
+//!
+//! [`scan_on`] a [`Device`] measures every row of opened [inputs](input) and hands [`RowRecord`]s on in
+//! input order; a [`Diagnosis`] gathers them per layer and head and says what they show; [`page`] makes one
+//! self-contained page of it. [`probabilities`] writes the rescaled softmax of a file. The command `critbeta`
+//! is made of this crate; the numbers are those of [`critbeta`].
+
+mod batches;
+pub mod bench;
+mod calibration;
+mod device;
+mod from_records;
+mod heads;
+pub mod input;
+mod law;
+pub mod output;
+#[cfg(feature = "html")]
+pub mod page;
+pub mod probabilities;
+mod qk;
+mod records;
+mod scan;
+pub mod selftest;
+mod settings;
+mod what_if;
+
+pub use calibration::write_calibration;
+pub use device::{Device, DeviceSpec};
+pub use from_records::{RecordSettings, summary_of_records};
+pub use heads::diagnosis::Diagnosis;
+pub use heads::sketch::{HeadSketch, SketchPoint, Staircase};
+pub use heads::summary::{HeadSummary, InputNames, LawOutcome, Quantiles, Regimes, Summary};
+pub use law::fit::{Exponent, Form, FormFit};
+pub use law::length_law::LengthLaw;
+pub use law::published::ClosestLaw;
+pub use law::sample::BinMedians;
+pub use law::verdict::Verdict;
+pub use law::yardsticks::Yardstick;
+pub use records::reader::read_records;
+pub use records::record::{RowPlace, RowRecord};
+pub use records::writers::{COLUMNS, Column, RowFormat, RowWriter};
+pub use scan::{scan, scan_on};
+pub use settings::Settings;
+pub use what_if::look_again;

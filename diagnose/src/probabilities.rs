@@ -1,0 +1,258 @@
+//! The rescaled softmax of every row of a score file, written in the file's own format.
+
+use crate::Device;
+use crate::batches::{check_memory, in_order};
+use crate::input::elements;
+use crate::input::safetensors::{SafetensorsFile, Tensor, stored};
+use crate::input::{Input, ScoreTensor, Source, positions_of};
+use crate::output::Output;
+use critbeta::calibration::HeadRescalings;
+use critbeta::cpu::{InstructionSet, SoftmaxRow, Workspace};
+use critbeta::{DType, Error, Rescaling, Result, Scores};
+use npyz::WriterBuilder;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+
+/// Scores per job: its results wait in memory, up to 8 bytes each.
+const JOB_SCORES: usize = 1 << 17;
+const JOBS_PER_THREAD: usize = 4;
+
+/// A file of probabilities about to be written.
+pub struct Probabilities<'a> {
+    input: &'a Input,
+    tensors: Vec<Planned<'a>>,
+}
+
+/// One score tensor with the dtype of its probabilities and the rule of each of its heads.
+struct Planned<'a> {
+    scores: &'a ScoreTensor,
+    dtype: DType,
+    rescalings: Vec<Rescaling>,
+}
+
+impl<'a> Probabilities<'a> {
+    /// Plans the probabilities of all score tensors of `input` at `out`, in `dtype` or the scores' own.
+    ///
+    /// Errors: [`Error::File`] for queries and keys, for another extension than the input's, for bf16 in
+    /// .npy, for rows too long for the memory there is, and for heads that a calibration does not cover.
+    pub fn plan(
+        input: &'a Input,
+        rescalings: &HeadRescalings,
+        dtype: Option<DType>,
+        out: &Path,
+    ) -> Result<Self> {
+        let extension = |path: &Path| path.extension().unwrap_or_default().to_ascii_lowercase();
+        if extension(out) != extension(&input.path) {
+            let wanted = format!("expected the extension of the input {}", input.path.display());
+            return Err(Error::file(out, wanted));
+        }
+        let plan = |source: &'a Source| {
+            let Source::Scores(scores) = source else {
+                let pair = format!("tensor {:?} is queries and keys, expected scores", source.layer());
+                return Err(Error::file(&input.path, pair));
+            };
+            let dtype = dtype.unwrap_or(scores.dtype());
+            if dtype == DType::Bf16 && is_npy(&input.path) {
+                return Err(Error::file(out, "the .npy format has no bf16, expected f64, f32 or f16"));
+            }
+            // Scores, workspace and f64 weights of one row, and the rows that wait to be written (for a GPU: as f32 scores).
+            let waiting = JOBS_PER_THREAD * dtype.size_bytes().max(4);
+            check_memory(
+                &input.path,
+                scores.layer(),
+                (12 + Workspace::BYTES_PER_SCORE + waiting as u128) * scores.cols() as u128,
+            )?;
+            let heads = 0..scores.heads() as u64;
+            let rescalings = heads.map(|head| rescalings.of(scores.layer(), head)).collect::<Result<_>>()?;
+            Ok(Planned { scores, dtype, rescalings })
+        };
+        Ok(Probabilities { input, tensors: input.sources.iter().map(plan).collect::<Result<_>>()? })
+    }
+
+    /// Computes on this CPU and writes everything: [`Probabilities::write_on`] it.
+    pub fn write(self, out: &mut Output, sink: impl FnMut(&[SoftmaxRow])) -> Result<()> {
+        self.write_on(&Device::Cpu, out, sink)
+    }
+
+    /// Computes on `device` and writes everything; `sink` sees every row, in order.
+    ///
+    /// A safetensors file keeps its metadata, the positions of what is written, and tensors without
+    /// rows. On the CPU, probabilities are computed in f64 from f32 scores and rounded once; on a GPU they are f32,
+    /// within (4 + z) 2^-23 relative (z = beta x gap), then rounded to another dtype. Errors: [`Error::Io`] for the target, the
+    /// input's, and the device's.
+    pub fn write_on(
+        self,
+        device: &Device,
+        out: &mut Output,
+        mut sink: impl FnMut(&[SoftmaxRow]),
+    ) -> Result<()> {
+        InstructionSet::chosen()?;
+        if is_npy(&self.input.path) {
+            return self.tensors.iter().try_for_each(|tensor| {
+                let header = npy_header(tensor).map_err(|e| Error::io(out.path(), e))?;
+                write_all(out, &header)?;
+                tensor.write(device, out, &mut sink)
+            });
+        }
+        let file = SafetensorsFile::open(&self.input.path)?;
+        let mut parts: Vec<Part> = self.tensors.iter().map(Part::Scores).collect();
+        parts.extend(file.tensors().iter().filter(|tensor| self.keeps(tensor)).map(Part::Kept));
+        // Wide elements first keeps every tensor aligned to its own element, as the format's library does.
+        parts.sort_by_key(|part| std::cmp::Reverse(part.entry().1.bitsize()));
+        let entries = parts.iter().map(Part::entry);
+        let header = safetensors_header(&file, entries).map_err(|e| Error::file(out.path(), e))?;
+        write_all(out, &header)?;
+        parts.iter().try_for_each(|part| match part {
+            Part::Kept(tensor) => write_all(out, &tensor.bytes),
+            Part::Scores(tensor) => tensor.write(device, out, &mut sink),
+        })
+    }
+
+    /// Whether a tensor stays as it is: positions of what is written, and scores that have no rows.
+    fn keeps(&self, tensor: &Tensor) -> bool {
+        let written = |name: &str| self.tensors.iter().any(|tensor| &**tensor.scores.layer() == name);
+        match positions_of(&tensor.name) {
+            Some(owner) => owner.is_none_or(written),
+            None => tensor.bytes.is_empty() && self.input.skipped.iter().any(|name| **name == *tensor.name),
+        }
+    }
+}
+
+/// One tensor of a safetensors file to be written.
+enum Part<'a> {
+    Scores(&'a Planned<'a>),
+    Kept(&'a Tensor),
+}
+
+impl Part<'_> {
+    /// Name, dtype and shape.
+    fn entry(&self) -> (String, Dtype, Vec<usize>) {
+        match self {
+            Part::Scores(t) => (t.scores.layer().to_string(), stored(t.dtype), t.scores.shape().to_vec()),
+            Part::Kept(t) => (t.name.to_string(), t.dtype, t.shape.clone()),
+        }
+    }
+}
+
+impl Planned<'_> {
+    fn write(&self, device: &Device, out: &mut Output, sink: &mut impl FnMut(&[SoftmaxRow])) -> Result<()> {
+        let (heads, rows) = (self.scores.heads(), self.scores.rows());
+        let step = (JOB_SCORES / self.scores.cols().max(1)).clamp(1, JOB_SCORES);
+        let blocks = (0..heads).flat_map(|head| {
+            (0..rows).step_by(step).map(move |start| (head, start..(start + step).min(rows)))
+        });
+        let mut deliver = |reports: &[SoftmaxRow], bytes: &[u8]| {
+            sink(reports);
+            write_all(out, bytes)
+        };
+        match device {
+            Device::Cpu => {
+                let work = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
+                    let mut bytes = Vec::new();
+                    let one = |row| {
+                        let position = self.read(*head, row, &mut scratch.row);
+                        let rule = &self.rescalings[*head];
+                        let report =
+                            scratch.workspace.softmax_f64(&scratch.row, rule, position, &mut scratch.probs);
+                        elements::write(self.dtype, &scratch.probs, &mut bytes);
+                        report
+                    };
+                    let reports: Vec<SoftmaxRow> = rows.clone().map(one).collect();
+                    (reports, bytes)
+                };
+                in_order(blocks, JOBS_PER_THREAD, work, |(reports, bytes)| deliver(&reports, &bytes))
+            }
+            Device::Cuda(engine) => {
+                let read = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
+                    let (mut scores, mut positions) = (Vec::new(), Vec::new());
+                    for row in rows.clone() {
+                        let position = self.read(*head, row, &mut scratch.row);
+                        positions.push(position);
+                        scores.extend_from_slice(&scratch.row);
+                    }
+                    (*head, scores, positions)
+                };
+                in_order(blocks, JOBS_PER_THREAD, read, |(head, scores, positions)| {
+                    let view = Scores::dense(&scores, positions.len(), self.scores.cols())?;
+                    let narrow = |position: u64| u32::try_from(position).map_err(|_| self.beyond(position));
+                    let positions = positions.into_iter().map(narrow).collect::<Result<Vec<u32>>>()?;
+                    let mut probs = vec![0.0f32; scores.len()];
+                    let reports =
+                        engine.softmax(&view, &self.rescalings[head], Some(&positions), &mut probs)?;
+                    let mut bytes = Vec::new();
+                    elements::write(
+                        self.dtype,
+                        &probs.iter().map(|&p| p.into()).collect::<Vec<f64>>(),
+                        &mut bytes,
+                    );
+                    deliver(&reports, &bytes)
+                })
+            }
+        }
+    }
+
+    /// A GPU takes positions of 32 bits.
+    fn beyond(&self, position: u64) -> Error {
+        let detail = format!("tensor {:?}: position {position} is beyond 32 bits", self.scores.layer());
+        Error::Settings { detail }
+    }
+
+    /// Reads a row and says its position.
+    fn read(&self, head: usize, row: usize, scores: &mut Vec<f32>) -> u64 {
+        self.scores.read_row(head, row, 0, scores);
+        self.scores.position_or_last(row, scores)
+    }
+}
+
+/// What one thread needs, reused from job to job.
+#[derive(Default)]
+struct Scratch {
+    workspace: Workspace,
+    row: Vec<f32>,
+    probs: Vec<f64>,
+}
+
+fn is_npy(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"))
+}
+
+fn write_all(out: &mut Output, bytes: &[u8]) -> Result<()> {
+    out.write_all(bytes).map_err(|e| Error::io(out.path(), e))
+}
+
+fn npy_header(tensor: &Planned) -> std::io::Result<Vec<u8>> {
+    let descr = format!("<f{}", tensor.dtype.size_bytes());
+    let descr: npyz::TypeStr = descr.parse().map_err(std::io::Error::other)?;
+    let shape: Vec<u64> = tensor.scores.shape().iter().map(|&d| d as u64).collect();
+    let mut header = Vec::new();
+    npyz::WriteOptions::new_header_only()
+        .dtype(npyz::DType::Plain(descr))
+        .shape(&shape)
+        .writer(&mut header)
+        .write_header_only()?;
+    Ok(header)
+}
+
+/// The length and the header of a file of `tensors`, one behind the other.
+fn safetensors_header(
+    file: &SafetensorsFile,
+    tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>,
+) -> Result<Vec<u8>, String> {
+    let mut end = 0;
+    let tensors = tensors.map(|(name, dtype, shape)| {
+        let start = end;
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        (name, TensorInfo { dtype, shape, data_offsets: (start, end) })
+    });
+    let tensors: Vec<_> = tensors.collect();
+    let metadata = file.metadata().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let header = Metadata::new(Some(metadata), tensors).map_err(|e| e.to_string())?;
+    let mut text = serde_json::to_vec(&header).map_err(|e| e.to_string())?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text);
+    Ok(bytes)
+}

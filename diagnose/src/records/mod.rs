@@ -1,0 +1,7 @@
+//! Row records: what is kept of every row, written and read as JSON lines, CSV or Parquet.
+
+#[cfg(feature = "parquet")]
+mod parquet;
+pub(crate) mod reader;
+pub(crate) mod record;
+pub(crate) mod writers;

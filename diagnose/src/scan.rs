@@ -1,0 +1,225 @@
+//! From inputs to row records, in input order, blocks of rows in parallel.
+
+use crate::Device;
+use crate::batches::{check_memory, in_order};
+use crate::input::{Input, Source};
+use crate::qk::{self, QkBlock, block_rows};
+use crate::records::record::{RowPlace, RowRecord};
+use crate::settings::Settings;
+use critbeta::cpu::{InstructionSet, Workspace};
+use critbeta::cuda::Engine;
+use critbeta::{Result, Scores};
+use std::ops::Range;
+
+/// Rows of one head of one source that a thread takes at once.
+struct Job<'a> {
+    source: &'a Source,
+    head: usize,
+    rows: Range<usize>,
+}
+
+/// Jobs per thread between two deliveries: enough that no thread waits long for the others, few
+/// enough that the records in flight stay below a megabyte a thread.
+const JOBS_PER_THREAD: usize = 8;
+/// Rows of a score tensor per job, and the scores that make a job worth its hand-over.
+const JOB_ROWS: usize = 256;
+const JOB_SCORES: usize = 1 << 18;
+
+/// Jobs per thread whose scores wait for a device, up to 8 MiB each (or two rows).
+const DEVICE_JOBS_PER_THREAD: usize = 2;
+
+/// Measures every row of `inputs` on this CPU: [`scan_on`] it.
+pub fn scan(
+    inputs: &[Input],
+    settings: &Settings,
+    sink: impl FnMut(&[RowRecord]) -> Result<()>,
+) -> Result<()> {
+    scan_on(&Device::Cpu, inputs, settings, sink)
+}
+
+/// Measures every row of `inputs` on `device` and hands the records to `sink` in input order, a batch at a time.
+///
+/// Memory is O(threads x keys): no source is read whole. Errors: [`Settings::check`]'s, [`InstructionSet::chosen`]'s, the sink's, and
+/// [`Error::File`] for rows too long for the memory there is.
+///
+/// On a GPU, scores of queries and keys are computed on this CPU, and scores in f64 become f32 as they do here.
+pub fn scan_on(
+    device: &Device,
+    inputs: &[Input],
+    settings: &Settings,
+    mut sink: impl FnMut(&[RowRecord]) -> Result<()>,
+) -> Result<()> {
+    settings.check()?;
+    InstructionSet::chosen()?;
+    for input in inputs {
+        for source in &input.sources {
+            let waiting = match device {
+                Device::Cpu => 0,
+                // Twice: as rows, and packed for the copy.
+                Device::Cuda(_) => {
+                    2 * 4 * (DEVICE_JOBS_PER_THREAD * job_rows(source) * width(source)) as u128
+                }
+            };
+            check_memory(&input.path, source.layer(), scratch_bytes(source) + waiting)?;
+        }
+    }
+    let jobs = inputs.iter().flat_map(|input| &input.sources).flat_map(jobs_of);
+    match device {
+        Device::Cpu => {
+            let measure = |scratch: &mut Scratch, job: &Job| scratch.measure(job, settings);
+            in_order(jobs, JOBS_PER_THREAD, measure, |records| sink(&records))
+        }
+        Device::Cuda(engine) => {
+            let read = |scratch: &mut Scratch, job: &Job| scratch.read(job, settings);
+            in_order(jobs, DEVICE_JOBS_PER_THREAD, read, |block| sink(&block.measure(engine, settings)?))
+        }
+    }
+}
+
+/// Hands the scores of every row of one head of `source` to `work`: workspace, row, position, scores without the keys that are
+/// left out. What it returns comes back in order; `progress` hears of rows that are done. [`Settings::check`] has passed.
+pub(crate) fn visit<R: Send>(
+    source: &Source,
+    head: usize,
+    settings: &Settings,
+    work: impl Fn(&mut Workspace, usize, u64, &[f32]) -> Option<R> + Sync,
+    mut progress: impl FnMut(u64),
+) -> Vec<R> {
+    let jobs = jobs_of_head(source, head);
+    let visit = |scratch: &mut Scratch, job: &Job| {
+        let mut found = Vec::new();
+        scratch.each_row(job, settings, |workspace, place, scores, _| {
+            found.extend(work(workspace, place.row as usize, place.position, scores));
+        });
+        (job.rows.len() as u64, found)
+    };
+    let mut all = Vec::new();
+    let sink = |(rows, found): (u64, Vec<R>)| {
+        all.extend(found);
+        progress(rows);
+        Ok(())
+    };
+    // The sink cannot fail.
+    let _never = in_order(jobs, JOBS_PER_THREAD, visit, sink);
+    all
+}
+
+/// Widest row of a source, in scores.
+fn width(source: &Source) -> usize {
+    match source {
+        Source::Scores(tensor) => tensor.cols(),
+        Source::Pair(pair) => pair.keys(),
+    }
+}
+
+/// Rows of a source that one job takes.
+fn job_rows(source: &Source) -> usize {
+    match source {
+        Source::Scores(tensor) => (JOB_SCORES / tensor.cols().max(1)).clamp(1, JOB_ROWS),
+        Source::Pair(pair) => block_rows(pair),
+    }
+}
+
+/// Bytes that one thread needs: the scores themselves, and the workspace of a row.
+fn scratch_bytes(source: &Source) -> u128 {
+    match source {
+        Source::Scores(tensor) => (4 + Workspace::BYTES_PER_SCORE) * tensor.cols() as u128,
+        Source::Pair(pair) => qk::scratch_bytes(pair) + Workspace::BYTES_PER_SCORE * pair.keys() as u128,
+    }
+}
+
+fn jobs_of(source: &Source) -> impl Iterator<Item = Job<'_>> {
+    (0..source.heads()).flat_map(move |head| jobs_of_head(source, head))
+}
+
+fn jobs_of_head(source: &Source, head: usize) -> impl Iterator<Item = Job<'_>> {
+    let (step, rows) = (job_rows(source), source.rows());
+    (0..rows).step_by(step).map(move |start| Job { source, head, rows: start..(start + step).min(rows) })
+}
+
+/// What one thread needs, reused from job to job.
+#[derive(Default)]
+struct Scratch {
+    workspace: Workspace,
+    row: Vec<f32>,
+    block: QkBlock,
+}
+
+impl Scratch {
+    fn measure(&mut self, job: &Job, settings: &Settings) -> Vec<RowRecord> {
+        let mut records = Vec::with_capacity(job.rows.len());
+        self.each_row(job, settings, |workspace, place, scores, shift| {
+            let report = workspace.report(scores, settings.beta, settings.measure);
+            records.push(RowRecord::new(place, &report, shift, settings.measure.top_k.is_some()));
+        });
+        records
+    }
+
+    fn read(&mut self, job: &Job, settings: &Settings) -> Block {
+        let cols = width(job.source);
+        let mut block = Block { cols, ..Block::default() };
+        self.each_row(job, settings, |_, place, scores, shift| {
+            block.scores.extend_from_slice(scores);
+            block.scores.resize((block.lens.len() + 1) * cols, 0.0);
+            block.lens.push(scores.len() as u32);
+            block.places.push((place, shift));
+        });
+        block
+    }
+
+    /// Every row of a job, without the keys that are left out, and the shift that was taken off its scores.
+    fn each_row(
+        &mut self,
+        job: &Job,
+        settings: &Settings,
+        mut take: impl FnMut(&mut Workspace, RowPlace, &[f32], f64),
+    ) {
+        let Scratch { workspace, row: scores, block } = self;
+        let place = |row: usize, position| {
+            let layer = job.source.layer().clone();
+            RowPlace { layer, head: job.head as u64, row: row as u64, position }
+        };
+        let exclude = |scores: &mut [f32]| {
+            let excluded = settings.exclude_sink.min(scores.len());
+            scores[..excluded].fill(f32::NEG_INFINITY);
+        };
+        match job.source {
+            Source::Scores(tensor) => {
+                for row in job.rows.clone() {
+                    let shift = tensor.read_row(job.head, row, settings.exclude_sink, scores);
+                    let position = tensor.position_or_last(row, scores);
+                    exclude(scores);
+                    take(workspace, place(row, position), scores, shift);
+                }
+            }
+            Source::Pair(pair) => {
+                block.fill(pair, job.head, job.rows.clone());
+                for (index, row) in job.rows.clone().enumerate() {
+                    let position = pair.position(row);
+                    let scores = block.row(index, position);
+                    exclude(scores);
+                    take(workspace, place(row, position), scores, 0.0);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of one job on their way to a device, `cols` apart.
+#[derive(Default)]
+struct Block {
+    scores: Vec<f32>,
+    cols: usize,
+    lens: Vec<u32>,
+    places: Vec<(RowPlace, f64)>,
+}
+
+impl Block {
+    fn measure(self, engine: &Engine, settings: &Settings) -> Result<Vec<RowRecord>> {
+        let view = Scores::dense(&self.scores, self.lens.len(), self.cols)?.with_lens(&self.lens)?;
+        let reports = engine.row_reports(&view, settings.beta, settings.measure)?;
+        let top_k = settings.measure.top_k.is_some();
+        let record = |((place, shift), report)| RowRecord::new(place, report, shift, top_k);
+        Ok(self.places.into_iter().zip(&reports).map(record).collect())
+    }
+}

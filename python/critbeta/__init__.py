@@ -27,9 +27,12 @@ found and what was expected; NotImplementedError for forward-mode derivatives; M
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
-from typing import TYPE_CHECKING, Any, Literal, overload
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from . import _arrays, _core, _host
 from ._core import Family, Law, Rescaling, __version__
@@ -67,8 +70,26 @@ families: tuple[Family, ...] = tuple(_core.families())
 laws: tuple[Law, ...] = tuple(_core.laws())
 """The published length laws, with their conventions and sources."""
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-@_arrays.eager
+
+def _eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`function`, where torch.compile breaks its graph and runs it as it stands: it reads tensors by other means than torch's."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.compiler.is_compiling():
+            from . import _tensors
+
+            return cast(_R, _tensors.uncompiled(function, args, kwargs))
+        return function(*args, **kwargs)
+
+    return call
+
+
+@_eager
 def stats(
     scores: ArrayLike,
     lens: ArrayLike | None = None,
@@ -110,7 +131,7 @@ def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
     return _host.critical_beta(scores, resolve)[()]
 
 
-@_arrays.eager
+@_eager
 def gap_count(row: ArrayLike) -> GapCount:
     """The sorted gaps of one row [n] and the gap count N(t) at each: what its critical beta is the largest slope of,
     max of log(counts) / gaps over gaps > 0 (inf if counts[0] >= 2).
@@ -191,7 +212,7 @@ def softmax(
     return (found, told) if return_stats else found
 
 
-@_arrays.eager
+@_eager
 def diagnose(
     scores: ArrayLike | None = None,
     *,

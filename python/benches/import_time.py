@@ -1,10 +1,10 @@
-"""The time of `import critbeta` in a new process, NumPy's in it and without it: medians of nine."""
+"""Times `import critbeta` in a new process, with and without the time of NumPy: medians of nine."""
 
 import statistics
 import subprocess
 import sys
 
-# Isolated: the package's sources, which lie beside this folder without their compiled half, must not be found first.
+# -I keeps Python from importing the sources beside this folder, which lack their compiled half.
 COMMAND = [sys.executable, "-I", "-c", """
 from time import perf_counter
 start = perf_counter()

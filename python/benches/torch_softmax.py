@@ -1,10 +1,12 @@
-"""critbeta.softmax into an out beside torch.softmax(out=), float32, taking turns: medians of times and of ratios within a turn.
+"""Times critbeta.softmax(out=) beside torch.softmax(out=) on float32. The two alternate; the table shows
+medians of times, and of ratios within one turn.
 
-    python python/benches/torch_softmax.py [ROWSxN ...] [--turns 15] [--device cuda]     # needs torch; else 256x65536 and 16x1048576
+    python python/benches/torch_softmax.py [ROWSxN ...] [--turns 15] [--device cuda]
 
-Every result is compared with float64 before it is timed. torch's OpenMP threads wait without spinning, unless OMP_WAIT_POLICY says
-otherwise: spinning they take the cores of whatever runs next, which made ours 1.7 to 2 times as slow and torch no faster (two
-cores, 2026-11-25: docs/gotchas.md).
+It needs torch. Without shapes it takes 256x65536 and 16x1048576. Every result is compared with float64 before
+it is timed. torch's OpenMP threads wait without spinning, unless OMP_WAIT_POLICY says otherwise. Spinning
+threads take the cores of the next call: ours took 1.7 to 2 times as long (two cores, 2026-11-25:
+docs/gotchas.md), and torch was no faster.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import torch  # noqa: E402
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("shapes", nargs="*", default=["256x65536", "16x1048576"])
 parser.add_argument("--turns", type=int, default=15)
-parser.add_argument("--device", default="cpu", help="cpu or cuda; there the whole call is timed by events, Python's part included")
+parser.add_argument("--device", default="cpu", help="cpu or cuda; there events time the whole call")
 parser.add_argument("--families", nargs="*", default=["gaussian", "needles", "sink", "student-t"])
 args = parser.parse_args()
 
@@ -71,4 +73,5 @@ for shape in args.shapes:
         ms = {work: statistics.median(turn[work] for turn in turns) for work in runs}
         ratio = {work: statistics.median(turn["torch"] / turn[work] for turn in turns) for work in runs}
         times = " | ".join(f"{ms[work]:.1f}" for work in runs)
-        print(f"| {rows} x {n:,} | {name} | {times} | {ratio['plain']:.2f} | {ratio['critical']:.2f} |", flush=True)
+        ratios = f"{ratio['plain']:.2f} | {ratio['critical']:.2f}"
+        print(f"| {rows} x {n:,} | {name} | {times} | {ratios} |", flush=True)

@@ -1,35 +1,40 @@
 """Exact critical inverse temperature of attention rows: gap counts, rescaled softmax, length-law diagnosis.
 
-A row of attention is a softmax over n scores. With D_j = max - s_j its gaps and N(t) how many of them are at most t, its critical
-beta is Lambda = sup over t > 0 of log N(t) / t: far below it the top keys are not told apart as n grows, far above it one key
-takes all (arXiv:2605.12697).
+A row of attention is a softmax over n scores. The gap of score j is D_j = max - s_j, and N(t) is the number
+of gaps of at most t. The critical beta of the row is Lambda = sup over t > 0 of log N(t) / t. As n grows, the
+softmax far below it does not separate the top keys; far above it one key takes all (arXiv:2605.12697).
 
-Scores are the logits that the softmax sees at beta = 1: after the 1/sqrt(d) scale, softcap, positional terms and mask. A score of
--inf is masked; n is the number of unmasked scores. A row without scores is all zeros; a NaN or +inf score makes its own row NaN
-(`poisoned`) and no other.
+Scores are the logits that the softmax sees at beta = 1: after the 1/sqrt(d) scale, softcap, positional terms
+and mask. A score of -inf is masked, and n is the number of unmasked scores. A row without scores is all
+zeros. A NaN or +inf score makes its own row NaN (`poisoned`) and no other.
 
-Arrays have any leading shape, [..., n]. They are NumPy's float32, float16 or float64, ml_dtypes' bfloat16, or whatever shares CPU
-memory through DLPack, such as torch tensors of float32, float16, bfloat16 or float64. None is copied, but:
+Arrays have the shape [..., n], with any leading shape. They are NumPy's float32, float16 or float64,
+ml_dtypes' bfloat16, or anything that shares CPU memory through DLPack, such as torch tensors of float32,
+float16, bfloat16 or float64. No array is copied, except that
 
-- float64 scores become float32 once the largest finite score of their row is taken off, so that gaps keep 24 bits;
-- rows that are not contiguous, or not at one distance from each other (a transposed array, a broadcast one), are copied first.
+- float64 scores become float32 after the largest finite score of their row is subtracted (gaps keep 24 bits);
+- rows that are not contiguous or not at one distance, as in a transposed array, are copied first.
 
-torch tensors on a GPU (float32, float16, bfloat16) are read where they are, by CUDA kernels on torch's current stream: `softmax`,
-`critical_beta` and `stats` take them. The first call loads the kernels, which takes seconds where they are not cached.
+`softmax`, `critical_beta` and `stats` also take torch tensors on a GPU (float32, float16, bfloat16). CUDA
+kernels read them there, on torch's current stream. The first call loads the kernels; it takes minutes where
+it must compile them. These kernels have only run on a simulator so far: nothing has been measured on a GPU.
 
-On a CPU work is done without the interpreter lock, on one thread per core (`RAYON_NUM_THREADS` before the first call changes
-that). An array must not be written to by other threads meanwhile.
+On a CPU the work runs without the interpreter lock, on one thread per core (RAYON_NUM_THREADS, set before the
+first call, changes that). No other thread may write to an array meanwhile.
 
-Errors: TypeError for a wrong type or dtype, ValueError for a wrong shape, device, number, text or content of a file, OSError
-for a file that cannot be read or written (of the system's own subclass), RuntimeError where a GPU refuses, each with what was
-found and what was expected; NotImplementedError for forward-mode derivatives; MemoryError.
+Errors say what was found and what was expected: TypeError for a wrong type or dtype, ValueError for a
+wrong shape, device, number, text or file content, OSError (or its subclass from the system) for a file that
+cannot be read or written, RuntimeError from a GPU, NotImplementedError for forward mode, and MemoryError.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
-from typing import TYPE_CHECKING, Any, Literal, overload
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from . import _arrays, _core, _host
 from ._core import Family, Law, Rescaling, __version__
@@ -62,13 +67,31 @@ __all__ = [
 ]
 
 families: tuple[Family, ...] = tuple(_core.families())
-"""Score families with known answers, each at its default parameter: what `critbeta families` measures itself against."""
+"""Score families with known answers, at their default parameters: the tests of `critbeta families`."""
 
 laws: tuple[Law, ...] = tuple(_core.laws())
 """The published length laws, with their conventions and sources."""
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-@_arrays.eager
+
+def _eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Makes torch.compile break its graph at `function`, which does not read tensors through torch."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.compiler.is_compiling():
+            from . import _tensors
+
+            return cast(_R, _tensors.uncompiled(function, args, kwargs))
+        return function(*args, **kwargs)
+
+    return call
+
+
+@_eager
 def stats(
     scores: ArrayLike,
     lens: ArrayLike | None = None,
@@ -76,17 +99,17 @@ def stats(
     beta: float = 1.0,
     top_k: int | None = None,
 ) -> Stats:
-    """Everything about every row of `scores` [..., n] at inverse temperature `beta`.
+    """Measures every row of `scores` [..., n] at inverse temperature `beta`.
 
-    lens: integers that broadcast to the leading shape; row r has lens[r] <= n scores, what lies behind them is never read.
-    resolve: r >= 0 of the resolved critical beta, nats; 0.69 (log 2) asks to separate no pair.
+    lens: integers that broadcast to the leading shape. Only the first lens[r] <= n scores of row r are read.
+    resolve: r >= 0 of the resolved critical beta, nats. At 0.69 (log 2) no pair needs to be separated.
     beta: finite, >= 0, per unit of score; 1 is the model as it is.
-    top_k: count gaps among the k largest scores only, 1 to 2,048; then `certified` says which rows that is exact for.
+    top_k: counts gaps among the k largest scores only, 1 to 2,048. Then `certified` marks exact rows.
 
-    Of a tensor on a GPU it waits for the device; betas, counts and ranks are the CPU path's bit for bit, sums those of float32
-    weights.
+    For a tensor on a GPU it waits for the device. Betas, counts and ranks there have the bits of the CPU
+    path; sums are those of float32 weights.
 
-    Source: arXiv:2605.12697, definitions; Lambda(r) and the certificate are this project's (docs/how-it-works.md).
+    Source: arXiv:2605.12697; for Lambda(r) and the certificate docs/how-it-works.md of this project.
     """
     if _arrays.is_tensor(scores) and scores.is_cuda:
         from . import _tensors
@@ -96,12 +119,12 @@ def stats(
 
 
 def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
-    """Lambda(r) of every row of `scores` [..., n], float64 of the leading shape (a number for one row): the sup over t > 0 with
-    log N(t) > r of (log N(t) - r) / t, r = `resolve` >= 0 in nats. inf under unresolved ties, 0 for n < 2, nan where poisoned.
-    Of a tensor a tensor on its device, without a gradient; on a GPU nothing waits, and the device's logarithm may differ in the
-    last bits.
+    """Returns Lambda(r) of every row of `scores` [..., n], float64 of the leading shape (a number for one
+    row). It is the sup over t > 0 with log N(t) > r of (log N(t) - r) / t, for r = `resolve` >= 0 in nats:
+    inf under unresolved ties, 0 for n < 2, nan where poisoned.
 
-    Source: arXiv:2605.12697 (r = 0).
+    For a tensor it returns a tensor on the same device, without a gradient. On a GPU it does not wait, and
+    the logarithm of the device may differ in the last bits. Source: arXiv:2605.12697 (r = 0).
     """
     if _arrays.is_tensor(scores):
         from . import _tensors
@@ -110,10 +133,10 @@ def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
     return _host.critical_beta(scores, resolve)[()]
 
 
-@_arrays.eager
+@_eager
 def gap_count(row: ArrayLike) -> GapCount:
-    """The sorted gaps of one row [n] and the gap count N(t) at each: what its critical beta is the largest slope of,
-    max of log(counts) / gaps over gaps > 0 (inf if counts[0] >= 2).
+    """Returns the sorted gaps of one row [n] and the gap count N(t) at each of them. The critical beta of the
+    row is the max of log(counts) / gaps over gaps > 0 (inf if counts[0] >= 2).
 
     Raises ValueError for a row with a NaN or +inf score. Source: arXiv:2605.12697.
     """
@@ -159,39 +182,38 @@ def softmax(
     lens: ArrayLike | None = None,
     return_stats: bool = False,
 ) -> Any:
-    """The softmax of beta times every row of `scores` [..., n], beta chosen by `rescaling`: probabilities of the same shape, each
-    within (4 + z) 2^-23 relative of the float64 value, z = beta x gap, and one rounding more in a 16-bit `out`.
+    """Returns the softmax of beta times every row of `scores` [..., n]; `rescaling` chooses beta. The
+    relative error is at most (4 + z) 2^-23 for z = beta x gap, and one rounding more in a 16-bit `out`.
 
-    rescaling: a `Rescaling` or its text; "identity" is the plain softmax. "critical:ratio=1" runs every row at its own
-        critical beta.
-    out: float32, float16 or bfloat16, C-contiguous, of the shape of scores; written in place and returned as it was given. It
-        may be scores itself, of the same dtype, and otherwise must not share memory with it. Without it the result is new
-        memory: of an array float32, whatever dtype it has; of a tensor a tensor of its dtype on its device (of float64 with the
-        precision of float32).
-    positions: 0-based query positions, integers that broadcast to the leading shape, which some laws depend on; without
-        them each row stands at its last visible key.
-    lens: as in `stats`; the result is 0 behind a row's length.
-    return_stats: also return `SoftmaxStats`, as (probabilities, stats).
+    rescaling: a `Rescaling` or its text: "identity" is plain, "critical:ratio=1" is each row's critical beta.
+    out: float32, float16 or bfloat16, C-contiguous, of the shape of scores. It is written in place and
+        returned. It may be scores itself, if the dtype is the same; otherwise the two must not share memory.
+        Without out the result of an array is a new float32 array, and the result of a tensor is a new tensor
+        of its dtype on its device (for float64 with the precision of float32).
+    positions: 0-based query positions, integers that broadcast to the leading shape, for laws that depend on
+        them. Without them each row stands at its last visible key; a GPU then reads all scores once more.
+    lens: as in `stats`; the result is 0 behind the length of a row.
+    return_stats: returns (probabilities, `SoftmaxStats`) if true.
 
-    Of tensors it is differentiable with respect to scores in reverse mode, under torch.compile too (before torch 2.15 that takes
-    rescaling as text only), beta being a constant: exactly so under identity, fixed, calibrated and every law of n or the
-    position; `critical` and velickovic measure beta of the row, and how beta moves with the scores is left out. The gradient is
-    0 at masked scores, in rows without any, and at beta = inf. In out it has none. Forward mode (torch.func.jvp) raises
-    NotImplementedError.
-    On a GPU out is float32 or of the dtype of scores, lens and positions are on it too (or numbers), and
-    since nobody can look at them before the launch a length is taken as one of 0 to n.
+    A row without scores is all 0, a poisoned row all NaN. At beta = inf tied maxima share the weight.
 
-    A row without scores is all 0; a poisoned one all NaN; at beta = inf tied maxima share the weight.
+    For tensors it is differentiable in reverse mode with respect to scores, also under torch.compile (which
+    takes rescaling only as text before torch 2.15). The gradient treats beta as a constant. That is exact
+    under identity, fixed, calibrated, and every law of n or the position; `critical` and velickovic measure
+    beta from the row, and the gradient leaves out how beta moves with the scores. It is 0 at masked scores,
+    in rows without scores, and at beta = inf. With out there is no gradient. Forward mode (torch.func.jvp)
+    raises NotImplementedError. On a GPU out is float32 or has the dtype of scores, and lens and positions are
+    on the GPU too (or plain numbers). The launch cannot check them: it clamps a length to 0..=n.
     """
     if _arrays.is_tensor(scores) and (out is None or _arrays.is_tensor(out) or scores.is_cuda):
         from . import _tensors
 
         return _tensors.softmax(scores, rescaling, out, positions, lens, return_stats)
-    found, told = _host.softmax(scores, _host.rule(rescaling), positions, lens, out)
-    return (found, told) if return_stats else found
+    found, columns = _host.softmax(scores, _host.rule(rescaling), positions, lens, out)
+    return (found, columns) if return_stats else found
 
 
-@_arrays.eager
+@_eager
 def diagnose(
     scores: ArrayLike | None = None,
     *,
@@ -206,22 +228,24 @@ def diagnose(
     train_length: float = 8192.0,
     seed: int = 1,
 ) -> Diagnosis:
-    """Which length law the critical beta of each head follows: what `critbeta diagnose` says of files, of arrays.
+    """Says which length law the critical beta of each head follows, as `critbeta diagnose` does for files.
 
-    Either `scores` [..., rows, n], all leading dimensions being heads, or queries and keys after rotary embedding and norms,
-    `q` [..., heads, rows, head_dim] and `k` [..., kv_heads, keys, head_dim] (query head h reads key head h / (heads / kv_heads)),
-    whose scores are computed a block at a time, never as a matrix.
+    It takes either `scores` [..., rows, n], where all leading dimensions are heads, or queries and keys after
+    rotary embedding and norms: `q` [..., heads, rows, head_dim] and `k` [..., kv_heads, keys, head_dim].
+    Query head h reads key head h / (heads / kv_heads). Only a block of their scores is in memory at a time.
 
-    positions: 0-based query positions. Of q: [rows], row r sees keys 0..=positions[r]; without them the rows are the last
-        ones. Of scores: integers that broadcast to the leading shape; without them the last visible keys.
-    scale: what the products of q and k are multiplied by; 1 / sqrt(head_dim) if not given.
-    lens: of scores, as in `stats`.
-    layer: the name that the summary and the rows carry.
+    positions: 0-based query positions. With q they are [rows], and row r sees keys 0..=positions[r]; without
+        them the rows are the last ones. With scores they broadcast to the leading shape; without them each
+        row stands at its last visible key.
+    scale: the factor of the products of q and k, by default 1 / sqrt(head_dim).
+    lens: the lengths of scores, as in `stats`.
+    layer: the name of the layer in the summary and the rows.
     resolve, beta: as in `stats`.
     train_length: L of the published laws that depend on it, in keys, above 1.
-    seed: of the bootstrap and of the yardsticks.
+    seed: the seed of the bootstrap and of the yardsticks.
 
-    Rows of one text are not independent: pool several before believing a narrow interval. Source: docs/how-it-works.md.
+    Rows of one text are not independent: pool texts before you trust a narrow interval. Source:
+    docs/how-it-works.md.
     """
     if (scores is None) == (q is None) or (q is None) != (k is None):
         raise TypeError("expected scores, or q and k")
@@ -231,7 +255,7 @@ def diagnose(
         found = _host.stats(scores, lens, positions, layer, resolve, beta, None)
         return Diagnosis(json.loads(found._rows.summary(train_length, seed)), found)
     if lens is not None:
-        raise TypeError("lens are of scores: positions say how far the rows of q see")
+        raise TypeError("lens are for scores: positions say how far the rows of q see")
     q, q_shape = _arrays.heads(q, "q")
     k, k_shape = _arrays.heads(k, "k")
     positions = _arrays.per_row(positions, q_shape[1:2], "positions")
@@ -240,13 +264,13 @@ def diagnose(
     return Diagnosis(json.loads(rows.summary(train_length, seed)), Stats(rows, q_shape[:2]))
 
 
-# Hidden from type checkers, which would take any misspelt name for one that is here; they know hf by `import critbeta.hf`.
+# Type checkers must not see this, or they would accept any misspelt name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name != "hf":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        # It imports torch and transformers, which need not be there: what asks by hasattr is not told by another exception.
+        # torch or transformers may be missing, and hasattr understands no exception but AttributeError.
         try:
             return importlib.import_module(".hf", __name__)
         except ImportError as error:

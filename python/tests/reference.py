@@ -1,4 +1,4 @@
-"""The definitions in NumPy, float64, sorted and obvious, written without the crate: what the tests compare with."""
+"""The definitions in plain NumPy, float64 and sorted, without the crate. The tests compare with them."""
 
 import math
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Reference(NamedTuple):
 
 
 def gaps_of(row):
-    """Gaps of the unmasked scores of a float32 row, one float32 subtraction each, ascending, and N at each of them."""
+    """Returns the sorted gaps of a float32 row (one float32 subtraction per visible score), and N at each."""
     visible = row[row > -np.inf].astype(np.float32)
     if len(visible) == 0:
         return np.zeros(0), np.zeros(0, np.int64)
@@ -30,17 +30,18 @@ def gaps_of(row):
 
 
 def lambda_of(gaps, counts, resolve):
-    """sup over t > 0 with log N(t) > r of (log N(t) - r) / t."""
+    """Returns the sup over t > 0 with log N(t) > r of (log N(t) - r) / t."""
     if len(gaps) == 0:
         return 0.0
     if math.log(counts[0]) > resolve:
         return math.inf
-    ratios = [(math.log(n) - resolve) / t for t, n in zip(gaps, counts) if 0 < t < math.inf and math.log(n) > resolve]
+    finite = [(t, math.log(n)) for t, n in zip(gaps, counts) if 0 < t < math.inf]
+    ratios = [(log_n - resolve) / t for t, log_n in finite if log_n > resolve]
     return max(ratios, default=0.0)
 
 
 def reference(row, resolve=0.0):
-    """A float32 row without NaN or +inf."""
+    """Measures a float32 row without NaN or +inf."""
     gaps, counts = gaps_of(row)
     top = float(row.max()) if len(gaps) else 0.0
     argmax = int(np.argmax(row)) if len(gaps) else 0
@@ -50,7 +51,7 @@ def reference(row, resolve=0.0):
 
 
 def partition(gaps, beta):
-    """Z(beta), smallest terms first."""
+    """Returns Z(beta)."""
     if beta == math.inf:
         return float(np.count_nonzero(gaps == 0))
     with np.errstate(invalid="ignore"):
@@ -59,7 +60,7 @@ def partition(gaps, beta):
 
 
 def softmax(row, beta):
-    """The probabilities of a float32 row, float64, and z = beta x gap of each."""
+    """Returns the probabilities of a float32 row, float64, and z = beta x gap of each."""
     visible = row > -np.inf
     weights, z = np.zeros(len(row)), np.zeros(len(row))
     if not visible.any():
@@ -72,7 +73,7 @@ def softmax(row, beta):
 
 
 def assert_probabilities(found, row, beta, rounding=0.0):
-    """`found` is softmax(beta x row) within (4 + z) 2^-23 relative, `rounding` more, and one rounding below the normal range."""
+    """Checks `found` within (4 + z) 2^-23 + `rounding` relative, and one rounding of the smallest number."""
     expected, z = softmax(row, beta)
     z = np.where(expected > 0, z, 0.0)
     smallest = 2.0**-150 if rounding == 0 else 2.0**-25 if rounding == 2.0**-11 else 2.0**-134
@@ -83,14 +84,14 @@ def assert_probabilities(found, row, beta, rounding=0.0):
 
 
 def bfloat16(values):
-    """float32 values rounded to bfloat16 and back, to nearest, ties to even."""
+    """Rounds float32 values to bfloat16 and back, to nearest, ties to even."""
     bits = np.asarray(values, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
     return rounded.view(np.float32)
 
 
 def rows(n, seed=1):
-    """Named float32 rows of n scores that are hard to get right."""
+    """Returns named float32 rows of n scores that are hard to get right."""
     rng = np.random.default_rng(seed)
     normal = rng.standard_normal(n).astype(np.float32)
     spiky = normal.copy()

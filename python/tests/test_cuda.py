@@ -1,6 +1,6 @@
-"""What only a GPU shows: streams, graphs, no waiting, compilation for it. That its numbers are the CPU's: test_device.py.
+"""Tests that need a GPU: streams, graphs, no waiting, compilation. test_device.py compares the numbers.
 
-Skipped by name without a GPU; CRITBETA_REQUIRE_GPU=1 turns the skip into a failure.
+Without a GPU they are skipped by name; CRITBETA_REQUIRE_GPU=1 turns the skip into a failure.
 """
 
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded():
-    """The kernels, loaded before any stream or capture; what they are goes to the log."""
+    """Loads the kernels before any stream or capture, and logs them."""
     print(_cuda.engine(torch.device("cuda", torch.cuda.current_device())).description)
 
 
@@ -33,9 +33,9 @@ def drawn(*shape, dtype=torch.float32, seed=1):
 def test_results_stay_on_the_device_in_the_dtype_of_scores():
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         scores = drawn(2, 3, 500, dtype=dtype)
-        found, told = critbeta.softmax(scores, return_stats=True)
+        found, row_stats = critbeta.softmax(scores, return_stats=True)
         assert found.device == scores.device and found.dtype == dtype and found.shape == scores.shape
-        assert all(column.device == scores.device and column.shape == (2, 3) for column in told)
+        assert all(column.device == scores.device and column.shape == (2, 3) for column in row_stats)
         beta = critbeta.critical_beta(scores)
         assert beta.device == scores.device and beta.dtype == torch.float64
         stats = critbeta.stats(scores)
@@ -60,7 +60,7 @@ def test_nothing_waits_for_the_device():
 
 @pytest.mark.parametrize("shape", [(256, 4096), (2, 500_000)])
 def test_side_streams_see_their_own_work(shape):
-    """Scores are written on the stream just before; memory comes back to its allocator just behind. The long rows take a workspace."""
+    """Streams write their scores just before a call and free them just after. Long rows take a workspace."""
     expected = [critbeta.softmax(drawn(*shape, seed=seed)) for seed in range(4)]
     sources = [drawn(*shape, seed=seed) for seed in range(4)]
     torch.cuda.synchronize()
@@ -97,10 +97,10 @@ def test_a_cuda_graph_captures_and_replays(shape):
 
 
 def with_everything(scores):
-    found, told = critbeta.softmax(torch.tanh(scores) * 4, "critical:cap=8", return_stats=True)
+    found, row_stats = critbeta.softmax(torch.tanh(scores) * 4, "critical:cap=8", return_stats=True)
     out = torch.empty_like(scores)
     critbeta.softmax(scores, "su", out=out)
-    return found * 2, told.beta + told.n, out + 1
+    return found * 2, row_stats.beta + row_stats.n, out + 1
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
@@ -109,47 +109,53 @@ def test_a_whole_function_is_compiled(mode):
     compiled = torch.compile(with_everything, fullgraph=True, mode=mode)
     for seed in range(3):
         scores = drawn(32, 700, seed=seed)
-        # tanh of the compiler's own and of torch differ in the last bits, and gaps with them.
+        # tanh of the compiler and of torch differ in the last bits, and so do the gaps.
         for found, expected in zip(compiled(scores), with_everything(scores)):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
     gradient = lambda f, s: torch.autograd.grad(sum(part.sum() for part in f(s)[:1]), s)[0]  # noqa: E731
     scores = drawn(32, 700).requires_grad_()
     weighted = lambda s: [critbeta.softmax(s, "fixed:2") ** 2]  # noqa: E731
-    torch.testing.assert_close(gradient(torch.compile(weighted, fullgraph=True), scores), gradient(weighted, scores))
+    compiled = torch.compile(weighted, fullgraph=True)
+    torch.testing.assert_close(gradient(compiled, scores), gradient(weighted, scores))
 
 
-@pytest.mark.parametrize("name", ["softmax", "softmax_stats", "softmax_out", "softmax_stats_out", "critical_beta"])
+OPERATORS = ["softmax", "softmax_stats", "softmax_out", "softmax_stats_out", "critical_beta"]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
 def test_opcheck(name):
     scores = drawn(3, 4, 50)
     given = (scores, 0.69) if name == "critical_beta" else (scores, "critical:ratio=1", None, None)
     given = (*given, torch.empty_like(scores)) if name.endswith("out") else given
-    torch.library.opcheck(getattr(torch.ops.critbeta, name).default, given)
+    operator = getattr(torch.ops.critbeta, name).default
+    torch.library.opcheck(operator, given)
     if name in ("softmax", "softmax_stats"):
-        torch.library.opcheck(getattr(torch.ops.critbeta, name).default, (scores.clone().requires_grad_(), *given[1:]))
+        torch.library.opcheck(operator, (scores.clone().requires_grad_(), *given[1:]))
 
 
+softmax = critbeta.softmax
 REFUSED = [
     (
-        lambda x: critbeta.softmax(x.double()),
+        lambda x: softmax(x.double()),
         ValueError,
         r"scores of shape \(3, 8\) are float64 on cuda:0: .*scores\.float\(\)",
     ),
     (lambda x: critbeta.stats(x.double()), ValueError, "float64 on cuda:0"),
-    (lambda x: critbeta.softmax(x, out=x.cpu()), ValueError, r"out is on cpu, scores of shape \(3, 8\) on cuda:0"),
-    (lambda x: critbeta.softmax(x.cpu(), out=x), ValueError, r"out is on cuda:0, scores of shape \(3, 8\) on cpu"),
-    (lambda x: critbeta.softmax(x, out=x.cpu().numpy()), TypeError, "out is ndarray, scores a tensor on cuda:0"),
-    (lambda x: critbeta.softmax(x.cpu().numpy(), out=x), ValueError, "out is on DLPack device 2:0: expected the CPU"),
-    (lambda x: critbeta.softmax(x, lens=torch.tensor([1, 2, 3])), ValueError, "lens is on cpu, scores .* on cuda:0"),
-    (lambda x: critbeta.softmax(x, out=x.half()), ValueError, "probabilities as f16: expected f32"),
-    (lambda x: critbeta.softmax(x.long()), TypeError, "torch.int64"),
+    (lambda x: softmax(x, out=x.cpu()), ValueError, r"out is on cpu, scores of shape \(3, 8\) on cuda:0"),
+    (lambda x: softmax(x.cpu(), out=x), ValueError, r"out is on cuda:0, scores of shape \(3, 8\) on cpu"),
+    (lambda x: softmax(x, out=x.cpu().numpy()), TypeError, "out is ndarray, scores a tensor on cuda:0"),
+    (lambda x: softmax(x.cpu().numpy(), out=x), ValueError, "out is on DLPack device 2:0: expected the CPU"),
+    (lambda x: softmax(x, lens=torch.tensor([1, 2, 3])), ValueError, "lens is on cpu, scores .* on cuda:0"),
+    (lambda x: softmax(x, out=x.half()), ValueError, "probabilities as f16: expected f32"),
+    (lambda x: softmax(x.long()), TypeError, "torch.int64"),
     (lambda x: critbeta.diagnose(x), ValueError, r"scores is on DLPack device 2:0: .*scores\.cpu\(\)"),
 ]
 
 
 @pytest.mark.parametrize("case", range(len(REFUSED)))
-def test_what_does_not_fit_is_refused(case):
-    given, exception, told = REFUSED[case]
-    with pytest.raises(exception, match=told):
+def test_arguments_that_do_not_fit_are_refused(case):
+    given, exception, message = REFUSED[case]
+    with pytest.raises(exception, match=message):
         given(torch.zeros(3, 8, device="cuda"))
     assert critbeta.softmax(torch.zeros(2, 4, device="cuda"), "identity").tolist() == [[0.25] * 4] * 2
 

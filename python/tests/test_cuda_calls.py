@@ -1,4 +1,4 @@
-"""What the package asks of the CUDA kernels, call by call, without any: an engine that writes down what it is told."""
+"""The calls of the package to the CUDA kernels, without kernels: an engine that records every call."""
 
 import subprocess
 import sys
@@ -11,11 +11,12 @@ torch = pytest.importorskip("torch")
 import critbeta.torch  # noqa: E402
 from critbeta import _core, _cuda  # noqa: E402
 
-NAMES = ["stream", "scores", "shape", "lens", "positions", "rescaling", "out", "report", "workspace", "resolve", "top_k"]
+NAMES = "stream scores shape lens positions rescaling out report workspace resolve top_k".split()
+DTYPES = [(torch.float32, "f32"), (torch.float16, "f16"), (torch.bfloat16, "bf16")]
 
 
 class Recorder:
-    """Takes tensors in CPU memory for a device's."""
+    """An engine for tensors in CPU memory."""
 
     def __init__(self):
         self.calls, self.planned, self.needed = [], [], 0
@@ -37,7 +38,7 @@ def recorder(monkeypatch):
     return recorder
 
 
-@pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "f32"), (torch.float16, "f16"), (torch.bfloat16, "bf16")])
+@pytest.mark.parametrize(("dtype", "name"), DTYPES)
 def test_rows_apart_are_borrowed_on_the_current_stream(recorder, dtype, name):
     wide = torch.zeros(2, 3, 100, dtype=dtype)
     scores, out = wide[..., 10:70], torch.zeros(2, 3, 60, dtype=dtype)
@@ -50,7 +51,7 @@ def test_rows_apart_are_borrowed_on_the_current_stream(recorder, dtype, name):
         and str(call["rescaling"]) == "su:base=512"
     )
     assert recorder.planned == [(6, 60, name, True)]
-    # Nothing but probabilities is asked for: no report, no workspace, nothing to decode.
+    # The call wants probabilities only: no report, no workspace, nothing to decode.
     assert all(call[absent] is None for absent in ("lens", "positions", "report", "workspace", "top_k"))
 
 
@@ -62,7 +63,7 @@ def test_probabilities_are_new_memory_and_a_report_says_beta(recorder):
     assert call["report"] is not None and call["report"] % 8 == 0
 
 
-def test_in_place_is_told_as_such(recorder):
+def test_an_output_in_place_has_the_address_of_scores(recorder):
     scores = torch.zeros(4, 50)
     critbeta.softmax(scores, out=scores)
     (call,) = recorder.calls
@@ -110,7 +111,7 @@ def test_lens_and_positions_are_one_word_per_row(recorder, monkeypatch):
     assert words == {"lens": [0, 7, 50, 50, 50, 0], "positions": [5] * 3 + [2**32 - 1] * 3}
 
 
-def test_only_laws_of_the_position_look_for_it(recorder):
+def test_only_laws_of_the_position_get_it(recorder):
     scores = torch.zeros(3, 50)
     scores[1, 40:] = -torch.inf
     for law in critbeta.laws:
@@ -118,8 +119,9 @@ def test_only_laws_of_the_position_look_for_it(recorder):
         spec = f"{law.name}:{given}" if given else law.name
         critbeta.softmax(scores, spec, out=torch.empty_like(scores))
         rule = critbeta.Rescaling.parse(spec)
-        depends = any(rule.beta(90_000, i, entropy=2.0) != rule.beta(90_000, 0, entropy=2.0) for i in (10_000, 80_000))
-        assert (recorder.calls[-1]["positions"] is not None) == depends == (law.name in _cuda._BY_POSITION), law.name
+        depends = len({rule.beta(90_000, position, entropy=2.0) for position in (0, 10_000, 80_000)}) > 1
+        passed = recorder.calls[-1]["positions"] is not None
+        assert passed == depends == (law.name in _cuda._BY_POSITION), law.name
 
 
 def test_last_visible_keys_are_the_cpus():
@@ -140,10 +142,11 @@ def test_counts_whose_logarithm_exceeds_the_resolve():
     assert _cuda._smallest_exceeding(1e308) > 2**24
 
 
-def test_without_a_gpu_every_attempt_is_told():
+def test_without_a_gpu_the_error_names_every_attempt():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here: test_cuda.py")
-    with pytest.raises(RuntimeError, match=r"no kernels for cuda:0: .*(libcuda|GPU|built for CUDA).*scores\.cpu\(\)"):
+    message = r"no kernels for cuda:0: .*(libcuda|GPU|built for CUDA).*scores\.cpu\(\)"
+    with pytest.raises(RuntimeError, match=message):
         _cuda.engine(torch.device("cuda:0"))
     assert not _cuda._engines
     with pytest.raises(ValueError, match="unknown arch"):
@@ -166,14 +169,16 @@ for name in names:
     except OSError:
         pass
 program = ctypes.c_void_p()
-assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), b"__global__ void f(float* x) { *x = 1; }", b"f.cu", 0, None, None) == 0
+source = b"__global__ void f(float* x) { *x = 1; }"
+assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"f.cu", 0, None, None) == 0
 options = (ctypes.c_char_p * 1)(b"--gpu-architecture=sm_90")
 assert nvrtc.nvrtcCompileProgram(program, 1, options) == 0
 size = ctypes.c_size_t()
 assert nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0 and size.value > 1000
 print("compiled")
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     if done.stdout.startswith("none"):
         pytest.skip(f"this torch brings no NVRTC: {done.stdout}")
     assert done.stdout == "compiled\n"
@@ -183,5 +188,6 @@ def test_reports_and_positions_are_one_of_each_row():
     size = dict(_core.report_layout())["bytes"]
     for reports, positions in [((3, size), 2), ((2, size), 3), ((2, size - 1), 2)]:
         given = np.zeros(reports, np.uint8), np.zeros(positions, np.int64)
-        with pytest.raises(ValueError, match=rf"reports of shape \[{reports[0]}, {reports[1]}\]: expected \[{positions}, {size}\]"):
+        message = rf"reports of shape \[{reports[0]}, {reports[1]}\]: expected \[{positions}, {size}\]"
+        with pytest.raises(ValueError, match=message):
             _core.rows_of_reports(*given, 1, 0.0, 1.0, None)

@@ -1,6 +1,7 @@
-"""The CUDA side of the package against its CPU side: on a GPU, or without one in CPU memory, with the crate's simulator in the place of
-the driver. The simulator needs a build with `--features simt` (scripts/python-simt.sh makes one). CRITBETA_REQUIRE_GPU=1 and
-CRITBETA_REQUIRE_SIMT=1 turn a skip into a failure.
+"""The CUDA side of the package against its CPU side, on a GPU or in CPU memory with the simulator as driver.
+
+The simulator needs a build with `--features simt` (scripts/python-simt.sh makes one). CRITBETA_REQUIRE_GPU=1
+and CRITBETA_REQUIRE_SIMT=1 turn a skip into a failure.
 """
 
 import math
@@ -39,7 +40,7 @@ if not HAS_GPU:
 
 
 class Device:
-    """Within it tensors that were put there are launched over: on the simulator all tensors, and outside of it none."""
+    """A block in which kernels run on the tensors that it makes. On the simulator they run on all tensors."""
 
     def __enter__(self):
         self.patch = pytest.MonkeyPatch()
@@ -71,10 +72,11 @@ def assert_columns(found, expected):
 
 
 def assert_probabilities_agree(found, expected, dtype):
-    """Both are within (4 + z) 2^-23 of float64, z up to 100 where the smallest float32 begins, and a rounding of their own."""
+    """Both are within (4 + z) 2^-23 of float64, z up to 100 at the smallest float32, and their rounding."""
     rounding = {torch.float32: 0.0, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}[dtype]
     smallest = {torch.float32: 2.0**-126, torch.float16: 2.0**-23, torch.bfloat16: 2.0**-126}[dtype]
-    torch.testing.assert_close(found.cpu(), expected, rtol=104 * 2.0**-22 + rounding, atol=smallest, equal_nan=True)
+    relative = 104 * 2.0**-22 + rounding
+    torch.testing.assert_close(found.cpu(), expected, rtol=relative, atol=smallest, equal_nan=True)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -83,10 +85,11 @@ def test_softmax_is_the_cpus(spec):
         scores = block(n, dtype)
         expected, columns = critbeta.softmax(scores, spec, return_stats=True)
         with Device() as put:
-            found, told = critbeta.softmax(put(scores), spec, return_stats=True)
+            found, row_stats = critbeta.softmax(put(scores), spec, return_stats=True)
             again = critbeta.softmax(put(scores), spec)
-        assert found.dtype == dtype and found.shape == scores.shape and torch.equal(again.nan_to_num(7), found.nan_to_num(7))
-        assert_columns(told, columns)
+        assert found.dtype == dtype and found.shape == scores.shape
+        assert torch.equal(again.nan_to_num(7), found.nan_to_num(7))
+        assert_columns(row_stats, columns)
         assert_probabilities_agree(found, expected, dtype)
 
 
@@ -99,12 +102,12 @@ def test_lens_and_positions_are_followed():
         on = put(scores)
         for kind in (torch.int64, torch.int32, torch.uint8):
             given = dict(lens=put(lens.to(kind)), positions=put(positions.to(kind)))
-            found, told = critbeta.softmax(on, rule, return_stats=True, **given)
-            assert_columns(told, columns)
+            found, row_stats = critbeta.softmax(on, rule, return_stats=True, **given)
+            assert_columns(row_stats, columns)
             assert_probabilities_agree(found, expected, torch.float32)
             assert not found[0, 0].any()
         assert_probabilities_agree(critbeta.softmax(on, rule, lens=20), short, torch.float32)
-        # Nobody can look at them before the launch: what is beyond a row is its end.
+        # The launch cannot check a length: it clamps a length beyond the row to its end.
         found = critbeta.softmax(on, rule, lens=[99, 50, -3])
         assert_probabilities_agree(found[:, :2], whole[:, :2], torch.float32)
         assert not found[:, 2].any()
@@ -119,7 +122,7 @@ def test_critical_betas_are_the_cpus(resolve):
         expected = critbeta.critical_beta(scores, resolve)
         with Device() as put:
             found = critbeta.critical_beta(put(scores), resolve)
-        # One logarithm of the device, of a few ulp in float64.
+        # They differ by one logarithm of the device, a few ulp in float64.
         torch.testing.assert_close(found.cpu(), expected, rtol=2.0**-50, atol=0.0, equal_nan=True)
 
 
@@ -129,7 +132,7 @@ def test_stats_are_the_cpus(resolve, top_k):
     for lens in (None, torch.arange(588, 601)):
         expected = critbeta.stats(scores, lens=lens, resolve=resolve, top_k=top_k, beta=0.7)
         with Device() as put:
-            # Public where the tensor says where it is.
+            # On a GPU the public function sees where the tensor is.
             stats = critbeta.stats if HAS_GPU else _tensors.stats
             found = stats(put(scores), None if lens is None else put(lens), resolve, 0.7, top_k)
         assert found.names == expected.names and found.shape == (1, 13)
@@ -143,8 +146,10 @@ def test_stats_are_the_cpus(resolve, top_k):
 
 def test_rows_of_any_strides():
     wide = torch.randn(6, 100)
-    views = [lambda s: s[:, 10:70], lambda s: s[::2, :60], lambda s: s.T, lambda s: s[:, ::2], lambda s: s[0].expand(6, 100),
-             lambda s: s[3:4, 5:65], lambda s: s[:, 17:18], lambda s: s[2]]  # fmt: skip
+    views = [
+        *(lambda s: s[:, 10:70], lambda s: s[::2, :60], lambda s: s.T, lambda s: s[:, ::2]),
+        *(lambda s: s[0].expand(6, 100), lambda s: s[3:4, 5:65], lambda s: s[:, 17:18], lambda s: s[2]),
+    ]
     expected = [critbeta.softmax(view(wide), "su") for view in views]
     with Device() as put:
         found = [critbeta.softmax(view(put(wide)), "su") for view in views]
@@ -162,22 +167,24 @@ def test_out_is_written_and_may_be_scores(dtype):
         assert critbeta.softmax(on, out=out) is out
         assert critbeta.softmax(on, out=wide, return_stats=True)[1].n.shape == (13,)
         assert critbeta.softmax(on, out=on) is on
-        for wrong, told in [(out[:, :399], "out of shape"), (out.new_empty(400, 13).T, "expected contiguous")]:
-            with pytest.raises(ValueError, match=told):
+        transposed = out.new_empty(400, 13).T
+        for wrong, message in [(out[:, :399], "out of shape"), (transposed, "expected contiguous")]:
+            with pytest.raises(ValueError, match=message):
                 critbeta.softmax(put(scores), out=wrong)
     assert_probabilities_agree(out, expected, dtype)
     assert_probabilities_agree(wide.to(dtype), expected, dtype)
     assert torch.equal(on.nan_to_num(7), out.nan_to_num(7))
 
 
-def test_what_the_kernels_refuse_is_told():
+def test_the_kernels_refuse_with_an_error():
     with Device() as put:
         memory = put(torch.randn(1000))
         with pytest.raises(ValueError, match=r"launch over 1 rows x 500 columns: scores .* overlap"):
             critbeta.softmax(memory[:500], out=memory[4:504])
         with pytest.raises(ValueError, match="probabilities as f16: expected f32"):
             critbeta.softmax(memory, out=memory.half())
-        with pytest.raises(ValueError, match=r"launch over 1 rows x 16777217 columns: expected 1 to 16777216"):
+        message = "launch over 1 rows x 16777217 columns: expected 1 to 16777216"
+        with pytest.raises(ValueError, match=message):
             critbeta.softmax(put(torch.zeros(2**24 + 1)))
         with pytest.raises(ValueError, match="resolve must be finite and at least 0"):
             critbeta.critical_beta(memory, -1.0)
@@ -209,7 +216,7 @@ def test_gradients_are_the_cpus():
 
 
 @pytest.mark.skipif(HAS_GPU, reason="test_cuda.py forks with a GPU")
-def test_a_forked_child_is_told_that_it_has_no_engine():
+def test_a_forked_child_gets_an_error_from_its_engine():
     code = """
 import os, signal, sys
 from critbeta import _core
@@ -218,7 +225,8 @@ child = os.fork()
 if child == 0:
     signal.alarm(60)
     try:
-        engine.launch(0, (4, "f32"), [1, 1, 1], None, None, _core.Rescaling.parse("identity"), None, None, None, 0.0, None)
+        rule = _core.Rescaling.parse("identity")
+        engine.launch(0, (4, "f32"), [1, 1, 1], None, None, rule, None, None, None, 0.0, None)
     except RuntimeError as error:
         os._exit(0 if "does not survive its fork" in str(error) and "spawn" in str(error) else 2)
     os._exit(1)

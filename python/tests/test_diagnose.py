@@ -1,4 +1,4 @@
-"""Diagnoses against the command's own output, and row records as files and frames."""
+"""Diagnoses against the output of the command, and row records as files and frames."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def safetensors(path):
-    """The tensors of a file and its metadata, by the format's description."""
+    """Returns the tensors of a file and its metadata, read by the description of the format."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -23,7 +23,8 @@ def safetensors(path):
 
     def tensor(of):
         begin, end = of["data_offsets"]
-        values = np.frombuffer(data[8 + length + begin : 8 + length + end], dtypes[of["dtype"]]).reshape(of["shape"])
+        raw = data[8 + length + begin : 8 + length + end]
+        values = np.frombuffer(raw, dtypes[of["dtype"]]).reshape(of["shape"])
         if of["dtype"] == "BF16":
             import ml_dtypes
 
@@ -33,41 +34,39 @@ def safetensors(path):
     return {name: tensor(of) for name, of in header.items()}, metadata
 
 
-@pytest.fixture(scope="module")
-def attention():
-    return safetensors(ROOT / "examples" / "data" / "smollm2_gpl3.safetensors")
-
-
 def shown(value):
-    """Four digits, as the command's table has them."""
+    """Returns four digits, as in the table of the command."""
     decimals = max(0, 3 - int(np.floor(np.log10(value))))
     return f"{value:.{decimals}f}"
 
 
-def test_the_readmes_table_is_what_it_says(attention):
-    tensors, metadata = attention
+LINE = r"│ (\S+) +(\d+) +(\d+) +(\d+)\.\.(\d+) +([\d. ]+?) +([\d.]+) % +([\d.]+) % +([\d.]+) +([\d.]+) │"
+
+
+def test_the_first_table_of_the_readme_has_the_numbers_of_its_example():
     readme = (ROOT / "README.md").read_text()
-    lines = re.findall(r"│ (layer\d+) +(\d+) +(\d+) +64..7658 +([\d. ]+?) +([\d.]+) % +([\d.]+) % +([\d.]+) +([\d.]+) │", readme)
-    assert len(lines) == 9
-    for layer in ["layer00", "layer10", "layer29"]:
+    tensors, metadata = safetensors(ROOT / re.search(r"diagnose (examples/data/\S+\.safetensors)", readme)[1])
+    lines = re.findall(LINE, readme)
+    assert lines
+    diagnoses = {}
+    for layer in {line[0] for line in lines}:
+        q, k = tensors[f"{layer}.q"], tensors[f"{layer}.k"]
         positions = tensors.get(f"{layer}.positions", tensors.get("positions"))
         scale = float(metadata["scale"]) if "scale" in metadata else None
-        found = critbeta.diagnose(
-            q=tensors[f"{layer}.q"], k=tensors[f"{layer}.k"], positions=positions, scale=scale, layer=layer
-        )
+        found = diagnoses[layer] = critbeta.diagnose(q=q, k=k, positions=positions, scale=scale, layer=layer)
         assert found.summary["inputs"] == [] and found.summary["beta"] == 1.0
-        assert found.rows.shape == tensors[f"{layer}.q"].shape[:2]
-        for head in found.summary["heads"]:
-            (line,) = [line for line in lines if line[:2] == (layer, str(head["head"]))]
-            _, _, rows, quantiles, above, tied, alpha, entropy = line
-            assert head["layer"] == layer and head["rows"] == int(rows) and head["n"] == [64, 7658]
-            told = [shown(head["critical_beta"][q]) for q in ["q05", "q25", "q50", "q75", "q95"]]
-            assert told == quantiles.split(), line
-            assert f"{100 * head['share_above_critical']:.1f}" == above
-            assert f"{100 * head['share_tied']:.1f}" == tied
-            assert [shown(head["median_alpha"]), shown(head["median_relative_entropy"])] == [alpha, entropy]
-            column = found.rows.critical_beta[head["head"]]
-            assert head["critical_beta"]["q50"] == pytest.approx(np.median(column), rel=1e-15)
+        assert found.rows.shape == q.shape[:2]
+    for layer, number, rows, least, most, quantiles, above, tied, alpha, entropy in lines:
+        head = diagnoses[layer].summary["heads"][int(number)]
+        assert (head["layer"], head["head"], head["rows"]) == (layer, int(number), int(rows))
+        assert head["n"] == [int(least), int(most)]
+        names = ["q05", "q25", "q50", "q75", "q95"]
+        assert [shown(head["critical_beta"][name]) for name in names] == quantiles.split()
+        assert f"{100 * head['share_above_critical']:.1f}" == above
+        assert f"{100 * head['share_tied']:.1f}" == tied
+        assert [shown(head["median_alpha"]), shown(head["median_relative_entropy"])] == [alpha, entropy]
+        column = diagnoses[layer].rows.critical_beta[int(number)]
+        assert head["critical_beta"]["q50"] == pytest.approx(np.median(column), rel=1e-15)
 
 
 def test_scores_of_queries_and_keys_are_diagnosed_alike():
@@ -96,7 +95,7 @@ def test_scores_of_queries_and_keys_are_diagnosed_alike():
 def test_a_summary_is_of_its_rows():
     scores = np.stack([family.draw(300, seed=seed) for family in critbeta.families[:2] for seed in range(50)])
     found = critbeta.diagnose(scores.reshape(2, 50, 300), layer="families", beta=2.0, train_length=100)
-    assert found.summary["train_length"] == 100 and found.summary["resolve"] == 0 and found.summary["beta"] == 2
+    assert [found.summary[name] for name in ("train_length", "resolve", "beta")] == [100, 0, 2]
     simplex, gaussian = found.summary["heads"]
     assert simplex["critical_beta"]["q05"] == simplex["critical_beta"]["q95"] == np.log(300) / 4
     assert gaussian["share_above_critical"] == np.mean(found.rows.critical_beta[1] < 2)
@@ -106,33 +105,44 @@ def test_a_summary_is_of_its_rows():
         assert np.array_equal(getattr(stats, name), getattr(found.rows, name)), name
 
 
+PAIR = dict(q=np.zeros((2, 2, 4)), k=np.zeros((2, 2, 4)))
+
+
 @pytest.mark.parametrize(
-    ("given", "exception", "told"),
+    ("given", "exception", "message"),
     [
         (dict(), TypeError, "expected scores, or q and k"),
         (dict(q=np.zeros((1, 2, 4), np.float32)), TypeError, "expected scores, or q and k"),
         (dict(scores=np.zeros((2, 2), np.float32), q=np.zeros((1, 2, 4))), TypeError, "expected scores, or"),
         (dict(scores=np.zeros((2, 2), np.float32), scale=1.0), TypeError, "scores are scaled already"),
-        (dict(q=np.zeros((2, 4)), k=np.zeros((2, 4))), ValueError, r"q of shape \(2, 4\): expected \[\.\.\., heads"),
-        (dict(q=np.zeros((3, 2, 4)), k=np.zeros((2, 2, 4))), ValueError, "3 heads, expected a multiple of the 2"),
+        (
+            dict(q=np.zeros((2, 4)), k=np.zeros((2, 4))),
+            ValueError,
+            r"q of shape \(2, 4\): expected \[\.\.\., heads",
+        ),
+        (
+            dict(q=np.zeros((3, 2, 4)), k=np.zeros((2, 2, 4))),
+            ValueError,
+            "3 heads, expected a multiple of the 2",
+        ),
         (dict(q=np.zeros((2, 2, 4)), k=np.zeros((2, 2, 5))), ValueError, "head_dim 5, expected 4"),
         (dict(q=np.zeros((2, 3, 4)), k=np.zeros((2, 2, 4))), ValueError, "needs positions"),
         (dict(q=np.zeros((2, 3, 0)), k=np.zeros((2, 2, 0))), ValueError, "head_dim is 0"),
         (dict(q=np.zeros((2, 0, 4)), k=np.zeros((2, 2, 4))), ValueError, "has no rows"),
         (dict(q=np.zeros((0, 2**57, 4)), k=np.zeros((2, 2, 4))), ValueError, "has no rows"),
         (dict(q=np.zeros((2, 2, 4)), k=np.zeros((2, 0, 4))), ValueError, "no keys for the 2 rows"),
-        (dict(q=np.zeros((2, 2, 4)), k=np.zeros((2, 2, 4)), positions=[0, 2]), ValueError, r"positions\[1\] is 2"),
-        (dict(q=np.zeros((2, 2, 4)), k=np.zeros((2, 2, 4)), positions=[0, 1, 1]), ValueError, r"positions of shape \(3,\)"),
-        (dict(q=np.zeros((2, 2, 4)), k=np.zeros((2, 2, 4)), scale=0.0), ValueError, "scale must be finite and above 0"),
-        (dict(q=np.zeros((2, 2, 4)), k=np.zeros((2, 2, 4)), lens=[1, 1]), TypeError, "lens are of scores"),
+        (dict(PAIR, positions=[0, 2]), ValueError, r"positions\[1\] is 2"),
+        (dict(PAIR, positions=[0, 1, 1]), ValueError, r"positions of shape \(3,\)"),
+        (dict(PAIR, scale=0.0), ValueError, "scale must be finite and above 0"),
+        (dict(PAIR, lens=[1, 1]), TypeError, "lens are for scores"),
         (dict(q=np.zeros((2, 2, 4), int), k=np.zeros((2, 2, 4))), TypeError, "q is dtype"),
         (dict(scores=np.zeros((2, 2)), train_length=1.0), ValueError, "training length"),
         (dict(scores=np.zeros((2, 2)), resolve=-1.0), ValueError, "resolve"),
         (dict(scores=np.zeros((2, 2)), positions=[-1, 0]), ValueError, "positions: -1 of row 0"),
     ],
 )
-def test_what_does_not_fit_is_refused(given, exception, told):
-    with pytest.raises(exception, match=told):
+def test_arguments_that_do_not_fit_are_refused(given, exception, message):
+    with pytest.raises(exception, match=message):
         critbeta.diagnose(**given)
 
 
@@ -179,8 +189,8 @@ def test_a_row_without_scores_is_zeros():
     stats = critbeta.stats(scores, beta=2.0)
     for name in stats.names[4:]:
         assert not getattr(stats, name).any(), name
-    told = critbeta.softmax(scores, "fixed:2", return_stats=True)[1]
-    assert (told.n, told.max, told.beta, told.log_partition) == (0, -np.inf, 2, -np.inf)
+    row_stats = critbeta.softmax(scores, "fixed:2", return_stats=True)[1]
+    assert (row_stats.n, row_stats.max, row_stats.beta, row_stats.log_partition) == (0, -np.inf, 2, -np.inf)
 
 
 def test_a_frame_needs_pandas(monkeypatch):
@@ -201,7 +211,7 @@ def test_a_calibration_holds_the_fitted_law_of_every_head(tmp_path):
         assert (law["layer"], law["head"]) == ("drawn", head["head"])
         for name, fitted in (("critical", "critical_beta"), ("resolved", "resolved_beta")):
             fit = head["length_law"][fitted]
-            assert [law[name][part] for part in ("c", "xi", "interval")] == [fit[part] for part in ("c", "xi", "interval")]
+            assert all(law[name][part] == fit[part] for part in ("c", "xi", "interval"))
     with pytest.raises(ValueError, match="the 16 largest"):
         critbeta.stats(scores, top_k=16).to_calibration(tmp_path / "none.json")
     with pytest.raises(OSError, match="nowhere"):

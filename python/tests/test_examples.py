@@ -1,4 +1,4 @@
-"""What of the examples can be tested without their texts and models."""
+"""The parts of the examples that need neither texts nor models."""
 
 import importlib
 import shutil

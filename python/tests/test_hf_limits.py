@@ -1,4 +1,4 @@
-"""critbeta.hf at its limits: few rows, betas beyond a dtype, NaN, handles that are used again."""
+"""critbeta.hf at its limits: few rows, betas beyond a dtype, NaN, and handles that are used twice."""
 
 import critbeta.hf
 import numpy as np
@@ -26,12 +26,14 @@ def test_few_rows_of_short_texts(rows):
         assert rec.rows.position.max() == length - 1
 
 
-@pytest.mark.parametrize(
-    "dtype, law", [("float32", "fixed:1e39"), ("float16", "fixed:70000"), ("float16", "ssmax:s=30000"), ("bfloat16", "fixed:4e38")]
-)
-def test_betas_that_a_dtype_does_not_hold_are_refused(dtype, law):
+HALF = [("float16", "fixed:70000"), ("float16", "ssmax:s=30000"), ("bfloat16", "fixed:4e38")]
+
+
+@pytest.mark.parametrize("dtype, law", [("float32", "fixed:1e39"), *HALF])
+def test_betas_beyond_a_dtype_are_refused(dtype, law):
     model = tiny("llama").to(getattr(torch, dtype))
-    with critbeta.hf.rescale(model, law), pytest.raises(ValueError, match=f"expected at most .*, which torch.{dtype} holds"):
+    message = f"expected at most .*, which torch.{dtype} holds"
+    with critbeta.hf.rescale(model, law), pytest.raises(ValueError, match=message):
         model(tokens(1, 9))
     assert model(tokens(1, 9))[0].isfinite().all()
 
@@ -60,7 +62,7 @@ def test_a_key_that_is_nan_stays_in_its_text(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("head", [0, 5])
-def test_a_monitored_head_that_is_nan_has_scalars_that_are(head):
+def test_a_monitored_head_with_nan_has_nan_scalars(head):
     model = tiny("llama")
     model.model.layers[0].self_attn.q_proj.weight.data[8 * head : 8 * head + 8] = float("nan")
     monitor = critbeta.hf.Monitor()
@@ -74,6 +76,6 @@ def test_a_monitored_head_that_is_nan_has_scalars_that_are(head):
 
 
 @pytest.mark.parametrize("max_bytes", [-1, float("nan")])
-def test_bytes_are_counted(max_bytes):
+def test_a_bad_max_bytes_is_refused(max_bytes):
     with pytest.raises(ValueError, match="max_bytes"):
         critbeta.hf.record(tiny("llama"), max_bytes=max_bytes)

@@ -14,7 +14,8 @@ def train(model, x):
 
 
 def untouched(model):
-    return not any("_critbeta" in vars(module) or module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    hooks = [part for part in model.modules() if part._forward_pre_hooks or part._forward_hooks]
+    return not hooks and not any("_critbeta" in vars(part) for part in model.modules())
 
 
 def test_scalars_are_those_of_a_recorder():
@@ -26,7 +27,7 @@ def test_scalars_are_those_of_a_recorder():
     for step in range(4):
         with monitor.step(model) as scalars:
             model(x)
-            # Only the first forward pass of a step.
+            # Only the first forward pass of a step counts.
             model(tokens(1, 30, seed=9))
         assert bool(scalars) == (step % 2 == 0) and untouched(model)
         if scalars:
@@ -38,7 +39,7 @@ def test_scalars_are_those_of_a_recorder():
                 assert scalars[f"{place}/entropy"] == pytest.approx(head["median_relative_entropy"], rel=1e-6)
 
 
-def test_gradients_are_what_they_are_without():
+def test_a_monitor_changes_no_gradient():
     x, gradients = tokens(1, 30), []
     for monitored in (False, True):
         model = tiny("llama").train()
@@ -65,7 +66,7 @@ def test_a_compiled_model_is_followed():
     assert found[0] == found[1] and len(found[0]) == 36
 
 
-def test_a_step_that_breaks_leaves_nothing():
+def test_a_step_that_fails_leaves_nothing():
     model, monitor = tiny("llama"), critbeta.hf.Monitor(every=1)
     with pytest.raises(ZeroDivisionError), monitor.step(model):
         raise ZeroDivisionError
@@ -78,34 +79,37 @@ def test_a_step_that_breaks_leaves_nothing():
     assert scalars == {} and untouched(model)
 
 
-def test_what_is_wrong_is_said():
+def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="every is 0"):
         critbeta.hf.Monitor(every=0)
-    with pytest.raises(ValueError, match="no module calls its attention"), critbeta.hf.Monitor().step(torch.nn.Linear(2, 2)):
+    step = critbeta.hf.Monitor().step(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="no module calls its attention"), step:
         pass
 
 
 def trainer(folder, model, monitor, **arguments):
     data = [{"input_ids": x, "labels": x} for x in tokens(24, 30)]
-    options = dict(max_steps=6, per_device_train_batch_size=2, logging_steps=2, report_to=[], disable_tqdm=True, use_cpu=True)
-    args = TrainingArguments(output_dir=str(folder), save_strategy="no", dataloader_pin_memory=False, **{**options, **arguments})
+    steps = dict(max_steps=6, per_device_train_batch_size=2, logging_steps=2, save_strategy="no")
+    options = dict(report_to=[], disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False)
+    args = TrainingArguments(output_dir=str(folder), **steps, **options, **arguments)
     return Trainer(model=model, args=args, train_dataset=data, eval_dataset=data[:2], callbacks=[monitor])
 
 
-def test_the_trainer_logs_them(tmp_path, capsys):
+def test_the_trainer_logs_the_scalars(tmp_path, capsys):
     model, monitor = tiny("llama"), critbeta.hf.Monitor(every=3)
-    run = trainer(tmp_path, model, monitor, eval_strategy="steps", eval_steps=1, gradient_accumulation_steps=2)
+    evaluation = dict(eval_strategy="steps", eval_steps=1)
+    run = trainer(tmp_path, model, monitor, **evaluation, gradient_accumulation_steps=2)
     run.train()
     assert untouched(model)
     logged = {entry["critbeta/step"]: entry for entry in run.state.log_history if "critbeta/step" in entry}
-    # Steps 1 and 4, in the logs of steps 2 and 4, beside the loss.
+    # The scalars of steps 1 and 4 stand beside the loss in the logs of steps 2 and 4.
     assert list(logged) == [1.0, 4.0] and [entry["step"] for entry in logged.values()] == [2, 4]
     for entry in logged.values():
-        assert "loss" in entry and len([name for name in entry if name.startswith("critbeta/model.layers")]) == 36
+        assert "loss" in entry and sum(name.startswith("critbeta/model.layers") for name in entry) == 36
         assert all(np.isfinite(value) for name, value in entry.items() if name.startswith("critbeta/"))
 
 
-def test_a_training_that_breaks_off_leaves_nothing(tmp_path):
+def test_a_training_that_fails_leaves_nothing(tmp_path):
     model, monitor = tiny("llama"), critbeta.hf.Monitor(every=1)
     run = trainer(tmp_path, model, monitor)
     run.compute_loss = lambda model, *args, **kwargs: model(tokens(1, 10) + 1000)

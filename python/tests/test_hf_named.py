@@ -1,4 +1,4 @@
-"""Recording a model that others build: attn_implementation="critbeta"."""
+"""Records of a model that others build: attn_implementation="critbeta"."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 
 def built_and_run(attention, kind="llama", seed=0):
-    """As a harness does: nobody outside sees the model. A batch whose first text is padded on the left."""
+    """Builds and runs a model like a harness, on a batch whose first text is padded on the left."""
     mask = torch.ones(2, 30, dtype=torch.long)
     mask[0, :11] = 0
     with torch.no_grad():
@@ -24,11 +24,11 @@ def untouched():
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "bert"])
-def test_its_rows_are_those_of_a_model_that_was_given(kind):
+def test_its_rows_are_those_of_a_given_model(kind):
     plain = built_and_run("sdpa", kind)
     with critbeta.hf.record() as rec, critbeta.hf.record(rows=5) as fewer:
         assert torch.equal(built_and_run("critbeta", kind), plain)
-        # One that stands within the block is not another one's.
+        # The block records only the first model of the name.
         assert torch.equal(built_and_run("critbeta", kind, seed=1), built_and_run("sdpa", kind, seed=1))
         assert untouched()
     model, mask = tiny(kind), torch.ones(2, 30, dtype=torch.long)
@@ -41,14 +41,15 @@ def test_its_rows_are_those_of_a_model_that_was_given(kind):
     assert type(rec.model) is type(model) and type(model).__name__ in repr(rec)
 
 
-def test_of_a_block_in_which_none_ran_it_says_so():
+def test_a_block_without_such_a_model_is_an_error():
     rec = critbeta.hf.record()
-    with pytest.raises(RuntimeError, match='no model that was loaded with attn_implementation="critbeta" ran'), rec:
+    message = 'no model that was loaded with attn_implementation="critbeta" ran'
+    with pytest.raises(RuntimeError, match=message), rec:
         built_and_run("sdpa")
     assert untouched()
     with pytest.raises(RuntimeError, match="nothing is recorded"):
         rec.rows
-    # It waits again, and afterwards keeps the model it met.
+    # The recorder waits again, and then keeps the model that it found.
     with rec:
         built_and_run("critbeta")
     rows = len(rec.rows)
@@ -74,19 +75,21 @@ def test_exceptions_end_the_wait():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-def test_of_a_model_that_generates_its_encoder_is_not_all():
-    sizes = dict(vocab_size=64, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32)
-    heads = dict(encoder_attention_heads=4, decoder_attention_heads=4)
-    model = transformers.BartForConditionalGeneration(transformers.BartConfig(**sizes, **heads, attn_implementation="critbeta")).eval()
+def test_a_model_that_generates_is_recorded_with_its_decoder():
+    sizes = dict(vocab_size=64, d_model=32, encoder_layers=2, decoder_layers=2)
+    heads = dict(encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32)
+    config = transformers.BartConfig(**sizes, **heads, attn_implementation="critbeta")
+    model = transformers.BartForConditionalGeneration(config).eval()
     x = torch.arange(4, 24)[None]
     with critbeta.hf.record() as rec:
         model.generate(x, max_new_tokens=5, min_new_tokens=5)
     with critbeta.hf.record(model) as given:
         model.generate(x, max_new_tokens=5, min_new_tokens=5)
-    assert rec.model is model and (rec.rows.layer == given.rows.layer).all() and len(set(rec.rows.layer.tolist())) == 6
+    layers = rec.rows.layer
+    assert rec.model is model and (layers == given.rows.layer).all() and len(set(layers.tolist())) == 6
 
 
-def test_of_threads_that_begin_at_once_each_row_is_recorded_once():
+def test_threads_that_begin_at_once_record_each_row_once():
     for _ in range(20):
         model, barrier = tiny("llama", "critbeta"), Barrier(4)
 
@@ -98,10 +101,12 @@ def test_of_threads_that_begin_at_once_each_row_is_recorded_once():
         with critbeta.hf.record() as rec, ThreadPoolExecutor(4) as pool:
             list(pool.map(run, range(4)))
         assert rec.recorded == 4 * 2 * 6 * 9
-        assert untouched() and not any("_critbeta" in vars(module) or module._forward_pre_hooks for module in model.modules())
+        assert untouched()
+        assert not any("_critbeta" in vars(part) or part._forward_pre_hooks for part in model.modules())
 
 
 def test_sinks_are_refused_as_under_sdpa():
-    config = transformers.GptOssConfig(**{**SIZES, "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}, attn_implementation="critbeta")
+    sizes = dict(SIZES, num_local_experts=2, num_experts_per_tok=1, head_dim=8)
+    config = transformers.GptOssConfig(**sizes, attn_implementation="critbeta")
     with pytest.raises(ValueError, match="has learned sinks"), torch.no_grad():
         transformers.GptOssForCausalLM(config)(tokens(1, 9))

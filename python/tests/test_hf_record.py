@@ -1,5 +1,4 @@
-"""critbeta.hf.record against scores computed by hand, and the files it saves against the command's reader."""
-
+"""critbeta.hf.record against scores computed by hand, and its files against the reader of the command."""
 
 import critbeta
 import critbeta.hf
@@ -25,7 +24,7 @@ def recorded(model, *args, rows=1000, **kwargs):
 
 
 def places(rows, layers):
-    """Index of every row by (layer, text, head, position); texts of one batch follow each other."""
+    """Returns the index of every row by (layer, text, head, position). Texts of a batch follow each other."""
     found, seen = {}, {}
     for i, (layer, head, position) in enumerate(zip(rows.layer, rows.head.tolist(), rows.position.tolist())):
         key = layers.index(layer), head, position
@@ -44,7 +43,7 @@ def test_rows_are_those_of_scores_computed_by_hand(kind):
     index = places(rows, layers)
     assert len(index) == len(seen) == len(rows) == 2 * 6 * 2 * 40
     for layer, text, head, position, scores in seen:
-        # An encoder's row sees all: by hand its position is its last key.
+        # A row of an encoder sees all keys, so the position by hand is the last one.
         at = index.pop((layer, text, head, position), None)
         if kind == "bert":
             continue
@@ -52,7 +51,7 @@ def test_rows_are_those_of_scores_computed_by_hand(kind):
         assert rows.n[at] == expected.n and rows.ties[at] == expected.ties == 1
         assert rows.argmax[at] == expected.argmax + (position + 1 - len(scores))
         assert rows.max[at] == pytest.approx(expected.max, abs=1e-4)
-        # Gaps err by the float32 of scores that are of order 10.
+        # Gaps have the float32 error of scores of order 10.
         gap = expected.gaps[1] if len(expected.gaps) > 1 else np.inf
         assert rows.critical_beta[at] == pytest.approx(expected.critical_beta, rel=1e-4 + 2e-5 / gap)
         z = partition(expected.gaps, 1.0)
@@ -79,13 +78,14 @@ def test_the_output_has_the_same_bits_and_nothing_stays(kind, attention):
 def same(found, expected, where=slice(None)):
     for name in expected.names:
         if name not in ("layer", "row"):
-            assert np.array_equal(getattr(found, name)[where].ravel(), getattr(expected, name).ravel(), equal_nan=True), name
+            one, other = getattr(found, name)[where].ravel(), getattr(expected, name).ravel()
+            assert np.array_equal(one, other, equal_nan=True), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saved_files_say_what_was_recorded(tmp_path, kind, dtype):
-    """Bit for bit: queries and keys by the same products, scores as they are."""
+def test_saved_files_hold_the_recorded_rows(tmp_path, kind, dtype):
+    """The saved files give the same bits: queries and keys by the same products, scores unchanged."""
     from safetensors import safe_open
 
     model = tiny(kind).to(dtype)
@@ -102,11 +102,12 @@ def test_saved_files_say_what_was_recorded(tmp_path, kind, dtype):
                 continue
             if name.endswith(".q"):
                 scale = float(metadata["scale"])
-                of = critbeta.diagnose(q=tensors[name], k=tensors[f"{layer}.k"], positions=positions, scale=scale, layer=layer).rows
+                given = dict(q=tensors[name], k=tensors[f"{layer}.k"], scale=scale)
             else:
-                of = critbeta.diagnose(tensors[name], positions=positions, layer=layer).rows
+                given = dict(scores=tensors[name])
+            of = critbeta.diagnose(**given, positions=positions, layer=layer).rows
             here = [i for i in range(len(rows)) if rows.layer[i] == layer]
-            # Texts of a batch were recorded one after the other.
+            # The texts of a batch are recorded one after the other.
             of_text = len(here) // 2 * int(metadata["text"])
             same(rows, of, here[of_text : of_text + len(of)])
             count += len(of)
@@ -163,8 +164,8 @@ def test_a_text_that_grew_in_a_cache_is_saved_whole(tmp_path):
     tensors, name = load_file(file), "model.layers.1.self_attn"
     assert tensors[f"{name}.q"].shape == (6, 24, 8) and tensors[f"{name}.k"].shape == (2, 24, 8)
     assert tensors[f"{name}.positions"].tolist() == list(range(24))
-    scale = 8**-0.5
-    found = critbeta.diagnose(q=tensors[f"{name}.q"], k=tensors[f"{name}.k"], positions=tensors[f"{name}.positions"], scale=scale).rows
+    q, k, positions = (tensors[f"{name}.{part}"] for part in ("q", "k", "positions"))
+    found = critbeta.diagnose(q=q, k=k, positions=positions, scale=8**-0.5).rows
     here = [i for i in range(len(rec.rows)) if rec.rows.layer[i] == name]
     assert sorted(found.critical_beta.ravel()) == sorted(rec.rows.critical_beta[here])
 
@@ -175,13 +176,13 @@ def test_rows_are_sampled_over_all_lengths_and_at_the_end():
     assert len(rec.rows) <= 2 * 6 * 40 and n.min() == 8 and n[-10:].tolist() == list(range(241, 251))
     assert (np.diff(np.log(n[:-10])) < 0.25).all()
     with critbeta.hf.record(tiny("llama"), rows=4) as rec:
-        tiny_generation = rec.model.generate(tokens(1, 4), max_new_tokens=20, min_new_tokens=20, do_sample=False)
-    assert tiny_generation.shape == (1, 24)
-    # Steps 4..22: the first four, then every second of eight, then every fourth.
+        found = rec.model.generate(tokens(1, 4), max_new_tokens=20, min_new_tokens=20, do_sample=False)
+    assert found.shape == (1, 24)
+    # Of steps 4..22 it takes the first four, then every second of eight, then every fourth.
     assert np.unique(rec.rows.position).tolist() == [*range(4), 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
 
 
-def test_memory_is_bounded_and_said(tmp_path):
+def test_memory_is_bounded_with_a_warning(tmp_path):
     model, x = tiny("llama"), tokens(1, 60)
     with critbeta.hf.record(model, max_bytes=0) as none:
         run(model, x)
@@ -206,14 +207,14 @@ def test_a_table_prints_and_becomes_pandas():
     frame = table.to_pandas()
     assert frame["critical_beta"].tolist() == [head["critical_beta"]["q50"] for head in summary["heads"]]
     assert frame["verdict"][0] == summary["heads"][0]["length_law"]["verdict"]
-    # A row of one key has nothing to tell apart.
+    # The table leaves out rows of one key.
     of_head = (rec.rows.head == 2) & (np.asarray(rec.rows.layer) == frame["layer"][0]) & (rec.rows.n > 1)
     by_head = rec.rows.critical_beta[of_head]
     assert frame["critical_beta"][2] == np.median(by_head)
 
 
-def test_recorders_and_rescalings_meet():
-    """Scores are those before the rescaling; in the first layer those of the model as it is."""
+def test_recorders_and_rescalings_work_together():
+    """Scores are those before the rescaling; in the first layer they are those of the plain model."""
     model, x = tiny("llama"), tokens(1, 40)
     plain = recorded(model, x).rows
     with critbeta.hf.rescale(model, "ssmax:s=0.6"):
@@ -229,7 +230,7 @@ def test_recorders_and_rescalings_meet():
     assert np.array_equal(rec.rows.critical_beta, outer.rows.critical_beta)
 
 
-def test_what_is_wrong_is_said():
+def test_wrong_arguments_are_refused():
     model = tiny("llama")
     with pytest.raises(ValueError, match="rows is 0: expected at least 1"):
         critbeta.hf.record(model, rows=0)
@@ -246,7 +247,7 @@ def test_what_is_wrong_is_said():
         rec.__enter__()
 
 
-def test_attention_that_bypasses_the_interface_is_found_out():
+def test_attention_that_bypasses_the_interface_is_reported():
     model, x = tiny("llama"), tokens(1, 10)
     layers = model.model.layers
     plain = layers[1].self_attn.forward

@@ -1,4 +1,4 @@
-"""critbeta.hf.rescale against attention computed by hand, and what it leaves behind."""
+"""critbeta.hf.rescale against attention computed by hand, and the model after it."""
 
 import json
 
@@ -14,24 +14,26 @@ DECODERS = ["llama", "qwen2", "mistral", "gpt_neox", "gemma2"]
 
 
 def off(found, expected):
-    """The largest difference, in standard deviations of what is expected."""
+    """Returns the largest difference, in standard deviations of the expected values."""
     return float((found - expected).abs().max() / expected.std())
 
 
 EXACT = 1e-9
-"""Of float64 models whose laws scale queries and whose attention is sdpa: only the order of sums differs."""
+"""The bound for float64 models whose laws scale queries under sdpa: only the order of sums differs."""
 FLOAT32 = 2e-5
-"""Where float32 comes in: transformers' eager softmax and its rotary tables, and the scores of our tiles."""
+"""The bound where float32 is involved: transformers' eager softmax, its rotary tables, and our tiles."""
 MEASURED = 2e-3
-"""Of critical betas: they follow gaps of float32 scores, and another layer makes the most of it."""
+"""The bound for critical betas: they follow gaps of float32 scores, and the next layer amplifies it."""
 
 
-# Lambda itself is as near to infinite as the two largest scores are to each other; 1.2 nats forgive three near-ties.
+# Two nearly equal largest scores make Lambda huge; resolve=1.2 nats ignores three near-ties.
 CRITICAL = "critical:resolve=1.2,cap=3"
 
 
 def allowed(kind, spec):
-    return MEASURED if spec.startswith("critical") else FLOAT32 if kind == "gemma2" or spec == "velickovic" else EXACT
+    if spec.startswith("critical"):
+        return MEASURED
+    return FLOAT32 if kind == "gemma2" or spec == "velickovic" else EXACT
 
 
 def logits(model, *args, **kwargs):
@@ -54,7 +56,7 @@ def test_identity_changes_no_bit_and_removal_restores(kind):
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-@pytest.mark.parametrize(("spec", "law"), [("qwen-logn:train=8", log_law(8)), ("ssmax:s=0.6", count_law(0.6))])
+@pytest.mark.parametrize("spec, law", [("qwen-logn:train=8", log_law(8)), ("ssmax:s=0.6", count_law(0.6))])
 def test_laws_are_those_computed_by_hand(kind, spec, law):
     x = tokens(2, 40)
     expected = logits(by_hand(tiny(kind).double(), law), x)
@@ -76,7 +78,7 @@ def test_a_fixed_beta_of_one_number_rounds_nothing_but_the_scale():
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
 @pytest.mark.parametrize("spec", ["qwen-logn:train=8", "ssmax:s=0.6", CRITICAL, "velickovic"])
-def test_a_cache_gives_what_prefill_gives(kind, spec):
+def test_a_cache_has_the_logits_of_prefill(kind, spec):
     model, x = tiny(kind).double(), tokens(2, 20)
     with critbeta.hf.rescale(model, spec):
         whole = logits(model, x)
@@ -92,9 +94,10 @@ def test_a_cache_gives_what_prefill_gives(kind, spec):
 @pytest.mark.parametrize("spec", ["qwen-logn:train=8", "ssmax:s=0.6", CRITICAL])
 @pytest.mark.parametrize("numbered", [True, False])
 def test_left_padding_does_not_count(kind, spec, numbered):
-    """With position_ids that leave padding out, and with transformers' own that count it (rotary embedding is relative)."""
+    """Tests position_ids without padding, and transformers' own, which count it (rotation is relative)."""
     model, x, pad = tiny(kind).double(), tokens(1, 20), 7
-    padded, mask = torch.cat([torch.zeros(1, pad, dtype=torch.long), x], 1), torch.ones(1, pad + 20, dtype=torch.long)
+    padded = torch.cat([torch.zeros(1, pad, dtype=torch.long), x], 1)
+    mask = torch.ones_like(padded)
     mask[:, :pad] = 0
     ids = (mask.cumsum(-1) - 1).clamp(min=0) if numbered else None
     with critbeta.hf.rescale(model, spec):
@@ -102,16 +105,17 @@ def test_left_padding_does_not_count(kind, spec, numbered):
         bound = max(allowed(kind, spec), 0 if numbered else FLOAT32)
         found = logits(model, padded, attention_mask=mask, position_ids=ids)
         assert off(found[:, pad:], alone) < bound
-        # And on with a cache.
+        # The same holds with a cache.
         cache = DynamicCache(config=model.config)
-        begin, end = (dict(position_ids=ids[:, part]) if numbered else {} for part in (slice(0, -3), slice(-3, None)))
+        parts = slice(0, -3), slice(-3, None)
+        begin, end = (dict(position_ids=ids[:, part]) if numbered else {} for part in parts)
         logits(model, padded[:, :-3], attention_mask=mask[:, :-3], cache=cache, **begin)
         rest = logits(model, padded[:, -3:], attention_mask=mask, cache=cache, **end)
         assert off(rest, alone[:, -3:]) < bound
 
 
 @pytest.mark.parametrize("spec", ["qwen-logn:train=8", "ssmax:s=0.6", CRITICAL])
-def test_packed_texts_are_what_they_are_alone(spec):
+def test_packed_texts_have_the_logits_of_single_texts(spec):
     model = tiny("llama").double()
     texts = [tokens(1, 13, seed=1), tokens(1, 21, seed=2)]
     ids = torch.cat([torch.arange(13), torch.arange(21)])[None]
@@ -137,7 +141,7 @@ def test_critical_rows_run_at_their_own_critical_beta():
     judge = by_hand(tiny("qwen2"), seen=rows)
     logits(judge, x)
     betas = {(layer, head, i): None for layer, _, head, i, _ in rows}
-    # By hand: Lambda of the scores that layer 0 sees does not depend on what beta does; layer 1 sees what layer 0 made of it.
+    # The scores of layer 0, and so their Lambda, do not depend on beta. Layer 1 sees the output of layer 0.
     with critbeta.hf.rescale(model, rule):
         found = logits(model, x)
 
@@ -158,9 +162,12 @@ def test_critical_rows_run_at_their_own_critical_beta():
 def calibration(path, layers, heads=6, **changed):
     law = lambda c: {"c": c, "xi": 0.5, "conclusive": True, "interval": [0.4, 0.6]}
     entries = [
-        {"layer": layer, "head": head, "critical": law(1 + 0.1 * head), "resolved": law(2.0)} for layer in layers for head in range(heads)
+        {"layer": layer, "head": head, "critical": law(1 + 0.1 * head), "resolved": law(2.0)}
+        for layer in layers
+        for head in range(heads)
     ]
-    path.write_text(json.dumps({"critbeta": "0", "resolve": 0.0, "exclude_sink": 0, "heads": entries, **changed}))
+    document = {"critbeta": "0", "resolve": 0.0, "exclude_sink": 0, "heads": entries, **changed}
+    path.write_text(json.dumps(document))
     return path
 
 
@@ -184,20 +191,20 @@ def test_a_calibration_of_other_layers_or_heads_is_refused(tmp_path):
     model = tiny("llama")
     refused = [
         (LAYERS[:1], {}, r"does not cover model\.layers\.1\.self_attn: expected"),
-        ([*LAYERS, "layer07"], {}, r"has laws of layer07, which the model has not"),
+        ([*LAYERS, "layer07"], {}, r"has laws of layer07, which the model does not have"),
         (LAYERS, dict(heads=5), r"of model\.layers\.0\.self_attn it does not cover heads 5"),
         (LAYERS, dict(heads=7), r"it has laws of heads 6"),
     ]
-    for layers, changed, told in refused:
+    for layers, changed, message in refused:
         path = calibration(tmp_path / "cal.json", layers, **changed)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             critbeta.hf.rescale(model, f"calibrated:{path}")
     with pytest.raises(OSError, match="none.json"):
         critbeta.hf.rescale(model, "calibrated:none.json")
     assert not any("_critbeta" in vars(module) for module in model.modules())
 
 
-def test_what_cannot_be_rescaled_says_so():
+def test_models_that_cannot_be_rescaled_are_refused():
     model = tiny("llama")
     with pytest.raises(ValueError, match="unknown name"):
         critbeta.hf.rescale(model, "nonsense")
@@ -205,14 +212,16 @@ def test_what_cannot_be_rescaled_says_so():
         critbeta.hf.rescale(model, 1.5)
     with pytest.raises(TypeError, match="expected a torch.nn.Module"):
         critbeta.hf.rescale("model", "identity")
-    with pytest.raises(ValueError, match="Linear: no module calls its attention through transformers' AttentionInterface, it has no att"):
+    message = "Linear: no module calls its attention through transformers' AttentionInterface, it has no att"
+    with pytest.raises(ValueError, match=message):
         critbeta.hf.rescale(torch.nn.Linear(2, 2), "identity")
     with pytest.raises(ValueError, match="MultiheadAttention computes attention itself"):
         critbeta.hf.rescale(torch.nn.TransformerEncoderLayer(8, 2), "identity")
     with pytest.raises(ValueError, match="DataParallel"):
         critbeta.hf.rescale(torch.nn.DataParallel(model), "identity")
-    with critbeta.hf.rescale(model, "identity"), pytest.raises(ValueError, match=r"rescaled already: model\.layers\.0"):
-        critbeta.hf.rescale(model, "identity")
+    with critbeta.hf.rescale(model, "identity"):
+        with pytest.raises(ValueError, match=r"rescaled already: model\.layers\.0"):
+            critbeta.hf.rescale(model, "identity")
 
 
 def test_an_exception_leaves_nothing_behind():
@@ -226,7 +235,7 @@ def test_an_exception_leaves_nothing_behind():
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_what_a_mask_adds_is_part_of_the_score(attention):
+def test_an_additive_mask_is_part_of_the_score(attention):
     """beta multiplies the logit, bias included; a bias by distance as in ALiBi."""
     x, at = tokens(1, 24), torch.arange(24)
     mask = torch.where(at <= at[:, None], -0.3 * (at[:, None] - at), -torch.inf)[None, None].double()
@@ -235,7 +244,7 @@ def test_what_a_mask_adds_is_part_of_the_score(attention):
         assert off(logits(rescaled.model, x, attention_mask=mask), expected) < FLOAT32
 
 
-def test_tiles_do_not_show(monkeypatch):
+def test_the_size_of_tiles_changes_nothing(monkeypatch):
     model, x = tiny("llama"), tokens(2, 50)
     with critbeta.hf.rescale(model, "velickovic"):
         whole = logits(model, x)
@@ -266,7 +275,7 @@ def test_gradients_flow_through_scaled_queries():
 
 
 def test_gradients_flow_through_tiles():
-    """A measured rule that is a constant, beside the constant."""
+    """Compares a measured rule that gives a constant with that constant."""
     x, gradients = tokens(1, 20), []
     for spec in ("fixed:1.5", "critical:floor=1.5,cap=1.5"):
         model = tiny("llama").train()

@@ -1,4 +1,4 @@
-"""Which text a row belongs to, over caches, beams, blocks and copies: what is saved is what was measured."""
+"""The text of each row over caches, beams, blocks and copies: saved files hold the measured rows."""
 
 import copy
 
@@ -15,9 +15,8 @@ from safetensors.torch import load_file  # noqa: E402
 @pytest.fixture
 def model():
     torch.manual_seed(1)
-    config = transformers.LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=97
-    )
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, vocab_size=97)
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
     return transformers.LlamaForCausalLM(config).eval()
 
 
@@ -53,13 +52,13 @@ def decoded(model):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("run", [prompt_twice, two_prefilled, rolled_back, beams, decoded])
-def test_what_is_saved_is_what_was_measured(model, tmp_path, run):
+def test_saved_files_hold_the_measured_rows(model, tmp_path, run):
     with torch.no_grad(), critbeta.hf.record(model) as recorder:
         run(model)
     assert_saved(recorder, tmp_path)
 
 
-def test_a_recorder_that_is_entered_again_goes_on_to_other_texts(model, tmp_path):
+def test_a_second_block_records_other_texts(model, tmp_path):
     recorder = critbeta.hf.record(model)
     for seed in (1, 2):
         with torch.no_grad(), recorder:
@@ -74,7 +73,8 @@ def assert_saved(recorder, folder):
         tensors = load_file(file)
         for layer in {name.rsplit(".", 1)[0] for name in tensors}:
             q, k, positions = (tensors[f"{layer}.{part}"] for part in ("q", "k", "positions"))
-            measured.append(critbeta.diagnose(q=q, k=k, positions=positions, layer=layer).rows.critical_beta.ravel())
+            found = critbeta.diagnose(q=q, k=k, positions=positions, layer=layer).rows
+            measured.append(found.critical_beta.ravel())
     assert np.array_equal(np.sort(np.concatenate(measured)), np.sort(recorder.rows.critical_beta))
     return files
 
@@ -84,9 +84,8 @@ def test_padding_before_a_static_cache_is_no_text(model, tmp_path):
     given, mask = tokens(2, 12), torch.ones(2, 12, dtype=torch.long)
     mask[0, :5] = 0
     with torch.no_grad(), critbeta.hf.record(model) as recorder:
-        model.generate(
-            given, attention_mask=mask, max_new_tokens=4, do_sample=False, cache_implementation="static", disable_compile=True
-        )
+        static = dict(cache_implementation="static", disable_compile=True)
+        model.generate(given, attention_mask=mask, max_new_tokens=4, do_sample=False, **static)
     assert recorder.rows.n.min() == 1 and len(assert_texts(recorder, tmp_path)) == 2
 
 
@@ -136,9 +135,8 @@ def test_checkpointed_gradients_of_an_earlier_forward_pass_keep_its_padding(mode
 
 def test_negative_positions_of_padding(model):
     torch.manual_seed(1)
-    config = transformers.OPTConfig(
-        vocab_size=97, hidden_size=32, ffn_dim=48, word_embed_proj_dim=32, num_hidden_layers=2, num_attention_heads=4
-    )
+    sizes = dict(vocab_size=97, hidden_size=32, ffn_dim=48, word_embed_proj_dim=32)
+    config = transformers.OPTConfig(**sizes, num_hidden_layers=2, num_attention_heads=4)
     model = transformers.OPTForCausalLM(config).eval()
     given, mask = tokens(2, 12), torch.ones(2, 12, dtype=torch.long)
     mask[0, :4] = 0

@@ -1,4 +1,4 @@
-"""One model, run by several threads at once: each has the padding, the positions and the texts of its own forward passes."""
+"""One model in several threads: each has the padding, positions and texts of its own forward passes."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -13,7 +13,7 @@ THREADS, PASSES = 4, 6
 
 
 def batches(thread):
-    """Left-padded, each thread by another number of tokens, and the lengths of its texts."""
+    """Yields left-padded texts and their masks, with a different padding in each thread."""
     for number in range(PASSES):
         padded = 3 * thread + number
         mask = torch.ones(2, 30, dtype=torch.long)
@@ -22,7 +22,7 @@ def batches(thread):
 
 
 def run(model, thread, barrier):
-    """Begins every forward pass when all threads do."""
+    """Runs forward passes that begin in all threads at once."""
     found = []
     for x, mask in batches(thread):
         barrier.wait(timeout=60)
@@ -37,7 +37,7 @@ def together(model):
 
 
 @pytest.mark.parametrize("rule", ["qwen-logn:train=8", "critical:resolve=0.69,cap=8"])
-def test_a_rescaled_model_gives_each_thread_what_it_gives_one(rule):
+def test_a_rescaled_model_has_the_same_logits_in_every_thread(rule):
     model = tiny("llama")
     with critbeta.hf.rescale(model, rule):
         found = together(model)
@@ -59,11 +59,10 @@ def test_a_recorder_keeps_the_texts_of_threads_apart(tmp_path):
 
     saved = [load_file(file) for file in files]
     assert sorted(file["model.layers.0.self_attn.k"].shape[1] for file in saved) == lengths
-    # What is saved is what was measured.
-    layer = "model.layers.1.self_attn"
-    betas = [
-        critbeta.diagnose(q=file[f"{layer}.q"], k=file[f"{layer}.k"], positions=file[f"{layer}.positions"]).rows.critical_beta.ravel()
-        for file in saved
-    ]
+    # The saved files hold the measured rows.
+    layer, betas = "model.layers.1.self_attn", []
+    for file in saved:
+        given = {part: file[f"{layer}.{part}"] for part in ("q", "k", "positions")}
+        betas.append(critbeta.diagnose(**given).rows.critical_beta.ravel())
     recorded = rec.rows.critical_beta[np.asarray(rec.rows.layer) == layer]
     assert np.array_equal(np.sort(np.concatenate(betas)), np.sort(recorded), equal_nan=True)

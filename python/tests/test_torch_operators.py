@@ -1,4 +1,4 @@
-"""The operators in torch's machinery: its own checks, compilation, gradients, batching."""
+"""The operators inside torch: its own checks, compilation, gradients, batching."""
 
 import contextlib
 
@@ -11,7 +11,8 @@ import critbeta.torch  # noqa: E402
 from critbeta import Rescaling  # noqa: E402
 
 OPS = torch.ops.critbeta
-# What torch's own machinery says when it is started.
+jacobian = torch.autograd.functional.jacobian
+# torch itself warns when parts of it start.
 pytestmark = pytest.mark.filterwarnings("default")
 
 
@@ -37,25 +38,26 @@ def samples():
         yield "softmax", given
         yield "softmax", (given[0].clone().requires_grad_(), *given[1:])
         yield "softmax_stats", given
-        out = torch.empty(given[0].shape, dtype=torch.float32 if given[0].dtype == torch.float64 else given[0].dtype)
+        dtype = torch.float32 if given[0].dtype == torch.float64 else given[0].dtype
+        out = torch.empty(given[0].shape, dtype=dtype)
         yield "softmax_out", (*given, out)
         yield "softmax_stats_out", (*given, out)
         yield "critical_beta", (given[0], 0.69)
 
 
-@pytest.mark.parametrize(("name", "given"), list(samples()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("name", "given"), [pytest.param(*sample, id=sample[0]) for sample in samples()])
 def test_opcheck(name, given):
     torch.library.opcheck(getattr(OPS, name).default, given)
 
 
-# Before, torch.compile took no objects of compiled types for constants.
+# Earlier versions of torch.compile took no objects of compiled types as constants.
 TAKES_RESCALINGS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
 CAPPED = Rescaling.parse("critical:cap=8") if TAKES_RESCALINGS else "critical:cap=8"
 
 
 def with_stats(scores):
-    found, told = critbeta.softmax(scores, CAPPED, lens=torch.tensor([50, 20, 3, 0]), return_stats=True)
-    return found * 2, told.beta + told.n
+    found, row_stats = critbeta.softmax(scores, CAPPED, lens=torch.tensor([50, 20, 3, 0]), return_stats=True)
+    return found * 2, row_stats.beta + row_stats.n
 
 
 def into(scores):
@@ -85,14 +87,15 @@ def test_compiled_gradients_and_other_rescalings_are_the_eager_ones():
         torch.testing.assert_close(found, expected)
 
 
-def test_a_bad_rescaling_is_told_when_it_is_compiled():
+def test_a_bad_rescaling_is_an_error_of_compilation():
     torch._dynamo.reset()
     with pytest.raises(Exception, match="unknown rescaling|no such law"):
-        torch.compile(lambda s: critbeta.softmax(s, "no such law"), fullgraph=True, backend="aot_eager")(drawn(3, 8))
+        function = lambda s: critbeta.softmax(s, "no such law")  # noqa: E731
+        torch.compile(function, fullgraph=True, backend="aot_eager")(drawn(3, 8))
 
 
 def eager(scores, beta):
-    """Of rows without a NaN; those at beta = inf do not move with their scores."""
+    """The softmax of rows without a NaN. Rows at beta = inf do not move with their scores."""
     beta = torch.where(beta.isinf(), 0.0, beta).unsqueeze(-1)
     return torch.softmax(torch.where(scores == -torch.inf, scores, beta * scores), -1)
 
@@ -117,12 +120,12 @@ def test_gradients_are_those_of_an_eager_softmax_at_the_same_beta(rule, dtype):
     scores[1, 20:] = -torch.inf
     weights = drawn(5, 40, seed=2)
     scores.requires_grad_()
-    found, told = critbeta.softmax(scores, rule, return_stats=True)
+    found, row_stats = critbeta.softmax(scores, rule, return_stats=True)
     (found,) = torch.autograd.grad((found * weights.to(dtype)).sum(), scores)
     wide = scores.detach().double().requires_grad_()
-    (expected,) = torch.autograd.grad((eager(wide, told.beta) * weights.to(dtype).double()).sum(), wide)
+    (expected,) = torch.autograd.grad((eager(wide, row_stats.beta) * weights.to(dtype).double()).sum(), wide)
     scale = float(expected.abs().max())
-    error = {torch.float64: 2.0**-18, torch.float32: 2.0**-18, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}[dtype]
+    error = {torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}.get(dtype, 2.0**-18)
     assert found.dtype == dtype and torch.allclose(found.double(), expected, rtol=0.0, atol=error * scale)
     assert not found[1, 20:].any()
 
@@ -137,7 +140,7 @@ def test_gradients_are_finite_differences(rule):
             aside = torch.zeros_like(scores)
             aside[at] = step
             difference = (function(scores + aside) - function(scores - aside)) / (2 * step)
-            # The third derivative, and probabilities of float32.
+            # The error is the third derivative, and the rounding of float32 probabilities.
             assert abs(difference - found[at]) < 2e-4 * float(found.abs().max()) + 2.0**-22 / step, at
 
 
@@ -148,17 +151,19 @@ def test_second_derivatives_are_those_of_an_eager_softmax():
         (first,) = torch.autograd.grad((function(scores) * weights).sum(), scores, create_graph=True)
         return torch.autograd.grad((first * weights.flip(0)).sum(), scores)[0]
 
-    found, expected = twice(lambda s: critbeta.softmax(s, "fixed:1.3")), twice(lambda s: eager(s, torch.tensor(1.3)))
+    found = twice(lambda s: critbeta.softmax(s, "fixed:1.3"))
+    expected = twice(lambda s: eager(s, torch.tensor(1.3)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_gradients_of_rows_that_have_none():
-    scores = torch.stack([drawn(6), torch.full((6,), -torch.inf), drawn(6), torch.tensor([3.0, 3.0, 1.0, 0.0, 0.0, 0.0])])
+    tied = torch.tensor([3.0, 3.0, 1.0, 0.0, 0.0, 0.0])
+    scores = torch.stack([drawn(6), torch.full((6,), -torch.inf), drawn(6), tied])
     scores[2, 3] = torch.nan
     scores.requires_grad_()
-    # Tied rows are run at beta = inf, and there the softmax does not move.
-    found, told = critbeta.softmax(scores, "critical:ratio=1", return_stats=True)
-    assert told.beta[3] == torch.inf and found[3].tolist() == [0.5, 0.5, 0, 0, 0, 0]
+    # Tied rows run at beta = inf, and there the softmax does not move.
+    found, row_stats = critbeta.softmax(scores, "critical:ratio=1", return_stats=True)
+    assert row_stats.beta[3] == torch.inf and found[3].tolist() == [0.5, 0.5, 0, 0, 0, 0]
     (gradient,) = torch.autograd.grad((found * drawn(6, seed=2)).sum(), scores)
     assert gradient[0].isfinite().all() and gradient[0].any()
     assert not gradient[1].any() and gradient[2].isnan().all() and not gradient[3].any()
@@ -166,10 +171,10 @@ def test_gradients_of_rows_that_have_none():
     assert not gradient[0].isnan().any()
 
 
-def test_what_is_constant_has_no_gradient():
+def test_constants_have_no_gradient():
     scores = drawn(3, 20).requires_grad_()
-    found, told = critbeta.softmax(scores, return_stats=True)
-    assert found.requires_grad and not any(column.requires_grad for column in told)
+    found, row_stats = critbeta.softmax(scores, return_stats=True)
+    assert found.requires_grad and not any(column.requires_grad for column in row_stats)
     assert not critbeta.critical_beta(scores).requires_grad
     with torch.no_grad():
         assert critbeta.softmax(scores, out=torch.empty(3, 20)).shape == (3, 20)
@@ -184,15 +189,19 @@ def test_batching_adds_a_leading_dimension():
         ((1, None), (scores, torch.tensor(20))),
         ((None, 0), (scores[:, 0], lens)),
     ]:
-        found, told = torch.vmap(by_row, in_dims=in_dims)(*given)
+        found, row_stats = torch.vmap(by_row, in_dims=in_dims)(*given)
         for at in range(3):
             one = [value if dim is None else value.select(dim, at) for value, dim in zip(given, in_dims)]
             expected, columns = by_row(*one)
-            assert torch.equal(found[at], expected) and torch.equal(told.n[at], columns.n)
+            assert torch.equal(found[at], expected) and torch.equal(row_stats.n[at], columns.n)
     each = torch.vmap(critbeta.critical_beta, in_dims=1)(scores)
     assert torch.equal(each, critbeta.critical_beta(scores).T)
     with pytest.raises(RuntimeError, match="vmap|setup_context"):
         torch.func.grad(lambda s: critbeta.softmax(s).sum())(scores)
+
+
+def compiled_jvp(f, x, t):
+    return torch.compile(lambda x: torch.func.jvp(f, (x,), (t,)), fullgraph=True, backend="eager")(x)
 
 
 FORWARD = {
@@ -200,24 +209,26 @@ FORWARD = {
     "jacfwd": lambda f, x, t: torch.func.jacfwd(f)(x),
     "jvp of vmap": lambda f, x, t: torch.func.jvp(torch.vmap(f), (x,), (t,)),
     "vmap of jvp": lambda f, x, t: torch.vmap(lambda x, t: torch.func.jvp(f, (x,), (t,)))(x, t),
-    "jacobian": lambda f, x, t: torch.autograd.functional.jacobian(f, x, strategy="forward-mode", vectorize=True),
+    "jacobian": lambda f, x, t: jacobian(f, x, strategy="forward-mode", vectorize=True),
     "dual": lambda f, x, t: f(torch.autograd.forward_ad.make_dual(x, t)),
-    "compiled": lambda f, x, t: torch.compile(lambda x: torch.func.jvp(f, (x,), (t,)), fullgraph=True, backend="eager")(x),
+    "compiled": compiled_jvp,
 }
 
 
 @pytest.mark.parametrize("transform", FORWARD)
 def test_forward_mode_is_refused_and_never_zero(transform):
     scores, tangent = drawn(3, 8), drawn(3, 8, seed=2)
-    functions = [lambda s: critbeta.softmax(s, "fixed:2"), lambda s: critbeta.softmax(s, return_stats=True)[0]]
+    functions = [lambda s: critbeta.softmax(s, "fixed:2")]
+    functions.append(lambda s: critbeta.softmax(s, return_stats=True)[0])
     if transform == "dual":
         functions.append(lambda s: OPS.softmax(s, "fixed:2")[0])
     for function in functions:
         with torch.autograd.forward_ad.dual_level() if transform == "dual" else contextlib.nullcontext():
-            with pytest.raises(Exception, match="no forward-mode derivative|Batching rule|Observed exception") as found:
+            message = "no forward-mode derivative|Batching rule|Observed exception"
+            with pytest.raises(Exception, match=message) as found:
                 FORWARD[transform](function, scores, tangent)
             assert transform in ("compiled", "jvp of vmap") or type(found.value) is NotImplementedError
-        # What does not depend on it is not in its way.
+        # A softmax that does not depend on the tangent works.
         torch.func.jvp(lambda s: s * function(scores), (tangent,), (tangent,))
 
 
@@ -233,7 +244,7 @@ def test_an_exported_program_holds_the_operator():
 
 
 @pytest.mark.parametrize("name", ["stats", "gap_count", "diagnose"])
-def test_what_gives_no_tensors_breaks_the_graph(name):
+def test_functions_that_return_no_tensors_break_the_graph(name):
     figures = {
         "stats": lambda x: critbeta.stats(x).critical_beta.sum(),
         "gap_count": lambda x: critbeta.gap_count(x[0]).counts.sum(),

@@ -1,4 +1,4 @@
-"""What a type checker makes of a user's code."""
+"""The verdict of a type checker on the code of a user."""
 
 import re
 import subprocess
@@ -27,7 +27,7 @@ def test_names_that_are_none_are_errors_and_arrays_are_arrays(tmp_path):
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), "user.py"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
     lines = [line for line in found.splitlines() if "Revealed" in line or "error:" in line]
-    told = [
+    expected = [
         'is "numpy.ndarray.*float',
         r'is "tuple\[Any, .*SoftmaxStats',
         'is "numpy.ndarray',
@@ -35,4 +35,4 @@ def test_names_that_are_none_are_errors_and_arrays_are_arrays(tmp_path):
         '"Stats" has no attribute "critical_bta"',
         'No overload variant of "softmax"',
     ]
-    assert len(lines) == len(told) and all(map(re.search, told, lines)), found
+    assert len(lines) == len(expected) and all(map(re.search, expected, lines)), found

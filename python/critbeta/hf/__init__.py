@@ -1,4 +1,4 @@
-"""Hugging Face models: record what their attention sees, run them under a rescaling, follow them in training. Needs torch and transformers 5."""
+"""Hugging Face models, recorded, rescaled, and followed in training. It needs torch and transformers 5."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ try:
     from ._rescale import Rescaled, rescale
     from ._table import Table
 except ImportError as error:
-    raise ImportError(f"critbeta.hf needs torch and transformers 5: pip install torch 'transformers>=5' ({error})") from error
+    expected = "pip install torch 'transformers>=5'"
+    raise ImportError(f"critbeta.hf needs torch and transformers 5: {expected} ({error})") from error
 
 __all__ = ["Monitor", "Recorder", "Rescaled", "Table", "record", "rescale"]

@@ -1,7 +1,8 @@
-"""Where attention is met: transformers' AttentionInterface, through which its models call their attention.
+"""transformers' AttentionInterface, through which its models call their attention.
 
-Importing this wraps what models find there: a module that is tapped is observed, or replaced; any other is passed through. Names
-in configurations stay, because some twenty places of transformers compare them, and so do the masks.
+An import of this file wraps the functions that models find there. The wrapper observes or replaces the
+attention of a tapped module, and passes every other call through. The names in configurations stay, because
+some twenty places in transformers compare them; so do the masks.
 """
 
 from __future__ import annotations
@@ -21,71 +22,78 @@ from transformers import AttentionInterface, PreTrainedModel
 from ._modules import attention_modules, in_words, unwrapped
 
 _TAP = "_critbeta"
-_UNPICKLED = "a model that is recorded or rescaled is not pickled: leave the with block, or remove() the rescaling first"
+_UNPICKLED = (
+    "a model that is recorded or rescaled is not pickled: leave the with block, or remove() the rescaling"
+)
 _numbers = itertools.count(1)
 
 
 @dataclass
 class Call:
-    """One call of a model's attention: what its module hands to the interface."""
+    """One call of a model's attention, with the arguments that its module hands to the interface."""
 
     implementation: str
-    """Name in the interface, "eager" for the model's own."""
+    """The name of this attention in the interface; "eager" is the model's own."""
     function: Callable[..., Any]
     module: nn.Module
     query: torch.Tensor
     """[batch, heads, rows, head_dim], after rotary embedding and norms."""
     key: torch.Tensor
-    """[batch, kv_heads, keys, head_dim], of the cache too."""
+    """[batch, kv_heads, keys, head_dim], with the keys in the cache."""
     value: torch.Tensor
     mask: Any
-    """As `implementation` takes it: additive or boolean [batch, 1, rows, keys], [batch, keys] (flash), or None."""
+    """Additive or boolean [batch, 1, rows, keys]; for flash attention [batch, keys]; or None."""
     kwargs: dict[str, Any]
     layer: str = ""
-    """Qualified name of the module in the model that it is observed or replaced in."""
+    """The qualified name of the module in the model that is observed or rescaled."""
 
     @property
     def scaling(self) -> float:
-        """What the products of queries and keys are multiplied by."""
+        """The factor of the products of queries and keys."""
         given = self.kwargs.get("scaling")
         return float(given) if given is not None else float(self.query.shape[-1]) ** -0.5
 
+    @property
+    def changes_products(self) -> bool:
+        """Whether a softcap or a position bias stands between the products and the softmax."""
+        return any(self.kwargs.get(name) is not None for name in ("softcap", "position_bias"))
+
     def run(self, **changed: Any) -> Any:
-        """The model's own attention; `changed` in place of what it would have been called with."""
+        """Calls the model's own attention, with `changed` in place of its arguments."""
         query = changed.pop("query", self.query)
         kwargs = {**self.kwargs, **changed}
         return self.function(self.module, query, self.key, self.value, self.mask, **kwargs)
 
 
 class Forward(threading.local):
-    """What the forward pass that this thread runs was called with that its attention is not told."""
+    """The facts about the forward pass of this thread that its attention does not get."""
 
     padding: torch.Tensor | None = None
     """The caller's mask [batch, tokens seen so far], nonzero where there is a token."""
     number: int = 0
-    """Which one it is, those of a model within another too; 0 in a thread that began none."""
+    """Counts forward passes, also those of a model within another; 0 in a thread that began none."""
 
     def __init__(self) -> None:
         self.positions: dict[tuple[int, ...], torch.Tensor] = {}
-        """By batch and rows, where the queries of its first attention stand in their texts."""
+        """By batch and rows: the positions of the queries of its first attention in their texts."""
 
 
 @dataclass
 class _Tap:
-    """Who observes a module, and what replaces its attention, each with the name that it knows the module by."""
+    """The observers and the replacement of a module's attention, each with its own name for the module."""
 
     observers: list[tuple[str, Callable[[Call], None]]] = field(default_factory=list)
     replacement: tuple[str, Callable[[Call], Any]] | None = None
 
     def __deepcopy__(self, _: Any) -> None:
-        """A copy of a model is neither recorded nor rescaled: nobody could take that off again."""
+        """A copy of a model is neither recorded nor rescaled, because nobody could end that."""
 
     def __reduce__(self) -> str:
         raise TypeError(_UNPICKLED)
 
 
 class Hook:
-    """A hook of a model that is in use."""
+    """A hook of a model, which stays behind when the model is copied."""
 
     def __init__(self, call: Callable[..., None]) -> None:
         self._call: Callable[..., None] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
@@ -94,7 +102,6 @@ class Hook:
         self._call(*args)
 
     def __deepcopy__(self, _: Any) -> Callable[..., None]:
-        """A copied model tells nobody."""
         return _nothing
 
     def __reduce__(self) -> str:
@@ -106,10 +113,10 @@ def _nothing(*args: Any) -> None:
 
 
 class Session:
-    """All attention of a model, tapped until `close`: `observe` sees every call before it is run, `replace` runs it.
+    """Taps all attention of a model until `close`: `observe` sees every call first, then `replace` runs it.
 
-    Raises TypeError for what is no module, ValueError for a model without attention that goes through the interface, for
-    DataParallel, and for a second `replace`.
+    Raises TypeError for anything but a module, ValueError for a model that does not call attention through
+    the interface, for DataParallel, and for a second `replace`.
     """
 
     def __init__(
@@ -123,14 +130,16 @@ class Session:
         """The modules by qualified name, in the model's order."""
         self.forward = Forward()
         self.ran = False
-        """Whether a forward pass was begun, by any thread."""
+        """Whether any thread has begun a forward pass."""
         self._observe, self._replace = observe, replace
         if replace is not None:
-            taken = [name for name, module in self.layers.items() if getattr(module.__dict__.get(_TAP), "replacement", None)]
+            taps = {name: module.__dict__.get(_TAP) for name, module in self.layers.items()}
+            taken = [name for name, tap in taps.items() if tap and tap.replacement]
             if taken:
                 raise ValueError(f"rescaled already: {in_words(taken)}. Remove that rescaling first")
-        models: list[nn.Module] = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-        self._hooks = [module.register_forward_pre_hook(Hook(self._begin), with_kwargs=True) for module in models or [model]]
+        models: list[nn.Module] = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+        begin = Hook(self._begin)
+        self._hooks = [part.register_forward_pre_hook(begin, with_kwargs=True) for part in models or [model]]
         for name, module in self.layers.items():
             tap = module.__dict__[_TAP] = module.__dict__.get(_TAP) or _Tap()
             if observe is not None:
@@ -140,7 +149,7 @@ class Session:
         self.is_open = True
 
     def close(self) -> None:
-        """Takes the taps off; nothing the second time."""
+        """Removes the taps. A second call does nothing."""
         if not self.is_open:
             return
         self.is_open = False
@@ -163,7 +172,7 @@ class Session:
             names = list(inspect.signature(module.forward).parameters)
             given = dict(zip(names, args)).get("attention_mask")
         self.ran = True
-        # A mask of four dimensions is built already; it says itself who sees whom.
+        # A mask of four dimensions already says which query sees which key.
         self.forward.padding = given if isinstance(given, torch.Tensor) and given.ndim == 2 else None
         self.forward.number, self.forward.positions = next(_numbers), {}
 
@@ -178,7 +187,7 @@ def _attention(
     attention_mask: Any = None,
     **kwargs: Any,
 ) -> Any:
-    # An attribute, because what torch.compile traces is traced again once a module has one or has it no more.
+    # The tap is an attribute, so torch.compile traces a module again when it gets or loses one.
     tap = getattr(module, _TAP, None)
     if tap is None:
         return function(module, query, key, value, attention_mask, **kwargs)
@@ -194,25 +203,23 @@ def _run_tap(tap: _Tap, call: Call) -> Any:
     return replace(call)
 
 
-# What is called here does not go into graphs; the model's own attention breaks out of one with it.
+# The taps do not go into compiled graphs. The model's own attention leaves the graph with them.
 _run: Callable[[_Tap, Call], Any] = torch.compiler.disable(_run_tap)  # type: ignore[no-untyped-call]
 _get_interface = AttentionInterface.get_interface
 
 
-def _wrapped_get_interface(self: AttentionInterface, attn_implementation: str, default: Callable[..., Any]) -> Any:
+def _wrapped_get_interface(
+    self: AttentionInterface, attn_implementation: str, default: Callable[..., Any]
+) -> Any:
     function = _get_interface(self, attn_implementation, default)
     return functools.partial(_attention, attn_implementation, function)
 
 
-def _install() -> None:
-    AttentionInterface.get_interface = _wrapped_get_interface  # type: ignore[method-assign]
-    # Graphs that were compiled before call what they were traced with.
-    torch.compiler.reset()
-
-
-_install()
+AttentionInterface.get_interface = _wrapped_get_interface  # type: ignore[method-assign]
+# Graphs from before this import call the functions that they were traced with.
+torch.compiler.reset()
 
 
 def in_backward() -> bool:
-    """Whether a layer runs again because its gradients are checkpointed."""
+    """Says whether a layer runs again for a checkpointed gradient."""
     return bool(torch._C._current_graph_task_id() != -1)

@@ -1,4 +1,4 @@
-"""Queries, keys and scores that are kept for a file, and the files."""
+"""Queries, keys and scores that are kept in memory, and the files that they become."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 @dataclass
 class Pair:
-    """Queries of a layer and all keys that they may see: [heads, rows, head_dim] each, [kv_heads, keys, head_dim]."""
+    """Queries of a layer, [heads, rows, head_dim] each, and all their keys, [kv_heads, keys, head_dim]."""
 
     queries: list[torch.Tensor] = field(default_factory=list)
     positions: list[torch.Tensor] = field(default_factory=list)
@@ -25,11 +25,12 @@ class Pair:
         return None if self._keys is None else self._keys[:, : self.known_keys]
 
     def begins(self, k: torch.Tensor) -> bool:
-        """Whether the keys known so far are the first of `k`: a cache may have been cut back, or taken from another beam."""
-        return self.keys is None or torch.equal(_bits(self.keys.to(k.device)), _bits(k[:, : self.known_keys]))
+        """Says whether `k` begins with the known keys: not after a cache was cut back, or on another beam."""
+        known = self.keys
+        return known is None or torch.equal(_bits(known.to(k.device)), _bits(k[:, : self.known_keys]))
 
     def extend(self, k: torch.Tensor) -> None:
-        """Takes the keys of `k` that are not known yet."""
+        """Adds the keys of `k` that are not known yet."""
         more = k.shape[1] - self.known_keys
         if more <= 0:
             return
@@ -37,7 +38,7 @@ class Pair:
             self._keys = _copied(k)
         else:
             if self._keys.shape[1] < k.shape[1]:
-                # By halves more, so that a text of n decoding steps is not copied n times.
+                # The room grows by half, so n decoding steps do not copy the text n times.
                 room = torch.empty(k.shape[0], k.shape[1] * 3 // 2, k.shape[2], dtype=k.dtype)
                 room[:, : self.known_keys] = self._keys[:, : self.known_keys]
                 self._keys = room
@@ -47,22 +48,22 @@ class Pair:
 
 @dataclass
 class Scores:
-    """Scores of a layer, [heads, rows, keys] each, -inf where masked."""
+    """Scores of a layer, each [heads, rows, keys], -inf where masked."""
 
     scores: list[torch.Tensor] = field(default_factory=list)
     positions: list[torch.Tensor] = field(default_factory=list)
 
 
 class Store:
-    """What is kept of every text, up to `max_bytes`; from then on nothing more."""
+    """The queries, keys and scores of every text, up to `max_bytes` of them."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
         self.full = False
-        """Whether something was left out."""
+        """Whether `max_bytes` left something out."""
         self.rows = 0
-        """Rows of heads that are kept."""
+        """The number of rows kept, of all heads."""
         self._pairs: dict[tuple[int, int, float], dict[str, Pair]] = {}
         self._takes: dict[tuple[int, str, float], int] = {}
         self._scores: dict[int, dict[str, Scores]] = {}
@@ -70,7 +71,7 @@ class Store:
     def keep_pair(
         self, text: int, layer: str, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, scale: float
     ) -> None:
-        """Queries [heads, rows, head_dim] and all keys of the text so far, on whatever device."""
+        """Keeps queries [heads, rows, head_dim] and all keys of the text so far, from any device."""
         take = self._takes.get((text, layer, scale), 0)
         pair = self._pairs.get((text, take, scale), {}).get(layer, Pair())
         if not pair.begins(k):
@@ -84,7 +85,7 @@ class Store:
             self.rows += q.shape[0] * q.shape[1]
 
     def keep_scores(self, text: int, layer: str, scores: torch.Tensor, positions: torch.Tensor) -> None:
-        """Scores [heads, rows, keys], on the CPU."""
+        """Keeps scores [heads, rows, keys] from the CPU."""
         if self._has_room(scores):
             kept = self._scores.setdefault(text, {}).setdefault(layer, Scores())
             kept.scores.append(scores)
@@ -98,9 +99,10 @@ class Store:
         return not self.full
 
     def save(self, path: str | os.PathLike[str], model: str) -> list[Path]:
-        """Writes one file for each text, scale, and kind of tensors: `path` if that is one, else its stem with numbers."""
-        files = [(text, {"scale": repr(scale)}, _pair_tensors(layers)) for (text, _, scale), layers in self._pairs.items()]
-        files += [(text, {}, _score_tensors(layers)) for text, layers in self._scores.items()]
+        """Writes a file for each text, scale, and kind of tensors: to `path`, or to its stem with numbers."""
+        pairs, scores = self._pairs.items(), self._scores.items()
+        files = [(text, {"scale": repr(scale)}, _pair_tensors(of)) for (text, _, scale), of in pairs]
+        files += [(text, {}, _score_tensors(of)) for text, of in scores]
         files.sort(key=lambda file: file[0])
         path = Path(path)
         if path.suffix != ".safetensors":
@@ -115,12 +117,12 @@ class Store:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """NaN is what it was."""
+    """Returns the bits of a tensor: they compare equal where both are the same NaN."""
     return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """On the CPU, in memory of its own: a cache may be written to."""
+    """Returns a copy on the CPU, because the model may write to its cache."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
@@ -137,15 +139,15 @@ def _pair_tensors(layers: dict[str, Pair]) -> dict[str, torch.Tensor]:
 def _score_tensors(layers: dict[str, Scores]) -> dict[str, torch.Tensor]:
     tensors = {}
     for layer, kept in layers.items():
-        width = max(part.shape[2] for part in kept.scores)
-        wide = [torch.nn.functional.pad(part, (0, width - part.shape[2]), value=-torch.inf) for part in kept.scores]
+        width, pad = max(part.shape[2] for part in kept.scores), torch.nn.functional.pad
+        wide = [pad(part, (0, width - part.shape[2]), value=-torch.inf) for part in kept.scores]
         tensors[layer] = torch.cat(wide, 1)
         tensors[f"{layer}.positions"] = torch.cat(kept.positions)
     return tensors
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Whole or not at all."""
+    """Writes a file whole or not at all."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".critbeta-") as folder:
         whole = Path(folder) / path.name
         save_file(tensors, whole, metadata=metadata)

@@ -1,4 +1,4 @@
-"""The modules of a model that attention is met in."""
+"""The modules of a model that compute attention."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from transformers import PreTrainedModel
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules of `model` that look their attention up in the interface, by qualified name.
+    """Returns the modules of `model` that get their attention from the interface, by qualified name.
 
-    Raises ValueError where there is none, and says which modules compute attention themselves.
+    Raises ValueError where there is none, and names modules that compute attention themselves.
     """
-    # Layers that are compiled one by one have their names still.
-    found = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules() if _uses_interface(type(module))}
+    # A layer that is compiled by itself keeps its name this way.
+    named = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules()}
+    found = {name: module for name, module in named.items() if _uses_interface(type(module))}
     if found:
         return found
-    others = sorted({type(module).__name__ for module in model.modules() if "Attention" in type(module).__name__})
-    told = f"its {', '.join(others)} computes attention itself" if others else "it has no attention modules"
+    kinds = {type(module).__name__ for module in named.values()}
+    others = ", ".join(sorted(kind for kind in kinds if "Attention" in kind))
+    reason = f"its {others} computes attention itself" if others else "it has no attention modules"
     raise ValueError(
-        f"{type(model).__name__}: no module calls its attention through transformers' AttentionInterface, {told}. Expected a "
-        "transformers model whose attention can be chosen by attn_implementation="
+        f"{type(model).__name__}: no module calls its attention through transformers' AttentionInterface, "
+        f"{reason}. Expected a transformers model whose attention can be chosen by attn_implementation="
     )
 
 
 def _uses_interface(kind: type[nn.Module]) -> bool:
-    """Whether the source of a class, or of one that it is derived from, asks the interface for its attention."""
+    """Says whether the source of a class, or of a class that it is derived from, calls the interface."""
     if issubclass(kind, PreTrainedModel):
         return False
-    return any(_asks(base) for base in kind.__mro__[: kind.__mro__.index(nn.Module)])
+    return any(_calls_interface(base) for base in kind.__mro__[: kind.__mro__.index(nn.Module)])
 
 
 @functools.lru_cache(maxsize=None)
-def _asks(kind: Hashable) -> bool:
+def _calls_interface(kind: Hashable) -> bool:
     try:
         return ".get_interface(" in inspect.getsource(kind)  # type: ignore[arg-type]
     except (OSError, TypeError):
@@ -43,11 +45,12 @@ def _asks(kind: Hashable) -> bool:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of what DistributedDataParallel and torch.compile make of it."""
+    """Returns the model inside the wrappers of DistributedDataParallel and torch.compile."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {type(model).__name__}: expected a torch.nn.Module")
     if isinstance(model, nn.DataParallel):
-        raise ValueError("DataParallel runs copies of its module in threads: pass its module, or use DistributedDataParallel")
+        expected = "pass its module, or use DistributedDataParallel"
+        raise ValueError(f"DataParallel runs copies of its module in threads: {expected}")
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
@@ -58,7 +61,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def heads_of(module: nn.Module) -> int | None:
-    """Query heads of an attention module, where it or its configuration says."""
+    """Returns the number of query heads of an attention module, if it or its configuration says."""
     for owner in (module, getattr(module, "config", None)):
         for name in ("num_heads", "num_attention_heads"):
             heads = getattr(owner, name, None)
@@ -68,6 +71,6 @@ def heads_of(module: nn.Module) -> int | None:
 
 
 def in_words(names: list[str]) -> str:
-    """Up to eight names, and how many more."""
+    """Returns up to eight names, and how many more there are."""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more

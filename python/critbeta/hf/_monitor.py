@@ -1,4 +1,4 @@
-"""Attention while a model is trained."""
+"""Attention during the training of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from .._results import Stats
 from ._interface import Hook
@@ -19,20 +19,22 @@ from ._record import Recorder
 
 
 class Monitor(TrainerCallback):
-    """Follows attention through training: of the first step and every `every`-th from there, per layer and head,
+    """Follows attention through training. In every `every`-th step from the first on it measures per head:
 
     | scalar | is |
     | --- | --- |
-    | critbeta/LAYER/headH/operating_ratio | median of 1 / Lambda at beta = 1: far above 1 a row is one key, far below its top keys are not told apart |
-    | critbeta/LAYER/headH/tied | share of rows whose maximum is shared; their operating ratio is 0 |
-    | critbeta/LAYER/headH/entropy | median of entropy / log n: 1 is uniform |
+    | critbeta/LAYER/headH/operating_ratio | the median of 1 / Lambda at beta = 1 |
+    | critbeta/LAYER/headH/tied | the share of rows whose maximum is shared; their operating ratio is 0 |
+    | critbeta/LAYER/headH/entropy | the median of entropy / log n: 1 is uniform |
 
-    of about `rows` rows of every text of the step's first forward pass, chosen as by `record`. Other steps cost nothing, nor do
-    evaluation and layers that run again for checkpointed gradients. A head none of whose rows can be measured (NaN) has nan. Of several processes the first one records.
+    Far above an operating ratio of 1 a row is one key; far below it its top keys are not separated. The rows
+    are about `rows` of every text in the first forward pass of the step, chosen as in `record`. Other steps
+    cost nothing, and neither do evaluation and layers that run again for checkpointed gradients. A head
+    without a row that can be measured (NaN) has nan. Of several processes the first one records.
 
-    As a callback of transformers' Trainer (`callbacks=[critbeta.hf.Monitor()]`) it adds its scalars, and the step that they are
-    of, to the next logs of the training. Trackers that stand before it in the Trainer's list have had those logs by then: for them,
-    `trainer.callback_handler.callbacks.insert(0, monitor)`. In a loop of one's own:
+    As a callback of transformers' Trainer (`callbacks=[critbeta.hf.Monitor()]`) it adds its scalars and their
+    step to the next logs of the training. A tracker that stands before it in the Trainer's list misses them;
+    for such a tracker, call `trainer.callback_handler.callbacks.insert(0, monitor)`. In your own loop:
 
         monitor = critbeta.hf.Monitor(every=100)
         for batch in loader:
@@ -41,7 +43,7 @@ class Monitor(TrainerCallback):
             if scalars:
                 log(scalars)
 
-    Raises ValueError for counts below 1, and what `record` raises, when it first records.
+    Raises ValueError for counts below 1, and at its first recording the errors of `record`.
     """
 
     def __init__(self, every: int = 100, rows: int = 64) -> None:
@@ -50,14 +52,14 @@ class Monitor(TrainerCallback):
                 raise ValueError(f"{name} is {value}: expected at least 1")
         self.every, self.rows = every, rows
         self.scalars: dict[str, float] = {}
-        """Of the last step that was recorded."""
+        """The scalars of the last recorded step."""
         self._steps = 0
         self._pending: dict[str, float] = {}
         self._recording: _FirstPass | None = None
 
     @contextmanager
     def step(self, model: nn.Module) -> Iterator[dict[str, float]]:
-        """One step of a training loop: gives a dictionary that holds the scalars at its end, if the step was recorded."""
+        """Wraps a step of a training loop. At its end the dictionary holds the scalars, if any."""
         scalars: dict[str, float] = {}
         self._begin(model, self._steps)
         self._steps += 1
@@ -69,7 +71,7 @@ class Monitor(TrainerCallback):
         scalars.update(self._end())
 
     def _begin(self, model: nn.Module, step: int) -> None:
-        # Of a step that was broken off.
+        # The step before may have failed.
         self._stop()
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if step % self.every == 0 and not (distributed and torch.distributed.get_rank() != 0):
@@ -87,20 +89,18 @@ class Monitor(TrainerCallback):
         if recording is not None:
             recording.close()
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self._stop()
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._begin(kwargs["model"], state.global_step)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         scalars = self._end()
         if scalars:
             self._pending = {**scalars, "critbeta/step": float(state.global_step)}
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs is None or any(name.startswith("eval_") for name in logs):
             return
         logs.update(self._pending)
@@ -108,17 +108,18 @@ class Monitor(TrainerCallback):
             state.log_history[-1].update(self._pending)
         self._pending = {}
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         self._stop()
 
 
 class _FirstPass:
-    """A recorder that leaves the model after its first forward pass, whether or not that succeeds."""
+    """A recorder that leaves the model after its first forward pass, also if that fails."""
 
     def __init__(self, model: nn.Module, rows: int) -> None:
         self._recorder = Recorder(model, rows, 0.0, 0)
         self._recorder.__enter__()
-        self._hook = unwrapped(model).register_forward_hook(Hook(lambda *_: self.close()), always_call=True)
+        close = Hook(lambda *_: self.close())
+        self._hook = unwrapped(model).register_forward_hook(close, always_call=True)
 
     def close(self) -> None:
         self._hook.remove()

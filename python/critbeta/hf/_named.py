@@ -1,7 +1,8 @@
-"""`attn_implementation="critbeta"`: sdpa and its masks by a name that says which model is meant, where others build it.
+"""`attn_implementation="critbeta"`: sdpa and its masks under a name that marks a model which others build.
 
     with critbeta.hf.record() as rec:
-        pipeline("text-generation", name, model_kwargs={"attn_implementation": "critbeta"})("Once upon a time")
+        named = {"attn_implementation": "critbeta"}
+        pipeline("text-generation", name, model_kwargs=named)("Once upon a time")
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _lock = threading.RLock()
 
 
 def _sdpa(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    # transformers does not load models with sinks under sdpa, which would leave them out.
+    # sdpa would leave sinks out, so transformers does not load such models under that name.
     refuse_sinks(type(module).__name__, kwargs)
     return sdpa_attention_forward(module, *args, **kwargs)
 
@@ -35,10 +36,11 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def await_model(begin: Callable[[PreTrainedModel], None]) -> None:
-    """Hands `begin` the next model of that name that any thread calls, once, before its forward pass: the outermost of nested ones."""
+    """Calls `begin` once with the next model of that name that any thread calls, before its forward pass. Of
+    nested models it gets the outermost."""
     with _lock:
         if not _waiting:
-            # Not a hook of all modules: those of a model that are set in it would miss this very call.
+            # A hook of all modules would not do: hooks that it sets on the model would miss this very call.
             PreTrainedModel.__call__ = _called  # type: ignore[method-assign]
         _waiting.append(begin)
 
@@ -54,7 +56,7 @@ def stop_waiting(begin: Callable[[PreTrainedModel], None]) -> None:
 
 def _called(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
     if model.config._attn_implementation == NAME and not torch.compiler.is_compiling():
-        # Other threads wait until the model is tapped: they may run it too.
+        # Other threads wait until the model is tapped, because they may run it too.
         with _lock:
             for begin in list(_waiting):
                 try:
@@ -65,7 +67,7 @@ def _called(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
 
 
 def _outermost(model: PreTrainedModel) -> PreTrainedModel:
-    """The model that `model` is called by: `generate` calls the encoder before it calls the model that both are of."""
+    """Returns the outermost model that calls `model`: `generate` calls an encoder before the whole model."""
     found, frame = model, sys._getframe(1).f_back
     while frame is not None:
         caller = frame.f_locals.get("self")

@@ -1,4 +1,4 @@
-"""Recording what a model's attention sees."""
+"""A recorder of the scores that a model's attention sees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import threading
 import warnings
 import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from ._visible import Visible, VisibleKeys
 
 
 class Recorder:
-    """What the attention of a model saw while this was entered: see `record`."""
+    """The rows that the attention of a model saw within the `with` block: see `record`."""
 
     def __init__(self, model: nn.Module | None, rows: int, resolve: float, max_bytes: int) -> None:
         if rows < 1:
@@ -39,7 +38,7 @@ class Recorder:
         if not max_bytes >= 0:
             raise ValueError(f"max_bytes is {max_bytes}: expected at least 0")
         self.model = None if model is None else unwrapped(model)
-        """None until one runs, where it was not given."""
+        """The model; None until one runs, if `record` got none."""
         self.resolve = float(resolve)
         self._rows, self._texts = rows, 0
         self._parts: list[_core.Rows] = []
@@ -49,12 +48,12 @@ class Recorder:
         self._lock = threading.Lock()
         self._entered = False
         if self.model is not None:
-            # Refused here, not in the middle of a with statement.
+            # A model that cannot be recorded is refused here, before the with statement.
             Session(self.model).close()
 
     def __enter__(self) -> Recorder:
         if self._entered:
-            raise RuntimeError("this recorder is recording already: leave its with block first, or make another")
+            raise RuntimeError("this recorder is recording already: leave its with block, or use another")
         if self.model is None:
             await_model(self._begin)
         else:
@@ -69,49 +68,51 @@ class Recorder:
         self._prefixes: weakref.WeakKeyDictionary[Visible, list[int | None]] = weakref.WeakKeyDictionary()
         self._silent = dict.fromkeys(self._session.layers)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        session, open_still = self._session, self._entered
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        session, was_open = self._session, self._entered
         self.close()
-        if kind is None and open_still and self.model is None:
-            raise RuntimeError(f'no model that was loaded with attn_implementation="{NAME}" ran: load it so, or use record(model)')
+        if kind is None and was_open and self.model is None:
+            found = f'no model that was loaded with attn_implementation="{NAME}" ran'
+            raise RuntimeError(f"{found}: load it that way, or use record(model)")
         if kind is None and session is not None and session.ran and self._silent:
-            self._tell_silent(session)
+            self._report_silent(session)
 
     def close(self) -> None:
-        """Leaves the model, as the end of the `with` block does; nothing the second time."""
+        """Leaves the model, as the end of the `with` block does. A second call does nothing."""
         stop_waiting(self._begin)
         self._entered = False
         session, self._session = self._session, None
         if session is not None:
             session.close()
-            # Texts of the next block are others.
+            # The next block records other texts.
             self._texts = self._sampler.texts
             self._visible.clear()
 
     @property
     def recorded(self) -> int:
-        """Rows of heads recorded so far."""
+        """The number of rows recorded so far, of all heads."""
         return sum(len(part) for part in self._parts)
 
-    def _tell_silent(self, session: Session) -> None:
+    def _report_silent(self, session: Session) -> None:
         name = type(self.model).__name__
         if len(self._silent) == len(session.layers):
             raise RuntimeError(
-                f"{name} ran, and none of its {len(session.layers)} attention layers called its "
-                "attention through transformers' AttentionInterface: nothing is recorded. Where attn_implementation= makes the model "
-                "compute attention itself, load it with another; a graph captured before (CUDA graphs, export) calls nothing"
+                f"{name} ran, and none of its {len(session.layers)} attention layers called its attention "
+                "through transformers' AttentionInterface: nothing is recorded. Load the model with another "
+                "attn_implementation= if this one makes it compute attention itself; a graph captured before "
+                "(CUDA graphs, export) calls nothing"
             )
-        silent = in_words(list(self._silent))
-        warnings.warn(f"{name}: not recorded, because they did not run or compute attention themselves: {silent}", stacklevel=3)
+        reason = "because they did not run or compute attention themselves"
+        warnings.warn(f"{name}: not recorded, {reason}: {in_words(list(self._silent))}", stacklevel=3)
 
     @torch.no_grad()
     def _observe(self, call: Call) -> None:
-        # Where checkpointed layers run again for their gradients.
+        # A checkpointed layer runs again here, for its gradient.
         if in_backward():
             return
         refuse_sinks(call.layer, call.kwargs)
         call = dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
-        # Threads may run the model at once, each on a text of its own.
+        # Several threads may run the model at once, each on its own text.
         with self._lock, in_float32(call):
             self._measure(call)
 
@@ -120,10 +121,9 @@ class Recorder:
         visible = self._visible.of(call)
         sampled = self._sampler.rows(visible)
         if visible not in self._prefixes:
-            self._prefixes[visible] = [visible.prefix(rows.batch, rows.queries, rows.positions) for rows in sampled]
-        inside = call.kwargs.get("softcap") is not None or call.kwargs.get("position_bias") is not None or visible.biased
+            self._prefixes[visible] = [visible.prefix(of.batch, of.queries, of.positions) for of in sampled]
         for rows, first in zip(sampled, self._prefixes[visible]):
-            if first is None or inside:
+            if first is None or call.changes_products or visible.biased:
                 self._record_scores(call, visible, rows)
             else:
                 self._record_pair(call, rows, first)
@@ -132,46 +132,48 @@ class Recorder:
     def _record_pair(self, call: Call, rows: Rows, first: int) -> None:
         keys = first + int(rows.positions.max()) + 1
         queries, all_keys = call.query[rows.batch][:, rows.queries], call.key[rows.batch][:, first:keys]
-        self._store.keep_pair(rows.text.number, call.layer, queries, all_keys, rows.positions, call.scaling)
+        text, layer, scale = rows.text.number, call.layer, call.scaling
+        self._store.keep_pair(text, layer, queries, all_keys, rows.positions, scale)
         q, q_shape = _arrays.heads(queries.cpu(), "q")
         k, k_shape = _arrays.heads(all_keys.cpu(), "k")
         positions, shapes = rows.positions.cpu().numpy(), [list(q_shape), list(k_shape)]
-        part = _core.record_pair(q, k, shapes, positions, call.scaling, call.layer, self.resolve, 1.0)
-        self._parts.append(part)
+        self._parts.append(_core.record_pair(q, k, shapes, positions, scale, layer, self.resolve, 1.0))
 
     def _record_scores(self, call: Call, visible: Visible, rows: Rows) -> None:
         seen = visible.seen_by(rows.queries)
         columns = seen[min(rows.batch, len(seen) - 1)].flatten(0, 1).any(0).nonzero().flatten()
         first, keys = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 1)
         tile = scores(call, visible, rows.batch, rows.queries, keys)[..., first:].contiguous().cpu()
-        self._store.keep_scores(rows.text.number, call.layer, tile, rows.positions)
+        layer, resolve = call.layer, self.resolve
+        self._store.keep_scores(rows.text.number, layer, tile, rows.positions)
         heads, count, _ = tile.shape
         block, _ = _arrays.rows(tile, "scores")
         positions = rows.positions.cpu().repeat(heads).numpy()
-        self._parts.append(_core.record_scores(block, None, positions, count, call.layer, self.resolve, 1.0, None))
+        self._parts.append(_core.record_scores(block, None, positions, count, layer, resolve, 1.0, None))
 
     @property
     def rows(self) -> Stats:
-        """Every row, of shape [rows], at beta = 1: layers in the order that they ran in. Raises RuntimeError where there is none."""
+        """Every row at beta = 1, of shape [rows], layer by layer. Raises RuntimeError if there is none."""
         if self._joined is None:
             if not self._parts:
-                raise RuntimeError("nothing is recorded: run the model within `with critbeta.hf.record(model) as rec:`")
+                expected = "run the model within `with critbeta.hf.record(model) as rec:`"
+                raise RuntimeError(f"nothing is recorded: {expected}")
             self._parts = [_core.Rows.joined(self._parts)]
             self._joined = Stats(self._parts[0], (len(self._parts[0]),))
         return self._joined
 
     def summary(self, train_length: float = 8192.0, seed: int = 1) -> dict[str, Any]:
-        """What `critbeta diagnose --json` says of the rows: per layer and head quantiles, shares, length law and verdict."""
+        """Returns the JSON of `critbeta diagnose --json`: quantiles, shares and length law of each head."""
         summary: dict[str, Any] = json.loads(self.rows._rows.summary(train_length, seed))
         return summary
 
     def table(self) -> Table:
-        """One line per layer and head: medians, shares and the length law. It prints; `to_pandas()` makes it a DataFrame."""
+        """Returns medians, shares and the length law of every head, to print or to turn into a DataFrame."""
         return Table(self.summary())
 
     def report(self, path: str | os.PathLike[str], train_length: float = 8192.0, seed: int = 1) -> None:
-        """Writes the page of the rows, as `critbeta.report` does: with the gap counts of rows and what other rescalings would make of
-        them, unless `max_bytes` left rows out. Raises OSError where `path` cannot be written."""
+        """Writes the page of the rows, as `critbeta.report` does. It shows gap counts and the effect of other
+        rescalings, unless `max_bytes` left rows out. Raises OSError where `path` cannot be written."""
         path = path_text(path)
         command = f"critbeta.hf.record({type(self.model).__name__}).report({path!r})"
         if self._store.full:
@@ -179,25 +181,28 @@ class Recorder:
             return
         self.rows
         with tempfile.TemporaryDirectory(prefix="critbeta-") as folder:
-            files = [str(file) for file in self._store.save(Path(folder) / "recorded.safetensors", self._name)]
+            files = list(map(str, self._store.save(Path(folder) / "recorded.safetensors", self._name)))
             _core.report_files(files, path, command, self.resolve, 1.0, None, train_length, seed)
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Writes what `critbeta diagnose` reads, and returns the files: `path`, or where it takes several its stem with numbers, one
-        for each text (and for each scale, and for layers of either kind). Text that goes on otherwise than it was kept, a beam
-        or a cache that was cut back, is another text, and so is what stands behind a jump of position_ids. Layer names are those of the modules.
+        """Writes files for `critbeta diagnose` and returns them: `path`, or its stem with numbers for several
+        texts, scales, or kinds of layers (below). A beam, a cache that was cut back, and tokens behind a jump
+        of position_ids are texts of their own. Layers have the names of their modules.
 
-        Layers whose rows see all keys of their text up to their own are queries and keys (LAYER.q [heads, rows, head_dim], LAYER.k
-        [kv_heads, keys, head_dim], LAYER.positions [rows]; metadata `scale`). Those with a softcap, a window that hides keys, or a bias,
-        and encoders, are scores (LAYER [heads, rows, keys], -inf where masked; LAYER.positions).
+        A layer whose rows see all keys of their text up to their own becomes queries and keys (LAYER.q
+        [heads, rows, head_dim], LAYER.k [kv_heads, keys, head_dim], LAYER.positions [rows]; metadata
+        `scale`). Encoders, and layers with a softcap, a bias, or a window that hides keys, become scores
+        (LAYER [heads, rows, keys], -inf where masked; LAYER.positions).
 
-        Raises RuntimeError where nothing is kept, OSError where a file cannot be written. Warns where `max_bytes` left rows out."""
-        if not self._store.rows:
-            raise RuntimeError(f"none of the {len(self.rows)} rows is kept, max_bytes is {self._store.max_bytes}: record with more")
+        Raises RuntimeError where nothing is kept, OSError where a file cannot be written. Warns where
+        `max_bytes` left rows out."""
+        kept, most = self._store.rows, self._store.max_bytes
+        if not kept:
+            found = f"none of the {len(self.rows)} rows is kept"
+            raise RuntimeError(f"{found}, max_bytes is {most}: record with more")
         if self._store.full:
-            kept, all_rows = self._store.rows, len(self.rows)
-            told = f"{kept} of the {all_rows} recorded rows: max_bytes={self._store.max_bytes} left out the others"
-            warnings.warn(f"{os.fspath(path)} holds {told}", stacklevel=2)
+            found = f"{kept} of the {len(self.rows)} recorded rows: max_bytes={most} left out the others"
+            warnings.warn(f"{os.fspath(path)} holds {found}", stacklevel=2)
         return self._store.save(path, self._name)
 
     @property
@@ -212,7 +217,7 @@ class Recorder:
 def record(
     model: nn.Module | None = None, *, rows: int = 64, resolve: float = 0.0, max_bytes: int = 1 << 30
 ) -> Recorder:
-    """Records what the attention of `model` sees:
+    """Records the scores that the attention of `model` sees:
 
         with critbeta.hf.record(model) as rec:
             model(**inputs)
@@ -220,26 +225,31 @@ def record(
         rec.report("report.html")
         rec.save("qk.safetensors")      # critbeta diagnose qk.safetensors
 
-    model: without one, where a pipeline or a harness builds it: the first that runs, in any thread, of those loaded with
-        attn_implementation="critbeta" (sdpa by another name). Compiled ones must be given.
-    rows: about how many query positions of every text are measured in a forward pass: three quarters of them evenly in log n from
-        n = 8 on, and the last ones. Of decoding, one token at a time, all of the first `rows`, every second of as many more, every
-        fourth, and so on. The same for all layers and heads.
+    model: None records the first model that runs, in any thread, of those loaded with
+        attn_implementation="critbeta" (another name of sdpa). This is for a model that a pipeline or a
+        harness builds. A compiled model must be given.
+    rows: about how many query positions of every text a forward pass measures: three quarters of them evenly
+        in log n from n = 8 on, and the last ones. In decoding, one token at a time, it measures all of the
+        first `rows`, then every second one until as many more are taken, then every fourth, and so on. All
+        layers and heads have the same rows.
     resolve: as in `critbeta.stats`.
-    max_bytes: of queries, keys and scores that are kept on the CPU for `save` and `report`; beyond it only row records (about 200
-        bytes a row and head) are.
+    max_bytes: the most bytes of queries, keys and scores to keep on the CPU for `save` and `report`. Beyond
+        it only row records (about 200 bytes a row and head) are kept.
 
-    The model runs its own attention on what it would have run on, so its output has the same bits. Scores are those at beta = 1 that
-    its softmax sees: queries and keys after rotary embedding and norms, the model's scale, softcap and mask, in float32 (under
-    autocast: of queries and keys before it rounds them). n and positions are counted in a row's own text: padding, other texts of a packed batch, and keys beyond a window do not count. Under a rescaling
-    (`rescale`) the scores are those before it. Layers that run again for checkpointed gradients are recorded once.
+    The model runs its own attention on its own arguments, so its output has the same bits. The scores are
+    those that its softmax sees at beta = 1: queries and keys after rotary embedding and norms, with the
+    model's scale, softcap and mask, in float32 (under autocast from queries and keys before they are
+    rounded). n and positions count within the text of a row: padding, other texts of a packed batch, and keys
+    beyond a window do not count. Under `rescale` the scores are those before it. A layer that runs again for
+    a checkpointed gradient is recorded once.
 
-    Rows of queries and keys are what `critbeta.diagnose` says of the saved file, bit for bit; so are those of scores.
+    The rows are bit for bit those that `critbeta.diagnose` finds in the saved file.
 
-    Raises TypeError for what is no module; ValueError for a model without attention that goes through transformers' AttentionInterface,
-    DataParallel, and, when it runs, learned sinks and masks of unknown kinds; RuntimeError at the end of the block if the model ran but
-    none of its layers was met, or no model ran where none was given. Warns of single layers that were not. After an exception
-    nothing stays at the model.
+    Raises TypeError for anything but a module; ValueError for DataParallel, for a model that does not call
+    attention through transformers' AttentionInterface, and, when it runs, for learned sinks and masks of
+    unknown kinds; RuntimeError at the end of the block if the model ran and none of its layers was recorded,
+    or if none was given and none ran. Warns about single layers that were not recorded. After an exception
+    nothing of this stays in the model.
 
     Source: docs/adr/0010-hugging-face.md.
     """

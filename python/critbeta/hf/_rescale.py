@@ -1,17 +1,16 @@
-"""Running a model at another inverse temperature."""
+"""A model at another inverse temperature."""
 
 from __future__ import annotations
 
 import warnings
 import weakref
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from .. import _core, _host, softmax
+from .. import _core, _host, _tensors
 from .._core import Rescaling
 from ._interface import Call, Session
 from ._modules import heads_of, in_words
@@ -32,10 +31,11 @@ class Rescaled:
             per_head = _core.head_rescalings(rescaling)
         self.model = model
         self.rescaling = str(rescaling)
-        """Its text."""
+        """The text of the rescaling."""
         self._session = Session(model, replace=self._attention)
         self._visible = VisibleKeys(self._session.forward)
-        self._known_betas: weakref.WeakKeyDictionary[Visible, dict[tuple[str, ...], torch.Tensor]] = weakref.WeakKeyDictionary()
+        self._known_betas: weakref.WeakKeyDictionary[Visible, dict[tuple[str, ...], torch.Tensor]]
+        self._known_betas = weakref.WeakKeyDictionary()
         try:
             self._rules = self._rules_of(rescaling, per_head)
         except BaseException:
@@ -43,7 +43,7 @@ class Rescaled:
             raise
 
     def remove(self) -> None:
-        """Gives the model its own attention back; nothing the second time."""
+        """Gives the model its own attention back. A second call does nothing."""
         self._session.close()
         self._visible.clear()
 
@@ -52,9 +52,7 @@ class Rescaled:
             raise RuntimeError("this rescaling was removed: call rescale(model, ...) again")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
     def __repr__(self) -> str:
@@ -63,7 +61,7 @@ class Rescaled:
     def _rules_of(
         self, rescaling: str | Rescaling, per_head: tuple[list[tuple[str, int, Rescaling]], int] | None
     ) -> dict[str, list[Rescaling]]:
-        """The rules of every layer: one, or one per head."""
+        """Returns the rules of every layer: one, or one per head."""
         layers = self._session.layers
         if per_head is None:
             rule = _host.rule(rescaling)
@@ -72,16 +70,18 @@ class Rescaled:
         rules: dict[str, dict[int, Rescaling]] = {}
         for layer, head, rule in entries:
             rules.setdefault(layer, {})[head] = rule
-        missing, unknown = [name for name in layers if name not in rules], [name for name in rules if name not in layers]
+        missing = [name for name in layers if name not in rules]
+        unknown = [name for name in rules if name not in layers]
         if missing or unknown:
-            told = [f"does not cover {in_words(missing)}"] if missing else []
-            told += [f"has laws of {in_words(unknown)}, which the model has not"] if unknown else []
-            raise ValueError(f"{self.rescaling}: {' and '.join(told)}: expected the layers that hf.record names")
+            faults = [f"does not cover {in_words(missing)}"] if missing else []
+            faults += [f"has laws of {in_words(unknown)}, which the model does not have"] if unknown else []
+            expected = "expected the layers that hf.record names"
+            raise ValueError(f"{self.rescaling}: {' and '.join(faults)}: {expected}")
         for layer, module in layers.items():
             _check_heads(self.rescaling, layer, rules[layer], heads_of(module))
         if inconclusive:
-            told_of = f"{inconclusive} of the {len(entries)} laws of this calibration are inconclusive"
-            warnings.warn(f"{self.rescaling}: {told_of}", stacklevel=4)
+            found = f"{inconclusive} of the {len(entries)} laws of this calibration are inconclusive"
+            warnings.warn(f"{self.rescaling}: {found}", stacklevel=4)
         return {layer: [rules[layer][head] for head in sorted(rules[layer])] for layer in layers}
 
     def _attention(self, call: Call) -> Any:
@@ -90,23 +90,23 @@ class Rescaled:
             return call.run()
         heads = call.query.shape[1]
         if len(rules) not in (1, heads):
-            raise ValueError(f"{self.rescaling}: {call.layer} has {heads} heads, expected the {len(rules)} of the calibration")
+            expected = f"expected the {len(rules)} of the calibration"
+            raise ValueError(f"{self.rescaling}: {call.layer} has {heads} heads, {expected}")
         refuse_sinks(call.layer, call.kwargs)
         visible = self._visible.of(call)
         measured = any(rule.resolve is not None or rule.needs_entropy for rule in rules)
-        # A softcap and what a mask adds stand between the product and the softmax: scaled queries would pass by them.
-        inside = call.kwargs.get("softcap") is not None or call.kwargs.get("position_bias") is not None
-        if measured or inside or visible.biased:
+        # Scaled queries would not scale a softcap, a bias, or a mask that adds to scores.
+        if measured or call.changes_products or visible.biased:
             with in_float32(call):
                 return _tiled(call, visible, rules)
         beta = self._betas(visible, call, rules)
         one = float(beta.flatten()[0]) if bool((beta == beta.flatten()[0]).all()) else None
         if one == 1:
             return call.run()
-        # Other functions may ignore the scale that they are given, as that of Llama 4's vision model does; and sdpa makes NaN of 0.
+        # Other functions may ignore their scale, as Llama 4's vision model does; sdpa makes NaN from scale 0.
         if one and call.implementation in _HEED_SCALE:
             return call.run(scaling=call.scaling * one)
-        # Rounded once, whatever the dtype.
+        # The product is rounded once, to any dtype.
         wide = torch.promote_types(call.query.dtype, torch.float32)
         return call.run(query=(call.query.to(wide) * beta.to(wide)).to(call.query.dtype))
 
@@ -118,29 +118,31 @@ class Rescaled:
         return known[key]
 
 
-def _betas(visible: Visible, rules: list[Rescaling], dtype: torch.dtype, told: str) -> torch.Tensor:
-    """The betas of `rules`, one for all heads or one for each: float64 [batch or 1, heads or 1, rows, 1]."""
-    spread = torch.broadcast_tensors(visible.counts(), visible.positions[:, None])  # type: ignore[no-untyped-call]
-    counts, positions = (tensor.cpu().numpy() for tensor in spread)
+def _betas(visible: Visible, rules: list[Rescaling], dtype: torch.dtype, place: str) -> torch.Tensor:
+    """Returns the betas of `rules` (one rule, or one per head): float64 [batch or 1, heads or 1, rows, 1]."""
+    counts, positions = visible.counts().cpu().numpy(), visible.positions[:, None].cpu().numpy()
+    counts, positions = np.broadcast_arrays(counts, positions)
     by_head = []
     for head, rule in enumerate(rules):
-        # A mask of one head is that of all; a rule of one head is that of all.
-        of_head = slice(None) if len(rules) == 1 else slice(head, head + 1) if counts.shape[1] > 1 else slice(0, 1)
+        # A single mask and a single rule hold for all heads.
+        at = head if counts.shape[1] > 1 else 0
+        of_head = slice(None) if len(rules) == 1 else slice(at, at + 1)
         n, where = (np.ascontiguousarray(rows[:, of_head]) for rows in (counts, positions))
         betas = rule.betas(n.ravel(), where.ravel()).reshape(n.shape)
-        # The weights of a row of one key, or of none, are the same at any beta: with another row's, one number for all stays one.
+        # A row of at most one key has the same weights at any beta. It takes that of another row, so that one
+        # beta for all rows stays one number.
         by_head.append(np.where(n > 1, betas, betas[n > 1].min() if (n > 1).any() else 1.0))
     betas, most = np.concatenate(by_head, axis=1), torch.finfo(dtype).max
     bad = np.argwhere(~(betas <= most))
     if len(bad):
         text, head, row = bad[0]
         found = f"beta = {betas[text, head, row]} for row {row} of head {head}"
-        raise ValueError(f"{told}: {found}, expected at most {most:.5g}, which {dtype} holds")
+        raise ValueError(f"{place}: {found}, expected at most {most:.5g}, which {dtype} holds")
     return torch.from_numpy(betas[..., None]).to(visible.positions.device)
 
 
 def _tiled(call: Call, visible: Visible, rules: list[Rescaling]) -> tuple[torch.Tensor, None]:
-    """Attention whose rows are rescaled as they are, a tile of rows x keys at a time: [batch, rows, heads, head_dim]."""
+    """Returns rescaled attention [batch, rows, heads, head_dim], computed a tile of rows x keys at a time."""
     batch, heads, rows, _ = call.query.shape
     kv_heads, keys, value_dim = call.value.shape[1:]
     dropout = float(call.kwargs.get("dropout") or 0.0)
@@ -154,55 +156,63 @@ def _tiled(call: Call, visible: Visible, rules: list[Rescaling]) -> tuple[torch.
             end = visible.end(at)
             weights = _weights(scores(call, visible, text, at, end), rules, positions[at])
             weights = torch.nn.functional.dropout(weights, dropout, training=dropout > 0)
-            mixed = torch.matmul(weights.reshape(kv_heads, -1, end), value[:, :end]).view(heads, len(at), value_dim)
-            of_text.append(mixed.transpose(0, 1).to(call.query.dtype))
+            mixed = torch.matmul(weights.reshape(kv_heads, -1, end), value[:, :end])
+            mixed = mixed.view(heads, len(at), value_dim).transpose(0, 1)
+            of_text.append(mixed.to(call.query.dtype))
         out.append(torch.cat(of_text))
     return torch.stack(out), None
 
 
 def _weights(tile: torch.Tensor, rules: list[Rescaling], positions: torch.Tensor) -> torch.Tensor:
-    """The rescaled softmax of scores [heads, rows, keys], in place where no gradient is wanted."""
-    parts = torch.split(tile, len(tile) // len(rules))
+    """Returns the rescaled softmax of scores [heads, rows, keys], in place where no gradient is needed."""
+    pairs = list(zip(torch.split(tile, len(tile) // len(rules)), rules))
     if tile.requires_grad:
-        return torch.cat([softmax(part, rule, positions=positions) for part, rule in zip(parts, rules)])
-    for part, rule in zip(parts, rules):
-        softmax(part, rule, out=part, positions=positions)
+        return torch.cat([_tensors.softmax(part, rule, positions=positions) for part, rule in pairs])
+    for part, rule in pairs:
+        _tensors.softmax(part, rule, out=part, positions=positions)
     return tile
 
 
-def _check_heads(told: str, layer: str, rules: dict[int, Rescaling], heads: int | None) -> None:
+def _check_heads(rescaling: str, layer: str, rules: dict[int, Rescaling], heads: int | None) -> None:
     count = len(rules) if heads is None else heads
     missing = [str(head) for head in range(count) if head not in rules]
     unknown = [str(head) for head in sorted(rules) if head >= count]
     if missing or unknown:
-        found = f"does not cover heads {in_words(missing)}" if missing else f"has laws of heads {in_words(unknown)}"
-        raise ValueError(f"{told}: of {layer} it {found}: expected one law for each of its {count} heads")
+        found = f"does not cover heads {in_words(missing)}"
+        found = found if missing else f"has laws of heads {in_words(unknown)}"
+        expected = f"expected one law for each of its {count} heads"
+        raise ValueError(f"{rescaling}: of {layer} it {found}: {expected}")
 
 
 def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
-    """Runs `model` at another inverse temperature from here on: beta times the scores of every row, beta chosen by `rescaling`.
+    """Runs `model` at another inverse temperature: `rescaling` chooses the beta of every row of scores.
 
-    rescaling: a `critbeta.Rescaling` or its text, such as "qwen-logn:train=8192", "fixed:1.1", "critical:resolve=0.69,cap=8", or
-        "calibrated:cal.json,anchor=8192", a law per layer and head from `critbeta diagnose --calibration` of what `record` saved.
+    rescaling: a `critbeta.Rescaling` or its text, such as "qwen-logn:train=8192", "fixed:1.1",
+        "critical:resolve=0.69,cap=8", or "calibrated:cal.json,anchor=8192" with one law per layer and head,
+        from `Stats.to_calibration` or `critbeta diagnose --calibration`.
 
-    Returns a handle: its `remove()`, or the end of a `with` block, gives the model its own attention back. A deepcopy of the model
-    has its own attention from the start. Only the attention of `model` itself is rescaled: pass the text model of one that also sees.
+    Returns a handle. Its `remove()`, or the end of a `with` block, gives the model its own attention back. A
+    deepcopy of the model has its own attention from the start. Only the attention of `model` itself is
+    rescaled: for a model that also reads images, pass its text model.
 
-    A length law multiplies queries (or the scale of sdpa and flash attention, where beta is one number for all rows), and the
-    model's own attention runs as it did: fused kernels, caches, gradients. n is the number of keys that a row sees under the mask of its layer: padding, windows and
-    other texts of a packed batch do not count. Positions are those of the query in its own text, whatever padding stands before it and
-    however much of the text is in a cache; of cross-attention those of the attention before it. Every layer is rescaled, also where the
-    law was published for some. Scaled queries are rounded once to their dtype (in bfloat16 by up to 2^-9, where a row's
-    scores so err as by any operation in bfloat16). Rows of at most one key, whose weight is 1 at any beta, take the least of the
-    others. "identity", and a law while it is 1, change no bit.
+    A length law multiplies the queries (or the scale of sdpa and flash attention, where beta is one number
+    for all rows), and the model's own attention runs as before: fused kernels, caches, gradients. n is the
+    number of keys that a row sees under the mask of its layer; padding, other texts of a packed batch, and
+    keys beyond a window do not count. A position is that of the query in its own text, with any padding and
+    any cache; in cross-attention it is that of the attention before it. Every layer is rescaled, even if the
+    law was published for some layers only. Scaled queries are rounded once to their dtype (in bfloat16 by up
+    to 2^-9, like any operation in bfloat16). A row of at most one key, whose weights are the same at any
+    beta, takes the smallest beta of the others. "identity", and a law where it is 1, change no bit.
 
-    A rule that is measured of each row (critical, velickovic), and any rule where a softcap or an additive mask stands between
-    products and softmax, is computed here instead: scores in float32, in tiles of at most 64 MB, and no attention weights are returned; for
-    studies. beta then multiplies the whole logit, softcap and bias included, and is a constant to gradients, for which all tiles are kept.
+    Some rules run here instead, for studies: rules that are measured on each row (critical, velickovic), and
+    every rule where a softcap or an additive mask stands between the products and the softmax. They use
+    float32 scores in tiles of at most 64 MB, and return no attention weights. There beta multiplies the whole
+    logit with softcap and bias. It is a constant to gradients, which keep all tiles.
 
-    Raises ValueError for a rescaling that does not parse, a calibration that does not have exactly the layers and heads of the model,
-    a model without attention that goes through transformers' AttentionInterface, one that is rescaled already, and, when it is
-    run, attention with learned sinks; OSError for a file that cannot be read. Warns of laws that their calibration calls inconclusive.
+    Raises ValueError for a rescaling that does not parse, for a calibration with other layers or heads than
+    the model's, for a model that does not call attention through transformers' AttentionInterface or is
+    rescaled already, and, when it runs, for learned sinks; OSError for a file that cannot be read. Warns
+    about laws that their calibration calls inconclusive.
 
     Source: docs/how-it-works.md, "Choosing beta"; the laws: `critbeta.laws`.
     """

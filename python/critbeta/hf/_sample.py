@@ -1,4 +1,4 @@
-"""Which rows of a forward pass are measured: some of each text of a batch."""
+"""The choice of the rows of a forward pass that are measured: some of each text of a batch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import torch
 from ._interface import Forward
 from ._visible import Visible
 
-# Shorter rows say nothing of a length law.
+# Shorter rows say nothing about a length law.
 _SHORTEST = 8
 
 
 @dataclass(eq=False)
 class Text:
-    """One text that the model reads: over several forward passes, if it has a cache."""
+    """One text that the model reads, over several forward passes if it has a cache."""
 
     number: int
-    """From 0, in the order that they begin in."""
+    """Texts are numbered from 0, in the order in which they begin."""
     end: int = 0
-    """The position that its next row has."""
+    """The position of its next row."""
     stride: int = 1
     taken: int = 0
     steps: int = field(default=0)
 
     def takes_step(self, rows: int) -> bool:
-        """Whether the row of this decoding step is taken: all of the first `rows`, every second of as many more, every fourth, ..."""
+        """Says whether to take the row of this decoding step: all of the first `rows`, then every second one
+        until as many more are taken, then every fourth, and so on."""
         takes = self.steps % self.stride == 0
         self.steps += 1
         self.taken += takes
@@ -39,25 +40,25 @@ class Text:
 
 
 class Rows(NamedTuple):
-    """Rows of one text that are measured in a forward pass."""
+    """The rows of one text that a forward pass measures."""
 
     text: Text
     batch: int
-    """Which text of the batch."""
+    """The index of the text in the batch."""
     queries: torch.Tensor
-    """Indices of the queries, int64 [rows]."""
+    """The indices of the queries, int64 [rows]."""
     positions: torch.Tensor
-    """0-based in the text, int64 [rows]."""
+    """Their 0-based positions in the text, int64 [rows]."""
 
 
 class _Reading(threading.local):
-    """What a thread reads."""
+    """The texts that a thread reads."""
 
     def __init__(self) -> None:
         self.texts: dict[int, Text] = {}
-        """The last of each place in a batch."""
+        """The last text at each index of a batch."""
         self.chosen: tuple[object, list[Rows]] = (None, [])
-        """The rows of its forward pass."""
+        """The rows of the forward pass."""
 
 
 class Sampler:
@@ -67,10 +68,10 @@ class Sampler:
         self._forward, self._rows = forward, rows
         self._reading = _Reading()
         self.texts = texts
-        """The number of the next text that begins."""
+        """The number of the next text."""
 
     def rows(self, visible: Visible) -> list[Rows]:
-        """The rows of this forward pass: the same for every layer."""
+        """Returns the rows of this forward pass, the same for every layer."""
         key = self._forward.number, visible.batch, visible.rows
         if self._reading.chosen[0] != key:
             self._reading.chosen = key, self._choose(visible)
@@ -79,7 +80,7 @@ class Sampler:
     def _choose(self, visible: Visible) -> list[Rows]:
         positions = visible.positions.expand(visible.batch, -1).cpu().numpy()
         real = np.ones(positions.shape, bool) if visible.real is None else visible.real.cpu().numpy()
-        # Masks that are built before the model is called do not come with the caller's padding: its rows see nothing.
+        # Under a mask that was built before the call the caller's padding is unknown; its rows see no key.
         real = real & (visible.counts() > 0).any(1).expand(visible.batch, -1).cpu().numpy()
         chosen = []
         for batch in range(visible.batch):
@@ -101,7 +102,7 @@ class Sampler:
 
     def _text(self, batch: int, position: int) -> Text:
         known = self._reading.texts.get(batch)
-        # A text goes on where it ended: one cache may be read on from twice, or be cut back.
+        # Any row but the next begins another text: a cache may be cut back, or used twice.
         if known is None or position != known.end:
             known = self._reading.texts[batch] = Text(self.texts)
             self.texts += 1
@@ -109,7 +110,8 @@ class Sampler:
 
 
 def spread(first: int, last: int, rows: int) -> np.ndarray:
-    """Indices of at most `rows` of the lengths first..=last: three quarters of them evenly in log n, from 8 on, and the last ones."""
+    """Returns indices of at most `rows` of the lengths first..=last: three quarters of them evenly in log n
+    from n = 8 on, and the last ones."""
     if last - first < rows:
         return np.arange(last - first + 1)
     ends = max(1, rows // 4)

@@ -11,10 +11,10 @@ from ._visible import Visible
 
 
 def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: int) -> torch.Tensor:
-    """Scores of `rows`, indices int64 [rows], of the batch's text number `text` with its first `keys` keys: float32
-    [heads, rows, keys], after scale, softcap, position bias and additive mask, -inf where a key is not seen.
-
-    Each is a float32 dot product of the queries and keys as they are, whatever their dtype.
+    """Returns the scores of `rows`, indices int64 [rows], of text number `text` in the batch with its first
+    `keys`
+    keys: float32 [heads, rows, keys], after scale, softcap, position bias and additive mask, and -inf for
+    keys that a row does not see. Each is a float32 dot product of a query and a key of any dtype.
     """
     heads, head_dim = call.query.shape[1], call.query.shape[3]
     kv_heads = call.key.shape[1]
@@ -30,22 +30,22 @@ def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: in
         found = found + of_text[..., -visible.rows :, :][:, rows][..., :keys].float()
     bias = visible.bias_of(rows)
     if bias is not None:
-        # Where it masks, what it holds does not matter.
+        # Its value at a masked key does not matter.
         found = found + bias[min(text, len(bias) - 1), ..., :keys].float()
     seen = visible.seen_by(rows)
     return found.masked_fill(~seen[min(text, len(seen) - 1), ..., :keys], -torch.inf)
 
 
 def in_float32(call: Call) -> torch.autocast:
-    """A block in which products are of the dtype of their factors, whatever the model runs under."""
+    """Returns a context in which products have the dtype of their factors, also under autocast."""
     return torch.autocast(call.query.device.type, enabled=False)
 
 
 def refuse_sinks(layer: str, kwargs: dict[str, Any]) -> None:
-    """Raises ValueError for attention with a learned sink, which is a logit of no key."""
+    """Raises ValueError for attention with a learned sink, which is a logit without a key."""
     given = [name for name in ("s_aux", "sinks") if kwargs.get(name) is not None]
     if given:
         raise ValueError(
-            f"{layer} has learned sinks ({given[0]}): its softmax sees a logit that belongs to no key, which neither counts "
-            "of keys nor length laws describe"
+            f"{layer} has learned sinks ({given[0]}): its softmax sees a logit that belongs to no key, which "
+            "neither counts of keys nor length laws describe"
         )

@@ -1,4 +1,4 @@
-"""A summary as lines."""
+"""A summary as a table."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ if TYPE_CHECKING:
 
 
 class Table:
-    """One line per layer and head, in the order of the rows. It prints.
+    """A table with one line per layer and head, in the order of the rows. `print` shows it.
 
     | column | is |
     | --- | --- |
-    | layer, head | where |
-    | rows | how many were recorded: those of one key, and those made meaningless by a NaN, are in no other column |
-    | n_min, n_max | the least and the most visible keys, from 2 on |
-    | critical_beta | median; inf where half of the rows are tied |
-    | operating_ratio | median of 1 / Lambda: above 1 the model runs above critical |
-    | tied | share of rows whose maximum is shared |
-    | alpha | median accumulation exponent |
-    | entropy | median of entropy / log n at beta = 1: 1 is uniform |
-    | xi | exponent of the length law (log n)^xi of the median critical beta; nan where there is none |
-    | verdict | which law that is, in words |
+    | layer, head | the name of the layer, and the index of the head |
+    | rows | recorded rows; the other columns leave out rows of one key and rows with a NaN |
+    | n_min, n_max | the smallest and the largest number of visible keys, from 2 on |
+    | critical_beta | the median; inf where half of the rows are tied |
+    | operating_ratio | the median of 1 / Lambda: above 1 the model runs above critical |
+    | tied | the share of rows in which two keys share the maximum |
+    | alpha | the median accumulation exponent |
+    | entropy | the median of entropy / log n at beta = 1: 1 is uniform |
+    | xi | the exponent of the length law (log n)^xi of the median critical beta; nan where there is none |
+    | verdict | the law in words |
     """
 
     NAMES = (
-        *("layer", "head", "rows", "n_min", "n_max", "critical_beta", "operating_ratio", "tied", "alpha", "entropy", "xi", "verdict"),
+        *("layer", "head", "rows", "n_min", "n_max", "critical_beta"),
+        *("operating_ratio", "tied", "alpha", "entropy", "xi", "verdict"),
     )
 
     def __init__(self, summary: dict[str, Any]) -> None:
         self.lines: list[dict[str, Any]] = [_line(head) for head in summary["heads"]]
-        """Column to value, one of each layer and head."""
+        """One dictionary of column and value per layer and head."""
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The lines as a DataFrame. Raises ImportError without pandas."""
+        """Returns the lines as a DataFrame. Raises ImportError without pandas."""
         import pandas
 
         return pandas.DataFrame(self.lines, columns=self.NAMES)
@@ -46,18 +47,16 @@ class Table:
     def __str__(self) -> str:
         cells = [list(self.NAMES), *([_cell(line[name]) for name in self.NAMES] for line in self.lines)]
         widths = [max(len(row[at]) for row in cells) for at in range(len(self.NAMES))]
-        left = {self.NAMES.index("layer"), self.NAMES.index("verdict")}
-        return "\n".join(
-            "  ".join(cell.ljust(widths[at]) if at in left else cell.rjust(widths[at]) for at, cell in enumerate(row)).rstrip()
-            for row in cells
-        )
+        sides = ["<" if name in ("layer", "verdict") else ">" for name in self.NAMES]
+        lines = ([f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths)] for row in cells)
+        return "\n".join("  ".join(line).rstrip() for line in lines)
 
     __repr__ = __str__
 
 
 def _line(head: dict[str, Any]) -> dict[str, Any]:
     law, n = head["length_law"], head["n"] or [0, 0]
-    # JSON has no infinity: the median of tied rows is null.
+    # JSON has no infinity: the median of tied rows is null there.
     critical = math.inf if head["critical_beta"]["q50"] is None else head["critical_beta"]["q50"]
     numbers = {
         "critical_beta": critical if n[1] else None,

@@ -1,4 +1,4 @@
-"""Which keys a query sees, by the mask that its attention runs under, and where it stands in its own text."""
+"""The keys that a query sees under the mask of its attention, and its position in its own text."""
 
 from __future__ import annotations
 
@@ -12,48 +12,52 @@ import torch
 from ._interface import Call, Forward, in_backward
 
 
-# A model has few kinds of layers: with and without a window, and their cross-attention; and a step few forward passes.
+# A model has few kinds of layers (with or without a window, cross-attention), and a step few forward passes.
 _KNOWN = 8
 
 
 class Visible:
-    """Keys that the rows of one attention call see, and their positions.
+    """The keys that the rows of one attention call see, and the positions of the rows.
 
-    Raises ValueError for a mask that is none of the kinds described at `Call.mask`.
+    Raises ValueError for a mask of a kind that `Call.mask` does not describe.
     """
 
-    def __init__(self, call: Call, padding: torch.Tensor | None, positions: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, call: Call, padding: torch.Tensor | None, positions: torch.Tensor | None = None
+    ) -> None:
         self.batch, _, self.rows, _ = call.query.shape
         self.keys = call.key.shape[2]
         self.causal = _is_causal(call)
-        """Whether a row sees no key behind it."""
+        """Whether a row sees no key after its own."""
         self._device = call.query.device
         self._mask: torch.Tensor | None = None
         self._keys_seen = self.keys
-        # Key j is seen by row r as if r stood at r + offset.
+        # Row r sees key j as if it stood at key r + offset.
         self._offset, self._window = 0, None
         self._padding: torch.Tensor | None = None
         self._segments: torch.Tensor | None = None
         if "paged" in call.implementation:
-            raise ValueError(f"{call.layer}: paged attention does not say which keys are whose: use generate without paging")
+            expected = "use generate without paging"
+            raise ValueError(f"{call.layer}: paged attention does not say which keys are whose: {expected}")
         if "flash" in call.implementation:
             self._read_flash(call)
         elif call.mask is None:
             self._read_nothing(call)
         else:
             self._read_mask(call)
-        padding = self._told_of(call, padding)
+        padding = self._usable(call, padding)
         self.real = self._real_rows(call, padding)
-        """Whether each query is one of a text, where that is known: bool [batch or 1, rows]."""
-        # Cross-attention sees keys of another text; its queries stand where they stood in the attention before it.
+        """Whether each query belongs to a text, where that is known: bool [batch or 1, rows]."""
+        # Cross-attention sees keys of another text. Its queries keep the positions of the attention before.
         known = positions if not _is_causal(call) else None
         self.positions = self._positions(call, padding) if known is None else known.to(self._device)
-        """0-based position of every query in its own text, int64 [batch or 1, rows]."""
-        self.biased = self._mask is not None and self._mask.dtype != torch.bool and bool(self._by_rows(self._is_biased).any())
+        """The 0-based position of every query in its own text, int64 [batch or 1, rows]."""
+        additive = self._mask is not None and self._mask.dtype != torch.bool
+        self.biased = additive and bool(self._by_rows(self._is_biased).any())
         """Whether an additive mask changes scores that it leaves visible."""
 
     def _read_nothing(self, call: Call) -> None:
-        # As sdpa: causal from the upper left, and a single row sees all. Eager attention is not causal without a mask.
+        # sdpa is causal from the upper left, and a single row sees all keys; eager attention is not causal.
         if call.implementation == "eager":
             self.causal = False
         elif self.causal and self.rows == 1:
@@ -65,7 +69,8 @@ class Visible:
         self._offset, self._window = self.keys - self.rows, call.kwargs.get("sliding_window")
         if isinstance(call.mask, torch.Tensor):
             if call.mask.ndim != 2:
-                raise ValueError(f"{call.layer}: a mask of shape {list(call.mask.shape)}, expected [batch, keys] for flash")
+                found = f"a mask of shape {list(call.mask.shape)}"
+                raise ValueError(f"{call.layer}: {found}, expected [batch, keys] for flash")
             self._padding = call.mask[:, -self.keys :].bool()
         else:
             ids = _position_ids(call)
@@ -76,27 +81,28 @@ class Visible:
     def _read_mask(self, call: Call) -> None:
         mask = call.mask
         if not isinstance(mask, torch.Tensor):
-            raise ValueError(
-                f"{call.layer}: a mask of type {type(mask).__name__} under {call.implementation!r}, expected a tensor: "
-                'load the model with attn_implementation="sdpa" or "eager"'
-            )
+            found = f"a mask of type {type(mask).__name__} under {call.implementation!r}, expected a tensor"
+            expected = 'load the model with attn_implementation="sdpa" or "eager"'
+            raise ValueError(f"{call.layer}: {found}: {expected}")
         mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))[..., : self.keys]
         heads = call.query.shape[1]
         wanted = [self.batch, heads, self.rows, self.keys]
         if mask.dtype != torch.bool and not mask.is_floating_point():
-            raise ValueError(f"{call.layer}: a mask of {mask.dtype}, expected bool, or numbers that are added to scores")
-        if mask.ndim != 4 or any(found not in (1, size) for found, size in zip(mask.shape, wanted)):
-            raise ValueError(f"{call.layer}: a mask of shape {list(call.mask.shape)}, expected what broadcasts to {wanted}")
+            expected = "expected bool, or floating-point numbers to add to the scores"
+            raise ValueError(f"{call.layer}: a mask of {mask.dtype}, {expected}")
+        if mask.ndim != 4 or any(size not in (1, most) for size, most in zip(mask.shape, wanted)):
+            expected = f"expected a shape that broadcasts to {wanted}"
+            raise ValueError(f"{call.layer}: a mask of shape {list(call.mask.shape)}, {expected}")
         self._mask = mask.expand(-1, -1, self.rows, self.keys)
 
     def end(self, rows: torch.Tensor) -> int:
-        """How many keys from the first on cover all that `rows` see, or more."""
+        """Returns a number of keys, counted from the first, that holds all keys that `rows` see."""
         if self._mask is None and self.causal and len(rows):
             return min(self._keys_seen, int(rows.max()) + self._offset + 1)
         return self._keys_seen
 
     def seen_by(self, rows: torch.Tensor) -> torch.Tensor:
-        """Whether `rows`, indices int64 [rows], see each key: bool [batch or 1, heads or 1, rows, keys]."""
+        """Says which keys `rows`, indices int64 [rows], see: bool [batch or 1, heads or 1, rows, keys]."""
         if self._mask is not None:
             return _unmasked(self._mask[:, :, rows])
         keys = torch.arange(self.keys, device=self._device)
@@ -114,7 +120,8 @@ class Visible:
         return seen
 
     def prefix(self, text: int, rows: torch.Tensor, positions: torch.Tensor) -> int | None:
-        """The key that a text of the batch begins at, if each of `rows`, at `positions`, sees all keys from there to its own; else None."""
+        """Returns the first key of a text of the batch, if each of `rows`, at `positions`, sees all keys from
+        that one to its own. Otherwise it returns None."""
         seen = self.seen_by(rows)
         seen = seen[min(text, len(seen) - 1)]
         if len(seen) != 1:
@@ -125,33 +132,34 @@ class Visible:
         return int(first[0]) if bool(whole.all()) else None
 
     def bias_of(self, rows: torch.Tensor) -> torch.Tensor | None:
-        """What the mask adds to the scores that `rows` see, if anything: [batch or 1, heads or 1, rows, keys]."""
+        """Returns what the mask adds to the scores of `rows`: [batch or 1, heads or 1, rows, keys]."""
         if not self.biased or self._mask is None:
             return None
         return self._mask[:, :, rows]
 
     def counts(self) -> torch.Tensor:
-        """Visible keys of every row: int64 [batch or 1, heads or 1, rows]."""
-        if self._mask is None and self._padding is None and self._segments is None and self._window is None:
+        """Returns the number of visible keys of every row: int64 [batch or 1, heads or 1, rows]."""
+        if all(limit is None for limit in (self._mask, self._padding, self._segments, self._window)):
             at = torch.arange(self.rows, device=self._device) + self._offset + 1
             seen = at.clamp(max=self._keys_seen) if self.causal else torch.full_like(at, self.keys)
             return seen[None, None]
         return self._by_rows(lambda rows: self.seen_by(rows).sum(-1))
 
     def _by_rows(self, of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """`of` all rows, some at a time: what is [rows, keys] of int64 in it takes 128 MB."""
+        """Calls `of` on some rows at a time, so that an int64 tensor [rows, keys] takes at most 128 MB."""
         apart = math.prod(self._mask.shape[:2]) if self._mask is not None else self.batch
         step = max(1, (1 << 24) // max(1, self.keys * apart))
-        return torch.cat([of(rows) for rows in torch.split(torch.arange(self.rows, device=self._device), step)], -1)
+        rows = torch.arange(self.rows, device=self._device)
+        return torch.cat([of(some) for some in torch.split(rows, step)], -1)
 
     def _is_biased(self, rows: torch.Tensor) -> torch.Tensor:
         assert self._mask is not None
         of_rows = self._mask[:, :, rows]
         return (_unmasked(of_rows) & (of_rows != 0)).any(-1)
 
-    def _told_of(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor | None:
-        """The caller's mask, bool, where its columns are the queries of this call and what came before them. Those of sound or of what
-        else a model makes its rows of are not."""
+    def _usable(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor | None:
+        """Returns the caller's mask, bool, if its columns are the queries of this call and the tokens before
+        them. They are not if a model makes its rows from something else, such as sound."""
         if padding is None or padding.shape[0] not in (1, self.batch):
             return None
         columns = padding.shape[-1]
@@ -162,7 +170,7 @@ class Visible:
         if padding is not None:
             return padding[:, -self.rows :]
         if self._mask is not None and not _is_causal(call) and self.rows == self.keys:
-            # Of an encoder's mask: what does not see itself is seen by nobody.
+            # An encoder's mask that hides a key from its own row hides it from all rows.
             return _unmasked(self._mask.diagonal(dim1=-2, dim2=-1)).any(1)
         return None
 
@@ -173,7 +181,7 @@ class Visible:
             own = (padding.cumsum(-1)[:, columns] - 1).clamp(min=0)
             if ids is None:
                 return own
-            # Numbers that only count columns take padding for text.
+            # Position ids that only count columns count padding as text.
             counted = (ids == columns).all(-1, keepdim=True)
             return torch.where(counted, own, ids)
         if ids is not None:
@@ -185,42 +193,44 @@ class Visible:
 
 
 class VisibleKeys:
-    """What the layers of a forward pass see: those under the same mask share it."""
+    """The visible keys of the layers of a forward pass. Layers under the same mask share them."""
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
         self._known: list[tuple[list[Any], tuple[Any, ...], Visible]] = []
 
     def of(self, call: Call) -> Visible:
-        """What the rows of `call` see."""
+        """Returns the visible keys of the rows of `call`."""
         tensors, settings = [call.mask, call.kwargs.get("position_ids")], self._settings(call)
-        # A checkpointed layer runs again with the mask of its own forward pass, while `Forward` may know a later one.
+        # A checkpointed layer runs again with the mask of its own pass. `Forward` may know a later one.
         again = in_backward()
         for references, known, visible in self._known:
-            same = (given is None if was is None else was() is given for was, given in zip(references, tensors))
+            pairs = zip(references, tensors)
+            same = (given is None if was is None else was() is given for was, given in pairs)
             if known[again:] == settings[again:] and all(same):
                 return visible
         if again and call.mask is not None:
             raise RuntimeError(
-                f"{call.layer} runs again for a gradient, and the forward pass it belongs to is not known any more: at most "
-                f"{_KNOWN} masks are kept, run backward() before more forward passes, or without gradient checkpointing"
+                f"{call.layer} runs again for a gradient, and its forward pass is no longer known: at most "
+                f"{_KNOWN} masks are kept, run backward() before more passes, or do not checkpoint gradients"
             )
-        of_pass = (None, None) if again else (self._forward.padding, self._forward.positions.get(call.query.shape[:3:2]))
-        found = Visible(call, *of_pass)
+        forward, shape = self._forward, call.query.shape[:3:2]
+        found = Visible(call, None) if again else Visible(call, forward.padding, forward.positions.get(shape))
         if not again:
-            self._forward.positions.setdefault(call.query.shape[:3:2], found.positions)
+            forward.positions.setdefault(shape, found.positions)
         references = [None if tensor is None else weakref.ref(tensor) for tensor in tensors]
         self._known = [(references, settings, found), *self._known[: _KNOWN - 1]]
         return found
 
     def clear(self) -> None:
-        """Forgets all."""
+        """Forgets all masks."""
         self._known.clear()
 
     def _settings(self, call: Call) -> tuple[Any, ...]:
-        # Within a forward pass nobody writes to a mask; between two it may be the same tensor with other values.
+        # A mask keeps its values within a forward pass. The next pass may write others into its tensor.
         shapes = call.query.shape[:3], call.key.shape[2], call.query.device
-        return self._forward.number, call.implementation, call.kwargs.get("sliding_window"), _is_causal(call), *shapes
+        window = call.kwargs.get("sliding_window")
+        return self._forward.number, call.implementation, window, _is_causal(call), *shapes
 
 
 def _is_causal(call: Call) -> bool:
@@ -230,13 +240,12 @@ def _is_causal(call: Call) -> bool:
 
 def _position_ids(call: Call) -> torch.Tensor | None:
     ids: Any = call.kwargs.get("position_ids")
-    rows = call.query.shape[2]
-    if isinstance(ids, torch.Tensor) and ids.ndim == 2 and ids.shape[-1] == rows and not ids.is_floating_point():
-        # OPT gives padding the position -1.
-        return ids.to(call.query.device).clamp(min=0)
-    return None
+    if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
+        return None
+    # In OPT the position of padding is -1.
+    return ids.to(call.query.device).clamp(min=0) if ids.shape[-1] == call.query.shape[2] else None
 
 
 def _unmasked(mask: torch.Tensor) -> torch.Tensor:
-    # Masked is -inf, or the lowest number of a dtype, or what is left of it after something was added.
+    # A masked key has -inf, or the lowest number of a dtype, or nearly that after something was added to it.
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2

@@ -4,8 +4,8 @@
 #   scripts/text-check.sh [md|code]      both, unless one is named
 #
 # md: README has at most 130 lines of at most 100 columns; lines of any other .md have at most 110, outside tables and
-# code blocks. Relative links lead to tracked files, and so do paths in backticks (with a / and an extension), which
-# may begin in any folder: `cpu/softmax.rs` is found below src/.
+# code blocks. Relative links lead to tracked files, and so do paths (with a / and an extension) in backticks and code
+# blocks, which may begin in any folder: `cpu/softmax.rs` is found below src/.
 # code: lines of .rs, .py, .cu and .cuh files have at most 110 columns.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,19 +39,18 @@ def check_md(path):
         in_code ^= fence
         if is_readme or not (in_code or fence or line.startswith("|")):
             check_width(path, number, line, 100 if is_readme else 110)
-        if in_code or fence:
-            continue
-        for target in re.findall(r"\]\(([^)\s]+)\)", line):
+        # In a code block every word may be a path.
+        quotes = [] if fence else [line] if in_code else re.findall(r"`([^`]+)`", line)
+        for word in (word for quoted in quotes for word in quoted.split()):
+            if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/[\w.-]*\.[A-Za-z]\w*", word) and word not in endings:
+                if not word.startswith(("target/", "DIR/")):
+                    wrong.append(f"{path}:{number}: there is no file {word}")
+        for target in [] if in_code or fence else re.findall(r"\]\(([^)\s]+)\)", line):
             target = target.split("#")[0]
             if target and "://" not in target:
                 place = os.path.normpath(os.path.join(os.path.dirname(path), target))
                 if place not in places:
                     wrong.append(f"{path}:{number}: the link {target} leads nowhere")
-        for quoted in re.findall(r"`([^`]+)`", line):
-            for word in quoted.split():
-                if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/[\w.-]*\.[A-Za-z]\w*", word) and word not in endings:
-                    if not word.startswith("target/"):
-                        wrong.append(f"{path}:{number}: there is no file {word}")
 
 
 asked = sys.argv[1:] or ["md", "code"]

@@ -52,7 +52,7 @@ impl Fixture {
 
     fn launch(&mut self, call: &Call, workspace: Option<Workspace>) -> critbeta::Result<()> {
         let mut memory: Vec<&mut DeviceMemory> = self.memory.iter_mut().collect();
-        self.engine.launch_within(call, workspace, &mut memory, false)
+        self.engine.launch_within(call, workspace, &mut memory)
     }
 
     /// The message of a refusal; whatever it was, the right call then works.
@@ -235,14 +235,6 @@ fn the_simulator_has_one_stream() {
     assert!(told.contains("stream 0x1230: the simulator has only the default stream"), "{told}");
     // SAFETY: the same.
     unsafe { f.engine.launch(&call, None, 0) }.unwrap();
-    let bare = Call { report: None, ..call };
-    // SAFETY: the same.
-    let told = unsafe { f.engine.launch_naive(&bare, 0) }.unwrap_err().to_string();
-    assert!(told.contains("the naive path needs a report"), "{told}");
-    let both = Call { both: true, out: None, ..call };
-    // SAFETY: the same.
-    let told = unsafe { f.engine.launch_naive(&both, 0) }.unwrap_err().to_string();
-    assert!(told.contains("not Lambda beside it"), "{told}");
 }
 
 #[test]

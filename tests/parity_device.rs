@@ -161,17 +161,13 @@ fn the_shadow_has_nothing_to_say() {
         let Some(engine) = engine_of("the_shadow_has_nothing_to_say", options) else { return };
         let rows = Rows { offset: 1, ..Rows::dense(DType::F32, &rows_of(n, 13)) };
         let rule = rescaling("critical:resolve=0.69,cap=9");
-        // The naive path needs more shared memory than the part for rows that are split has.
-        let last = (Out::Apart(DType::F32, 0, 0), scope != Scope::Split);
-        for (out, naive) in [(Out::None, false), (Out::InPlace, false), last] {
+        for out in [Out::None, Out::InPlace] {
             let measure = Measure { resolve: 0.69, top_k: None };
             let both = out == Out::None;
-            let ask = Ask { measure, both, naive, ..Ask::new(out, Beta::Rescaling(&rule)) };
+            let ask = Ask { measure, both, ..Ask::new(out, Beta::Rescaling(&rule)) };
             let told = format!("{scope:?} n = {n} to {out:?}");
             let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{told}: {error}"));
-            if !naive {
-                check(&told, &rows, &ask, &done);
-            }
+            check(&told, &rows, &ask, &done);
         }
     }
 }

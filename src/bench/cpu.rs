@@ -138,7 +138,7 @@ impl HostRows {
                 self.betas = betas;
                 Ok(seconds)
             }
-            Way::Copy | Way::CopyNt | Way::Naive => {
+            Way::Copy | Way::CopyNt => {
                 Err(Error::Settings { detail: format!("{} is no way of this CPU", way.name()) })
             }
         }

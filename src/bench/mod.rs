@@ -39,8 +39,6 @@ pub enum Way {
     Stats,
     /// Softmax at the critical beta of the 2,048 largest scores.
     TopK,
-    /// The critical softmax of a GPU by separate launches.
-    Naive,
     /// The critical softmax of a CPU by a sort of each row.
     NaiveSort,
 }
@@ -54,7 +52,7 @@ impl Way {
                 &[Copy, CopyNt, Softmax, CriticalSoftmax, Stats, NaiveSort, TopK]
             }
             Device::Cpu => &[Copy, Softmax, CriticalSoftmax, Stats, NaiveSort, TopK],
-            Device::Cuda(_) => &[Copy, Softmax, CriticalSoftmax, Stats, TopK, Naive],
+            Device::Cuda(_) => &[Copy, Softmax, CriticalSoftmax, Stats, TopK],
         }
     }
 
@@ -67,7 +65,6 @@ impl Way {
             Way::CriticalSoftmax => "critical_softmax",
             Way::Stats => "stats",
             Way::TopK => "topk",
-            Way::Naive => "naive",
             Way::NaiveSort => "naive_sort",
         }
     }
@@ -82,7 +79,7 @@ impl Way {
 
     /// Whether rows are weighted at their critical beta, not at 1.
     fn is_critical(self) -> bool {
-        matches!(self, Way::CriticalSoftmax | Way::TopK | Way::Naive | Way::NaiveSort)
+        matches!(self, Way::CriticalSoftmax | Way::TopK | Way::NaiveSort)
     }
 }
 
@@ -269,7 +266,5 @@ mod tests {
         let ways: Vec<Way> = measured.seconds.iter().map(|(way, _)| *way).collect();
         assert_eq!((&ways[..], measured.failed), (Way::of(&Device::Cpu), vec![]));
         assert!(measured.seconds.iter().all(|(_, rounds)| rounds.len() == 2));
-        let mut setup = Setup::new(&Device::Cpu, case, 1).unwrap();
-        assert!(setup.seconds(Way::Naive).unwrap_err().to_string().contains("naive"));
     }
 }

@@ -163,7 +163,7 @@ impl Engine {
         let Batch { scores, lens, positions, report, out, workspace: memory } = batch;
         let optional = [lens, positions, out, memory].into_iter().flatten();
         let mut memory: Vec<&mut DeviceMemory> = [scores, report].into_iter().chain(optional).collect();
-        self.launch_within(call, workspace, &mut memory, false)
+        self.launch_within(call, workspace, &mut memory)
     }
 }
 

@@ -124,7 +124,6 @@ pub struct Ask<'a> {
     pub measure: Measure,
     pub both: bool,
     pub report: bool,
-    pub naive: bool,
 }
 
 pub const PLAIN: Measure = Measure { resolve: 0.0, top_k: None };
@@ -132,7 +131,7 @@ pub const PLAIN: Measure = Measure { resolve: 0.0, top_k: None };
 impl<'a> Ask<'a> {
     pub fn new(out: Out, beta: Beta<'a>) -> Self {
         let (betas, positions) = (Vec::new(), Vec::new());
-        Ask { out, beta, betas, positions, measure: PLAIN, both: false, report: true, naive: false }
+        Ask { out, beta, betas, positions, measure: PLAIN, both: false, report: true }
     }
 }
 
@@ -210,7 +209,7 @@ pub fn run(engine: &Engine, input: &Rows, ask: &Ask) -> critbeta::Result<Done> {
         &mut apart,
         &mut workspace,
     ];
-    engine.launch_within(&call, (needed > 0).then_some(given_workspace), &mut memory, ask.naive)?;
+    engine.launch_within(&call, (needed > 0).then_some(given_workspace), &mut memory)?;
     let after = engine.traffic().unwrap_or_default();
 
     let mut reports = vec![bytemuck::Zeroable::zeroed(); count];

@@ -1,5 +1,5 @@
-//! Every wrapper of kernels/simt.cuh once, on the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1: both bodies of that
-//! file are held to the same words, worked out here from the definitions. Twin of kernels/simt/expected.hpp.
+//! Every wrapper of kernels/simt.cuh once, on the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1:
+//! both bodies of that file must write the words that are worked out here from the definitions.
 
 #[path = "common/device.rs"]
 mod device;
@@ -19,7 +19,8 @@ fn wide_bits(value: f64) -> u64 {
 
 /// Special values first, then floats of like size, then anything.
 fn input() -> Vec<u32> {
-    // The arithmetic of thread t takes words t, 7 t + 3 and 13 t + 5: so it meets both pairs of unequal zeros.
+    // The arithmetic of thread t takes words t, 7 t + 3 and 13 t + 5: so it meets both pairs of unequal
+    // zeros.
     #[rustfmt::skip]
     let special = [
         0, 0x80000000, 1, 0x80000000, 0x007fffff, 0x00800000, 0x7f7fffff, 0xff7fffff,

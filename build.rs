@@ -1,16 +1,13 @@
-//! Reads the table of kernels; builds their image where nvcc is found, and their simulator (feature `simt`)
-//! where a C++ compiler is. Asks neither a network nor a GPU.
+//! Reads the table of kernels. Builds their image if it finds nvcc, and their simulator (feature `simt`) if it
+//! finds a C++ compiler. Uses neither a network nor a GPU.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::{collections::BTreeSet, env, fmt::Display, fs};
+use std::{collections::BTreeSet, env, fmt::Display, fs, path::Path, path::PathBuf, process::Command};
 
-/// Every generation that kernels are tuned for, and PTX that the driver compiles for those to come.
+/// Every generation for which kernels are tuned, and PTX that a driver compiles for later ones.
 const ARCHS: &str = "sm_80,sm_90,sm_100,sm_120,compute_80";
 
 fn main() {
-    println!("cargo::rerun-if-changed=kernels");
-    println!("cargo::rustc-check-cfg=cfg(critbeta_simulator)");
+    println!("cargo::rerun-if-changed=kernels\ncargo::rustc-check-cfg=cfg(critbeta_simulator)");
     let out = PathBuf::from(variable("OUT_DIR").unwrap_or_default());
     let table = done(fs::read_to_string("kernels/variants.def"), "kernels/variants.def");
     done(fs::write(out.join("variants.rs"), variants(&table)), "variants.rs");
@@ -39,11 +36,11 @@ fn variants(table: &str) -> String {
 }
 
 fn camel(name: &str) -> String {
-    let word = |word: &str| word[..1].to_uppercase() + &word[1..].to_lowercase();
-    name.split('_').filter(|part| !part.is_empty()).map(word).collect()
+    name.split('_').map(|word| word[..1].to_uppercase() + &word[1..].to_lowercase()).collect()
 }
 
-/// Writes kernels.fatbin: the one given, one made by nvcc, or an empty file.
+/// Writes kernels.fatbin: the given one, one made by nvcc, or an empty file, and then NVRTC compiles at run
+/// time.
 fn image(out: &Path) {
     let fatbin = out.join("kernels.fatbin");
     if let Some(given) = variable("CRITBETA_FATBIN") {
@@ -54,7 +51,6 @@ fn image(out: &Path) {
     } else if variable("CRITBETA_REQUIRE_CUDA").is_some_and(|value| value != "0") {
         fail("CRITBETA_REQUIRE_CUDA: no nvcc, set NVCC, CUDA_HOME or PATH, or CRITBETA_FATBIN to an image");
     } else {
-        // Where a GPU is met, NVRTC compiles the kernels from their embedded sources.
         done(fs::write(&fatbin, []), "kernels.fatbin");
     }
 }
@@ -66,11 +62,11 @@ fn nvcc() -> Option<PathBuf> {
     let python = python.map(|nvcc| String::from_utf8_lossy(&nvcc.stdout).into_owned().into());
     let given = [variable("NVCC").map(PathBuf::from)].into_iter().chain(homes);
     let version = |nvcc: &PathBuf| Command::new(nvcc).arg("--version").output();
-    let runs = |nvcc: &PathBuf| version(nvcc).is_ok_and(|told| told.status.success());
+    let runs = |nvcc: &PathBuf| version(nvcc).is_ok_and(|ran| ran.status.success());
     given.chain([Some("nvcc".into()), python]).flatten().find(runs)
 }
 
-/// One fatbin of all kernels: they are one translation unit, so that what they share is parsed once.
+/// One fatbin of all kernels. They are one translation unit, so that what they share is parsed once.
 fn compile(nvcc: &Path, out: &Path, fatbin: &Path) {
     let files = done(fs::read_dir("kernels"), "kernels").flatten();
     let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
@@ -81,14 +77,12 @@ fn compile(nvcc: &Path, out: &Path, fatbin: &Path) {
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-O3", "-std=c++17", "-lineinfo", "--threads", "0", "-I", "kernels"]);
     for arch in archs.split([',', ' ']).filter(|arch| !arch.is_empty()) {
-        let number = arch.split_once('_').ok_or(arch).map(|(_, number)| number);
-        let number = done(number, "CRITBETA_CUDA_ARCHS: not sm_NN or compute_NN");
+        let (_, number) = done(arch.split_once('_').ok_or(arch), "CRITBETA_CUDA_ARCHS: no sm_NN, compute_NN");
         command.arg("-gencode").arg(format!("arch=compute_{number},code={arch}"));
     }
-    let ran = done(command.arg("-o").arg(fatbin).arg(&all).output(), "nvcc");
-    if !ran.status.success() {
-        let told = [ran.stdout, ran.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-        fail(&format!("{command:?}: {}\n{told}", ran.status));
+    let status = done(command.arg("-o").arg(fatbin).arg(&all).status(), "nvcc");
+    if !status.success() {
+        fail(&format!("{command:?}: {status}"));
     }
 }
 
@@ -96,8 +90,14 @@ fn compile(nvcc: &Path, out: &Path, fatbin: &Path) {
 fn simulator() {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).file("kernels/simt/host.cpp").include("kernels");
-    // Gaps and roundings must be those of the GPU, bit for bit: no contraction behind the kernels' back.
+    // Gaps and roundings must be those of a GPU, bit for bit, so no operations may be contracted.
     build.flag("-ffp-contract=off").flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas");
+    // scripts/simt-check.sh. rustc links without gcc's default libraries, so the runtime is named.
+    if let Some(kind) = variable("CRITBETA_SIMT_SANITIZE") {
+        build.opt_level(1).flag(format!("-fsanitize={kind}")).flag("-fno-sanitize-recover=all");
+        let runtime = if kind == "address" { "asan" } else { "ubsan" };
+        println!("cargo::rustc-link-arg=-Wl,--whole-archive,-l:lib{runtime}.a,--no-whole-archive,-lm");
+    }
     let compiler = build.try_get_compiler().map(|compiler| compiler.to_command().arg("--version").output());
     if matches!(compiler, Ok(Ok(_))) {
         done(build.try_compile("critbeta_simt"), "the simulator");
@@ -114,7 +114,7 @@ fn done<T, E: Display>(result: Result<T, E>, what: &str) -> T {
     result.unwrap_or_else(|e| fail(&format!("{what}: {e}")))
 }
 
-fn fail(told: &str) -> ! {
-    eprintln!("error: {told}");
+fn fail(message: &str) -> ! {
+    eprintln!("error: {message}");
     std::process::exit(1)
 }

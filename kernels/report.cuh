@@ -11,12 +11,6 @@ struct ReportWords {
     DEVICE void put(u32 at, const R& value) const {
         for (u32 w = 0; w < sizeof(R) / 4; ++w) words.store(at / 4 + w, reinterpret_cast<const u32*>(&value)[w]);
     }
-    template <class R>
-    DEVICE R get(u32 at) const {
-        R value;
-        for (u32 w = 0; w < sizeof(R) / 4; ++w) reinterpret_cast<u32*>(&value)[w] = words.load(at / 4 + w);
-        return value;
-    }
 };
 // NVRTC knows no offsetof.
 #define FIELD(name) static_cast<u32>(reinterpret_cast<u64>(&reinterpret_cast<RowReport*>(256)->name) - 256)

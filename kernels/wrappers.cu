@@ -1,5 +1,5 @@
-// Each wrapper of simt.cuh at least once, one u32 per thread and step to params.out, in the order of the steps: what must be there is
-// worked out again in simt/check.cpp and tests/wrappers.rs, so that both bodies of simt.cuh are held to it.
+// Each wrapper of simt.cuh at least once, one u32 per thread and step to params.out, in the order of the steps: what must be
+// there is worked out again in tests/wrappers.rs, so that both bodies of simt.cuh are held to it.
 //   scores: 512 u32, any bits. workspace: 4096 bytes per CTA, zeroed.
 #include "params.cuh"
 

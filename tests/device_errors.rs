@@ -231,12 +231,4 @@ fn the_simulator_has_one_stream() {
     assert!(told.contains("stream 0x1230: the simulator has only the default stream"), "{told}");
     // SAFETY: the same.
     unsafe { f.engine.launch(&call, None, 0) }.unwrap();
-    let bare = with(call, |c| c.report = None);
-    // SAFETY: the same.
-    let told = unsafe { f.engine.launch_naive(&bare, 0) }.unwrap_err().to_string();
-    assert!(told.contains("the naive path needs a report"), "{told}");
-    let both = with(call, |c| (c.both, c.out) = (true, None));
-    // SAFETY: the same.
-    let told = unsafe { f.engine.launch_naive(&both, 0) }.unwrap_err().to_string();
-    assert!(told.contains("not Lambda beside it"), "{told}");
 }

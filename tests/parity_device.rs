@@ -135,7 +135,8 @@ fn thread_orders_do_not_change_a_bit() {
         let rows = Rows::dense(DType::F32, &rows_of(n, 9));
         let rule = rescaling("critical:cap=9");
         let measured = |seed| {
-            let options = SimtOptions { seed, ..SimtOptions::of(arch.clone()) };
+            let mut options = SimtOptions::of(arch.clone());
+            options.seed = seed;
             let engine = engine_of("thread_orders_do_not_change_a_bit", options)?;
             let ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
             let done = run(&engine, &rows, &ask).unwrap();
@@ -154,21 +155,23 @@ fn thread_orders_do_not_change_a_bit() {
 
 #[test]
 fn the_shadow_has_nothing_to_say() {
-    for (scope, arch, n) in one_of_each(4) {
-        let options = SimtOptions { shadow: true, ..SimtOptions::of(arch) };
-        let Some(engine) = engine_of("the_shadow_has_nothing_to_say", options) else { return };
-        let rows = Rows { offset: 1, ..Rows::dense(DType::F32, &rows_of(n, 13)) };
-        let rule = rescaling("critical:resolve=0.69,cap=9");
-        // The naive path needs more shared memory than the part for rows that are split has.
-        let last = (Out::Apart(DType::F32, 0, 0), scope != Scope::Split);
-        for (out, naive) in [(Out::None, false), (Out::InPlace, false), last] {
-            let measure = Measure::new(0.69, None);
-            let both = out == Out::None;
-            let ask = Ask { measure, both, naive, ..Ask::new(out, Beta::Rescaling(&rule)) };
-            let told = format!("{scope:?} n = {n} to {out:?}");
-            let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{told}: {error}"));
-            if !naive {
-                check(&told, &rows, &ask, &done);
+    for dtype in DTYPES {
+        // Every variant, and one row in three: each access costs several times as much as without the shadow.
+        for (index, (scope, arch, widths)) in shapes(dtype.size_bytes()).into_iter().enumerate() {
+            let mut options = SimtOptions::of(arch);
+            options.shadow = true;
+            let Some(engine) = engine_of("the_shadow_has_nothing_to_say", options) else { return };
+            let n = widths[widths.len() / 2];
+            let rows: Vec<Vec<f32>> = rows_of(n, 13).into_iter().skip(index % 3).step_by(3).collect();
+            let rows = Rows { offset: 1, ..Rows::dense(dtype, &rows) };
+            let rule = rescaling("critical:resolve=0.69,cap=9");
+            for out in [Out::None, Out::InPlace] {
+                let measure = Measure::new(0.69, None);
+                let both = out == Out::None;
+                let ask = Ask { measure, both, ..Ask::new(out, Beta::Rescaling(&rule)) };
+                let case = format!("{scope:?} {n} x {dtype} to {out:?}");
+                let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{case}: {error}"));
+                check(&case, &rows, &ask, &done);
             }
         }
     }

@@ -32,15 +32,10 @@ fn fifty_runs_give_the_same_bits() {
         let rows: Vec<Vec<f32>> = every_family(n, 7).map(|(_, row)| row).take(families).collect();
         for pair in rows.chunks(2) {
             let rows = Rows::dense(DType::F32, pair);
-            for naive in [false, true] {
-                let ask = Ask { naive, ..Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule)) };
-                let first = bits(&rows, &ask, &engine);
-                for turn in 1..runs {
-                    assert!(
-                        bits(&rows, &ask, &engine) == first,
-                        "n = {n}, naive {naive}: run {turn} differs from the first"
-                    );
-                }
+            let ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
+            let first = bits(&rows, &ask, &engine);
+            for turn in 1..runs {
+                assert!(bits(&rows, &ask, &engine) == first, "n = {n}: run {turn} differs from the first");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What is computed of rows on a GPU, whatever kernel does it: rules, given betas, top-k, the host verbs, the naive path. On
+//! What is computed of rows on a GPU, whatever kernel does it: rules, given betas, top-k, the host verbs. On
 //! the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
 
 #[path = "common/agree.rs"]
@@ -7,12 +7,12 @@ mod common;
 #[path = "common/device.rs"]
 mod device;
 
-use agree::{assert_probs, assert_same, check, one_of_each, rescaling, rows_of};
+use agree::{assert_probs, assert_same, one_of_each, rescaling, rows_of};
 use critbeta::cpu::{self, Measure};
 use critbeta::cuda::internals::Scope;
 use critbeta::cuda::{Arch, Beta, Engine};
 use critbeta::{DType, Rescaling, Scores};
-use device::{Ask, DTYPES, Out, PLAIN, Rows, engine, run, small};
+use device::{Ask, Out, PLAIN, Rows, engine, run, small};
 
 #[test]
 fn every_rule_gives_the_beta_of_the_cpu() {
@@ -247,30 +247,6 @@ fn floats_at_the_ends_of_their_range_are_rows_like_any_other() {
             let mut probs = vec![9.0; scores.len()];
             engine.softmax(&view, &Rescaling::Fixed(beta), Some(&[0]), &mut probs).unwrap();
             assert_probs(&format!("{scores:?}, beta {beta:e}"), scores, beta, &probs, DType::F32);
-        }
-    }
-}
-
-#[test]
-fn the_naive_path_comes_to_the_same() {
-    let Some(engine) = engine("the_naive_path_comes_to_the_same", &Arch::named("sm_90").unwrap()) else {
-        return;
-    };
-    for dtype in DTYPES {
-        for n in [1, 40, 1100] {
-            let rows = Rows { offset: 3, ..Rows::dense(dtype, &rows_of(n, 6)) };
-            let rule = rescaling("critical:resolve=0.69,cap=20");
-            let measure = Measure::new(0.69, None);
-            let out = Out::Apart(DType::F32, 1, 0);
-            let ask = Ask { measure, naive: true, ..Ask::new(out, Beta::Rescaling(&rule)) };
-            let naive = run(&engine, &rows, &ask).unwrap();
-            check(&format!("naive {n} x {dtype}"), &rows, &ask, &naive);
-            let fast = run(&engine, &rows, &Ask { naive: false, ..ask }).unwrap();
-            for (r, (naive, fast)) in naive.reports.iter().zip(&fast.reports).enumerate() {
-                assert_eq!(naive.resolved, fast.resolved, "{n} x {dtype}, row {r}");
-                assert_eq!((naive.len, naive.ties, naive.argmax), (fast.len, fast.ties, fast.argmax));
-                assert!(naive.beta == fast.beta || naive.poisoned != 0, "{n} x {dtype}, row {r}");
-            }
         }
     }
 }

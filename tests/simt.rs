@@ -1,5 +1,5 @@
-//! The simulator's checker (kernels/simt): every planted fault is found under every thread order, its mended twin never. The
-//! rest of its contract is kernels/simt/check.cpp, with sanitizers too: scripts/simt-check.sh.
+//! The simulator's checker (kernels/simt): it finds every planted fault under every thread order, and nothing
+//! in the mended twin. scripts/simt-check.sh runs the same tests with sanitizers in the simulator.
 
 // Planted faults are no part of the library: the test goes to the simulator's own door.
 #![allow(unsafe_code)]
@@ -17,7 +17,21 @@ mod simulator {
     use critbeta::cuda::internals::Variant;
     use std::collections::BTreeSet;
     use std::ffi::{CStr, c_char};
-    use std::thread;
+    use std::{ptr, thread};
+
+    /// Twin of `SimtLaunch` in kernels/simt/scheduler.hpp.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Launch {
+        variant: u32,
+        grid: u32,
+        shared_bytes: u32,
+        shadow: u32,
+        seed: u64,
+        buffers: *const u64,
+        buffer_count: u64,
+        params: *const u64,
+    }
 
     /// Twin of `SimtOutcome` in kernels/simt/scheduler.hpp.
     #[repr(C)]
@@ -30,7 +44,18 @@ mod simulator {
         message: [u8; 1000],
     }
 
+    const NOTHING: Outcome =
+        Outcome { load_bytes: 0, store_bytes: 0, switches: 0, faults: 0, reserved: 0, message: [0; 1000] };
+
+    impl Outcome {
+        fn message(&self) -> String {
+            let text = self.message.split(|&byte| byte == 0).next().unwrap();
+            String::from_utf8(text.to_vec()).unwrap()
+        }
+    }
+
     unsafe extern "C" {
+        fn critbeta_simt_launch(launch: *const Launch, outcome: *mut Outcome) -> i32;
         fn critbeta_simt_fault(index: u32, seed: u64, shadow: u32, outcome: *mut Outcome) -> i32;
         fn critbeta_simt_fault_name(index: u32) -> *const c_char;
         fn critbeta_simt_kernel_name(variant: u32) -> *const c_char;
@@ -45,21 +70,14 @@ mod simulator {
         (0..).map_while(name).map(|name| name.to_str().unwrap()).collect()
     }
 
-    /// What the simulator says of a planted fault: nothing, or its message.
-    fn found(index: u32, seed: u64, shadow: u32) -> Option<String> {
-        let mut outcome = Outcome {
-            load_bytes: 0,
-            store_bytes: 0,
-            switches: 0,
-            faults: 0,
-            reserved: 0,
-            message: [0; 1000],
-        };
+    /// What the simulator says of a planted fault: nothing, or its message; and how often threads took turns
+    /// until then.
+    fn found(index: u32, seed: u64, shadow: u32) -> (Option<String>, u64) {
+        let mut outcome = NOTHING;
         // SAFETY: the outcome lives through the call and has the simulator's layout.
         let status = unsafe { critbeta_simt_fault(index, seed, shadow, &mut outcome) };
         assert_eq!(status, outcome.faults as i32, "fault {index}, seed {seed}");
-        let text = outcome.message.split(|&byte| byte == 0).next().unwrap();
-        (status != 0).then(|| String::from_utf8(text.to_vec()).unwrap())
+        ((status != 0).then(|| outcome.message()), outcome.switches)
     }
 
     #[test]
@@ -69,14 +87,15 @@ mod simulator {
         for (index, name) in (0..).zip(names) {
             let (_, says) = name.rsplit_once(": ").unwrap();
             for seed in 0..10 {
-                let told = format!("{name}, seed {seed}");
-                match found(index, seed, 1) {
-                    None => assert_eq!(says, "clean", "{told}: not found"),
+                let case = format!("{name}, seed {seed}");
+                let first = found(index, seed, 1);
+                assert_eq!(found(index, seed, 1), first, "{case}: not the same twice");
+                match first.0 {
+                    None => assert_eq!(says, "clean", "{case}: not found"),
                     Some(message) => {
-                        assert_ne!(says, "clean", "{told}: {message}");
-                        assert!(message.contains(says), "{told}: {message}");
-                        assert!(message.contains("faults.cu:"), "{told}: no line in {message}");
-                        assert_eq!(found(index, seed, 1), Some(message), "{told}: not the same twice");
+                        assert_ne!(says, "clean", "{case}: {message}");
+                        assert!(message.contains(says), "{case}: {message}");
+                        assert!(message.contains("faults.cu:"), "{case}: no line in {message}");
                     }
                 }
             }
@@ -99,14 +118,14 @@ mod simulator {
         assert_eq!(without.len(), 7, "{names:?}");
         for index in without {
             for seed in 0..10 {
-                assert!(found(index, seed, 0).is_some(), "{}, seed {seed}", names[index as usize]);
+                assert!(found(index, seed, 0).0.is_some(), "{}, seed {seed}", names[index as usize]);
             }
         }
     }
 
     #[test]
     fn thread_orders_differ_from_seed_to_seed() {
-        let messages: BTreeSet<String> = (0..20).filter_map(|seed| found(0, seed, 1)).collect();
+        let messages: BTreeSet<String> = (0..20).filter_map(|seed| found(0, seed, 1).0).collect();
         let who = |message: &String| message.split_once("): ").map(|(_, rest)| rest.to_owned());
         let distinct: BTreeSet<_> = messages.iter().map(who).collect();
         assert!(distinct.len() >= 15, "20 seeds meet the race in {} ways: {distinct:?}", distinct.len());
@@ -122,6 +141,45 @@ mod simulator {
                 assert_eq!(thread.join().unwrap(), alone);
             }
         });
+    }
+
+    #[test]
+    fn launches_that_a_gpu_would_refuse_are_refused() {
+        let symbols = names(critbeta_simt_kernel_name);
+        let variant = symbols.iter().position(|&symbol| symbol == "wrappers_f32_cluster64x2").unwrap() as u32;
+        let answer = |launch: &Launch| {
+            let mut outcome = NOTHING;
+            // SAFETY: both live through the call and have the simulator's layout, and no kernel has a buffer
+            // to write.
+            let status = unsafe { critbeta_simt_launch(launch, &mut outcome) };
+            assert_eq!(outcome.faults, u32::from(status == 1));
+            (status, outcome.message())
+        };
+        let params = [0; 20];
+        let runs = Launch {
+            variant,
+            grid: 2,
+            shared_bytes: 2048,
+            shadow: 0,
+            seed: 0,
+            buffers: ptr::null(),
+            buffer_count: 0,
+            params: params.as_ptr(),
+        };
+        let (status, message) = answer(&runs);
+        assert!(status == 1 && message.contains("global address outside every buffer"), "{message}");
+        for (launch, says) in [
+            (Launch { variant: 1_000_000, ..runs }, "no such variant: 1000000"),
+            (Launch { grid: 0, ..runs }, "a grid of 0 CTAs"),
+            (Launch { grid: 3, ..runs }, "a grid of 3 CTAs is no multiple of its cluster of 2"),
+            (Launch { shared_bytes: 300_000, ..runs }, "300000 bytes of shared memory"),
+            (Launch { shared_bytes: 2040, ..runs }, "a multiple of 16"),
+            (Launch { params: ptr::null(), ..runs }, "params is null"),
+            (Launch { buffer_count: 2, ..runs }, "buffers is null, of 2"),
+        ] {
+            let (status, message) = answer(&launch);
+            assert!(status == 2 && message.contains(says), "{status} and {message:?}, not {says:?}");
+        }
     }
 
     /// `Variant` goes to the simulator as its number.

@@ -1,4 +1,5 @@
-//! How often a row is read to find its contact: the work of the search, as the naive path shows it, which keeps nothing on chip.
+//! How often a row is read to find its contact: the work of the search. The row is split on a part that keeps nothing of it
+//! on chip, so that every pass is a read.
 //!
 //! `cargo test --test work -- --nocapture` prints the table.
 
@@ -6,10 +7,11 @@ mod common;
 #[path = "common/device.rs"]
 mod device;
 
-use critbeta::cuda::{Arch, Beta};
+use critbeta::cuda::Beta;
+use critbeta::cuda::internals::Scope;
 use critbeta::families::Family;
 use critbeta::{DType, Rescaling};
-use device::{Ask, Out, Rows, engine, run};
+use device::{Ask, Out, Rows, engine, run, small};
 
 const LENGTHS: [usize; 2] = [1 << 16, 1 << 20];
 
@@ -20,7 +22,7 @@ const HOLDERS: f64 = 1.0;
 /// Counting is one pass; gathering what is ranked is one, and one more for the threads that found something.
 const NEAR_THE_TOP: f64 = PLAIN + HOLDERS + 3.0;
 /// The contact lies in the bulk: the bins around it are counted again, finer, and ranked in a few pieces.
-const IN_THE_BULK: [f64; 2] = [PLAIN + HOLDERS + 6.0, PLAIN + HOLDERS + 24.0];
+const IN_THE_BULK: [f64; 2] = [PLAIN + HOLDERS + 6.0, PLAIN + HOLDERS + 32.0];
 
 /// The most reads of a row at each length; `None` where the simulator would take minutes.
 const LAWS: [(Family, [Option<f64>; 2]); 9] = [
@@ -32,24 +34,25 @@ const LAWS: [(Family, [Option<f64>; 2]); 9] = [
     (Family::Equal, [Some(PLAIN + HOLDERS); 2]),
     (Family::Sink { height: 20.0 }, [Some(IN_THE_BULK[0]), Some(IN_THE_BULK[1])]),
     (Family::StudentT { nu: 2.0 }, [Some(IN_THE_BULK[0]), Some(IN_THE_BULK[1])]),
-    // Every key is a contact: pieces of 512 gaps and less, two passes each, and a few counts.
-    (Family::LogGrid { beta: 2.5 }, [Some(PLAIN + HOLDERS + 4.0 * (LENGTHS[0] / 512) as f64), None]),
+    // Every key is a contact: pieces of 256 gaps and less, two passes each, and a few counts.
+    (Family::LogGrid { beta: 2.5 }, [Some(PLAIN + HOLDERS + 4.0 * (LENGTHS[0] / 256) as f64), None]),
 ];
 
 #[test]
 fn the_search_takes_few_passes_and_never_unbounded_many() {
-    let Some(engine) = engine("the_search_takes_few_passes", &Arch::named("sm_90").unwrap()) else { return };
+    let arch = small(Scope::Split, 1, 1, 1);
+    let Some(engine) = engine("the_search_takes_few_passes", &arch) else { return };
     if !engine.is_simulated() {
         eprintln!("skipped the_search_takes_few_passes: a GPU does not count");
         return;
     }
     let rule: Rescaling = "critical".parse().unwrap();
-    println!("reads of a row on the naive path, three of them without any search\n{LENGTHS:>38?}");
+    println!("reads of a row, three of them without any search\n{LENGTHS:>38?}");
     for (family, most) in LAWS {
         let reads = |(n, most): (usize, Option<f64>)| {
             let most = most?;
             let rows = Rows::dense(DType::F32, &[common::draw(family, n, 7)]);
-            let ask = Ask { naive: true, ..Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule)) };
+            let ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
             let done = run(&engine, &rows, &ask).unwrap();
             let reads = done.load_bytes as f64 / (4 * n) as f64;
             assert!(

@@ -1,5 +1,5 @@
-//! Every wrapper of kernels/simt.cuh once, on the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1: both bodies of that
-//! file are held to the same words, worked out here from the definitions. Twin of kernels/simt/expected.hpp.
+//! Every wrapper of kernels/simt.cuh once, on the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1:
+//! both bodies of that file must write the words that are worked out here from the definitions.
 
 #[path = "common/device.rs"]
 mod device;
@@ -20,7 +20,8 @@ fn wide_bits(value: f64) -> u64 {
 
 /// Special values first, then floats of like size, then anything.
 fn input() -> Vec<u32> {
-    // The arithmetic of thread t takes words t, 7 t + 3 and 13 t + 5: so it meets both pairs of unequal zeros.
+    // The arithmetic of thread t takes words t, 7 t + 3 and 13 t + 5: so it meets both pairs of unequal
+    // zeros.
     #[rustfmt::skip]
     let special = [
         0, 0x80000000, 1, 0x80000000, 0x007fffff, 0x00800000, 0x7f7fffff, 0xff7fffff,
@@ -220,7 +221,9 @@ fn wrappers_do_on_every_machine_what_their_names_say() {
     let test = "wrappers_do_on_every_machine_what_their_names_say";
     for (seed, shadow) in [(1, false), (2, true), (3, true)] {
         let arch = Arch::named("sm_90").unwrap();
-        let Some(engine) = engine_of(test, SimtOptions { seed, shadow, ..SimtOptions::of(arch) }) else {
+        let mut options = SimtOptions::of(arch);
+        (options.seed, options.shadow) = (seed, shadow);
+        let Some(engine) = engine_of(test, options) else {
             return;
         };
         let mut met = 0;

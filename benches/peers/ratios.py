@@ -28,7 +28,6 @@ GOALS = [
     ("critical/softmax", "G2", "<=", 1.08, "full", lambda o, p, f: o["critical_softmax"] / o["softmax"]),
     ("topk+softmax/critical", "G2", ">=", 5.0, "full", lambda o, p, f: p["topk_softmax"] / o["critical_softmax"]),
     ("sort/critical", "G2", ">=", 30.0, "full", lambda o, p, f: p["sort"] / o["critical_softmax"]),
-    ("naive/critical", "", "", None, "full", lambda o, p, f: o["naive"] / o["critical_softmax"]),
     ("own topk/critical", "", "", None, "full", lambda o, p, f: o["topk"] / o["critical_softmax"]),
     # A copy reads half of what it moves: half its time stands for the time of reading alone.
     ("half copy/stats", "G3", ">=", 0.90, "full", lambda o, p, f: o["copy"] / 2 / o["stats"]),

@@ -1,7 +1,6 @@
 // All kernels as C++ in one translation unit, and the door to them.
 #include "../gap_profile.cu"
 #include "../critical_softmax.cu"
-#include "../naive.cu"
 #include "../wrappers.cu"
 
 #include "planted.hpp"
@@ -19,11 +18,6 @@ using simt::host::Together;
            scope == Together::grid ? 1u : ctas##u, scope},
 #define GAP_PROFILE(...) ROW(gap_profile, __VA_ARGS__)
 #define CRITICAL_SOFTMAX(...) ROW(critical_softmax, __VA_ARGS__)
-#define NAIVE_MAX(...) ROW(naive_max, __VA_ARGS__)
-#define NAIVE_GAPS(...) ROW(naive_gaps, __VA_ARGS__)
-#define NAIVE_BETA(...) ROW(naive_beta, __VA_ARGS__)
-#define NAIVE_SUM(...) ROW(naive_sum, __VA_ARGS__)
-#define NAIVE_WRITE(...) ROW(naive_write, __VA_ARGS__)
 #define WRAPPERS(...) ROW(wrappers, __VA_ARGS__)
 constexpr Kernel KERNELS[] = {
 #include "../variants.def"

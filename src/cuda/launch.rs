@@ -4,7 +4,6 @@
 use super::call::{Call, Checked, Workspace};
 use super::engine::{DeviceMemory, Engine, Machine};
 use super::launch_simt;
-use super::variants::Family;
 use crate::{Error, Result};
 
 impl Engine {
@@ -31,33 +30,6 @@ impl Engine {
         unsafe { self.begin(&checked, stream) }
     }
 
-    /// The same result by the naive path, for comparison: separate launches, each a pass over memory or several, in the
-    /// order of [`Family::NAIVE`]; the last only where there is an output. The report is mandatory: the launches
-    /// hand their results on in it.
-    ///
-    /// Errors: those of [`Engine::launch`], and [`Error::Launch`] without a report.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Engine::launch`].
-    #[doc(hidden)]
-    pub unsafe fn launch_naive(&self, call: &Call, stream: u64) -> Result<()> {
-        let (rows, cols) = (call.scores.rows, call.scores.cols);
-        if call.report.is_none() {
-            let detail =
-                "the naive path needs a report per row: its launches hand their results on in it".into();
-            return Err(Error::Launch { rows, cols, detail });
-        }
-        if call.both {
-            let detail = "the naive path measures Lambda(resolve) only, not Lambda beside it".into();
-            return Err(Error::Launch { rows, cols, detail });
-        }
-        let steps = Family::NAIVE.iter().filter(|&&step| step != Family::NaiveWrite || call.out.is_some());
-        let checked = steps.map(|&step| call.check(step, self.arch(), None)).collect::<Result<Vec<_>>>()?;
-        // SAFETY: the caller's promise.
-        checked.iter().try_for_each(|checked| unsafe { self.begin(checked, stream) })
-    }
-
     /// One launch over memory of this engine, run to its end: safe, because every address is looked up in `memory`.
     ///
     /// Errors: those of [`Engine::launch`], and [`Error::Launch`] for an address outside of `memory`.
@@ -67,14 +39,7 @@ impl Engine {
         workspace: Option<Workspace>,
         memory: &mut [&mut DeviceMemory],
     ) -> Result<()> {
-        self.begin_within(call, workspace, memory, false)?;
-        self.synchronize()
-    }
-
-    /// As [`Engine::launch_within`], by the naive path.
-    #[doc(hidden)]
-    pub fn launch_naive_within(&self, call: &Call, memory: &mut [&mut DeviceMemory]) -> Result<()> {
-        self.begin_within(call, None, memory, true)?;
+        self.begin_within(call, workspace, memory)?;
         self.synchronize()
     }
 
@@ -84,10 +49,8 @@ impl Engine {
         call: &Call,
         workspace: Option<Workspace>,
         memory: &mut [&mut DeviceMemory],
-        naive: bool,
     ) -> Result<()> {
-        let family = if naive { Family::NaiveMax } else { call.problem().family };
-        for span in call.check(family, self.arch(), workspace)?.spans {
+        for span in call.check(call.problem().family, self.arch(), workspace)?.spans {
             let holds = |memory: &&mut DeviceMemory| {
                 let start = memory.address();
                 start <= span.address && span.address + span.bytes <= start + memory.bytes() as u64
@@ -101,12 +64,7 @@ impl Engine {
             }
         }
         // SAFETY: all memory is this call's own until the launch has run, and none of it is freed before.
-        unsafe {
-            match naive {
-                true => self.launch_naive(call, self.own_stream()),
-                false => self.launch(call, workspace, self.own_stream()),
-            }
-        }
+        unsafe { self.launch(call, workspace, self.own_stream()) }
     }
 
     /// One launch of memory that nobody else knows, run to its end.

@@ -120,26 +120,18 @@ impl Plan {
         let per_vector = 16 / dtype.size_bytes() as u64;
         // A row that begins anywhere between two 16-byte boundaries.
         let vectors = (cols + per_vector - 1).div_ceil(per_vector);
-        let only = |why| {
-            let v = Variant::of(family, dtype).next()?;
-            Some(Choice { scope: v.scope(), large: false, ctas: v.ctas(), per_cta: 0, groups: 1, why })
-        };
         let choice = match resident_choice(cols, vectors, arch) {
-            _ if !has_ladder(family) => only("the family has one kernel, which keeps nothing on chip"),
-            Some(choice) if !is_few_and_long(rows, cols, choice.ctas, arch) => Some(choice),
-            _ => Some(split(problem, arch, vectors)),
+            Some(choice) if !is_few_and_long(rows, cols, choice.ctas, arch) => choice,
+            _ => split(problem, arch, vectors),
         };
-        let chosen = choice.and_then(|choice| {
-            let ctas = if choice.scope == Scope::Split { 1 } else { choice.ctas };
-            let variants =
-                Variant::of(family, dtype).filter(|v| (v.scope(), v.ctas()) == (choice.scope, ctas));
-            let variant = match choice.large {
-                true => variants.max_by_key(|v| v.threads()),
-                false => variants.min_by_key(|v| v.threads()),
-            };
-            Some((variant?, choice))
-        });
-        let Some((variant, Choice { ctas, per_cta, groups, why, .. })) = chosen else {
+        let Choice { scope, large, ctas, per_cta, groups, why } = choice;
+        let of_row = if scope == Scope::Split { 1 } else { ctas };
+        let variants = Variant::of(family, dtype).filter(|v| (v.scope(), v.ctas()) == (scope, of_row));
+        let variant = match large {
+            true => variants.max_by_key(|v| v.threads()),
+            false => variants.min_by_key(|v| v.threads()),
+        };
+        let Some(variant) = variant else {
             return Err(refused(problem, format!("no kernel for {dtype} in {}", family.name())));
         };
         let resident = per_cta as u32;
@@ -221,11 +213,6 @@ impl Plan {
     }
 }
 
-/// Whether the family has a kernel for every scope.
-fn has_ladder(family: Family) -> bool {
-    matches!(family, Family::GapProfile | Family::CriticalSoftmax)
-}
-
 fn check(problem: &Problem, arch: &Arch) -> Result<()> {
     let Problem { rows, cols, dtype, .. } = *problem;
     let fail = |detail: String| Err(refused(problem, detail));
@@ -241,8 +228,8 @@ fn check(problem: &Problem, arch: &Arch) -> Result<()> {
     if arch.sm < Arch::MIN_SM {
         return fail(format!("{} is sm_{}, kernels begin with sm_{}", arch.name, arch.sm, Arch::MIN_SM));
     }
-    // Every problem has the split scope, or the block scope without a row on chip, to fall back to.
-    let needed = if has_ladder(problem.family) { SPLIT_CONTROL_BYTES + 16 } else { BLOCK_CONTROL_BYTES };
+    // Every problem can take the split scope, if no other holds it.
+    let needed = SPLIT_CONTROL_BYTES + 16;
     if arch.sm_count == 0 || shared_bytes(arch, 1) < needed {
         let (sms, shared) = (arch.sm_count, arch.shared_per_block_bytes);
         let needed = needed + STATIC_BYTES + RESERVED_PER_CTA;
@@ -343,7 +330,7 @@ impl fmt::Display for Plan {
             "  on chip    {share:.1} % of a row: {resident} of its {vectors} vectors of 16 bytes in each {of}"
         )?;
         let writes = match family {
-            Family::CriticalSoftmax | Family::NaiveWrite => "1 write",
+            Family::CriticalSoftmax => "1 write",
             _ => "no write",
         };
         match self.fits_on_chip() {

@@ -13,7 +13,6 @@ const FILES: &[(&str, &str)] = &embedded![
     "dtype.cuh",
     "gap_profile.cu",
     "math.cuh",
-    "naive.cu",
     "params.cuh",
     "partition.cuh",
     "report.cuh",

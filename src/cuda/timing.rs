@@ -16,10 +16,9 @@ impl Engine {
         call: &Call,
         workspace: Option<Workspace>,
         memory: &mut [&mut DeviceMemory],
-        naive: bool,
         flush: &mut DeviceMemory,
     ) -> Result<f64> {
-        self.timed(flush, || self.begin_within(call, workspace, memory, naive))
+        self.timed(flush, || self.begin_within(call, workspace, memory))
     }
 
     /// Device seconds of a copy of `from`, whole, to the begin of `to`, as [`Engine::time_within`].

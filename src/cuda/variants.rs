@@ -10,35 +10,16 @@ pub enum Family {
     GapProfile,
     /// Statistics as far as the rescaling needs them, and the row's probabilities.
     CriticalSoftmax,
-    /// First of the five launches of the naive path: the maximum.
-    NaiveMax,
-    /// Second: gap counts to critical betas.
-    NaiveGaps,
-    /// Third: the rescaling's beta.
-    NaiveBeta,
-    /// Fourth: the partition.
-    NaiveSum,
-    /// Fifth: the probabilities.
-    NaiveWrite,
     /// No work on rows: every wrapper of `kernels/simt.cuh` once, for its test on a GPU.
     Wrappers,
 }
 
 impl Family {
-    /// The naive path, in the order of its launches.
-    pub const NAIVE: [Family; 5] =
-        [Family::NaiveMax, Family::NaiveGaps, Family::NaiveBeta, Family::NaiveSum, Family::NaiveWrite];
-
     /// What it does, in the words of a plan.
     pub fn name(self) -> &'static str {
         match self {
             Family::GapProfile => "gap profile",
             Family::CriticalSoftmax => "critical softmax",
-            Family::NaiveMax => "naive maximum",
-            Family::NaiveGaps => "naive gap count",
-            Family::NaiveBeta => "naive beta",
-            Family::NaiveSum => "naive partition",
-            Family::NaiveWrite => "naive probabilities",
             Family::Wrappers => "wrappers of the machine",
         }
     }

@@ -119,7 +119,6 @@ pub struct Ask<'a> {
     pub measure: Measure,
     pub both: bool,
     pub report: bool,
-    pub naive: bool,
 }
 
 pub const PLAIN: Measure = Measure::new(0.0, None);
@@ -127,7 +126,7 @@ pub const PLAIN: Measure = Measure::new(0.0, None);
 impl<'a> Ask<'a> {
     pub fn new(out: Out, beta: Beta<'a>) -> Self {
         let (betas, positions) = (Vec::new(), Vec::new());
-        Ask { out, beta, betas, positions, measure: PLAIN, both: false, report: true, naive: false }
+        Ask { out, beta, betas, positions, measure: PLAIN, both: false, report: true }
     }
 }
 
@@ -204,10 +203,7 @@ pub fn run(engine: &Engine, input: &Rows, ask: &Ask) -> critbeta::Result<Done> {
         &mut apart,
         &mut workspace,
     ];
-    match ask.naive {
-        true => engine.launch_naive_within(&call, &mut memory)?,
-        false => engine.launch_within(&call, (needed > 0).then_some(given_workspace), &mut memory)?,
-    }
+    engine.launch_within(&call, (needed > 0).then_some(given_workspace), &mut memory)?;
     let after = engine.traffic().unwrap_or_default();
 
     let mut reports = vec![bytemuck::Zeroable::zeroed(); count];

@@ -137,7 +137,7 @@ impl HostRows {
                 self.betas = betas.into_iter().map(f64::from).collect();
                 Ok(seconds)
             }
-            Way::Copy | Way::CopyNt | Way::Naive => {
+            Way::Copy | Way::CopyNt => {
                 Err(Error::Settings { detail: format!("{} is no way of this CPU", way.name()) })
             }
         }

@@ -55,7 +55,7 @@ impl<'e> EngineRows<'e> {
             }
             _ => {
                 let memory = &mut [scores, out, report, memory];
-                engine.time_within(&call, Some(workspace), memory, way == Way::Naive, flush)
+                engine.time_within(&call, Some(workspace), memory, flush)
             }
         }
     }

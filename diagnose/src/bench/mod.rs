@@ -41,8 +41,6 @@ pub enum Way {
     Stats,
     /// Softmax at the critical beta of the 2,048 largest scores.
     TopK,
-    /// The critical softmax of a GPU by separate launches.
-    Naive,
     /// The critical softmax of a CPU by a sort of each row.
     NaiveSort,
 }
@@ -56,7 +54,7 @@ impl Way {
                 &[Copy, CopyNt, Softmax, CriticalSoftmax, Stats, NaiveSort, TopK]
             }
             Device::Cpu => &[Copy, Softmax, CriticalSoftmax, Stats, NaiveSort, TopK],
-            Device::Cuda(_) => &[Copy, Softmax, CriticalSoftmax, Stats, TopK, Naive],
+            Device::Cuda(_) => &[Copy, Softmax, CriticalSoftmax, Stats, TopK],
         }
     }
 
@@ -69,7 +67,6 @@ impl Way {
             Way::CriticalSoftmax => "critical_softmax",
             Way::Stats => "stats",
             Way::TopK => "topk",
-            Way::Naive => "naive",
             Way::NaiveSort => "naive_sort",
         }
     }
@@ -84,7 +81,7 @@ impl Way {
 
     /// Whether rows are weighted at their critical beta, not at 1.
     fn is_critical(self) -> bool {
-        matches!(self, Way::CriticalSoftmax | Way::TopK | Way::Naive | Way::NaiveSort)
+        matches!(self, Way::CriticalSoftmax | Way::TopK | Way::NaiveSort)
     }
 }
 
@@ -272,7 +269,5 @@ mod tests {
         let ways: Vec<Way> = measured.seconds.iter().map(|(way, _)| *way).collect();
         assert_eq!((&ways[..], measured.failed), (Way::of(&Device::Cpu), vec![]));
         assert!(measured.seconds.iter().all(|(_, rounds)| rounds.len() == 2));
-        let mut setup = Setup::new(&Device::Cpu, case, 1).unwrap();
-        assert!(setup.seconds(Way::Naive).unwrap_err().to_string().contains("naive"));
     }
 }

@@ -106,14 +106,13 @@ type Column = (&'static str, fn(&Measured) -> Option<f64>);
 
 /// A copy moves what a softmax must, so its time over ours is the share of the limit that is reached. It reads half of it:
 /// half its time stands for reading alone.
-const CUDA: [Column; 7] = [
+const CUDA: [Column; 6] = [
     ("copy GB/s", |of| bandwidth(of, Way::Copy)),
     ("copy / softmax", |of| of.ratio(Way::Copy, Way::Softmax)),
     ("copy / critical", |of| of.ratio(Way::Copy, Way::CriticalSoftmax)),
     ("critical / softmax", |of| of.ratio(Way::CriticalSoftmax, Way::Softmax)),
     ("half copy / stats", |of| of.ratio(Way::Copy, Way::Stats).map(|ratio| ratio / 2.0)),
     ("top-k / critical", |of| of.ratio(Way::TopK, Way::CriticalSoftmax)),
-    ("naive / critical", |of| of.ratio(Way::Naive, Way::CriticalSoftmax)),
 ];
 
 /// Ours over the limit and over ourselves, then others over ours.

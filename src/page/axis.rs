@@ -1,7 +1,4 @@
-//! Axes whose ticks are chosen and labelled here, for plotters to lay out.
-
-use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
-use std::ops::Range;
+//! Axes: how values become places, and which of them are ticks with what labels.
 
 /// How values become places.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,16 +25,16 @@ impl Scale {
 pub(super) struct Axis {
     pub title: &'static str,
     scale: Scale,
-    low: f64,
-    high: f64,
-    ticks: Vec<f64>,
+    pub low: f64,
+    pub high: f64,
+    pub ticks: Vec<f64>,
 }
 
 impl Axis {
     /// From 0 to the next round number above `high`.
     pub(super) fn linear(title: &'static str, high: f64) -> Axis {
         let high = if high > 0.0 && high.is_finite() { high.clamp(1.0 / FAR, FAR) } else { 1.0 };
-        let step = round_above(high / 5.0);
+        let step = rounded(high / 5.0, true);
         let count = (high / step - 1e-9).ceil() as usize;
         let ticks: Vec<f64> = (0..=count).map(|i| i as f64 * step).collect();
         Axis { title, scale: Scale::Linear, low: 0.0, high: count as f64 * step, ticks }
@@ -48,17 +45,9 @@ impl Axis {
         let (low, high) =
             if low > 0.0 && high.is_finite() && low <= high { (low, high) } else { (0.1, 10.0) };
         let (low, high) = (low.clamp(1.0 / FAR, FAR), high.clamp(1.0 / FAR, FAR));
-        let round = |value: f64, up: bool| {
-            let decade = 10f64.powf(value.log10().floor());
-            let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade);
-            match up {
-                true => steps.into_iter().find(|&step| step >= value * (1.0 - 1e-9)).unwrap_or(value),
-                false => steps.into_iter().rev().find(|&step| step <= value * (1.0 + 1e-9)).unwrap_or(value),
-            }
-        };
-        let (low, mut high) = (round(low, false), round(high, true));
+        let (low, mut high) = (rounded(low, false), rounded(high, true));
         if high <= low * 1.5 {
-            high = round(low * 5.0, true);
+            high = rounded(low * 5.0, true);
         }
         let decades = (high / low).log10();
         let per_decade: &[f64] = if decades > 2.3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
@@ -93,14 +82,6 @@ impl Axis {
         axis
     }
 
-    pub(super) fn low(&self) -> f64 {
-        self.low
-    }
-
-    pub(super) fn high(&self) -> f64 {
-        self.high
-    }
-
     /// Where a value stands, 0 at the low end and 1 at the high one; what is beyond an end is at it.
     pub(super) fn place(&self, value: f64) -> f64 {
         let value = if value.is_nan() { self.low } else { value.clamp(self.low, self.high) };
@@ -118,6 +99,17 @@ impl Axis {
         let [of, back] = self.scale.functions();
         back(of(self.low) + place * (of(self.high) - of(self.low)))
     }
+
+    /// Where a value stands between two ends in a chart.
+    pub(super) fn pixel(&self, value: f64, from: i32, to: i32) -> i32 {
+        from + (self.place(value) * f64::from(to - from)).round() as i32
+    }
+
+    /// Values at even steps of the axis between two of its values.
+    pub(super) fn even(&self, low: f64, high: f64, steps: usize) -> impl Iterator<Item = f64> {
+        let (from, to) = (self.place(low), self.place(high));
+        (0..=steps).map(move |i| self.value(from + (to - from) * i as f64 / steps as f64))
+    }
 }
 
 /// Axes go no further: beyond it powers of ten leave the range of f64.
@@ -126,14 +118,15 @@ const FAR: f64 = 1e250;
 /// Share of an axis that a label of five digits takes.
 const TICK_APART: f64 = 0.17;
 
-/// 1, 2 or 5 times a power of ten, the least that is `value` or more.
-fn round_above(value: f64) -> f64 {
+/// The nearest 1, 2 or 5 times a power of ten that is at least `value`, or else at most.
+fn rounded(value: f64, up: bool) -> f64 {
     let decade = 10f64.powf(value.log10().floor());
-    [1.0, 2.0, 5.0]
-        .map(|step| step * decade)
-        .into_iter()
-        .find(|&step| step >= value * (1.0 - 1e-9))
-        .unwrap_or(10.0 * decade)
+    let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade);
+    let found = match up {
+        true => steps.into_iter().find(|&step| step >= value * (1.0 - 1e-9)),
+        false => steps.into_iter().rev().find(|&step| step <= value * (1.0 + 1e-9)),
+    };
+    found.unwrap_or(value)
 }
 
 /// A tick in as few characters as tell it.
@@ -146,37 +139,6 @@ pub(super) fn tick(value: f64) -> String {
     }
     // Thousandths, without the rounding of sums of steps.
     format!("{}", (value * 1e4).round() / 1e4)
-}
-
-impl Ranged for Axis {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
-        from + (self.place(*value) * f64::from(to - from)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
-        self.ticks.clone()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.low..self.high
-    }
-}
-
-impl ValueFormatter<f64> for Axis {
-    fn format(value: &f64) -> String {
-        tick(*value)
-    }
-}
-
-impl Axis {
-    /// Values at even steps of the axis between two of its values.
-    pub(super) fn even(&self, low: f64, high: f64, steps: usize) -> impl Iterator<Item = f64> {
-        let (from, to) = (self.place(low), self.place(high));
-        (0..=steps).map(move |i| self.value(from + (to - from) * i as f64 / steps as f64))
-    }
 }
 
 #[cfg(test)]
@@ -207,7 +169,7 @@ mod tests {
         }
         let odd = [f64::NAN, f64::INFINITY, -1.0];
         for axis in [Axis::log("", f64::NAN, 1.0), Axis::linear("", f64::INFINITY), Axis::log("", 0.0, 0.0)] {
-            assert!(odd.iter().all(|&value| (0..=100).contains(&axis.map(&value, (0, 100)))), "{axis:?}");
+            assert!(odd.iter().all(|&value| (0..=100).contains(&axis.pixel(value, 0, 100))), "{axis:?}");
         }
     }
 

@@ -1,19 +1,10 @@
 //! Charts of two axes: frames are written once a page, marks as often as there are heads.
 
 use super::axis::{Axis, tick};
-use super::backend::{Marks, colour};
-use super::style::{CHART, CHART_TEXT, Ink, MARGIN, NAMED_MARGIN, TICK};
-use maud::{Markup, PreEscaped, Render, html};
-use plotters::chart::{ChartBuilder, ChartContext, LabelAreaPosition};
-use plotters::coord::cartesian::Cartesian2d;
-use plotters::coord::ranged1d::{LightPoints, Ranged};
-use plotters::element::{PathElement, Pixel, Polygon, Text};
-use plotters::prelude::IntoDrawingArea;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{IntoTextStyle, ShapeStyle, TextStyle};
-use plotters_backend::BackendCoord;
+use super::pen::{AFTER, BEFORE, MIDDLE, Pen, Place};
+use super::style::{BOTTOM, CHART, CHART_TEXT, Ink, LEFT, NAMED_RIGHT, RIGHT, TICK, TOP};
+use maud::{Markup, PreEscaped, html};
 use std::collections::HashMap;
-use std::fmt::Write;
 
 /// Frames that the charts of a page refer to.
 #[derive(Default)]
@@ -60,27 +51,25 @@ const NAME_APART: i32 = 4;
 const DIGIT: f64 = 0.64;
 const LABEL_APART: f64 = 9.0;
 
+/// From the middle or the top of a line of text down to its base: capitals are 0.72 em high.
+const MIDDLE_TO_BASE: i32 = CHART_TEXT * 35 / 100;
+const TOP_TO_BASE: i32 = CHART_TEXT * 76 / 100;
+
 /// Two axes.
 pub(super) struct Chart {
     pub x: Axis,
     pub y: Axis,
-    right: u32,
-}
-
-type Context<'a, 'b> = ChartContext<'a, Marks<'b>, Cartesian2d<Axis, Axis>>;
-
-fn text(ink: Ink, h: HPos, v: VPos) -> TextStyle<'static> {
-    ("sans-serif", CHART_TEXT).with_color(colour(ink)).into_text_style(&CHART).pos(Pos::new(h, v))
+    right: i32,
 }
 
 impl Chart {
     pub(super) fn new(x: Axis, y: Axis) -> Chart {
-        Chart { x, y, right: MARGIN.1 }
+        Chart { x, y, right: RIGHT }
     }
 
     /// With room for names at the right.
     pub(super) fn named(x: Axis, y: Axis) -> Chart {
-        Chart { x, y, right: NAMED_MARGIN }
+        Chart { x, y, right: NAMED_RIGHT }
     }
 
     /// What of the straight line between two points lies between the ends of the y axis; nothing where none of it does.
@@ -98,48 +87,53 @@ impl Chart {
         share.map(point).to_vec()
     }
 
-    /// Drawing into a string cannot fail.
-    fn draw(&self, frame: bool, marks: &[Mark]) -> String {
-        let mut out = String::new();
-        {
-            let root = Marks::new(&mut out, CHART).into_drawing_area();
-            let (left, _, top, bottom) = MARGIN;
-            let chart = ChartBuilder::on(&root)
-                .margin_top(top)
-                .margin_right(self.right)
-                .set_label_area_size(LabelAreaPosition::Left, left)
-                .set_label_area_size(LabelAreaPosition::Bottom, bottom)
-                .build_cartesian_2d(self.x.clone(), self.y.clone());
-            if let Ok(mut chart) = chart {
-                if frame {
-                    draw_frame(&mut chart, &self.labelled());
-                }
-                marks.iter().for_each(|mark| draw_mark(&mut chart, mark));
+    fn place(&self, (x, y): (f64, f64)) -> Place {
+        (self.x.pixel(x, LEFT, self.right - 1), self.y.pixel(y, BOTTOM - 1, TOP))
+    }
+
+    /// Axes, their ticks and titles.
+    fn frame(&self, pen: &mut Pen) {
+        pen.line(Ink::Axis, [(LEFT - 1, TOP), (LEFT - 1, BOTTOM - 1)]);
+        for &value in &self.y.ticks {
+            let (_, y) = self.place((self.x.low, value));
+            pen.text(Ink::Text, (LEFT - 2 * TICK, y + MIDDLE_TO_BASE), BEFORE, &tick(value));
+            pen.line(Ink::Axis, [(LEFT - 1 - TICK, y), (LEFT - 1, y)]);
+        }
+        pen.line(Ink::Axis, [(LEFT, BOTTOM), (self.right - 1, BOTTOM)]);
+        let labelled = self.labelled();
+        for &value in &self.x.ticks {
+            let (x, _) = self.place((value, self.y.low));
+            if labelled.contains(&value) {
+                pen.text(Ink::Text, (x, BOTTOM + 2 * TICK + TOP_TO_BASE), MIDDLE, &tick(value));
             }
-            if frame {
-                let (right, bottom) = ((CHART.0 - self.right) as i32, CHART.1 as i32 - 6);
-                let title = |text: &'static str, at, style| Text::new(text, at, style);
-                let y_title = title(self.y.title, (2, 4), text(Ink::Title, HPos::Left, VPos::Top));
-                let x_title =
-                    title(self.x.title, (right, bottom), text(Ink::Title, HPos::Right, VPos::Bottom));
-                let _infallible = root.draw(&y_title).and_then(|()| root.draw(&x_title));
-            }
-            for (ink, at, name) in self.named_places(marks) {
-                let bit = [NAME_GAP - NAME_OFFSET, -NAME_APART].map(|x| (at.0 + x, at.1)).to_vec();
-                let _infallible = root.draw(&PathElement::new(bit, colour(ink)));
-                let _infallible =
-                    root.draw(&Text::new(name, at, text(Ink::LawText, HPos::Left, VPos::Center)));
+            pen.line(Ink::Axis, [(x, BOTTOM), (x, BOTTOM + TICK)]);
+        }
+        pen.text(Ink::Title, (2, 4 + TOP_TO_BASE), AFTER, self.y.title);
+        pen.text(Ink::Title, (self.right, CHART.1 - 6), BEFORE, self.x.title);
+    }
+
+    fn marks(&self, pen: &mut Pen, marks: &[Mark]) {
+        let place = |&at: &(f64, f64)| self.place(at);
+        for mark in marks {
+            match mark {
+                Mark::Line(ink, points) => pen.line(*ink, points.iter().map(place)),
+                Mark::Area(ink, points) => pen.area(*ink, points.iter().map(place)),
+                Mark::Points(ink, points) => points.iter().map(place).for_each(|at| pen.point(*ink, at)),
+                Mark::Name(..) => {}
             }
         }
-        out
+        for (ink, (x, y), name) in self.named_places(marks) {
+            pen.line(ink, [(x + NAME_GAP - NAME_OFFSET, y), (x - NAME_APART, y)]);
+            pen.text(Ink::Text, (x, y + MIDDLE_TO_BASE), AFTER, name);
+        }
     }
 
     /// Ticks of the x axis that are labelled: none within a label's width of another.
     fn labelled(&self) -> Vec<f64> {
-        let width = f64::from(CHART.0 - MARGIN.0 - self.right);
+        let width = f64::from(self.right - LEFT);
         let mut labelled = Vec::new();
         let mut end = f64::NEG_INFINITY;
-        for value in self.x.key_points(LightPoints::new(0, 0)) {
+        for &value in &self.x.ticks {
             let (middle, half) =
                 (self.x.place(value) * width, 0.5 * DIGIT * f64::from(CHART_TEXT) * tick(value).len() as f64);
             if middle - half >= end {
@@ -151,16 +145,15 @@ impl Chart {
     }
 
     /// Where the names of lines stand: at the height where the line ends, but no two on one another.
-    fn named_places<'m>(&self, marks: &'m [Mark]) -> Vec<(Ink, BackendCoord, &'m str)> {
-        let bottom = (CHART.1 - MARGIN.3) as i32;
+    fn named_places<'m>(&self, marks: &'m [Mark]) -> Vec<(Ink, Place, &'m str)> {
         let named = marks.iter().filter_map(|mark| match mark {
-            Mark::Name(ink, y, name) => Some((self.y.map(y, (bottom, MARGIN.2 as i32)), (*ink, *name))),
+            Mark::Name(ink, y, name) => Some((self.y.pixel(*y, BOTTOM, TOP), (*ink, *name))),
             _ => None,
         });
         let mut named: Vec<(i32, (Ink, &str))> = named.collect();
         named.sort_by_key(|&(y, _)| y);
         let ends: Vec<i32> = named.iter().map(|&(y, _)| y).collect();
-        let apart = CHART_TEXT as i32 + 1;
+        let apart = CHART_TEXT + 1;
         for i in 1..named.len() {
             named[i].0 = named[i].0.max(named[i - 1].0 + apart);
         }
@@ -169,52 +162,27 @@ impl Chart {
         let up = down / named.len().max(1) as i32;
         named.iter_mut().for_each(|(y, _)| *y -= up);
         // What is beyond the bottom goes up again, and its neighbours with it.
-        let mut floor = bottom;
+        let mut floor = BOTTOM;
         for (y, _) in named.iter_mut().rev() {
             *y = (*y).min(floor);
             floor = *y - apart;
         }
-        let x = (CHART.0 - self.right) as i32 + NAME_OFFSET;
+        let x = self.right + NAME_OFFSET;
         named.into_iter().map(|(y, (ink, name))| (ink, (x, y), name)).collect()
     }
 
     /// The chart with its frame and `behind`, which are shared with all charts that have the same, and `marks`.
     pub(super) fn svg(&self, frames: &mut Frames, label: &str, behind: &[Mark], marks: &[Mark]) -> Markup {
-        let id = frames.id(self.draw(true, behind));
-        let mut svg = String::with_capacity(512);
-        let _infallible =
-            write!(svg, "<svg class=c viewBox=\"0 0 {} {}\" role=img aria-label=\"", CHART.0, CHART.1);
-        label.render_to(&mut svg);
-        let _infallible = write!(svg, "\"><use href=#f{id} />{}</svg>", self.draw(false, marks));
-        PreEscaped(svg)
+        let [mut frame, mut own] = [Pen::default(), Pen::default()];
+        self.frame(&mut frame);
+        self.marks(&mut frame, behind);
+        self.marks(&mut own, marks);
+        let (id, label, (width, height)) = (frames.id(frame.svg()), html! { (label) }.0, CHART);
+        PreEscaped(format!(
+            "<svg class=c viewBox=\"0 0 {width} {height}\" role=img aria-label=\"{label}\"><use href=#f{id} />{}</svg>",
+            own.svg()
+        ))
     }
-}
-
-fn draw_frame(chart: &mut Context, labelled: &[f64]) {
-    let label = text(Ink::Text, HPos::Center, VPos::Center);
-    let _infallible = chart
-        .configure_mesh()
-        .disable_mesh()
-        .axis_style(colour(Ink::Axis))
-        .label_style(label)
-        .set_all_tick_mark_size(TICK)
-        .x_label_formatter(&|value| if labelled.contains(value) { tick(*value) } else { String::new() })
-        .y_label_formatter(&|value| tick(*value))
-        .draw();
-}
-
-fn draw_mark(chart: &mut Context, mark: &Mark) {
-    let style = |ink: Ink| ShapeStyle::from(colour(ink));
-    let area = chart.plotting_area();
-    let _infallible = match mark {
-        Mark::Line(_, points) if points.is_empty() => Ok(()),
-        Mark::Line(ink, points) => area.draw(&PathElement::new(points.clone(), style(*ink))),
-        Mark::Area(ink, points) => area.draw(&Polygon::new(points.clone(), style(*ink).filled())),
-        Mark::Points(ink, points) => {
-            points.iter().try_for_each(|&point| area.draw(&Pixel::new(point, style(*ink))))
-        }
-        Mark::Name(..) => Ok(()),
-    };
 }
 
 #[cfg(test)]
@@ -227,7 +195,7 @@ mod tests {
             let chart = Chart::named(Axis::keys("", low, high), Axis::linear("", 1.0));
             let labelled = chart.labelled();
             assert!(labelled.len() >= 2, "{low} to {high}: {labelled:?}");
-            let width = f64::from(CHART.0 - MARGIN.0 - NAMED_MARGIN);
+            let width = f64::from(NAMED_RIGHT - LEFT);
             for pair in labelled.windows(2) {
                 let apart = (chart.x.place(pair[1]) - chart.x.place(pair[0])) * width;
                 let digits: usize = pair.iter().map(|&value| tick(value).len()).sum();

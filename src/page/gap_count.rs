@@ -48,11 +48,11 @@ fn chart(row: &Staircase, resolve: f64, steps: usize, frames: &mut Frames) -> Ma
     let end = row.steps.last().map_or(0.0, |&(gap, _)| gap).max(1.05 * contact);
     let log_n = (row.n as f64).ln();
     let chart = Chart::new(Axis::linear("gap t (score units)", end), Axis::linear("log N(t) (nats)", log_n));
-    let end = chart.x.high();
+    let end = chart.x.high;
     let mut marks = Vec::new();
     let line = |ink, slope: f64, from: f64| {
         // Up to the upper edge or the right one, whichever is met first.
-        let top = chart.y.high();
+        let top = chart.y.high;
         let to = ((top - from) / slope).min(end);
         Mark::Line(ink, vec![(0.0, from), (to, (from + slope * to).min(top))])
     };
@@ -60,7 +60,7 @@ fn chart(row: &Staircase, resolve: f64, steps: usize, frames: &mut Frames) -> Ma
         marks.push(line(Ink::Resolved, row.resolved.beta, resolve));
     }
     if row.critical.beta.is_infinite() {
-        marks.push(Mark::Line(Ink::Tangent, vec![(0.0, 0.0), (0.0, chart.y.high())]));
+        marks.push(Mark::Line(Ink::Tangent, vec![(0.0, 0.0), (0.0, chart.y.high)]));
     } else if row.critical.beta > 0.0 {
         marks.push(line(Ink::Tangent, row.critical.beta, 0.0));
     }

@@ -178,7 +178,7 @@ fn chart(
     if resolved {
         marks.push(Mark::Area(Ink::SecondBand, band(bins, |bin| bin.resolved_band)));
     }
-    marks.push(Mark::Line(Ink::Guide, vec![(anchor, chart.y.low()), (anchor, chart.y.high())]));
+    marks.push(Mark::Line(Ink::Guide, vec![(anchor, chart.y.low), (anchor, chart.y.high)]));
     for (i, shape) in shapes.iter().enumerate() {
         let ink = Ink::LAWS[i % Ink::LAWS.len()];
         let line = lengths(from, reach).zip(&shape.factors).map(|(n, factor)| (n, level * factor)).collect();

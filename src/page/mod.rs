@@ -7,7 +7,6 @@
 
 mod answer;
 mod axis;
-mod backend;
 mod chart;
 mod files;
 mod gap_count;
@@ -16,6 +15,7 @@ mod map;
 mod names;
 mod number;
 mod packed;
+mod pen;
 mod phase;
 mod provenance;
 mod style;

@@ -34,7 +34,7 @@ impl Phase {
         let ends = summary.heads.iter().filter_map(|head| head.n);
         let ends = ends.reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]);
         let critical = || Mark::Line(Ink::Guide, vec![(1.0, 0.0), (1.0, 1.0)]);
-        let (from, to) = (top_two.x.low(), top_two.x.high());
+        let (from, to) = (top_two.x.low, top_two.x.high);
         let below = top_two.x.even(from, 1.0, CURVE).filter_map(|rho| Some((rho, top_two_bound(rho)?)));
         let mut first =
             vec![critical(), Mark::Points(Ink::Cloud, cloud.iter().map(SketchPoint::at_top_two).collect())];

@@ -1,15 +1,18 @@
 //! The one place of colours, fonts and sizes: the style sheet and the charts are both written from here.
 
 /// Width and height of every chart in its own units, which are CSS pixels at full size.
-pub(super) const CHART: (u32, u32) = (400, 280);
-/// Left, right, top and bottom margin of a chart: room for tick labels and titles.
-pub(super) const MARGIN: (u32, u32, u32, u32) = (48, 14, 38, 50);
-/// Right margin of a chart whose lines are named at their ends.
-pub(super) const NAMED_MARGIN: u32 = 108;
+pub(super) const CHART: (i32, i32) = (400, 280);
+/// Edges of the plot in a chart; tick labels and titles stand outside.
+pub(super) const LEFT: i32 = 48;
+pub(super) const RIGHT: i32 = 386;
+pub(super) const TOP: i32 = 38;
+pub(super) const BOTTOM: i32 = 230;
+/// The right edge where the lines of a chart are named at their ends.
+pub(super) const NAMED_RIGHT: i32 = 292;
 /// Text in a chart, chart units.
-pub(super) const CHART_TEXT: u32 = 15;
+pub(super) const CHART_TEXT: i32 = 15;
 /// Length of a tick, chart units.
-pub(super) const TICK: u32 = 5;
+pub(super) const TICK: i32 = 5;
 /// Largest share of a head's heading that a name from a file may take, characters; the rest is in the tooltip.
 pub(super) const NAME_CHARS: usize = 48;
 
@@ -39,73 +42,44 @@ pub(super) enum Ink {
     Law3,
     Law4,
     Law5,
-    LawText,
 }
 
 impl Ink {
-    pub(super) const ALL: [Ink; 24] = [
-        Ink::Axis,
-        Ink::Guide,
-        Ink::Text,
-        Ink::Title,
-        Ink::Measured,
-        Ink::Second,
-        Ink::Tangent,
-        Ink::Resolved,
-        Ink::Contact,
-        Ink::Points,
-        Ink::Cloud,
-        Ink::Bound,
-        Ink::Band,
-        Ink::SecondBand,
-        Ink::Fit,
-        Ink::Interval,
-        Ink::Beyond,
-        Ink::Law,
-        Ink::Law1,
-        Ink::Law2,
-        Ink::Law3,
-        Ink::Law4,
-        Ink::Law5,
-        Ink::LawText,
-    ];
-    /// Published laws from the topmost down: neighbours differ in shade and in pattern.
+    /// The published laws from the topmost down: neighbours differ in shade and in pattern.
     pub(super) const LAWS: [Ink; 6] = [Ink::Law, Ink::Law1, Ink::Law2, Ink::Law3, Ink::Law4, Ink::Law5];
 
     /// Its class in the charts: one letter, since it is written tens of thousands of times.
     pub(super) fn class(self) -> char {
         char::from(b'a' + self as u8)
     }
-
-    fn css(self) -> &'static str {
-        match self {
-            Ink::Axis => "stroke:var(--rule)",
-            Ink::Guide => "stroke:var(--rule);stroke-dasharray:2 3",
-            Ink::Text => "fill:var(--quiet)",
-            Ink::Title => "fill:var(--ink)",
-            Ink::Measured => "stroke:var(--ink);stroke-width:1.8",
-            Ink::Second => "stroke:var(--second);stroke-width:1.8",
-            Ink::Tangent => "stroke:var(--accent);stroke-width:1.8",
-            Ink::Resolved => "stroke:var(--second);stroke-width:1.8;stroke-dasharray:6 4",
-            Ink::Contact => "stroke:var(--accent);stroke-width:9;stroke-linecap:round",
-            Ink::Points => "stroke:var(--second);stroke-width:4.5;stroke-linecap:round;stroke-opacity:.75",
-            Ink::Cloud => "stroke:var(--quiet);stroke-width:2.4;stroke-linecap:round;stroke-opacity:.3",
-            Ink::Bound => "stroke:var(--accent);stroke-width:1.8",
-            Ink::Band => "fill:var(--ink);fill-opacity:.13",
-            Ink::SecondBand => "fill:var(--second);fill-opacity:.16",
-            Ink::Fit => "stroke:var(--accent);stroke-width:2.4",
-            Ink::Interval => "stroke:var(--accent);stroke-width:1.2;stroke-dasharray:5 3",
-            Ink::Beyond => "stroke:var(--accent);stroke-width:2;stroke-linecap:round;stroke-dasharray:0 5",
-            Ink::Law => "stroke:var(--quiet);stroke-width:1.3",
-            Ink::Law1 => "stroke:var(--faint);stroke-width:1.5;stroke-dasharray:7 3",
-            Ink::Law2 => "stroke:var(--quiet);stroke-width:1.5;stroke-dasharray:1.5 2.5",
-            Ink::Law3 => "stroke:var(--faint);stroke-width:1.5",
-            Ink::Law4 => "stroke:var(--quiet);stroke-width:1.3;stroke-dasharray:7 3",
-            Ink::Law5 => "stroke:var(--faint);stroke-width:1.5;stroke-dasharray:1.5 2.5",
-            Ink::LawText => "fill:var(--quiet)",
-        }
-    }
 }
+
+/// What every ink looks like.
+const LOOKS: [(Ink, &str); 23] = [
+    (Ink::Axis, "stroke:var(--rule)"),
+    (Ink::Guide, "stroke:var(--rule);stroke-dasharray:2 3"),
+    (Ink::Text, "fill:var(--quiet)"),
+    (Ink::Title, "fill:var(--ink)"),
+    (Ink::Measured, "stroke:var(--ink);stroke-width:1.8"),
+    (Ink::Second, "stroke:var(--second);stroke-width:1.8"),
+    (Ink::Tangent, "stroke:var(--accent);stroke-width:1.8"),
+    (Ink::Resolved, "stroke:var(--second);stroke-width:1.8;stroke-dasharray:6 4"),
+    (Ink::Contact, "stroke:var(--accent);stroke-width:9;stroke-linecap:round"),
+    (Ink::Points, "stroke:var(--second);stroke-width:4.5;stroke-linecap:round;stroke-opacity:.75"),
+    (Ink::Cloud, "stroke:var(--quiet);stroke-width:2.4;stroke-linecap:round;stroke-opacity:.3"),
+    (Ink::Bound, "stroke:var(--accent);stroke-width:1.8"),
+    (Ink::Band, "fill:var(--ink);fill-opacity:.13"),
+    (Ink::SecondBand, "fill:var(--second);fill-opacity:.16"),
+    (Ink::Fit, "stroke:var(--accent);stroke-width:2.4"),
+    (Ink::Interval, "stroke:var(--accent);stroke-width:1.2;stroke-dasharray:5 3"),
+    (Ink::Beyond, "stroke:var(--accent);stroke-width:2;stroke-linecap:round;stroke-dasharray:0 5"),
+    (Ink::Law, "stroke:var(--quiet);stroke-width:1.3"),
+    (Ink::Law1, "stroke:var(--faint);stroke-width:1.5;stroke-dasharray:7 3"),
+    (Ink::Law2, "stroke:var(--quiet);stroke-width:1.5;stroke-dasharray:1.5 2.5"),
+    (Ink::Law3, "stroke:var(--faint);stroke-width:1.5"),
+    (Ink::Law4, "stroke:var(--quiet);stroke-width:1.3;stroke-dasharray:7 3"),
+    (Ink::Law5, "stroke:var(--faint);stroke-width:1.5;stroke-dasharray:1.5 2.5"),
+];
 
 /// Diverging and centred: ColorBrewer's PuOr of eleven classes, told apart under every common colour blindness. Purple is
 /// below, orange above.
@@ -150,11 +124,10 @@ pub(super) fn sheet(metrics: &[(usize, char, &[&str])]) -> String {
     );
     let (width, height) = CHART;
     css += &format!("svg.c{{aspect-ratio:{width}/{height};font-size:{CHART_TEXT}px}}");
-    for ink in Ink::ALL {
+    for (ink, look) in LOOKS {
         // No ancestors: a rule that names one does not reach what a `use` element refers to.
-        let element =
-            if ink.css().starts_with("fill:") && !ink.css().contains("opacity") { "text" } else { "path" };
-        css += &format!("{element}.{}{{{}}}", ink.class(), ink.css());
+        let element = if look.starts_with("fill:") && !look.contains("opacity") { "text" } else { "path" };
+        css += &format!("{element}.{}{{{look}}}", ink.class());
     }
     for &(metric, class, colours) in metrics {
         for (level, colour) in colours.iter().enumerate() {
@@ -189,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn every_ink_has_a_class_of_its_own() {
-        for (i, ink) in Ink::ALL.into_iter().enumerate() {
+    fn every_ink_has_one_look() {
+        for (i, (ink, _)) in LOOKS.into_iter().enumerate() {
             assert_eq!(ink as usize, i);
         }
     }

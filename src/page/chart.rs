@@ -1,4 +1,4 @@
-//! Charts of two axes: frames are written once a page, marks as often as there are heads.
+//! Charts of two axes. A page holds each frame once, and the marks of every head.
 
 use super::axis::{Axis, tick};
 use super::pen::{AFTER, BEFORE, MIDDLE, Pen, Place};
@@ -6,7 +6,7 @@ use super::style::{BOTTOM, CHART, CHART_TEXT, Ink, LEFT, NAMED_RIGHT, RIGHT, TIC
 use maud::{Markup, PreEscaped, html};
 use std::collections::HashMap;
 
-/// Frames that the charts of a page refer to.
+/// The frames that the charts of a page refer to.
 #[derive(Default)]
 pub(super) struct Frames {
     ids: HashMap<String, usize>,
@@ -22,40 +22,40 @@ impl Frames {
         })
     }
 
-    /// Everything that `use` elements of the page refer to.
+    /// All that the `use` elements of the page refer to.
     pub(super) fn definitions(&self) -> Markup {
         html! {
             svg class="defs" aria-hidden="true" { defs {
-                @for (id, frame) in self.drawn.iter().enumerate() { g id={ "f" (id) } { (PreEscaped(frame)) } }
+                @for (id, svg) in self.drawn.iter().enumerate() { g id={ "f" (id) } { (PreEscaped(svg)) } }
             } }
         }
     }
 }
 
-/// Something to draw, in the units of the axes.
+/// A thing to draw, in the units of the axes.
 pub(super) enum Mark<'a> {
     Line(Ink, Vec<(f64, f64)>),
     Area(Ink, Vec<(f64, f64)>),
     Points(Ink, Vec<(f64, f64)>),
-    /// Text at the right of a chart made with [`Chart::named`], after a bit of the line that ends at this height, pushed
-    /// apart from its neighbours.
+    /// The name of a line, right of a chart made with [`Chart::named`], at the height where the line ends. A
+    /// short piece of the line stands before it. Neighbours are pushed apart.
     Name(Ink, f64, &'a str),
 }
 
-/// From the end of a line to the bit of it beside its name, and to the name.
+/// From the end of a line to the short piece of it, and to its name.
 const NAME_GAP: i32 = 5;
 const NAME_OFFSET: i32 = 27;
-/// Between the bit and the name.
+/// Between the short piece and the name.
 const NAME_APART: i32 = 4;
-/// A digit's width over its height, and what at least lies between two labels of an axis, chart units.
+/// The width of a digit over its height, and the least distance of two labels of an axis, chart units.
 const DIGIT: f64 = 0.64;
 const LABEL_APART: f64 = 9.0;
 
-/// From the middle or the top of a line of text down to its base: capitals are 0.72 em high.
+/// From the middle or the top of a line of text down to its base line. Capitals are 0.72 em high.
 const MIDDLE_TO_BASE: i32 = CHART_TEXT * 35 / 100;
 const TOP_TO_BASE: i32 = CHART_TEXT * 76 / 100;
 
-/// Two axes.
+/// Two axes, and the right edge of the plot between them.
 pub(super) struct Chart {
     pub x: Axis,
     pub y: Axis,
@@ -67,12 +67,12 @@ impl Chart {
         Chart { x, y, right: RIGHT }
     }
 
-    /// With room for names at the right.
+    /// A chart with room for names at the right.
     pub(super) fn named(x: Axis, y: Axis) -> Chart {
         Chart { x, y, right: NAMED_RIGHT }
     }
 
-    /// What of the straight line between two points lies between the ends of the y axis; nothing where none of it does.
+    /// The part of the straight line between two points that lies between the ends of the y axis.
     pub(super) fn clipped(&self, line: [(f64, f64); 2]) -> Vec<(f64, f64)> {
         let [(x0, y0), (x1, y1)] = line.map(|(x, y)| (self.x.beyond(x), self.y.beyond(y)));
         let at = |y: f64| if y1 == y0 { 0.0 } else { ((y - y0) / (y1 - y0)).clamp(0.0, 1.0) };
@@ -91,7 +91,7 @@ impl Chart {
         (self.x.pixel(x, LEFT, self.right - 1), self.y.pixel(y, BOTTOM - 1, TOP))
     }
 
-    /// Axes, their ticks and titles.
+    /// Draws the axes with their ticks and titles.
     fn frame(&self, pen: &mut Pen) {
         pen.line(Ink::Axis, [(LEFT - 1, TOP), (LEFT - 1, BOTTOM - 1)]);
         for &value in &self.y.ticks {
@@ -128,7 +128,7 @@ impl Chart {
         }
     }
 
-    /// Ticks of the x axis that are labelled: none within a label's width of another.
+    /// The ticks of the x axis that get a label. No two of their labels touch.
     fn labelled(&self) -> Vec<f64> {
         let width = f64::from(self.right - LEFT);
         let mut labelled = Vec::new();
@@ -144,7 +144,7 @@ impl Chart {
         labelled
     }
 
-    /// Where the names of lines stand: at the height where the line ends, but no two on one another.
+    /// Where the names of lines stand: at the heights where the lines end, but no two on one another.
     fn named_places<'m>(&self, marks: &'m [Mark]) -> Vec<(Ink, Place, &'m str)> {
         let named = marks.iter().filter_map(|mark| match mark {
             Mark::Name(ink, y, name) => Some((self.y.pixel(*y, BOTTOM, TOP), (*ink, *name))),
@@ -157,11 +157,11 @@ impl Chart {
         for i in 1..named.len() {
             named[i].0 = named[i].0.max(named[i - 1].0 + apart);
         }
-        // About the lines rather than all below them.
+        // The names stand around the ends of the lines rather than all below them.
         let down: i32 = named.iter().zip(&ends).map(|((y, _), end)| y - end).sum();
         let up = down / named.len().max(1) as i32;
         named.iter_mut().for_each(|(y, _)| *y -= up);
-        // What is beyond the bottom goes up again, and its neighbours with it.
+        // A name below the bottom goes up again, and pushes its neighbours up.
         let mut floor = BOTTOM;
         for (y, _) in named.iter_mut().rev() {
             *y = (*y).min(floor);
@@ -171,7 +171,7 @@ impl Chart {
         named.into_iter().map(|(y, (ink, name))| (ink, (x, y), name)).collect()
     }
 
-    /// The chart with its frame and `behind`, which are shared with all charts that have the same, and `marks`.
+    /// The chart: its frame with the marks `behind`, which other charts may share, and its own `marks`.
     pub(super) fn svg(&self, frames: &mut Frames, label: &str, behind: &[Mark], marks: &[Mark]) -> Markup {
         let [mut frame, mut own] = [Pen::default(), Pen::default()];
         self.frame(&mut frame);
@@ -179,10 +179,18 @@ impl Chart {
         self.marks(&mut own, marks);
         let (id, label, (width, height)) = (frames.id(frame.svg()), html! { (label) }.0, CHART);
         PreEscaped(format!(
-            "<svg class=c viewBox=\"0 0 {width} {height}\" role=img aria-label=\"{label}\"><use href=#f{id} />{}</svg>",
+            "<svg class=c viewBox=\"0 0 {width} {height}\" role=img aria-label=\"{label}\">\
+             <use href=#f{id} />{}</svg>",
             own.svg()
         ))
     }
+}
+
+/// A short line or a point of one look, for the key of a chart.
+pub(super) fn swatch(ink: Ink) -> Markup {
+    let point = matches!(ink, Ink::Contact | Ink::Points | Ink::Cloud);
+    let path = if point { "M9 6h0" } else { "M0 6h18" };
+    html! { svg.swatch viewBox="0 0 18 12" aria-hidden="true" { path class=(ink.class()) d=(path) {} } }
 }
 
 #[cfg(test)]

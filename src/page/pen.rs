@@ -1,24 +1,25 @@
-//! SVG of charts, in few bytes: a page of a thousand heads would be 30 MB with the looks in every element.
+//! The pen writes the SVG of charts in few bytes. A page of a thousand heads would be 30 MB if every element
+//! held its own look.
 //!
-//! A look is a class of the style sheet, so that a page follows light and dark. Neighbours of one look share a path, and
-//! steps are relative: a point takes 7 bytes.
+//! A look is a class of the style sheet, so that a page follows light and dark. Neighbours of one look share
+//! a path. Steps are relative, so that a point takes 7 bytes.
 
 use super::style::Ink;
 use maud::Render;
 
-/// A place in a chart: to the right and down, chart units.
+/// A place in a chart: how far to the right and how far down, chart units.
 pub(super) type Place = (i32, i32);
 
-/// Where a text stands about its place: to the right of it unless said otherwise.
+/// Where a text stands: after its place, around it or before it.
 pub(super) const AFTER: &str = "";
 pub(super) const MIDDLE: &str = " text-anchor=middle";
 pub(super) const BEFORE: &str = " text-anchor=end";
 
-/// Writes the elements of one chart.
+/// It writes the elements of one chart.
 #[derive(Default)]
 pub(super) struct Pen {
     svg: String,
-    /// The look of the path that is being written, and the place that it has come to.
+    /// The look of the path that is being written, and the place that the path has reached.
     open: Option<Ink>,
     at: Place,
 }
@@ -49,13 +50,13 @@ impl Pen {
         self.close();
     }
 
-    /// Its size is the look's.
+    /// The look says how large the point is.
     pub(super) fn point(&mut self, ink: Ink, at: Place) {
         self.line(ink, [at]);
         self.svg += "h0";
     }
 
-    /// `at` is where its base line begins, is halved or ends, as `anchor` says.
+    /// `at` lies on the base line of the text.
     pub(super) fn text(&mut self, ink: Ink, at: Place, anchor: &str, text: &str) {
         self.close();
         self.svg += &format!("<text class={} x={} y={}{anchor}>", ink.class(), at.0, at.1);
@@ -69,7 +70,7 @@ impl Pen {
         }
     }
 
-    /// What was drawn.
+    /// All elements that were drawn.
     pub(super) fn svg(mut self) -> String {
         self.close();
         self.svg

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{RESOLVES, any_row, any_score, draw, every_family, lattice_score, sum_error};
-use critbeta::cpu::{self, Measure, RowReport};
+use critbeta::cpu::{self, Measure};
 use critbeta::families::Family;
 use critbeta::reference::{BOUNDS, Row, certificate_slack, tail_mass_slack};
 use critbeta::stats::{GapProfile, Partition, RowMax, TopK};

@@ -221,7 +221,7 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     let n = 3 * on_chip;
     let facts = |scores: &[f32]| {
         let visible = scores.iter().filter(|&&s| s != f32::NEG_INFINITY).count() as u64;
-        RowFacts { n: visible, position: visible - 1, critical: f64::NAN, entropy: f64::NAN }
+        RowFacts::new(visible, visible - 1)
     };
     let mut rows = rows_of(n, 33);
     rows.retain(|row| row.iter().any(|&s| s > f32::NEG_INFINITY));
@@ -275,7 +275,8 @@ fn beyond_the_chip_gaps_that_round_alike_cost_a_third_read_and_no_accuracy() {
 /// A million scores over the shared memory of a small GPU, as the issue counts them: one read and one write.
 #[test]
 fn a_million_scores_are_read_once_by_the_whole_grid() {
-    let arch = Arch { sm_count: 20, clusters: false, ..Arch::named("sm_90").unwrap() };
+    let mut arch = Arch::named("sm_90").unwrap();
+    (arch.sm_count, arch.clusters) = (20, false);
     let Some(engine) = engine("a_million_scores_are_read_once_by_the_whole_grid", &arch) else { return };
     let n = 1 << 20;
     let rows = Rows::dense(DType::F32, &[common::draw(critbeta::families::Family::Gaussian, n, 3)]);
@@ -302,7 +303,8 @@ fn the_ladder_has_no_gap_at_its_steps() {
     // One SM: rows are never too few for it, so that all of the ladder is met.
     let parts = [("sm_90", 40_000), ("sm_80", 24_000), ("sm_120", 40_000)];
     for (name, furthest) in parts {
-        let arch = Arch { sm_count: 1, ..Arch::named(name).unwrap() };
+        let mut arch = Arch::named(name).unwrap();
+        arch.sm_count = 1;
         let Some(engine) = engine("the_ladder_has_no_gap_at_its_steps", &arch) else { return };
         for dtype in DTYPES {
             let of = |cols: u64| {

@@ -41,10 +41,12 @@ def assert_is_of(page, summary):
         (found,) = re.findall(rf'<strong id="{regime}">([\d.]+) %</strong>', page)
         assert float(found) == pytest.approx(100 * rows / measured, abs=0.051), regime
     for head in summary["heads"]:
-        name, rows = f"{head['layer']} · head {head['head']}", head["measured"]
-        rho, beta = shown(head["operating_ratio"]["q50"]), shown(head["critical_beta"]["q50"])
-        lead = rf"{name} choose anotherρ {rho} at the median of {rows} rows: "
-        lead += rf"[^.]*.[^β]*Critical β {beta}, 5 to"
+        name, ratio, critical = f"{head['layer']} · head {head['head']}", head["operating_ratio"], head["critical_beta"]
+        rho, beta = shown(ratio["q50"]), shown(critical["q50"])
+        lead = (
+            rf"{name} choose anotherThe median of {head['measured']} rows has ρ = {rho}\. "
+            rf"[^β]*critical β, [^β]*above\. The median critical β is {beta}\. In"
+        )
         assert re.search(lead, text), lead
 
 
@@ -61,7 +63,7 @@ def test_a_page_of_rows_in_memory(scores, tmp_path):
     assert cut(rows) == cut(page)
     stats = critbeta.stats(scores, resolve=0.69, top_k=16)
     critbeta.report(stats, str(tmp_path / "stats.html"))
-    assert "only the 16 largest scores of a row counted" in words((tmp_path / "stats.html").read_text())
+    assert "only the 16 largest scores of a row were counted" in words((tmp_path / "stats.html").read_text())
     assert sorted(os.listdir(tmp_path)) == ["diagnosis.html", "rows.html", "stats.html"]
 
 
@@ -99,7 +101,7 @@ def test_a_page_of_attention_files(scores, tmp_path):
     (tmp_path / "more").mkdir()
     np.save(tmp_path / "more" / "drawn.npy", scores[:, :10])
     critbeta.report([tmp_path / "drawn.npy", tmp_path / "more" / "drawn.npy"], page)
-    assert "at the median of 50 rows" in words(page.read_text())
+    assert "The median of 50 rows" in words(page.read_text())
 
 
 def test_queries_and_keys_have_gap_counts_and_what_if(tmp_path):

@@ -1,8 +1,8 @@
-//! Section 1: the findings, one sentence each, in plain words with its number.
+//! Section 1 states the findings, each in one plain sentence with its number.
 
 use super::map::link;
 use super::names::Layers;
-use super::number::{count, figure, hundredths, percent};
+use super::number::{count, figure, hundredths, json as quoted, percent};
 use super::what_if::breakable;
 use crate::{HeadSummary, Regimes, Summary};
 use critbeta::calibration::{Calibration, HeadCalibration};
@@ -10,7 +10,7 @@ use critbeta::operating_ratio;
 use critbeta::rescaling::{Critical, Rescaling};
 use maud::{Markup, PreEscaped, html};
 
-/// Heads that are named in one sentence.
+/// The most heads that are named in one sentence.
 const NAMED: usize = 6;
 
 pub(super) fn section(summary: &Summary, layers: &Layers) -> Markup {
@@ -51,16 +51,20 @@ fn regimes(heads: &[HeadSummary], measured: u64) -> Markup {
         |class: &str, rows: u64| html! { @if rows > 0 { b class=(class) style={ "flex-grow:" (rows) } {} } };
     html! {
         p.lead {
-            strong #below { (percent(below, measured)) } " of " span #measured { (count(measured)) } " rows run below their critical β, "
-            strong #near { (percent(near, measured)) } " near it, "
+            strong #below { (percent(below, measured)) } " of " span #measured { (count(measured)) }
+            " rows run below their critical β, " strong #near { (percent(near, measured)) } " near it and "
             strong #above { (percent(above, measured)) } " above."
         }
         div.split aria-hidden="true" { (part("below", below)) (part("near", near)) (part("above", above)) }
-        p.note { "Below: operating ratio ρ = β / critical β under ½, where the top keys are not told apart. Above: over 2, where one key takes almost all. Near: between." }
+        p.note {
+            "A row runs below if its operating ratio ρ = β / critical β is under ½: "
+            "its top keys cannot be told apart. It runs above if ρ is over 2: one key takes almost all. "
+            "In between it runs near."
+        }
     }
 }
 
-/// The heads whose median row is below or above, furthest first.
+/// The heads whose median row is below or above, the furthest first.
 fn extremes(heads: &[HeadSummary], layers: &Layers) -> Markup {
     let [low, high] = Regimes::NEAR;
     let beyond = |is: &dyn Fn(f64) -> bool| {
@@ -81,9 +85,11 @@ fn named(found: &[(usize, &HeadSummary)], of: usize, layers: &Layers, verb: &str
     let verb_s = if found.len() == 1 { format!("{verb}s") } else { verb.to_owned() };
     let heads = if of == 1 { " head " } else { " heads " };
     html! {
-        @if found.is_empty() { strong { "No head " (verb) "s" } ": no median row runs at " (how) " its critical β." }
-        @else {
-            strong { (found.len()) " of " (of) (heads) (verb_s) } ": a median row runs at " (how) " its critical β ("
+        @if found.is_empty() {
+            strong { "No head " (verb) "s" } ": no median row runs at " (how) " its critical β."
+        } @else {
+            strong { (found.len()) " of " (of) (heads) (verb_s) }
+            ": the median row runs at " (how) " its critical β ("
             @for (i, (at, head)) in found.iter().take(NAMED).enumerate() {
                 @if i > 0 { ", " }
                 (link(*at, head, layers)) " at " (figure(head.operating_ratio.q50))
@@ -94,44 +100,54 @@ fn named(found: &[(usize, &HeadSummary)], of: usize, layers: &Layers, verb: &str
     }
 }
 
-/// Exponents that laws stand for.
-const LAWS: [(&str, f64); 4] = [("a constant", 0.0), ("√log n", 0.5), ("log n", 1.0), ("(log n)²", 2.0)];
+/// Simple forms of growth, and their exponents.
+const FORMS: [(&str, f64); 4] = [("a constant", 0.0), ("√log n", 0.5), ("log n", 1.0), ("(log n)²", 2.0)];
 
 fn length_law(heads: &[HeadSummary]) -> Markup {
     let fits: Vec<_> = heads.iter().filter_map(|head| head.length_law.critical_beta.as_ref()).collect();
     let conclusive = heads.iter().filter(|head| head.length_law.verdict.is_conclusive()).count();
+    let resolved = heads.iter().any(|head| head.length_law.resolved_verdict.is_some());
     let mut xis: Vec<f64> = fits.iter().map(|fit| fit.xi).collect();
     xis.sort_by(f64::total_cmp);
     let holds = |xi: f64| fits.iter().filter(|fit| fit.interval[0] <= xi && xi <= fit.interval[1]).count();
     html! {
         li {
             @match (heads, fits.as_slice()) {
-                (_, []) => { strong { "No length law can be read off." } " " (heads.first().map_or(String::new(), |head| head.length_law.verdict.to_string())) "." }
+                (_, []) => {
+                    strong { "No length law can be read from these rows." } " "
+                    @if let Some(head) = heads.first() { (head.length_law.verdict) } "."
+                }
                 ([head], [fit]) => {
                     strong { "Critical β goes as (log n)" sup { (hundredths(fit.xi)) } } ", 95 % interval "
-                    (hundredths(fit.interval[0])) " to " (hundredths(fit.interval[1])) ": " (head.length_law.verdict.to_string()) "."
+                    (hundredths(fit.interval[0])) " to " (hundredths(fit.interval[1])) ": "
+                    (head.length_law.verdict) "."
                 }
                 _ => {
-                    strong { "Critical β goes as (log n)" sup { "ξ" } ", ξ from " (hundredths(xis[0])) " to " (hundredths(xis[xis.len() - 1])) " over the heads" }
-                    ". The 95 % interval holds "
-                    @for (i, (law, xi)) in LAWS.into_iter().enumerate() {
-                        @if i > 0 { ", " }
-                        (law) " in " (holds(xi))
+                    strong {
+                        "Critical β goes as (log n)" sup { "ξ" } ", with ξ from " (hundredths(xis[0])) " to "
+                        (hundredths(xis[xis.len() - 1])) " over the heads"
                     }
-                    " of " (fits.len()) " heads; " (conclusive) " of " (heads.len()) " have rows enough to tell a law" @if heads.iter().any(|head| head.length_law.resolved_verdict.is_some()) { " of unresolved β" } "."
+                    ". The 95 % interval holds "
+                    @for (i, (form, xi)) in FORMS.into_iter().enumerate() {
+                        @if i > 0 { ", " }
+                        (form) " in " (holds(xi))
+                    }
+                    " of " (fits.len()) " heads. The verdict"
+                    @if resolved { " on unresolved β" }
+                    " is conclusive for " (conclusive) " of " (heads.len()) " heads."
                 }
             }
         }
     }
 }
 
-/// What can be set.
+/// The SPECs that can be set.
 struct Specs {
-    /// As the rows were run.
+    /// The rule that the rows were run with.
     as_it_is: String,
-    /// By the fits of a calibration file; `None` where a head has none.
+    /// The rule by the fits of a calibration file; `None` if a head has no fit.
     calibrated: Option<Markup>,
-    /// By row, at the ratio that the median head has; `None` where that is 0 or infinite.
+    /// The rule by row, at the ratio that the median head has; `None` if that is 0 or infinite.
     critical: Option<String>,
 }
 
@@ -148,7 +164,7 @@ impl Specs {
         let mut ratios: Vec<f64> = ratios.filter(|ratio| !ratio.is_nan()).collect();
         ratios.sort_by(f64::total_cmp);
         let ratio = ratios.get(ratios.len() / 2).copied().filter(|ratio| *ratio > 0.0 && ratio.is_finite());
-        // Three digits, as they can be typed.
+        // Three digits are short enough to type.
         let ratio = ratio.and_then(|ratio| format!("{ratio:.2e}").parse().ok());
         let critical = ratio.map(|ratio| {
             let mut rule = Critical::new();
@@ -159,14 +175,14 @@ impl Specs {
     }
 }
 
-/// The calibration if it has a law for every head: with less the command refuses it.
+/// The calibration, if it has a fit for every head. The command refuses any other.
 fn usable_calibration(summary: &Summary) -> Option<Calibration> {
     let calibration = summary.calibration().ok()?;
-    let law = |head: &HeadCalibration| match summary.resolve > 0.0 {
+    let has_fit = |head: &HeadCalibration| match summary.resolve > 0.0 {
         true => head.resolved.is_some(),
         false => head.critical.is_some(),
     };
-    calibration.heads.iter().all(law).then_some(calibration)
+    calibration.heads.iter().all(has_fit).then_some(calibration)
 }
 
 fn advice(summary: &Summary) -> Markup {
@@ -177,25 +193,32 @@ fn advice(summary: &Summary) -> Markup {
     };
     let conclusive = heads.iter().filter(|head| verdict(head)).count();
     let Specs { as_it_is, calibrated, critical } = Specs::of(summary);
-    // A law is a factor on what the rows were run at.
-    let factor = (summary.beta != 1.0).then(|| format!(", as a factor on β = {}", summary.beta));
+    // The calibration is a factor on the β that the rows were run at.
+    let factor = (summary.beta != 1.0).then(|| format!(" as a factor on β = {}", summary.beta));
     html! {
         li {
             @if summary.top_k.is_some() {
-                strong { "Set nothing yet" } ": only the largest scores were counted, so critical betas may be higher than they look. Diagnose without a top-k count."
+                strong { "Set nothing yet" } ": only the largest scores were counted, so critical betas may "
+                "be higher than they look. Diagnose without a top-k count."
             } @else if let (true, Some(calibrated)) = (2 * conclusive >= heads.len(), &calibrated) {
-                strong { "Set " code #spec { (calibrated) } (factor.unwrap_or_default()) } ": what each head has at n = " (summary.train_length)
-                " (--train-length), held at other lengths by its own fitted law (calibration below)."
-                @if let Some(critical) = &critical { " By row instead of by law: " code #row-spec { (critical) } "." }
+                strong { "Set " code #spec { (calibrated) } (factor.unwrap_or_default()) }
+                ". Each head then keeps the operating ratio that it has at n = " (summary.train_length)
+                " (--train-length): at other lengths β follows its own fit. The calibration stands below."
+                @if let Some(critical) = &critical {
+                    " To set β by row instead of by fit, use " code #row-spec { (critical) } "."
+                }
             } @else {
                 strong { "Leave β as it is until there are more rows: " code #spec { (as_it_is) } } ". "
-                @if conclusive == 0 { "No head tells" } @else { "Only " (conclusive) " of " (heads.len()) " heads tell" }
-                " a law" @if summary.resolve > 0.0 { " of resolved β" } "."
+                "The verdict" @if summary.resolve > 0.0 { " on resolved β" } " is conclusive for "
+                @if conclusive == 0 { "no head." }
+                @else { "only " (conclusive) " of " (heads.len()) " heads." }
                 @if let Some(critical) = &critical {
-                    " To hold each row at this model's typical ratio without any law: " code #row-spec { (critical) } "."
+                    " To hold each row at this model's typical ratio without any fit, use "
+                    code #row-spec { (critical) } "."
                 }
                 @if let Some(calibrated) = &calibrated {
-                    " To try the fits all the same: " code { (calibrated) } (factor.unwrap_or_default()) ", with the calibration below."
+                    " To try the fits all the same, use " code { (calibrated) } (factor.unwrap_or_default())
+                    " with the calibration below."
                 }
             }
         }
@@ -211,13 +234,23 @@ fn certainty(summary: &Summary, rows: u64, measured: u64) -> Markup {
         heads.iter().find_map(|head| head.length_law.yardsticks.iter().find(|y| y.family == "gaussian"));
     html! {
         li {
-            strong { "How sure" } ": every critical β is "
-            @if summary.top_k.is_some() { "a lower bound from the largest scores" } @else { "exact for its scores in f32" }
-            @if has_fits { "; intervals are a bootstrap over rows, " (count(fewest)) " or more a head" }
-            ". Rows of one text are not independent, so pool several texts before believing a narrow one."
-            @if let Some(y) = gaussian { " The same fit gives " (hundredths(y.xi)) " for Gaussian rows, whose ξ is ½ only as n goes to infinity." }
-            @if poisoned > 0 { " " (count(poisoned)) " of " (count(rows)) " rows hold a NaN or +∞ and were left out." }
-            @if rows > measured + poisoned { " " (count(rows - measured - poisoned)) " rows with fewer than two visible keys say nothing." }
+            strong { "How sure this is" } ": every critical β is "
+            @if summary.top_k.is_some() { "a lower bound from the largest scores." }
+            @else { "exact for its scores in f32." }
+            @if has_fits {
+                " The intervals come from a bootstrap over rows, " (count(fewest)) " or more a head. "
+                "Rows of one text are not independent, so pool several texts before you believe a narrow one."
+            }
+            @if let Some(y) = gaussian {
+                " For Gaussian rows, whose ξ is ½ only as n goes to infinity, the same fit gives ξ = "
+                (hundredths(y.xi)) "."
+            }
+            @if poisoned > 0 {
+                " " (count(poisoned)) " of " (count(rows)) " rows hold a NaN or +∞ and were left out."
+            }
+            @if rows > measured + poisoned {
+                " " (count(rows - measured - poisoned)) " rows with fewer than two visible keys say nothing."
+            }
         }
     }
 }
@@ -227,7 +260,10 @@ fn calibration(summary: &Summary) -> Markup {
         usable_calibration(summary).and_then(|calibration| serde_json::to_string(&calibration).ok());
     html! {
         @if let Some(json) = calibration {
-            details.paste { summary { "calibration.json, to paste into a file" } pre #calibration { (super::number::json(&json)) } }
+            details.paste {
+                summary { "calibration.json, to paste into a file" }
+                pre #calibration { (quoted(&json)) }
+            }
         }
     }
 }

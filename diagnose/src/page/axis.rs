@@ -1,19 +1,16 @@
-//! Axes whose ticks are chosen and labelled here, for plotters to lay out.
+//! An axis turns values into places. It also chooses its ticks and their labels.
 
-use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
-use std::ops::Range;
-
-/// How values become places.
+/// How an axis turns values into places.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Scale {
     Linear,
     Log,
-    /// log log: a power of log n is a straight line where the other axis is [`Scale::Log`].
+    /// The log of the log: a power of log n is a straight line if the other axis is [`Scale::Log`].
     LogLog,
 }
 
 impl Scale {
-    /// To even steps and back.
+    /// The function to even steps, and the one back.
     fn functions(self) -> [fn(f64) -> f64; 2] {
         match self {
             Scale::Linear => [|v| v, |v| v],
@@ -28,41 +25,34 @@ impl Scale {
 pub(super) struct Axis {
     pub title: &'static str,
     scale: Scale,
-    low: f64,
-    high: f64,
-    ticks: Vec<f64>,
+    pub low: f64,
+    pub high: f64,
+    pub ticks: Vec<f64>,
 }
 
 impl Axis {
-    /// From 0 to the next round number above `high`.
+    /// An axis from 0 to the next round number above `high`.
     pub(super) fn linear(title: &'static str, high: f64) -> Axis {
         let high = if high > 0.0 && high.is_finite() { high.clamp(1.0 / FAR, FAR) } else { 1.0 };
-        let step = round_above(high / 5.0);
+        let step = rounded(high / 5.0, true);
         let count = (high / step - 1e-9).ceil() as usize;
         let ticks: Vec<f64> = (0..=count).map(|i| i as f64 * step).collect();
         Axis { title, scale: Scale::Linear, low: 0.0, high: count as f64 * step, ticks }
     }
 
-    /// Between powers of ten or their halves about what there is; values that are not positive and finite are at its ends.
+    /// An axis from the round number below `low` to the one above `high`. Values that are not positive and
+    /// finite stand at its ends.
     pub(super) fn log(title: &'static str, low: f64, high: f64) -> Axis {
         let (low, high) =
             if low > 0.0 && high.is_finite() && low <= high { (low, high) } else { (0.1, 10.0) };
         let (low, high) = (low.clamp(1.0 / FAR, FAR), high.clamp(1.0 / FAR, FAR));
-        let round = |value: f64, up: bool| {
-            let decade = 10f64.powf(value.log10().floor());
-            let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade);
-            match up {
-                true => steps.into_iter().find(|&step| step >= value * (1.0 - 1e-9)).unwrap_or(value),
-                false => steps.into_iter().rev().find(|&step| step <= value * (1.0 + 1e-9)).unwrap_or(value),
-            }
-        };
-        let (low, mut high) = (round(low, false), round(high, true));
+        let (low, mut high) = (rounded(low, false), rounded(high, true));
         if high <= low * 1.5 {
-            high = round(low * 5.0, true);
+            high = rounded(low * 5.0, true);
         }
         let decades = (high / low).log10();
         let per_decade: &[f64] = if decades > 2.3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
-        // Labels of at most some seven decades.
+        // At most about seven decades get labels.
         let stride = if decades > 5.0 { (decades / 6.0).ceil() as i32 } else { 1 };
         let from = low.log10().floor() as i32;
         let ticks = (from..=high.log10().ceil() as i32)
@@ -73,7 +63,7 @@ impl Axis {
         Axis { title, scale: Scale::Log, low, high, ticks }
     }
 
-    /// Numbers of keys, 3 or more, from power of two to power of two.
+    /// An axis for numbers of keys, 3 or more, from one power of two to another.
     pub(super) fn keys(title: &'static str, low: f64, high: f64) -> Axis {
         let (first, last) = (low.max(3.0).log2().floor().max(2.0), high.max(4.0).log2().ceil());
         let last = last.max(first + 1.0);
@@ -93,50 +83,54 @@ impl Axis {
         axis
     }
 
-    pub(super) fn low(&self) -> f64 {
-        self.low
-    }
-
-    pub(super) fn high(&self) -> f64 {
-        self.high
-    }
-
-    /// Where a value stands, 0 at the low end and 1 at the high one; what is beyond an end is at it.
+    /// Where a value stands: 0 is the low end and 1 the high one. A value beyond an end stands at that end.
     pub(super) fn place(&self, value: f64) -> f64 {
         let value = if value.is_nan() { self.low } else { value.clamp(self.low, self.high) };
         self.beyond(value)
     }
 
-    /// As [`Axis::place`], without ends.
+    /// Like [`Axis::place`], but a value beyond an end stands beyond it.
     pub(super) fn beyond(&self, value: f64) -> f64 {
         let [of, _] = self.scale.functions();
         (of(value) - of(self.low)) / (of(self.high) - of(self.low))
     }
 
-    /// The value at a place.
+    /// The value that stands at a place.
     pub(super) fn value(&self, place: f64) -> f64 {
         let [of, back] = self.scale.functions();
         back(of(self.low) + place * (of(self.high) - of(self.low)))
     }
+
+    /// Where a value stands between two ends, chart units.
+    pub(super) fn pixel(&self, value: f64, from: i32, to: i32) -> i32 {
+        from + (self.place(value) * f64::from(to - from)).round() as i32
+    }
+
+    /// Values from `low` to `high` at even steps of the axis.
+    pub(super) fn even(&self, low: f64, high: f64, steps: usize) -> impl Iterator<Item = f64> {
+        let (from, to) = (self.place(low), self.place(high));
+        (0..=steps).map(move |i| self.value(from + (to - from) * i as f64 / steps as f64))
+    }
 }
 
-/// Axes go no further: beyond it powers of ten leave the range of f64.
+/// No axis goes further: beyond it powers of ten leave the range of f64.
 const FAR: f64 = 1e250;
 
-/// Share of an axis that a label of five digits takes.
+/// The share of an axis that a label of five digits takes.
 const TICK_APART: f64 = 0.17;
 
-/// 1, 2 or 5 times a power of ten, the least that is `value` or more.
-fn round_above(value: f64) -> f64 {
+/// The nearest 1, 2 or 5 times a power of ten: at or above `value` if `up`, else at or below.
+fn rounded(value: f64, up: bool) -> f64 {
     let decade = 10f64.powf(value.log10().floor());
-    [1.0, 2.0, 5.0]
-        .map(|step| step * decade)
-        .into_iter()
-        .find(|&step| step >= value * (1.0 - 1e-9))
-        .unwrap_or(10.0 * decade)
+    let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade);
+    let found = match up {
+        true => steps.into_iter().find(|&step| step >= value * (1.0 - 1e-9)),
+        false => steps.into_iter().rev().find(|&step| step <= value * (1.0 + 1e-9)),
+    };
+    found.unwrap_or(value)
 }
 
-/// A tick in as few characters as tell it.
+/// The label of a tick, in few characters.
 pub(super) fn tick(value: f64) -> String {
     let size = value.abs();
     if size >= 1e6 || (size < 1e-3 && size > 0.0) {
@@ -144,39 +138,8 @@ pub(super) fn tick(value: f64) -> String {
         let digit = (value / 10f64.powf(power)).round();
         return if digit == 1.0 { format!("1e{power}") } else { format!("{digit}e{power}") };
     }
-    // Thousandths, without the rounding of sums of steps.
+    // Four decimals hide the rounding errors of sums of steps.
     format!("{}", (value * 1e4).round() / 1e4)
-}
-
-impl Ranged for Axis {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
-        from + (self.place(*value) * f64::from(to - from)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
-        self.ticks.clone()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.low..self.high
-    }
-}
-
-impl ValueFormatter<f64> for Axis {
-    fn format(value: &f64) -> String {
-        tick(*value)
-    }
-}
-
-impl Axis {
-    /// Values at even steps of the axis between two of its values.
-    pub(super) fn even(&self, low: f64, high: f64, steps: usize) -> impl Iterator<Item = f64> {
-        let (from, to) = (self.place(low), self.place(high));
-        (0..=steps).map(move |i| self.value(from + (to - from) * i as f64 / steps as f64))
-    }
 }
 
 #[cfg(test)]
@@ -184,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn axes_hold_what_there_is_between_round_ends() {
+    fn axes_hold_all_values_between_round_ends() {
         for high in [1e-7, 0.03, 1.0, 4.99, 5.0, 37.0, 8e9] {
             let axis = Axis::linear("", high);
             assert!(axis.high >= high * (1.0 - 1e-9) && axis.high <= high * 2.01, "{axis:?}");
@@ -207,13 +170,13 @@ mod tests {
         }
         let odd = [f64::NAN, f64::INFINITY, -1.0];
         for axis in [Axis::log("", f64::NAN, 1.0), Axis::linear("", f64::INFINITY), Axis::log("", 0.0, 0.0)] {
-            assert!(odd.iter().all(|&value| (0..=100).contains(&axis.map(&value, (0, 100)))), "{axis:?}");
+            assert!(odd.iter().all(|&value| (0..=100).contains(&axis.pixel(value, 0, 100))), "{axis:?}");
         }
     }
 
     #[test]
     fn ticks_are_short() {
-        let told = [0.0, 0.30000000000000004, 1024.0, 5e-7, 1e12, 0.002, 1e-4].map(tick);
-        assert_eq!(told, ["0", "0.3", "1024", "5e-7", "1e12", "0.002", "1e-4"]);
+        let labels = [0.0, 0.30000000000000004, 1024.0, 5e-7, 1e12, 0.002, 1e-4].map(tick);
+        assert_eq!(labels, ["0", "0.3", "1024", "5e-7", "1e12", "0.002", "1e-4"]);
     }
 }

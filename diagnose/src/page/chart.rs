@@ -1,21 +1,12 @@
-//! Charts of two axes: frames are written once a page, marks as often as there are heads.
+//! Charts of two axes. A page holds each frame once, and the marks of every head.
 
 use super::axis::{Axis, tick};
-use super::backend::{Marks, colour};
-use super::style::{CHART, CHART_TEXT, Ink, MARGIN, NAMED_MARGIN, TICK};
-use maud::{Markup, PreEscaped, Render, html};
-use plotters::chart::{ChartBuilder, ChartContext, LabelAreaPosition};
-use plotters::coord::cartesian::Cartesian2d;
-use plotters::coord::ranged1d::{LightPoints, Ranged};
-use plotters::element::{PathElement, Pixel, Polygon, Text};
-use plotters::prelude::IntoDrawingArea;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{IntoTextStyle, ShapeStyle, TextStyle};
-use plotters_backend::BackendCoord;
+use super::pen::{AFTER, BEFORE, MIDDLE, Pen, Place};
+use super::style::{BOTTOM, CHART, CHART_TEXT, Ink, LEFT, NAMED_RIGHT, RIGHT, TICK, TOP};
+use maud::{Markup, PreEscaped, html};
 use std::collections::HashMap;
-use std::fmt::Write;
 
-/// Frames that the charts of a page refer to.
+/// The frames that the charts of a page refer to.
 #[derive(Default)]
 pub(super) struct Frames {
     ids: HashMap<String, usize>,
@@ -31,59 +22,57 @@ impl Frames {
         })
     }
 
-    /// Everything that `use` elements of the page refer to.
+    /// All that the `use` elements of the page refer to.
     pub(super) fn definitions(&self) -> Markup {
         html! {
             svg class="defs" aria-hidden="true" { defs {
-                @for (id, frame) in self.drawn.iter().enumerate() { g id={ "f" (id) } { (PreEscaped(frame)) } }
+                @for (id, svg) in self.drawn.iter().enumerate() { g id={ "f" (id) } { (PreEscaped(svg)) } }
             } }
         }
     }
 }
 
-/// Something to draw, in the units of the axes.
+/// A thing to draw, in the units of the axes.
 pub(super) enum Mark<'a> {
     Line(Ink, Vec<(f64, f64)>),
     Area(Ink, Vec<(f64, f64)>),
     Points(Ink, Vec<(f64, f64)>),
-    /// Text at the right of a chart made with [`Chart::named`], after a bit of the line that ends at this height, pushed
-    /// apart from its neighbours.
+    /// The name of a line, right of a chart made with [`Chart::named`], at the height where the line ends. A
+    /// short piece of the line stands before it. Neighbours are pushed apart.
     Name(Ink, f64, &'a str),
 }
 
-/// From the end of a line to the bit of it beside its name, and to the name.
+/// From the end of a line to the short piece of it, and to its name.
 const NAME_GAP: i32 = 5;
 const NAME_OFFSET: i32 = 27;
-/// Between the bit and the name.
+/// Between the short piece and the name.
 const NAME_APART: i32 = 4;
-/// A digit's width over its height, and what at least lies between two labels of an axis, chart units.
+/// The width of a digit over its height, and the least distance of two labels of an axis, chart units.
 const DIGIT: f64 = 0.64;
 const LABEL_APART: f64 = 9.0;
 
-/// Two axes.
+/// From the middle or the top of a line of text down to its base line. Capitals are 0.72 em high.
+const MIDDLE_TO_BASE: i32 = CHART_TEXT * 35 / 100;
+const TOP_TO_BASE: i32 = CHART_TEXT * 76 / 100;
+
+/// Two axes, and the right edge of the plot between them.
 pub(super) struct Chart {
     pub x: Axis,
     pub y: Axis,
-    right: u32,
-}
-
-type Context<'a, 'b> = ChartContext<'a, Marks<'b>, Cartesian2d<Axis, Axis>>;
-
-fn text(ink: Ink, h: HPos, v: VPos) -> TextStyle<'static> {
-    ("sans-serif", CHART_TEXT).with_color(colour(ink)).into_text_style(&CHART).pos(Pos::new(h, v))
+    right: i32,
 }
 
 impl Chart {
     pub(super) fn new(x: Axis, y: Axis) -> Chart {
-        Chart { x, y, right: MARGIN.1 }
+        Chart { x, y, right: RIGHT }
     }
 
-    /// With room for names at the right.
+    /// A chart with room for names at the right.
     pub(super) fn named(x: Axis, y: Axis) -> Chart {
-        Chart { x, y, right: NAMED_MARGIN }
+        Chart { x, y, right: NAMED_RIGHT }
     }
 
-    /// What of the straight line between two points lies between the ends of the y axis; nothing where none of it does.
+    /// The part of the straight line between two points that lies between the ends of the y axis.
     pub(super) fn clipped(&self, line: [(f64, f64); 2]) -> Vec<(f64, f64)> {
         let [(x0, y0), (x1, y1)] = line.map(|(x, y)| (self.x.beyond(x), self.y.beyond(y)));
         let at = |y: f64| if y1 == y0 { 0.0 } else { ((y - y0) / (y1 - y0)).clamp(0.0, 1.0) };
@@ -98,48 +87,53 @@ impl Chart {
         share.map(point).to_vec()
     }
 
-    /// Drawing into a string cannot fail.
-    fn draw(&self, frame: bool, marks: &[Mark]) -> String {
-        let mut out = String::new();
-        {
-            let root = Marks::new(&mut out, CHART).into_drawing_area();
-            let (left, _, top, bottom) = MARGIN;
-            let chart = ChartBuilder::on(&root)
-                .margin_top(top)
-                .margin_right(self.right)
-                .set_label_area_size(LabelAreaPosition::Left, left)
-                .set_label_area_size(LabelAreaPosition::Bottom, bottom)
-                .build_cartesian_2d(self.x.clone(), self.y.clone());
-            if let Ok(mut chart) = chart {
-                if frame {
-                    draw_frame(&mut chart, &self.labelled());
-                }
-                marks.iter().for_each(|mark| draw_mark(&mut chart, mark));
-            }
-            if frame {
-                let (right, bottom) = ((CHART.0 - self.right) as i32, CHART.1 as i32 - 6);
-                let title = |text: &'static str, at, style| Text::new(text, at, style);
-                let y_title = title(self.y.title, (2, 4), text(Ink::Title, HPos::Left, VPos::Top));
-                let x_title =
-                    title(self.x.title, (right, bottom), text(Ink::Title, HPos::Right, VPos::Bottom));
-                let _infallible = root.draw(&y_title).and_then(|()| root.draw(&x_title));
-            }
-            for (ink, at, name) in self.named_places(marks) {
-                let bit = [NAME_GAP - NAME_OFFSET, -NAME_APART].map(|x| (at.0 + x, at.1)).to_vec();
-                let _infallible = root.draw(&PathElement::new(bit, colour(ink)));
-                let _infallible =
-                    root.draw(&Text::new(name, at, text(Ink::LawText, HPos::Left, VPos::Center)));
-            }
-        }
-        out
+    fn place(&self, (x, y): (f64, f64)) -> Place {
+        (self.x.pixel(x, LEFT, self.right - 1), self.y.pixel(y, BOTTOM - 1, TOP))
     }
 
-    /// Ticks of the x axis that are labelled: none within a label's width of another.
+    /// Draws the axes with their ticks and titles.
+    fn frame(&self, pen: &mut Pen) {
+        pen.line(Ink::Axis, [(LEFT - 1, TOP), (LEFT - 1, BOTTOM - 1)]);
+        for &value in &self.y.ticks {
+            let (_, y) = self.place((self.x.low, value));
+            pen.text(Ink::Text, (LEFT - 2 * TICK, y + MIDDLE_TO_BASE), BEFORE, &tick(value));
+            pen.line(Ink::Axis, [(LEFT - 1 - TICK, y), (LEFT - 1, y)]);
+        }
+        pen.line(Ink::Axis, [(LEFT, BOTTOM), (self.right - 1, BOTTOM)]);
+        let labelled = self.labelled();
+        for &value in &self.x.ticks {
+            let (x, _) = self.place((value, self.y.low));
+            if labelled.contains(&value) {
+                pen.text(Ink::Text, (x, BOTTOM + 2 * TICK + TOP_TO_BASE), MIDDLE, &tick(value));
+            }
+            pen.line(Ink::Axis, [(x, BOTTOM), (x, BOTTOM + TICK)]);
+        }
+        pen.text(Ink::Title, (2, 4 + TOP_TO_BASE), AFTER, self.y.title);
+        pen.text(Ink::Title, (self.right, CHART.1 - 6), BEFORE, self.x.title);
+    }
+
+    fn marks(&self, pen: &mut Pen, marks: &[Mark]) {
+        let place = |&at: &(f64, f64)| self.place(at);
+        for mark in marks {
+            match mark {
+                Mark::Line(ink, points) => pen.line(*ink, points.iter().map(place)),
+                Mark::Area(ink, points) => pen.area(*ink, points.iter().map(place)),
+                Mark::Points(ink, points) => points.iter().map(place).for_each(|at| pen.point(*ink, at)),
+                Mark::Name(..) => {}
+            }
+        }
+        for (ink, (x, y), name) in self.named_places(marks) {
+            pen.line(ink, [(x + NAME_GAP - NAME_OFFSET, y), (x - NAME_APART, y)]);
+            pen.text(Ink::Text, (x, y + MIDDLE_TO_BASE), AFTER, name);
+        }
+    }
+
+    /// The ticks of the x axis that get a label. No two of their labels touch.
     fn labelled(&self) -> Vec<f64> {
-        let width = f64::from(CHART.0 - MARGIN.0 - self.right);
+        let width = f64::from(self.right - LEFT);
         let mut labelled = Vec::new();
         let mut end = f64::NEG_INFINITY;
-        for value in self.x.key_points(LightPoints::new(0, 0)) {
+        for &value in &self.x.ticks {
             let (middle, half) =
                 (self.x.place(value) * width, 0.5 * DIGIT * f64::from(CHART_TEXT) * tick(value).len() as f64);
             if middle - half >= end {
@@ -150,71 +144,53 @@ impl Chart {
         labelled
     }
 
-    /// Where the names of lines stand: at the height where the line ends, but no two on one another.
-    fn named_places<'m>(&self, marks: &'m [Mark]) -> Vec<(Ink, BackendCoord, &'m str)> {
-        let bottom = (CHART.1 - MARGIN.3) as i32;
+    /// Where the names of lines stand: at the heights where the lines end, but no two on one another.
+    fn named_places<'m>(&self, marks: &'m [Mark]) -> Vec<(Ink, Place, &'m str)> {
         let named = marks.iter().filter_map(|mark| match mark {
-            Mark::Name(ink, y, name) => Some((self.y.map(y, (bottom, MARGIN.2 as i32)), (*ink, *name))),
+            Mark::Name(ink, y, name) => Some((self.y.pixel(*y, BOTTOM, TOP), (*ink, *name))),
             _ => None,
         });
         let mut named: Vec<(i32, (Ink, &str))> = named.collect();
         named.sort_by_key(|&(y, _)| y);
         let ends: Vec<i32> = named.iter().map(|&(y, _)| y).collect();
-        let apart = CHART_TEXT as i32 + 1;
+        let apart = CHART_TEXT + 1;
         for i in 1..named.len() {
             named[i].0 = named[i].0.max(named[i - 1].0 + apart);
         }
-        // About the lines rather than all below them.
+        // The names stand around the ends of the lines rather than all below them.
         let down: i32 = named.iter().zip(&ends).map(|((y, _), end)| y - end).sum();
         let up = down / named.len().max(1) as i32;
         named.iter_mut().for_each(|(y, _)| *y -= up);
-        // What is beyond the bottom goes up again, and its neighbours with it.
-        let mut floor = bottom;
+        // A name below the bottom goes up again, and pushes its neighbours up.
+        let mut floor = BOTTOM;
         for (y, _) in named.iter_mut().rev() {
             *y = (*y).min(floor);
             floor = *y - apart;
         }
-        let x = (CHART.0 - self.right) as i32 + NAME_OFFSET;
+        let x = self.right + NAME_OFFSET;
         named.into_iter().map(|(y, (ink, name))| (ink, (x, y), name)).collect()
     }
 
-    /// The chart with its frame and `behind`, which are shared with all charts that have the same, and `marks`.
+    /// The chart: its frame with the marks `behind`, which other charts may share, and its own `marks`.
     pub(super) fn svg(&self, frames: &mut Frames, label: &str, behind: &[Mark], marks: &[Mark]) -> Markup {
-        let id = frames.id(self.draw(true, behind));
-        let mut svg = String::with_capacity(512);
-        let _infallible =
-            write!(svg, "<svg class=c viewBox=\"0 0 {} {}\" role=img aria-label=\"", CHART.0, CHART.1);
-        label.render_to(&mut svg);
-        let _infallible = write!(svg, "\"><use href=#f{id} />{}</svg>", self.draw(false, marks));
-        PreEscaped(svg)
+        let [mut frame, mut own] = [Pen::default(), Pen::default()];
+        self.frame(&mut frame);
+        self.marks(&mut frame, behind);
+        self.marks(&mut own, marks);
+        let (id, label, (width, height)) = (frames.id(frame.svg()), html! { (label) }.0, CHART);
+        PreEscaped(format!(
+            "<svg class=c viewBox=\"0 0 {width} {height}\" role=img aria-label=\"{label}\">\
+             <use href=#f{id} />{}</svg>",
+            own.svg()
+        ))
     }
 }
 
-fn draw_frame(chart: &mut Context, labelled: &[f64]) {
-    let label = text(Ink::Text, HPos::Center, VPos::Center);
-    let _infallible = chart
-        .configure_mesh()
-        .disable_mesh()
-        .axis_style(colour(Ink::Axis))
-        .label_style(label)
-        .set_all_tick_mark_size(TICK)
-        .x_label_formatter(&|value| if labelled.contains(value) { tick(*value) } else { String::new() })
-        .y_label_formatter(&|value| tick(*value))
-        .draw();
-}
-
-fn draw_mark(chart: &mut Context, mark: &Mark) {
-    let style = |ink: Ink| ShapeStyle::from(colour(ink));
-    let area = chart.plotting_area();
-    let _infallible = match mark {
-        Mark::Line(_, points) if points.is_empty() => Ok(()),
-        Mark::Line(ink, points) => area.draw(&PathElement::new(points.clone(), style(*ink))),
-        Mark::Area(ink, points) => area.draw(&Polygon::new(points.clone(), style(*ink).filled())),
-        Mark::Points(ink, points) => {
-            points.iter().try_for_each(|&point| area.draw(&Pixel::new(point, style(*ink))))
-        }
-        Mark::Name(..) => Ok(()),
-    };
+/// A short line or a point of one look, for the key of a chart.
+pub(super) fn swatch(ink: Ink) -> Markup {
+    let point = matches!(ink, Ink::Contact | Ink::Points | Ink::Cloud);
+    let path = if point { "M9 6h0" } else { "M0 6h18" };
+    html! { svg.swatch viewBox="0 0 18 12" aria-hidden="true" { path class=(ink.class()) d=(path) {} } }
 }
 
 #[cfg(test)]
@@ -227,7 +203,7 @@ mod tests {
             let chart = Chart::named(Axis::keys("", low, high), Axis::linear("", 1.0));
             let labelled = chart.labelled();
             assert!(labelled.len() >= 2, "{low} to {high}: {labelled:?}");
-            let width = f64::from(CHART.0 - MARGIN.0 - NAMED_MARGIN);
+            let width = f64::from(NAMED_RIGHT - LEFT);
             for pair in labelled.windows(2) {
                 let apart = (chart.x.place(pair[1]) - chart.x.place(pair[0])) * width;
                 let digits: usize = pair.iter().map(|&value| tick(value).len()).sum();

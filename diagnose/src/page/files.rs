@@ -1,6 +1,7 @@
-//! From what was measured to the file of its page: what the command and the Python package share.
+//! From a measurement to the file of its page. The command and the Python package share this.
 
-use super::{FileFacts, Provenance, render};
+use super::provenance::{FileFacts, Provenance};
+use super::render::render;
 use crate::input::Input;
 use crate::output::Output;
 use crate::{RecordSettings, Settings, Summary, look_again, summary_of_records};
@@ -8,15 +9,16 @@ use critbeta::{Error, Result};
 use std::io::Write;
 use std::path::Path;
 
-/// Writes the page of `summary` to `out`, which waits to be committed. Errors: [`Error::Io`].
+/// Writes the page of `summary` to `out`, which is still to be committed. Errors: [`Error::Io`].
 pub fn write(mut out: Output, summary: &Summary, provenance: &Provenance) -> Result<Output> {
     let page = render(summary, provenance);
     out.write_all(page.as_bytes()).map_err(|source| Error::io(out.path(), source))?;
     Ok(out)
 }
 
-/// Writes the page of attention with its gap counts and other rules on the same rows: reads all scores of `inputs`, whose
-/// summary under `settings` is `summary`, again and fills that in. `progress` hears of rows done, `command` is how it was asked for.
+/// Writes the page of attention, with the gap counts of its rows and with other rules on the same rows. For
+/// these it reads all scores of `inputs` again and fills them into `summary`, which must be that of `inputs`
+/// under `settings`. `progress` is called with the number of rows just read.
 ///
 /// Errors: those of [`look_again`] and of reading and writing.
 pub fn write_of_inputs(
@@ -32,18 +34,18 @@ pub fn write_of_inputs(
     write(out, summary, &Provenance { command, files })
 }
 
-/// Writes the page of row records kept earlier, and says their summary.
+/// Writes the page of row records that were kept earlier, and returns their summary.
 ///
 /// Errors: those of [`FileFacts::of_records`] and [`summary_of_records`], and of writing.
 pub fn write_of_records(
     out: Output,
     rows: &Path,
-    asked: &RecordSettings,
+    settings: &RecordSettings,
     seed: u64,
     command: String,
 ) -> Result<(Output, Summary)> {
-    // First, as it refuses what cannot be read twice.
+    // This comes first because it refuses a file that cannot be read twice.
     let files = vec![FileFacts::of_records(rows)?];
-    let summary = summary_of_records(rows, asked, seed)?;
+    let summary = summary_of_records(rows, settings, seed)?;
     Ok((write(out, &summary, &Provenance { command, files })?, summary))
 }

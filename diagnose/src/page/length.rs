@@ -1,7 +1,7 @@
-//! Section 5: how the critical beta of a head grows with n, what was fitted, and what the published laws would have it be.
+//! Section 5 shows how the critical beta of a head grows with n, the fit, and the published laws.
 
 use super::axis::Axis;
-use super::chart::{Chart, Frames, Mark};
+use super::chart::{Chart, Frames, Mark, swatch};
 use super::number::{count, figure, hundredths, share};
 use super::style::Ink;
 use crate::{BinMedians, Exponent, HeadSummary, Summary};
@@ -9,30 +9,36 @@ use critbeta::laws::LAWS;
 use critbeta::rescaling::{Law, Rescaling, RowFacts};
 use maud::{Markup, html};
 
-/// Published laws of one shape over the lengths of a head.
+/// The published laws that have one shape over the lengths of a head.
 struct Shape {
     names: Vec<&'static str>,
-    /// Factor over that at the anchor, at each of the lengths.
+    /// The factor at each of the lengths, over the factor at the anchor.
     factors: Vec<f64>,
 }
 
-/// How far beyond the longest rows laws are drawn: where they part.
+/// The laws are drawn up to these many times the longest rows, where they part.
 const BEYOND: f64 = 8.0;
 const STEPS: usize = 12;
-/// Shapes this close everywhere are one line.
+/// Shapes that are this close everywhere share a line.
 const SAME: f64 = 0.03;
-/// How far above and below all medians and laws the chart goes: quantiles of rows may lie decades away.
+/// The factor by which the chart reaches beyond all medians and laws. Quantiles of rows may lie decades away.
 const ROOM: f64 = 2.0;
 
 pub(super) fn key(summary: &Summary) -> Markup {
     html! {
         p.key {
-            span { (super::swatch(Ink::Measured)) "median critical β; area: 5 to 95 % of rows, as far as the chart goes" }
-            @if summary.resolve > 0.0 { span { (super::swatch(Ink::Second)) "the same resolved" } }
-            span { (super::swatch(Ink::Fit)) "fitted c (log n)^ξ" }
-            span { (super::swatch(Ink::Beyond)) "beyond the rows" }
-            span { (super::swatch(Ink::Interval)) "95 % interval of ξ" }
-            span { (super::swatch(Ink::Law)) "published laws, each with its name in the order of their ends, scaled to meet the fit at the anchor" }
+            span {
+                (swatch(Ink::Measured))
+                "median critical β; the area holds 5 to 95 % of rows, as far as the chart reaches"
+            }
+            @if summary.resolve > 0.0 { span { (swatch(Ink::Second)) "the same for the resolved β" } }
+            span { (swatch(Ink::Fit)) "fitted c (log n)^ξ" }
+            span { (swatch(Ink::Beyond)) "the fit beyond the rows" }
+            span { (swatch(Ink::Interval)) "95 % interval of ξ" }
+            span {
+                (swatch(Ink::Law)) "published laws, scaled to equal the fit at the anchor; "
+                "their names stand in the order of their ends"
+            }
         }
     }
 }
@@ -41,16 +47,16 @@ pub(super) fn section(head: &HeadSummary, summary: &Summary, frames: &mut Frames
     let law = &head.length_law;
     let bins: Vec<&BinMedians> = law.bins.iter().filter(|bin| usable(bin.critical_beta)).collect();
     let (Some(first), Some(last)) = (bins.first(), bins.last()) else {
-        return html! { p.missing { "No bin of rows has a finite median critical β: " (law.verdict.to_string()) "." } };
+        return html! { p.missing { "No bin of rows has a finite median critical β: " (law.verdict) "." } };
     };
     let fit = law.critical_beta.as_ref();
-    // The training length where rows come near it, else the longest rows.
+    // The training length if rows come near it, else the nearest length of rows.
     let wanted = match summary.train_length {
         train if train >= first.n && train <= 2.0 * last.n => train,
         train => train.clamp(first.n, last.n),
     };
     let reach = BEYOND * last.n.max(wanted);
-    // Without a fit the laws meet the median of the bin nearest to the anchor.
+    // Without a fit the laws go through the median of the bin nearest to the anchor.
     let nearest = bins.iter().min_by(|a, b| distance(a.n, wanted).total_cmp(&distance(b.n, wanted)));
     let (anchor, level) = match (fit, nearest) {
         (Some(fit), _) => (wanted, at(fit, fit.xi, wanted)),
@@ -61,18 +67,27 @@ pub(super) fn section(head: &HeadSummary, summary: &Summary, frames: &mut Frames
         div.charts {
             figure { (chart(&bins, fit, [anchor, level], reach, &shapes, summary, frames)) }
             div.note {
-                p { (law.verdict.to_string()) "." }
+                p { (law.verdict) "." }
                 @if let Some(Exponent { xi, interval: [low, high], c }) = fit {
-                    p { "ξ " b { (hundredths(*xi)) } ", 95 % " (hundredths(*low)) " to " (hundredths(*high)) ", c " (figure(*c))
-                        "; " (count(head.sampled)) " rows in " (law.bins.len()) " bins." }
+                    p {
+                        "The fit has ξ = " b { (hundredths(*xi)) } ", 95 % interval " (hundredths(*low))
+                        " to " (hundredths(*high)) ", and c = " (figure(*c)) ", from "
+                        (count(head.sampled)) " rows in " (law.bins.len()) " bins."
+                    }
                 }
                 @if let Some(closest) = &law.closest_published {
-                    @if closest.laws.iter().any(|law| law == "identity") {
-                        p { "No published law holds the operating ratio better over these lengths than a fixed β, under which it varies by " (share(closest.spread_of_identity)) "." }
-                    } @else { p { "Under " (closest.laws.join(", ")) " the operating ratio varies least over these lengths, by "
-                        (share(closest.spread)) "; under a fixed β by " (share(closest.spread_of_identity)) "." } }
+                    @if closest.laws.iter().any(|law| law == "identity") { p {
+                        "No published law keeps the operating ratio steadier over these lengths than "
+                        "a fixed β. Under a fixed β it varies by " (share(closest.spread_of_identity)) "."
+                    } } @else { p {
+                        "Under " (closest.laws.join(", ")) " the operating ratio varies least over these "
+                        "lengths: by " (share(closest.spread)) ". Under a fixed β it varies by "
+                        (share(closest.spread_of_identity)) "."
+                    } }
                 }
-                p { "Anchor: n = " (count(anchor.round() as u64)) " (dotted). Laws within 3\u{a0}% of each other are one line. "
+                p {
+                    "The anchor is n = " (count(anchor.round() as u64)) " (dotted). "
+                    "Laws within 3\u{a0}% of each other share a line. "
                     @for shape in shapes.iter().filter(|shape| shape.names.len() > 1) {
                         (shape.title()) ": " (shape.names.join(", ")) ". "
                     }
@@ -90,7 +105,7 @@ fn distance(a: f64, b: f64) -> f64 {
     (a.ln() - b.ln()).abs()
 }
 
-/// The fitted median at n, or with another exponent.
+/// The fitted median at n, with the exponent `xi` in place of the fitted one.
 fn at(fit: &Exponent, xi: f64, n: f64) -> f64 {
     fit.c * n.ln().powf(xi)
 }
@@ -113,7 +128,8 @@ fn lengths(low: f64, high: f64) -> impl Iterator<Item = f64> {
     (0..=STEPS).map(move |i| (from + (to - from) * i as f64 / STEPS as f64).exp().exp())
 }
 
-/// Every law of n or position (taken as n - 1), by shape, from what ends topmost down. Velickovic's law reads the row's entropy: it has no curve of n.
+/// The shapes of all laws of n or position (taken as n - 1), from the one that ends topmost down.
+/// Velickovic's law reads the entropy of the row, so it has no curve of n.
 fn shapes(low: f64, high: f64, anchor: f64, train: f64) -> Vec<Shape> {
     let laws = LAWS.iter().filter(|law| !law.needs_entropy);
     let laws = laws.map(|entry| (entry.name, Rescaling::Law(Law::example(entry, train))));
@@ -178,7 +194,7 @@ fn chart(
     if resolved {
         marks.push(Mark::Area(Ink::SecondBand, band(bins, |bin| bin.resolved_band)));
     }
-    marks.push(Mark::Line(Ink::Guide, vec![(anchor, chart.y.low()), (anchor, chart.y.high())]));
+    marks.push(Mark::Line(Ink::Guide, vec![(anchor, chart.y.low), (anchor, chart.y.high)]));
     for (i, shape) in shapes.iter().enumerate() {
         let ink = Ink::LAWS[i % Ink::LAWS.len()];
         let line = lengths(from, reach).zip(&shape.factors).map(|(n, factor)| (n, level * factor)).collect();
@@ -189,7 +205,7 @@ fn chart(
         marks.push(Mark::Line(Ink::Second, curve(|bin| bin.resolved_beta)));
     }
     if let Some(fit) = fit.filter(|_| from < to) {
-        // Slopes of the interval turn about the middle of the rows, where the fit is best known.
+        // The lines of the interval turn about the middle of the rows, where the fit is best known.
         let rows: f64 = bins.iter().map(|bin| bin.rows as f64).sum();
         let middle = bins.iter().map(|bin| bin.rows as f64 * bin.n.ln().ln()).sum::<f64>() / rows;
         let pivot = at(fit, fit.xi, middle.exp().exp());
@@ -204,7 +220,7 @@ fn chart(
     chart.svg(frames, "median critical β against n, with fit and published laws", &[], &marks)
 }
 
-/// Both ends of a curve that is a straight line on the chart, else all of it.
+/// Only both ends of a curve if it is a straight line on the chart, else all of its points.
 fn straight(chart: &Chart, line: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     let (Some(&first), Some(&last)) = (line.first(), line.last()) else { return line };
     let place = |&(x, y): &(f64, f64)| (chart.x.place(x), chart.y.place(y));

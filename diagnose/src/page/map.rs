@@ -1,4 +1,4 @@
-//! Section 2: layer x head, one colour a cell, six quantities to choose from; and the same as a table.
+//! Section 2 shows six quantities of every head: as a map of layer x head in colours, and as a table.
 
 use super::names::Layers;
 use super::number::{count, figure, hundredths, name, share};
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// One quantity of the map.
 struct Metric {
     title: &'static str,
-    /// What it means, in one line.
+    /// The meaning, in one line.
     meaning: &'static str,
     class: char,
     of: fn(&HeadSummary) -> f64,
@@ -20,7 +20,7 @@ struct Metric {
 
 #[derive(Clone, Copy)]
 enum Scale {
-    /// log2 of the value in half octaves, centred at 1.
+    /// Steps of half an octave around 1.
     Centred,
     /// Even steps from 0 to 1.
     Unit,
@@ -57,7 +57,8 @@ const METRICS: [Metric; 6] = [
     },
     Metric {
         title: "α",
-        meaning: "median accumulation exponent: 1 where the whole row stands against the maximum, 0 where only the top few do",
+        meaning: "median accumulation exponent: 1 if the whole row stands against the maximum, \
+                  0 if only the top few scores do",
         class: 's',
         of: |head| head.median_alpha,
         shown: figure,
@@ -81,7 +82,7 @@ const METRICS: [Metric; 6] = [
     },
 ];
 
-/// Number, class and colours of every metric, for the style sheet.
+/// The number, class and colours of every metric, for the style sheet.
 pub(super) fn colours() -> Vec<(usize, char, &'static [&'static str])> {
     let of = |metric: &Metric| match metric.scale {
         Scale::Centred => &DIVERGING[..],
@@ -107,7 +108,7 @@ impl Scaled<'_> {
         Scaled { metric, range }
     }
 
-    /// Which colour a value has; `None` where there is none.
+    /// The number of the colour of a value, or `None` if there is no value.
     fn level(&self, value: f64) -> Option<usize> {
         let [low, high] = self.range;
         let steps = SEQUENTIAL.len() as f64;
@@ -127,12 +128,12 @@ impl Scaled<'_> {
         }
     }
 
-    /// Labels of the legend's ends and middle.
+    /// The labels of the low end, the middle and the high end of the legend.
     fn ends(&self) -> [String; 3] {
         let [low, high] = self.range;
         match self.metric.scale {
             Scale::Centred => {
-                // Half an octave a colour: where the last one but one ends.
+                // A colour covers half an octave. The last one begins here.
                 let edge = 2f64.powf(((DIVERGING.len() / 2) as f64 - 0.5) / 2.0);
                 [format!("under {}", figure(1.0 / edge)), "1".into(), format!("over {}", figure(edge))]
             }
@@ -143,20 +144,20 @@ impl Scaled<'_> {
     }
 }
 
-/// A level's class; `-` where there is no value, which no rule colours.
+/// The class of a level. It ends in `-` if there is no value, and no rule of the style sheet colours that.
 fn class(metric: &Metric, level: Option<usize>) -> String {
     level.map_or_else(|| format!("{}-", metric.class), |level| format!("{}{level}", metric.class))
 }
 
-/// Heads up to here have their value written into the cell.
+/// Values are written into the cells if no layer has more heads than this.
 const WRITTEN: usize = 16;
-/// Cells of the map per head, and at least, beyond which heads of a number are no longer in a column.
+/// Heads of one number share a column if the map then has at most `SPARSE` cells a head + `MAP_CELLS`.
 const SPARSE: usize = 2;
 const MAP_CELLS: usize = 1024;
-/// Rows of the table that are open to begin with.
+/// The table is open at first if it has no more rows than this.
 const OPEN: usize = 40;
 
-/// Where a head is in the page: `#h` and its number.
+/// A link to a head. The address of head number 3 of the page is `#h3`.
 pub(super) fn link(at: usize, head: &HeadSummary, layers: &Layers) -> Markup {
     html! { a href={ "#h" (at) } { (layers.label(&head.layer)) " head " (head.head) } }
 }
@@ -167,14 +168,19 @@ pub(super) fn section(summary: &Summary, layers: &Layers) -> Markup {
     html! {
         section #map aria-labelledby="map-title" {
             h2 #map-title { "Where in the model" }
-            p.lead { "One cell is one head. Choose a quantity; choose a cell, and the rest of the page is that head." }
+            p.lead {
+                "Each cell is one head. Choose a quantity to colour the cells. "
+                "Choose a cell, and the rest of the page shows that head."
+            }
             @for (i, metric) in METRICS.iter().enumerate() {
                 input type="radio" name="metric" id={ "m" (i) } aria-label=(metric.title) checked[i == 0];
             }
-            div.tabs { @for (i, metric) in METRICS.iter().enumerate() { label for={ "m" (i) } { (metric.title) } } }
+            div.tabs {
+                @for (i, metric) in METRICS.iter().enumerate() { label for={ "m" (i) } { (metric.title) } }
+            }
             @for (i, one) in scaled.iter().enumerate() { (legend(i, one)) }
             div.grid tabindex="-1" { (PreEscaped(cells(heads, layers, &scaled))) }
-            p #readout aria-live="polite" { "Values are in each cell's tooltip, and in the table." }
+            p #readout aria-live="polite" { "The tooltip of a cell holds its values, and so does the table." }
             details open[heads.len() <= OPEN] {
                 summary { "The same as a table: " (heads.len()) " heads" }
                 div.scroll { (PreEscaped(table(heads, layers))) }
@@ -195,8 +201,8 @@ fn legend(i: usize, one: &Scaled) -> Markup {
     }
 }
 
-/// Layers in order of first appearance, each with its heads by number: a column for every number that a head has, unless most
-/// of them would be empty.
+/// The map: the layers in order of first appearance, each with its heads by number. Every number of a head
+/// has a column, unless most cells would be empty.
 fn cells(heads: &[HeadSummary], layers: &Layers, scaled: &[Scaled]) -> String {
     let mut of_layer: HashMap<&str, BTreeMap<u64, usize>> = HashMap::new();
     for (i, head) in heads.iter().enumerate() {
@@ -249,13 +255,14 @@ fn cell(i: usize, head: &HeadSummary, layers: &Layers, scaled: &[Scaled], writte
     *out += "</a>";
 }
 
-/// All heads by number: what the charts show, in digits. Written by hand, because closing tags alone would be 100 KB for
-/// a thousand heads; names go through the template library's escape.
+/// The table: all heads, with the values of the charts in digits. It is written without the template library
+/// because closing tags alone would be 100 KB for a thousand heads. The library still escapes the names.
 fn table(heads: &[HeadSummary], layers: &Layers) -> String {
     let mut out = String::from(
         "<table class=values id=values><thead><tr><th scope=col>layer<th scope=col>head<th scope=col>rows\
          <th scope=col>ρ<th scope=col>critical β<th scope=col>resolved β<th scope=col>ξ<th scope=col>ξ 95 %\
-         <th scope=col>α<th scope=col>entropy / log n<th scope=col>top-two<th scope=col>tied<th scope=col>poisoned<tbody>",
+         <th scope=col>α<th scope=col>entropy / log n<th scope=col>top-two<th scope=col>tied\
+         <th scope=col>poisoned<tbody>",
     );
     for (i, head) in heads.iter().enumerate() {
         let fit = head.length_law.critical_beta.as_ref();

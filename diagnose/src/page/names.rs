@@ -1,10 +1,10 @@
-//! What layers are called where there is little room: by what tells them apart.
+//! Short names of layers: they show what tells the layers apart.
 
 use super::number::short;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Characters of a layer's name beside its heads, and in the map.
+/// The most characters of a layer's name beside its heads, and in the map.
 const BESIDE: usize = 24;
 const IN_MAP: usize = 14;
 
@@ -22,7 +22,7 @@ impl Layers {
         let texts: Vec<&str> = names.iter().map(|name| &**name).collect();
         let shared = shared(&texts);
         let own = |name: &str| format!("…{}", short(&name[shared[0]..name.len() - shared[1]], BESIDE - 1));
-        // As they are, or without what they share, or by number too: the first that leaves no two alike.
+        // The names as they are, without what they share, or with a number: the first in which all differ.
         let tries = [
             names.iter().map(|name| short(name, BESIDE)).collect::<Vec<_>>(),
             names.iter().map(|name| own(name)).collect(),
@@ -37,25 +37,25 @@ impl Layers {
         Layers { labels: names.iter().cloned().zip(labels).collect(), names, shared }
     }
 
-    /// Beside the number of a head.
+    /// The name beside the number of a head.
     pub(super) fn label(&self, layer: &str) -> &str {
         self.labels.get(layer).map_or("", |label| label)
     }
 
-    /// In the map, whose rows say only what differs.
+    /// The name in the map, whose rows say only what differs.
     pub(super) fn in_map(&self, layer: &str) -> String {
         let [start, end] = self.shared;
         short(layer.get(start..layer.len() - end).unwrap_or(layer), IN_MAP)
     }
 }
 
-/// Bytes that all names begin with, and that all end with, so that what is left tells them apart: numbers are left whole.
+/// How many bytes all names share at their beginning and at their end. No number is cut.
 fn shared(names: &[&str]) -> [usize; 2] {
     let (Some((first, rest)), false) = (names.split_first(), names.len() < 2) else { return [0, 0] };
     let common = |same: &dyn Fn(usize) -> bool| (0..first.len()).take_while(|&i| same(i)).count();
     let bytes = first.as_bytes();
     let mut start = common(&|i| rest.iter().all(|name| name.as_bytes().get(i) == Some(&bytes[i])));
-    // The shortest must keep something of its own, and no character is cut.
+    // The shortest name keeps a part of its own, and no character is cut.
     let least = names.iter().map(|name| name.len()).min().unwrap_or(0);
     start = start.min(least.saturating_sub(1));
     let at_end =
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(labels(&[&nine, &ten]), ["…9", "…10"]);
         let deep = |c: char| format!("{}{c}{}", "a".repeat(40), "b".repeat(40));
         let odd = [deep('x'), deep('y'), "z".to_owned()];
-        let told = labels(&[&odd[0], &odd[1], &odd[2]]);
-        assert_eq!(told.iter().collect::<HashSet<_>>().len(), 3, "{told:?}");
+        let labels = labels(&[&odd[0], &odd[1], &odd[2]]);
+        assert_eq!(labels.iter().collect::<HashSet<_>>().len(), 3, "{labels:?}");
     }
 }

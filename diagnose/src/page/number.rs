@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// Three significant digits; a dash where there is none.
+/// Three significant digits, or a dash for NaN.
 pub(super) fn figure(value: f64) -> String {
     let size = value.abs();
     if value.is_nan() {
@@ -12,7 +12,7 @@ pub(super) fn figure(value: f64) -> String {
     } else if value == 0.0 {
         "0".into()
     } else if (1e-3..1e5).contains(&size) {
-        // By what it rounds to: 0.9996 is 1.00.
+        // The rounded value counts: 0.9996 is 1.00.
         let digits = format!("{size:.2e}").split_once('e').and_then(|(_, power)| power.parse::<i32>().ok());
         let decimals = (2 - digits.unwrap_or(0)).max(0) as usize;
         signed(format!("{value:.decimals$}"))
@@ -30,12 +30,12 @@ pub(super) fn hundredths(value: f64) -> String {
     }
 }
 
-/// A share in percent; of nothing, a dash.
+/// A share in percent, or a dash for a share of nothing.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 { "–".into() } else { share(part as f64 / whole as f64) }
 }
 
-/// As [`percent`]; only what is nothing is 0 %, and only what is everything 100 %.
+/// Like [`percent`]. Only an empty share is 0 %, and only a full one is 100 %.
 pub(super) fn share(value: f64) -> String {
     let percent = 100.0 * value;
     if value.is_nan() {
@@ -49,7 +49,7 @@ pub(super) fn share(value: f64) -> String {
     }
 }
 
-/// A count with its thousands apart.
+/// A count with a comma between its thousands.
 pub(super) fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::with_capacity(digits.len() + 6);
@@ -62,19 +62,19 @@ pub(super) fn count(value: u64) -> String {
     text
 }
 
-/// A minus that is as wide as a plus.
+/// The text with minus signs that are as wide as a plus.
 fn signed(text: String) -> String {
     text.replace('-', "−")
 }
 
-/// What would not be seen, or would turn the text around it.
+/// Whether a character cannot be seen, or turns the text around it.
 fn hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A name from a file, with what is hidden spelt out.
+/// A name from a file, with its hidden characters spelt out.
 pub(super) fn name(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -83,7 +83,7 @@ pub(super) fn name(text: &str) -> String {
     if shown.is_empty() { "(no name)".into() } else { shown }
 }
 
-/// JSON that says the same, with what is hidden spelt out.
+/// JSON of the same value, with its hidden characters spelt out.
 pub(super) fn json(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -95,7 +95,7 @@ pub(super) fn json(text: &str) -> String {
     shown
 }
 
-/// A name cut in the middle to `most` characters.
+/// A name, cut in the middle if it has more than `most` characters.
 pub(super) fn short(text: &str, most: usize) -> String {
     let shown = name(text);
     let length = shown.chars().count();
@@ -107,7 +107,7 @@ pub(super) fn short(text: &str, most: usize) -> String {
     format!("{}…{end}", shown.chars().take(head).collect::<String>())
 }
 
-/// A path: bytes that are no UTF-8 as `\xff`.
+/// A path as text. Bytes that are no UTF-8 are spelt `\xff`.
 pub(super) fn path(path: &Path) -> String {
     let chunks = path.as_os_str().as_encoded_bytes().utf8_chunks();
     let mut text = String::new();
@@ -124,8 +124,9 @@ mod tests {
 
     #[test]
     fn figures_have_three_digits() {
-        let told = [0.9996, 12.345, 0.05, -1.2, 99999.0, 1e6, 1e-4, 0.0, f64::INFINITY, f64::NAN].map(figure);
-        assert_eq!(told, ["1.00", "12.3", "0.0500", "−1.20", "99999", "1.00e6", "1.00e−4", "0", "∞", "–"]);
+        let shown =
+            [0.9996, 12.345, 0.05, -1.2, 99999.0, 1e6, 1e-4, 0.0, f64::INFINITY, f64::NAN].map(figure);
+        assert_eq!(shown, ["1.00", "12.3", "0.0500", "−1.20", "99999", "1.00e6", "1.00e−4", "0", "∞", "–"]);
         assert_eq!([0, 7, 1134, 3_932_160].map(count), ["0", "7", "1,134", "3,932,160"]);
         assert_eq!(
             [0.0, 1e-5, 0.312, 0.9999, 1.0].map(share),
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_told_as_they_are() {
+    fn names_show_their_hidden_characters() {
         assert_eq!(name("a\u{1b}[2J\u{202e}b"), r"a\u{1b}[2J\u{202e}b");
         assert_eq!(name("a\u{ad}b\u{e0041}"), r"a\u{ad}b\u{e0041}");
         let text = "a\u{61c}\u{e0041}";

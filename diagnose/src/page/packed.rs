@@ -1,4 +1,4 @@
-//! Articles that are written out only when they are asked for.
+//! Articles that are written out only when they are chosen.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 use maud::{Markup, PreEscaped};
 use std::io::Write;
 
-/// All of them, one behind the other with a NUL between (which no page holds), as gzip in base64: what browsers unpack.
+/// All articles as gzip in base64, which browsers can unpack. A NUL, which no page holds, parts them.
 pub(super) fn pack(articles: &[Markup]) -> Markup {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
     for (i, article) in articles.iter().enumerate() {

@@ -1,17 +1,17 @@
-// What links and styles cannot do: arrow keys in the map, a readout of the cell under the pointer, the chosen cell marked,
-// and heads that are packed.
+// The script does what links and styles cannot: it moves in the map by arrow keys, reads out the cell under
+// the pointer, marks the chosen cell, and unpacks heads.
 (() => {
   const cells = [...document.querySelectorAll(".grid a")];
   if (!cells.length) return;
   const readout = document.getElementById("readout");
   const first = document.querySelector(".head.first");
   const say = (cell) => (readout.textContent = cell.title.split("\n").join(" · "));
-  // Not by :target, which is set only once the page has loaded.
+  // This does not use :target, which is set only once the page has loaded.
   const chosen = () => document.getElementById(location.hash.slice(1))?.closest(".head") || first;
   const place = (cell) => [cell.closest("tr").rowIndex, cell.closest("td").cellIndex];
   const at = new Map(cells.map((cell) => [place(cell).join(), cell]));
   const stop = (cell) => {
-    // One stop for the tab key, the arrows move within.
+    // The map is one stop for the tab key. The arrow keys move inside it.
     for (const other of cells) other.tabIndex = other === cell ? 0 : -1;
   };
   const mark = () => {
@@ -43,13 +43,14 @@
       }
     });
   }
-  // Of a page of hundreds of heads all but the first come packed.
+  // A page of hundreds of heads packs all but the first.
   const packed = document.getElementById("packed");
   let articles;
   const unpack = () => {
     const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
     const text = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Response(text).text().then((all) => new Map(all.split("\0").map((one) => [/id="(h\d+)"/.exec(one)[1], one])));
+    const entry = (one) => [/id="(h\d+)"/.exec(one)[1], one];
+    return new Response(text).text().then((all) => new Map(all.split("\0").map(entry)));
   };
   const show = async () => {
     const id = location.hash.slice(1);
@@ -58,7 +59,7 @@
       const html = (await articles).get(id);
       if (html && !document.getElementById(id)) {
         first.insertAdjacentHTML("beforebegin", html);
-        // So that it becomes the target that it was not when the address named it.
+        // The head was not there when the address named it. This makes it the target.
         if (location.hash === "#" + id) location.replace("#" + id);
       }
     }

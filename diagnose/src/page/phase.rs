@@ -1,7 +1,7 @@
-//! Section 4: operating ratio against top-two difference and entropy, under the two proven bounds.
+//! Section 4 shows the operating ratio against the top-two difference and the entropy, under proven bounds.
 
 use super::axis::Axis;
-use super::chart::{Chart, Frames, Mark};
+use super::chart::{Chart, Frames, Mark, swatch};
 use super::number::count;
 use super::style::Ink;
 use crate::{HeadSummary, SketchPoint, Summary};
@@ -9,14 +9,14 @@ use critbeta::reference::{entropy_bound, top_two_bound};
 use maud::{Markup, html};
 use std::f64::consts::E;
 
-/// Both charts of a page: axes, bounds and all heads' rows, the same behind every head.
+/// Both charts of a page: axes, bounds and the rows of all heads. They are the same behind every head.
 pub(super) struct Phase {
     top_two: Chart,
     entropy: Chart,
     behind: [Vec<Mark<'static>>; 2],
 }
 
-/// Rows of all heads that are drawn behind each head's at most.
+/// The most rows of all heads that are drawn behind the rows of one head.
 pub(super) const CLOUD: usize = 1500;
 const CURVE: usize = 160;
 
@@ -24,7 +24,7 @@ impl Phase {
     pub(super) fn of(summary: &Summary) -> Phase {
         let points = || summary.heads.iter().flat_map(|head| &head.sketch.points);
         let finite = || points().map(|point| point.ratio).filter(|ratio| *ratio > 0.0 && ratio.is_finite());
-        // Both bounds in sight whatever the rows are.
+        // Both bounds stay in sight, whatever the rows are.
         let (low, high) = finite().fold((0.2, 5.0), |(low, high): (f64, f64), r| (low.min(r), high.max(r)));
         let ratio = || Axis::log("operating ratio ρ = β / Λ", low, high);
         let top_two = Chart::new(ratio(), Axis::linear("top-two difference (probability)", 1.0));
@@ -34,11 +34,11 @@ impl Phase {
         let ends = summary.heads.iter().filter_map(|head| head.n);
         let ends = ends.reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]);
         let critical = || Mark::Line(Ink::Guide, vec![(1.0, 0.0), (1.0, 1.0)]);
-        let (from, to) = (top_two.x.low(), top_two.x.high());
+        let (from, to) = (top_two.x.low, top_two.x.high);
         let below = top_two.x.even(from, 1.0, CURVE).filter_map(|rho| Some((rho, top_two_bound(rho)?)));
         let mut first =
             vec![critical(), Mark::Points(Ink::Cloud, cloud.iter().map(SketchPoint::at_top_two).collect())];
-        // No difference exceeds 1, which the bound is at rho = e / (1 + e).
+        // No difference exceeds 1. The bound reaches 1 at rho = e / (1 + e).
         let end = (E / (1.0 + E), 1.0);
         first.push(Mark::Line(Ink::Bound, below.take_while(|&(_, d)| d <= 1.0).chain([end]).collect()));
         let mut second =
@@ -54,9 +54,12 @@ impl Phase {
     pub(super) fn key() -> Markup {
         html! {
             p.key {
-                span { (super::swatch(Ink::Points)) "rows of this head" }
-                span { (super::swatch(Ink::Cloud)) "rows of all heads" }
-                span { (super::swatch(Ink::Bound)) "proven bounds, each row under its own (right: of the longest n and of the shortest)" }
+                span { (swatch(Ink::Points)) "rows of this head" }
+                span { (swatch(Ink::Cloud)) "rows of all heads" }
+                span {
+                    (swatch(Ink::Bound)) "proven bounds: every row lies under its own "
+                    "(right: for the longest and for the shortest n)"
+                }
             }
         }
     }
@@ -66,12 +69,17 @@ impl Phase {
         let violations: u64 = summary.heads.iter().map(|head| head.bound_violations).sum();
         let measured: u64 = summary.heads.iter().map(|head| head.measured).sum();
         html! {
-            p { b.violations { (count(violations)) } " of " (count(measured)) " measured rows of all heads break a bound"
-                @if violations == 0 { ", as it must be." } @else { ": there must be none. Either the records were altered or this program has a defect." } }
+            p {
+                b.violations { (count(violations)) } " of " (count(measured))
+                " measured rows of all heads break a bound"
+                @if violations == 0 { ", as it must be." } @else {
+                    ", and none may. Either the records were altered or this program has a defect."
+                }
+            }
         }
     }
 
-    /// `most` is how many points a head is drawn with.
+    /// `most` is the most points that are drawn of a head.
     pub(super) fn charts(&self, head: &HeadSummary, most: usize, frames: &mut Frames) -> Markup {
         let all = &head.sketch.points;
         let (shown, last) = (all.len().min(most.max(2)), all.len().saturating_sub(1));
@@ -79,8 +87,18 @@ impl Phase {
         let marks =
             |at: fn(&SketchPoint) -> (f64, f64)| [Mark::Points(Ink::Points, points.iter().map(at).collect())];
         html! {
-            figure { (self.top_two.svg(frames, "operating ratio against top-two difference", &self.behind[0], &marks(SketchPoint::at_top_two))) }
-            figure { (self.entropy.svg(frames, "operating ratio against entropy / log n", &self.behind[1], &marks(SketchPoint::at_entropy))) }
+            figure { (self.top_two.svg(
+                frames,
+                "operating ratio against top-two difference",
+                &self.behind[0],
+                &marks(SketchPoint::at_top_two),
+            )) }
+            figure { (self.entropy.svg(
+                frames,
+                "operating ratio against entropy / log n",
+                &self.behind[1],
+                &marks(SketchPoint::at_entropy),
+            )) }
         }
     }
 }

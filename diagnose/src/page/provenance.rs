@@ -1,6 +1,6 @@
-//! Section 7: what this page was made of, what its words mean, and whom to cite.
+//! Section 7 says what the page was made of, what its words mean, and whom to cite.
 
-use super::number::{count, path};
+use super::number::{count, name, path};
 use crate::input::{Input, Source};
 use crate::{HeadSummary, Summary};
 use critbeta::{Error, Result};
@@ -13,30 +13,30 @@ use std::path::Path;
 /// A file that a page was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileFacts {
-    /// Its path, bytes that are no UTF-8 spelt out.
+    /// The path. Bytes that are no UTF-8 are spelt out.
     pub path: String,
-    /// Its size.
+    /// The size of the file.
     pub bytes: u64,
-    /// SHA-256 of its bytes, in hex.
+    /// The SHA-256 of the bytes, in hex.
     pub sha256: String,
-    /// Dtype and scale of each of its tensors, in words; empty for row records, which do not say.
+    /// The dtype and scale of each tensor, in words. Row records do not hold them: then this is empty.
     pub tensors: Vec<String>,
 }
 
-/// What a page was made of and by.
+/// What a page was made of, and by which command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provenance {
     /// The command line, as it can be typed again.
     pub command: String,
-    /// The files, in the order given; none for rows that were in memory.
+    /// The files, in the order given. There are none if the rows were in memory.
     pub files: Vec<FileFacts>,
 }
 
-/// Bytes that are hashed at a time.
+/// The number of bytes that are hashed at a time.
 const PIECE: usize = 1 << 20;
 
 impl FileFacts {
-    /// Of row records. Errors: [`Error::Io`]; [`Error::File`] for a pipe or device, which has been read once.
+    /// The facts of row records. Errors: [`Error::Io`]; [`Error::File`] for a pipe or device.
     pub fn of_records(file: &Path) -> Result<FileFacts> {
         if !file.metadata().map_err(|e| Error::io(file, e))?.is_file() {
             return Err(Error::file(file, "expected a regular file: it is read twice, once for its hash"));
@@ -45,11 +45,11 @@ impl FileFacts {
         Ok(FileFacts { path: path(file), bytes, sha256, tensors: Vec::new() })
     }
 
-    /// Of attention. Errors: [`Error::Io`].
+    /// The facts of a file of attention. Errors: [`Error::Io`].
     pub fn of(input: &Input) -> Result<FileFacts> {
         let tensor = |source: &Source| match source {
             Source::Scores(tensor) => {
-                format!("{}: scores {} {:?}, scaled already", tensor.layer(), tensor.dtype(), tensor.shape())
+                format!("{}: scores {} {:?}, already scaled", tensor.layer(), tensor.dtype(), tensor.shape())
             }
             Source::Pair(pair) => {
                 let [q, k] = pair.dtypes();
@@ -82,7 +82,7 @@ fn hash(file: &Path) -> Result<(u64, String)> {
     Ok((bytes, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
-/// Tensors of a file that are listed.
+/// The most tensors of a file that are listed.
 const LISTED: usize = 40;
 
 /// `thinned` says what charts leave out.
@@ -98,47 +98,81 @@ pub(super) fn section(summary: &Summary, provenance: &Provenance, thinned: &str)
         section #provenance aria-labelledby="provenance-title" {
             h2 #provenance-title { "Provenance" }
             dl {
-                dt { "command" } dd { code.command { (super::number::name(&provenance.command)) } }
+                dt { "command" } dd { code.command { (name(&provenance.command)) } }
                 @for file in &provenance.files {
                     dt { "file" } dd {
-                        code { (file.path) } ", " (count(file.bytes)) " bytes, SHA-256 " code.hash { (file.sha256) }
-                        @if file.tensors.is_empty() { p { "Row records: dtype and scale of the scores are not in them." } }
-                        @else { ul {
-                            @for tensor in file.tensors.iter().take(LISTED) { li { (super::number::name(tensor)) } }
-                            @if file.tensors.len() > LISTED { li { "and " (file.tensors.len() - LISTED) " more" } }
+                        code { (file.path) } ", " (count(file.bytes)) " bytes, SHA-256 "
+                        code.hash { (file.sha256) }
+                        @if file.tensors.is_empty() {
+                            p { "These are row records. They do not hold the dtype and scale of the scores." }
+                        } @else { ul {
+                            @for tensor in file.tensors.iter().take(LISTED) { li { (name(tensor)) } }
+                            @if let more @ 1.. = file.tensors.len().saturating_sub(LISTED) {
+                                li { "and " (more) " more" }
+                            }
                         } }
                     }
                 }
                 dt { "mask" } dd {
-                    "n counts visible keys; a score of −∞ is masked. Queries and keys: row r sees keys 0 to its position."
-                    @if summary.exclude_sink > 0 { " The first " (summary.exclude_sink) " keys of every row were left out." }
+                    "n counts the visible keys. A score of −∞ is masked. "
+                    "If the file holds queries and keys, a row sees the keys from 0 to its position."
+                    @if summary.exclude_sink > 0 {
+                        " The first " (summary.exclude_sink) " keys of every row were left out."
+                    }
                 }
                 dt { "rows" } dd {
                     @if let Some([low, high]) = ends { "n from " (count(low)) " to " (count(high)) "; " }
-                    "β = " (summary.beta) ", resolve r = " (summary.resolve) " nats, training length " (summary.train_length)
-                    @if let Some(k) = summary.top_k { ", only the " (k) " largest scores of a row counted" }
-                    ", seed " (summary.seed)
+                    "β = " (summary.beta) ", resolve r = " (summary.resolve) " nats, training length "
+                    (summary.train_length) ", seed " (summary.seed)
+                    @if let Some(k) = summary.top_k {
+                        "; only the " (k) " largest scores of a row were counted"
+                    }
                 }
                 dt { "thinned" } dd {
-                    (thinned) " Every number on this page is of all measured rows"
-                    @if sampled > 0 { ", but quantiles of " (sampled) " long heads, which are of a uniform sample of their rows" }
-                    @if drawn > 0 { ", but the what-if of " (drawn) " long heads, which is of rows drawn from theirs" }
-                    "."
+                    (thinned) " Every number on this page comes from all measured rows"
+                    @if sampled > 0 || drawn > 0 { ", with these exceptions" } "."
+                    @if sampled > 0 {
+                        " The quantiles of " (sampled) " long heads come from a uniform sample of their rows."
+                    }
+                    @if drawn > 0 {
+                        " The what-if of " (drawn) " long heads comes from rows drawn from theirs."
+                    }
                 }
                 dt { "version" } dd { "critbeta " (summary.critbeta) }
             }
             h2 { "Glossary" }
             dl.glossary {
-                dt { "score" } dd { "What the softmax sees at β = 1, after scale, position and mask." }
-                dt { "gap" } dd { "How far a score lies below the largest of its row. N(t) counts the gaps of at most t." }
-                dt { "critical β (Λ)" } dd { "The largest log N(t) / t over t > 0. Far below it the top keys are not told apart as n grows, far above it one key takes all." }
-                dt { "resolved critical β" } dd { "The same with log N(t) − r: crowds of up to " i { "e" } sup { "r" } " keys need not be told apart, which tames ties." }
-                dt { "operating ratio (ρ)" } dd { "β over critical β: which side of the border a row is on, and how far." }
-                dt { "ξ" } dd { "Exponent of the length law critical β ~ (log n)" sup { "ξ" } ": 0 wants a fixed β, ½ wants √log n, 1 wants log n." }
+                dt { "score" } dd {
+                    "A score is what the softmax sees at β = 1, after scale, position and mask."
+                }
+                dt { "gap" } dd {
+                    "The gap of a score is how far it lies below the largest score of its row. "
+                    "N(t) counts the gaps of at most t."
+                }
+                dt { "critical β (Λ)" } dd {
+                    "It is the largest log N(t) / t over t > 0. Far below it the top keys cannot be told "
+                    "apart as n grows. Far above it one key takes all."
+                }
+                dt { "resolved critical β" } dd {
+                    "It is the same with log N(t) − r in place of log N(t). Groups of up to " i { "e" }
+                    sup { "r" } " keys need not be told apart, so ties of that size do not make it infinite."
+                }
+                dt { "operating ratio (ρ)" } dd {
+                    "It is β over critical β. It says on which side of the border a row is, and how far away."
+                }
+                dt { "ξ" } dd {
+                    "It is the exponent of the length law critical β ~ (log n)" sup { "ξ" }
+                    ". A ξ of 0 calls for a fixed β, ½ for a β that grows as √log n, and 1 for one that "
+                    "grows as log n."
+                }
             }
             h2 { "Citation" }
-            p { "The theory: T. Hayase, R. Karakida, " cite { "A Unified Framework for Critical Scaling of Inverse Temperature in Self-Attention" }
-                ", arXiv:2605.12697 (2026). This page: critbeta " (summary.critbeta) ". The bounds for finite n are critbeta's, derived and tested." }
+            p {
+                "The theory is from T. Hayase and R. Karakida, "
+                cite { "A Unified Framework for Critical Scaling of Inverse Temperature in Self-Attention" }
+                ", arXiv:2605.12697 (2026). critbeta " (summary.critbeta) " made this page. "
+                "The bounds for finite n are critbeta's own, derived and tested."
+            }
         }
     }
 }

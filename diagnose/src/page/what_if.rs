@@ -1,4 +1,4 @@
-//! Section 6: the rows of a head under other rules, side by side.
+//! Section 6 shows the rows of a head under other rules, side by side.
 
 use super::number::{count, figure, name};
 use crate::{HeadSummary, LawOutcome, Quantiles};
@@ -7,14 +7,13 @@ use maud::{Markup, PreEscaped, Render, html};
 pub(super) fn section(head: &HeadSummary) -> Markup {
     let Some(outcomes) = head.what_if.as_ref() else {
         return html! { p.missing {
-            "What other rules would make of these rows needs their scores, which row records do not hold: "
-            code { "critbeta diagnose FILE --html" } " measures it."
+            "Row records hold no scores, so other rules cannot be tried on these rows. "
+            code { "critbeta diagnose FILE --html" } " tries them."
         } };
     };
     let rows = outcomes.first().map_or(0, |outcome| outcome.rows);
     if rows == 0 {
-        let which =
-            if head.measured == 0 { "No row of this head" } else { "No row that was drawn of this head" };
+        let which = if head.measured == 0 { "No row of this head" } else { "No row drawn from this head" };
         return html! { p.missing { (which) " can be measured." } };
     }
     html! {
@@ -24,11 +23,13 @@ pub(super) fn section(head: &HeadSummary) -> Markup {
             span { "Every bar's line runs from 0 to 1." }
         }
         (PreEscaped(table(outcomes)))
-        @if rows < head.measured { p.note { "Of " (count(rows)) " rows drawn from its " (count(head.measured)) " measured ones." } }
+        @if rows < head.measured { p.note {
+            "The table is of " (count(rows)) " rows drawn from its " (count(head.measured)) " measured ones."
+        } }
     }
 }
 
-/// Rules under which every row comes out the same are one line of the table.
+/// Rules share a line of the table if every row comes out the same under them.
 fn table(outcomes: &[LawOutcome]) -> String {
     let mut groups: Vec<(&LawOutcome, Vec<&str>)> = Vec::new();
     for outcome in outcomes {
@@ -42,8 +43,8 @@ fn table(outcomes: &[LawOutcome]) -> String {
         }
     }
     let mut out = String::from(
-        "<div class=scroll><table class=\"values rules\"><tr><th scope=col>rule<th scope=col>β<th scope=col>entropy / log n\
-         <th scope=col>top-two difference",
+        "<div class=scroll><table class=\"values rules\"><tr><th scope=col>rule<th scope=col>β\
+         <th scope=col>entropy / log n<th scope=col>top-two difference",
     );
     for (outcome, specs) in groups {
         out += "<tr><th scope=row>";
@@ -58,10 +59,10 @@ fn table(outcomes: &[LawOutcome]) -> String {
     out + "</table></div>"
 }
 
-/// Pieces that a hyphen must not break; a longer one is broken rather than wider than a phone.
+/// Up to these many bytes a piece is not broken at its hyphens. A longer one would be wider than a phone.
 const KEPT_WHOLE: usize = 24;
 
-/// A rule's text, to be broken after a comma, a colon or an equals sign only.
+/// Writes the text of a rule so that it breaks only after a comma, a colon or an equals sign.
 pub(super) fn breakable(spec: &str, out: &mut String) {
     for (i, piece) in spec.split_inclusive([',', ':', '=']).enumerate() {
         *out += if i > 0 { "<wbr>" } else { "" };
@@ -72,7 +73,7 @@ pub(super) fn breakable(spec: &str, out: &mut String) {
     }
 }
 
-/// A median in digits over a bar from the 5 to the 95 % quantile of rows.
+/// Writes a cell: the median in digits, over a bar from the 5 to the 95 % quantile of the rows.
 fn bar(of: &Quantiles, out: &mut String) {
     let place = |value: f64| (100.0 * value.clamp(0.0, 1.0)).round();
     *out += &format!(

@@ -24,8 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Every row at its own critical beta, ties resolved at log 2, and no sharper than 8.
     let rule: Rescaling = "critical:resolve=0.69,cap=8".parse()?;
     let mut probs = vec![0.0f32; rows * cols];
-    let positions = vec![cols as u64 - 1; rows];
-    for (row, report) in engine.softmax(&view, &rule, &positions, &mut probs)?.iter().enumerate() {
+    for (row, report) in engine.softmax(&view, &rule, None, &mut probs)?.iter().enumerate() {
         let sum: f64 = probs[row * cols..][..cols].iter().map(|&p| f64::from(p)).sum();
         let sink = probs[row * cols];
         println!("row {row}: beta {:.4}, weight of the sink {sink:.4}, sum {sum:.6}", report.beta);

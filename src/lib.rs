@@ -1,33 +1,53 @@
-//! Exact critical inverse temperature of attention rows, and what it says about a model.
+//! Exact critical inverse temperature of attention rows, and a softmax that is rescaled by it.
 //!
-//! A row of attention is a softmax over n scores. With D_j = max - s_j its gaps and N(t) how many of
-//! them are at most t, its critical beta is Lambda = sup over t > 0 of log N(t) / t: far below it the
-//! top keys are not told apart as n grows, far above it one key takes all (arXiv:2605.12697).
+//! A row of attention is a softmax over n scores. Its gaps are D_j = max - s_j, and N(t) counts the gaps of at
+//! most t. The critical beta of the row is Lambda = sup over t > 0 of log N(t) / t (arXiv:2605.12697). Far below
+//! Lambda the softmax blurs the top keys together as n grows. Far above it one key takes all the weight.
+//!
+//! # On a CPU
 //!
 //! ```
-//! // A sink 8 nats above a thousand equal keys: the contact lies at the far end of the row.
-//! let mut row = vec![0.0f32; 1000];
-//! row[0] = 8.0;
-//! let critical = critbeta::cpu::critical_beta(&row, 0.0);
-//! assert_eq!(critical.beta, 1000f64.ln() / 8.0);
-//! assert_eq!((critical.contact_gap, critical.contact_rank), (8.0, 1000));
+//! use critbeta::{Rescaling, Scores, cpu};
+//!
+//! // Two rows of four scores. A score of -inf is masked.
+//! let scores = [3.0f32, 0.0, 0.0, 0.0, 1.0, 1.5, f32::NEG_INFINITY, 0.0];
+//! let rows = Scores::dense(&scores, 2, 4)?;
+//! // Each row is rescaled to its own critical beta, and at most to 8.
+//! let rule: Rescaling = "critical:cap=8".parse()?;
+//! let mut probabilities = [0.0f32; 8];
+//! let found = cpu::softmax(&rows, &rule, None, &mut probabilities)?;
+//! // All four scores of the first row lie within a gap of 3, so its critical beta is log 4 / 3.
+//! assert_eq!(found[0].beta, 4f64.ln() / 3.0);
+//! assert_eq!(probabilities[6], 0.0);
+//! # Ok::<(), critbeta::Error>(())
 //! ```
 //!
-//! Read in this order:
+//! [`cpu::row_reports`] measures rows without a softmax. [`CriticalBeta`] carries the gap and the rank that
+//! anyone can check by hand, and [`reference`](mod@reference) is the slow definition in f64.
 //!
-//! - [`Scores`]: what a legal block of rows is; -inf is masked.
-//! - [`reference`](mod@reference): the definition in f64, sorted and obvious, with every quantity and bound of the theory.
-//! - [`cpu`]: the same numbers fast, rows in parallel; the rescaled softmax.
-//! - [`cuda`]: the same on a GPU, for rows that lie there already.
-//! - [`CriticalBeta`]: the value and the witness that lets anyone check it by hand.
-//! - [`rescaling`], [`laws`]: how beta is chosen, as plain data with one text form; the published laws.
-//! - [`calibration`] (a feature of that name): a rule for each layer and head, from a file.
-//! - `families` (feature `families`): score families with known answers.
+//! # On a GPU
 //!
-//! Files, reports and the command `critbeta` are the crate `critbeta-diagnose`.
+//! [`cuda::Engine::launch`] is the entry for a server. It takes device memory, a stream and a workspace that the
+//! caller owns.
 //!
-//! Legal rows include the empty (all zero), the single (Lambda = 0), the tied (Lambda = +inf) and the
-//! poisoned one: a NaN or +inf makes its own row NaN and no other.
+//! 1. [`cuda::Engine::cuda`] opens a GPU and loads the kernels, once per process.
+//! 2. [`cuda::Call::softmax`] describes one launch over device rows. Its other fields are set after that.
+//! 3. [`cuda::Call::workspace_bytes`] gives the size of the workspace. The caller allocates it.
+//! 4. [`cuda::Engine::launch`] checks the call and enqueues it. A CUDA graph can capture the launch.
+//!
+//! [`cuda::Plan`] names the kernel and the reasons for it, on a machine without a GPU too.
+//!
+//! # Modules and features
+//!
+//! - [`Scores`] says what a legal block of rows is. An empty row has critical beta 0, a single score also has 0,
+//!   and tied maxima have +inf. A NaN or +inf makes its own row NaN, and no other row.
+//! - [`Rescaling`] chooses beta. It is plain data with one text form. [`laws`] lists the published length laws.
+//! - Feature `calibration` (default): the module `calibration` reads a rule for each layer and head from a file.
+//! - Feature `cuda` (default): NVIDIA GPUs. The driver is found at run time, so the build needs no CUDA.
+//! - Feature `families`: the module `families` draws score rows whose critical beta is known.
+//! - Feature `simt`: a simulator runs the CUDA kernels on a CPU, for tests. The build needs a C++17 compiler.
+//!
+//! The crate `critbeta-diagnose` holds files, reports and the command `critbeta`.
 
 #[cfg(feature = "calibration")]
 pub mod calibration;
@@ -51,7 +71,7 @@ pub use error::{Error, Result};
 pub use rescaling::Rescaling;
 pub use scores::{Element, Scores, ScoresMut};
 
-/// The README's example is tested.
+/// The Rust examples of `docs/embedding.md` are tested.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

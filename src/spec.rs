@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_by_name() {
-        for (text, told) in [
+        for (text, message) in [
             ("", "unknown name"),
             ("logn", "expected identity, fixed"),
             ("identity:x=1", "unknown parameter \"x\"; expected none"),
@@ -260,7 +260,7 @@ mod tests {
             ("calibrated:c=-1,xi=1", "c must be"),
         ] {
             let error = text.parse::<Rescaling>().unwrap_err().to_string();
-            assert!(error.contains(told) && error.contains(&format!("{text:?}")), "{text}: {error}");
+            assert!(error.contains(message) && error.contains(&format!("{text:?}")), "{text}: {error}");
         }
     }
 }

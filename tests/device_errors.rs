@@ -105,9 +105,9 @@ fn bad_shapes_pointers_and_strides_are_refused() {
         (with(right, |c| c.resolve = Some(f64::NAN)), "found NaN"),
         (with(right, |c| c.top_k = Some(0)), "top-k must be at least 1"),
     ];
-    for (call, told) in cases {
+    for (call, expected) in cases {
         let message = f.refusal(&call);
-        assert!(message.contains(told), "{told:?} is not in {message:?}");
+        assert!(message.contains(expected), "{expected:?} is not in {message:?}");
     }
 }
 
@@ -122,7 +122,7 @@ fn overlapping_buffers_are_refused() {
     let out =
         |address, dtype, stride| with(right, |c| c.out = Some(DeviceOutput::new(address, dtype, stride)));
     let in_lens = right.scores.lens;
-    for (call, told) in [
+    for (call, expected) in [
         (out(scores, DType::F32, COLS), "scores at"),
         (out(scores, DType::F16, COLS + 1), "scores at"),
         (out(scores + 2, DType::F16, COLS), "only be in place"),
@@ -134,7 +134,7 @@ fn overlapping_buffers_are_refused() {
         (with(right, |c| c.beta = Beta::Each(right.report.unwrap())), "betas at"),
     ] {
         let message = f.refusal(&call);
-        assert!(message.contains(told) && message.contains("overlap"), "{told:?} is not in {message:?}");
+        assert!(message.contains(expected) && message.contains("overlap"), "{expected:?} is not in {message:?}");
         assert!(message.contains(&format!("{:#x}", call.report.unwrap())) || call.report == right.report);
     }
     // What is only read may be shared, and neighbours are no overlap.
@@ -177,20 +177,20 @@ fn workspaces_are_checked_and_memory_is_looked_up() {
     let address = f.address(5);
     let message =
         |f: &mut Fixture, call: &Call, workspace| f.launch(call, workspace).unwrap_err().to_string();
-    let told = message(&mut f, &right, None);
-    assert!(told.contains(&format!("a workspace of 0 bytes, expected {needed}")), "{told}");
-    let told = message(&mut f, &right, Some(Workspace { address, bytes: needed - 1 }));
-    assert!(told.contains(&format!("a workspace of {} bytes, expected {needed}", needed - 1)), "{told}");
-    let told = message(&mut f, &right, Some(Workspace { address: address + 128, bytes: needed }));
-    assert!(told.contains("not aligned to 256 bytes"), "{told}");
-    let told = message(&mut f, &right, Some(Workspace { address: 0, bytes: needed }));
-    assert!(told.contains("workspace are at address 0"), "{told}");
+    let refusal = message(&mut f, &right, None);
+    assert!(refusal.contains(&format!("a workspace of 0 bytes, expected {needed}")), "{refusal}");
+    let refusal = message(&mut f, &right, Some(Workspace { address, bytes: needed - 1 }));
+    assert!(refusal.contains(&format!("a workspace of {} bytes, expected {needed}", needed - 1)), "{refusal}");
+    let refusal = message(&mut f, &right, Some(Workspace { address: address + 128, bytes: needed }));
+    assert!(refusal.contains("not aligned to 256 bytes"), "{refusal}");
+    let refusal = message(&mut f, &right, Some(Workspace { address: 0, bytes: needed }));
+    assert!(refusal.contains("workspace are at address 0"), "{refusal}");
     let report = f.address(5) + 256;
     let workspace = Workspace { address, bytes: needed };
-    let told = message(&mut f, &with(right, |c| c.report = Some(report)), Some(workspace));
-    assert!(told.contains("workspace at") && told.contains("overlap"), "{told}");
-    let told = message(&mut f, &right, Some(Workspace { address: 256, bytes: needed }));
-    assert!(told.contains("outside of the memory given"), "{told}");
+    let refusal = message(&mut f, &with(right, |c| c.report = Some(report)), Some(workspace));
+    assert!(refusal.contains("workspace at") && case.contains("overlap"), "{refusal}");
+    let refusal = message(&mut f, &right, Some(Workspace { address: 256, bytes: needed }));
+    assert!(refusal.contains("outside of the memory given"), "{refusal}");
     f.launch(&right, Some(workspace)).unwrap();
 }
 
@@ -210,8 +210,8 @@ fn host_verbs_name_what_they_refuse() {
     // Lengths in host memory are checked where they are given.
     assert!(view.with_lens(&[3, 4]).unwrap_err().to_string().contains("length 4 of row 1"));
     let mut small = f.engine.zeroed(16).unwrap();
-    let told = f.engine.upload(&mut small, 10, &[0; 8]).unwrap_err().to_string();
-    assert!(told.contains("8 bytes from byte 10 on of device memory of 16 bytes"), "{told}");
+    let refusal = f.engine.upload(&mut small, 10, &[0; 8]).unwrap_err().to_string();
+    assert!(refusal.contains("8 bytes from byte 10 on of device memory of 16 bytes"), "{refusal}");
     assert!(f.engine.download(&small, usize::MAX, &mut [0; 8]).is_err());
     assert_eq!(size_of::<RowReport>(), 72);
 }
@@ -227,8 +227,8 @@ fn the_simulator_has_one_stream() {
     }
     let call = f.call();
     // SAFETY: the fixture's memory is as large as the call says, and nobody else's.
-    let told = unsafe { f.engine.launch(&call, None, 0x1230) }.unwrap_err().to_string();
-    assert!(told.contains("stream 0x1230: the simulator has only the default stream"), "{told}");
+    let refusal = unsafe { f.engine.launch(&call, None, 0x1230) }.unwrap_err().to_string();
+    assert!(refusal.contains("stream 0x1230: the simulator has only the default stream"), "{refusal}");
     // SAFETY: the same.
     unsafe { f.engine.launch(&call, None, 0) }.unwrap();
 }

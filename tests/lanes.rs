@@ -18,7 +18,7 @@ fn rule() -> Rescaling {
 }
 
 /// Lambda, the top, and every probability of one row that begins `offset` elements into a buffer.
-fn agrees<T: Element>(row: &[f32], offset: usize, told: &str) {
+fn agrees<T: Element>(row: &[f32], offset: usize, case: &str) {
     let mut buffer = vec![T::from_f32(f32::NAN); offset];
     buffer.extend(row.iter().map(|&s| T::from_f32(s)));
     let stored = &buffer[offset..];
@@ -27,9 +27,9 @@ fn agrees<T: Element>(row: &[f32], offset: usize, told: &str) {
     let view = Scores::dense(stored, 1, row.len()).unwrap();
     for resolve in RESOLVES {
         let report = cpu::row_reports(&view, 1.0, Measure::new(resolve, None))[0];
-        assert_eq!(report.critical, reference.critical_beta(), "{told}");
-        assert_eq!(report.resolved, reference.resolved_critical_beta(resolve), "{told}, r = {resolve}");
-        assert_eq!(report.top, critbeta::stats::RowMax::of(&wide, 0), "{told}");
+        assert_eq!(report.critical, reference.critical_beta(), "{case}");
+        assert_eq!(report.resolved, reference.resolved_critical_beta(resolve), "{case}, r = {resolve}");
+        assert_eq!(report.top, critbeta::stats::RowMax::of(&wide, 0), "{case}");
     }
     let mut out = vec![f32::NAN; offset + row.len()];
     let beta = cpu::softmax(&view, &rule(), Some(&[0]), &mut out[offset..]).unwrap()[0].beta;
@@ -40,24 +40,24 @@ fn agrees<T: Element>(row: &[f32], offset: usize, told: &str) {
     for (at, (&p, &s)) in out[offset..].iter().zip(&wide).enumerate() {
         let weight = weigh(s) / sum;
         let tolerance = prob_error(weight, z_of(s)) + weight * sum_error(row.len());
-        assert!((f64::from(p) - weight).abs() <= tolerance, "{told}: score {at} has {p}, expected {weight}");
+        assert!((f64::from(p) - weight).abs() <= tolerance, "{case}: score {at} has {p}, expected {weight}");
     }
     // The same to the same element type, and in place: the f32 probabilities rounded once more.
     let mut narrow = vec![T::from_f32(0.0); row.len()];
     cpu::softmax(&view, &rule(), Some(&[0]), &mut narrow).unwrap();
     let expected: Vec<T> = out[offset..].iter().map(|&p| T::from_f32(p)).collect();
-    assert_eq!(bytemuck::cast_slice::<T, u8>(&narrow), bytemuck::cast_slice::<T, u8>(&expected), "{told}");
+    assert_eq!(bytemuck::cast_slice::<T, u8>(&narrow), bytemuck::cast_slice::<T, u8>(&expected), "{case}");
     let mut in_place = buffer.clone();
     let mut rows = ScoresMut::dense(&mut in_place[offset..], 1, row.len()).unwrap();
     cpu::softmax_in_place(&mut rows, &rule(), Some(&[0])).unwrap();
     let replaced = bytemuck::cast_slice::<T, u8>(&in_place[offset..]);
-    assert_eq!(replaced, bytemuck::cast_slice::<T, u8>(&expected), "{told} in place");
+    assert_eq!(replaced, bytemuck::cast_slice::<T, u8>(&expected), "{case} in place");
 }
 
-fn agrees_as_every_type(row: &[f32], offset: usize, told: &str) {
-    agrees::<f32>(row, offset, &format!("{told} as f32"));
-    agrees::<f16>(row, offset, &format!("{told} as f16"));
-    agrees::<bf16>(row, offset, &format!("{told} as bf16"));
+fn agrees_as_every_type(row: &[f32], offset: usize, case: &str) {
+    agrees::<f32>(row, offset, &format!("{case} as f32"));
+    agrees::<f16>(row, offset, &format!("{case} as f16"));
+    agrees::<bf16>(row, offset, &format!("{case} as bf16"));
 }
 
 /// Empty and all-masked rows have no maximum to compare with here; tests/seeds.rs has them.
@@ -289,8 +289,8 @@ fn a_row_without_probabilities_leaves_the_next_one_alone() {
         let view = view.with_lens(lens).unwrap();
         let mut out = vec![9.0f32; scores.len()];
         let betas = vec![1.0; lens.len()];
-        let told = alone.install(|| cpu::softmax_at(&view, &betas, &mut out)).unwrap();
-        (told.last().unwrap().log_partition, out[scores.len() - scores.len() / lens.len()..][..4].to_vec())
+        let reports = alone.install(|| cpu::softmax_at(&view, &betas, &mut out)).unwrap();
+        (reports.last().unwrap().log_partition, out[scores.len() - scores.len() / lens.len()..][..4].to_vec())
     };
     let expected = softmax(&short, &[4]);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

@@ -21,13 +21,13 @@ fn critical_betas_agree<T: Element>(family: Family, stored: &[T]) {
     let view = Scores::dense(stored, 1, stored.len()).unwrap();
     for resolve in RESOLVES {
         let report = cpu::row_reports(&view, 1.0, Measure::new(resolve, None))[0];
-        let told = format!("{family} n = {} as {}, r = {resolve}", wide.len(), std::any::type_name::<T>());
-        assert_eq!(report.critical, reference.critical_beta(), "{told}");
-        assert_eq!(report.resolved, reference.resolved_critical_beta(resolve), "{told}");
-        assert_eq!(report.resolved, cpu::critical_beta(&wide, resolve), "{told}");
-        assert_eq!((report.top.len, report.top.ties), (reference.n(), reference.gap_count(0.0)), "{told}");
-        assert_eq!(f64::from(report.top.max), reference.max(), "{told}");
-        assert_eq!(report.alpha(), reference.alpha(), "{told}");
+        let case = format!("{family} n = {} as {}, r = {resolve}", wide.len(), std::any::type_name::<T>());
+        assert_eq!(report.critical, reference.critical_beta(), "{case}");
+        assert_eq!(report.resolved, reference.resolved_critical_beta(resolve), "{case}");
+        assert_eq!(report.resolved, cpu::critical_beta(&wide, resolve), "{case}");
+        assert_eq!((report.top.len, report.top.ties), (reference.n(), reference.gap_count(0.0)), "{case}");
+        assert_eq!(f64::from(report.top.max), reference.max(), "{case}");
+        assert_eq!(report.alpha(), reference.alpha(), "{case}");
     }
 }
 
@@ -101,8 +101,8 @@ fn probabilities_are_the_reference_weights_within_their_bound() {
             for rescaling in &rescalings {
                 let mut probs = vec![f32::NAN; n];
                 let positions = [n as u32 - 1];
-                let told = alone.install(|| cpu::softmax(&view, rescaling, Some(&positions), &mut probs));
-                let report = told.unwrap()[0];
+                let reports = alone.install(|| cpu::softmax(&view, rescaling, Some(&positions), &mut probs));
+                let report = reports.unwrap()[0];
                 if let Rescaling::Critical(rule) = rescaling {
                     let critical = row.resolved_critical_beta(rule.resolve).beta;
                     assert_eq!(report.beta, (rule.ratio * critical).clamp(rule.floor, rule.cap), "{family}");
@@ -113,8 +113,8 @@ fn probabilities_are_the_reference_weights_within_their_bound() {
                     let gap = row.max() - f64::from(scores[at]);
                     let z = if gap == 0.0 { 0.0 } else { report.beta * gap };
                     let tolerance = prob_error(weight, z);
-                    let told = || format!("{family} n = {n} {rescaling}: score {at} has {}", probs[at]);
-                    assert!((f64::from(probs[at]) - weight).abs() <= tolerance, "{}, not {weight}", told());
+                    let case = || format!("{family} n = {n} {rescaling}: score {at} has {}", probs[at]);
+                    assert!((f64::from(probs[at]) - weight).abs() <= tolerance, "{}, not {weight}", case());
                 }
             }
         }

@@ -14,12 +14,12 @@ use critbeta::cuda::{Arch, Beta, Plan, Problem, SimtOptions};
 use critbeta::reference::Row;
 use critbeta::rescaling::RowFacts;
 use critbeta::{DType, Rescaling};
-use device::{Ask, DTYPES, Out, PLAIN, Rows, engine, engine_of, run, small};
+use device::{Request, DTYPES, Out, PLAIN, Rows, engine, engine_of, run, small};
 use std::collections::BTreeSet;
 
 #[test]
 fn every_variant_agrees_on_every_family_and_edge() {
-    let (mut met, mut clusters) = (BTreeSet::new(), true);
+    let (mut covered, mut clusters) = (BTreeSet::new(), true);
     for dtype in DTYPES {
         for (scope, arch, widths) in shapes(dtype.size_bytes()) {
             let Some(engine) = engine("every_variant_agrees_on_every_family_and_edge", &arch) else { return };
@@ -35,29 +35,29 @@ fn every_variant_agrees_on_every_family_and_edge() {
                     let problem = if out == Out::None { Problem::statistics } else { Problem::softmax };
                     let count = rows.rows.len() as u64;
                     let plan = Plan::choose(&problem(count, n as u64, dtype), engine.arch()).unwrap();
-                    let told = format!("{n} x {dtype} by {}", plan.launch().variant);
-                    assert_eq!(plan.launch().variant.scope(), scope, "{told}");
-                    met.insert(plan.launch().variant as u32);
+                    let case = format!("{n} x {dtype} by {}", plan.launch().variant);
+                    assert_eq!(plan.launch().variant.scope(), scope, "{case}");
+                    covered.insert(plan.launch().variant as u32);
                     let measure = Measure::new(0.69, None);
                     let both = out == Out::None;
-                    let ask = Ask { measure, both, ..Ask::new(out, Beta::Rescaling(&rescaling)) };
-                    let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{told}: {error}"));
-                    check(&told, &rows, &ask, &done);
+                    let request = Request { measure, both, ..Request::new(out, Beta::Rescaling(&rescaling)) };
+                    let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
+                    check(&case, &rows, &request, &done);
                     for (r, scores) in rows.rows.iter().enumerate() {
-                        let told = format!("{told}, row {r}");
+                        let case = format!("{case}, row {r}");
                         let row = Row::from_f32(scores);
                         let ours = done.reports[r].decode(measure);
                         if row.is_poisoned() {
                             continue;
                         }
                         if both {
-                            assert_eq!(ours.critical, row.critical_beta(), "{told}");
+                            assert_eq!(ours.critical, row.critical_beta(), "{case}");
                         }
-                        assert_eq!(ours.resolved, row.resolved_critical_beta(0.69), "{told}");
+                        assert_eq!(ours.resolved, row.resolved_critical_beta(0.69), "{case}");
                         let wanted = (0.7 * ours.resolved.beta).clamp(0.0, 50.0);
                         assert!(
                             (ours.beta - wanted).abs() <= 4e-16 * wanted,
-                            "{told}: {} {wanted}",
+                            "{case}: {} {wanted}",
                             ours.beta
                         );
                     }
@@ -69,10 +69,10 @@ fn every_variant_agrees_on_every_family_and_edge() {
     let missed: Vec<&str> = Variant::ALL
         .iter()
         .filter(|v| ladder.contains(&v.family()) && (clusters || v.scope() != Scope::Cluster))
-        .filter(|v| !met.contains(&(**v as u32)))
+        .filter(|v| !covered.contains(&(**v as u32)))
         .map(|v| v.symbol())
         .collect();
-    assert_eq!(missed, [""; 0], "variants that no shape of this test meets");
+    assert_eq!(missed, [""; 0], "no shape of this test runs these variants");
 }
 
 #[test]
@@ -93,10 +93,10 @@ fn rows_may_begin_and_end_anywhere() {
                 let outs = if scope == Scope::Warp { &outs[..] } else { &outs[offset % 3..][..1] };
                 for &out in outs {
                     let rows = Rows { offset, gap: offset * 3 % 7, ..Rows::dense(dtype, &rows) };
-                    let ask = Ask::new(out, Beta::Rescaling(&rescaling));
-                    let told = format!("{scope:?} {n} x {dtype} at {offset} to {out:?}");
-                    let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{told}: {error}"));
-                    check(&told, &rows, &ask, &done);
+                    let request = Request::new(out, Beta::Rescaling(&rescaling));
+                    let case = format!("{scope:?} {n} x {dtype} at {offset} to {out:?}");
+                    let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
+                    check(&case, &rows, &request, &done);
                 }
             }
         }
@@ -120,10 +120,10 @@ fn rows_have_their_own_lengths() {
             let identity = Rescaling::Identity;
             for (offset, out) in [(0, Out::None), (5, Out::Apart(DType::F32, 0, 1)), (1, Out::InPlace)] {
                 let rows = Rows { offset, gap: 1, ..Rows::ragged(dtype, &rows, n) };
-                let ask = Ask::new(out, Beta::Rescaling(&identity));
-                let told = format!("{scope:?} {n} x {dtype} to {out:?}");
-                let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{told}: {error}"));
-                check(&told, &rows, &ask, &done);
+                let request = Request::new(out, Beta::Rescaling(&identity));
+                let case = format!("{scope:?} {n} x {dtype} to {out:?}");
+                let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
+                check(&case, &rows, &request, &done);
             }
         }
     }
@@ -138,8 +138,8 @@ fn thread_orders_do_not_change_a_bit() {
             let mut options = SimtOptions::of(arch.clone());
             options.seed = seed;
             let engine = engine_of("thread_orders_do_not_change_a_bit", options)?;
-            let ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
-            let done = run(&engine, &rows, &ask).unwrap();
+            let request = Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
+            let done = run(&engine, &rows, &request).unwrap();
             let probs: Vec<u32> = done.probs.concat().iter().map(|p| p.to_bits()).collect();
             Some((bytemuck::cast_slice::<_, u8>(&done.reports).to_vec(), probs))
         };
@@ -168,10 +168,10 @@ fn the_shadow_has_nothing_to_say() {
             for out in [Out::None, Out::InPlace] {
                 let measure = Measure::new(0.69, None);
                 let both = out == Out::None;
-                let ask = Ask { measure, both, ..Ask::new(out, Beta::Rescaling(&rule)) };
+                let request = Request { measure, both, ..Request::new(out, Beta::Rescaling(&rule)) };
                 let case = format!("{scope:?} {n} x {dtype} to {out:?}");
-                let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{case}: {error}"));
-                check(&case, &rows, &ask, &done);
+                let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
+                check(&case, &rows, &request, &done);
             }
         }
     }
@@ -190,22 +190,22 @@ fn memory_is_read_once_and_written_once() {
             let rows = Rows::dense(dtype, &rows_of(n, 21));
             let count = rows.rows.len() as u64;
             let rule = rescaling("critical:resolve=0.69,cap=9");
-            let ask = Ask { report: false, ..Ask::new(Out::Apart(dtype, 0, 0), Beta::Rescaling(&rule)) };
+            let request = Request { report: false, ..Request::new(Out::Apart(dtype, 0, 0), Beta::Rescaling(&rule)) };
             let problem = Problem::softmax(count, n as u64, dtype);
             let plan = Plan::choose(&problem, engine.arch()).unwrap();
-            let done = run(&engine, &rows, &ask).unwrap();
+            let done = run(&engine, &rows, &request).unwrap();
             let bytes = count * (n * dtype.size_bytes()) as u64;
-            let told = format!(
+            let traffic = format!(
                 "{} reads {} writes {} of {bytes}",
                 plan.launch().variant,
                 done.load_bytes,
                 done.store_bytes
             );
             if scope != Scope::Split {
-                assert_eq!((done.load_bytes, done.store_bytes), (bytes, bytes), "{told}");
+                assert_eq!((done.load_bytes, done.store_bytes), (bytes, bytes), "{traffic}");
             } else {
                 // The split scope counts in its workspace too, an effort that does not grow with the row.
-                assert!(done.load_bytes >= bytes && done.store_bytes >= bytes, "{told}");
+                assert!(done.load_bytes >= bytes && done.store_bytes >= bytes, "{traffic}");
                 assert_eq!(plan.fits_on_chip(), index == 4, "{plan}");
             }
         }
@@ -233,14 +233,14 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     let dense = Rows::dense(DType::F32, &rows);
     for rule in ["identity", "fixed:0.0625", "fixed:40", "fixed:0", "chen:gamma=0.25"] {
         let rule = rescaling(rule);
-        let ask = Ask { report: false, ..Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule)) };
-        let done = run(&engine, &dense, &ask).unwrap();
+        let request = Request { report: false, ..Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule)) };
+        let done = run(&engine, &dense, &request).unwrap();
         for (r, scores) in rows.iter().enumerate() {
-            let told = format!("{rule}, row {r}");
-            assert_probs(&told, scores, rule.beta(&facts(scores)), &done.probs[r], DType::F32);
+            let case = format!("{rule}, row {r}");
+            assert_probs(&case, scores, rule.beta(&facts(scores)), &done.probs[r], DType::F32);
         }
         if engine.is_simulated() && rule.beta(&facts(&gaussian)) > 0.0 {
-            let done = run(&engine, &Rows::dense(DType::F32, std::slice::from_ref(&gaussian)), &ask).unwrap();
+            let done = run(&engine, &Rows::dense(DType::F32, std::slice::from_ref(&gaussian)), &request).unwrap();
             let bytes = (4 * on_chip + 2 * 4 * (n - on_chip)) as f64;
             let (read, written) = (done.load_bytes as f64 / bytes, done.store_bytes as f64 / (4 * n) as f64);
             assert!((1.0..1.01).contains(&read) && (1.0..1.01).contains(&written), "{read}, {written}");
@@ -261,8 +261,8 @@ fn beyond_the_chip_gaps_that_round_alike_cost_a_third_read_and_no_accuracy() {
     let rule = Rescaling::Fixed(10.0 / f64::from(scores[n / 3] - scores[0]));
     let rows = Rows::dense(DType::F32, std::slice::from_ref(&scores));
     for out in [Out::Apart(DType::F32, 0, 0), Out::InPlace] {
-        let ask = Ask { report: false, ..Ask::new(out, Beta::Rescaling(&rule)) };
-        let done = run(&engine, &rows, &ask).unwrap();
+        let request = Request { report: false, ..Request::new(out, Beta::Rescaling(&rule)) };
+        let done = run(&engine, &rows, &request).unwrap();
         let Rescaling::Fixed(beta) = rule else { unreachable!() };
         assert_probs(&format!("{out:?}"), &scores, beta, &done.probs[0], DType::F32);
         if engine.is_simulated() {
@@ -281,8 +281,8 @@ fn a_million_scores_are_read_once_by_the_whole_grid() {
     let n = 1 << 20;
     let rows = Rows::dense(DType::F32, &[common::draw(critbeta::families::Family::Gaussian, n, 3)]);
     let rule = rescaling("critical");
-    let ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
-    let done = run(&engine, &rows, &ask).unwrap();
+    let request = Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
+    let done = run(&engine, &rows, &request).unwrap();
     assert_probs("a million", &rows.rows[0], done.reports[0].beta, &done.probs[0], DType::F32);
     let cpu = cpu::critical_beta(&rows.rows[0], 0.0);
     assert_eq!(done.reports[0].decode(PLAIN).resolved, cpu);
@@ -328,12 +328,12 @@ fn the_ladder_has_no_gap_at_its_steps() {
                     let scores = common::draw(family, cols as usize, cols);
                     let rows = Rows { offset: cols as usize % 5, ..Rows::dense(dtype, &[scores]) };
                     let rule = rescaling("critical:cap=12");
-                    let ask = Ask::new(Out::Apart(dtype, 0, 0), Beta::Rescaling(&rule));
-                    let told = format!("{family} {cols} x {dtype} by {:?}", of(cols));
-                    let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{told}: {error}"));
-                    check(&told, &rows, &ask, &done);
+                    let request = Request::new(Out::Apart(dtype, 0, 0), Beta::Rescaling(&rule));
+                    let case = format!("{family} {cols} x {dtype} by {:?}", of(cols));
+                    let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
+                    check(&case, &rows, &request, &done);
                     let resolved = done.reports[0].decode(PLAIN).resolved;
-                    assert_eq!(resolved, cpu::critical_beta(&rows.rows[0], 0.0), "{told}");
+                    assert_eq!(resolved, cpu::critical_beta(&rows.rows[0], 0.0), "{case}");
                 }
                 low = beyond;
             }

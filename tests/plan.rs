@@ -120,8 +120,8 @@ fn laws_are_twins() {
             _ => format!("case {i}:"),
         };
         let line = cases.lines().find(|line| line.contains(&case)).unwrap_or_else(|| panic!("no {case}"));
-        let told = line.split_once("//").map(|(_, name)| name.trim());
-        assert!(told.is_none_or(|name| name == law.name), "{line}: {}", law.name);
+        let name = line.split_once("//").map(|(_, name)| name.trim());
+        assert!(name.is_none_or(|name| name == law.name), "{line}: {}", law.name);
     }
 }
 
@@ -168,44 +168,44 @@ fn every_plan_is_within_the_limits_of_its_part() {
                             (Family::CriticalSoftmax, Problem::softmax(rows, cols, dtype)),
                         ] {
                             let plan = Plan::choose(&problem, &arch).unwrap();
-                            let told = format!("{plan}");
+                            let text = format!("{plan}");
                             let (variant, shared) = (plan.launch().variant, plan.launch().shared_bytes);
-                            assert_eq!((variant.family(), variant.dtype()), (family, dtype), "{told}");
-                            assert!(shared <= arch.shared_per_block_bytes - 8, "{told}");
+                            assert_eq!((variant.family(), variant.dtype()), (family, dtype), "{text}");
+                            assert!(shared <= arch.shared_per_block_bytes - 8, "{text}");
                             let per_sm = plan.launch().ctas_per_sm;
                             assert!(
                                 per_sm >= 1 && per_sm * (shared + 1024) <= arch.shared_per_sm_bytes,
-                                "{told}"
+                                "{text}"
                             );
-                            assert!(per_sm * variant.threads() <= arch.threads_per_sm, "{told}");
+                            assert!(per_sm * variant.threads() <= arch.threads_per_sm, "{text}");
                             let vectors = (cols + per_vector - 1).div_ceil(per_vector);
                             let on_chip = u64::from(plan.launch().resident) * u64::from(plan.launch().ctas);
-                            assert_eq!(plan.fits_on_chip(), on_chip >= vectors, "{told}");
+                            assert_eq!(plan.fits_on_chip(), on_chip >= vectors, "{text}");
                             let groups = match variant.scope() {
                                 Scope::Warp => rows.div_ceil(4),
                                 Scope::Block => rows,
                                 Scope::Cluster => {
-                                    assert!(arch.clusters && variant.ctas() <= arch.max_cluster, "{told}");
+                                    assert!(arch.clusters && variant.ctas() <= arch.max_cluster, "{text}");
                                     rows * u64::from(plan.launch().ctas)
                                 }
                                 Scope::Split => {
                                     assert!(
                                         plan.launch().grid <= arch.sm_count,
-                                        "all must run at once: {told}"
+                                        "all must run at once: {text}"
                                     );
-                                    assert!(u64::from(plan.launch().groups) <= rows, "{told}");
+                                    assert!(u64::from(plan.launch().groups) <= rows, "{text}");
                                     let per_group = params::GROUP_BYTES
                                         + plan.launch().ctas * params::GROUP_BYTES_PER_CTA;
                                     assert_eq!(
                                         plan.workspace_bytes(),
                                         u64::from(plan.launch().groups * per_group),
-                                        "{told}"
+                                        "{text}"
                                     );
                                     u64::from(plan.launch().groups * plan.launch().ctas)
                                 }
                             };
-                            assert_eq!(u64::from(plan.launch().grid), groups, "{told}");
-                            assert!(plan.fits_on_chip() || variant.scope() == Scope::Split, "{told}");
+                            assert_eq!(u64::from(plan.launch().grid), groups, "{text}");
+                            assert!(plan.fits_on_chip() || variant.scope() == Scope::Split, "{text}");
                         }
                     }
                 }
@@ -279,13 +279,13 @@ fn what_no_kernel_can_do_is_refused_with_its_numbers() {
 #[test]
 fn a_plan_says_what_it_does_and_why() {
     let text = plan(4096, 32_768, DType::F32, "sm_90").to_string();
-    for told in
+    for expected in
         ["critical_softmax_f32_cluster", "why", "100.0 % of a row", "1 global read, 1 write", "at most"]
     {
-        assert!(text.contains(told), "{told} is not in\n{text}");
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
     }
     let text = plan(1, 1 << 24, DType::F32, "sm_90").to_string();
-    for told in ["split", "are read again by every pass", "132 CTAs"] {
-        assert!(text.contains(told), "{told} is not in\n{text}");
+    for expected in ["split", "are read again by every pass", "132 CTAs"] {
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
     }
 }

@@ -9,13 +9,13 @@ mod device;
 use common::every_family;
 use critbeta::cuda::{Arch, Beta};
 use critbeta::{DType, Rescaling};
-use device::{Ask, Out, Rows, engine, run};
+use device::{Request, Out, Rows, engine, run};
 
 /// A width for each scope of a large GPU: warp, block, cluster, split.
 const WIDTHS: [usize; 4] = [100, 3000, 40_000, 140_000];
 
-fn bits(rows: &Rows, ask: &Ask, engine: &critbeta::cuda::Engine) -> (Vec<u8>, Vec<u32>) {
-    let done = run(engine, rows, ask).unwrap_or_else(|error| panic!("{error}"));
+fn bits(rows: &Rows, request: &Request, engine: &critbeta::cuda::Engine) -> (Vec<u8>, Vec<u32>) {
+    let done = run(engine, rows, request).unwrap_or_else(|error| panic!("{error}"));
     let reports = bytemuck::cast_slice(&done.reports).to_vec();
     (reports, done.probs.concat().iter().map(|p| p.to_bits()).collect())
 }
@@ -32,10 +32,10 @@ fn fifty_runs_give_the_same_bits() {
         let rows: Vec<Vec<f32>> = every_family(n, 7).map(|(_, row)| row).take(families).collect();
         for pair in rows.chunks(2) {
             let rows = Rows::dense(DType::F32, pair);
-            let ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
-            let first = bits(&rows, &ask, &engine);
+            let request = Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
+            let first = bits(&rows, &request, &engine);
             for turn in 1..runs {
-                assert!(bits(&rows, &ask, &engine) == first, "n = {n}: run {turn} differs from the first");
+                assert!(bits(&rows, &request, &engine) == first, "n = {n}: run {turn} differs from the first");
             }
         }
     }
@@ -61,7 +61,7 @@ fn a_captured_launch_replays() {
                 Rows::dense(DType::F32, &every_family(n, 3).map(|(_, row)| row).take(2).collect::<Vec<_>>());
             let count = rows.rows.len();
             let expected =
-                run(&engine, &rows, &Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule))).unwrap();
+                run(&engine, &rows, &Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule))).unwrap();
             let scores = engine.uploaded(bytemuck::cast_slice(&rows.rows.concat())).unwrap();
             let mut out = engine.zeroed(count * n * 4).unwrap();
             let report = engine.zeroed(count * size_of::<RowReport>()).unwrap();

@@ -12,7 +12,7 @@ use critbeta::cpu::{self, Measure};
 use critbeta::cuda::internals::Scope;
 use critbeta::cuda::{Arch, Beta, Engine};
 use critbeta::{DType, Rescaling, Scores};
-use device::{Ask, Out, PLAIN, Rows, engine, run, small};
+use device::{Request, Out, PLAIN, Rows, engine, run, small};
 
 #[test]
 fn every_rule_gives_the_beta_of_the_cpu() {
@@ -61,30 +61,30 @@ fn every_rule_gives_the_beta_of_the_cpu() {
     let rows = Rows::ragged(DType::F32, &scores, 200);
     for rule in &rules {
         for given in [false, true] {
-            let mut ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(rule));
+            let mut request = Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(rule));
             let position = |row: usize| (row as u32 * 37) % 300;
             if given {
-                ask.positions = (0..scores.len()).map(position).collect();
+                request.positions = (0..scores.len()).map(position).collect();
             }
-            let done = run(&engine, &rows, &ask).unwrap_or_else(|error| panic!("{rule}: {error}"));
+            let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{rule}: {error}"));
             for (r, row) in scores.iter().enumerate() {
                 let visible = row.iter().filter(|&&s| s != f32::NEG_INFINITY).count() as u64;
                 let at = if given { position(r).into() } else { visible.saturating_sub(1) };
                 let view = Scores::dense(row, 1, row.len()).unwrap();
                 let mut out = vec![0.0; row.len()];
                 let cpu = cpu::softmax(&view, rule, Some(&[at as u32]), &mut out).unwrap()[0];
-                let told = format!("{rule}, row {r} of {} scores at {at}", row.len());
+                let case = format!("{rule}, row {r} of {} scores at {at}", row.len());
                 let ours = if done.reports[r].poisoned != 0 { f64::NAN } else { done.reports[r].beta };
                 let same = ours == cpu.beta || (ours.is_nan() && cpu.beta.is_nan());
                 // The kernels' logarithm is within 0.52 ulp, their power within |y ln x| ulps; velickovic's entropy is of f32 weights.
                 let error = if rule.needs_entropy() { 1e-6 } else { 1e-14 };
                 assert!(
                     same || (ours - cpu.beta).abs() <= error * cpu.beta,
-                    "{told}: {ours}, not {}",
+                    "{case}: {ours}, not {}",
                     cpu.beta
                 );
                 let ours = if ours.is_infinite() { f64::INFINITY } else { ours };
-                assert_probs(&told, row, ours, &done.probs[r][..row.len()], DType::F32);
+                assert_probs(&case, row, ours, &done.probs[r][..row.len()], DType::F32);
             }
         }
     }
@@ -98,9 +98,9 @@ fn betas_may_be_given_row_by_row() {
     let given = [0.0, 1.0, 2.5, f32::INFINITY, -3.0, f32::NAN, 1e-30, 1e30];
     let scores = vec![rows_of(70, 2)[1].clone(); given.len()];
     let rows = Rows::dense(DType::F32, &scores);
-    let mut ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Each(0));
-    ask.betas = given.to_vec();
-    let done = run(&engine, &rows, &ask).unwrap();
+    let mut request = Request::new(Out::Apart(DType::F32, 0, 0), Beta::Each(0));
+    request.betas = given.to_vec();
+    let done = run(&engine, &rows, &request).unwrap();
     for (r, &beta) in given.iter().enumerate() {
         let expected = if beta < 0.0 { 0.0 } else { f64::from(beta) };
         assert_eq!(done.reports[r].beta.to_string(), expected.to_string());
@@ -145,12 +145,12 @@ fn host_verbs_are_those_of_the_cpu() {
         }
         let lens: Vec<u32> = rows.iter().map(|row| row.len() as u32).collect();
         let view = Scores::strided(&data, rows.len(), cols, stride).unwrap().with_lens(&lens).unwrap();
-        let told = format!("{cols} x {}", T::DTYPE);
+        let case = format!("{cols} x {}", T::DTYPE);
         for (beta, resolve) in [(1.0, 0.0), (0.2, 3.0), (0.0, 0.69), (f64::INFINITY, 0.0)] {
             let measure = Measure::new(resolve, None);
             let ours = engine.row_reports(&view, beta, measure).unwrap();
             for (r, cpu) in cpu::row_reports(&view, beta, measure).iter().enumerate() {
-                assert_same(&format!("{told}, beta {beta}, r = {resolve}, row {r}"), &ours[r], cpu);
+                assert_same(&format!("{case}, beta {beta}, r = {resolve}, row {r}"), &ours[r], cpu);
             }
         }
         let positions: Vec<u32> = (0..rows.len() as u32).collect();
@@ -159,14 +159,14 @@ fn host_verbs_are_those_of_the_cpu() {
         let told_by = engine.softmax(&view, &rule, Some(&positions), &mut ours).unwrap();
         let cpu = cpu::softmax(&view, &rule, Some(&positions), &mut cpus).unwrap();
         for (r, (ours_of, cpu)) in told_by.iter().zip(&cpu).enumerate() {
-            let told = format!("{told}, row {r}");
+            let case = format!("{case}, row {r}");
             assert_eq!(
                 format!("{:?} {}", ours_of.top, ours_of.beta),
                 format!("{:?} {}", cpu.top, cpu.beta),
-                "{told}"
+                "{case}"
             );
             let wide: Vec<f32> = view.row(r).iter().map(|s| s.to_f32()).collect();
-            assert_probs(&told, &wide, cpu.beta, &ours[r * cols..][..cols], DType::F32);
+            assert_probs(&case, &wide, cpu.beta, &ours[r * cols..][..cols], DType::F32);
         }
     }
     for cols in [1, 50, 1200] {
@@ -205,8 +205,8 @@ fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
                 let measure = Measure::new(resolve, None);
                 let view = Scores::dense(&scores, 1, scores.len()).unwrap();
                 let ours = &engine.row_reports(&view, 1.0, measure).unwrap()[0];
-                let told = format!("{count} tied at {}, r = {resolve}", scores[0]);
-                assert_same(&told, ours, &cpu::row_report(&scores, 1.0, measure));
+                let case = format!("{count} tied at {}, r = {resolve}", scores[0]);
+                assert_same(&case, ours, &cpu::row_report(&scores, 1.0, measure));
             }
         }
     }

@@ -94,47 +94,47 @@ fn strided<R>(scores: &[f32], slack: usize, see: impl FnOnce(Scores<f32>) -> R) 
     see(Scores::strided(&block, 3, cols, stride).unwrap().with_lens(&lens).unwrap())
 }
 
-fn close(measured: f64, expected: f64, tolerance: f64, told: &str) {
+fn close(measured: f64, expected: f64, tolerance: f64, case: &str) {
     let same = measured == expected || (measured - expected).abs() <= tolerance;
-    assert!(same, "{told}: {measured}, expected {expected}");
+    assert!(same, "{case}: {measured}, expected {expected}");
 }
 
-fn is_as_known(seed: &Seed, report: RowReport, told: &str) {
-    assert_eq!((report.top.len, report.top.ties, report.top.poisoned), (seed.n, seed.ties, false), "{told}");
-    assert_eq!(report.critical, seed.critical, "{told}");
-    assert_eq!(report.resolved, seed.critical, "{told}");
+fn is_as_known(seed: &Seed, report: RowReport, case: &str) {
+    assert_eq!((report.top.len, report.top.ties, report.top.poisoned), (seed.n, seed.ties, false), "{case}");
+    assert_eq!(report.critical, seed.critical, "{case}");
+    assert_eq!(report.resolved, seed.critical, "{case}");
     let log_z = seed.weights.first().map_or(f64::NEG_INFINITY, |first| -first.ln());
     let plogp = |&a: &f64| if a > 0.0 { -a * a.ln() } else { 0.0 };
     let entropy: f64 = seed.weights.iter().map(plogp).sum();
     let at = |i: usize| seed.weights.get(i).copied().unwrap_or(0.0);
     // At most 100 terms: 100 roundings of 2^-53, and those of entropies of at most log 100.
     let tolerance = 4.0 * common::sum_error(100);
-    close(report.log_partition, log_z, tolerance, told);
-    close(report.entropy, entropy, tolerance, told);
-    close(report.max_weight, at(0), tolerance, told);
-    close(report.top_two, at(0) - at(1), tolerance, told);
+    close(report.log_partition, log_z, tolerance, case);
+    close(report.entropy, entropy, tolerance, case);
+    close(report.max_weight, at(0), tolerance, case);
+    close(report.top_two, at(0) - at(1), tolerance, case);
 }
 
 #[test]
 fn closed_forms_hold_at_every_pad_and_stride() {
     for seed in seeds() {
         for pad in pads() {
-            let told = format!("{} padded by {pad:?}", seed.name);
+            let case = format!("{} padded by {pad:?}", seed.name);
             let row = padded(&seed.scores, pad);
-            is_as_known(&seed, cpu::row_report(&row, 1.0, Measure::default()), &told);
-            assert_eq!(Row::from_f32(&row).critical_beta(), seed.critical, "reference: {told}");
+            is_as_known(&seed, cpu::row_report(&row, 1.0, Measure::default()), &case);
+            assert_eq!(Row::from_f32(&row).critical_beta(), seed.critical, "reference: {case}");
             let first = seed.scores.iter().position(|&s| f64::from(s) == Row::from_f32(&row).max());
             let argmax = RowMax::of(&row, 0).argmax;
-            assert_eq!(argmax, first.filter(|_| seed.n > 0).map_or(0, |at| at + pad.0) as u64, "{told}");
+            assert_eq!(argmax, first.filter(|_| seed.n > 0).map_or(0, |at| at + pad.0) as u64, "{case}");
         }
         for slack in 0..=64 {
-            let told = format!("{} with {slack} columns of slack", seed.name);
+            let case = format!("{} with {slack} columns of slack", seed.name);
             let reports =
                 strided(&seed.scores, slack, |view| cpu::row_reports(&view, 1.0, Measure::default()));
-            is_as_known(&seed, reports[1], &told);
+            is_as_known(&seed, reports[1], &case);
             let betas = strided(&seed.scores, slack, |view| cpu::critical_betas(&view, 0.0));
-            assert_eq!(betas, reports.iter().map(|report| report.critical).collect::<Vec<_>>(), "{told}");
-            assert_eq!((reports[0].top, reports[2].top), (RowMax::EMPTY, RowMax::EMPTY), "{told}");
+            assert_eq!(betas, reports.iter().map(|report| report.critical).collect::<Vec<_>>(), "{case}");
+            assert_eq!((reports[0].top, reports[2].top), (RowMax::EMPTY, RowMax::EMPTY), "{case}");
         }
     }
 }
@@ -144,25 +144,25 @@ fn softmax_of_closed_forms_is_within_its_bound_and_zero_where_masked() {
     for seed in seeds() {
         for pad in pads() {
             let row = padded(&seed.scores, pad);
-            let told = format!("{} padded by {pad:?}", seed.name);
+            let case = format!("{} padded by {pad:?}", seed.name);
             let cols = row.len() + 3;
             let mut out = vec![f32::NAN; 3 * cols];
             let rows = strided(&row, 3, |view| {
                 cpu::softmax(&view, &Rescaling::Identity, Some(&[0, 1, 2]), &mut out)
             });
-            assert_eq!(rows.unwrap()[1].top.len, seed.n, "{told}");
-            assert!(out[..cols].iter().chain(&out[2 * cols..]).all(|&p| p == 0.0), "{told}: empty rows");
+            assert_eq!(rows.unwrap()[1].top.len, seed.n, "{case}");
+            assert!(out[..cols].iter().chain(&out[2 * cols..]).all(|&p| p == 0.0), "{case}: empty rows");
             let probs = &out[cols..2 * cols];
-            assert!(probs[row.len()..].iter().all(|&p| p == 0.0), "{told}: beyond the length");
+            assert!(probs[row.len()..].iter().all(|&p| p == 0.0), "{case}: beyond the length");
             for (i, &s) in row.iter().enumerate().filter(|&(_, &s)| s == MASK) {
-                assert_eq!(probs[i], 0.0, "{told}: masked {s}");
+                assert_eq!(probs[i], 0.0, "{case}: masked {s}");
             }
             let mut sorted: Vec<f32> = probs.iter().copied().filter(|&p| p > 0.0).collect();
             sorted.sort_by(|a, b| b.total_cmp(a));
-            assert_eq!(sorted.len(), seed.weights.iter().filter(|&&w| w > 0.0).count(), "{told}");
+            assert_eq!(sorted.len(), seed.weights.iter().filter(|&&w| w > 0.0).count(), "{case}");
             for (p, w) in sorted.iter().zip(&seed.weights) {
                 // At beta = 1, z is the gap: the log of the ratio to the largest weight.
-                close(f64::from(*p), *w, common::prob_error(*w, (seed.weights[0] / w).ln()), &told);
+                close(f64::from(*p), *w, common::prob_error(*w, (seed.weights[0] / w).ln()), &case);
             }
         }
     }
@@ -188,27 +188,27 @@ fn poison_stays_in_its_row_at_every_pad() {
         for pad in pads() {
             let row = padded(&[0.5, poison, 2.0, MASK], pad);
             let clean = padded(&[0.5, 1.0, 2.0, MASK], pad);
-            let told = format!("{poison} padded by {pad:?}");
-            assert!(Row::from_f32(&row).is_poisoned(), "{told}");
+            let case = format!("{poison} padded by {pad:?}");
+            assert!(Row::from_f32(&row).is_poisoned(), "{case}");
             let block = [clean.as_slice(), &row, &clean].concat();
             let view = Scores::dense(&block, 3, row.len()).unwrap();
             let reports = cpu::row_reports(&view, 1.0, Measure::default());
-            assert_eq!(reports[0], reports[2], "{told}");
-            assert_eq!(reports[0], cpu::row_report(&clean, 1.0, Measure::default()), "{told}");
+            assert_eq!(reports[0], reports[2], "{case}");
+            assert_eq!(reports[0], cpu::row_report(&clean, 1.0, Measure::default()), "{case}");
             let bad = reports[1];
-            assert!(bad.top.poisoned && bad.top.max.is_nan() && bad.top.second.is_nan(), "{told}");
-            assert_eq!((bad.top.len, bad.top.argmax), (3, pad.0 as u64 + 1), "{told}");
+            assert!(bad.top.poisoned && bad.top.max.is_nan() && bad.top.second.is_nan(), "{case}");
+            assert_eq!((bad.top.len, bad.top.argmax), (3, pad.0 as u64 + 1), "{case}");
             let numbers = [bad.critical.beta, bad.resolved.beta, bad.log_partition, bad.entropy];
             let more = [bad.top_two, bad.max_weight, bad.alpha(), bad.ratio(), bad.critical.contact_gap];
-            assert!(numbers.iter().chain(&more).all(|v| v.is_nan()), "{told}: {bad:?}");
+            assert!(numbers.iter().chain(&more).all(|v| v.is_nan()), "{case}: {bad:?}");
             let mut out = vec![0.0; block.len()];
             let critical: Rescaling = "critical".parse().unwrap();
             for rescaling in [Rescaling::Identity, critical] {
                 cpu::softmax(&view, &rescaling, Some(&[0, 1, 2]), &mut out).unwrap();
                 let (before, rest) = out.split_at(row.len());
                 let (middle, after) = rest.split_at(row.len());
-                assert!(middle.iter().all(|p| p.is_nan()), "{told}");
-                assert!(before == after && before.iter().all(|p| p.is_finite()), "{told}");
+                assert!(middle.iter().all(|p| p.is_nan()), "{case}");
+                assert!(before == after && before.iter().all(|p| p.is_finite()), "{case}");
             }
         }
     }

@@ -11,7 +11,7 @@ use critbeta::cuda::Beta;
 use critbeta::cuda::internals::Scope;
 use critbeta::families::Family;
 use critbeta::{DType, Rescaling};
-use device::{Ask, Out, Rows, engine, run, small};
+use device::{Request, Out, Rows, engine, run, small};
 
 const LENGTHS: [usize; 2] = [1 << 16, 1 << 20];
 
@@ -52,8 +52,8 @@ fn the_search_takes_few_passes_and_never_unbounded_many() {
         let reads = |(n, most): (usize, Option<f64>)| {
             let most = most?;
             let rows = Rows::dense(DType::F32, &[common::draw(family, n, 7)]);
-            let ask = Ask::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
-            let done = run(&engine, &rows, &ask).unwrap();
+            let request = Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
+            let done = run(&engine, &rows, &request).unwrap();
             let reads = done.load_bytes as f64 / (4 * n) as f64;
             assert!(
                 (3.0..=most).contains(&reads),
@@ -61,8 +61,8 @@ fn the_search_takes_few_passes_and_never_unbounded_many() {
             );
             Some(format!("{reads:.2}"))
         };
-        let told: Vec<String> =
+        let cells: Vec<String> =
             LENGTHS.into_iter().zip(most).map(|at| reads(at).unwrap_or("not run".into())).collect();
-        println!("{:22} {:>8} {:>8}", family.to_string(), told[0], told[1]);
+        println!("{:22} {:>8} {:>8}", family.to_string(), cells[0], cells[1]);
     }
 }

@@ -226,7 +226,7 @@ fn wrappers_do_on_every_machine_what_their_names_say() {
         let Some(engine) = engine_of(test, options) else {
             return;
         };
-        let mut met = 0;
+        let mut run = 0;
         for variant in Variant::of(Family::Wrappers, DType::F32) {
             let (grid, ctas, expected) = match variant.scope() {
                 Scope::Cluster if !engine.arch().clusters => {
@@ -239,10 +239,10 @@ fn wrappers_do_on_every_machine_what_their_names_say() {
             };
             let words = engine.run_wrappers(variant, grid, ctas, &input(), expected.len()).unwrap();
             let differs = words.iter().zip(&expected).position(|(word, expected)| word != expected);
-            let told = differs.map(|i| format!("word {i} is {:#010x}, not {:#010x}", words[i], expected[i]));
-            assert_eq!(told, None, "{variant}, seed {seed}");
-            met += 1;
+            let difference = differs.map(|i| format!("word {i} is {:#010x}, not {:#010x}", words[i], expected[i]));
+            assert_eq!(difference, None, "{variant}, seed {seed}");
+            run += 1;
         }
-        assert!(met >= 2, "variants.def has {met} wrappers kernels");
+        assert!(run >= 2, "variants.def has {run} wrappers kernels");
     }
 }

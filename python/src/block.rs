@@ -181,8 +181,8 @@ impl ScoreRows<'_> {
             Data::F64(data) => {
                 let (mut narrow, mut shifts) = (Vec::new(), vec![0.0; self.rows]);
                 if narrow.try_reserve_exact(self.rows * self.cols).is_err() {
-                    let told = format!("no memory for {} x {} scores as float32", self.rows, self.cols);
-                    return Err(PyMemoryError::new_err(told));
+                    let message = format!("no memory for {} x {} scores as float32", self.rows, self.cols);
+                    return Err(PyMemoryError::new_err(message));
                 }
                 narrow.resize(self.rows * self.cols, 0.0f32);
                 let rows = narrow.par_chunks_mut(self.cols.max(1)).zip(shifts.par_iter_mut()).enumerate();
@@ -236,8 +236,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Target<'py> {
 }
 
 fn write<'py, T: NumpyElement>(array: &Bound<'py, PyArray2<T>>) -> PyResult<PyReadwriteArray2<'py, T>> {
-    let told = |_| PyValueError::new_err("out is read-only, or in use by another call");
-    array.try_readwrite().map_err(told)
+    let refused = |_| PyValueError::new_err("out is read-only, or in use by another call");
+    array.try_readwrite().map_err(refused)
 }
 
 /// The elements of a target, ready to leave the interpreter lock.
@@ -260,11 +260,11 @@ impl Target<'_> {
 
     /// All of its elements. Errors: ValueError unless they are contiguous.
     pub fn elements(&mut self) -> PyResult<Out<'_>> {
-        let told = |_| PyValueError::new_err("out is not C-contiguous");
+        let refused = |_| PyValueError::new_err("out is not C-contiguous");
         Ok(match self {
-            Target::F32(array) => Out::F32(array.as_slice_mut().map_err(told)?),
-            Target::F16(array) => Out::F16(array.as_slice_mut().map_err(told)?),
-            Target::Bf16(array) => Out::Bf16(bytemuck::cast_slice_mut(array.as_slice_mut().map_err(told)?)),
+            Target::F32(array) => Out::F32(array.as_slice_mut().map_err(refused)?),
+            Target::F16(array) => Out::F16(array.as_slice_mut().map_err(refused)?),
+            Target::Bf16(array) => Out::Bf16(bytemuck::cast_slice_mut(array.as_slice_mut().map_err(refused)?)),
         })
     }
 }

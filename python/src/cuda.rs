@@ -145,11 +145,11 @@ pub fn rows_of_reports(
     let (positions, layer): (_, Arc<str>) = (positions.as_array(), "scores".into());
     let (shape, bytes) = (reports.shape(), size_of::<RowReport>());
     if shape != [positions.len(), bytes] {
-        let told = format!(
+        let message = format!(
             "reports of shape {shape:?}: expected [{}, {bytes}], one of every position",
             positions.len()
         );
-        return Err(PyValueError::new_err(told));
+        return Err(PyValueError::new_err(message));
     }
     let reports = reports.as_slice()?.chunks_exact(bytes);
     let reports: Vec<RowReport> = reports.map(bytemuck::pod_read_unaligned).collect();

@@ -62,8 +62,8 @@ type Arrays<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<i64>>);
 #[pyfunction]
 pub fn gap_count<'py>(py: Python<'py>, scores: Block<'py>) -> PyResult<Arrays<'py>> {
     let row = scores.rows(None)?;
-    let told = "row: a NaN or +inf score leaves no gaps to count";
+    let message = "row: a NaN or +inf score leaves no gaps to count";
     let found = without_lock(py, || row.run(GapCount))??;
-    let (gaps, counts) = found.ok_or_else(|| PyValueError::new_err(told))?;
+    let (gaps, counts) = found.ok_or_else(|| PyValueError::new_err(message))?;
     Ok((PyArray1::from_vec(py, gaps), PyArray1::from_vec(py, counts)))
 }

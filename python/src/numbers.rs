@@ -20,8 +20,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Whole {
             Ok(value) => Ok(Whole(Ok(value))),
             Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) => {
                 // Python does not write out thousands of digits.
-                let told = given.str().map_or_else(|_| "a longer number".to_owned(), |text| text.to_string());
-                Ok(Whole(Err(told)))
+                let text = given.str().map_or_else(|_| "a longer number".to_owned(), |text| text.to_string());
+                Ok(Whole(Err(text)))
             }
             Err(error) => Err(error),
         }
@@ -43,7 +43,7 @@ impl Whole {
         let found = match self.0 {
             Ok(value) if (least..=most).contains(&value) => return Ok(value),
             Ok(value) => value.to_string(),
-            Err(told) => told,
+            Err(text) => text,
         };
         Err(PyValueError::new_err(format!("{name} is {found}: expected {least} to {most}")))
     }

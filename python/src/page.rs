@@ -60,13 +60,13 @@ pub fn report_files(
         ([_], Some(rows)) => without_lock(py, || {
             output::distinct(&all)?;
             let out = Output::create(&path)?;
-            let asked = RecordSettings { resolve, top_k, exclude_sink: 0, train_length };
-            write_of_records(out, rows, &asked, seed, command)?.0.commit()
+            let settings = RecordSettings { resolve, top_k, exclude_sink: 0, train_length };
+            write_of_records(out, rows, &settings, seed, command)?.0.commit()
         })?
         .map_err(raised),
         (_, Some(rows)) => {
-            let told = format!("{}: expected one file of row records, or files of attention", rows.display());
-            Err(PyValueError::new_err(told))
+            let message = format!("{}: expected one file of row records, or files of attention", rows.display());
+            Err(PyValueError::new_err(message))
         }
         (files, None) => without_lock(py, || {
             output::distinct(&all)?;

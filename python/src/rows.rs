@@ -72,12 +72,12 @@ impl Rows {
 
     /// Writes the records as Parquet.
     fn write_parquet(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        let told = |source| critbeta::Error::Io { path: path.clone(), source };
+        let failed = |source| critbeta::Error::Io { path: path.clone(), source };
         py.detach(|| {
             let out = Output::create(&path)?;
-            let mut writer = RowWriter::new(RowFormat::Parquet, out, self.has_top_k()).map_err(told)?;
-            writer.write(&self.records).map_err(told)?;
-            writer.finish().map_err(told)?.commit()
+            let mut writer = RowWriter::new(RowFormat::Parquet, out, self.has_top_k()).map_err(failed)?;
+            writer.write(&self.records).map_err(failed)?;
+            writer.finish().map_err(failed)?.commit()
         })
         .map_err(raised)
     }

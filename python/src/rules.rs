@@ -170,7 +170,7 @@ impl Law {
     /// Its parameters in order, each with name, default (None if it must be given), example, and whether it is a length.
     #[getter]
     fn parameters<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        let told = |parameter: &critbeta::laws::Parameter| {
+        let fields = |parameter: &critbeta::laws::Parameter| {
             let of = PyDict::new(py);
             of.set_item("name", parameter.name)?;
             of.set_item("default", parameter.default)?;
@@ -178,7 +178,7 @@ impl Law {
             of.set_item("is_length", parameter.is_length)?;
             Ok(of)
         };
-        self.0.parameters.iter().map(told).collect()
+        self.0.parameters.iter().map(fields).collect()
     }
 
     fn __repr__(&self) -> String {

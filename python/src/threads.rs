@@ -28,7 +28,7 @@ fn pool() -> PyResult<Arc<ThreadPool>> {
     }
     let pool = ThreadPoolBuilder::new().build().map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
     let pool = Arc::new(pool);
-    // Dropped, the parent's threads would be told to end, through locks that they may have held when they were left behind.
+    // Dropped, the parent's threads would be message to end, through locks that they may have held when they were left behind.
     std::mem::forget(held.replace((process, Arc::clone(&pool))));
     Ok(pool)
 }

@@ -107,8 +107,8 @@ impl Driver {
     }
 
     pub fn zeroed(&self, bytes: usize) -> Result<DriverMemory> {
-        let told = format!("allocating {bytes} bytes on {}", self.arch.name);
-        let slice = self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(refused(told))?;
+        let call = format!("allocating {bytes} bytes on {}", self.arch.name);
+        let slice = self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(refused(call))?;
         let address = slice.device_ptr(&self.stream).0;
         // Other streams may use it at once.
         self.stream.synchronize().map_err(refused("zeroing device memory"))?;
@@ -117,34 +117,34 @@ impl Driver {
 
     pub fn upload(&self, memory: &mut DriverMemory, at: usize, bytes: &[u8]) -> Result<()> {
         let mut target = memory.slice.slice_mut(at..at + bytes.len());
-        let told = || refused(format!("copying {} bytes to the device", bytes.len()));
-        self.stream.memcpy_htod(bytes, &mut target).map_err(told())?;
-        self.stream.synchronize().map_err(told())
+        let failed = || refused(format!("copying {} bytes to the device", bytes.len()));
+        self.stream.memcpy_htod(bytes, &mut target).map_err(failed())?;
+        self.stream.synchronize().map_err(failed())
     }
 
     pub fn download(&self, memory: &DriverMemory, at: usize, into: &mut [u8]) -> Result<()> {
         let source = memory.slice.slice(at..at + into.len());
-        let told = format!("copying {} bytes from the device", into.len());
-        self.stream.memcpy_dtoh(&source, into).map_err(refused(told.clone()))?;
-        self.stream.synchronize().map_err(refused(told))
+        let call = format!("copying {} bytes from the device", into.len());
+        self.stream.memcpy_dtoh(&source, into).map_err(refused(call.clone()))?;
+        self.stream.synchronize().map_err(refused(call))
     }
 
     /// Begins a copy of all of `from` to the begin of `to`, which must be as large.
     pub fn copy(&self, from: &DriverMemory, to: &mut DriverMemory) -> Result<()> {
-        let told = format!("copying {} bytes on {}", from.bytes(), self.arch.name);
-        self.stream.memcpy_dtod(&from.slice, &mut to.slice).map_err(refused(told))
+        let call = format!("copying {} bytes on {}", from.bytes(), self.arch.name);
+        self.stream.memcpy_dtod(&from.slice, &mut to.slice).map_err(refused(call))
     }
 
     /// Device seconds of what `begin` begins on the engine's own stream; `flush` is overwritten before.
     pub fn timed(&self, flush: &mut DriverMemory, begin: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let told = || refused("timing with events");
-        self.stream.memset_zeros(&mut flush.slice).map_err(told())?;
-        let mark = || self.stream.record_event(Some(Flags::CU_EVENT_DEFAULT)).map_err(told());
+        let failed = || refused("timing with events");
+        self.stream.memset_zeros(&mut flush.slice).map_err(failed())?;
+        let mark = || self.stream.record_event(Some(Flags::CU_EVENT_DEFAULT)).map_err(failed());
         let start = mark()?;
         let begun = begin();
         let end = mark()?;
         // Waits for the end, also where nothing was begun.
-        let milliseconds = start.elapsed_ms(&end).map_err(told())?;
+        let milliseconds = start.elapsed_ms(&end).map_err(failed())?;
         begun.map(|()| f64::from(milliseconds) * 1e-3)
     }
 
@@ -182,8 +182,8 @@ fn functions(module: &Arc<CudaModule>, arch: &Arch) -> Result<Vec<Option<CudaFun
             function => function.map_err(refused(format!("finding {variant}")))?,
         };
         let set = |attribute, value| {
-            let told = format!("{attribute:?} = {value} of {variant}");
-            function.set_attribute(attribute, value).map_err(refused(told))
+            let call = format!("{attribute:?} = {value} of {variant}");
+            function.set_attribute(attribute, value).map_err(refused(call))
         };
         let fixed = function.shared_size_bytes().map_err(refused(format!("shared memory of {variant}")))?;
         let dynamic = i32::try_from(arch.shared_per_block_bytes).unwrap_or(i32::MAX) - fixed;

@@ -201,8 +201,8 @@ impl Nvrtc {
             let destroy: unsafe extern "C" fn(*mut Program) -> c_int =
                 self.function(b"nvrtcDestroyProgram\0")?;
             let name = c"critbeta.cu".as_ptr();
-            self.told(create(&mut program, source.as_ptr(), name, 0, ptr::null(), ptr::null()))?;
-            let compiled = self.told(compile(program, options.len() as c_int, options.as_ptr()));
+            self.checked(create(&mut program, source.as_ptr(), name, 0, ptr::null(), ptr::null()))?;
+            let compiled = self.checked(compile(program, options.len() as c_int, options.as_ptr()));
             let cubin = match compiled {
                 Ok(()) => self.output(program, b"nvrtcGetCUBINSize\0", b"nvrtcGetCUBIN\0"),
                 Err(status) => {
@@ -232,14 +232,14 @@ impl Nvrtc {
         unsafe {
             let size: unsafe extern "C" fn(Program, *mut usize) -> c_int = self.function(size)?;
             let bytes: unsafe extern "C" fn(Program, *mut u8) -> c_int = self.function(bytes)?;
-            self.told(size(program, &mut length))?;
+            self.checked(size(program, &mut length))?;
             let mut output = vec![0u8; length];
-            self.told(bytes(program, output.as_mut_ptr()))?;
+            self.checked(bytes(program, output.as_mut_ptr()))?;
             Ok(output)
         }
     }
 
-    fn told(&self, status: c_int) -> Result<(), String> {
+    fn checked(&self, status: c_int) -> Result<(), String> {
         if status == 0 {
             return Ok(());
         }

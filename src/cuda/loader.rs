@@ -31,7 +31,7 @@ pub(super) fn load(
     } else {
         match context.load_module(Ptx::from_binary(IMAGE.to_vec())) {
             Ok(module) => return Ok((module, "kernels of the build".into())),
-            Err(error) => attempts.push(format!("the image of the build: {}", told(error)?)),
+            Err(error) => attempts.push(format!("the image of the build: {}", image_failure(error)?)),
         }
     }
     let target = format!("sm_{}", arch.sm);
@@ -50,7 +50,7 @@ pub(super) fn load(
         };
         match context.load_module(Ptx::from_binary(cubin)) {
             Ok(module) => return Ok((module, format!("kernels compiled by {name}, {cached}"))),
-            Err(error) => attempts.push(format!("{name}: {}", told(error)?)),
+            Err(error) => attempts.push(format!("{name}: {}", image_failure(error)?)),
         }
     }
     Err(Error::NoImage {
@@ -63,7 +63,7 @@ pub(super) fn load(
 }
 
 /// The words for an image that does not fit the device or the driver; anything else is the driver's own trouble.
-fn told(DriverError(code): DriverError) -> Result<String> {
+fn image_failure(DriverError(code): DriverError) -> Result<String> {
     use CUresult::*;
     let number = code as u32;
     match code {
@@ -161,10 +161,10 @@ mod tests {
             return;
         };
         let folder = tempfile::tempdir().unwrap();
-        let (made, told) = cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap_or_else(|log| panic!("{log}"));
-        assert!(made.len() > 100_000 && told.starts_with("cached in"), "{} bytes, {told}", made.len());
-        let (cached, told) = cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap();
-        assert_eq!((cached == made, told.as_str()), (true, "from the cache"));
+        let (made, origin) = cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap_or_else(|log| panic!("{log}"));
+        assert!(made.len() > 100_000 && origin.starts_with("cached in"), "{} bytes, {origin}", made.len());
+        let (cached, origin) = cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap();
+        assert_eq!((cached == made, origin.as_str()), (true, "from the cache"));
         assert!(
             nvrtc.compile("__global__ void broken() { absent(); }", "sm_90").unwrap_err().contains("absent")
         );

@@ -1,12 +1,18 @@
-//! The CUDA kernels: exact critical beta and rescaled softmax of device rows, one read and one write.
+//! The CUDA kernels: exact critical beta and rescaled softmax of rows in device memory. A row that fits on chip is
+//! read once and written once.
 //!
-//! Three levels. [`Plan`] says, without a GPU, which kernel runs and why. [`Engine`] has the verbs of
-//! [`cpu`](crate::cpu) on host slices: it uploads, runs and downloads. [`Engine::launch`] embeds: borrowed device
-//! rows, the caller's stream, the caller's workspace; asynchronous, no allocation on the device, no host sync, so
-//! a CUDA graph can capture it.
+//! | a caller has | the entry |
+//! | --- | --- |
+//! | a question: which kernel runs, and why | [`Plan::choose`], which needs no GPU |
+//! | scores in host memory | [`Engine::softmax`] and [`Engine::row_reports`]: the verbs of [`cpu`](crate::cpu) |
+//! | scores in device memory | [`Engine::launch`] |
 //!
-//! An engine drives a GPU ([`Engine::cuda`], feature `cuda`) or runs the same kernels thread by thread on a CPU
-//! ([`Engine::simulated`], feature `simt`): slow, for tests, with a checker of races and memory.
+//! [`Engine::launch`] takes the caller's device memory, stream and workspace. It allocates nothing on the device
+//! and does not wait for the GPU, so a CUDA graph can capture it. The page `docs/embedding.md` has an example.
+//!
+//! An engine drives a GPU ([`Engine::cuda`], feature `cuda`), or it runs the same kernels thread by thread on a CPU
+//! ([`Engine::simulated`], feature `simt`). The simulator is slow and serves tests: it checks for races and for
+//! accesses outside of the memory that a launch was given.
 //!
 //! Nothing here has been measured on a GPU yet (2026-11-25).
 
@@ -45,7 +51,7 @@ pub use plan::{Plan, Problem};
 pub use rule::Beta;
 pub use simulator::{SimtOptions, Traffic};
 
-/// Not part of the API: what this project's own tests and benchmark look at. It changes without notice.
+/// This module is not part of the API: the tests and the benchmark of this project read it. It changes without notice.
 #[doc(hidden)]
 pub mod internals {
     pub use super::params::*;

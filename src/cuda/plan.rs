@@ -146,9 +146,9 @@ impl Plan {
             _ => 0,
         };
         let Some(grid) = u32::try_from(grid).ok().filter(|&grid| u64::from(grid) <= MAX_ROWS) else {
-            let told =
+            let message =
                 format!("{ctas} CTAs per row make a grid of {grid}, more than {MAX_ROWS}: launch fewer rows");
-            return Err(refused(problem, told));
+            return Err(refused(problem, message));
         };
         let by_shared = arch.shared_per_sm_bytes / (shared_bytes + RESERVED_PER_CTA);
         let ctas_per_sm = by_shared.min(arch.threads_per_sm / variant.threads()).clamp(1, 32);

@@ -247,7 +247,7 @@ mod tests {
         }
         assert_eq!("edge:c=0.5".parse(), Ok(Family::Edge { c: 0.5 }));
         assert_eq!(Family::Edge { c: 0.5 }.to_string(), "edge:c=0.5");
-        for (text, told) in [
+        for (text, message) in [
             ("", "expected simplex, gaussian"),
             ("edges", "unknown name \"edges\""),
             ("gaussian:c=1", "no parameter"),
@@ -260,7 +260,7 @@ mod tests {
             ("sphere:d=1", "above 1"),
         ] {
             let error = text.parse::<Family>().unwrap_err();
-            assert!(error.contains(told) && error.contains(&format!("{text:?}")), "{text}: {error}");
+            assert!(error.contains(message) && error.contains(&format!("{text:?}")), "{text}: {error}");
         }
     }
 

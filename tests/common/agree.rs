@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use crate::common::every_family;
-use crate::device::{Ask, Done, Out, Rows, small};
+use crate::device::{Request, Done, Out, Rows, small};
 use critbeta::cpu::{self, RowReport};
 use critbeta::cuda::Arch;
 use critbeta::cuda::internals::Scope;
@@ -21,7 +21,7 @@ pub fn weight(gap: f64, beta: f64) -> f64 {
 }
 
 /// The probabilities of `row` lie within (4 + z) 2^-23 of f64, relative, z = beta x gap, and one rounding to `dtype`.
-pub fn assert_probs(told: &str, scores: &[f32], beta: f64, probs: &[f32], dtype: DType) {
+pub fn assert_probs(case: &str, scores: &[f32], beta: f64, probs: &[f32], dtype: DType) {
     let row = Row::from_f32(scores);
     let (len, z) = (scores.len(), row.partition(beta));
     let (digits, smallest) = match dtype {
@@ -29,12 +29,12 @@ pub fn assert_probs(told: &str, scores: &[f32], beta: f64, probs: &[f32], dtype:
         DType::F16 => (11, 25),
         _ => (8, 134),
     };
-    assert!(probs[len..].iter().all(|&p| p == 0.0), "{told}: not 0 behind the row's length");
+    assert!(probs[len..].iter().all(|&p| p == 0.0), "{case}: not 0 behind the row's length");
     for (j, (&score, &prob)) in scores.iter().zip(probs).enumerate() {
         if row.is_poisoned() || beta.is_nan() {
-            assert!(prob.is_nan(), "{told}: column {j} of a poisoned row is {prob}");
+            assert!(prob.is_nan(), "{case}: column {j} of a poisoned row is {prob}");
         } else if score == f32::NEG_INFINITY {
-            assert_eq!(prob, 0.0, "{told}: column {j} is masked");
+            assert_eq!(prob, 0.0, "{case}: column {j} is masked");
         } else {
             let gap = f64::from((row.max() as f32) - score);
             let expected = weight(gap, beta) / z;
@@ -44,17 +44,17 @@ pub fn assert_probs(told: &str, scores: &[f32], beta: f64, probs: &[f32], dtype:
             let error = (f64::from(prob) - expected).abs();
             // Weights below 2^-150 are 0 in the kernels, whatever Z is.
             let tolerance = expected * relative + 2f64.powi(-smallest);
-            assert!(error <= tolerance, "{told}: column {j} gap {gap} beta {beta}: {prob}, not {expected}");
+            assert!(error <= tolerance, "{case}: column {j} gap {gap} beta {beta}: {prob}, not {expected}");
         }
     }
 }
 
 /// Everything but sums is equal; these within the rounding of f32 weights.
-pub fn assert_same(told: &str, ours: &RowReport, cpu: &RowReport) {
+pub fn assert_same(case: &str, ours: &RowReport, cpu: &RowReport) {
     let bits = |report: &RowReport| {
         format!("{:?} {:?} {:?} {}", report.top, report.critical, report.resolved, report.beta)
     };
-    assert_eq!(bits(ours), bits(cpu), "{told}");
+    assert_eq!(bits(ours), bits(cpu), "{case}");
     let n = (cpu.top.len as f64).max(2.0);
     // Each weight has a relative error of (4 + z) 2^-23; weights with a large z are small, so that their mean z is below H + 1.
     let relative = (5.0 + cpu.entropy.max(0.0) + n.ln()) * 2f64.powi(-23);
@@ -65,27 +65,27 @@ pub fn assert_same(told: &str, ours: &RowReport, cpu: &RowReport) {
         ("largest weight", ours.max_weight, cpu.max_weight, 1.0),
     ] {
         let same = ours == cpu || (ours.is_nan() && cpu.is_nan());
-        assert!(same || (ours - cpu).abs() <= scale * relative, "{told}: {name} {ours}, not {cpu}");
+        assert!(same || (ours - cpu).abs() <= scale * relative, "{case}: {name} {ours}, not {cpu}");
     }
 }
 
 /// Checks reports and probabilities of a launch against the CPU path and the reference.
-pub fn check(told: &str, rows: &Rows, ask: &Ask, done: &Done) {
-    let (out_dtype, has_out) = match ask.out {
+pub fn check(case: &str, rows: &Rows, request: &Request, done: &Done) {
+    let (out_dtype, has_out) = match request.out {
         Out::None => (DType::F32, false),
         Out::InPlace => (rows.dtype, true),
         Out::Apart(dtype, ..) => (dtype, true),
     };
     for (r, scores) in rows.rows.iter().enumerate() {
-        let told = format!("{told}, row {r} of {} scores", scores.len());
+        let case = format!("{case}, row {r} of {} scores", scores.len());
         let report = &done.reports[r];
-        let ours = report.decode(ask.measure);
+        let ours = report.decode(request.measure);
         if !has_out {
-            let cpu = cpu::row_report(scores, ours.beta, ask.measure);
-            assert_same(&told, &ours, &cpu);
+            let cpu = cpu::row_report(scores, ours.beta, request.measure);
+            assert_same(&case, &ours, &cpu);
         } else {
             let beta = if report.poisoned != 0 { f64::NAN } else { report.beta };
-            assert_probs(&told, scores, beta, &done.probs[r], out_dtype);
+            assert_probs(&case, scores, beta, &done.probs[r], out_dtype);
         }
     }
 }

@@ -110,7 +110,7 @@ pub enum Out {
 
 /// What of a launch does not lie in the rows.
 #[derive(Debug, Clone)]
-pub struct Ask<'a> {
+pub struct Request<'a> {
     pub out: Out,
     pub beta: Beta<'a>,
     /// Used in the place of `beta` where there are any.
@@ -123,10 +123,10 @@ pub struct Ask<'a> {
 
 pub const PLAIN: Measure = Measure::new(0.0, None);
 
-impl<'a> Ask<'a> {
+impl<'a> Request<'a> {
     pub fn new(out: Out, beta: Beta<'a>) -> Self {
         let (betas, positions) = (Vec::new(), Vec::new());
-        Ask { out, beta, betas, positions, measure: PLAIN, both: false, report: true }
+        Request { out, beta, betas, positions, measure: PLAIN, both: false, report: true }
     }
 }
 
@@ -139,10 +139,10 @@ pub struct Done {
 }
 
 /// The resolve that a launch is given: none beside a rule that has its own.
-fn resolve_of(ask: &Ask) -> Option<f64> {
+fn resolve_of(request: &Request) -> Option<f64> {
     let of_rule =
-        matches!(ask.beta, Beta::Rescaling(rule) if ask.betas.is_empty() && rule.resolve().is_some());
-    (ask.measure.resolve != 0.0 && !of_rule).then_some(ask.measure.resolve)
+        matches!(request.beta, Beta::Rescaling(rule) if request.betas.is_empty() && rule.resolve().is_some());
+    (request.measure.resolve != 0.0 && !of_rule).then_some(request.measure.resolve)
 }
 
 /// What lies around rows: no float of it may be read, and none of it written.
@@ -158,7 +158,7 @@ fn block(size: usize, offset: usize, stride: usize, rows: &[Vec<u8>]) -> Vec<u8>
 }
 
 /// Launches, and checks that nothing was written but what was asked for.
-pub fn run(engine: &Engine, input: &Rows, ask: &Ask) -> critbeta::Result<Done> {
+pub fn run(engine: &Engine, input: &Rows, request: &Request) -> critbeta::Result<Done> {
     let Rows { dtype, rows, cols, offset, gap, lens } = input;
     let (size, stride, count) = (dtype.size_bytes(), cols + gap, rows.len());
     let encoded: Vec<Vec<u8>> = rows.iter().map(|row| encode(*dtype, row)).collect();
@@ -167,28 +167,28 @@ pub fn run(engine: &Engine, input: &Rows, ask: &Ask) -> critbeta::Result<Done> {
     let lengths: Vec<u32> = rows.iter().map(|row| row.len() as u32).collect();
     assert!(*lens || rows.iter().all(|row| row.len() == *cols), "rows of other lengths need lens");
     let mut lens_memory = engine.uploaded(bytemuck::cast_slice(&lengths))?;
-    let mut betas = engine.uploaded(bytemuck::cast_slice(&ask.betas))?;
-    let mut positions = engine.uploaded(bytemuck::cast_slice(&ask.positions))?;
+    let mut betas = engine.uploaded(bytemuck::cast_slice(&request.betas))?;
+    let mut positions = engine.uploaded(bytemuck::cast_slice(&request.positions))?;
     let mut report = engine.zeroed(count * size_of::<RowReport>())?;
-    let (out_dtype, out_offset, out_stride) = match ask.out {
+    let (out_dtype, out_offset, out_stride) = match request.out {
         Out::Apart(dtype, offset, gap) => (dtype, offset, cols + gap),
         _ => (*dtype, *offset, stride),
     };
     let out_size = out_dtype.size_bytes();
     let mut apart = engine.uploaded(&block(out_size, out_offset, out_stride, &vec![Vec::new(); count]))?;
-    let out_address = if ask.out == Out::InPlace { scores.address() } else { apart.address() };
+    let out_address = if request.out == Out::InPlace { scores.address() } else { apart.address() };
     let at = scores.address() + (offset * size) as u64;
     let mut scores_rows = DeviceRows::dense(at, *dtype, count as u64, *cols as u64);
     scores_rows.stride = stride as u64;
     scores_rows.lens = lens.then_some(lens_memory.address());
     let out = DeviceOutput::new(out_address + (out_offset * out_size) as u64, out_dtype, out_stride as u64);
-    let beta = if ask.betas.is_empty() { ask.beta } else { Beta::Each(betas.address()) };
+    let beta = if request.betas.is_empty() { request.beta } else { Beta::Each(betas.address()) };
     let mut call = Call::softmax(scores_rows, out, beta);
-    call.out = call.out.filter(|_| ask.out != Out::None);
-    call.positions = (!ask.positions.is_empty()).then_some(positions.address());
-    (call.resolve, call.top_k) = (resolve_of(ask), ask.measure.top_k);
-    call.both = ask.both;
-    call.report = ask.report.then_some(report.address());
+    call.out = call.out.filter(|_| request.out != Out::None);
+    call.positions = (!request.positions.is_empty()).then_some(positions.address());
+    (call.resolve, call.top_k) = (resolve_of(request), request.measure.top_k);
+    call.both = request.both;
+    call.report = request.report.then_some(report.address());
     let needed = call.workspace_bytes(engine.arch())?;
     // Whatever was left in a workspace by its last launch.
     let mut workspace = engine.uploaded(&vec![CANARY; needed as usize + 8])?;
@@ -209,8 +209,8 @@ pub fn run(engine: &Engine, input: &Rows, ask: &Ask) -> critbeta::Result<Done> {
     let mut reports = vec![bytemuck::Zeroable::zeroed(); count];
     engine.download(&report, 0, bytemuck::cast_slice_mut(&mut reports))?;
     let mut probs = Vec::new();
-    if ask.out != Out::None {
-        let in_place = ask.out == Out::InPlace;
+    if request.out != Out::None {
+        let in_place = request.out == Out::InPlace;
         let from = if in_place { &scores } else { &apart };
         let mut bytes = vec![0; from.bytes()];
         engine.download(from, 0, &mut bytes)?;
@@ -221,7 +221,7 @@ pub fn run(engine: &Engine, input: &Rows, ask: &Ask) -> critbeta::Result<Done> {
         }
         assert!(bytes.iter().all(|&byte| byte == CANARY), "written beside the rows");
     }
-    if ask.out != Out::InPlace {
+    if request.out != Out::InPlace {
         let mut bytes = vec![0; given.len()];
         engine.download(&scores, 0, &mut bytes)?;
         assert!(bytes == given, "the scores were written");

@@ -234,23 +234,23 @@ fn a_certified_top_k_is_the_whole_answer() {
             let row = Row::from_f32(&scores);
             for k in (0..=11).map(|log| 1 << log) {
                 for resolve in RESOLVES {
-                    let told = format!("{family} n = {n} k = {k} r = {resolve}");
+                    let case = format!("{family} n = {n} k = {k} r = {resolve}");
                     let measure = Measure::new(resolve, Some(k));
                     let seen = cpu::row_report(&scores, 1.0, measure).resolved;
                     let whole = cpu::critical_beta(&scores, resolve);
                     assert!(
                         seen.beta <= whole.beta && whole.beta <= seen.upper,
-                        "{told}: {seen:?} {whole:?}"
+                        "{case}: {seen:?} {whole:?}"
                     );
                     if seen.is_exact() {
                         certified += 1;
-                        assert_eq!(seen, whole, "{told}");
+                        assert_eq!(seen, whole, "{case}");
                     } else {
                         refused += 1;
                     }
                     if let Some(slack) = certificate_slack(&row, k, resolve) {
                         let complete = k as u64 >= row.n();
-                        assert_eq!(seen.is_exact(), slack >= 0.0 || complete, "{told}: slack {slack}");
+                        assert_eq!(seen.is_exact(), slack >= 0.0 || complete, "{case}: slack {slack}");
                     }
                 }
             }

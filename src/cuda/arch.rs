@@ -1,4 +1,4 @@
-//! What of a GPU decides which kernel runs.
+//! The limits of a GPU that decide which kernel runs.
 
 use crate::{Error, Result};
 
@@ -12,20 +12,20 @@ pub struct Arch {
     pub sm: u32,
     /// Streaming multiprocessors.
     pub sm_count: u32,
-    /// Dynamic and static shared memory that one CTA may have when it opts in, bytes.
+    /// Bytes of shared memory, dynamic and static, that one CTA may have when it opts in.
     pub shared_per_block_bytes: u32,
-    /// Shared memory of one SM, bytes.
+    /// Bytes of shared memory of one SM.
     pub shared_per_sm_bytes: u32,
     /// Threads that one SM holds.
     pub threads_per_sm: u32,
-    /// Whether CTAs form clusters (sm_90 and later).
+    /// Whether CTAs can form clusters (sm_90 and later).
     pub clusters: bool,
-    /// Largest cluster: 8 is portable, 16 needs the non-portable size.
+    /// CTAs of the largest cluster. 8 is portable; 16 needs the non-portable size.
     pub max_cluster: u32,
 }
 
-/// name, SMs, KiB of shared memory per CTA and per SM, threads per SM, largest cluster (1: none). Published limits; SMs of
-/// the parts named.
+/// Each row holds: name, SMs, KiB of shared memory per CTA and per SM, threads per SM, largest cluster (1 is none).
+/// The limits are published ones. The number of SMs is that of the part in the comment.
 const PRESETS: [(&str, u32, u32, u32, u32, u32); 7] = [
     ("sm_80", 108, 163, 164, 2048, 1),   // A100
     ("sm_86", 84, 99, 100, 1536, 1),     // A40, RTX 3090
@@ -37,7 +37,7 @@ const PRESETS: [(&str, u32, u32, u32, u32, u32); 7] = [
 ];
 
 impl Arch {
-    /// The smallest compute capability that kernels are compiled for: asynchronous copies and bf16 begin with it.
+    /// The smallest compute capability that kernels are compiled for. Asynchronous copies and bf16 begin with it.
     pub const MIN_SM: u32 = 80;
 
     /// Names of the [presets](Arch::named).

@@ -1,4 +1,4 @@
-//! One launch over borrowed device memory: what it reads and writes, and every check before it begins.
+//! One launch over borrowed device memory. This file describes what it reads and writes, and checks it beforehand.
 
 use super::arch::Arch;
 use super::params::*;
@@ -8,11 +8,11 @@ use super::variants::Family;
 use crate::cpu::Measure;
 use crate::{DType, Error, Result};
 
-/// Score rows in device memory, row `r` beginning at element `r * stride`; -inf is masked.
+/// Score rows in device memory. Row `r` begins at element `r * stride`. A score of -inf is masked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceRows {
-    /// Device address of the first score; aligned to its element, no more.
+    /// Device address of the first score. It needs the alignment of one element, and no more.
     pub address: u64,
     /// Element type: f32, f16 or bf16.
     pub dtype: DType,
@@ -20,71 +20,71 @@ pub struct DeviceRows {
     pub rows: u64,
     /// Allocated width in elements, 1 to 2^24.
     pub cols: u64,
-    /// Distance of two rows in elements, at least `cols`.
+    /// Elements from the begin of one row to the begin of the next, at least `cols`.
     pub stride: u64,
-    /// Device address of a u32 per row: its length. What lies behind it is not read. A length above `cols`
-    /// counts as `cols`: it is device memory, so nobody can look at it before the launch.
+    /// Device address of one u32 per row, the length of the row. Nothing behind the length is read. A length above
+    /// `cols` counts as `cols`: the lengths lie in device memory, so the launch cannot check them.
     pub lens: Option<u64>,
 }
 
 impl DeviceRows {
-    /// Full rows, one behind the other.
+    /// Full rows that follow each other without a space between them.
     pub fn dense(address: u64, dtype: DType, rows: u64, cols: u64) -> DeviceRows {
         DeviceRows { address, dtype, rows, cols, stride: cols, lens: None }
     }
 }
 
-/// Where the probabilities go: as many rows and columns as the scores, 0 behind a row's length.
+/// Where the probabilities go. They have the rows and columns of the scores, and are 0 behind the length of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceOutput {
-    /// Device address of the first probability. The scores' own address, with their dtype and stride, computes in place.
+    /// Device address of the first probability. The address, dtype and stride of the scores compute in place.
     pub address: u64,
-    /// f32, or the scores' dtype.
+    /// Element type: f32, or the dtype of the scores.
     pub dtype: DType,
-    /// Distance of two rows in elements, at least the scores' columns.
+    /// Elements from the begin of one row to the begin of the next, at least the columns of the scores.
     pub stride: u64,
 }
 
 impl DeviceOutput {
-    /// Rows that begin `stride` elements apart.
+    /// Probabilities at `address`, whose rows begin `stride` elements apart.
     pub fn new(address: u64, dtype: DType, stride: u64) -> DeviceOutput {
         DeviceOutput { address, dtype, stride }
     }
 }
 
-/// One launch: statistics of every row, and with an output its probabilities.
+/// One launch: it measures every row, and with an output it also writes the probabilities.
 ///
-/// Made by [`Call::softmax`] or [`Call::statistics`]; what else it may ask for is set field by field.
+/// [`Call::softmax`] and [`Call::statistics`] make one. A caller then sets the other fields that it needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Call<'a> {
     /// The rows.
     pub scores: DeviceRows,
-    /// Where the probabilities go; without it a report must be asked for.
+    /// Where the probabilities go. Without an output, `report` must be set.
     pub out: Option<DeviceOutput>,
     /// Inverse temperature of each row.
     pub beta: Beta<'a>,
-    /// Device address of a u32 per row: 0-based position of its query. Without it a row of n unmasked
-    /// scores sits at n - 1: its last visible key, unless keys before that one are masked.
+    /// Device address of one u32 per row, the 0-based position of its query. Without it, a row of n unmasked scores
+    /// has the position n - 1. That is its last visible key, unless keys before that one are masked.
     pub positions: Option<u64>,
-    /// r of the Lambda(r) that is reported, nats, finite and >= 0; 0 if nothing is said. Under a critical rescaling it is
-    /// the rule's and must not be given here. With an output, Lambda(r) is only measured under a critical rescaling.
+    /// r of the Lambda(r) that is reported, in nats, finite and >= 0. `None` is 0. A critical rescaling has an r of its
+    /// own, and then this must be `None`. With an output, only a critical rescaling measures Lambda(r).
     pub resolve: Option<f64>,
-    /// Count gaps among this many largest scores only, at least 1; the report then says how far that can be trusted.
+    /// Counts gaps among this many largest scores only, at least 1. The report then carries a certificate.
     pub top_k: Option<usize>,
-    /// Measure Lambda beside Lambda(resolve), one more search where resolve > 0; only without an output.
+    /// Measures Lambda beside Lambda(resolve). Where resolve > 0 this is one more search. It needs `out` to be `None`.
     pub both: bool,
-    /// Device address of a [`RowReport`] per row, 8-byte aligned.
+    /// Device address of one [`RowReport`] per row, 8-byte aligned.
     pub report: Option<u64>,
 }
 
-/// The caller's scratch in device memory.
+/// Device memory of the caller that a launch uses as scratch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Workspace {
     /// Device address, 256-byte aligned.
     pub address: u64,
-    /// Its size: at least [`Call::workspace_bytes`].
+    /// Its size in bytes, at least [`Call::workspace_bytes`].
     pub bytes: u64,
 }
 
@@ -100,26 +100,28 @@ pub(super) struct Span {
 /// A call that passed every check.
 pub(super) struct Checked {
     pub plan: Plan,
-    // A build without GPU code only checks.
+    // A build without GPU code checks a call and does nothing else with it.
     #[cfg_attr(not(any(feature = "cuda", critbeta_simulator)), allow(dead_code))]
     pub params: RowParams,
     pub spans: Vec<Span>,
 }
 
 impl<'a> Call<'a> {
-    /// The probabilities of `scores` at `beta` go to `out`; nothing is reported unless [`Call::report`] asks for it.
+    /// A call that writes the probabilities of `scores` at `beta` to `out`. It reports nothing unless [`Call::report`]
+    /// is set.
     pub fn softmax(scores: DeviceRows, out: DeviceOutput, beta: impl Into<Beta<'a>>) -> Call<'a> {
         let (beta, positions, report) = (beta.into(), None, None);
         Call { scores, out: Some(out), beta, positions, resolve: None, top_k: None, both: false, report }
     }
 
-    /// A [`RowReport`] on every row of `scores` at `beta` goes to device address `report`; no probabilities.
+    /// A call that writes a [`RowReport`] on every row of `scores` at `beta` to device address `report`. It writes no
+    /// probabilities.
     pub fn statistics(scores: DeviceRows, report: u64, beta: impl Into<Beta<'a>>) -> Call<'a> {
         let (beta, positions, report) = (beta.into(), None, Some(report));
         Call { scores, out: None, beta, positions, resolve: None, top_k: None, both: false, report }
     }
 
-    /// What the reports of this call measure: the resolve of its critical rescaling, or its own, and its top-k count.
+    /// What the reports of this call measure. The resolve is that of its critical rescaling, or else its own.
     pub fn measure(&self) -> Measure {
         let of_rule = match self.beta {
             Beta::Rescaling(rescaling) => rescaling.resolve(),
@@ -128,27 +130,29 @@ impl<'a> Call<'a> {
         Measure { resolve: of_rule.or(self.resolve).unwrap_or(0.0), top_k: self.top_k }
     }
 
-    /// What the plan of this call depends on.
+    /// The part of this call that its plan depends on.
     pub fn problem(&self) -> Problem {
         let DeviceRows { rows, cols, dtype, .. } = self.scores;
         let family = if self.out.is_some() { Family::CriticalSoftmax } else { Family::GapProfile };
         Problem { rows, cols, dtype, family }
     }
 
-    /// Bytes of workspace that its launch on `arch` needs; 0 for none. Errors: those of [`Plan::choose`].
+    /// Bytes of workspace that a launch of this call on `arch` needs, often 0.
+    ///
+    /// Errors: those of [`Plan::choose`].
     pub fn workspace_bytes(&self, arch: &Arch) -> Result<u64> {
         Ok(Plan::choose(&self.problem(), arch)?.workspace_bytes())
     }
 
-    /// Errors: [`Error::Launch`] with the numbers of whatever does not fit; [`Error::Spec`] for a rule that the
-    /// kernels cannot follow.
+    /// Errors: [`Error::Launch`] with the numbers that do not fit; [`Error::Spec`] for a rule that the kernels cannot
+    /// apply.
     pub(super) fn check(&self, family: Family, arch: &Arch, workspace: Option<Workspace>) -> Result<Checked> {
         let DeviceRows { address, dtype, rows, cols, stride, lens } = self.scores;
         let plan = Plan::choose(&Problem { family, ..self.problem() }, arch)?;
         let fail = |detail: String| Error::Launch { rows, cols, detail };
         let size = dtype.size_bytes() as u64;
         let mut spans = Vec::with_capacity(7);
-        // The memory of `count` elements (rows of `width` elements, `stride` apart).
+        // Records one span of memory, or returns the error that it does not fit. `bytes` is `None` after an overflow.
         let mut span = |name, address: u64, align: u64, bytes: Option<u64>, writable| {
             let Some(bytes) = bytes.filter(|&bytes| address.checked_add(bytes).is_some()) else {
                 return Err(fail(format!("{name} at {address:#x} reach beyond the address space")));
@@ -217,7 +221,7 @@ impl<'a> Call<'a> {
         Ok(Checked { plan, params, spans })
     }
 
-    /// Nothing that is written may overlap anything else, but for probabilities exactly in place of the scores.
+    /// Memory that is written may not overlap other memory. Probabilities exactly in place of the scores are allowed.
     fn check_overlaps(&self, spans: &[Span]) -> Result<()> {
         let DeviceRows { address, dtype, rows, cols, stride, .. } = self.scores;
         let in_place = self.out == Some(DeviceOutput { address, dtype, stride });
@@ -252,7 +256,7 @@ impl<'a> Call<'a> {
         let top_k = match top_k {
             None => 0,
             Some(0) => return fail("top-k must be at least 1, found 0".into()),
-            // Beyond the columns it counts everything.
+            // A k above the columns counts every score.
             Some(k) => k.min(cols as usize) as u32,
         };
         let exceeding = smallest_exceeding(resolve);
@@ -285,10 +289,10 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The smallest count whose logarithm exceeds `resolve` >= 0. The host decides, because a GPU's logarithm differs in the last
-/// bit (from glibc's at 1,163 of the counts to 2^24, first at 9,170).
+/// The smallest count whose logarithm exceeds `resolve` >= 0. The host computes it, because the logarithm of a GPU
+/// differs in the last bit (from that of glibc at 1,163 of the counts up to 2^24, first at 9,170).
 fn smallest_exceeding(resolve: f64) -> u32 {
-    // More than a row can have.
+    // No row can have this many scores.
     const MOST: u32 = u32::MAX;
     let near = (resolve.exp() as u32).saturating_sub(2).max(1);
     (near..near.saturating_add(5)).find(|&count| f64::from(count).ln() > resolve).unwrap_or(MOST)

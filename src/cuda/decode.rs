@@ -1,5 +1,5 @@
-//! From what a kernel says of a row to what the CPU path says of it. Ratios are computed again from their contacts by
-//! the one function that rounds them, so critical betas are the CPU path's bit for bit.
+//! Turns the report of a kernel into the report of the CPU path. Ratios are computed again from their contacts, by the
+//! one function that rounds them, so critical betas have the same bits as on the CPU path.
 
 use super::params;
 use crate::cpu::{Measure, RowReport, SoftmaxRow};
@@ -7,15 +7,15 @@ use crate::critical::{CriticalBeta, ratio};
 use crate::stats::{Partition, RowMax};
 
 impl params::RowReport {
-    /// What the CPU path says of the same row. `measure` is what the launch was asked for, with the resolve of a critical
-    /// rescaling. Betas that the launch did not measure are NaN: both where it had an output but no critical
-    /// rescaling, and Lambda where resolve > 0 and not [`Call::both`](super::Call::both).
+    /// The report that the CPU path gives of the same row. `measure` is [`Call::measure`](super::Call::measure) of the
+    /// launch. Critical betas that the launch did not measure are NaN. With an output and no critical rescaling, both
+    /// are NaN. With resolve > 0 and without [`Call::both`](super::Call::both), Lambda is NaN.
     pub fn decode(&self, measure: Measure) -> RowReport {
         report(self, if self.poisoned != 0 { f64::NAN } else { self.beta }, measure)
     }
 }
 
-/// The report of a row that was run at `beta`.
+/// The report of a row, with its sums at `beta`.
 pub(super) fn report(row: &params::RowReport, beta: f64, measure: Measure) -> RowReport {
     let top = top(row);
     let resolved = critical(row, &top, row.resolved, measure.resolve);
@@ -23,7 +23,7 @@ pub(super) fn report(row: &params::RowReport, beta: f64, measure: Measure) -> Ro
     RowReport::of(top, [critical, resolved], beta, partition(row, &top))
 }
 
-/// The softmax of a row, but for its weights.
+/// What the CPU path returns for the softmax of a row, without the weights.
 pub(super) fn softmax(row: &params::RowReport) -> SoftmaxRow {
     let top = top(row);
     let beta = if top.poisoned { f64::NAN } else { row.beta };
@@ -61,7 +61,7 @@ fn critical(row: &params::RowReport, top: &RowMax, contact: params::Contact, res
         best.offer(contact.gap.into(), contact.rank.into(), resolve);
     }
     if row.kth_gap >= 0.0 {
-        // The certificate: whatever lies beyond the k-th gap has a ratio below (log n - r) / D_(k).
+        // The certificate: every gap beyond the k-th has a ratio below (log n - r) / D_(k).
         best.upper = best.beta.max(ratio(row.kth_gap.into(), top.len, resolve));
     }
     best

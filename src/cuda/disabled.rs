@@ -1,4 +1,4 @@
-//! In the place of the driver in a build without the feature `cuda`: it never opens.
+//! This file stands in for the driver in a build without the feature `cuda`. It never opens.
 
 use super::arch::Arch;
 use crate::{Error, Result};

@@ -1,4 +1,4 @@
-//! A GPU through the CUDA driver: opened, its kernels loaded and set up.
+//! A GPU through the CUDA driver. Opening it loads the kernels and sets them up.
 
 use super::arch::Arch;
 use super::variants::{Scope, Variant};
@@ -12,16 +12,16 @@ use cudarc::driver::{
 };
 use std::sync::Arc;
 
-/// The oldest driver, as 1000 major + 10 minor: clusters and `cuLaunchKernelEx` begin with 11.8, and 12.0 is the first
-/// whose compiler knows all of what the kernels use on sm_90. Functions of later drivers are never called, so
-/// that no symbol is missing whatever CUDA version the bindings were built for.
+/// The oldest driver that works, as 1000 major + 10 minor. Clusters and `cuLaunchKernelEx` begin with 11.8. The
+/// compiler of 12.0 is the first that knows everything that the kernels use on sm_90. Functions of later drivers are
+/// never called, so no symbol is missing, whatever CUDA version the bindings were built for.
 const OLDEST_DRIVER: i32 = 12_000;
 
 pub(super) struct Driver {
     context: Arc<CudaContext>,
-    /// Of this engine's own copies and host verbs.
+    /// The stream of this engine's own copies and host verbs.
     stream: Arc<CudaStream>,
-    /// By variant; none where the device has no clusters.
+    /// One function per variant; `None` where the device lacks the clusters that it needs.
     functions: Vec<Option<CudaFunction>>,
     arch: Arch,
     description: String,
@@ -42,7 +42,7 @@ impl DriverMemory {
     }
 }
 
-/// An error of the driver, under the name of what was tried.
+/// Turns an error of the driver into ours, which names the call that failed.
 pub(super) fn refused(call: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
     |DriverError(code)| Error::Cuda { call: call.into(), code: code as u32, name: format!("{code:?}") }
 }
@@ -51,7 +51,7 @@ fn no_gpu(found: String, remedy: &str) -> Error {
     Error::NoGpu { found, remedy: format!("{remedy}, or compute with --device cpu") }
 }
 
-/// CUDA 12.4 from 12040.
+/// `CUDA 12.4` for 12040.
 pub(super) fn version_text(version: i32) -> String {
     format!("CUDA {}.{}", version / 1000, version % 1000 / 10)
 }
@@ -61,7 +61,7 @@ impl Driver {
         let version = launch_cuda::driver_version()?;
         let driver = version_text(version);
         if version < OLDEST_DRIVER {
-            let found = format!("the driver is for {driver}, needed is {}", version_text(OLDEST_DRIVER));
+            let found = format!("the driver is for {driver}, but {} is needed", version_text(OLDEST_DRIVER));
             return Err(no_gpu(found, "install driver 525 or later"));
         }
         let count = CudaContext::device_count().map_err(|DriverError(code)| {
@@ -110,7 +110,7 @@ impl Driver {
         let call = format!("allocating {bytes} bytes on {}", self.arch.name);
         let slice = self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(refused(call))?;
         let address = slice.device_ptr(&self.stream).0;
-        // Other streams may use it at once.
+        // Other streams may use the memory as soon as this returns.
         self.stream.synchronize().map_err(refused("zeroing device memory"))?;
         Ok(DriverMemory { slice, address })
     }
@@ -129,13 +129,13 @@ impl Driver {
         self.stream.synchronize().map_err(refused(call))
     }
 
-    /// Begins a copy of all of `from` to the begin of `to`, which must be as large.
+    /// Enqueues a copy of all of `from` to the begin of `to`, which must be at least as large.
     pub fn copy(&self, from: &DriverMemory, to: &mut DriverMemory) -> Result<()> {
         let call = format!("copying {} bytes on {}", from.bytes(), self.arch.name);
         self.stream.memcpy_dtod(&from.slice, &mut to.slice).map_err(refused(call))
     }
 
-    /// Device seconds of what `begin` begins on the engine's own stream; `flush` is overwritten before.
+    /// Device seconds of the work that `begin` enqueues on the engine's own stream. `flush` is overwritten before it.
     pub fn timed(&self, flush: &mut DriverMemory, begin: impl FnOnce() -> Result<()>) -> Result<f64> {
         let failed = || refused("timing with events");
         self.stream.memset_zeros(&mut flush.slice).map_err(failed())?;
@@ -143,7 +143,7 @@ impl Driver {
         let start = mark()?;
         let begun = begin();
         let end = mark()?;
-        // Waits for the end, also where nothing was begun.
+        // This waits for the end, even where nothing was enqueued.
         let milliseconds = start.elapsed_ms(&end).map_err(failed())?;
         begun.map(|()| f64::from(milliseconds) * 1e-3)
     }
@@ -172,12 +172,12 @@ fn arch_of(context: &CudaContext) -> Result<Arch> {
     })
 }
 
-/// Every kernel with all the shared memory that it may have, so that a launch has nothing left to set.
+/// Gives every kernel all the shared memory that it may have. A launch then has nothing left to set.
 fn functions(module: &Arc<CudaModule>, arch: &Arch) -> Result<Vec<Option<CudaFunction>>> {
     let load = |&variant: &Variant| {
         let of_cluster = variant.scope() == Scope::Cluster;
         let function = match module.load_function(variant.symbol()) {
-            // The image may be PTX of sm_80, which has no clusters.
+            // The image may be PTX for sm_80, which has no clusters.
             Err(_) if of_cluster => return Ok(None),
             function => function.map_err(refused(format!("finding {variant}")))?,
         };
@@ -196,7 +196,7 @@ fn functions(module: &Arc<CudaModule>, arch: &Arch) -> Result<Vec<Option<CudaFun
     Variant::ALL.iter().map(load).collect()
 }
 
-/// The largest cluster that fits on the device with all the shared memory of its SMs; 1 for none.
+/// CTAs of the largest cluster that fits on the device with all the shared memory of its SMs; 1 if none fits.
 fn max_cluster(functions: &[Option<CudaFunction>], arch: &Arch, stream: &CudaStream) -> u32 {
     let fits = |&&variant: &&Variant| {
         let Some(function) = functions.get(variant as usize).and_then(Option::as_ref) else { return false };

@@ -6,7 +6,7 @@ use super::simulator::{HostMemory, SimtOptions, Simulator, Traffic};
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// A GPU whose kernels are loaded, or the simulator in its place. Shared between threads by reference.
+/// A GPU whose kernels are loaded, or the simulator in its place. Threads may share it by reference.
 pub struct Engine {
     pub(super) machine: Arc<Machine>,
     arch: Arch,
@@ -17,10 +17,17 @@ pub(super) enum Machine {
     Simulator(Simulator),
 }
 
-/// Memory of an [`Engine`], zeroed when it is made, freed when it is dropped. Aligned to 256 bytes.
+/// Memory of an [`Engine`], aligned to 256 bytes. It is zeroed when it is made, and freed when it is dropped.
 ///
-/// It must outlive every launch that uses it: synchronize before it is dropped.
+/// It must outlive every launch that uses it: the caller synchronizes before it drops the memory.
 pub struct DeviceMemory(pub(super) Memory);
+
+// Servers share an engine between threads, and pass its memory from one to another. This fails to compile otherwise.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    (shared::<Engine>(), sent::<DeviceMemory>());
+};
 
 pub(super) enum Memory {
     Driver(DriverMemory),
@@ -46,32 +53,32 @@ impl DeviceMemory {
 }
 
 impl Engine {
-    /// The GPU of this number, its kernels loaded and set up: all that a launch need not do.
+    /// Opens the GPU of this number, and loads and sets up its kernels. A launch then does none of this.
     ///
-    /// Errors: [`Error::NotBuilt`] without the feature `cuda`; [`Error::NoGpu`] without a driver, for one before
-    /// CUDA 12.0, for a number that the driver does not show, and for a device before sm_80;
-    /// [`Error::NoImage`] where no kernels can be had for the device; [`Error::Cuda`] for what else the driver refuses.
+    /// Errors: [`Error::NotBuilt`] without the feature `cuda`; [`Error::NoDriver`] without a driver; [`Error::NoGpu`] for
+    /// a driver before CUDA 12.0, a number that the driver does not show, and a device before sm_80; [`Error::NoImage`]
+    /// where no kernels load on the device; [`Error::Cuda`] for anything else that the driver refuses.
     pub fn cuda(ordinal: usize) -> Result<Engine> {
         let driver = Driver::open(ordinal)?;
         Ok(Engine { arch: driver.arch().clone(), machine: Arc::new(Machine::Driver(driver)) })
     }
 
-    /// The simulator: the same kernels on this CPU, every GPU thread a fiber.
+    /// Opens the simulator, which runs the same kernels on this CPU. Every GPU thread is a fiber.
     ///
-    /// Errors: [`Error::NotBuilt`] unless this is a build with the feature `simt`, made where a C++ compiler was.
+    /// Errors: [`Error::NotBuilt`] unless this build has the feature `simt` and found a C++ compiler.
     pub fn simulated(options: SimtOptions) -> Result<Engine> {
         let arch = options.arch.clone();
         Ok(Engine { arch, machine: Arc::new(Machine::Simulator(Simulator::new(options)?)) })
     }
 
-    /// The limits that its plans go by.
+    /// The limits that the plans of this engine use.
     pub fn arch(&self) -> &Arch {
         &self.arch
     }
 
-    /// The same engine that plans as for a smaller part: no limit is above those of `arch`. Shares its device.
+    /// An engine on the same device that plans as for a smaller GPU: none of its limits is above those of `arch`.
     ///
-    /// With it every kernel can be had for rows of any length, as tests need it.
+    /// Tests use it to run every kernel on rows of any length.
     pub fn limited_to(&self, arch: &Arch) -> Engine {
         let (own, max_cluster) = (&self.arch, self.arch.max_cluster.min(arch.max_cluster));
         let arch = Arch {
@@ -92,7 +99,7 @@ impl Engine {
         matches!(*self.machine, Machine::Simulator(_))
     }
 
-    /// What computes, in words: device, capability, and where its kernels are from.
+    /// A line of text that names the device, its capability, and the origin of its kernels.
     pub fn description(&self) -> String {
         match &*self.machine {
             Machine::Driver(driver) => driver.description().to_owned(),
@@ -100,7 +107,7 @@ impl Engine {
         }
     }
 
-    /// Global memory traffic of the simulator's launches so far; `None` on a GPU.
+    /// Global memory traffic of all launches of the simulator so far; `None` on a GPU.
     pub fn traffic(&self) -> Option<Traffic> {
         match &*self.machine {
             Machine::Driver(_) => None,
@@ -108,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// Device memory of `bytes` zeros. Errors: [`Error::Cuda`] where there is not enough.
+    /// Allocates `bytes` of device memory and zeroes them. Errors: [`Error::Cuda`] if there is not enough.
     pub fn zeroed(&self, bytes: usize) -> Result<DeviceMemory> {
         Ok(DeviceMemory(match &*self.machine {
             Machine::Driver(driver) => Memory::Driver(driver.zeroed(bytes)?),
@@ -116,16 +123,16 @@ impl Engine {
         }))
     }
 
-    /// Device memory that holds `bytes`. Errors: as [`Engine::zeroed`].
+    /// Allocates device memory that holds `bytes`. Errors: as [`Engine::zeroed`].
     pub fn uploaded(&self, bytes: &[u8]) -> Result<DeviceMemory> {
         let mut memory = self.zeroed(bytes.len())?;
         self.upload(&mut memory, 0, bytes)?;
         Ok(memory)
     }
 
-    /// Copies `bytes` into `memory` from byte `at` on; done when it returns.
+    /// Copies `bytes` into `memory`, from byte `at` on. The copy is complete when this returns.
     ///
-    /// Errors: [`Error::Settings`] for a range outside of it or memory of another engine; [`Error::Cuda`].
+    /// Errors: [`Error::Settings`] for a range outside of `memory` or memory of another engine; [`Error::Cuda`].
     pub fn upload(&self, memory: &mut DeviceMemory, at: usize, bytes: &[u8]) -> Result<()> {
         check_range(memory, at, bytes.len())?;
         match (&*self.machine, &mut memory.0) {
@@ -138,7 +145,7 @@ impl Engine {
         }
     }
 
-    /// Copies `memory` from byte `at` on to `into`, behind everything that [`Engine::launch_within`] began.
+    /// Copies `memory`, from byte `at` on, to `into`. The copy runs after every [`Engine::launch_within`].
     ///
     /// Errors: as [`Engine::upload`].
     pub fn download(&self, memory: &DeviceMemory, at: usize, into: &mut [u8]) -> Result<()> {
@@ -153,7 +160,7 @@ impl Engine {
         }
     }
 
-    /// Waits for all work of the device, of every stream. Errors: [`Error::Cuda`] of work that failed.
+    /// Waits for all work of the device, on every stream. Errors: [`Error::Cuda`] if some of it failed.
     pub fn synchronize(&self) -> Result<()> {
         match &*self.machine {
             Machine::Driver(driver) => driver.synchronize(),

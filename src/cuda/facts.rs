@@ -1,9 +1,9 @@
-//! What there is of CUDA on this machine and in this build, for `critbeta doctor`.
+//! What this machine and this build have of CUDA, for `critbeta doctor`.
 
 use super::simulator;
 use super::variants::Variant;
 
-/// Name and finding of each: what the build brings, the driver, run-time compilers, the simulator.
+/// Pairs of a name and a finding: the image in the build, the driver, run-time compilers, the simulator.
 pub fn facts() -> Vec<(&'static str, String)> {
     let simulator = match simulator::IS_BUILT {
         true => "in this build (--device simt)".to_owned(),

@@ -1,4 +1,4 @@
-//! The verbs of [`cpu`] on host slices: upload, run, download, in batches of bounded memory.
+//! The verbs of [`cpu`] on host slices. They upload, run and download batches of bounded memory.
 
 use super::call::{Call, DeviceOutput, DeviceRows, Workspace};
 use super::decode;
@@ -8,13 +8,13 @@ use super::rule::Beta;
 use crate::cpu::{self, Measure, RowReport, SoftmaxRow};
 use crate::{DType, Element, Rescaling, Result, Scores};
 
-/// Bytes of scores on the device at once, unless one row is longer.
+/// The most bytes of scores on the device at once, unless one row alone has more.
 const BATCH_BYTES: usize = 64 << 20;
 
 /// Device memory of one batch of rows.
 struct Batch {
     scores: DeviceMemory,
-    /// Absent where every row is full.
+    /// The lengths of the rows, or `None` where every row is full.
     lens: Option<DeviceMemory>,
     positions: Option<DeviceMemory>,
     report: DeviceMemory,
@@ -23,10 +23,10 @@ struct Batch {
 }
 
 impl Engine {
-    /// As [`cpu::row_reports`], on this engine: everything about every row at inverse temperature `beta` >= 0.
+    /// [`cpu::row_reports`] on this engine: one report per row, at inverse temperature `beta` >= 0.
     ///
-    /// Critical betas and their contacts are equal bit for bit; log partition, entropy and weights are within the
-    /// rounding of f32 exponentials. Errors: [`Error::Launch`] for more than 2^24 columns, [`Error::Cuda`].
+    /// Critical betas and contacts are equal to those of the CPU bit for bit. Log partition, entropy and weights are
+    /// within the rounding of f32 exponentials. Errors: [`Error::Launch`] for more than 2^24 columns; [`Error::Cuda`].
     pub fn row_reports<T: Element>(
         &self,
         scores: &Scores<T>,
@@ -44,10 +44,11 @@ impl Engine {
         Ok(reports)
     }
 
-    /// As [`cpu::softmax`], on this engine: writes the softmax of every row under `rescaling` to `out` (dense rows x
-    /// cols) and says of each row which beta it got.
+    /// [`cpu::softmax`] on this engine: it writes the softmax of every row under `rescaling` to `out` (dense rows x cols),
+    /// and returns the beta of each row.
     ///
-    /// Probabilities are within (4 + z) 2^-23 of f64, relative, z = beta x gap. Errors: [`Error::Scores`] as there; those of [`Engine::row_reports`]; [`Error::Spec`].
+    /// The relative error of a probability is at most (4 + z) 2^-23 against f64, with z = beta x gap. Errors:
+    /// [`Error::Scores`] as on the CPU; those of [`Engine::row_reports`]; [`Error::Spec`].
     pub fn softmax<T: Element>(
         &self,
         scores: &Scores<T>,
@@ -60,7 +61,7 @@ impl Engine {
         if cols == 0 || rows.checked_mul(cols) != Some(out.len()) || !fits {
             return cpu::softmax(scores, rescaling, positions, out); // nothing to compute, or its error
         }
-        // The kernels put a row without a position at n - 1, which is its last unmasked key only where none before it is masked.
+        // The kernels give a row without a position n - 1. That is its last unmasked key only if no key before it is masked.
         let last = || (0..rows).map(|row| scores.last_visible(row) as u32).collect::<Vec<u32>>();
         let own = (positions.is_none() && matches!(rescaling, Rescaling::Law(_))).then(last);
         let positions = positions.or(own.as_deref());
@@ -71,8 +72,8 @@ impl Engine {
         Ok(softmax)
     }
 
-    /// Runs all rows, at most `batch_bytes` of scores (or one row) at a time, and hands their reports on in order;
-    /// probabilities go to `out`.
+    /// Runs all rows, at most `batch_bytes` of scores (or one row) at a time. It passes their reports on in order, and
+    /// writes the probabilities to `out`.
     #[allow(clippy::too_many_arguments)] // private, and a struct for two callers would only rename them
     fn batches<T: Element>(
         &self,
@@ -85,7 +86,7 @@ impl Engine {
         mut sink: impl FnMut(&[params::RowReport]),
     ) -> Result<()> {
         let (rows, cols) = (scores.rows(), scores.cols());
-        // Rows begin at 16-byte boundaries, where vectors need no ends.
+        // Rows begin at 16-byte boundaries, so that vectors need no special first or last part.
         let stride = (cols * size_of::<T>()).next_multiple_of(16) / size_of::<T>();
         let step = (batch_bytes / (stride * size_of::<T>())).clamp(1, rows.max(1));
         let mut packed = Vec::new();

@@ -1,4 +1,4 @@
-//! The door to device memory: what a launch promises and asks for.
+//! Launches on device memory: what a launch promises, and what it requires.
 #![allow(unsafe_code)]
 
 use super::call::{Call, Checked, Workspace};
@@ -7,30 +7,35 @@ use super::launch_simt;
 use crate::{Error, Result};
 
 impl Engine {
-    /// Begins one launch on `stream` (a raw `CUstream`; 0 is the legacy default stream) and returns.
+    /// Enqueues one launch on `stream` (a raw `CUstream`; 0 is the legacy default stream) and returns.
     ///
-    /// Nothing is allocated on the device, nobody waits, and everything is enqueued on `stream`: a CUDA graph can
-    /// capture it, from any stream but the legacy default one. `workspace` is at least [`Call::workspace_bytes`], and
-    /// belongs to this launch until it has run: launches that may run at once need one each. The calling thread's
-    /// current context is left as it was. The simulator runs the launch to its end.
+    /// It allocates nothing on the device, does not wait for the GPU, and enqueues everything on `stream`. So a CUDA
+    /// graph can capture it, from any stream but the legacy default one. The current context of the calling thread
+    /// stays as it was. The simulator runs the launch to its end.
     ///
-    /// Errors, before anything is enqueued: [`Error::Launch`] for zero rows or columns, null, misaligned or overlapping
-    /// buffers, a stride below the columns, a dtype that no kernel has, a workspace too small, a stream of another
-    /// device or context, a measure that makes no sense; [`Error::Spec`] for a rule that the kernels cannot follow.
-    /// Then [`Error::Cuda`] if the driver refuses, and [`Error::Simulated`] for a fault. After any of them the next call works.
+    /// `workspace` has at least [`Call::workspace_bytes`]. It belongs to this launch until the launch has run, so
+    /// launches that may run at the same time need one each.
+    ///
+    /// Errors before anything is enqueued: [`Error::Launch`] for zero rows or columns, null, misaligned or overlapping
+    /// buffers, a stride below the columns, a dtype that no kernel has, a workspace that is too small, a stream of
+    /// another device or context, and a measure that makes no sense; [`Error::Spec`] for a rule that the kernels cannot
+    /// apply. Later errors: [`Error::Cuda`] if the driver refuses, and [`Error::Simulated`] for a fault. After any of
+    /// them the next call works.
     ///
     /// # Safety
     ///
-    /// Every address in `call` and `workspace` must be device memory of this engine's GPU (of [`Engine::zeroed`] for
-    /// the simulator), as large as rows, columns and strides say, and until the launch has run it must stay
-    /// allocated, what is read must not be written, and what is written not be accessed by anybody else. `stream` must be a live stream.
+    /// - Every address in `call` and `workspace` must be device memory of this engine's GPU (of [`Engine::zeroed`] for the
+    ///   simulator), as large as rows, columns and strides require.
+    /// - Until the launch has run, the memory must stay allocated. Nobody else may write what it reads, and nobody else
+    ///   may access what it writes.
+    /// - `stream` must be a live stream.
     pub unsafe fn launch(&self, call: &Call, workspace: Option<Workspace>, stream: u64) -> Result<()> {
         let checked = call.check(call.problem().family, self.arch(), workspace)?;
         // SAFETY: the caller's promise.
         unsafe { self.begin(&checked, stream) }
     }
 
-    /// One launch over memory of this engine, run to its end: safe, because every address is looked up in `memory`.
+    /// Runs one launch over memory of this engine to its end. It is safe, because it looks up every address in `memory`.
     ///
     /// Errors: those of [`Engine::launch`], and [`Error::Launch`] for an address outside of `memory`.
     pub fn launch_within(
@@ -43,7 +48,8 @@ impl Engine {
         self.synchronize()
     }
 
-    /// As [`Engine::launch_within`], but returns before it has run: wait before `memory` is touched or freed.
+    /// Does the same as [`Engine::launch_within`], but returns before the launch has run. The caller must wait before it
+    /// touches or frees `memory`.
     pub(super) fn begin_within(
         &self,
         call: &Call,
@@ -63,11 +69,11 @@ impl Engine {
                 return Err(Error::Launch { rows: call.scores.rows, cols: call.scores.cols, detail });
             }
         }
-        // SAFETY: all memory is this call's own until the launch has run, and none of it is freed before.
+        // SAFETY: all memory belongs to this call until the launch has run, and none of it is freed before.
         unsafe { self.launch(call, workspace, self.own_stream()) }
     }
 
-    /// One launch of memory that nobody else knows, run to its end.
+    /// Runs one launch to its end, over memory that nobody else uses.
     pub(super) fn begin_alone(&self, checked: &Checked) -> Result<()> {
         // SAFETY: the spans are the caller's own memory of this engine, alive until the work of its stream has ended.
         unsafe { self.begin(checked, self.own_stream())? };

@@ -1,4 +1,4 @@
-//! Calls across the language border: CUDA's driver as far as cudarc has no safe form for it, and NVRTC.
+//! Calls into C: NVRTC, and the functions of the CUDA driver for which cudarc has no safe form.
 #![allow(unsafe_code)]
 
 use super::call::Checked;
@@ -15,7 +15,7 @@ const DRIVER_NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
 
 /// The CUDA version of the driver: 1000 major + 10 minor.
 ///
-/// Errors: [`Error::NoDriver`]. The library is looked for before cudarc does, which panics where there is none.
+/// Errors: [`Error::NoDriver`]. This looks for the library first, because cudarc panics if there is none.
 pub(super) fn driver_version() -> Result<i32> {
     // SAFETY: NVIDIA's driver library has no initialisers that depend on anything of ours.
     let found = DRIVER_NAMES.into_iter().any(|name| unsafe { Library::new(name) }.is_ok());
@@ -31,12 +31,12 @@ pub(super) fn driver_version() -> Result<i32> {
     Ok(version)
 }
 
-/// A context that is current until this is dropped; the thread then has its own again.
+/// Makes a context current until this is dropped. The thread then has its own context again.
 struct Current;
 
 impl Current {
     fn push(context: sys::CUcontext) -> Result<Current> {
-        // SAFETY: the context is alive, its engine holds it.
+        // SAFETY: the context is alive, because its engine holds it.
         unsafe { sys::cuCtxPushCurrent_v2(context) }.result().map_err(refused("cuCtxPushCurrent"))?;
         Ok(Current)
     }
@@ -45,7 +45,7 @@ impl Current {
 impl Drop for Current {
     fn drop(&mut self) {
         let mut popped = ptr::null_mut();
-        // SAFETY: it pops what `push` pushed. It can only fail as every later call of the driver does.
+        // SAFETY: it pops what `push` pushed. If it fails, every later call of the driver fails too.
         let _told_by_the_next_call = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) };
     }
 }
@@ -57,7 +57,7 @@ pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> 
     let Checked { plan, params, .. } = checked;
     let fail = |detail| Err(Error::Launch { rows: plan.problem.rows, cols: plan.problem.cols, detail });
     let Some(function) = driver.function(plan.launch.variant) else {
-        return fail(format!("the kernels loaded have no {}", plan.kernel()));
+        return fail(format!("the loaded kernels have no {}", plan.kernel()));
     };
     let stream = stream as sys::CUstream;
     let _current = Current::push(driver.context().cu_ctx())?;
@@ -70,12 +70,12 @@ pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> 
     }
     if plan.workspace_bytes() > 0 {
         let bytes = plan.workspace_bytes() as usize;
-        // SAFETY: the workspace is the caller's to give, as large as was checked.
+        // SAFETY: the caller owns the workspace, and its size was checked.
         unsafe { sys::cuMemsetD8Async(params.workspace, 0, bytes, stream) }
             .result()
             .map_err(refused(format!("zeroing {bytes} bytes of workspace")))?;
     }
-    // The split scope waits for CTAs of its own grid: the driver must run all of them at once, or refuse.
+    // CTAs of the split scope wait for each other, so the driver must run all of them at once, or refuse.
     let mut cooperative = sys::CUlaunchAttribute {
         id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
         pad: [0; 4],
@@ -94,19 +94,19 @@ pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> 
         numAttrs: u32::from(plan.launch.variant.scope() == Scope::Split),
     };
     let mut arguments = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
-    // SAFETY: the kernel takes one RowParams, copied before the call returns; its addresses are the caller's promise.
+    // SAFETY: the kernel takes one RowParams, which is copied before the call returns. The caller vouches for addresses.
     unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), ptr::null_mut()) }
         .result()
         .map_err(refused(format!("launching {} with {} CTAs", plan.launch.variant, plan.launch.grid)))
 }
 
-/// Whom `stream` belongs to, if not to this engine's context.
+/// The owner of `stream`, unless that is the context of this engine.
 ///
 /// # Safety
 ///
 /// `stream` must be alive. This engine's context must be current.
 unsafe fn other_device(driver: &Driver, stream: sys::CUstream) -> Result<Option<String>> {
-    // The default streams, legacy (0, 1) and per thread (2), are the current context's.
+    // The default streams, legacy (0, 1) and per thread (2), belong to the current context.
     if stream as usize <= 2 {
         return Ok(None);
     }
@@ -129,19 +129,20 @@ unsafe fn other_device(driver: &Driver, stream: sys::CUstream) -> Result<Option<
 
 type Program = *mut c_void;
 
-/// NVRTC, CUDA's run-time compiler, bound by hand: eight functions, and a library of any name is no reason to panic.
+/// NVRTC is the run-time compiler of CUDA. It is bound by hand: eight functions, and no panic if a library is missing.
 pub(super) struct Nvrtc {
     library: Library,
-    /// What NVRTC loads by its bare name when it compiles: loaded from beside it, it need not be on LD_LIBRARY_PATH.
+    /// The library that NVRTC loads by its bare name when it compiles. It is loaded here from the folder of NVRTC, so it
+    /// need not be on LD_LIBRARY_PATH.
     _builtins: Option<Library>,
-    /// Where it was found.
+    /// The path or name that it was found under.
     pub name: String,
     /// Major, minor.
     pub version: (i32, i32),
 }
 
 impl Nvrtc {
-    /// Every NVRTC that loads, newest first: by name, then in CUDA_HOME and CUDA_PATH.
+    /// Every NVRTC that loads, newest first. It is looked for by name, then in CUDA_HOME and CUDA_PATH.
     pub fn found() -> Vec<Nvrtc> {
         let names =
             ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"];
@@ -171,13 +172,13 @@ impl Nvrtc {
             version(&mut major, &mut minor)
         };
         let builtins = path.with_file_name(format!("libnvrtc-builtins.so.{major}.{minor}"));
-        // SAFETY: a part of NVRTC, as harmless.
+        // SAFETY: this is a part of NVRTC, and it has no such initialisers either.
         let _builtins = unsafe { Library::new(builtins) }.ok();
         let name = path.to_string_lossy().into_owned();
         (status == 0).then_some(Nvrtc { library, _builtins, name, version: (major, minor) })
     }
 
-    /// A cubin of `source` for `arch` (`sm_90`). Errors: the compiler's log.
+    /// Compiles `source` to a cubin for `arch` (`sm_90`). Errors: the log of the compiler.
     pub fn compile(&self, source: &str, arch: &str) -> Result<Vec<u8>, String> {
         let source = CString::new(source).map_err(|e| e.to_string())?;
         let options = [format!("--gpu-architecture={arch}"), "--std=c++17".into(), "-default-device".into()];
@@ -185,7 +186,8 @@ impl Nvrtc {
             options.into_iter().filter_map(|option| CString::new(option).ok()).collect();
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let mut program: Program = ptr::null_mut();
-        // SAFETY: signatures are nvrtc.h's; the source and the options live through the calls, the program until destroyed.
+        // SAFETY: the signatures are those of nvrtc.h. The source and the options live through the calls, and the program
+        // lives until it is destroyed.
         unsafe {
             type Create = unsafe extern "C" fn(
                 *mut Program,
@@ -225,10 +227,10 @@ impl Nvrtc {
 
     /// # Safety
     ///
-    /// `program` must be alive, and the names those of a pair of size and bytes.
+    /// `program` must be alive. `size` and `bytes` must name the two functions of one output.
     unsafe fn output(&self, program: Program, size: &[u8], bytes: &[u8]) -> Result<Vec<u8>, String> {
         let mut length = 0;
-        // SAFETY: signatures are nvrtc.h's; the second call writes as many bytes as the first one tells.
+        // SAFETY: the signatures are those of nvrtc.h. The second call writes as many bytes as the first one returns.
         unsafe {
             let size: unsafe extern "C" fn(Program, *mut usize) -> c_int = self.function(size)?;
             let bytes: unsafe extern "C" fn(Program, *mut u8) -> c_int = self.function(bytes)?;
@@ -243,7 +245,7 @@ impl Nvrtc {
         if status == 0 {
             return Ok(());
         }
-        // SAFETY: the signature is nvrtc.h's; the text is static.
+        // SAFETY: the signature is that of nvrtc.h, and the text is static.
         let text = unsafe {
             let text: unsafe extern "C" fn(c_int) -> *const c_char =
                 self.function(b"nvrtcGetErrorString\0")?;

@@ -48,14 +48,14 @@ mod interface {
 
 /// # Safety
 ///
-/// Every span of `checked` must be memory of this process that nobody else touches meanwhile.
+/// Every span of `checked` must be memory of this process. Nobody else may touch it until this returns.
 #[cfg(critbeta_simulator)]
 pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<Traffic> {
     use interface::{Buffer, Launch, Outcome, critbeta_simt_launch};
     let Checked { plan, params, spans } = checked;
     let mut buffers: Vec<Buffer> = Vec::with_capacity(spans.len());
     for span in spans {
-        // Probabilities in place of the scores are the same memory, to be written.
+        // Probabilities in place of the scores are the same memory, which is then writable.
         let same = buffers.iter_mut().find(|b| (b.address, b.bytes) == (span.address, span.bytes));
         match same {
             Some(buffer) => buffer.writable |= u32::from(span.writable),
@@ -67,9 +67,9 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
             }),
         }
     }
-    // The kernels count on a workspace of zeros; on a GPU the launch enqueues as much.
+    // The kernels rely on a workspace of zeros. On a GPU the launch enqueues the zeroing.
     if let Some(workspace) = spans.iter().find(|span| span.name == "workspace") {
-        // SAFETY: the span is ours to write by the caller's promise.
+        // SAFETY: the caller promises that the span may be written.
         unsafe { std::ptr::write_bytes(workspace.address as *mut u8, 0, workspace.bytes as usize) };
     }
     let launch = Launch {
@@ -84,7 +84,7 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
     };
     let mut outcome =
         Outcome { load_bytes: 0, store_bytes: 0, switches: 0, faults: 0, reserved: 0, message: [0; 1000] };
-    // SAFETY: both structs live through the call and have the layout of simt/host.cpp; kernels touch no memory but the buffers.
+    // SAFETY: both structs live through the call and have the layout of simt/host.cpp. Kernels touch only the buffers.
     let status = unsafe { critbeta_simt_launch(&launch, &mut outcome) };
     if status == 0 {
         return Ok(Traffic { load_bytes: outcome.load_bytes, store_bytes: outcome.store_bytes });

@@ -1,4 +1,5 @@
-//! Where the kernels come from: the image of the build; else NVRTC, from the embedded sources, kept in a cache on disk.
+//! Loads the kernels from the image of the build. If that fails, NVRTC compiles the embedded sources, and a cache on
+//! disk keeps the result.
 
 use super::arch::Arch;
 use super::launch_cuda::Nvrtc;
@@ -11,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The image that build.rs made or was given; empty where there was neither.
+/// The image that build.rs made or was given. It is empty if there was neither.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// What this build brings: its image's size in bytes, 0 for none.
+/// The size of the image in this build, in bytes; 0 if there is none.
 pub(super) const IMAGE_BYTES: usize = IMAGE.len();
 
-/// The module of all kernels, and how it was had.
+/// The module of all kernels, and a text that names its origin.
 ///
 /// Errors: [`Error::NoImage`] with every attempt.
 pub(super) fn load(
@@ -62,20 +63,20 @@ pub(super) fn load(
     })
 }
 
-/// The words for an image that does not fit the device or the driver; anything else is the driver's own trouble.
+/// The text for an image that does not fit the device or the driver. Any other failure of the driver is an error.
 fn image_failure(DriverError(code): DriverError) -> Result<String> {
     use CUresult::*;
     let number = code as u32;
     match code {
-        CUDA_ERROR_NO_BINARY_FOR_GPU => Ok(format!("error {number}, nothing in it for this device")),
+        CUDA_ERROR_NO_BINARY_FOR_GPU => Ok(format!("error {number}, it has no kernels for this device")),
         CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUDA_ERROR_INVALID_IMAGE | CUDA_ERROR_INVALID_PTX => {
-            Ok(format!("error {number}, not of a CUDA version that the driver knows"))
+            Ok(format!("error {number}, the driver does not know its CUDA version"))
         }
         _ => Err(Error::Cuda { call: "loading the kernels".into(), code: number, name: format!("{code:?}") }),
     }
 }
 
-/// From the cache, or compiled and put there; and which of them, in words.
+/// A cubin from the cache, or a new one that is then put there; and a text that says which.
 fn cubin(nvrtc: &Nvrtc, target: &str, folder: Option<&Path>) -> Result<(Vec<u8>, String), String> {
     let source = sources::translation_unit();
     let (major, minor) = nvrtc.version;
@@ -102,25 +103,25 @@ fn cache_folder() -> Option<PathBuf> {
     Some(base.join("critbeta"))
 }
 
-/// FNV-1a: the same in every build, and enough to tell sources and whole files apart.
+/// FNV-1a. It is the same in every build, and enough to distinguish sources and damaged files.
 fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// A cached image behind its hash; `None` for a file that is not there or not whole, which is then made again.
+/// Reads a cached image, which lies behind its hash. `None` for a missing or damaged file, which is then made again.
 fn read_cached(path: &Path) -> Option<Vec<u8>> {
     let mut file = fs::read(path).ok()?;
     let cubin = file.split_off(file.len().min(8));
     (file == hash(&cubin).to_le_bytes()).then_some(cubin)
 }
 
-/// Written beside its place and renamed, so that no other process ever reads half of it.
+/// Writes the file beside its place and renames it, so that no other process ever reads half of it.
 fn write_cached(path: &Path, cubin: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    // A number of its own for each writer: threads of one process may compile at once.
+    // Each writer has its own number, because threads of one process may compile at the same time.
     static WRITERS: AtomicU32 = AtomicU32::new(0);
     let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
     let beside = folder.join(format!(".kernels.{}.{writer}.tmp", std::process::id()));

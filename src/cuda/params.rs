@@ -1,5 +1,5 @@
-//! Plain arguments and results of the kernels. Twin of `kernels/params.cuh`: same names, same order, same
-//! constants; `tests/plan.rs` compares them.
+//! Plain arguments and results of the kernels. This file is the twin of `kernels/params.cuh`: names, order and
+//! constants are the same, and `tests/plan.rs` compares them.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -47,19 +47,19 @@ pub struct RowParams {
     pub scores: u64,
     /// Address of the probabilities; 0 where absent, as in all addresses below.
     pub out: u64,
-    /// u32 per row.
+    /// One u32 per row: its length.
     pub lens: u64,
-    /// f32 per row.
+    /// One f32 per row: its beta.
     pub betas: u64,
-    /// u32 per row.
+    /// One u32 per row: its position.
     pub positions: u64,
-    /// [`RowReport`] per row.
+    /// One [`RowReport`] per row.
     pub report: u64,
-    /// 256-byte aligned, zeroed by the launch where the scope is split.
+    /// Scratch, 256-byte aligned. The launch zeroes it in the split scope.
     pub workspace: u64,
-    /// Distance of two rows of scores in elements.
+    /// Elements from the begin of one row of scores to the next.
     pub score_stride: u64,
-    /// Distance of two rows of probabilities in elements.
+    /// Elements from the begin of one row of probabilities to the next.
     pub out_stride: u64,
     /// Parameters of the rule.
     pub p: [f64; 3],
@@ -75,7 +75,7 @@ pub struct RowParams {
     pub ctas: u32,
     /// 16-byte vectors of the row that each CTA (warp) keeps in shared memory.
     pub resident: u32,
-    /// Rows that are worked on at once in the split scope.
+    /// Rows that the split scope works on at the same time.
     pub groups: u32,
     /// 1: probabilities as f32; 0: in the scores' dtype.
     pub out_f32: u32,
@@ -93,7 +93,7 @@ pub struct RowParams {
     pub reserved: u32,
 }
 
-/// Where a ratio is attained, as a kernel reports it.
+/// The gap and the rank where a ratio is attained, as a kernel reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[non_exhaustive]
 #[repr(C)]
@@ -104,14 +104,14 @@ pub struct Contact {
     pub rank: u32,
 }
 
-/// What a kernel says of one row, as it lies in device memory; [`RowReport::decode`] makes a `cpu::RowReport` of it.
+/// The report of a kernel on one row, as it lies in device memory. [`RowReport::decode`] makes a `cpu::RowReport` of it.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[non_exhaustive]
 #[repr(C)]
 pub struct RowReport {
     /// The largest score.
     pub max: f32,
-    /// The largest when one maximum is left out.
+    /// The largest score when one maximum is left out.
     pub second: f32,
     /// Unmasked scores.
     pub len: u32,
@@ -129,9 +129,9 @@ pub struct RowReport {
     pub kth_gap: f32,
     /// Padding.
     pub reserved: u32,
-    /// The inverse temperature of the sums.
+    /// The inverse temperature that the sums are taken at.
     pub beta: f64,
-    /// Z.
+    /// Z, the sum of the weights relative to the maximum.
     pub sum: f64,
     /// Sum of gap * weight.
     pub gap_sum: f64,

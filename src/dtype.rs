@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A floating-point element type that scores come in.
+/// A floating-point element type of scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
     /// IEEE binary64, little endian.
@@ -16,7 +16,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// All of them, widest first.
+    /// All element types, widest first.
     pub const ALL: [DType; 4] = [DType::F64, DType::F32, DType::F16, DType::Bf16];
 
     /// Bytes of one element.
@@ -39,14 +39,14 @@ impl DType {
     }
 }
 
-/// What is taken off the f64 scores of a row before they become the f32 scores that this crate works on: the largest
-/// finite one, 0 if there is none. Gaps then keep 24 bits whatever the row's offset.
+/// The shift that is subtracted from the f64 scores of a row before they become f32 scores. It is the largest finite
+/// score, or 0 if there is none. Gaps then keep 24 bits, whatever the offset of the row is.
 pub fn rebase_shift(scores: impl Iterator<Item = f64>) -> f64 {
     let top = scores.filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
     if top.is_finite() { top } else { 0.0 }
 }
 
-/// `score` less `shift`, rounded to f32 once. A score so low that its gap overflows f32 stays a finite (unmasked) one.
+/// `score - shift`, rounded to f32 once. A score so low that its gap overflows f32 stays finite, so it stays unmasked.
 pub fn rebased(score: f64, shift: f64) -> f32 {
     if score.is_finite() { ((score - shift) as f32).max(f32::MIN) } else { score as f32 }
 }

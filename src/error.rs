@@ -1,23 +1,23 @@
-//! The one error type. Every message carries the name and the numbers of what offended.
+//! The one error type. Every message carries the name and the numbers of the input that was refused.
 
 use std::path::{Path, PathBuf};
 
-/// Result of everything in this crate that can fail.
+/// The result of every function in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where, and what was expected instead.
+/// What went wrong, where it went wrong, and what was expected instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused: a missing file, a full disk, no permission.
+    /// The operating system refused a file or directory, for example because it is missing.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file or directory that was asked for.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// A file as a whole is not what its format promises.
+    /// A file as a whole does not follow its format.
     #[error("{}: {detail}", path.display())]
     File {
         /// The file.
@@ -25,37 +25,37 @@ pub enum Error {
         /// What was found and what was expected.
         detail: String,
     },
-    /// One tensor of a readable file cannot be used.
+    /// One tensor of a readable file is not usable.
     #[error("{}: tensor {tensor:?} {dtype} {shape:?}: {detail}", path.display())]
     Tensor {
         /// The file.
         path: PathBuf,
-        /// The tensor's name (shown escaped: names come from outside).
+        /// The name of the tensor. The message escapes it, because names come from outside.
         tensor: String,
-        /// Its dtype as the file spells it.
+        /// The dtype as the file spells it.
         dtype: String,
-        /// Its shape as the file gives it.
+        /// The shape as the file gives it.
         shape: Vec<usize>,
         /// What was expected.
         detail: String,
     },
-    /// A borrowed score view whose lengths do not fit together.
+    /// The lengths of a borrowed view of scores do not fit together.
     #[error("scores of {rows} rows x {cols} columns: {detail}")]
     Scores {
-        /// Rows asked for.
+        /// Rows of the block.
         rows: usize,
-        /// Columns asked for.
+        /// Columns of the block.
         cols: usize,
         /// What does not fit.
         detail: String,
     },
-    /// A measurement that was asked for with numbers that make no sense.
+    /// The settings of a measurement make no sense.
     #[error("{detail}")]
     Settings {
         /// What was expected and what was found.
         detail: String,
     },
-    /// A rescaling text that does not parse, or cannot be applied.
+    /// A rescaling text does not parse, or the rule cannot be applied.
     #[error("rescaling {spec:?}: {detail}")]
     Spec {
         /// The text as given.
@@ -63,50 +63,50 @@ pub enum Error {
         /// What was expected.
         detail: String,
     },
-    /// A launch on a GPU (or its plan) whose arguments do not fit together; nothing was launched.
+    /// The arguments of a launch on a GPU (or of its plan) do not fit together. Nothing was launched.
     #[error("launch over {rows} rows x {cols} columns: {detail}")]
     Launch {
-        /// Rows asked for.
+        /// Rows of the block.
         rows: u64,
-        /// Columns asked for.
+        /// Columns of the block.
         cols: u64,
         /// What does not fit, with its numbers, and what was expected.
         detail: String,
     },
-    /// This build has no GPU code, or no simulator of it.
+    /// This build has no GPU code, or no simulator.
     #[error("{what} is not in this build: {remedy}")]
     NotBuilt {
-        /// What was asked for.
+        /// The missing part.
         what: &'static str,
-        /// How to build it.
+        /// How to build it in.
         remedy: &'static str,
     },
     /// There is no CUDA driver at all.
     #[error("no CUDA driver: tried {tried}; {remedy}")]
     NoDriver {
-        /// The libraries that were looked for.
+        /// The libraries that were tried.
         tried: String,
-        /// What helps.
+        /// What to do about it.
         remedy: &'static str,
     },
-    /// No GPU can be used although there is a driver: no device, too old a driver or device, no device of that number.
+    /// There is a driver, but no usable GPU. The driver or the device is too old, or no device has that number.
     #[error("no GPU: {found}; {remedy}")]
     NoGpu {
         /// What was tried and what was found.
         found: String,
-        /// What helps.
+        /// What to do about it.
         remedy: String,
     },
     /// No image of the kernels runs on the device.
     #[error("no kernels for {device} (driver {driver}): {}; {remedy}", attempts.join("; "))]
     NoImage {
-        /// The device's name and capability.
+        /// Name and capability of the device.
         device: String,
         /// The CUDA version that the driver supports.
         driver: String,
-        /// Each way that was tried, and how it failed.
+        /// Each attempt, and how it failed.
         attempts: Vec<String>,
-        /// What helps.
+        /// What to do about it.
         remedy: &'static str,
     },
     /// The CUDA driver refused a call.
@@ -119,7 +119,7 @@ pub enum Error {
         /// The driver's name for it.
         name: String,
     },
-    /// The simulator of the kernels found a fault in one: a defect of this crate.
+    /// The simulator found a fault in a kernel. This is a defect of this crate.
     #[error("simulated {kernel}: {fault}")]
     Simulated {
         /// The kernel's symbol.
@@ -127,7 +127,7 @@ pub enum Error {
         /// Kind of fault, source line, address, threads.
         fault: String,
     },
-    /// Two gap profiles counted against different maxima: their counts must not be added.
+    /// Two gap profiles were counted against different maxima, so their counts must not be added.
     #[error(
         "gap profiles anchored at {left} and {right} do not merge: recount one against the larger maximum"
     )]
@@ -145,7 +145,7 @@ impl Error {
         Error::Io { path: path.to_owned(), source }
     }
 
-    /// `path` as a whole is not what its format promises.
+    /// `path` as a whole does not follow its format.
     pub fn file(path: &Path, detail: impl Into<String>) -> Self {
         Error::File { path: path.to_owned(), detail: detail.into() }
     }

@@ -1,11 +1,11 @@
-//! The registry of published length laws, as a table of data: one row adds a law everywhere.
+//! The registry of published length laws is a table of data: one new row adds a law everywhere.
 //!
-//! Every law multiplies the logits, so its factor is an inverse temperature. `n` = visible keys,
-//! `i` = 0-based query position, `L` = training length; logarithms are natural unless said. Shipped
-//! implementations differ in position or position + 1, clamping below L, sequence length or visible
-//! keys: each entry states its convention.
+//! Every law multiplies the logits, so its factor is an inverse temperature. In the formulas `n` is the number of
+//! visible keys, `i` the 0-based position of the query, and `L` the training length. Logarithms are natural unless a
+//! formula says otherwise. Published implementations differ: they use position or position + 1, sequence length or
+//! visible keys, and some clamp below L. Each entry states its convention.
 
-/// What the factor of a row may depend on.
+/// The facts of a row that its factor may depend on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct RowFacts {
@@ -13,14 +13,16 @@ pub struct RowFacts {
     pub n: u64,
     /// 0-based position of the query.
     pub position: u64,
-    /// Lambda(r) of the row, r from [`Rescaling::resolve`](crate::Rescaling::resolve); read only where that is `Some`.
+    /// Lambda(r) of the row, at the r of [`Rescaling::resolve`](crate::Rescaling::resolve). It is read only if that is
+    /// `Some`.
     pub critical: f64,
-    /// Entropy of the row at beta = 1, nats; read only where [`Rescaling::needs_entropy`](crate::Rescaling::needs_entropy).
+    /// Entropy of the row at beta = 1, in nats. It is read only if
+    /// [`Rescaling::needs_entropy`](crate::Rescaling::needs_entropy).
     pub entropy: f64,
 }
 
 impl RowFacts {
-    /// Of a row of `n` visible keys at `position`; what must be measured of it is NaN.
+    /// The facts of a row of `n` visible keys at `position`. Measured facts are NaN until they are set.
     pub fn new(n: u64, position: u64) -> RowFacts {
         RowFacts { n, position, critical: f64::NAN, entropy: f64::NAN }
     }
@@ -34,11 +36,11 @@ impl RowFacts {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Parameter {
-    /// Its key in the text form.
+    /// The key in the text form.
     pub name: &'static str,
-    /// What it is when it is not given; `None` if it must be.
+    /// The value if the text does not give one; `None` if the text must give one.
     pub default: Option<f64>,
-    /// The value that the registry's own table is printed with.
+    /// The value that the printed table of the registry uses.
     pub example: f64,
     /// Whether it is a length, which must exceed 1 so that its logarithm is positive.
     pub is_length: bool,
@@ -48,21 +50,21 @@ pub struct Parameter {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct LawEntry {
-    /// Its name in the text form.
+    /// The name in the text form.
     pub name: &'static str,
-    /// Its parameters; the first is always printed.
+    /// The parameters. The first is always printed.
     pub parameters: &'static [Parameter],
     /// The factor as a formula.
     pub formula: &'static str,
-    /// What it varies over: the model, the row, the position, the head.
+    /// What the factor varies over: the model, the row, the position or the head.
     pub granularity: &'static str,
-    /// Which of the conventions that implementations differ in is used here.
+    /// The convention used here, because implementations differ.
     pub convention: &'static str,
-    /// Where it was published.
+    /// The publication.
     pub source: &'static str,
-    /// Whether [`RowFacts::entropy`] must be measured for it.
+    /// Whether the law needs [`RowFacts::entropy`].
     pub needs_entropy: bool,
-    /// The factor, from the parameters in the order above.
+    /// Computes the factor from the parameters, in the order above.
     pub(crate) factor: fn(&[f64], &RowFacts) -> f64,
 }
 
@@ -84,7 +86,7 @@ const fn length(name: &'static str, default: Option<f64>) -> Parameter {
 
 const TRAIN: Parameter = length("train", None);
 
-/// All of them.
+/// All laws.
 pub static LAWS: [LawEntry; 11] = [
     LawEntry {
         name: "chen",
@@ -206,7 +208,7 @@ pub static LAWS: [LawEntry; 11] = [
 ];
 
 impl LawEntry {
-    /// The law of this name.
+    /// The law of this name, if there is one.
     pub fn named(name: &str) -> Option<&'static LawEntry> {
         LAWS.iter().find(|law| law.name == name)
     }

@@ -1,8 +1,8 @@
-//! The definition in executable form: f64, sorted, obvious, slow.
+//! The definition in executable form: in f64, sorted, obvious and slow.
 //!
-//! Everything else in this crate is compared with it, and it is public so that one row can be
-//! checked by hand. Source of the quantities: arXiv:2605.12697 (definitions and main theorem) and
-//! `docs/how-it-works.md`; the resolved critical beta and the finite-n bounds are derived there.
+//! Tests compare everything else in this crate with it. It is public so that anyone can check one row by hand. The
+//! definitions and the main theorem are in arXiv:2605.12697. `docs/how-it-works.md` derives the resolved critical beta
+//! and the finite-n bounds.
 //!
 //! ```
 //! use critbeta::reference::Row;
@@ -20,19 +20,19 @@ use std::f64::consts::E;
 /// One row of attention scores, reduced to what the softmax depends on: its sorted gaps.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// Ascending; the first is 0 unless the row is empty or poisoned.
+    /// The gaps in ascending order. The first is 0 unless the row is empty or poisoned.
     gaps: Vec<f64>,
     n: u64,
     max: f64,
 }
 
 impl Row {
-    /// A row of f64 scores. -inf is masked; a NaN or +inf poisons the row.
+    /// A row of f64 scores. A score of -inf is masked. A NaN or +inf poisons the row.
     pub fn new(scores: &[f64]) -> Self {
         Row::with_gaps(scores.iter().copied(), |max, s| max - s)
     }
 
-    /// A row of f32 scores, whose gaps are one rounded f32 subtraction each, as in every fast path.
+    /// A row of f32 scores. Each gap is one rounded f32 subtraction, as in every fast path.
     pub fn from_f32(scores: &[f32]) -> Self {
         Row::with_gaps(scores.iter().map(|&s| f64::from(s)), |max, s| f64::from(max as f32 - s as f32))
     }
@@ -76,16 +76,16 @@ impl Row {
 
     /// Lambda = sup over t > 0 of log N(t) / t, with its contact.
     ///
-    /// +inf with contact gap 0 under ties; 0 with contact gap 0 for n <= 1, and for rows whose other
-    /// gaps all overflow to +inf; NaN in a poisoned row.
+    /// With ties it is +inf with contact gap 0. It is 0 with contact gap 0 for n <= 1, and for rows whose other gaps all
+    /// overflow to +inf. It is NaN for a poisoned row.
     pub fn critical_beta(&self) -> CriticalBeta {
         self.resolved_critical_beta(0.0)
     }
 
-    /// Lambda(r) = sup over t > 0 with log N(t) > r of (log N(t) - r) / t, the empty supremum being 0.
+    /// Lambda(r) = sup over t > 0 with log N(t) > r of (log N(t) - r) / t. The empty supremum is 0.
     ///
-    /// `resolve` r >= 0 in nats: competitors that only make up e^r scores are not to be separated, so
-    /// Lambda(r) is finite under ties once r >= log N(0).
+    /// `resolve` is r >= 0 in nats. Up to e^r scores at the top need not be separated, so Lambda(r) is finite with ties
+    /// once r >= log N(0).
     pub fn resolved_critical_beta(&self, resolve: f64) -> CriticalBeta {
         let mut best = CriticalBeta::at_top(self.gap_count(0.0), resolve);
         if self.is_poisoned() {
@@ -105,9 +105,9 @@ impl Row {
         self.or_nan(self.critical_beta().alpha(self.n))
     }
 
-    /// Z(beta) = sum of exp(-beta D_j), between N(0) and n; 0 for an empty row. `beta` in 0..=inf.
+    /// Z(beta) = sum of exp(-beta D_j), between N(0) and n, for `beta` in 0..=inf. It is 0 for an empty row.
     pub fn partition(&self, beta: f64) -> f64 {
-        // Smallest terms first: nothing is lost against a large partial sum.
+        // The smallest terms come first, so that a large partial sum does not absorb them.
         self.or_nan(self.gaps.iter().rev().map(|&gap| weight(gap, beta)).sum())
     }
 
@@ -122,18 +122,18 @@ impl Row {
         self.gaps.iter().map(|&gap| weight(gap, beta) / z).collect()
     }
 
-    /// H(beta) in nats: -sum of a log a over the weights, between 0 and log n; 0 for an empty row.
+    /// H(beta) = -sum of a log a over the weights, in nats, between 0 and log n. It is 0 for an empty row.
     pub fn entropy(&self, beta: f64) -> f64 {
         let plogp = |a: f64| if a > 0.0 { -a * a.ln() } else { 0.0 };
         self.or_nan(self.weights(beta).into_iter().rev().map(plogp).sum())
     }
 
-    /// Largest weight, exp(-F(beta)); 0 for an empty row.
+    /// The largest weight, exp(-F(beta)); 0 for an empty row.
     pub fn max_weight(&self, beta: f64) -> f64 {
         self.or_nan(self.weights(beta).first().copied().unwrap_or(0.0))
     }
 
-    /// Top-two difference a_(1) - a_(2); 1 for a single score, 0 for an empty row.
+    /// The top-two difference a_(1) - a_(2). It is 1 for a single score, and 0 for an empty row.
     pub fn top_two(&self, beta: f64) -> f64 {
         let weights = self.weights(beta);
         self.or_nan(match weights[..] {
@@ -145,7 +145,7 @@ impl Row {
 
     /// B(r) = sup { beta : Z(beta) >= e^r }: the largest beta that leaves e^r scores' worth of weight.
     ///
-    /// +inf while log N(0) >= r; `None` unless 0 <= r <= log n, or if the row is empty or poisoned.
+    /// It is +inf if log N(0) >= r. It is `None` unless 0 <= r <= log n, and for an empty or poisoned row.
     pub fn rank_boundary(&self, r: f64) -> Option<f64> {
         if self.gaps.is_empty() || !(0.0..=(self.n as f64).ln()).contains(&r) {
             return None;
@@ -153,7 +153,7 @@ impl Row {
         if (self.gap_count(0.0) as f64).ln() >= r {
             return Some(f64::INFINITY);
         }
-        // log Z falls from log n to log N(0) < r: bracket the crossing, then halve to the last bit.
+        // log Z falls from log n to log N(0) < r. Bracket the crossing, then halve to the last bit.
         let (mut low, mut high) = (0.0, 1.0);
         while self.log_partition(high) >= r {
             (low, high) = (high, high * 2.0);
@@ -179,19 +179,19 @@ impl Row {
         if self.is_poisoned() { f64::NAN } else { value }
     }
 
-    /// rho = beta / Lambda, and whether the row has any bound to check at all.
+    /// rho = beta / Lambda, or `None` if the row has no bound to check.
     fn ratio(&self, beta: f64) -> Option<f64> {
         let rho = operating_ratio(beta, self.critical_beta().beta);
         (self.n > 0 && !rho.is_nan()).then_some(rho)
     }
 }
 
-/// A finite-n bound: its slack at inverse temperature beta, >= 0 where it holds, in the units of the
-/// bounded quantity. `None` where it says nothing: on the other side of rho = 1, for an empty or
-/// poisoned row. Rounding makes a bound that is met with equality come out some 1e-15 below 0.
+/// A finite-n bound as its slack at inverse temperature beta, in the units of the bounded quantity. The slack is >= 0
+/// where the bound holds. It is `None` where the bound says nothing: on the other side of rho = 1, and for an empty or
+/// poisoned row. If a bound holds with equality, rounding can put the slack some 1e-15 below 0.
 pub type Slack = fn(&Row, f64) -> Option<f64>;
 
-/// Every bound at one beta by name; [`tail_mass_slack`] and [`certificate_slack`] take one argument more.
+/// Every bound at one beta, by name. [`tail_mass_slack`] and [`certificate_slack`] take one more argument.
 pub const BOUNDS: [(&str, Slack); 8] = [
     ("rho < 1: top-two difference <= rho / (e (1 - rho))", top_two_slack),
     ("rho < 1: log Z >= alpha (1 - rho) log n", blurred_partition_slack),
@@ -206,23 +206,23 @@ pub const BOUNDS: [(&str, Slack); 8] = [
     ("log Z <= S + log(1 + log n)", envelope_above_slack),
 ];
 
-/// rho < 1: what the top-two difference is at most, rho / (e (1 - rho)).
+/// rho < 1: the top-two difference is at most rho / (e (1 - rho)).
 pub fn top_two_bound(rho: f64) -> Option<f64> {
     (rho < 1.0).then(|| rho / (E * (1.0 - rho)))
 }
 
-/// rho > 1: what the entropy is at most, in nats: log(rho / (rho - 1)) + exp(-c) / c^2 - 1 / e with c = 1 - 1 / rho.
+/// rho > 1: the entropy is at most log(rho / (rho - 1)) + exp(-c) / c^2 - 1 / e nats, with c = 1 - 1 / rho.
 pub fn entropy_bound(rho: f64) -> Option<f64> {
     let c = 1.0 - 1.0 / rho;
     (rho > 1.0).then(|| -c.ln() + (-c).exp() / (c * c) - 1.0 / E)
 }
 
-/// rho < 1: D <= [`top_two_bound`], D the top-two difference.
+/// rho < 1: the top-two difference is at most [`top_two_bound`].
 pub fn top_two_slack(row: &Row, beta: f64) -> Option<f64> {
     Some(top_two_bound(row.ratio(beta)?)? - row.top_two(beta))
 }
 
-/// rho < 1: Z >= n^(alpha (1 - rho)), as log Z - alpha (1 - rho) log n in nats.
+/// rho < 1: Z >= n^(alpha (1 - rho)). The slack is log Z - alpha (1 - rho) log n, in nats.
 pub fn blurred_partition_slack(row: &Row, beta: f64) -> Option<f64> {
     let rho = row.ratio(beta).filter(|&rho| rho < 1.0)?;
     Some(row.log_partition(beta) - row.alpha() * (1.0 - rho) * (row.n() as f64).ln())
@@ -234,7 +234,7 @@ pub fn blurred_weight_slack(row: &Row, beta: f64) -> Option<f64> {
     Some((row.n() as f64).powf(-row.alpha() * (1.0 - rho)) - row.max_weight(beta))
 }
 
-/// 1 - 1 / rho, where rho > 1.
+/// 1 - 1 / rho if rho > 1.
 fn excess(row: &Row, beta: f64) -> Option<f64> {
     row.ratio(beta).filter(|&rho| rho > 1.0).map(|rho| 1.0 - 1.0 / rho)
 }
@@ -273,9 +273,9 @@ pub fn tail_mass_slack(row: &Row, beta: f64, t: f64) -> Option<f64> {
     Some(bound - beyond.iter().rev().map(|&gap| weight(gap, beta)).sum::<f64>())
 }
 
-/// The exactness certificate from the `k` largest scores: best ratio among them - (log n - r) / D_(k).
+/// The exactness certificate from the `k` largest scores: their best ratio minus (log n - r) / D_(k).
 ///
-/// If it is >= 0, that best ratio is Lambda(r) of the whole row. `None` unless 1 <= k <= n and D_(k) > 0.
+/// If it is >= 0, that best ratio is Lambda(r) of the whole row. It is `None` unless 1 <= k <= n and D_(k) > 0.
 pub fn certificate_slack(row: &Row, k: usize, resolve: f64) -> Option<f64> {
     let last = *row.gaps().get(k.checked_sub(1)?)?;
     let seen = Row { gaps: row.gaps()[..k].to_vec(), n: k as u64, max: row.max };

@@ -1,17 +1,17 @@
-//! How the inverse temperature of a row is chosen, as plain data.
+//! Rules that choose the inverse temperature of a row, as plain data.
 //!
-//! A [`Rescaling`] is the rule for one row, with a text form (see `spec.rs`). A
-//! [`RescalingSpec`](crate::calibration::RescalingSpec) may also point to a file that holds a rule per layer and head.
+//! A [`Rescaling`] is the rule for one row, and has a text form (see `spec.rs`). The type `calibration::RescalingSpec`
+//! may also name a file that holds a rule per layer and head.
 
 pub use crate::laws::RowFacts;
 use crate::laws::{LawEntry, Parameter};
 use crate::{Error, Result};
 
-/// The inverse temperature beta that multiplies a row's scores.
+/// A rule for beta, the inverse temperature that multiplies the scores of a row.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Rescaling {
-    /// beta = 1: the model as it is.
+    /// beta = 1, which leaves the model as it is.
     Identity,
     /// The same beta for every row.
     Fixed(f64),
@@ -31,9 +31,9 @@ pub struct Law {
 }
 
 impl Law {
-    /// `values` in the order of [`LawEntry::parameters`].
+    /// The law `entry` with `values`, in the order of [`LawEntry::parameters`].
     ///
-    /// Errors: [`Error::Spec`] unless there is a finite value for each, lengths above 1.
+    /// Errors: [`Error::Spec`] unless each parameter has a finite value, and each length is above 1.
     pub fn new(entry: &'static LawEntry, values: Vec<f64>) -> Result<Self> {
         let fail = |detail: String| Err(Error::spec(entry.name, detail));
         if values.len() != entry.parameters.len() {
@@ -49,18 +49,18 @@ impl Law {
         Ok(Law { entry, values })
     }
 
-    /// The law with its examples' parameters, and `train` for a training length that has no default.
+    /// The law with the example values of its parameters, and `train` for a training length that has no default.
     pub fn example(entry: &'static LawEntry, train: f64) -> Self {
         let value = |p: &Parameter| if p.is_length && p.default.is_none() { train } else { p.example };
         Law { entry, values: entry.parameters.iter().map(value).collect() }
     }
 
-    /// The registry's row.
+    /// The row of the registry.
     pub fn entry(&self) -> &'static LawEntry {
         self.entry
     }
 
-    /// Values in the order of [`LawEntry::parameters`].
+    /// The values, in the order of [`LawEntry::parameters`].
     pub fn values(&self) -> &[f64] {
         &self.values
     }
@@ -72,22 +72,22 @@ impl PartialEq for Law {
     }
 }
 
-/// beta = ratio * Lambda(resolve), clamped to floor..=cap.
+/// The rule beta = ratio * Lambda(resolve), clamped to floor..=cap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Critical {
-    /// The operating ratio to hold.
+    /// The operating ratio beta / Lambda(resolve).
     pub ratio: f64,
-    /// r in nats.
+    /// The resolve r, in nats.
     pub resolve: f64,
-    /// Smallest beta.
+    /// The smallest beta.
     pub floor: f64,
-    /// Largest beta; +inf lets tied rows reach the hard maximum.
+    /// The largest beta. With +inf, tied rows reach the hard maximum.
     pub cap: f64,
 }
 
 impl Critical {
-    /// The critical beta itself: ratio 1, resolve 0, no floor and no cap.
+    /// The critical beta itself: ratio 1, resolve 0, floor 0, and no cap.
     pub const fn new() -> Critical {
         Critical { ratio: 1.0, resolve: 0.0, floor: 0.0, cap: f64::INFINITY }
     }
@@ -99,41 +99,41 @@ impl Default for Critical {
     }
 }
 
-/// betahat(n) = c (ln n)^xi; with an anchor length N0 the factor is betahat(n) / betahat(N0), which
-/// is 1 at N0 and keeps the operating ratio that the model has there.
+/// The fitted law betahat(n) = c (ln n)^xi. With an anchor length N0 the factor is betahat(n) / betahat(N0). That is 1
+/// at N0, and it keeps the operating ratio that the model has there.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Calibrated {
-    /// Critical beta at ln n = 1.
+    /// The critical beta at ln n = 1.
     pub c: f64,
-    /// Exponent of ln n.
+    /// The exponent of ln n.
     pub xi: f64,
     /// N0, the length at which the model keeps its trained behaviour.
     pub anchor: Option<f64>,
 }
 
 impl Calibrated {
-    /// c (ln n)^xi, divided by its own value at the anchor where there is one.
+    /// The factor c (ln n)^xi. If there is an anchor, it is divided by its value there.
     pub fn new(c: f64, xi: f64, anchor: Option<f64>) -> Calibrated {
         Calibrated { c, xi, anchor }
     }
 }
 
 impl Rescaling {
-    /// beta of a row, >= 0; NaN if the rule or the facts hold one that matters. Rows with n <= 1 have
-    /// weight 1 or nothing at any beta; where a law has no value for them it is 0.
+    /// The beta of a row, >= 0. It is NaN if the rule depends on a NaN in itself or in the facts. A row with n <= 1 has
+    /// weight 1, or none, at any beta. If a law has no value for such a row, its beta is 0.
     pub fn beta(&self, row: &RowFacts) -> f64 {
         let beta = match self {
             Rescaling::Identity => 1.0,
             Rescaling::Fixed(beta) => *beta,
             Rescaling::Law(law) => (law.entry.factor)(&law.values, row),
             Rescaling::Critical(rule) => {
-                // 0 * inf: a ratio of 0 asks for no separation, tied or not.
+                // This avoids 0 * inf: a ratio of 0 separates nothing, tied or not.
                 let wanted = if rule.ratio == 0.0 { 0.0 } else { rule.ratio * row.critical };
                 // Maxima and minima would drop a NaN.
                 match [wanted, rule.floor, rule.cap].iter().any(|v| v.is_nan()) {
                     true => f64::NAN,
-                    // A floor above the cap gives the cap; clamp would panic.
+                    // A floor above the cap gives the cap, where clamp would panic.
                     false => wanted.max(rule.floor).min(rule.cap),
                 }
             }
@@ -145,7 +145,7 @@ impl Rescaling {
         if beta.is_nan() && row.n > 1 { beta } else { beta.max(0.0) }
     }
 
-    /// The r of the Lambda(r) that this rule needs of the row, if it needs one.
+    /// The r of the Lambda(r) that this rule measures in each row, if it measures one.
     pub fn resolve(&self) -> Option<f64> {
         match self {
             Rescaling::Critical(rule) => Some(rule.resolve),
@@ -153,7 +153,7 @@ impl Rescaling {
         }
     }
 
-    /// Whether this rule needs the row's entropy at beta = 1.
+    /// Whether this rule needs the entropy of the row at beta = 1.
     pub fn needs_entropy(&self) -> bool {
         matches!(self, Rescaling::Law(law) if law.entry.needs_entropy)
     }
@@ -183,7 +183,7 @@ mod tests {
         close(at("qwen-logn:train=8192", 8192), 1.0);
         close(at("qwen-logn:train=8192", 8192 * 8192), 2.0);
         close(at("qwen-logn:train=8192", 5), 1.0);
-        // Grok-2 counts positions from 0 and compares with >: position L itself is still 1.
+        // Grok-2 counts positions from 0 and compares with >, so position L itself still has factor 1.
         close(beta("grok2:train=1024", 1025, 1024, 0.0), 1.0);
         close(beta("grok2:train=1024", 2049, 2048, 0.0), 1.1);
         close(at("yarn:scale=4", 9), (0.1 * 4f64.ln() + 1.0).powi(2));

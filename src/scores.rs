@@ -1,11 +1,11 @@
-//! What a legal block of score rows is: a checked, borrowed view.
+//! A legal block of score rows is a checked, borrowed view.
 
 use crate::{DType, Error, Result};
 use half::{bf16, f16};
 
 /// An element type of score rows in memory: f32, f16 or bf16. Every value converts to the working f32 exactly.
 pub trait Element: bytemuck::Pod + Send + Sync + sealed::Sealed {
-    /// Its name among element types.
+    /// The name of this type among the element types.
     const DTYPE: DType;
 
     /// The score as f32.
@@ -15,7 +15,7 @@ pub trait Element: bytemuck::Pod + Send + Sync + sealed::Sealed {
     fn from_f32(value: f32) -> Self;
 }
 
-/// The row algorithms pad with -inf, which an element type of anyone's may not have.
+/// Only this crate implements [`Element`]. The row algorithms pad with -inf, which another type may not have.
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}
@@ -59,10 +59,10 @@ impl Element for bf16 {
     }
 }
 
-/// `rows` x `cols` attention scores in row-major order, row `r` beginning at `r * stride`.
+/// `rows` x `cols` attention scores in row-major order. Row `r` begins at `r * stride`.
 ///
-/// Scores are the logits that the softmax sees at beta = 1. A score of -inf is masked. With
-/// lengths, row `r` has `lens[r] <= cols` scores and what lies behind them is never read.
+/// Scores are the logits that the softmax sees at beta = 1. A score of -inf is masked. With lengths, row `r` has
+/// `lens[r] <= cols` scores, and the elements behind them are never read.
 #[derive(Debug, Clone, Copy)]
 pub struct Scores<'a, T: Element = f32> {
     data: &'a [T],
@@ -73,7 +73,7 @@ pub struct Scores<'a, T: Element = f32> {
 }
 
 impl<'a, T: Element> Scores<'a, T> {
-    /// A dense view: stride = cols, every row full.
+    /// A dense view: the stride is `cols`, and every row is full.
     ///
     /// Errors: [`Error::Scores`] unless `data` holds exactly `rows * cols` elements.
     pub fn dense(data: &'a [T], rows: usize, cols: usize) -> Result<Self> {
@@ -100,14 +100,14 @@ impl<'a, T: Element> Scores<'a, T> {
         match needed {
             Some(needed) if needed <= data.len() => Ok(Scores { data, rows, cols, stride, lens: None }),
             _ => {
-                fail(format!("with stride {stride} they reach beyond the buffer of {} elements", data.len()))
+                fail(format!("with stride {stride} the rows reach beyond the buffer of {} elements", data.len()))
             }
         }
     }
 
     /// The same rows with their own lengths.
     ///
-    /// Errors: [`Error::Scores`] unless there is one length <= cols per row.
+    /// Errors: [`Error::Scores`] unless each row has one length, at most the columns.
     pub fn with_lens(self, lens: &'a [u32]) -> Result<Self> {
         let fail = |detail| Err(Error::Scores { rows: self.rows, cols: self.cols, detail });
         if lens.len() != self.rows {
@@ -124,12 +124,12 @@ impl<'a, T: Element> Scores<'a, T> {
         self.rows
     }
 
-    /// Allocated width of a row in elements (its length may be less).
+    /// Allocated width of a row in elements. Its length may be less.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// The scores of row `row`, its length long.
+    /// The scores of row `row`, up to its length.
     ///
     /// Panics if `row >= rows`, as slice indexing does.
     pub fn row(&self, row: usize) -> &'a [T] {
@@ -138,7 +138,8 @@ impl<'a, T: Element> Scores<'a, T> {
         &self.data[row * self.stride..][..len]
     }
 
-    /// The 0-based query position of row `row` where nothing else gives it: its last unmasked key, 0 if there is none.
+    /// The 0-based query position of row `row` if the caller gives none. It is the last unmasked key, or 0 if there is
+    /// none.
     ///
     /// Panics as [`Scores::row`] does.
     pub fn last_visible(&self, row: usize) -> u64 {
@@ -146,12 +147,12 @@ impl<'a, T: Element> Scores<'a, T> {
     }
 }
 
-/// The position of a row of scores that nothing else gives: its last unmasked key.
+/// The position of a row if the caller gives none: its last unmasked key.
 pub(crate) fn last_visible<T: Element>(scores: &[T]) -> u64 {
     scores.iter().rposition(|s| s.to_f32() != f32::NEG_INFINITY).unwrap_or(0) as u64
 }
 
-/// Score rows that their probabilities replace: as [`Scores`], but borrowed for writing.
+/// Score rows that are replaced by their probabilities. They are like [`Scores`], but borrowed for writing.
 #[derive(Debug)]
 pub struct ScoresMut<'a, T: Element = f32> {
     data: &'a mut [T],
@@ -162,34 +163,34 @@ pub struct ScoresMut<'a, T: Element = f32> {
 }
 
 impl<'a, T: Element> ScoresMut<'a, T> {
-    /// As [`Scores::dense`], with its errors.
+    /// Like [`Scores::dense`], with the same errors.
     pub fn dense(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self> {
         Scores::dense(data, rows, cols)?;
         Ok(ScoresMut { data, rows, cols, stride: cols, lens: None })
     }
 
-    /// As [`Scores::strided`], with its errors.
+    /// Like [`Scores::strided`], with the same errors.
     pub fn strided(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Result<Self> {
         Scores::strided(data, rows, cols, stride)?;
         Ok(ScoresMut { data, rows, cols, stride, lens: None })
     }
 
-    /// As [`Scores::with_lens`], with its errors.
+    /// Like [`Scores::with_lens`], with the same errors.
     pub fn with_lens(self, lens: &'a [u32]) -> Result<Self> {
         self.as_scores().with_lens(lens)?;
         Ok(ScoresMut { lens: Some(lens), ..self })
     }
 
-    /// The same rows to read.
+    /// The same rows, for reading.
     pub fn as_scores(&self) -> Scores<'_, T> {
         let &ScoresMut { ref data, rows, cols, stride, lens } = self;
         Scores { data, rows, cols, stride, lens }
     }
 
-    /// Every row, all its columns wide, with its length.
+    /// Every row with all its columns, and its length.
     pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = (usize, &mut [T])> {
         let (cols, lens) = (self.cols, self.lens);
-        // The last row may end before its stride does; rows without columns have no chunk of their own.
+        // The last row may end before its stride does. Rows without columns have no chunk of their own.
         let rows = self.data.chunks_mut(self.stride.max(1)).take(if cols == 0 { 0 } else { self.rows });
         rows.enumerate()
             .map(move |(row, data)| (lens.map_or(cols, |lens| lens[row] as usize), &mut data[..cols]))

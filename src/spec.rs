@@ -1,7 +1,7 @@
 //! The text form of rescalings, for command lines and files: `name` or `name:key=value,...`.
 //!
-//! It round-trips: parsing what is printed gives the same value. The first parameter is always
-//! printed, the others where they differ from their default.
+//! A printed text parses to the same value. The first parameter is always printed, and the others if they differ from
+//! their default.
 
 use crate::laws::{LAWS, LawEntry};
 use crate::rescaling::{Calibrated, Critical, Law, Rescaling};
@@ -9,7 +9,7 @@ use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// The `key=value` list of one spec, taken out key by key.
+/// The `key=value` list of one spec. Keys are taken out one by one.
 pub(crate) struct Parameters<'a> {
     spec: &'a str,
     pairs: Vec<(&'a str, &'a str)>,
@@ -40,7 +40,7 @@ impl<'a> Parameters<'a> {
         self.take_text(key).map(|text| number(spec, key, text)).transpose()
     }
 
-    /// Refuses what nobody took.
+    /// Refuses the keys that are left.
     pub(crate) fn finish(self, known: &str) -> Result<()> {
         match self.pairs.first() {
             None => Ok(()),
@@ -134,7 +134,7 @@ fn law(mut given: Parameters, entry: &'static LawEntry) -> Result<Rescaling> {
         let value = given.take(key)?.or(parameter.default).ok_or_else(|| {
             Error::spec(spec, format!("{key} is missing, for example {key}={}", parameter.example))
         })?;
-        // Named by the whole spec here; `Law::new` checks the same for values that are no text.
+        // The error here names the whole spec. `Law::new` makes the same checks for values that come without a text.
         values.push(if parameter.is_length { length(spec, key, value)? } else { finite(spec, key, value)? });
     }
     let known: Vec<&str> = entry.parameters.iter().map(|p| p.name).collect();
@@ -142,7 +142,7 @@ fn law(mut given: Parameters, entry: &'static LawEntry) -> Result<Rescaling> {
     Ok(Rescaling::Law(Law::new(entry, values)?))
 }
 
-/// Prints `name:` and then the parameters that are not at their default, the first in any case.
+/// Prints `name:`, then the first parameter, and then the others that are not at their default.
 fn print<'a>(
     f: &mut fmt::Formatter<'_>,
     name: &str,
@@ -159,7 +159,7 @@ fn print<'a>(
     Ok(())
 }
 
-/// A number in its shortest form that parses back.
+/// Prints a number in the shortest form that parses back.
 pub(crate) struct Number(pub f64);
 
 impl fmt::Display for Number {

@@ -1,25 +1,24 @@
-//! What can be known of a row piece by piece, and how the pieces merge.
+//! Statistics that a row gives piece by piece, and how the pieces merge.
 //!
-//! Each type is a monoid: merging in any grouping gives the same value. Counts are integers and
-//! merge only against the same anchor; only [`Partition`] sums floating point, so its order matters
-//! in the last bits.
+//! Each type is a monoid: merging in any grouping gives the same value. Counts are integers, and merge only against the
+//! same anchor. Only [`Partition`] adds floating-point numbers, so its order matters in the last bits.
 
 use crate::{Error, Result};
 
-/// The top of a row: its maximum and who attains it.
+/// The top of a row: its maximum, and the scores that attain it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowMax {
-    /// The largest score, never -0; -inf for an empty row, NaN for a poisoned one.
+    /// The largest score, never -0. It is -inf for an empty row, and NaN for a poisoned one.
     pub max: f32,
     /// The largest score when one maximum is left out (equal to `max` under ties); -inf if there is none.
     pub second: f32,
     /// Number of unmasked scores, n. NaN and +inf count; -inf does not.
     pub len: u64,
-    /// Index of the first maximum; of the first NaN or +inf in a poisoned row; 0 in an empty one.
+    /// Index of the first maximum. In a poisoned row it is that of the first NaN or +inf, and in an empty row it is 0.
     pub argmax: u64,
-    /// How many scores equal the maximum, N(0); 0 for an empty or poisoned row.
+    /// How many scores equal the maximum, N(0). It is 0 for an empty or poisoned row.
     pub ties: u64,
-    /// Whether a NaN or +inf score was met.
+    /// Whether the row has a NaN or +inf score.
     pub poisoned: bool,
 }
 
@@ -56,7 +55,7 @@ impl RowMax {
         if top.len == 0 {
             return RowMax::EMPTY;
         }
-        // -0 and 0 are one score; adding 0 makes its sign independent of the order of the row.
+        // -0 and 0 are one score. Adding 0 makes the sign independent of the order of the row.
         RowMax { max: top.max + 0.0, second: top.second + 0.0, ..top }
     }
 
@@ -86,14 +85,14 @@ fn visible(scores: &[f32]) -> u64 {
     scores.iter().filter(|&&s| s != f32::NEG_INFINITY).count() as u64
 }
 
-/// Number of level-1 bins: the exponent and three mantissa bits of every finite f32 gap.
+/// Number of level-1 bins. A bin is the exponent and three mantissa bits of a finite f32 gap.
 const BINS: usize = (f32::INFINITY.to_bits() >> BIN_SHIFT) as usize;
 const BIN_SHIFT: u32 = 20;
 
 /// Integer gap counts below one anchor: how many gaps fall into each of 2,040 bins.
 ///
-/// The bins are the leading 11 bits of the f32 gap, so they are fixed, ascending and eight to an
-/// octave. Gaps that overflow f32 are not counted: no finite t reaches them.
+/// A bin is the leading 11 bits of the f32 gap, so bins are fixed, ascending, and eight to an octave. Gaps that overflow
+/// f32 are not counted, because no finite t reaches them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GapProfile {
     /// The maximum that gaps are measured from.
@@ -102,7 +101,7 @@ pub struct GapProfile {
 }
 
 impl GapProfile {
-    /// Counts the gaps of `scores` below `anchor`; masked scores have none.
+    /// Counts the gaps of `scores` below `anchor`. Masked scores have no gap.
     ///
     /// The anchor must be at least the maximum of `scores` and finite.
     pub fn of(scores: &[f32], anchor: f32) -> Self {
@@ -111,13 +110,13 @@ impl GapProfile {
         profile
     }
 
-    /// Replaces this profile by that of `scores`, keeping its memory.
+    /// Replaces this profile by that of `scores`, and reuses its memory.
     pub(crate) fn recount(&mut self, scores: &[f32], anchor: f32) {
         self.anchor = anchor;
         self.counts.clear();
         self.counts.resize(BINS, 0);
         for &s in scores {
-            // Masked and overflowing gaps are +inf: their key is beyond the table.
+            // Masked and overflowing gaps are +inf, so their key is beyond the table.
             if let Some(count) = self.counts.get_mut(Self::bin((anchor - s).to_bits())) {
                 *count += 1;
             }
@@ -129,12 +128,12 @@ impl GapProfile {
         (gap_bits >> BIN_SHIFT) as usize
     }
 
-    /// The counts per bin, ascending gaps.
+    /// The counts per bin, in the order of ascending gaps.
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
 
-    /// Smallest and largest gap that bin `bin` can hold.
+    /// The smallest and the largest gap that bin `bin` can hold.
     pub fn edges(bin: usize) -> (f32, f32) {
         let first = (bin as u32) << BIN_SHIFT;
         (f32::from_bits(first), f32::from_bits(first + ((1 << BIN_SHIFT) - 1)))
@@ -142,8 +141,8 @@ impl GapProfile {
 
     /// The profile of both parts of a row.
     ///
-    /// Errors: [`Error::AnchorMismatch`] for different anchors: counts below different maxima count
-    /// different gaps, and no sum of them is the gap count of the whole row.
+    /// Errors: [`Error::AnchorMismatch`] for different anchors. Counts below different maxima count different gaps, and
+    /// their sum is not the gap count of the whole row.
     pub fn merge(mut self, other: &GapProfile) -> Result<GapProfile> {
         if self.anchor != other.anchor {
             return Err(Error::AnchorMismatch { left: self.anchor, right: other.anchor });
@@ -155,22 +154,22 @@ impl GapProfile {
     }
 }
 
-/// The `k` largest unmasked scores of a row. Merges exactly.
+/// The `k` largest unmasked scores of a row. They merge exactly.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopK {
     k: usize,
-    /// Unordered, at most 2k of them; everything left out is <= `floor`.
+    /// At most 2k scores in no order. Every score that was left out is <= `floor`.
     kept: Vec<f32>,
     floor: f32,
 }
 
 impl TopK {
-    /// Keeps the `k` largest; `k` >= 1.
+    /// An empty part that keeps the `k` largest scores; `k` >= 1.
     pub fn new(k: usize) -> Self {
         TopK { k: k.max(1), kept: Vec::new(), floor: f32::NEG_INFINITY }
     }
 
-    /// Takes more scores of the row in. NaN is left out: a poisoned row has no gaps to count.
+    /// Adds more scores of the row. It leaves out NaN, because a poisoned row has no gaps to count.
     pub fn extend(&mut self, scores: &[f32]) {
         for &s in scores {
             if s > self.floor {
@@ -206,19 +205,19 @@ impl TopK {
 
 /// Log-sum-exp state of a row at one beta: its maximum, Z and the gap-weighted Z.
 ///
-/// An empty part merges without effect; nothing here ever makes a NaN of -inf - -inf.
+/// An empty part merges without effect. Nothing here computes -inf - -inf, which would be NaN.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Partition {
-    /// The maximum that the sums are relative to; -inf when empty.
+    /// The maximum that the sums are relative to; -inf if the part is empty.
     pub max: f32,
-    /// Z = sum of exp(-beta gap), >= 1 unless empty.
+    /// Z = sum of exp(-beta gap), >= 1 unless the part is empty.
     pub sum: f64,
     /// Sum of gap * exp(-beta gap), in score units.
     pub gap_sum: f64,
 }
 
 impl Partition {
-    /// Of no scores.
+    /// The state of no scores.
     pub const EMPTY: Partition = Partition { max: f32::NEG_INFINITY, sum: 0.0, gap_sum: 0.0 };
 
     /// Sums `scores` below their maximum `max` (finite) at inverse temperature `beta` >= 0, in order, in f64.
@@ -256,12 +255,12 @@ impl Partition {
         }
     }
 
-    /// F = log Z; -inf when empty.
+    /// F = log Z; -inf if the part is empty.
     pub fn log(&self) -> f64 {
         self.sum.ln()
     }
 
-    /// Entropy of the weights in nats at the same beta; 0 when empty.
+    /// Entropy of the weights in nats at the same beta; 0 if the part is empty.
     pub fn entropy(&self, beta: f64) -> f64 {
         if self.sum == 0.0 {
             0.0
@@ -273,7 +272,7 @@ impl Partition {
     }
 }
 
-/// exp(-beta gap) with the limits that a row needs: 1 at beta = 0 or gap 0 whatever the other is.
+/// exp(-beta gap) with the limits that a row needs: it is 1 at beta = 0 or gap 0, whatever the other factor is.
 pub(crate) fn weight(gap: f64, beta: f64) -> f64 {
     if gap == 0.0 || beta == 0.0 { 1.0 } else { (-beta * gap).exp() }
 }

@@ -1,5 +1,5 @@
-//! A rule for each layer and head: the fitted length laws of a calibration file, as `critbeta diagnose --calibration`
-//! writes it, behind the rescaling `calibrated:FILE`.
+//! A rule for each layer and head, which the rescaling `calibrated:FILE` names. The rules are the fitted length laws of
+//! a calibration file, and `critbeta diagnose --calibration` writes that file.
 
 mod spec;
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs;
 
-/// c and xi of every head.
+/// A calibration file: c and xi of every head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Version of the crate that wrote it.
+    /// Version of the crate that wrote the file.
     pub critbeta: String,
     /// r of the `resolved` laws, nats.
     pub resolve: f64,
-    /// Keys left out at the front of every row when the laws were fitted.
+    /// Keys that were left out at the front of every row when the laws were fitted.
     pub exclude_sink: usize,
     /// One entry per layer and head.
     pub heads: Vec<HeadCalibration>,
@@ -31,9 +31,9 @@ pub struct HeadCalibration {
     pub layer: String,
     /// Query head.
     pub head: u64,
-    /// The law of Lambda; null where no law can be fitted because medians are infinite (ties) or 0.
+    /// The law of Lambda. It is null if no law can be fitted, because medians are infinite (ties) or 0.
     pub critical: Option<CalibratedLaw>,
-    /// The law of Lambda(r); null likewise.
+    /// The law of Lambda(r). It is null for the same reasons.
     pub resolved: Option<CalibratedLaw>,
 }
 
@@ -53,14 +53,14 @@ pub struct CalibratedLaw {
     pub c: f64,
     /// The exponent.
     pub xi: f64,
-    /// Whether the rows were enough to tell the law (see the diagnosis' verdict).
+    /// The verdict of the diagnosis: whether the rows were enough to identify the law.
     pub conclusive: bool,
-    /// 95 % interval of xi; null where n spans less than a factor of 8: an exponent read off such rows
-    /// means nothing at other lengths, so c is their median and xi 0.
+    /// The 95 % interval of xi. It is null if n spans less than a factor of 8. An exponent from such rows means nothing
+    /// at other lengths, so c is then their median and xi is 0.
     pub interval: Option<[f64; 2]>,
 }
 
-/// A [`RescalingSpec`] with its calibration file read: the rule of every head.
+/// A [`RescalingSpec`] whose calibration file was read. It holds the rule of every head.
 #[derive(Debug, Clone)]
 pub struct HeadRescalings {
     spec: RescalingSpec,
@@ -70,8 +70,8 @@ pub struct HeadRescalings {
 impl HeadRescalings {
     /// Reads the calibration file that `spec` names, if it names one.
     ///
-    /// Errors: [`Error::Io`], and [`Error::File`] for a file that is not a calibration, holds a head twice
-    /// or a law that is not finite, or whose n leaves out keys that a softmax sees.
+    /// Errors: [`Error::Io`]; [`Error::File`] for a file that is not a calibration, that has a head twice or a law that
+    /// is not finite, or whose n leaves out keys that a softmax sees.
     pub fn load(spec: RescalingSpec) -> Result<Self> {
         let RescalingSpec::PerHead { file, .. } = &spec else {
             return Ok(HeadRescalings { spec, calibration: None });
@@ -107,7 +107,7 @@ impl HeadRescalings {
         Ok(HeadRescalings { spec, calibration: Some(calibration) })
     }
 
-    /// How many of the calibrated laws are inconclusive, and of how many.
+    /// How many of the calibrated laws are inconclusive, and how many laws there are.
     pub fn inconclusive(&self) -> (usize, usize) {
         let RescalingSpec::PerHead { of, .. } = self.spec else { return (0, 0) };
         let heads = self.calibration.iter().flat_map(|calibration| &calibration.heads);
@@ -115,7 +115,7 @@ impl HeadRescalings {
         (laws.clone().filter(|law| !law.conclusive).count(), laws.count())
     }
 
-    /// Layer and head of every entry of the calibration file, in its order; none without a file.
+    /// Layer and head of every entry of the calibration file, in its order. There are none without a file.
     pub fn heads(&self) -> impl Iterator<Item = (&str, u64)> {
         let heads = self.calibration.iter().flat_map(|calibration| &calibration.heads);
         heads.map(|entry| (entry.layer.as_str(), entry.head))

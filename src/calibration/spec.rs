@@ -1,6 +1,6 @@
-//! The text form of what a user writes: a rescaling, or the name of a calibration file with one for each head.
+//! The text form of what a user writes: a rescaling, or the name of a calibration file with a rule for each head.
 //!
-//! `calibrated:FILE` names the file, in JSON quotes where its name could be taken for parameters.
+//! `calibrated:FILE` names the file. The name has JSON quotes if it could be read as parameters.
 
 use crate::spec::{Number, Parameters, length};
 use crate::{Error, Rescaling, Result};
@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Which measured quantity a calibration follows.
+/// The measured quantity that a calibration follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CalibratedOn {
     /// Lambda.
@@ -20,7 +20,7 @@ pub enum CalibratedOn {
 }
 
 impl CalibratedOn {
-    /// Its name in the text form.
+    /// The name in the text form.
     pub fn name(self) -> &'static str {
         match self {
             CalibratedOn::Critical => "critical",
@@ -38,9 +38,9 @@ pub enum RescalingSpec {
     PerHead {
         /// The calibration file.
         file: PathBuf,
-        /// Which of its fits to use.
+        /// Which fits of the file to use.
         of: CalibratedOn,
-        /// N0; see [`Calibrated::anchor`].
+        /// The anchor length N0; see [`Calibrated::anchor`].
         anchor: Option<f64>,
     },
 }

@@ -74,7 +74,7 @@ impl Driver {
         let context = CudaContext::new(ordinal).map_err(refused(format!("opening device {ordinal}")))?;
         let mut arch = arch_of(&context)?;
         if arch.sm < Arch::MIN_SM {
-            let found = format!("{} is sm_{}, kernels begin with sm_{}", arch.name, arch.sm, Arch::MIN_SM);
+            let found = format!("{} is sm_{}, the kernels need sm_{} or later", arch.name, arch.sm, Arch::MIN_SM);
             return Err(no_gpu(found, "use a GPU of the Ampere generation or later"));
         }
         let (module, image) = loader::load(&context, &arch, &driver)?;

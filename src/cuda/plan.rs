@@ -1,4 +1,5 @@
-//! Which kernel, how many CTAs, how much shared memory: a pure function of the problem and the GPU's limits.
+//! A plan chooses the kernel, the number of CTAs and the shared memory. It is a pure function of the problem and of the
+//! limits of the GPU.
 //!
 //! ```
 //! use critbeta::DType;
@@ -18,7 +19,7 @@ use super::variants::{Family, Scope, Variant};
 use crate::{DType, Error, Result};
 use std::fmt;
 
-/// What is to be computed, as far as a plan depends on it.
+/// The part of a call that its plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
@@ -28,28 +29,28 @@ pub struct Problem {
     pub cols: u64,
     /// Element type of the scores: f32, f16 or bf16.
     pub dtype: DType,
-    /// What is done with each row.
+    /// What the kernel does with each row.
     pub(super) family: Family,
 }
 
 impl Problem {
-    /// Probabilities of `rows` x `cols` scores.
+    /// The problem of writing the probabilities of `rows` x `cols` scores.
     pub fn softmax(rows: u64, cols: u64, dtype: DType) -> Problem {
         Problem { rows, cols, dtype, family: Family::CriticalSoftmax }
     }
 
-    /// A report on each of `rows` x `cols` scores, and no probabilities.
+    /// The problem of reporting on `rows` rows of `cols` scores, without probabilities.
     pub fn statistics(rows: u64, cols: u64, dtype: DType) -> Problem {
         Problem { rows, cols, dtype, family: Family::GapProfile }
     }
 }
 
-/// How a problem is launched. Prints itself with its reasons.
+/// How a problem is launched. A plan prints itself with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub(super) problem: Problem,
     pub(super) launch: Launch,
-    /// Vectors of the row at its worst alignment.
+    /// Vectors that a row touches at the worst alignment.
     vectors: u64,
     why: &'static str,
     arch: String,
@@ -63,17 +64,17 @@ pub struct Launch {
     pub variant: Variant,
     /// CTAs in the grid.
     pub grid: u32,
-    /// Dynamic shared memory of each CTA, bytes.
+    /// Bytes of dynamic shared memory of each CTA.
     pub shared_bytes: u32,
     /// CTAs that work on one row.
     pub ctas: u32,
     /// 16-byte vectors of a row that each CTA (in the warp scope: each warp) keeps in shared memory.
     pub resident: u32,
-    /// Rows worked on at once in the split scope, 1 in the others.
+    /// Rows that the split scope works on at the same time; 1 in the other scopes.
     pub groups: u32,
     /// See [`Plan::workspace_bytes`].
     pub workspace_bytes: u64,
-    /// CTAs that share an SM, by their shared memory and threads.
+    /// CTAs that share an SM, as far as their shared memory and threads decide it.
     pub ctas_per_sm: u32,
 }
 
@@ -83,7 +84,7 @@ fn shared_bytes(arch: &Arch, ctas: u32) -> u32 {
     shared.min(arch.shared_per_block_bytes).saturating_sub(STATIC_BYTES)
 }
 
-/// Bytes in front of what each CTA (in the warp scope: each warp) keeps of a row.
+/// Bytes of shared memory in front of the part of a row that each CTA (in the warp scope: each warp) keeps.
 fn control_bytes(scope: Scope) -> u32 {
     match scope {
         Scope::Warp => WARP_CONTROL_BYTES,
@@ -98,10 +99,10 @@ fn row_vectors(arch: &Arch, scope: Scope, ctas: u32) -> u64 {
     u64::from(shared_bytes(arch, ctas).saturating_sub(control_bytes(scope)) / 16)
 }
 
-/// A scope, and how much of a row its parts hold.
+/// A scope, and how much of a row each of its CTAs holds.
 struct Choice {
     scope: Scope,
-    /// The kernel with the most threads of this scope and CTAs, else the one with the fewest.
+    /// Whether to take the kernel with the most threads of this scope and CTAs, or the one with the fewest.
     large: bool,
     ctas: u32,
     per_cta: u64,
@@ -118,7 +119,7 @@ impl Plan {
         let Problem { rows, cols, dtype, family } = *problem;
         check(problem, arch)?;
         let per_vector = 16 / dtype.size_bytes() as u64;
-        // A row that begins anywhere between two 16-byte boundaries.
+        // The row may begin anywhere between two 16-byte boundaries.
         let vectors = (cols + per_vector - 1).div_ceil(per_vector);
         let choice = match resident_choice(cols, vectors, arch) {
             Some(choice) if !is_few_and_long(rows, cols, choice.ctas, arch) => choice,
@@ -158,7 +159,7 @@ impl Plan {
         Ok(Plan { problem: *problem, launch, vectors, why, arch, sm_count })
     }
 
-    /// The launch of a kernel that works on no rows, as it is given.
+    /// The plan of a kernel that works on no rows: the launch has the given numbers.
     pub(super) fn of_wrappers(
         variant: Variant,
         grid: u32,
@@ -192,17 +193,17 @@ impl Plan {
         self.launch.variant.symbol()
     }
 
-    /// Whether a row is read from device memory once.
+    /// Whether a whole row fits on chip, so that it is read from device memory once.
     pub fn fits_on_chip(&self) -> bool {
         self.on_chip() >= self.vectors
     }
 
-    /// Device memory that the launch needs beside its operands, bytes; 0 but for rows that the whole grid shares.
+    /// Bytes of device memory that the launch needs beside its operands. It is 0 unless the whole grid shares a row.
     pub fn workspace_bytes(&self) -> u64 {
         self.launch.workspace_bytes
     }
 
-    /// For tests: the launch itself.
+    /// The launch itself, for tests.
     #[doc(hidden)]
     pub fn launch(&self) -> &Launch {
         &self.launch
@@ -226,15 +227,15 @@ fn check(problem: &Problem, arch: &Arch) -> Result<()> {
         return fail("no kernel reads f64: expected f32, f16 or bf16".into());
     }
     if arch.sm < Arch::MIN_SM {
-        return fail(format!("{} is sm_{}, kernels begin with sm_{}", arch.name, arch.sm, Arch::MIN_SM));
+        return fail(format!("{} is sm_{}, the kernels need sm_{} or later", arch.name, arch.sm, Arch::MIN_SM));
     }
-    // Every problem can take the split scope, if no other holds it.
+    // The split scope takes every problem that no other scope holds.
     let needed = SPLIT_CONTROL_BYTES + 16;
     if arch.sm_count == 0 || shared_bytes(arch, 1) < needed {
         let (sms, shared) = (arch.sm_count, arch.shared_per_block_bytes);
         let needed = needed + STATIC_BYTES + RESERVED_PER_CTA;
         return fail(format!(
-            "{} has {sms} SMs and {shared} bytes of shared memory per CTA, {needed} are needed",
+            "{} has {sms} SMs and {shared} bytes of shared memory per CTA, but {needed} bytes are needed",
             arch.name
         ));
     }
@@ -245,7 +246,7 @@ fn refused(problem: &Problem, detail: String) -> Error {
     Error::Launch { rows: problem.rows, cols: problem.cols, detail }
 }
 
-/// The narrowest scope that holds a whole row; none if no scope but split does.
+/// The narrowest scope that holds a whole row, or `None` if only the split scope is left.
 fn resident_choice(cols: u64, vectors: u64, arch: &Arch) -> Option<Choice> {
     let choice = |scope, large, ctas: u32, why| {
         Some(Choice { scope, large, ctas, per_cta: vectors.div_ceil(ctas.into()), groups: 1, why })
@@ -277,7 +278,7 @@ fn is_few_and_long(rows: u64, cols: u64, ctas: u32, arch: &Arch) -> bool {
     cols >= SPLIT_COLS && 2 * rows * u64::from(ctas) < u64::from(arch.sm_count)
 }
 
-/// The split scope: as many CTAs as SMs, so that all of them run at once and can wait for each other.
+/// The split scope has at most one CTA per SM, so that all of them run at once and can wait for each other.
 fn split(problem: &Problem, arch: &Arch, vectors: u64) -> Choice {
     let (sms, most) = (u64::from(arch.sm_count), row_vectors(arch, Scope::Split, 1));
     let needed = vectors.div_ceil(most).min(sms);

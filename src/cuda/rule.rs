@@ -1,17 +1,17 @@
-//! Where a row's beta is from, and a rescaling as the fields that kernels/rule.cuh reads.
+//! The source of a row's beta, and a rescaling as the fields that kernels/rule.cuh reads.
 
 use super::params::*;
 use crate::laws::LAWS;
 use crate::rescaling::{Calibrated, Critical};
 use crate::{Error, Rescaling, Result};
 
-/// Where the inverse temperature of a row is from.
+/// The source of the inverse temperature of each row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Beta<'a> {
-    /// A rule.
+    /// A rule gives the beta of every row.
     Rescaling(&'a Rescaling),
-    /// Device address of an f32 per row; below 0 it is taken as 0, and NaN makes the whole row NaN.
+    /// Device address of one f32 per row. A beta below 0 counts as 0, and a NaN makes the whole row NaN.
     Each(u64),
 }
 
@@ -27,9 +27,9 @@ pub(super) struct Rule {
     /// Index in [`LAWS`].
     pub law: u32,
     pub p: [f64; 3],
-    /// Device address of a beta per row, or 0.
+    /// Device address of one beta per row, or 0.
     pub betas: u64,
-    /// r of the critical beta that the rule needs.
+    /// r of the critical beta that the rule needs, if it needs one.
     pub resolve: Option<f64>,
 }
 
@@ -50,14 +50,14 @@ impl Rule {
                 let index = LAWS.iter().position(|entry| entry.name == law.entry().name);
                 let mut p = [0.0; 3];
                 p.iter_mut().zip(law.values()).for_each(|(p, &value)| *p = value);
-                // An entry that is not in the registry cannot be made: its fields are private.
+                // Every entry is in the registry: nobody else can make one, because its fields are private.
                 Rule { kind: RULE_LAW, law: index.unwrap_or(LAWS.len()) as u32, p, ..plain }
             }
             Rescaling::Critical(Critical { ratio, resolve, floor, cap }) => {
                 if !(resolve.is_finite() && *resolve >= 0.0) {
                     return fail(format!("resolve must be finite and at least 0 nats, found {resolve}"));
                 }
-                // The device's maxima and minima drop a NaN.
+                // The maxima and minima of the device drop a NaN.
                 if [ratio, floor, cap].iter().any(|v| v.is_nan()) {
                     return fail(format!("expected numbers, found ratio {ratio}, floor {floor}, cap {cap}"));
                 }

@@ -1,4 +1,4 @@
-//! The simulator's settings, memory and counters. What it is: `kernels/simt/`.
+//! Settings, memory and counters of the simulator. The simulator itself is in `kernels/simt/`.
 
 use super::arch::Arch;
 use super::call::Checked;
@@ -22,20 +22,21 @@ pub(super) fn not_built() -> Error {
 pub struct SimtOptions {
     /// Seed of the order in which threads take turns. Results do not depend on it.
     pub seed: u64,
-    /// Check every access of shared and global memory for races, bounds and reads of what nobody wrote: several times slower.
+    /// Checks every access of shared and global memory for races, bounds, and reads of memory that nobody wrote. A launch
+    /// is then several times slower.
     pub shadow: bool,
-    /// The GPU whose limits plans go by.
+    /// The GPU whose limits the plans use.
     pub arch: Arch,
 }
 
 impl SimtOptions {
-    /// Seed 1, no shadow, the limits of `arch`.
+    /// Options with seed 1, without the shadow, and with the limits of `arch`.
     pub fn of(arch: Arch) -> Self {
         SimtOptions { seed: 1, shadow: false, arch }
     }
 }
 
-/// Bytes of global memory that kernels read and wrote; an atomic counts as both.
+/// Bytes of global memory that kernels read and wrote. An atomic counts as both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Traffic {
@@ -86,15 +87,15 @@ impl Simulator {
     }
 }
 
-/// 256 bytes, aligned as device memory is.
+/// 256 bytes with the alignment of device memory.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(256))]
 struct Page([u8; 256]);
 
-/// Host memory in the place of device memory.
+/// Host memory that stands in for device memory.
 pub(super) struct HostMemory {
     pages: Vec<Page>,
-    /// Taken from a mutable pointer when the memory was made: kernels write through it.
+    /// The address. It comes from a mutable pointer that was taken when the memory was made, because kernels write to it.
     address: u64,
     bytes: usize,
 }

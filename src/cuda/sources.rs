@@ -1,4 +1,4 @@
-//! The kernels' sources, embedded and made into one text: NVRTC gets no files.
+//! The sources of the kernels, embedded and made into one text, because NVRTC gets no files.
 
 macro_rules! embedded {
     ($($path:literal),* $(,)?) => {
@@ -32,7 +32,7 @@ const FILES: &[(&str, &str)] = &embedded![
     "wrappers.cu",
 ];
 
-/// All kernels as one translation unit, as build.rs hands them to nvcc.
+/// All kernels as one translation unit, as build.rs gives them to nvcc.
 pub(super) fn translation_unit() -> String {
     let (mut text, mut seen) = (String::new(), Vec::new());
     for &(path, source) in FILES.iter().filter(|(path, _)| path.ends_with(".cu")) {
@@ -41,8 +41,8 @@ pub(super) fn translation_unit() -> String {
     text
 }
 
-/// Appends `source` with its quoted includes in their places. One that is not embedded stays as it is: the
-/// host's body of simt.cuh, in a branch that no device compiler takes.
+/// Appends `source`, with the text of each quoted include in its place. An include that is not embedded stays as it
+/// is: it is the host's body of simt.cuh, in a branch that no device compiler takes.
 fn expand(path: &'static str, source: &'static str, seen: &mut Vec<&'static str>, text: &mut String) {
     if source.contains("#pragma once") {
         if seen.contains(&path) {
@@ -67,7 +67,7 @@ fn expand(path: &'static str, source: &'static str, seen: &mut Vec<&'static str>
     }
 }
 
-/// What `#include "name"` in `from` means: beside it, or under kernels/.
+/// The path that `#include "name"` in `from` stands for: beside `from`, or under kernels/.
 fn embedded_file(from: &str, name: &str) -> Option<&'static (&'static str, &'static str)> {
     let mut beside: Vec<&str> = from.split('/').collect();
     beside.pop();

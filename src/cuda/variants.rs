@@ -1,4 +1,4 @@
-//! Every compiled kernel, by name: the rows of `kernels/variants.def`, read when the crate is built.
+//! Every compiled kernel by name. build.rs reads them from the rows of `kernels/variants.def`.
 
 use crate::DType;
 use std::fmt;
@@ -6,16 +6,16 @@ use std::fmt;
 /// What a kernel does with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
-    /// Statistics only: reads the row, writes a report.
+    /// It reads the row and writes a report, without probabilities.
     GapProfile,
-    /// Statistics as far as the rescaling needs them, and the row's probabilities.
+    /// It measures the row as far as the rescaling needs it, and writes the probabilities.
     CriticalSoftmax,
-    /// No work on rows: every wrapper of `kernels/simt.cuh` once, for its test on a GPU.
+    /// It works on no rows: it runs every wrapper of `kernels/simt.cuh` once, for their test on a GPU.
     Wrappers,
 }
 
 impl Family {
-    /// What it does, in the words of a plan.
+    /// The name that a plan prints.
     pub fn name(self) -> &'static str {
         match self {
             Family::GapProfile => "gap profile",
@@ -25,22 +25,22 @@ impl Family {
     }
 }
 
-/// Who works on one row together.
+/// The threads that work together on one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// One warp; a CTA holds several rows.
+    /// One warp. A CTA holds several rows.
     Warp,
     /// One CTA.
     Block,
     /// A cluster of CTAs that see each other's shared memory.
     Cluster,
-    /// CTAs of the whole grid, through a workspace in device memory.
+    /// CTAs of the whole grid, which share a workspace in device memory.
     Split,
 }
 
 macro_rules! variants {
     ($($name:ident, $symbol:literal, $family:ident, $dtype:ident, $scope:ident, $threads:literal, $ctas:literal;)*) => {
-        /// A compiled kernel. Its number is its row in `kernels/variants.def`, which the simulator goes by.
+        /// A compiled kernel. Its number is its row in `kernels/variants.def`, and the simulator finds it by that number.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u32)]
         pub enum Variant {
@@ -48,7 +48,7 @@ macro_rules! variants {
         }
 
         impl Variant {
-            /// All of them, in the order of the table.
+            /// All variants, in the order of the table.
             pub const ALL: &'static [Variant] = &[$(Variant::$name,)*];
 
             fn row(self) -> &'static Row {
@@ -88,7 +88,7 @@ impl Variant {
         self.row().symbol
     }
 
-    /// What it does with a row.
+    /// What the kernel does with a row.
     pub fn family(self) -> Family {
         self.row().family
     }
@@ -98,7 +98,7 @@ impl Variant {
         self.row().dtype
     }
 
-    /// Who works on a row.
+    /// The threads that work together on a row.
     pub fn scope(self) -> Scope {
         self.row().scope
     }
@@ -108,7 +108,7 @@ impl Variant {
         self.row().threads
     }
 
-    /// CTAs per row; 1 in the split scope, where a launch chooses them.
+    /// CTAs per row. It is 1 in the split scope, where the launch chooses their number.
     pub fn ctas(self) -> u32 {
         self.row().ctas
     }

@@ -1,4 +1,4 @@
-//! The kernels that exercise every wrapper of `kernels/simt.cuh` once: for the test that holds GPU and simulator to one result.
+//! The kernels that run every wrapper of `kernels/simt.cuh` once. A test compares GPU and simulator with them.
 
 use super::call::{Checked, Span};
 use super::engine::Engine;
@@ -8,13 +8,13 @@ use super::variants::{Family, Variant};
 use crate::{Error, Result};
 use bytemuck::Zeroable;
 
-/// What `kernels/wrappers.cu` asks for, bytes per CTA.
+/// Bytes per CTA that `kernels/wrappers.cu` needs.
 const SHARED_BYTES: u32 = 2048;
 const WORKSPACE_BYTES: u64 = 4096;
 
 impl Engine {
-    /// The `words` results of a kernel of [`Family::Wrappers`] on `grid` CTAs, of which `ctas` make a group. What they
-    /// are: `tests/wrappers.rs`.
+    /// The `words` results of a kernel of [`Family::Wrappers`] on `grid` CTAs, of which `ctas` make a group.
+    /// `tests/wrappers.rs` says what they are.
     ///
     /// Errors: [`Error::Launch`] for another family; those of [`Engine::launch`].
     #[doc(hidden)]
@@ -29,7 +29,7 @@ impl Engine {
         let workspace_bytes = WORKSPACE_BYTES * u64::from(grid);
         let plan = Plan::of_wrappers(variant, grid, ctas, SHARED_BYTES, workspace_bytes, self.arch());
         if variant.family() != Family::Wrappers {
-            let detail = format!("{variant} is no kernel of the wrappers");
+            let detail = format!("{variant} is not a kernel of the wrappers");
             return Err(Error::Launch { rows: plan.problem.rows, cols: plan.problem.cols, detail });
         }
         let scores = self.uploaded(bytemuck::cast_slice(input))?;

@@ -1,7 +1,7 @@
-//! Seeded generators of score rows whose critical beta is known, or known to be hard to get right.
+//! Seeded generators of score rows whose critical beta is known, or hard to compute.
 //!
-//! Theory answers for the first nine; `critbeta families` measures them and compares. The others are hard cases: far
-//! needles, heavy tails, ties, masks, 16-bit scores, even spacing.
+//! Theory gives the critical beta of the first nine families, and `critbeta families` compares it with measured ones.
+//! The others are hard cases: far needles, heavy tails, ties, masks, 16-bit scores, even spacing.
 //!
 //! ```
 //! use critbeta::families::{Family, median_critical_beta};
@@ -19,8 +19,8 @@ use std::fmt;
 
 /// A distribution that rows of scores are drawn from.
 ///
-/// Parameters that come from text are finite and positive (d: above 1). Any other value gives rows of
-/// the same formula: poisoned where it has no value.
+/// Parameters from text are finite and positive (d is above 1). Another value gives rows of the same formula, and a row
+/// is poisoned if the formula has no value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Family {
     /// One score `gap` above n - 1 equal ones, at a random place.
@@ -42,13 +42,13 @@ pub enum Family {
         /// c.
         c: f64,
     },
-    /// D_(k) = log k / L for every k, best first.
+    /// Gaps D_(k) = log k / L for every k, best first.
     LogGrid {
         /// L, the critical beta.
         beta: f64,
     },
-    /// Dot products of a unit query with keys uniform on the sphere S^(d-1), less 1: a shift that no
-    /// weight depends on, and that keeps the small gaps at the edge exact in f32.
+    /// Dot products of a unit query with keys that are uniform on the sphere S^(d-1), minus 1. No weight depends on this
+    /// shift, and it keeps the small gaps at the edge exact in f32.
     Sphere {
         /// d, the dimension of a key.
         d: f64,
@@ -58,7 +58,7 @@ pub enum Family {
         /// a.
         a: f64,
     },
-    /// One score at `height` over a standard normal bulk, at a random place.
+    /// One score at `height` above a standard normal bulk, at a random place.
     Sink {
         /// The sink's score.
         height: f64,
@@ -75,12 +75,12 @@ pub enum Family {
     },
     /// All scores tied.
     Equal,
-    /// Standard normal scores, each masked with probability `share`; so may be all of them.
+    /// Standard normal scores, each masked with probability `share`. All of them may be masked.
     Masked {
         /// Probability of -inf.
         share: f64,
     },
-    /// Standard normal scores rounded to bfloat16: long rows tie at the top.
+    /// Standard normal scores rounded to bfloat16. Long rows tie at the top.
     Bf16,
     /// Evenly spaced scores, worst first.
     Ascending {
@@ -89,11 +89,11 @@ pub enum Family {
     },
 }
 
-/// How the critical beta of a family grows: factor * (log n)^log_power * n^power, up to a random
-/// factor of order 1 unless the factor is given, and then exactly so for every n >= 2.
+/// How the critical beta of a family grows: factor * (log n)^log_power * n^power. If the factor is given, this is exact
+/// for every n >= 2. Otherwise it holds up to a random factor of order 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Growth {
-    /// The exact factor, where there is one.
+    /// The exact factor, if there is one.
     pub factor: Option<f64>,
     /// xi, the exponent of log n.
     pub log_power: f64,
@@ -102,7 +102,7 @@ pub struct Growth {
 }
 
 impl Family {
-    /// Every family at its default parameter; the order of the table that `critbeta families` prints.
+    /// Every family at its default parameter, in the order of the table that `critbeta families` prints.
     pub const ALL: [Family; 15] = [
         Family::Simplex { gap: 4.0 },
         Family::Gaussian,
@@ -158,9 +158,9 @@ impl Family {
         }
     }
 
-    /// How the critical beta grows with n, where theory (section 3 of `docs/how-it-works.md`) says so.
+    /// How the critical beta grows with n, if theory (section 3 of `docs/how-it-works.md`) gives it.
     ///
-    /// A Pareto or Student tail has Lambda ~ log n / (largest score): the bulk lies one maximum away.
+    /// A Pareto or Student tail has Lambda ~ log n / (largest score), because the distance of the bulk is the maximum.
     pub fn known(&self) -> Option<Growth> {
         let exactly = |factor, log_power| Some(Growth { factor: Some(factor), log_power, power: 0.0 });
         let roughly = |log_power, power| Some(Growth { factor: None, log_power, power });
@@ -213,9 +213,9 @@ impl std::str::FromStr for Family {
     }
 }
 
-/// The median critical beta of `rows` rows of `n` scores, the upper of two middle ones; NaN of no rows.
+/// The median critical beta of `rows` rows of `n` scores. It is the upper of two middle ones, and NaN for no rows.
 ///
-/// The median and no mean: P(Lambda > w) falls like 1 / w. The same for every number of threads.
+/// It is no mean, because P(Lambda > w) falls like 1 / w. It is the same on every number of threads.
 pub fn median_critical_beta(family: &Family, n: usize, rows: usize, seed: u64) -> f64 {
     let one = |scores: &mut Vec<f32>, seed| {
         family.draw(n, &mut Xoshiro256PlusPlus::seed_from_u64(seed), scores);
@@ -224,12 +224,12 @@ pub fn median_critical_beta(family: &Family, n: usize, rows: usize, seed: u64) -
     median(row_seeds(rows, seed).into_par_iter().map_init(Vec::new, one).collect())
 }
 
-/// A seed for each of `rows` rows, all from one.
+/// A seed for each of `rows` rows, all derived from one seed.
 pub fn row_seeds(rows: usize, seed: u64) -> Vec<u64> {
     Xoshiro256PlusPlus::seed_from_u64(seed).random_iter().take(rows).collect()
 }
 
-/// The upper median; NaN of nothing.
+/// The upper median; NaN for no values.
 pub fn median(mut values: Vec<f64>) -> f64 {
     let middle = values.len() / 2;
     if values.is_empty() { f64::NAN } else { *values.select_nth_unstable_by(middle, f64::total_cmp).1 }
@@ -273,7 +273,7 @@ mod tests {
             for n in [2, 3, 100, 4096] {
                 let measured = median_critical_beta(&family, n, 3, 5);
                 let expected = factor * (n as f64).ln().powf(log_power);
-                // One f32 rounding of a gap, 2^-24; none where the scores are on a binary grid.
+                // A gap has one f32 rounding, 2^-24. It has none if the scores are on a binary grid.
                 let error = (measured / expected - 1.0).abs();
                 assert!(measured == expected || error <= 2f64.powi(-24) * 1.001, "{family} {n}: {measured}");
             }

@@ -1,24 +1,23 @@
-//! Lambda of independent scores from their order statistics alone: no row, no f32, no count.
+//! Samples Lambda of independent scores from their order statistics, without a row, f32 scores or counts.
 //!
-//! It is how the known medians of the [self-test](super::selftest) and the yardsticks of a diagnosis
-//! are found, at any n and without the code under test.
+//! The known medians of the self-test and the yardsticks of a diagnosis come from here, at any n and without the code
+//! under test.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Beta, Exp1};
 
-/// Up to this rank every score is looked at; then one in rank / EVERY. Between two of them log k
-/// changes by 1 / EVERY: at 256 the median under a sink, whose contact is that deep, moved by 1.4e-5
-/// (2026-11-24).
+/// Every score up to this rank is used, and then one in rank / EVERY. Between two of them log k changes by 1 / EVERY.
+/// At 256 the median under a sink, whose contact is that deep, moved by 1.4e-5 (2026-11-24).
 const EVERY: u64 = 1024;
 
-/// One sample of Lambda(`resolve`) and its contact rank for `n` independent scores with P(s > quantile(q)) = q,
-/// the best of them replaced by `sink` if there is one.
+/// One sample of Lambda(`resolve`) and its contact rank for `n` independent scores with P(s > quantile(q)) = q.
+/// If there is a `sink`, it replaces the best score.
 ///
-/// The k-th smallest of n uniform numbers lies above the one before it by a Beta(1, n - k + 1) share
-/// of what is left (Renyi 1953). It ends where the certificate of theory, section 2, holds: a few ten
-/// to a thousand scores for Gaussian rows of any length. The same seed at another n draws the same
-/// top of the row, so that ratios of medians over n err far less than each.
+/// The k-th smallest of n uniform numbers lies above the one before it by a Beta(1, n - k + 1) share of the rest (Renyi
+/// 1953). Sampling ends when the certificate (section 2 of `docs/how-it-works.md`) holds: after a few ten to a thousand
+/// scores for Gaussian rows of any length. The same seed at another n draws the same top of the row, so ratios of medians
+/// over n have far smaller errors than each median.
 pub fn sample_critical_beta(
     quantile: impl Fn(f64) -> f64,
     sink: Option<f64>,
@@ -35,7 +34,7 @@ pub fn sample_critical_beta(
         let step = (k / EVERY).clamp(1, drawn - k);
         let share = match step {
             1 => -(-rng.sample::<f64, _>(Exp1) / (drawn - k) as f64).exp_m1(),
-            // Both shapes are at least 1: a Beta always exists.
+            // Both shapes are at least 1, so the Beta distribution exists.
             _ => Beta::new(step as f64, (drawn - k - step + 1) as f64).map_or(0.5, |beta| rng.sample(beta)),
         };
         mass += (1.0 - mass) * share;
@@ -57,8 +56,8 @@ pub fn sample_critical_beta(
     best
 }
 
-/// x with P(Z > x) = q for a standard normal Z and 1e-33 < q < 1: Simpson's rule for the tail in steps
-/// of 1 / 1024, linear in log q between them.
+/// Maps q to x with P(Z > x) = q, for a standard normal Z and 1e-33 < q < 1. Simpson's rule gives the tail in steps of
+/// 1 / 1024, and x is linear in log q between them.
 pub fn normal_tail_quantile() -> impl Fn(f64) -> f64 {
     const STEP: f64 = 1.0 / 1024.0;
     let density = |z: f64| (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt();
@@ -99,7 +98,7 @@ mod tests {
             by_order.sort_by(f64::total_cmp);
             by_row.sort_by(f64::total_cmp);
             for i in (100..4000).step_by(300) {
-                // Two empirical laws of 4,000: their ranks differ by 5 * sqrt(2 * 4000 / 4) at most.
+                // These are two empirical distributions of 4,000 samples. Their ranks differ by at most 5 * sqrt(2 * 4000 / 4).
                 let rank = by_order.partition_point(|&beta| beta < by_row[i]);
                 assert!(rank.abs_diff(i) < 225, "{sink:?} {resolve}: {} is at {rank} and {i}", by_row[i]);
             }

@@ -1,6 +1,6 @@
-//! Rescaled softmax of host rows on a GPU: upload, one launch, download.
+//! Rescaled softmax of host rows on a GPU: one upload, one launch, one download.
 //!
-//! `cargo run --release --example 03_cuda -- 0`, the number of the GPU; or `simt`, the kernels' simulator.
+//! `cargo run --release --example 03_cuda -- 0` runs on GPU 0. With `simt` in place of the 0 it runs on the simulator.
 
 use critbeta::cuda::{Arch, Engine, Plan, Problem, SimtOptions};
 use critbeta::{DType, Rescaling, Scores};
@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     println!("on {}", engine.description());
 
-    // Four rows over 5,000 keys: a sink ever higher above a wave.
+    // Four rows over 5,000 keys. Each has a sink above a wave, and the sink rises from row to row.
     let (rows, cols) = (4, 5000);
     let score = |row: usize, col: usize| if col == 0 { 4.0 * row as f32 } else { (col as f32 * 0.37).sin() };
     let scores: Vec<f32> = (0..rows * cols).map(|i| score(i / cols, i % cols)).collect();
@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let problem = Problem::softmax(rows as u64, cols as u64, DType::F32);
     println!("{}", Plan::choose(&problem, engine.arch())?);
 
-    // Every row at its own critical beta, ties resolved at log 2, and no sharper than 8.
+    // Each row is rescaled to its own critical beta, at most to 8. Ties of two are resolved (log 2).
     let rule: Rescaling = "critical:resolve=0.69,cap=8".parse()?;
     let mut probs = vec![0.0f32; rows * cols];
     for (row, report) in engine.softmax(&view, &rule, None, &mut probs)?.iter().enumerate() {

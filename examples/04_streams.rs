@@ -1,4 +1,4 @@
-//! Borrowed device rows on the caller's own streams: two batches at once, no wait between them.
+//! Two batches of borrowed device rows run at the same time, on two streams of the caller.
 //!
 //! `cargo run --release --example 04_streams` needs a GPU.
 #![allow(unsafe_code)]
@@ -10,7 +10,7 @@ use cudarc::driver::CudaContext;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::cuda(0)?;
     println!("on {}", engine.description());
-    // The same primary context that PyTorch and candle use; streams may be theirs.
+    // This is the primary context, which PyTorch and candle use too. So their streams work here as well.
     let context = CudaContext::new(0)?;
     let (rows, cols) = (64u64, 40_000u64);
     let rule: Rescaling = "critical:cap=8".parse()?;
@@ -25,10 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let to = DeviceOutput::new(probs.address(), DType::F32, cols);
         let call = Call::softmax(from, to, &rule);
         let bytes = call.workspace_bytes(engine.arch())?;
-        let workspace = engine.zeroed(bytes as usize)?; // one for each launch that may run at once
+        let workspace = engine.zeroed(bytes as usize)?; // each launch that may run at the same time needs one
         let stream = context.new_stream()?;
         let given = Some(Workspace { address: workspace.address(), bytes });
-        // SAFETY: `batches` keeps the memory until both streams have run; nobody else touches it.
+        // SAFETY: `batches` keeps the memory until both streams have run, and nobody else touches it.
         unsafe { engine.launch(&call, given, stream.cu_stream() as u64)? };
         batches.push([scores, probs, workspace]);
         streams.push(stream);

@@ -1,4 +1,4 @@
-//! What bad input gets: a typed error before any launch, with its numbers; and the next call works.
+//! Bad input gets a typed error before any launch, with its numbers, and the next call works.
 #![allow(unsafe_code)]
 
 #[path = "common/device.rs"]
@@ -50,7 +50,7 @@ impl Fixture {
         self.engine.launch_within(call, workspace, &mut memory)
     }
 
-    /// The message of a refusal; whatever it was, the right call then works.
+    /// The message of a refusal. This checks that the right call works after it.
     fn refusal(&mut self, call: &Call) -> String {
         let before = self.engine.traffic();
         let error = self.launch(call, None).expect_err("it must be refused");
@@ -137,7 +137,7 @@ fn overlapping_buffers_are_refused() {
         assert!(message.contains(expected) && message.contains("overlap"), "{expected:?} is not in {message:?}");
         assert!(message.contains(&format!("{:#x}", call.report.unwrap())) || call.report == right.report);
     }
-    // What is only read may be shared, and neighbours are no overlap.
+    // Memory that is only read may be shared, and neighbours do not overlap.
     f.launch(&with(right, |c| c.positions = in_lens), None).unwrap();
     f.launch(&out(scores, DType::F16, COLS), None).unwrap();
     f.launch(&out(scores + bytes, DType::F16, COLS), None).unwrap();
@@ -166,7 +166,7 @@ fn rules_that_kernels_cannot_follow_are_refused() {
 
 #[test]
 fn workspaces_are_checked_and_memory_is_looked_up() {
-    // No room for a row: split over four SMs.
+    // There is no room for a row, so it is split over four SMs.
     let arch = small(Scope::Split, 2, 4, 1);
     let Some(mut f) = Fixture::new("workspaces_are_checked_and_memory_is_looked_up", &arch) else { return };
     let mut right = f.call();
@@ -207,7 +207,7 @@ fn host_verbs_name_what_they_refuse() {
     let identity = Rescaling::Identity;
     assert!(softmax(&identity, &[0, 1], &mut [0.0; 5]).contains("the output holds 5 elements"));
     assert!(softmax(&identity, &[0], &mut [0.0; 6]).contains("1 positions given"));
-    // Lengths in host memory are checked where they are given.
+    // Lengths in host memory are checked when the view is made.
     assert!(view.with_lens(&[3, 4]).unwrap_err().to_string().contains("length 4 of row 1"));
     let mut small = f.engine.zeroed(16).unwrap();
     let refusal = f.engine.upload(&mut small, 10, &[0; 8]).unwrap_err().to_string();
@@ -226,9 +226,9 @@ fn the_simulator_has_one_stream() {
         return;
     }
     let call = f.call();
-    // SAFETY: the fixture's memory is as large as the call says, and nobody else's.
+    // SAFETY: the memory of the fixture is as large as the call says, and nobody else uses it.
     let refusal = unsafe { f.engine.launch(&call, None, 0x1230) }.unwrap_err().to_string();
     assert!(refusal.contains("stream 0x1230: the simulator has only the default stream"), "{refusal}");
-    // SAFETY: the same.
+    // SAFETY: as above.
     unsafe { f.engine.launch(&call, None, 0) }.unwrap();
 }

@@ -1,6 +1,6 @@
-//! Every instruction set of this machine against the reference and against the others, bit for bit.
+//! Compares every instruction set of this machine with the reference and with the others, bit for bit.
 //!
-//! A process has one instruction set: the last test runs this binary again for each, with `CRITBETA_LANES` set.
+//! A process has one instruction set. One test therefore runs this binary again for each, with `CRITBETA_LANES` set.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn rule() -> Rescaling {
     CRITICAL.parse().unwrap()
 }
 
-/// Lambda, the top, and every probability of one row that begins `offset` elements into a buffer.
+/// Checks Lambda, the top, and every probability of one row that begins `offset` elements into a buffer.
 fn agrees<T: Element>(row: &[f32], offset: usize, case: &str) {
     let mut buffer = vec![T::from_f32(f32::NAN); offset];
     buffer.extend(row.iter().map(|&s| T::from_f32(s)));
@@ -42,7 +42,7 @@ fn agrees<T: Element>(row: &[f32], offset: usize, case: &str) {
         let tolerance = prob_error(weight, z_of(s)) + weight * sum_error(row.len());
         assert!((f64::from(p) - weight).abs() <= tolerance, "{case}: score {at} has {p}, expected {weight}");
     }
-    // The same to the same element type, and in place: the f32 probabilities rounded once more.
+    // The output in the element type of the scores, and in place, has the f32 probabilities rounded once more.
     let mut narrow = vec![T::from_f32(0.0); row.len()];
     cpu::softmax(&view, &rule(), Some(&[0]), &mut narrow).unwrap();
     let expected: Vec<T> = out[offset..].iter().map(|&p| T::from_f32(p)).collect();
@@ -60,7 +60,7 @@ fn agrees_as_every_type(row: &[f32], offset: usize, case: &str) {
     agrees::<bf16>(row, offset, &format!("{case} as bf16"));
 }
 
-/// Empty and all-masked rows have no maximum to compare with here; tests/seeds.rs has them.
+/// Empty and all-masked rows have no maximum to compare with here. tests/seeds.rs checks them.
 fn has_scores(row: &[f32]) -> bool {
     row.iter().any(|&s| s > f32::NEG_INFINITY)
 }
@@ -91,11 +91,11 @@ fn long_rows_whose_contact_is_in_the_bulk_agree() {
         for name in ["sink", "student-t", "log-grid", "masked", "bf16", "gaussian", "simplex", "equal"] {
             let family: Family = name.parse().unwrap();
             let mut row = draw(family, n, seed);
-            // In an order that no family has: every seventh score in turn.
+            // Every seventh score in turn is an order that no family has.
             agrees::<f32>(&row, 3, &format!("{family} n = {n}"));
             row = (0..n).map(|i| row[i * 7919 % n]).collect();
             agrees::<f32>(&row, 1, &format!("{family} n = {n}, shuffled"));
-            // Ranks of a row in order are its places.
+            // In a sorted row the rank of a score is its place.
             row.sort_by(f32::total_cmp);
             agrees::<f32>(&row, 2, &format!("{family} n = {n}, ascending"));
             row.reverse();
@@ -104,7 +104,7 @@ fn long_rows_whose_contact_is_in_the_bulk_agree() {
     }
 }
 
-/// Clusters in clusters, at the ends of the range of floats, and what no bins divide.
+/// Rows with clusters in clusters, at the ends of the range of floats, and gaps that no bins separate.
 #[test]
 fn rows_that_bins_do_not_divide_agree() {
     let n = 20_000;
@@ -140,7 +140,7 @@ fn rows_that_bins_do_not_divide_agree() {
     }
 }
 
-/// A block with all there is: strides, lengths, masks, a poisoned row.
+/// A block with everything that may occur: strides, lengths, masks and a poisoned row.
 struct Block {
     scores: Vec<f32>,
     lens: Vec<u32>,
@@ -164,7 +164,7 @@ impl Block {
         Block { scores, lens, rows, cols, stride }
     }
 
-    /// Everything that is computed of it, as bits.
+    /// The bits of every result for this block.
     fn bits(&self) -> Vec<u32> {
         let view =
             Scores::strided(&self.scores, self.rows, self.cols, self.stride).unwrap().with_lens(&self.lens);
@@ -224,7 +224,7 @@ fn no_bit_depends_on_the_number_of_threads() {
     assert!(matches!(split, Sharing::Columns { .. }), "the long rows above were not split");
 }
 
-/// FNV-1a of all bits, printed for the test below.
+/// Prints FNV-1a of all bits for the test below.
 #[test]
 fn bits_of_this_instruction_set() {
     let bits = blocks().iter().flat_map(Block::bits).collect::<Vec<u32>>();
@@ -236,7 +236,7 @@ fn bits_of_this_instruction_set() {
 #[test]
 fn every_instruction_set_passes_and_has_the_same_bits() {
     if std::env::var_os(InstructionSet::VARIABLE).is_some() {
-        return; // one of those that are run below
+        return; // the loop below started this process
     }
     let mut sums = Vec::new();
     for set in InstructionSet::supported() {
@@ -262,7 +262,7 @@ fn an_instruction_set_that_is_not_there_is_named_with_those_that_are() {
             cpu::softmax(&Scores::dense(&[1.0f32], 1, 1).unwrap(), &rule(), Some(&[0]), &mut [0.0f32])
                 .unwrap_err();
         println!("refused: {error}");
-        // What cannot fail uses the fastest.
+        // Functions that cannot fail use the fastest instruction set.
         assert_eq!(cpu::critical_beta(&[1.0, 0.0], 0.0).beta, 2f64.ln());
         return;
     }
@@ -278,7 +278,7 @@ fn an_instruction_set_that_is_not_there_is_named_with_those_that_are() {
     assert!(text.contains("portable"), "{text}");
 }
 
-/// NaN, +inf or nothing but masks in a row longer than any cache, and then a short row on the same thread.
+/// A row longer than any cache has a NaN, a +inf or only masks, and then a short row follows on the same thread.
 #[test]
 fn a_row_without_probabilities_leaves_the_next_one_alone() {
     let n = 70_000;

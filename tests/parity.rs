@@ -1,4 +1,4 @@
-//! The working path against the reference: every family, length, dtype and resolve.
+//! Compares the working path with the reference for every family, length, dtype and resolve.
 
 mod common;
 
@@ -9,10 +9,10 @@ use critbeta::reference::Row;
 use critbeta::{Element, Rescaling, Scores};
 use half::{bf16, f16};
 
-/// Around 1, 8 and 64 for vector tails; 65 to meet the first histogram refinement; then real rows.
+/// Lengths around 1, 8 and 64 have vector tails. From 65 on there is a histogram refinement. The rest are real lengths.
 const LENGTHS: [usize; 11] = [1, 2, 3, 7, 8, 63, 64, 65, 1000, 4097, 65_536];
 
-/// Where the weights are looked at: all equal, blurred, the model's own, sharp, the limit.
+/// The betas at which weights are compared: all equal, blurred, the model's own, sharp, and the limit.
 const BETAS: [f64; 6] = [0.0, 0.3, 1.0, 40.0, 1e300, f64::INFINITY];
 
 fn critical_betas_agree<T: Element>(family: Family, stored: &[T]) {
@@ -45,7 +45,7 @@ fn critical_betas_equal_the_reference_bit_for_bit() {
 #[test]
 fn critical_betas_of_a_million_scores_equal_the_reference_bit_for_bit() {
     for (i, (family, row)) in every_family(1 << 20, 11).enumerate() {
-        // A row of one dtype each: what a dtype changes is met at every smaller length.
+        // Each family has one dtype here. The smaller lengths test every dtype.
         match i % 3 {
             0 => critical_betas_agree(family, &row),
             1 => critical_betas_agree(family, &row.iter().map(|&s| f16::from_f32(s)).collect::<Vec<_>>()),
@@ -60,7 +60,7 @@ fn reports_agree_within_the_rounding_of_their_sums() {
         for (family, scores) in every_family(n, 77 + n as u64) {
             let row = Row::from_f32(&scores);
             if row.n() == 0 {
-                continue; // tests/seeds.rs has the empty rows, exactly.
+                continue; // tests/seeds.rs checks the empty rows exactly.
             }
             for beta in BETAS {
                 let report = cpu::row_report(&scores, beta, Measure::default());
@@ -90,7 +90,7 @@ fn probabilities_are_the_reference_weights_within_their_bound() {
     let measured = ["critical", "critical:resolve=0.69,cap=8", "critical:ratio=3,resolve=3,floor=0.5"];
     let mut rescalings: Vec<Rescaling> = texts.iter().chain(&measured).map(|t| t.parse().unwrap()).collect();
     rescalings.push(Rescaling::Fixed(f64::INFINITY));
-    // One thread, which does not split a row; the bits on more are those of one (tests/lanes.rs).
+    // One thread does not split a row. More threads give the same bits (tests/lanes.rs).
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     for n in [1, 2, 7, 64, 65, 1000, 4097, 70_000] {
         for (family, scores) in every_family(n, 300 + n as u64) {
@@ -121,7 +121,8 @@ fn probabilities_are_the_reference_weights_within_their_bound() {
     }
 }
 
-/// One key over a bulk that shares the weight: what errs alike in every key of it ends up in the largest probability.
+/// One key lies above a bulk that shares the weight. An error that all keys of the bulk share then shows in the largest
+/// probability.
 #[test]
 fn the_largest_probability_bears_the_errors_of_a_whole_bulk() {
     let few = |n: usize, top: f32, every: usize, bulk: f32| -> Vec<f32> {

@@ -1,5 +1,5 @@
-//! The CUDA kernels against the reference: every variant, dtype, family, length and alignment. On the simulator, or
-//! on the first GPU with CRITBETA_REQUIRE_GPU=1.
+//! Compares the CUDA kernels with the reference for every variant, dtype, family, length and alignment. They run on the
+//! simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
 
 #[path = "common/agree.rs"]
 mod agree;
@@ -89,7 +89,7 @@ fn rows_may_begin_and_end_anywhere() {
                     Out::Apart(dtype, offset, offset % 5),
                     Out::Apart(other, (offset * 7 + 3) % 16, 3),
                 ];
-                // Wide scopes are slow here; what an output does at an offset does not depend on the scope.
+                // Wide scopes are slow here, and the effect of an offset on the output does not depend on the scope.
                 let outs = if scope == Scope::Warp { &outs[..] } else { &outs[offset % 3..][..1] };
                 for &out in outs {
                     let rows = Rows { offset, gap: offset * 3 % 7, ..Rows::dense(dtype, &rows) };
@@ -156,7 +156,7 @@ fn thread_orders_do_not_change_a_bit() {
 #[test]
 fn the_shadow_has_nothing_to_say() {
     for dtype in DTYPES {
-        // Every variant, and one row in three: each access costs several times as much as without the shadow.
+        // Every variant runs, on one row in three: with the shadow an access costs several times as much.
         for (index, (scope, arch, widths)) in shapes(dtype.size_bytes()).into_iter().enumerate() {
             let mut options = SimtOptions::of(arch);
             options.shadow = true;
@@ -177,7 +177,7 @@ fn the_shadow_has_nothing_to_say() {
     }
 }
 
-/// One read and one write of every score where the row fits on chip, whatever is measured.
+/// A row that fits on chip has one read and one write of every score, whatever is measured.
 #[test]
 fn memory_is_read_once_and_written_once() {
     for dtype in DTYPES {
@@ -204,7 +204,7 @@ fn memory_is_read_once_and_written_once() {
             if scope != Scope::Split {
                 assert_eq!((done.load_bytes, done.store_bytes), (bytes, bytes), "{traffic}");
             } else {
-                // The split scope counts in its workspace too, an effort that does not grow with the row.
+                // The split scope also counts in its workspace, and that traffic does not grow with the row.
                 assert!(done.load_bytes >= bytes && done.store_bytes >= bytes, "{traffic}");
                 assert_eq!(plan.fits_on_chip(), index == 4, "{plan}");
             }
@@ -212,7 +212,7 @@ fn memory_is_read_once_and_written_once() {
     }
 }
 
-/// What is not on chip is read twice where beta is known before the row: in the pass for the maximum, and to be written.
+/// If beta is given, the part of a row that is not on chip is read twice: for the maximum, and for the output.
 #[test]
 fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     let on_chip = 4 * 500 * 4;
@@ -225,7 +225,7 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     };
     let mut rows = rows_of(n, 33);
     rows.retain(|row| row.iter().any(|&s| s > f32::NEG_INFINITY));
-    // Scores whose powers leave the range of floats on one side of 0, and far above what the chip holds of the row.
+    // The powers of these scores leave the range of floats on one side of 0, or lie far above those of the part on chip.
     rows.push((0..n).map(|i| 1e4 + (i % 977) as f32).collect());
     rows.push((0..n).map(|i| -1e7 - (i % 977) as f32).collect());
     rows.push((0..n).map(|i| if i == n - 5 { 900.0 } else { -((i % 7) as f32) }).collect());
@@ -248,8 +248,8 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     }
 }
 
-/// A reviewer's row (2026-11-25): all gaps round alike, by half an ulp, so that Z of the scores is not Z of their rounded gaps. Such a
-/// row is written again.
+/// A reviewer found this row (2026-11-25). All its gaps round the same way, by half an ulp, so Z of the scores differs from
+/// Z of the rounded gaps. Such a row is written again.
 #[test]
 fn beyond_the_chip_gaps_that_round_alike_cost_a_third_read_and_no_accuracy() {
     let on_chip = 4 * 500 * 4;
@@ -272,7 +272,7 @@ fn beyond_the_chip_gaps_that_round_alike_cost_a_third_read_and_no_accuracy() {
     }
 }
 
-/// A million scores over the shared memory of a small GPU, as the issue counts them: one read and one write.
+/// A million scores lie in the shared memory of a small GPU. They take one read and one write.
 #[test]
 fn a_million_scores_are_read_once_by_the_whole_grid() {
     let mut arch = Arch::named("sm_90").unwrap();
@@ -289,7 +289,7 @@ fn a_million_scores_are_read_once_by_the_whole_grid() {
     if engine.is_simulated() {
         let read = done.load_bytes as f64 / (4 * n) as f64;
         let written = done.store_bytes as f64 / (4 * n) as f64;
-        // The rest is the workspace: 20 CTAs x 8 KiB of counts a level.
+        // The rest is traffic of the workspace: 20 CTAs x 8 KiB of counts per level.
         assert!(
             (1.0..1.15).contains(&read) && (1.0..1.15).contains(&written),
             "{read} reads, {written} writes"
@@ -297,10 +297,10 @@ fn a_million_scores_are_read_once_by_the_whole_grid() {
     }
 }
 
-/// The last width of every kernel of the ladder, and the widths beside it, on the limits of real parts.
+/// Runs the last width of every kernel of the ladder, and the widths beside it, with the limits of real GPUs.
 #[test]
 fn the_ladder_has_no_gap_at_its_steps() {
-    // One SM: rows are never too few for it, so that all of the ladder is met.
+    // Rows are never too few for one SM, so every step of the ladder is used.
     let parts = [("sm_90", 40_000), ("sm_80", 24_000), ("sm_120", 40_000)];
     for (name, furthest) in parts {
         let mut arch = Arch::named(name).unwrap();
@@ -315,7 +315,7 @@ fn the_ladder_has_no_gap_at_its_steps() {
             let mut low = 1;
             let furthest = furthest * 4 / dtype.size_bytes() as u64;
             while of(low) != of(furthest) {
-                // The last width that is planned as `low` is.
+                // This finds the last width that has the plan of `low`.
                 let mut beyond = furthest;
                 let mut last = low;
                 while last + 1 < beyond {

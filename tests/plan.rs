@@ -1,4 +1,4 @@
-//! Plans without a GPU, and the twins: what Rust and CUDA must agree on, compared as text.
+//! Tests plans without a GPU. It also compares, as text, the twins on which Rust and CUDA must agree.
 
 use critbeta::DType;
 use critbeta::cuda::internals::{self as params, RowParams};
@@ -11,7 +11,7 @@ fn kernels(file: &str) -> String {
     std::fs::read_to_string(format!("{}/kernels/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// `type name, name[3], ..;` lines of a C struct as (name, type, bytes).
+/// Reads the `type name, name[3], ..;` lines of a C struct as (name, type, bytes).
 fn fields(text: &str, name: &str) -> Vec<(String, String, usize)> {
     let start = text.find(&format!("struct {name} {{")).unwrap_or_else(|| panic!("no struct {name}"));
     let body = text[start..].split_once('{').unwrap().1.split_once("};").unwrap().0;
@@ -150,7 +150,7 @@ fn plan(rows: u64, cols: u64, dtype: DType, arch: &str) -> Plan {
     Plan::choose(&problem, &Arch::named(arch).unwrap()).unwrap()
 }
 
-/// Whatever the problem, the plan is one that the part can run, and covers the row.
+/// For every problem, the GPU can run the plan, and the plan covers the row.
 #[test]
 fn every_plan_is_within_the_limits_of_its_part() {
     for name in Arch::names() {
@@ -223,23 +223,23 @@ fn the_ladder_goes_from_warps_to_the_whole_grid() {
         assert_eq!(scope(4096, 1025, arch), Scope::Block);
         assert_eq!(scope(1, 1 << 24, arch), Scope::Split);
     }
-    // 65,536 f32 are 256 KiB: a cluster where there are clusters, beyond one CTA where there are none.
+    // 65,536 f32 are 256 KiB. They take a cluster if the GPU has clusters, and exceed one CTA if it has none.
     assert_eq!(scope(4096, 65_536, "sm_90"), Scope::Cluster);
     assert_eq!(scope(4096, 65_536, "sm_80"), Scope::Split);
     assert_eq!(scope(4096, 20_000, "sm_80"), Scope::Block);
     // Few long rows are split although a cluster would hold them.
     assert_eq!(scope(4, 262_144, "sm_90"), Scope::Split);
     assert_eq!(scope(4096, 262_144, "sm_90"), Scope::Cluster);
-    // 16-bit rows are half as long.
+    // Rows of 16-bit scores have half the bytes.
     assert_eq!(
         plan(4096, 60_000, DType::Bf16, "sm_90").launch().ctas,
         plan(4096, 30_000, DType::F32, "sm_90").launch().ctas
     );
-    // One million f32 fit no cluster, but the grid; one million bf16 fit a cluster of 16.
+    // One million f32 fit no cluster, but they fit the grid. One million bf16 fit a cluster of 16.
     let long = plan(64, 1 << 20, DType::F32, "sm_90");
     assert_eq!((long.launch().variant.scope(), long.fits_on_chip()), (Scope::Split, true));
     assert_eq!(plan(64, 1 << 20, DType::Bf16, "sm_90").launch().ctas, 16);
-    // The whole grid holds 7.5 million f32, and twice as many of 16 bits.
+    // The whole grid holds 7.5 million f32, and twice as many 16-bit scores.
     let whole = |cols, dtype| plan(1, cols, dtype, "sm_90").fits_on_chip();
     assert!(whole(7_500_000, DType::F32) && !whole(7_600_000, DType::F32));
     assert!(whole(15_000_000, DType::F16) && !whole(15_200_000, DType::Bf16));

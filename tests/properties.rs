@@ -1,4 +1,4 @@
-//! What holds of every row: symmetries, merge laws, the finite-n bounds, certificates.
+//! Properties of every row: symmetries, merges, the finite-n bounds, certificates.
 
 mod common;
 
@@ -14,7 +14,7 @@ fn lattice_row() -> impl Strategy<Value = Vec<f32>> {
     prop::collection::vec(lattice_score(), 1..200)
 }
 
-/// A row with where to cut it, and in which order to merge neighbours until one piece is left.
+/// A row, where to cut it, and the order in which neighbours merge until one piece is left.
 fn cut_row(
     score: impl Strategy<Value = f32>,
 ) -> impl Strategy<Value = (Vec<f32>, Vec<usize>, Vec<prop::sample::Index>)> {
@@ -24,7 +24,7 @@ fn cut_row(
     })
 }
 
-/// Merges the pieces between `cuts`, neighbours first in the order that `picks` says.
+/// Merges the pieces between `cuts`. `picks` gives the order of the merges between neighbours.
 fn merge_pieces<P: Clone>(
     row: &[f32],
     mut cuts: Vec<usize>,
@@ -166,8 +166,8 @@ proptest! {
         let whole = piece(&row, 0);
         let merged = merge_pieces(&row, cuts, &picks, piece, |a, b| a.merge(b, beta));
         prop_assert_eq!(merged.max, whole.max);
-        // Gaps are exact on the lattice. Each of at most 9 rebasings multiplies by one rounded
-        // exponential whose argument, at most 20 * 10, is rounded too: 200 * 2^-53 + 2^-53 each.
+        // Gaps are exact on the lattice. Each of at most 9 rebasings multiplies by one rounded exponential. Its argument, at
+        // most 20 * 10, is rounded too: 200 * 2^-53 + 2^-53 each.
         let tolerance = 2.0 * sum_error(row.len()) + 9.0 * 201.0 * f64::EPSILON;
         prop_assert!((merged.sum - whole.sum).abs() <= tolerance * whole.sum);
         prop_assert!((merged.gap_sum - whole.gap_sum).abs() <= tolerance * whole.gap_sum);
@@ -181,13 +181,13 @@ proptest! {
         prop_assert!(probs.iter().all(|p| (0.0..=1.0).contains(p)));
         let sum: f64 = probs.iter().map(|&p| f64::from(p)).sum();
         let expected = if RowMax::of(&row, 0).len == 0 { 0.0 } else { 1.0 };
-        // Each probability is rounded to f32 once: relative 2^-24, absolute 2^-150 when subnormal.
+        // Each probability is rounded to f32 once: by 2^-24 relative, or by 2^-150 if it is subnormal.
         let tolerance = 2f64.powi(-24) * 1.01 + row.len() as f64 * 2f64.powi(-150);
         prop_assert!((sum - expected).abs() <= tolerance, "{}", sum);
     }
 }
 
-/// Rows on which a law with tolerances is tried: every family, short and long.
+/// Rows for the properties with tolerances: every family, short and long.
 fn rows() -> impl Iterator<Item = (Family, Vec<f32>)> {
     [2, 3, 8, 65, 1000, 4096].into_iter().flat_map(|n| (0..3).flat_map(move |seed| every_family(n, seed)))
 }
@@ -199,8 +199,8 @@ fn every_bound_holds_on_both_sides_of_the_critical_beta() {
         let row = Row::from_f32(&scores);
         let critical = row.critical_beta().beta;
         let scale = if critical.is_finite() && critical > 0.0 { critical } else { 1.0 };
-        // A bound met with equality (all tied; one score) differs by the rounding of log Z or H, whose
-        // terms are relative to 1 + log n.
+        // If a bound holds with equality (all tied; one score), its slack is the rounding of log Z or H. Their terms are
+        // relative to 1 + log n.
         let allowance = 2.0 * sum_error(scores.len()) * (1.0 + (scores.len() as f64).ln());
         for rho in [0.0, 1e-3, 0.1, 0.5, 0.9, 0.999, 1.001, 1.1, 1.5, 3.0, 10.0, 1e3, 1e9, f64::INFINITY] {
             for (i, (name, slack)) in BOUNDS.iter().enumerate() {

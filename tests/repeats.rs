@@ -1,5 +1,5 @@
-//! The same launch again and again: the same bits, on their own and replayed by a CUDA graph. On the simulator, or on the first
-//! GPU with CRITBETA_REQUIRE_GPU=1.
+//! The same launch always gives the same bits, by itself and replayed by a CUDA graph. It runs on the simulator, or on the
+//! first GPU with CRITBETA_REQUIRE_GPU=1.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -25,10 +25,10 @@ fn fifty_runs_give_the_same_bits() {
     let arch = Arch::named("sm_90").unwrap();
     let Some(engine) = engine("fifty_runs_give_the_same_bits", &arch) else { return };
     let rule: Rescaling = "critical:resolve=0.69,cap=9".parse().unwrap();
-    // The simulator's orders are seeded: that they make no difference is shown in parity_device.
+    // The orders of the simulator are seeded. tests/parity_device.rs shows that they make no difference.
     let (runs, families) = if engine.is_simulated() { (2, 2) } else { (50, usize::MAX) };
     for n in WIDTHS {
-        // Two rows, so that the long ones are few: then the whole grid works on each.
+        // There are two rows, so few that the whole grid works on each long one.
         let rows: Vec<Vec<f32>> = every_family(n, 7).map(|(_, row)| row).take(families).collect();
         for pair in rows.chunks(2) {
             let rows = Rows::dense(DType::F32, pair);
@@ -41,7 +41,7 @@ fn fifty_runs_give_the_same_bits() {
     }
 }
 
-/// What a serving engine does: capture once, replay for every token.
+/// A serving engine captures once and replays for every token.
 #[cfg(feature = "cuda")]
 #[test]
 #[allow(unsafe_code)]
@@ -52,7 +52,7 @@ fn a_captured_launch_replays() {
     const NAME: &str = "a_captured_launch_replays";
     if std::env::var("CRITBETA_REQUIRE_GPU").is_ok_and(|value| value == "1") {
         let engine = Engine::cuda(0).unwrap_or_else(|error| panic!("{error}"));
-        // The primary context of the device, which is the engine's too.
+        // This is the primary context of the device, which the engine uses too.
         let context = CudaContext::new(0).unwrap();
         let stream = context.new_stream().unwrap();
         let rule: Rescaling = "critical:cap=9".parse().unwrap();
@@ -88,6 +88,6 @@ fn a_captured_launch_replays() {
             }
         }
     } else {
-        eprintln!("skipped {NAME}: CRITBETA_REQUIRE_GPU=1 asks for the GPU that it needs");
+        eprintln!("skipped {NAME}: set CRITBETA_REQUIRE_GPU=1 on a machine with a GPU");
     }
 }

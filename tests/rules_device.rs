@@ -1,5 +1,5 @@
-//! What is computed of rows on a GPU, whatever kernel does it: rules, given betas, top-k, the host verbs. On
-//! the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
+//! Tests of features that do not depend on the kernel: rules, given betas, top-k, the host verbs. They run on the
+//! simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
 
 #[path = "common/agree.rs"]
 mod agree;
@@ -76,7 +76,8 @@ fn every_rule_gives_the_beta_of_the_cpu() {
                 let case = format!("{rule}, row {r} of {} scores at {at}", row.len());
                 let ours = if done.reports[r].poisoned != 0 { f64::NAN } else { done.reports[r].beta };
                 let same = ours == cpu.beta || (ours.is_nan() && cpu.beta.is_nan());
-                // The kernels' logarithm is within 0.52 ulp, their power within |y ln x| ulps; velickovic's entropy is of f32 weights.
+                // The logarithm of the kernels is within 0.52 ulp, and their power within |y ln x| ulps. The entropy of velickovic
+                // comes from f32 weights.
                 let error = if rule.needs_entropy() { 1e-6 } else { 1e-14 };
                 assert!(
                     same || (ours - cpu.beta).abs() <= error * cpu.beta,
@@ -182,7 +183,7 @@ fn host_verbs_are_those_of_the_cpu() {
         verbs(&engine, &rows, cols, half::f16::from_f32);
         verbs(&engine, &rows, cols, half::bf16::from_f32);
     }
-    // Nothing to compute is no launch.
+    // If there is nothing to compute, there is no launch.
     let nothing = Scores::<f32>::dense(&[], 3, 0).unwrap();
     assert_eq!(engine.row_reports(&nothing, 1.0, PLAIN).unwrap(), cpu::row_reports(&nothing, 1.0, PLAIN));
     assert_eq!(engine.softmax(&nothing, &Rescaling::Identity, Some(&[0; 3]), &mut []).unwrap().len(), 3);
@@ -190,8 +191,8 @@ fn host_verbs_are_those_of_the_cpu() {
     assert_eq!(engine.row_reports(&nothing, 1.0, PLAIN).unwrap(), []);
 }
 
-/// Counts whose logarithm the kernels round otherwise than the host does (2026-11-25): a resolve that is just that logarithm
-/// forgives the tie, and one below it does not.
+/// The kernels round the logarithm of these counts differently than the host (2026-11-25). A resolve of exactly that
+/// logarithm ignores the tie, and a resolve below it does not.
 #[test]
 fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
     let Some(engine) = engine("a_resolve_that_is_the_logarithm", &Arch::named("sm_90").unwrap()) else {
@@ -210,7 +211,7 @@ fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
             }
         }
     }
-    // One count within an ulp of the resolve, very near, beside the next one, far: a reviewer's (2026-11-25).
+    // A reviewer's case (2026-11-25): one count is within an ulp of the resolve at a tiny gap, and the next is far away.
     for (count, far) in [(9_170, 0.153_468), (48_893, 0.008_224_14)] {
         let scores = [vec![-1e-12; count - 1], vec![0.0, -far]].concat();
         let measure = Measure::new((count as f64).ln().next_down(), None);
@@ -220,16 +221,16 @@ fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
     }
 }
 
-/// What a reviewer's fuzzer found (2026-11-25): scores, betas and resolves at the ends of what floats hold.
+/// A reviewer's fuzzer found these (2026-11-25): scores, betas and resolves at the ends of the range of floats.
 #[test]
 fn floats_at_the_ends_of_their_range_are_rows_like_any_other() {
     let Some(engine) = engine("floats_at_the_ends_of_their_range", &small(Scope::Block, 600, 4, 1)) else {
         return;
     };
     let rows: [&[f32]; 4] = [
-        // A gap that overflows: infinitely far at every beta but 0.
+        // A gap overflows, so the score is infinitely far at every beta except 0.
         &[3e38, -3e38],
-        // Sums of gaps beyond the range of f32, and gaps below its normal range.
+        // Sums of gaps exceed the range of f32, and gaps lie below its normal range.
         &[3e38, 1e38, 1e38, 0.0, 0.0, 0.0],
         &[0.0, -1e-38, -3e-38, -2e-37, -5e-37],
         &[3.0, 2.0, 0.0],
@@ -237,7 +238,7 @@ fn floats_at_the_ends_of_their_range_are_rows_like_any_other() {
     for scores in rows {
         let view = Scores::dense(scores, 1, scores.len()).unwrap();
         for beta in [0.0, 1e-300, 1e-64, 1e-39, 1e-38, 1e-20, 1.0, 1e20, 1e37, 1e300, f64::INFINITY] {
-            // ln 3: a resolve that the row's last rank meets exactly, so that no ratio is above 0.
+            // The last rank of the row is exactly the resolve ln 3, so no ratio is above 0.
             for resolve in [0.0, 3f64.ln()] {
                 let measure = Measure::new(resolve, None);
                 let ours = &engine.row_reports(&view, beta, measure).unwrap()[0];

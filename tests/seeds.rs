@@ -1,4 +1,4 @@
-//! Rows with closed forms, each at every pad offset and behind every stride.
+//! Rows with closed forms, each tested at every pad offset and behind every stride.
 
 mod common;
 
@@ -9,7 +9,7 @@ use critbeta::{CriticalBeta, Rescaling, Scores};
 
 const MASK: f32 = f32::NEG_INFINITY;
 
-/// A row and what is known of it by hand.
+/// A row, and the values that are known by hand.
 struct Seed {
     name: &'static str,
     scores: Vec<f32>,
@@ -32,7 +32,7 @@ fn seed(name: &'static str, scores: &[f32], [n, ties, rank]: [u64; 3], gap: f64,
     Seed { name, scores: scores.to_vec(), n, ties, critical, weights }
 }
 
-/// `weights` are given up to their sum.
+/// `weights` need not be normalised.
 fn seeds() -> Vec<Seed> {
     let w = |gap: f64| (-gap).exp();
     let simplex: Vec<f32> = (0..100).map(|i| if i == 37 { 3.0 } else { 0.0 }).collect();
@@ -44,8 +44,8 @@ fn seeds() -> Vec<Seed> {
     let sink: Vec<f32> = (0..65).map(|i| if i == 0 { 20.0 } else { i as f32 / 64.0 }).collect();
     let sink_weights: Vec<f64> =
         (0..65).map(|i| if i == 0 { 1.0 } else { w(19.0 + (i - 1) as f64 / 64.0) }).collect();
-    // log k / (19 + (k - 2) / 64) still rises at k = 65: one more score changes log k by 1 / 65 = 0.015
-    // of 4.17, the gap by 1 / 64 of 20.
+    // log k / (19 + (k - 2) / 64) still rises at k = 65. One more score changes log k by 1 / 65 = 0.015 of 4.17, and the gap
+    // by 1 / 64 of 20.
     let far = [0.0, f32::MIN, f32::MAX];
     vec![
         seed("empty", &[], [0, 0, 0], 0.0, &[]),
@@ -66,16 +66,16 @@ fn seeds() -> Vec<Seed> {
             1.5,
             &[1.0, w(1.0), w(1.5), w(1.5), w(1.5), w(1.5)],
         ),
-        // log 2 / 2 = log 4 / 4: of two contacts the larger gap is named.
+        // log 2 / 2 = log 4 / 4: of two contacts, the one with the larger gap is reported.
         seed("two contacts", &[0.0, 2.0, 4.0, 0.0], [4, 1, 4], 4.0, &[1.0, w(2.0), w(4.0), w(4.0)]),
         seed("tied top", &[5.0, 1.0, 5.0], [3, 2, 2], 0.0, &[1.0, 1.0, w(4.0)]),
         seed("sink", &sink, [65, 1, 65], 19.0 + 63.0 / 64.0, &sink_weights),
-        // A gap that overflows f32 is reached by no finite t; its score is visible all the same.
+        // No finite t reaches a gap that overflows f32, but the score is visible.
         seed("overflowing gap", &far, [3, 1, 2], f64::from(f32::MAX), &[1.0, 0.0, 0.0]),
     ]
 }
 
-/// Every pad: in front, behind, on both sides, up to a vector of 64 scores.
+/// Every pad in front, behind and on both sides, up to a vector of 64 scores.
 fn pads() -> impl Iterator<Item = (usize, usize)> {
     (0..=64).flat_map(|pad| [(pad, 0), (0, pad), (pad, pad)])
 }
@@ -84,7 +84,7 @@ fn padded(scores: &[f32], (front, back): (usize, usize)) -> Vec<f32> {
     [&vec![MASK; front], scores, &vec![MASK; back]].concat()
 }
 
-/// The row as the middle one of three in a block whose other elements are poison: none may be read.
+/// The row as the middle one of three. The other elements of the block are poison, and nothing may read them.
 fn strided<R>(scores: &[f32], slack: usize, see: impl FnOnce(Scores<f32>) -> R) -> R {
     let cols = scores.len() + slack;
     let stride = cols + slack % 3;
@@ -107,7 +107,7 @@ fn is_as_known(seed: &Seed, report: RowReport, case: &str) {
     let plogp = |&a: &f64| if a > 0.0 { -a * a.ln() } else { 0.0 };
     let entropy: f64 = seed.weights.iter().map(plogp).sum();
     let at = |i: usize| seed.weights.get(i).copied().unwrap_or(0.0);
-    // At most 100 terms: 100 roundings of 2^-53, and those of entropies of at most log 100.
+    // There are at most 100 terms, so 100 roundings of 2^-53, and those of entropies of at most log 100.
     let tolerance = 4.0 * common::sum_error(100);
     close(report.log_partition, log_z, tolerance, case);
     close(report.entropy, entropy, tolerance, case);
@@ -161,7 +161,7 @@ fn softmax_of_closed_forms_is_within_its_bound_and_zero_where_masked() {
             sorted.sort_by(|a, b| b.total_cmp(a));
             assert_eq!(sorted.len(), seed.weights.iter().filter(|&&w| w > 0.0).count(), "{case}");
             for (p, w) in sorted.iter().zip(&seed.weights) {
-                // At beta = 1, z is the gap: the log of the ratio to the largest weight.
+                // At beta = 1, z is the gap, which is the log of the ratio to the largest weight.
                 close(f64::from(*p), *w, common::prob_error(*w, (seed.weights[0] / w).ln()), &case);
             }
         }

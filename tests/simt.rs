@@ -1,7 +1,7 @@
-//! The simulator's checker (kernels/simt): it finds every planted fault under every thread order, and nothing
-//! in the mended twin. scripts/simt-check.sh runs the same tests with sanitizers in the simulator.
+//! Tests the checker of the simulator (kernels/simt). It finds every planted fault under every thread order, and nothing in
+//! the corrected twin. scripts/simt-check.sh runs the same tests with sanitizers in the simulator.
 
-// Planted faults are no part of the library: the test goes to the simulator's own door.
+// Planted faults are not part of the library, so this test calls the C functions of the simulator.
 #![allow(unsafe_code)]
 
 #[cfg(not(critbeta_simulator))]
@@ -61,7 +61,7 @@ mod simulator {
         fn critbeta_simt_kernel_name(variant: u32) -> *const c_char;
     }
 
-    /// The names that a table of the simulator gives to 0, 1, .. until it has no more.
+    /// The names in a table of the simulator, for 0, 1, .. until there are no more.
     fn names(of: unsafe extern "C" fn(u32) -> *const c_char) -> Vec<&'static str> {
         // SAFETY: the function takes any number and returns null or a string literal.
         let name = |index| unsafe {
@@ -70,8 +70,7 @@ mod simulator {
         (0..).map_while(name).map(|name| name.to_str().unwrap()).collect()
     }
 
-    /// What the simulator says of a planted fault: nothing, or its message; and how often threads took turns
-    /// until then.
+    /// The message of the simulator for a planted fault, if it found one, and how often threads took turns until then.
     fn found(index: u32, seed: u64, shadow: u32) -> (Option<String>, u64) {
         let mut outcome = NOTHING;
         // SAFETY: the outcome lives through the call and has the simulator's layout.
@@ -128,7 +127,7 @@ mod simulator {
         let messages: BTreeSet<String> = (0..20).filter_map(|seed| found(0, seed, 1).0).collect();
         let who = |message: &String| message.split_once("): ").map(|(_, rest)| rest.to_owned());
         let distinct: BTreeSet<_> = messages.iter().map(who).collect();
-        assert!(distinct.len() >= 15, "20 seeds meet the race in {} ways: {distinct:?}", distinct.len());
+        assert!(distinct.len() >= 15, "20 seeds reach the race in {} orders: {distinct:?}", distinct.len());
     }
 
     #[test]
@@ -149,8 +148,7 @@ mod simulator {
         let variant = symbols.iter().position(|&symbol| symbol == "wrappers_f32_cluster64x2").unwrap() as u32;
         let answer = |launch: &Launch| {
             let mut outcome = NOTHING;
-            // SAFETY: both live through the call and have the simulator's layout, and no kernel has a buffer
-            // to write.
+            // SAFETY: both live through the call and have the layout of the simulator, and no kernel has a buffer to write.
             let status = unsafe { critbeta_simt_launch(launch, &mut outcome) };
             assert_eq!(outcome.faults, u32::from(status == 1));
             (status, outcome.message())
@@ -182,7 +180,7 @@ mod simulator {
         }
     }
 
-    /// `Variant` goes to the simulator as its number.
+    /// The simulator gets a `Variant` as its number.
     #[test]
     fn variants_have_the_numbers_of_the_simulator() {
         let symbols: Vec<&str> = Variant::ALL.iter().map(|variant| variant.symbol()).collect();

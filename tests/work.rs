@@ -1,5 +1,5 @@
-//! How often a row is read to find its contact: the work of the search. The row is split on a part that keeps nothing of it
-//! on chip, so that every pass is a read.
+//! Counts how often the search reads a row to find its contact. The row is split on a GPU that keeps nothing of it on
+//! chip, so every pass is a read.
 //!
 //! `cargo test --test work -- --nocapture` prints the table.
 
@@ -15,17 +15,17 @@ use device::{Request, Out, Rows, engine, run, small};
 
 const LENGTHS: [usize; 2] = [1 << 16, 1 << 20];
 
-/// Maximum, sum and probabilities: three passes that every row takes, and the reports between the launches.
+/// Every row takes three passes, for the maximum, the sum and the probabilities, and the reports are read in between.
 const PLAIN: f64 = 3.1;
-/// Threads that hold a maximum read their share again: at most all of them where scores are tied.
+/// Threads that hold a maximum read their share again. If all scores are tied, these are all threads.
 const HOLDERS: f64 = 1.0;
-/// Counting is one pass; gathering what is ranked is one, and one more for the threads that found something.
+/// Counting is one pass, and gathering the ranked scores is another. Threads that found some take one more.
 const NEAR_THE_TOP: f64 = PLAIN + HOLDERS + 3.0;
-/// The contact lies in the bulk: the bins around it are counted again, finer, and ranked in a few pieces.
+/// If the contact lies in the bulk, the bins around it are counted again, finer, and ranked in a few pieces.
 const IN_THE_BULK: [f64; 2] = [PLAIN + HOLDERS + 6.0, PLAIN + HOLDERS + 32.0];
 
-/// The most reads of a row at each length; `None` where the simulator would take minutes.
-const LAWS: [(Family, [Option<f64>; 2]); 9] = [
+/// The most reads of a row at each length; `None` if the simulator would take minutes.
+const FAMILIES: [(Family, [Option<f64>; 2]); 9] = [
     (Family::Gaussian, [Some(NEAR_THE_TOP); 2]),
     (Family::Needles { height: 30.0 }, [Some(NEAR_THE_TOP); 2]),
     (Family::Masked { share: 0.5 }, [Some(NEAR_THE_TOP); 2]),
@@ -34,7 +34,7 @@ const LAWS: [(Family, [Option<f64>; 2]); 9] = [
     (Family::Equal, [Some(PLAIN + HOLDERS); 2]),
     (Family::Sink { height: 20.0 }, [Some(IN_THE_BULK[0]), Some(IN_THE_BULK[1])]),
     (Family::StudentT { nu: 2.0 }, [Some(IN_THE_BULK[0]), Some(IN_THE_BULK[1])]),
-    // Every key is a contact: pieces of 256 gaps and less, two passes each, and a few counts.
+    // Every key is a contact: there are pieces of at most 256 gaps with two passes each, and a few counts.
     (Family::LogGrid { beta: 2.5 }, [Some(PLAIN + HOLDERS + 4.0 * (LENGTHS[0] / 256) as f64), None]),
 ];
 
@@ -48,7 +48,7 @@ fn the_search_takes_few_passes_and_never_unbounded_many() {
     }
     let rule: Rescaling = "critical".parse().unwrap();
     println!("reads of a row, three of them without any search\n{LENGTHS:>38?}");
-    for (family, most) in LAWS {
+    for (family, most) in FAMILIES {
         let reads = |(n, most): (usize, Option<f64>)| {
             let most = most?;
             let rows = Rows::dense(DType::F32, &[common::draw(family, n, 7)]);

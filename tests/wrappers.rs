@@ -1,5 +1,5 @@
-//! Every wrapper of kernels/simt.cuh once, on the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1:
-//! both bodies of that file must write the words that are worked out here from the definitions.
+//! Runs every wrapper of kernels/simt.cuh once, on the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1. Both
+//! bodies of that file must write the words that this test computes from the definitions.
 
 #[path = "common/device.rs"]
 mod device;
@@ -20,8 +20,7 @@ fn wide_bits(value: f64) -> u64 {
 
 /// Special values first, then floats of like size, then anything.
 fn input() -> Vec<u32> {
-    // The arithmetic of thread t takes words t, 7 t + 3 and 13 t + 5: so it meets both pairs of unequal
-    // zeros.
+    // The arithmetic of thread t takes words t, 7 t + 3 and 13 t + 5, so it covers both pairs of unequal zeros.
     #[rustfmt::skip]
     let special = [
         0, 0x80000000, 1, 0x80000000, 0x007fffff, 0x00800000, 0x7f7fffff, 0xff7fffff,
@@ -40,7 +39,7 @@ fn input() -> Vec<u32> {
     (0..512).map(word).collect()
 }
 
-/// The larger, or the one that is a number; of two zeros the positive one is larger.
+/// The larger value, or the one that is a number. Of two zeros, the positive one is larger.
 fn larger(a: f32, b: f32) -> f32 {
     match (a.is_nan(), b.is_nan()) {
         (true, _) => b,
@@ -56,7 +55,7 @@ fn larger(a: f32, b: f32) -> f32 {
     }
 }
 
-/// What a lane gets of a fold over its warp: partners at distance 16, then 8, 4, 2, 1.
+/// The result of a fold over a warp in one lane. Partners are at distance 16, then 8, 4, 2, 1.
 fn folded<V: Copy>(lanes: &[V], lane: usize, mask: usize, merge: fn(V, V) -> V) -> V {
     if mask == 32 {
         return lanes[lane];
@@ -200,7 +199,7 @@ fn of_cluster(grid: usize) -> Vec<u32> {
     s.words
 }
 
-/// The word of a thread after so many turns between two CTAs.
+/// The word of a thread after this many turns between two CTAs.
 fn passed_on(cta: usize, t: usize, turns: u32) -> u32 {
     match turns {
         0 => (10 * cta + t) as u32,

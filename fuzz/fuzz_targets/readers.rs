@@ -1,4 +1,4 @@
-//! Any bytes as a file: opening it and reading every row never panics. The first byte picks the format.
+//! The input is the bytes of a file. Opening it and reading every row must not panic. The first byte picks the format.
 #![no_main]
 
 #[expect(dead_code, reason = "the other target's body")]

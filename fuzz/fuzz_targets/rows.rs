@@ -1,4 +1,4 @@
-//! Any bytes as a row: the fast path agrees with the sorted reference to the last bit.
+//! The input is the bytes of a row. The fast path must agree with the sorted reference to the last bit.
 #![no_main]
 
 #[expect(dead_code, reason = "the other target's body")]

@@ -1,4 +1,4 @@
-//! NumPy arrays as blocks of score rows, without a copy unless they are f64. With `cuda.rs` the unsafe of this package.
+//! NumPy arrays as blocks of score rows, without a copy unless they are f64. Only this file and `cuda.rs` have unsafe code.
 #![allow(unsafe_code)]
 
 use crate::raised;
@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use rayon::prelude::*;
 
-/// A borrowed array [rows, n] of float64, float32, float16, or uint16: the bits of bfloat16, which NumPy has not.
+/// A borrowed array [rows, n] of float64, float32, float16 or uint16. NumPy has no bfloat16, so uint16 holds its bits.
 pub enum Block<'py> {
     F64(PyReadonlyArray2<'py, f64>),
     F32(PyReadonlyArray2<'py, f32>),
@@ -40,7 +40,7 @@ fn read<'py, T: NumpyElement>(array: &Bound<'py, PyArray2<T>>) -> PyResult<PyRea
     array.try_readonly().map_err(|_| PyValueError::new_err("the scores are being written by another call"))
 }
 
-/// The rows of a block, ready to leave the interpreter lock.
+/// The rows of a block, usable without the interpreter lock.
 pub struct ScoreRows<'a> {
     pub data: Data<'a>,
     pub rows: usize,
@@ -57,9 +57,9 @@ pub enum Data<'a> {
 }
 
 impl Block<'_> {
-    /// Its rows, `lens` of each of them unless all are full.
+    /// The rows of the array, with the lengths `lens` unless all rows are full.
     ///
-    /// Errors: ValueError for lengths that do not fit; MemoryError for more rows than their records could be kept of.
+    /// Errors: ValueError for lengths that do not fit; MemoryError if there is no memory for the records of the rows.
     pub fn rows(&self, lens: Option<&PyReadonlyArray1<i64>>) -> PyResult<ScoreRows<'_>> {
         let shape = match self {
             Block::F64(array) => array.shape(),
@@ -68,7 +68,7 @@ impl Block<'_> {
             Block::Bf16(array) => array.shape(),
         };
         let (rows, cols) = (shape[0], shape[1]);
-        // An array without columns has any number of rows in no memory at all.
+        // An array without columns can have any number of rows, because it needs no memory.
         if Vec::<critbeta_diagnose::RowRecord>::new().try_reserve_exact(rows).is_err() {
             return Err(PyMemoryError::new_err(format!("no memory for the records of {rows} rows")));
         }
@@ -86,9 +86,9 @@ impl Block<'_> {
     }
 }
 
-/// The elements from the first of an array to its last, and the distance of its rows.
+/// The elements of an array from the first to the last, and the stride of its rows.
 ///
-/// Errors: ValueError unless a row is contiguous and no row reaches into the next.
+/// Errors: ValueError unless rows are contiguous and do not overlap.
 fn span<'a, T: NumpyElement>(array: &'a PyReadonlyArray2<'_, T>) -> PyResult<(&'a [T], usize)> {
     let (rows, cols) = (array.shape()[0], array.shape()[1]);
     if rows == 0 || cols == 0 {
@@ -103,10 +103,10 @@ fn span<'a, T: NumpyElement>(array: &'a PyReadonlyArray2<'_, T>) -> PyResult<(&'
     let fits = (cols == 1 || strides[1] == size) && strides[0] % size == 0 && stride >= cols;
     let first = array.data().cast_const();
     match count {
-        // SAFETY: NumPy vouches for every element of the array. By the strides just checked they lie in one allocation from
-        // `first` to `first + count`, ascending; what lies between two rows is in it too, holds initialised or arbitrary bytes,
-        // of which every pattern is a T (a float or an integer), and is read by no one: `Scores` reads rows alone. `first` is
-        // aligned. The borrow ends with `array`, which keeps the memory alive and, by its flag, from being written through rust-numpy.
+        // SAFETY: NumPy vouches for every element of the array. The strides were just checked: the elements ascend in one
+        // allocation, from `first` to `first + count`, and `first` is aligned. The bytes between two rows are in it too.
+        // Every pattern of them is a T (a float or an integer), and nobody reads them, because `Scores` reads only rows. The
+        // borrow ends with `array`, which keeps the memory alive. Its flag prevents writes through rust-numpy.
         Some(count) if fits && first.is_aligned() => {
             Ok((unsafe { std::slice::from_raw_parts(first, count) }, stride))
         }
@@ -116,7 +116,7 @@ fn span<'a, T: NumpyElement>(array: &'a PyReadonlyArray2<'_, T>) -> PyResult<(&'
     }
 }
 
-/// Row lengths as the crate takes them. Errors: ValueError unless there is one within 0..=cols per row.
+/// Row lengths in the type of the crate. Errors: ValueError unless each row has one within 0..=cols.
 pub fn lengths(lens: &PyReadonlyArray1<i64>, rows: usize, cols: usize) -> PyResult<Vec<u32>> {
     let of_row = |row, len| match u32::try_from(len) {
         Ok(len) if len as usize <= cols => Ok(len),
@@ -125,7 +125,7 @@ pub fn lengths(lens: &PyReadonlyArray1<i64>, rows: usize, cols: usize) -> PyResu
     each("lens", lens, rows, of_row)
 }
 
-/// Query positions, or counts, as the crate takes them. Errors: ValueError unless there is one of at least 0 per row.
+/// Query positions or counts in the type of the crate. Errors: ValueError unless each row has one of at least 0.
 pub fn indices(name: &str, values: &PyReadonlyArray1<i64>, rows: usize) -> PyResult<Vec<u64>> {
     let of_row = |row, found| {
         u64::try_from(found).map_err(|_| format!("{name}: {found} of row {row}, expected 0 or more"))
@@ -133,7 +133,7 @@ pub fn indices(name: &str, values: &PyReadonlyArray1<i64>, rows: usize) -> PyRes
     each(name, values, rows, of_row)
 }
 
-/// Query positions for a softmax. Errors: ValueError unless there is one within 32 bits per row.
+/// Query positions for a softmax. Errors: ValueError unless each row has one within 32 bits.
 pub fn places(positions: &PyReadonlyArray1<i64>, rows: usize) -> PyResult<Vec<u32>> {
     let of_row = |row, found| {
         let message = || format!("positions: {found} of row {row}, expected 0 to {}", u32::MAX);
@@ -156,11 +156,11 @@ fn each<T>(
     each.collect::<Result<_, _>>().map_err(PyValueError::new_err)
 }
 
-/// What is done with rows of any element type.
+/// The work on rows of any element type.
 pub trait Work {
     type Output;
 
-    /// Score = value in `scores` + its row's shift; shifts of anything but f64 are 0.
+    /// A score is the value in `scores` plus the shift of its row. Shifts are 0 unless the array was f64.
     fn run<T: Element>(self, scores: &Scores<T>, shifts: &[f64]) -> critbeta::Result<Self::Output>;
 }
 
@@ -170,9 +170,9 @@ impl ScoreRows<'_> {
         self.lens.as_ref().map_or(self.cols, |lens| lens[row] as usize)
     }
 
-    /// Does `work` on the rows, f64 ones rebased as the crate's readers do.
+    /// Does `work` on the rows. It rebases f64 rows as the readers of the crate do.
     ///
-    /// Errors: its own, and ValueError for lengths of another number of rows.
+    /// Errors: those of `work`, and ValueError for a wrong number of lengths.
     pub fn run<W: Work>(&self, work: W) -> PyResult<W::Output> {
         match self.data {
             Data::F32(data) => self.view(data, self.stride, &[], work),
@@ -212,7 +212,7 @@ impl ScoreRows<'_> {
     }
 }
 
-/// A borrowed array [rows, n] to write probabilities to: float32, float16 or the bits of bfloat16.
+/// A borrowed array [rows, n] for the probabilities: float32, float16 or the bits of bfloat16.
 pub enum Target<'py> {
     F32(PyReadwriteArray2<'py, f32>),
     F16(PyReadwriteArray2<'py, f16>),
@@ -240,7 +240,7 @@ fn write<'py, T: NumpyElement>(array: &Bound<'py, PyArray2<T>>) -> PyResult<PyRe
     array.try_readwrite().map_err(refused)
 }
 
-/// The elements of a target, ready to leave the interpreter lock.
+/// The elements of a target, usable without the interpreter lock.
 pub enum Out<'a> {
     F32(&'a mut [f32]),
     F16(&'a mut [f16]),
@@ -248,7 +248,7 @@ pub enum Out<'a> {
 }
 
 impl Target<'_> {
-    /// Its shape [rows, n].
+    /// The shape [rows, n].
     pub fn shape(&self) -> [usize; 2] {
         let shape = match self {
             Target::F32(array) => array.shape(),
@@ -258,7 +258,7 @@ impl Target<'_> {
         [shape[0], shape[1]]
     }
 
-    /// All of its elements. Errors: ValueError unless they are contiguous.
+    /// All elements. Errors: ValueError unless they are contiguous.
     pub fn elements(&mut self) -> PyResult<Out<'_>> {
         let refused = |_| PyValueError::new_err("out is not C-contiguous");
         Ok(match self {

@@ -1,4 +1,5 @@
-//! The CUDA kernels on memory that torch owns: addresses as integers, the caller's stream. With `block.rs` the unsafe of this package.
+//! The CUDA kernels on memory that torch owns. Python passes addresses as integers, and its stream. Only this file and
+//! `block.rs` have unsafe code.
 #![allow(unsafe_code)]
 
 use crate::numbers::{Whole, top_k as checked};
@@ -16,10 +17,10 @@ use pyo3::prelude::*;
 use std::mem::offset_of;
 use std::sync::Arc;
 
-/// A GPU with its kernels loaded, or their simulator.
+/// A GPU whose kernels are loaded, or their simulator.
 #[pyclass(frozen, module = "critbeta._core")]
 pub struct Engine {
-    /// Never torn down: at exit the driver may be gone before it, and in a forked child it must not be touched.
+    /// The engine is never dropped. At exit the driver may be gone before it, and a forked child must not use it.
     engine: &'static cuda::Engine,
     process: u32,
 }
@@ -30,7 +31,8 @@ impl Engine {
         Ok(Engine { engine, process: std::process::id() })
     }
 
-    /// Errors: RuntimeError in a child of the process that made it, where every call of the driver would fail or wait for ever.
+    /// Errors: RuntimeError in a forked child of the process that opened it. There, every call of the driver would fail or
+    /// wait for ever.
     fn alive(&self) -> PyResult<&'static cuda::Engine> {
         match self.process == std::process::id() {
             true => Ok(self.engine),
@@ -45,33 +47,33 @@ impl Engine {
 
 #[pymethods]
 impl Engine {
-    /// The GPU of this number. It takes seconds where NVRTC compiles the kernels; a cache on disk keeps them.
+    /// Opens the GPU of this number. This takes seconds if NVRTC compiles the kernels. A cache on disk keeps them.
     #[staticmethod]
     fn cuda(py: Python<'_>, ordinal: usize) -> PyResult<Self> {
         Engine::of(py.detach(|| cuda::Engine::cuda(ordinal)))
     }
 
-    /// The simulator as a GPU of this architecture (`sm_90`), in builds with the feature `simt`: for tests.
+    /// Opens the simulator of a GPU of this architecture (`sm_90`), for tests. The build needs the feature `simt`.
     #[staticmethod]
     fn simulated(arch: &str) -> PyResult<Self> {
         let arch = Arch::named(arch).map_err(raised)?;
         Engine::of(cuda::Engine::simulated(SimtOptions::of(arch)))
     }
 
-    /// Device, capability, and where its kernels are from.
+    /// The device, its capability, and the origin of its kernels.
     #[getter]
     fn description(&self) -> String {
         self.engine.description()
     }
 
-    /// Bytes of workspace that a launch over such rows needs, 0 for none.
+    /// Bytes of workspace that a launch over these rows needs; 0 for none.
     fn workspace_bytes(&self, rows: u64, cols: u64, dtype: &str, has_out: bool) -> PyResult<u64> {
         let problem = if has_out { Problem::softmax } else { Problem::statistics };
         let plan = Plan::choose(&problem(rows, cols, element(dtype)?), self.engine.arch());
         Ok(plan.map_err(raised)?.workspace_bytes())
     }
 
-    /// Begins a launch on `stream` and returns; all numbers but shapes and `stream` are addresses of device memory.
+    /// Enqueues a launch on `stream` and returns. All numbers except shapes and `stream` are addresses of device memory.
     #[allow(clippy::too_many_arguments)]
     fn launch(
         &self,
@@ -102,10 +104,10 @@ impl Engine {
         call.resolve = (resolve != 0.0).then_some(resolve);
         call.both = out.is_none() && resolve != 0.0;
         let workspace = workspace.map(|[address, bytes]| Workspace { address, bytes });
-        // SAFETY: `critbeta/_cuda.py`, the one caller, takes every address and size from a torch tensor on this engine's device
-        // that is made for the call, given to it, or whose memory torch's allocator hands out again in the order of `stream` only,
-        // which is torch's current stream. Nobody else writes what is read or touches what is written before, by the
-        // contract of every torch operation. Alignment, strides and overlaps are checked by the launch.
+        // SAFETY: `critbeta/_cuda.py` is the one caller. It takes every address and size from a torch tensor on this engine's
+        // device. The tensor is an argument of the call or is made for it. Torch's allocator gives its memory to others only in
+        // the order of `stream`, which is torch's current stream. By the contract of every torch operation, nobody else writes
+        // what the launch reads, or touches what it writes, before then. The launch checks alignment, strides and overlaps.
         py.detach(|| unsafe { engine.launch(&call, workspace, stream) }).map_err(raised)
     }
 }
@@ -114,7 +116,7 @@ fn element(name: &str) -> PyResult<DType> {
     name.parse().map_err(PyValueError::new_err)
 }
 
-/// Size of what a launch reports of a row, and where in it which field lies.
+/// The size of the report of a launch on one row, and the offset of each field.
 #[pyfunction]
 pub fn report_layout() -> [(&'static str, usize); 9] {
     [
@@ -130,7 +132,7 @@ pub fn report_layout() -> [(&'static str, usize); 9] {
     ]
 }
 
-/// The records of rows [rows, bytes of a report] that a launch without an output reported.
+/// The records of the reports [rows, bytes of a report] of a launch without an output.
 #[pyfunction]
 pub fn rows_of_reports(
     reports: PyReadonlyArray2<'_, u8>,
@@ -146,7 +148,7 @@ pub fn rows_of_reports(
     let (shape, bytes) = (reports.shape(), size_of::<RowReport>());
     if shape != [positions.len(), bytes] {
         let message = format!(
-            "reports of shape {shape:?}: expected [{}, {bytes}], one of every position",
+            "reports of shape {shape:?}: expected [{}, {bytes}], one report for every position",
             positions.len()
         );
         return Err(PyValueError::new_err(message));
@@ -157,7 +159,7 @@ pub fn rows_of_reports(
         let (head, row) = (index / rows_per_head.max(1), index % rows_per_head.max(1));
         let layer = Arc::clone(&layer);
         let place = RowPlace { layer, head: head as u64, row: row as u64, position: position as u64 };
-        // All rows were run at it, poisoned ones too.
+        // All rows were measured at this beta, poisoned ones too.
         let mut report = report.decode(settings.measure);
         report.beta = beta;
         RowRecord::new(place, &report, 0.0, top_k.is_some())

@@ -1,7 +1,8 @@
-//! The compiled half of the Python package `critbeta`: arrays to score rows, and what the crate says of them back.
+//! The compiled half of the Python package `critbeta`. It turns arrays into score rows, and returns the results.
 //!
-//! Python's half (`critbeta/*.py`) makes every array a block [rows, n] and documents the functions; this half only borrows the
-//! blocks, lets go of the interpreter lock, and calls the crate. `critbeta/_core.pyi` says what passes between the two.
+//! The Python half (`critbeta/*.py`) makes every array a block [rows, n] and documents the functions. This half only
+//! borrows the blocks, releases the interpreter lock, and calls the crate. `critbeta/_core.pyi` is the interface between
+//! the two.
 
 mod block;
 mod cuda;
@@ -43,7 +44,7 @@ mod _core {
     use super::softmax::{softmax, softmax_in_place};
 }
 
-/// What Python raises for an error of the crate.
+/// The Python exception for an error of the crate.
 fn raised(error: critbeta::Error) -> PyErr {
     use critbeta::Error;
     let text = error.to_string();
@@ -62,7 +63,8 @@ fn raised(error: critbeta::Error) -> PyErr {
     }
 }
 
-/// An error of the system as Python has it: of number, file name and the class that the number stands for, FileNotFoundError and its like.
+/// An error of the system as Python raises it: with its number, its file name, and the class of that number, for example
+/// FileNotFoundError.
 fn refused(py: Python<'_>, code: i32, path: &Path) -> PyResult<PyErr> {
     let text = py.import("os")?.call_method1("strerror", (code,))?;
     Ok(PyErr::from_value(py.get_type::<PyOSError>().call1((code, text, path.as_os_str()))?))

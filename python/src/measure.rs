@@ -1,4 +1,4 @@
-//! What is measured of rows of scores.
+//! Measurements of rows of scores.
 
 use crate::block::{Block, Work};
 use crate::raised;
@@ -11,7 +11,7 @@ use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// The settings of a diagnosis, checked.
+/// The settings of a diagnosis, after their checks.
 pub fn settings(resolve: f64, beta: f64, top_k: Option<usize>) -> PyResult<Settings> {
     let settings = Settings { beta, measure: Measure::new(resolve, top_k), ..Settings::default() };
     settings.check().map_err(raised)?;
@@ -43,7 +43,7 @@ pub fn critical_beta<'py>(
     Ok(PyArray1::from_iter(py, betas.iter().map(|critical| critical.beta)))
 }
 
-/// The gaps of the first row, and how many scores lie within each.
+/// The gaps of the first row, and the number of scores within each.
 struct GapCount;
 
 impl Work for GapCount {

@@ -4,8 +4,8 @@ use critbeta_diagnose::Settings;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
-/// An int that Python gave for a count, an index or a seed, or the text of one that does not fit. Whether it fits is asked by the
-/// name of its argument, which PyO3 does not tell.
+/// An int from Python for a count, an index or a seed, or the text of one that does not fit. The range is checked later,
+/// where the name of the argument is known: PyO3 does not pass it here.
 pub struct Whole(Result<u64, String>);
 
 impl Whole {
@@ -19,7 +19,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Whole {
         match given.extract::<u64>() {
             Ok(value) => Ok(Whole(Ok(value))),
             Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) => {
-                // Python does not write out thousands of digits.
+                // Python refuses to write thousands of digits.
                 let text = given.str().map_or_else(|_| "a longer number".to_owned(), |text| text.to_string());
                 Ok(Whole(Err(text)))
             }
@@ -29,12 +29,12 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Whole {
 }
 
 impl Whole {
-    /// Errors: ValueError with the name, what was found and what was expected.
+    /// Errors: ValueError that names the argument, the number found and the range expected.
     pub fn named(self, name: &str) -> PyResult<u64> {
         self.within(name, 0, u64::MAX)
     }
 
-    /// The same of what counts things in memory.
+    /// The same for a count of things in memory.
     pub fn count(self, name: &str) -> PyResult<usize> {
         self.within(name, 0, usize::MAX as u64).map(|value| value as usize)
     }
@@ -49,7 +49,7 @@ impl Whole {
     }
 }
 
-/// A top-k, if there is one. Errors: ValueError for one that is none.
+/// The top-k, if one is given. Errors: ValueError unless it is valid.
 pub fn top_k(given: Option<Whole>) -> PyResult<Option<usize>> {
     let within = |k: Whole| k.within("top_k", 1, Settings::MAX_TOP_K as u64).map(|value| value as usize);
     given.map(within).transpose()

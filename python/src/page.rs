@@ -1,4 +1,4 @@
-//! Pages of what is in memory or in files.
+//! Pages of rows in memory, and of files.
 
 use crate::numbers::{Whole, top_k as checked};
 use crate::raised;
@@ -13,7 +13,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use std::path::{Path, PathBuf};
 
-/// The page of rows in memory, at the settings that they were measured under.
+/// Writes the page of rows in memory, with the settings of their measurement.
 #[pyfunction]
 pub fn report_rows(
     py: Python<'_>,
@@ -32,7 +32,7 @@ pub fn report_rows(
     .map_err(raised)
 }
 
-/// The page of files: of attention, or of one file of row records.
+/// Writes the page of files: files of attention, or one file of row records.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 pub fn report_files(
@@ -53,9 +53,9 @@ pub fn report_files(
     let all: Vec<&Path> = files.iter().chain([&path]).map(PathBuf::as_path).collect();
     let is_records = |file: &&PathBuf| RowFormat::of(file).is_ok();
     match (&files[..], files.iter().find(is_records)) {
-        ([], _) => Err(PyValueError::new_err("no file is given: expected row records, or attention")),
+        ([], _) => Err(PyValueError::new_err("no file is given: expected row records or attention")),
         ([_], Some(rows)) if beta.is_some() => {
-            Err(PyTypeError::new_err(format!("{}: row records say their own beta", rows.display())))
+            Err(PyTypeError::new_err(format!("{}: row records carry their own beta, so beta must not be given", rows.display())))
         }
         ([_], Some(rows)) => without_lock(py, || {
             output::distinct(&all)?;
@@ -72,7 +72,7 @@ pub fn report_files(
             output::distinct(&all)?;
             let open = |file: &PathBuf| input::open(file, &Selection::default());
             let inputs = files.iter().map(open).collect::<critbeta::Result<Vec<_>>>()?;
-            // A target that cannot be written is found out before the work.
+            // A target that cannot be written fails here, before the work.
             let out = Output::create(&path)?;
             let mut diagnosis = Diagnosis::new(&inputs, settings, seed);
             scan(&inputs, &settings, |records| {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 #[pyclass(frozen, module = "critbeta._core")]
 pub struct Rows {
     pub records: Vec<RowRecord>,
-    /// How they were measured.
+    /// The settings of the measurement.
     pub settings: Settings,
 }
 
@@ -31,13 +31,13 @@ impl Rows {
         self.records.len()
     }
 
-    /// Names of the columns, in the order of files.
+    /// Names of the columns, in the order that files have.
     #[getter]
     fn names(&self) -> Vec<&'static str> {
         self.columns().iter().map(|(name, _)| *name).collect()
     }
 
-    /// One column as a new array, text as a list; `None` if there is none of that name.
+    /// One column as a new array, or as a list if it is text; `None` if no column has that name.
     fn column<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some((_, column)) = self.columns().iter().find(|(known, _)| *known == name) else {
             return Ok(None);
@@ -52,11 +52,11 @@ impl Rows {
         Ok(Some(column))
     }
 
-    /// All of them one after the other, as they were measured: the settings of the first hold for all.
+    /// Joins several `Rows` in their order. The settings of the first hold for all.
     #[staticmethod]
     fn joined(parts: Vec<PyRef<'_, Rows>>) -> PyResult<Rows> {
         let Some(first) = parts.first() else {
-            return Err(PyValueError::new_err("no rows: expected some"));
+            return Err(PyValueError::new_err("no rows: expected at least one"));
         };
         let settings = first.settings;
         let records = parts.iter().flat_map(|part| part.records.iter().cloned()).collect();
@@ -95,9 +95,9 @@ impl Rows {
 }
 
 impl Rows {
-    /// The summary of the records; `train_length` is that of the published laws.
+    /// The summary of the records. The published laws use `train_length`.
     ///
-    /// Errors: [`critbeta::Error::Settings`] for a training length that is none.
+    /// Errors: [`critbeta::Error::Settings`] for an invalid training length.
     pub fn summed_up(&self, train_length: f64, seed: u64) -> critbeta::Result<Summary> {
         let settings = Settings { train_length, ..self.settings };
         settings.check()?;
@@ -138,13 +138,13 @@ pub fn record_scores(
     Ok(Rows { records, settings })
 }
 
-/// Measures rows to records.
+/// Measures rows and makes their records.
 pub struct Record<'a> {
     /// Of every row.
     pub layer: &'a str,
     /// How many rows make a head.
     pub rows_per_head: usize,
-    /// One per row; without them each row stands at its last visible key.
+    /// One position per row. Without them, the position of a row is its last visible key.
     pub positions: Option<&'a [u64]>,
     pub beta: f64,
     pub measure: Measure,

@@ -15,9 +15,10 @@ use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// How the inverse temperature of a row is chosen, as one line of text: `identity`, `fixed:1.3`, a law of `critbeta.laws`
-/// (`ssmax:s=0.43`, `qwen-logn:train=8192`), `critical:ratio=1,resolve=0.69,floor=0.5,cap=8` (measured per row), or
-/// `calibrated:c=1.5,xi=0.61,anchor=8192`. Immutable; equal where the text is; `str` gives the text that parses back.
+/// A rule for the inverse temperature of a row, as one line of text. It is `identity`, `fixed:1.3`, a law of
+/// `critbeta.laws` (`ssmax:s=0.43`, `qwen-logn:train=8192`), `critical:ratio=1,resolve=0.69,floor=0.5,cap=8` (measured per
+/// row), or `calibrated:c=1.5,xi=0.61,anchor=8192`. It is immutable, and equal to another of the same text. `str` gives a
+/// text that parses back.
 #[pyclass(frozen, eq, module = "critbeta")]
 pub struct Rescaling(pub critbeta::Rescaling);
 
@@ -31,21 +32,21 @@ impl PartialEq for Rescaling {
 impl Rescaling {
     /// The rescaling of a text.
     ///
-    /// Raises ValueError for a text that does not parse, with what was expected, and for `calibrated:FILE`: a file holds one
-    /// law per head.
+    /// It raises ValueError, with what was expected, for a text that does not parse. It also does so for
+    /// `calibrated:FILE`, because a file holds one law per head.
     #[staticmethod]
     fn parse(spec: &str) -> PyResult<Self> {
         match spec.parse().map_err(raised)? {
             RescalingSpec::Uniform(rule) => Ok(Rescaling(rule)),
             RescalingSpec::PerHead { .. } => Err(PyValueError::new_err(format!(
-                "rescaling {spec:?}: a file holds one law per head, expected the one of your head: calibrated:c=,xi="
+                "rescaling {spec:?}: a file holds one law per head, expected the law of your head: calibrated:c=,xi="
             ))),
         }
     }
 
-    /// beta of a row of `n` visible keys whose query stands at `position` (0-based; n - 1 if not given): what the scores are
-    /// multiplied by, >= 0. `critical` is the row's critical beta at `resolve`, `entropy` (nats) that of the row at beta = 1;
-    /// NaN where the rule needs one that is not given.
+    /// The beta of a row of `n` visible keys whose query is at `position` (0-based; n - 1 if not given). The scores are
+    /// multiplied by it, and it is >= 0. `critical` is the critical beta of the row at `resolve`, and `entropy` (nats) is its
+    /// entropy at beta = 1. The result is NaN if the rule needs one that is not given.
     #[pyo3(signature = (n, position=None, critical=f64::NAN, entropy=f64::NAN))]
     fn beta(&self, n: Whole, position: Option<Whole>, critical: f64, entropy: f64) -> PyResult<f64> {
         let n = n.named("n")?;
@@ -55,8 +56,8 @@ impl Rescaling {
         Ok(self.0.beta(&facts))
     }
 
-    /// beta of every row, as `beta` gives it of one: float64, of `n` and `positions` int64, one of each per row. NaN where the
-    /// rule measures the row.
+    /// The beta of every row, as float64. `beta` gives that of one row. `n` and `positions` are int64, with one element per
+    /// row. The result is NaN if the rule measures the row.
     fn betas<'py>(
         &self,
         py: Python<'py>,
@@ -69,7 +70,7 @@ impl Rescaling {
         Ok(PyArray1::from_iter(py, rows.map(beta)))
     }
 
-    /// The resolve r (nats) of the critical beta that this rule measures of a row; None if it measures none.
+    /// The resolve r (nats) of the critical beta that this rule measures in a row; None if it measures none.
     #[getter]
     fn resolve(&self) -> Option<f64> {
         self.0.resolve()
@@ -100,8 +101,8 @@ impl Rescaling {
 
 type HeadRule = (String, u64, Rescaling);
 
-/// The rules of `calibrated:FILE` by layer and head, and how many of them the calibration calls inconclusive; `None` for the text of
-/// one rule for all.
+/// The rules of `calibrated:FILE` by layer and head, and the number of them that the calibration calls inconclusive. It is
+/// `None` for the text of one rule for all heads.
 #[pyfunction]
 pub fn head_rescalings(spec: &str) -> PyResult<Option<(Vec<HeadRule>, usize)>> {
     let spec: RescalingSpec = spec.parse().map_err(raised)?;
@@ -116,7 +117,8 @@ pub fn head_rescalings(spec: &str) -> PyResult<Option<(Vec<HeadRule>, usize)>> {
     Ok(Some((rules, heads.inconclusive().0)))
 }
 
-/// A published length law: a factor on the logits that depends on the number of visible keys n or the position i of the query.
+/// A published length law. It is a factor on the logits that depends on the number of visible keys n, or on the position i
+/// of the query.
 #[pyclass(frozen, eq, module = "critbeta")]
 pub struct Law(&'static LawEntry);
 
@@ -128,7 +130,7 @@ impl PartialEq for Law {
 
 #[pymethods]
 impl Law {
-    /// The law of a name. Raises ValueError where there is none, with those that there are.
+    /// The law of a name. It raises ValueError, with the known names, if there is none.
     #[staticmethod]
     fn named(name: &str) -> PyResult<Self> {
         LawEntry::named(name).map(Law).ok_or_else(|| {
@@ -137,37 +139,37 @@ impl Law {
         })
     }
 
-    /// Its name in the text of a rescaling.
+    /// The name in the text of a rescaling.
     #[getter]
     fn name(&self) -> &'static str {
         self.0.name
     }
 
-    /// The factor; logarithms are natural unless said.
+    /// The factor as a formula. Logarithms are natural unless the formula says otherwise.
     #[getter]
     fn formula(&self) -> &'static str {
         self.0.formula
     }
 
-    /// What it varies over: the model, the row, the position, the head.
+    /// What the factor varies over: the model, the row, the position or the head.
     #[getter]
     fn granularity(&self) -> &'static str {
         self.0.granularity
     }
 
-    /// Which of the conventions that implementations differ in is used here.
+    /// The convention used here, because implementations differ.
     #[getter]
     fn convention(&self) -> &'static str {
         self.0.convention
     }
 
-    /// Where it was published.
+    /// The publication.
     #[getter]
     fn source(&self) -> &'static str {
         self.0.source
     }
 
-    /// Its parameters in order, each with name, default (None if it must be given), example, and whether it is a length.
+    /// The parameters in order. Each has a name, a default (None if it must be given), an example, and whether it is a length.
     #[getter]
     fn parameters<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let fields = |parameter: &critbeta::laws::Parameter| {
@@ -199,8 +201,8 @@ pub fn laws() -> Vec<Law> {
     LAWS.iter().map(Law).collect()
 }
 
-/// A law that rows of scores are drawn from, as text `name` or `name:parameter=value`: those of `critbeta.families`, most with
-/// a known critical beta.
+/// A distribution of score rows, as text `name` or `name:parameter=value`. `critbeta.families` lists them, and most have a
+/// known critical beta.
 #[pyclass(frozen, eq, module = "critbeta")]
 pub struct Family(known::Family);
 
@@ -212,20 +214,20 @@ impl PartialEq for Family {
 
 #[pymethods]
 impl Family {
-    /// The family of a text. Raises ValueError for one that does not parse, with what was expected.
+    /// The family of a text. It raises ValueError, with what was expected, for a text that does not parse.
     #[staticmethod]
     fn parse(text: &str) -> PyResult<Self> {
         text.parse().map(Family).map_err(PyValueError::new_err)
     }
 
-    /// Its name without a parameter.
+    /// The name without a parameter.
     #[getter]
     fn name(&self) -> &'static str {
         self.0.name()
     }
 
-    /// How its critical beta grows, where theory says so: factor * (log n)^log_power * n^power, `factor` None where it is
-    /// random of order 1.
+    /// How the critical beta grows, if theory gives it: factor * (log n)^log_power * n^power. `factor` is None if it is random
+    /// of order 1.
     #[getter]
     fn growth<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some(known::Growth { factor, log_power, power }) = self.0.known() else { return Ok(None) };
@@ -236,7 +238,7 @@ impl Family {
         Ok(Some(growth))
     }
 
-    /// One row of `n` scores, float32, the same for the same seed.
+    /// One row of `n` scores as float32. The same seed gives the same row.
     #[pyo3(signature = (n, seed=Whole::ONE), text_signature = "($self, n, seed=1)")]
     fn draw<'py>(&self, py: Python<'py>, n: Whole, seed: Whole) -> PyResult<Bound<'py, PyArray1<f32>>> {
         let (n, seed, mut row) = (n.count("n")?, seed.named("seed")?, Vec::new());
@@ -269,7 +271,7 @@ pub fn families() -> Vec<Family> {
     known::Family::ALL.into_iter().map(Family).collect()
 }
 
-/// What is equal has one: by the text, as equality is.
+/// The hash of the text, because equality compares the text too.
 fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);

@@ -1,17 +1,17 @@
-//! Where work is done: without the interpreter lock, on threads of this process.
+//! Work runs without the interpreter lock, on threads of this process.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The threads, and the process that has them. It is only locked under the interpreter lock, which a fork of Python's
-/// also holds: no child inherits it locked.
+/// The threads, and the process that has them. It is only locked under the interpreter lock. A fork of Python holds that
+/// lock too, so no child inherits this mutex locked.
 static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
 
 /// Runs `work` on the threads of this process, `RAYON_NUM_THREADS` of them or one per core, without the interpreter lock.
 ///
-/// A forked child makes threads of its own: it has none of its parent's, and would wait for them for ever.
+/// A forked child makes its own threads. It does not have those of its parent, and would wait for them for ever.
 /// Errors: RuntimeError where the system refuses a thread.
 pub fn without_lock<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> PyResult<R> {
     let pool = pool()?;
@@ -28,7 +28,8 @@ fn pool() -> PyResult<Arc<ThreadPool>> {
     }
     let pool = ThreadPoolBuilder::new().build().map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
     let pool = Arc::new(pool);
-    // Dropped, the parent's threads would be message to end, through locks that they may have held when they were left behind.
+    // The pool of the parent is leaked. Dropping it would signal threads that do not exist in this process, through locks
+    // that they may have held during the fork.
     std::mem::forget(held.replace((process, Arc::clone(&pool))));
     Ok(pool)
 }

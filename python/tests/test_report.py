@@ -84,7 +84,7 @@ def test_a_page_of_row_records(scores, tmp_path, suffix):
     assert not page.exists()
     critbeta.report(path, page, resolve=0.69)
     assert_is_of(page.read_text(), found.summary)
-    with pytest.raises(TypeError, match=f"rows.{suffix}: row records say their own beta"):
+    with pytest.raises(TypeError, match=f"rows.{suffix}: row records carry their own beta"):
         critbeta.report(path, page, resolve=0.69, beta=2.0)
 
 

@@ -1,4 +1,4 @@
-//! What it means that the kernels agree with the reference, and the rows and parts that it is asked on.
+//! Checks that the kernels agree with the reference, and the rows and GPUs that the tests run them on.
 
 // Every test binary compiles this module, and none needs all of it.
 #![allow(dead_code)]
@@ -20,7 +20,8 @@ pub fn weight(gap: f64, beta: f64) -> f64 {
     if gap == 0.0 || beta == 0.0 { 1.0 } else { (-beta * gap).exp() }
 }
 
-/// The probabilities of `row` lie within (4 + z) 2^-23 of f64, relative, z = beta x gap, and one rounding to `dtype`.
+/// Checks that the relative error of each probability is at most (4 + z) 2^-23 against f64, with z = beta x gap, plus one
+/// rounding to `dtype`.
 pub fn assert_probs(case: &str, scores: &[f32], beta: f64, probs: &[f32], dtype: DType) {
     let row = Row::from_f32(scores);
     let (len, z) = (scores.len(), row.partition(beta));
@@ -49,14 +50,14 @@ pub fn assert_probs(case: &str, scores: &[f32], beta: f64, probs: &[f32], dtype:
     }
 }
 
-/// Everything but sums is equal; these within the rounding of f32 weights.
+/// Checks that two reports are equal. Sums may differ by the rounding of f32 weights.
 pub fn assert_same(case: &str, ours: &RowReport, cpu: &RowReport) {
     let bits = |report: &RowReport| {
         format!("{:?} {:?} {:?} {}", report.top, report.critical, report.resolved, report.beta)
     };
     assert_eq!(bits(ours), bits(cpu), "{case}");
     let n = (cpu.top.len as f64).max(2.0);
-    // Each weight has a relative error of (4 + z) 2^-23; weights with a large z are small, so that their mean z is below H + 1.
+    // Each weight has a relative error of (4 + z) 2^-23. Weights with a large z are small, so their mean z is below H + 1.
     let relative = (5.0 + cpu.entropy.max(0.0) + n.ln()) * 2f64.powi(-23);
     for (name, ours, cpu, scale) in [
         ("log Z", ours.log_partition, cpu.log_partition, 1.0),
@@ -90,7 +91,7 @@ pub fn check(case: &str, rows: &Rows, request: &Request, done: &Done) {
     }
 }
 
-/// Every family as a row, and rows that are edges: masked, single, tied, poisoned.
+/// A row of every family, and the edge cases: masked, single, tied and poisoned rows.
 pub fn rows_of(n: usize, seed: u64) -> Vec<Vec<f32>> {
     let mut rows: Vec<Vec<f32>> = every_family(n, seed).map(|(_, row)| row).collect();
     let gaussian = rows[1].clone();
@@ -108,9 +109,9 @@ pub fn rows_of(n: usize, seed: u64) -> Vec<Vec<f32>> {
     rows
 }
 
-/// A part and widths for every scope, such that each variant is met. `size`: bytes of an element.
+/// A GPU and widths for every scope, such that each variant runs. `size` is the bytes of an element.
 pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
-    // Room for `vectors` vectors of f32, and half of it where rows are half as long.
+    // There is room for `vectors` vectors of f32, and for half as many if rows have half the bytes.
     let part = |scope, vectors, sms, max_cluster| small(scope, vectors * size as u32 / 4, sms, max_cluster);
     let mut roomy = part(Scope::Block, 600, 64, 1);
     roomy.shared_per_sm_bytes = 4 << 20;
@@ -123,12 +124,12 @@ pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
         (Scope::Cluster, part(Scope::Cluster, 38, 64, 8), vec![1030]),
         (Scope::Cluster, part(Scope::Cluster, 20, 64, 16), vec![1111]),
         (Scope::Split, part(Scope::Split, 40, 8, 1), vec![1025]),
-        // Not all of a row stays on chip.
+        // A part of the row does not stay on chip.
         (Scope::Split, part(Scope::Split, 20, 3, 1), vec![1300]),
     ]
 }
 
-/// One part for each scope, and a width for it.
+/// One GPU for each scope, and a width for it.
 pub fn one_of_each(size: usize) -> Vec<(Scope, Arch, usize)> {
     let shapes = shapes(size).into_iter().enumerate();
     let short = |(i, (scope, arch, widths)): (usize, (Scope, Arch, Vec<usize>))| match i {

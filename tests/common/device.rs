@@ -1,4 +1,4 @@
-//! Launches on an engine with everything a caller may choose: offsets, strides, lengths, where the output goes.
+//! Launches on an engine with everything that a caller may choose: offsets, strides, lengths, and the output.
 
 // Every test binary compiles this module, and none needs all of it.
 #![allow(dead_code)]
@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 
-/// An engine that plans as for `arch`: the first GPU where CRITBETA_REQUIRE_GPU=1 asks for it, else the simulator;
-/// `None`, said by name, where this build has no simulator.
+/// An engine that plans as for `arch`: the first GPU if CRITBETA_REQUIRE_GPU=1 is set, else the simulator. If this build
+/// has no simulator, it prints the name of the skipped test and returns `None`.
 pub fn engine_of(test: &str, options: SimtOptions) -> Option<Engine> {
     static GPU: OnceLock<Engine> = OnceLock::new();
     if std::env::var("CRITBETA_REQUIRE_GPU").is_ok_and(|value| value == "1") {
@@ -33,7 +33,7 @@ pub fn engine(test: &str, arch: &Arch) -> Option<Engine> {
     engine_of(test, SimtOptions::of(arch.clone()))
 }
 
-/// A part whose CTAs have room for `vectors` 16-byte vectors of a row in `scope`, and whose SMs hold one CTA.
+/// A GPU whose CTAs have room for `vectors` 16-byte vectors of a row in `scope`, and whose SMs hold one CTA.
 pub fn small(scope: Scope, vectors: u32, sm_count: u32, max_cluster: u32) -> Arch {
     let control = match scope {
         Scope::Warp => 4 * internals::WARP_CONTROL_BYTES,
@@ -41,7 +41,7 @@ pub fn small(scope: Scope, vectors: u32, sm_count: u32, max_cluster: u32) -> Arc
         Scope::Cluster => internals::CLUSTER_CONTROL_BYTES,
         Scope::Split => internals::SPLIT_CONTROL_BYTES,
     };
-    // Beside the control structures: 1024 bytes that the hardware keeps, 128 of static shared memory.
+    // Beside the control structures, the hardware reserves 1024 bytes, and static shared memory has 128.
     let shared = control + 16 * vectors + 128;
     let mut arch = Arch::named("sm_90").unwrap();
     arch.name = format!("a part with room for {vectors} vectors, {sm_count} SMs, clusters of {max_cluster}");
@@ -69,17 +69,17 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     }
 }
 
-/// Rows of their own lengths, and how they lie in memory.
+/// Rows with their own lengths, and their layout in memory.
 #[derive(Debug, Clone)]
 pub struct Rows {
     pub dtype: DType,
-    /// As they are in memory: rounded to `dtype`.
+    /// The scores as they are in memory, rounded to `dtype`.
     pub rows: Vec<Vec<f32>>,
     pub cols: usize,
     /// Elements before the first row, and between the end of a row and the next.
     pub offset: usize,
     pub gap: usize,
-    /// Whether the launch gets the rows' lengths; else every row must have `cols` scores.
+    /// Whether the launch gets the lengths of the rows. Otherwise every row must have `cols` scores.
     pub lens: bool,
 }
 
@@ -104,16 +104,16 @@ impl Rows {
 pub enum Out {
     None,
     InPlace,
-    /// dtype, elements before the first row, elements between rows.
+    /// The dtype, the elements before the first row, and the elements between rows.
     Apart(DType, usize, usize),
 }
 
-/// What of a launch does not lie in the rows.
+/// The choices of a launch beside its rows.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     pub out: Out,
     pub beta: Beta<'a>,
-    /// Used in the place of `beta` where there are any.
+    /// One beta per row. If there are any, they replace `beta`.
     pub betas: Vec<f32>,
     pub positions: Vec<u32>,
     pub measure: Measure,
@@ -132,20 +132,20 @@ impl<'a> Request<'a> {
 
 pub struct Done {
     pub reports: Vec<RowReport>,
-    /// Of every row, `cols` long.
+    /// The probabilities of every row, `cols` long.
     pub probs: Vec<Vec<f32>>,
     pub load_bytes: u64,
     pub store_bytes: u64,
 }
 
-/// The resolve that a launch is given: none beside a rule that has its own.
+/// The resolve that a launch is given. There is none beside a rule that has its own.
 fn resolve_of(request: &Request) -> Option<f64> {
     let of_rule =
         matches!(request.beta, Beta::Rescaling(rule) if request.betas.is_empty() && rule.resolve().is_some());
     (request.measure.resolve != 0.0 && !of_rule).then_some(request.measure.resolve)
 }
 
-/// What lies around rows: no float of it may be read, and none of it written.
+/// The bytes around rows. No launch may read or write them.
 const CANARY: u8 = 0xC5;
 
 /// A block of rows between canaries.
@@ -157,7 +157,7 @@ fn block(size: usize, offset: usize, stride: usize, rows: &[Vec<u8>]) -> Vec<u8>
     bytes
 }
 
-/// Launches, and checks that nothing was written but what was asked for.
+/// Launches, and checks that the launch wrote nothing else.
 pub fn run(engine: &Engine, input: &Rows, request: &Request) -> critbeta::Result<Done> {
     let Rows { dtype, rows, cols, offset, gap, lens } = input;
     let (size, stride, count) = (dtype.size_bytes(), cols + gap, rows.len());
@@ -190,7 +190,7 @@ pub fn run(engine: &Engine, input: &Rows, request: &Request) -> critbeta::Result
     call.both = request.both;
     call.report = request.report.then_some(report.address());
     let needed = call.workspace_bytes(engine.arch())?;
-    // Whatever was left in a workspace by its last launch.
+    // The workspace may hold anything that its last launch left there.
     let mut workspace = engine.uploaded(&vec![CANARY; needed as usize + 8])?;
     let before = engine.traffic().unwrap_or_default();
     let given_workspace = Workspace { address: workspace.address(), bytes: needed };

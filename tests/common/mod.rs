@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 
-/// Resolves r in nats: none, above a tie of two (log 2 = 0.693), above a tie of twenty.
+/// Values of the resolve r in nats: none, above a tie of two (log 2 = 0.693), and above a tie of twenty.
 pub const RESOLVES: [f64; 3] = [0.0, 0.69, 3.0];
 
 /// One row of `n` scores.
@@ -23,24 +23,24 @@ pub fn every_family(n: usize, seed: u64) -> impl Iterator<Item = (Family, Vec<f3
     Family::ALL.into_iter().map(move |family| (family, draw(family, n, seed)))
 }
 
-/// Relative rounding error of a sum of n positive f64 terms in any order, twice over: once for each
-/// of two such sums that are compared, with 8 operations more around them.
+/// The relative rounding error of a sum of n positive f64 terms in any order. It is doubled, because a test compares two
+/// such sums, and it includes 8 more operations around them.
 pub fn sum_error(n: usize) -> f64 {
     (n as f64 + 8.0) * f64::EPSILON
 }
 
-/// What a probability computed in f32 may be off by: (4 + z) 2^-23 relative, z = beta gap, and one rounding below the
-/// normal range.
+/// The error bound of a probability that is computed in f32: (4 + z) 2^-23 relative, with z = beta gap, and one rounding
+/// below the normal range.
 pub fn prob_error(weight: f64, z: f64) -> f64 {
     if weight == 0.0 { 2f64.powi(-150) } else { weight * (4.0 + z) * 2f64.powi(-23) + 2f64.powi(-150) }
 }
 
-/// A score on the lattice of eighths, where shifts and gaps are exact; masked one time in five.
+/// A score on the lattice of eighths, where shifts and gaps are exact. One in five is masked.
 pub fn lattice_score() -> impl Strategy<Value = f32> {
     prop_oneof![4 => (-40i32..=40).prop_map(|i| i as f32 / 8.0), 1 => Just(f32::NEG_INFINITY)]
 }
 
-/// Any score that a row may hold: wide range, ties, masks, both zeros, no poison.
+/// Any score that a row may hold: a wide range, ties, masks and both zeros, but no poison.
 pub fn any_score() -> impl Strategy<Value = f32> {
     prop_oneof![
         4 => lattice_score(),

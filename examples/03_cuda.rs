@@ -1,6 +1,7 @@
 //! Rescaled softmax of host rows on a GPU: one upload, one launch, one download.
 //!
-//! `cargo run --release --example 03_cuda -- 0` runs on GPU 0. With `simt` in place of the 0 it runs on the simulator.
+//! `cargo run --release --example 03_cuda -- 0` runs on GPU 0. With `simt` in place of the 0 it runs on the
+//! simulator.
 
 use critbeta::cuda::{Arch, Engine, Plan, Problem, SimtOptions};
 use critbeta::{DType, Rescaling, Scores};

@@ -1,4 +1,5 @@
-//! A CUDA graph captures a launch and replays it on new scores. This works because a launch does not allocate or wait.
+//! A CUDA graph captures a launch and replays it on new scores. This works because a launch does not allocate
+//! or wait.
 //!
 //! `cargo run --release --example 05_graph` needs a GPU.
 #![allow(unsafe_code)]
@@ -11,7 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::cuda(0)?;
     println!("on {}", engine.description());
     let stream = CudaContext::new(0)?.new_stream()?;
-    let (rows, cols) = (2u64, 500_000u64); // rows so few and long take the split scope, which needs a workspace
+    // Rows so few and long take the split scope, which needs a workspace.
+    let (rows, cols) = (2u64, 500_000u64);
     let rule: Rescaling = "critical:resolve=0.69,cap=8".parse()?;
     let mut scores = engine.zeroed((rows * cols * 4) as usize)?;
     let report = engine.zeroed(rows as usize * size_of::<RowReport>())?;
@@ -25,7 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let given = Some(Workspace { address: workspace.address(), bytes });
 
     stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
-    // SAFETY: scores, report and workspace outlive the last replay of the graph, and nobody else touches them until then.
+    // SAFETY: scores, report and workspace outlive the last replay of the graph, and nobody else touches them
+    // until then.
     let launched = unsafe { engine.launch(&call, given, stream.cu_stream() as u64) };
     let graph =
         stream.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)?;

@@ -1,10 +1,10 @@
 //! The critical beta of a row: Lambda(r) = sup over t > 0, log N(t) > r, of (log N(t) - r) / t.
 
-/// A critical inverse temperature, and the witness that lets anyone check it by hand:
-/// `beta = (ln(contact_rank) - r) / contact_gap`, where r is the resolve of the measurement.
+/// A critical inverse temperature, and the witness that lets anyone check it by hand: `beta =
+/// (ln(contact_rank) - r) / contact_gap`, where r is the resolve of the measurement.
 ///
-/// Units: beta is an inverse temperature at the scale of the scores, and gaps are score differences.
-/// Source: arXiv:2605.12697 defines Lambda_n. The resolved form is ours (section 1 of `docs/how-it-works.md`).
+/// Units: beta is an inverse temperature at the scale of the scores, and gaps are score differences. Source:
+/// arXiv:2605.12697 defines Lambda_n. The resolved form is ours (section 1 of `docs/how-it-works.md`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CriticalBeta {
     /// Lambda(r), or the largest ratio found so far if the value is not exact. It is +inf for tied maxima.
@@ -24,8 +24,8 @@ impl CriticalBeta {
 
     /// The critical beta of a row with `ties` scores at its maximum, before the first gap is offered.
     ///
-    /// An empty row (`ties` = 0) and every row with `ln(ties) <= resolve` start from beta = 0. It is NaN unless
-    /// `resolve` >= 0, and it then stays NaN, because no ratio exceeds a NaN.
+    /// An empty row (`ties` = 0) and every row with `ln(ties) <= resolve` start from beta = 0. It is NaN
+    /// unless `resolve` >= 0, and it then stays NaN, because no ratio exceeds a NaN.
     pub fn at_top(ties: u64, resolve: f64) -> Self {
         if resolve.is_nan() || resolve < 0.0 {
             return CriticalBeta::UNKNOWN;
@@ -55,8 +55,8 @@ impl CriticalBeta {
     }
 }
 
-/// The ratio (log rank - resolve) / gap. It is rounded only here, so the reference and every fast path agree bit for
-/// bit.
+/// The ratio (log rank - resolve) / gap. It is rounded only here, so the reference and every fast path agree
+/// bit for bit.
 pub(crate) fn ratio(gap: f64, rank: u64, resolve: f64) -> f64 {
     ((rank as f64).ln() - resolve) / gap
 }

@@ -39,14 +39,15 @@ impl DType {
     }
 }
 
-/// The shift that is subtracted from the f64 scores of a row before they become f32 scores. It is the largest finite
-/// score, or 0 if there is none. Gaps then keep 24 bits, whatever the offset of the row is.
+/// The shift that is subtracted from the f64 scores of a row before they become f32 scores. It is the largest
+/// finite score, or 0 if there is none. Gaps then keep 24 bits, whatever the offset of the row is.
 pub fn rebase_shift(scores: impl Iterator<Item = f64>) -> f64 {
     let top = scores.filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
     if top.is_finite() { top } else { 0.0 }
 }
 
-/// `score - shift`, rounded to f32 once. A score so low that its gap overflows f32 stays finite, so it stays unmasked.
+/// `score - shift`, rounded to f32 once. A score so low that its gap overflows f32 stays finite, so it stays
+/// unmasked.
 pub fn rebased(score: f64, shift: f64) -> f32 {
     if score.is_finite() { ((score - shift) as f32).max(f32::MIN) } else { score as f32 }
 }

@@ -89,7 +89,8 @@ pub enum Error {
         /// What to do about it.
         remedy: &'static str,
     },
-    /// There is a driver, but no usable GPU. The driver or the device is too old, or no device has that number.
+    /// There is a driver, but no usable GPU. The driver or the device is too old, or no device has that
+    /// number.
     #[error("no GPU: {found}; {remedy}")]
     NoGpu {
         /// What was tried and what was found.

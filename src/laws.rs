@@ -1,9 +1,9 @@
 //! The registry of published length laws is a table of data: one new row adds a law everywhere.
 //!
-//! Every law multiplies the logits, so its factor is an inverse temperature. In the formulas `n` is the number of
-//! visible keys, `i` the 0-based position of the query, and `L` the training length. Logarithms are natural unless a
-//! formula says otherwise. Published implementations differ: they use position or position + 1, sequence length or
-//! visible keys, and some clamp below L. Each entry states its convention.
+//! Every law multiplies the logits, so its factor is an inverse temperature. In the formulas `n` is the
+//! number of visible keys, `i` the 0-based position of the query, and `L` the training length. Logarithms are
+//! natural unless a formula says otherwise. Published implementations differ: they use position or position +
+//! 1, sequence length or visible keys, and some clamp below L. Each entry states its convention.
 
 /// The facts of a row that its factor may depend on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,8 +13,8 @@ pub struct RowFacts {
     pub n: u64,
     /// 0-based position of the query.
     pub position: u64,
-    /// Lambda(r) of the row, at the r of [`Rescaling::resolve`](crate::Rescaling::resolve). It is read only if that is
-    /// `Some`.
+    /// Lambda(r) of the row, at the r of [`Rescaling::resolve`](crate::Rescaling::resolve). It is read only
+    /// if that is `Some`.
     pub critical: f64,
     /// Entropy of the row at beta = 1, in nats. It is read only if
     /// [`Rescaling::needs_entropy`](crate::Rescaling::needs_entropy).

@@ -1,8 +1,9 @@
 //! Exact critical inverse temperature of attention rows, and a softmax that is rescaled by it.
 //!
-//! A row of attention is a softmax over n scores. Its gaps are D_j = max - s_j, and N(t) counts the gaps of at
-//! most t. The critical beta of the row is Lambda = sup over t > 0 of log N(t) / t (arXiv:2605.12697). Far below
-//! Lambda the softmax blurs the top keys together as n grows. Far above it one key takes all the weight.
+//! A row of attention is a softmax over n scores. Its gaps are D_j = max - s_j, and N(t) counts the gaps of
+//! at most t. The critical beta of the row is Lambda = sup over t > 0 of log N(t) / t (arXiv:2605.12697). Far
+//! below Lambda the softmax blurs the top keys together as n grows. Far above it one key takes all the
+//! weight.
 //!
 //! # On a CPU
 //!
@@ -27,8 +28,8 @@
 //!
 //! # On a GPU
 //!
-//! [`cuda::Engine::launch`] is the entry for a server. It takes device memory, a stream and a workspace that the
-//! caller owns.
+//! [`cuda::Engine::launch`] is the entry for a server. It takes device memory, a stream and a workspace that
+//! the caller owns.
 //!
 //! 1. [`cuda::Engine::cuda`] opens a GPU and loads the kernels, once per process.
 //! 2. [`cuda::Call::softmax`] describes one launch over device rows. Its other fields are set after that.
@@ -39,10 +40,12 @@
 //!
 //! # Modules and features
 //!
-//! - [`Scores`] says what a legal block of rows is. An empty row has critical beta 0, a single score also has 0,
-//!   and tied maxima have +inf. A NaN or +inf makes its own row NaN, and no other row.
-//! - [`Rescaling`] chooses beta. It is plain data with one text form. [`laws`] lists the published length laws.
-//! - Feature `calibration` (default): the module `calibration` reads a rule for each layer and head from a file.
+//! - [`Scores`] says what a legal block of rows is. An empty row has critical beta 0, a single score also has
+//!   0, and tied maxima have +inf. A NaN or +inf makes its own row NaN, and no other row.
+//! - [`Rescaling`] chooses beta. It is plain data with one text form. [`laws`] lists the published length
+//!   laws.
+//! - Feature `calibration` (default): the module `calibration` reads a rule for each layer and head from a
+//!   file.
 //! - Feature `cuda` (default): NVIDIA GPUs. The driver is found at run time, so the build needs no CUDA.
 //! - Feature `families`: the module `families` draws score rows whose critical beta is known.
 //! - Feature `simt`: a simulator runs the CUDA kernels on a CPU, for tests. The build needs a C++17 compiler.

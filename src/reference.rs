@@ -1,8 +1,8 @@
 //! The definition in executable form: in f64, sorted, obvious and slow.
 //!
-//! Tests compare everything else in this crate with it. It is public so that anyone can check one row by hand. The
-//! definitions and the main theorem are in arXiv:2605.12697. `docs/how-it-works.md` derives the resolved critical beta
-//! and the finite-n bounds.
+//! Tests compare everything else in this crate with it. It is public so that anyone can check one row by
+//! hand. The definitions and the main theorem are in arXiv:2605.12697. `docs/how-it-works.md` derives the
+//! resolved critical beta and the finite-n bounds.
 //!
 //! ```
 //! use critbeta::reference::Row;
@@ -76,16 +76,16 @@ impl Row {
 
     /// Lambda = sup over t > 0 of log N(t) / t, with its contact.
     ///
-    /// With ties it is +inf with contact gap 0. It is 0 with contact gap 0 for n <= 1, and for rows whose other gaps all
-    /// overflow to +inf. It is NaN for a poisoned row.
+    /// With ties it is +inf with contact gap 0. It is 0 with contact gap 0 for n <= 1, and for rows whose
+    /// other gaps all overflow to +inf. It is NaN for a poisoned row.
     pub fn critical_beta(&self) -> CriticalBeta {
         self.resolved_critical_beta(0.0)
     }
 
     /// Lambda(r) = sup over t > 0 with log N(t) > r of (log N(t) - r) / t. The empty supremum is 0.
     ///
-    /// `resolve` is r >= 0 in nats. Up to e^r scores at the top need not be separated, so Lambda(r) is finite with ties
-    /// once r >= log N(0).
+    /// `resolve` is r >= 0 in nats. Up to e^r scores at the top need not be separated, so Lambda(r) is finite
+    /// with ties once r >= log N(0).
     pub fn resolved_critical_beta(&self, resolve: f64) -> CriticalBeta {
         let mut best = CriticalBeta::at_top(self.gap_count(0.0), resolve);
         if self.is_poisoned() {
@@ -186,9 +186,10 @@ impl Row {
     }
 }
 
-/// A finite-n bound as its slack at inverse temperature beta, in the units of the bounded quantity. The slack is >= 0
-/// where the bound holds. It is `None` where the bound says nothing: on the other side of rho = 1, and for an empty or
-/// poisoned row. If a bound holds with equality, rounding can put the slack some 1e-15 below 0.
+/// A finite-n bound as its slack at inverse temperature beta, in the units of the bounded quantity. The slack
+/// is >= 0 where the bound holds. It is `None` where the bound says nothing: on the other side of rho = 1,
+/// and for an empty or poisoned row. If a bound holds with equality, rounding can put the slack some 1e-15
+/// below 0.
 pub type Slack = fn(&Row, f64) -> Option<f64>;
 
 /// Every bound at one beta, by name. [`tail_mass_slack`] and [`certificate_slack`] take one more argument.
@@ -266,7 +267,8 @@ pub fn envelope_above_slack(row: &Row, beta: f64) -> Option<f64> {
     Some(row.laplace_envelope(beta) + (row.n() as f64).ln().ln_1p() - row.log_partition(beta))
 }
 
-/// rho > 1: the unnormalised mass of the gaps beyond `t` >= 0 is at most rho / (rho - 1) exp(-(beta - Lambda) t).
+/// rho > 1: the unnormalised mass of the gaps beyond `t` >= 0 is at most rho / (rho - 1) exp(-(beta - Lambda)
+/// t).
 pub fn tail_mass_slack(row: &Row, beta: f64, t: f64) -> Option<f64> {
     let bound = weight(t, beta - row.critical_beta().beta) / excess(row, beta)?;
     let beyond = &row.gaps()[row.gap_count(t) as usize..];
@@ -275,7 +277,8 @@ pub fn tail_mass_slack(row: &Row, beta: f64, t: f64) -> Option<f64> {
 
 /// The exactness certificate from the `k` largest scores: their best ratio minus (log n - r) / D_(k).
 ///
-/// If it is >= 0, that best ratio is Lambda(r) of the whole row. It is `None` unless 1 <= k <= n and D_(k) > 0.
+/// If it is >= 0, that best ratio is Lambda(r) of the whole row. It is `None` unless 1 <= k <= n and D_(k) >
+/// 0.
 pub fn certificate_slack(row: &Row, k: usize, resolve: f64) -> Option<f64> {
     let last = *row.gaps().get(k.checked_sub(1)?)?;
     let seen = Row { gaps: row.gaps()[..k].to_vec(), n: k as u64, max: row.max };

@@ -1,7 +1,7 @@
 //! Rules that choose the inverse temperature of a row, as plain data.
 //!
-//! A [`Rescaling`] is the rule for one row, and has a text form (see `spec.rs`). The type `calibration::RescalingSpec`
-//! may also name a file that holds a rule per layer and head.
+//! A [`Rescaling`] is the rule for one row, and has a text form (see `spec.rs`). The type
+//! `calibration::RescalingSpec` may also name a file that holds a rule per layer and head.
 
 pub use crate::laws::RowFacts;
 use crate::laws::{LawEntry, Parameter};
@@ -49,7 +49,8 @@ impl Law {
         Ok(Law { entry, values })
     }
 
-    /// The law with the example values of its parameters, and `train` for a training length that has no default.
+    /// The law with the example values of its parameters, and `train` for a training length that has no
+    /// default.
     pub fn example(entry: &'static LawEntry, train: f64) -> Self {
         let value = |p: &Parameter| if p.is_length && p.default.is_none() { train } else { p.example };
         Law { entry, values: entry.parameters.iter().map(value).collect() }
@@ -99,8 +100,8 @@ impl Default for Critical {
     }
 }
 
-/// The fitted law betahat(n) = c (ln n)^xi. With an anchor length N0 the factor is betahat(n) / betahat(N0). That is 1
-/// at N0, and it keeps the operating ratio that the model has there.
+/// The fitted law betahat(n) = c (ln n)^xi. With an anchor length N0 the factor is betahat(n) / betahat(N0).
+/// That is 1 at N0, and it keeps the operating ratio that the model has there.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Calibrated {
@@ -120,8 +121,8 @@ impl Calibrated {
 }
 
 impl Rescaling {
-    /// The beta of a row, >= 0. It is NaN if the rule depends on a NaN in itself or in the facts. A row with n <= 1 has
-    /// weight 1, or none, at any beta. If a law has no value for such a row, its beta is 0.
+    /// The beta of a row, >= 0. It is NaN if the rule depends on a NaN in itself or in the facts. A row with
+    /// n <= 1 has weight 1, or none, at any beta. If a law has no value for such a row, its beta is 0.
     pub fn beta(&self, row: &RowFacts) -> f64 {
         let beta = match self {
             Rescaling::Identity => 1.0,

@@ -3,7 +3,8 @@
 use crate::{DType, Error, Result};
 use half::{bf16, f16};
 
-/// An element type of score rows in memory: f32, f16 or bf16. Every value converts to the working f32 exactly.
+/// An element type of score rows in memory: f32, f16 or bf16. Every value converts to the working f32
+/// exactly.
 pub trait Element: bytemuck::Pod + Send + Sync + sealed::Sealed {
     /// The name of this type among the element types.
     const DTYPE: DType;
@@ -61,8 +62,8 @@ impl Element for bf16 {
 
 /// `rows` x `cols` attention scores in row-major order. Row `r` begins at `r * stride`.
 ///
-/// Scores are the logits that the softmax sees at beta = 1. A score of -inf is masked. With lengths, row `r` has
-/// `lens[r] <= cols` scores, and the elements behind them are never read.
+/// Scores are the logits that the softmax sees at beta = 1. A score of -inf is masked. With lengths, row `r`
+/// has `lens[r] <= cols` scores, and the elements behind them are never read.
 #[derive(Debug, Clone, Copy)]
 pub struct Scores<'a, T: Element = f32> {
     data: &'a [T],
@@ -99,9 +100,10 @@ impl<'a, T: Element> Scores<'a, T> {
         };
         match needed {
             Some(needed) if needed <= data.len() => Ok(Scores { data, rows, cols, stride, lens: None }),
-            _ => {
-                fail(format!("with stride {stride} the rows reach beyond the buffer of {} elements", data.len()))
-            }
+            _ => fail(format!(
+                "with stride {stride} the rows reach beyond the buffer of {} elements",
+                data.len()
+            )),
         }
     }
 
@@ -138,8 +140,8 @@ impl<'a, T: Element> Scores<'a, T> {
         &self.data[row * self.stride..][..len]
     }
 
-    /// The 0-based query position of row `row` if the caller gives none. It is the last unmasked key, or 0 if there is
-    /// none.
+    /// The 0-based query position of row `row` if the caller gives none. It is the last unmasked key, or 0 if
+    /// there is none.
     ///
     /// Panics as [`Scores::row`] does.
     pub fn last_visible(&self, row: usize) -> u64 {

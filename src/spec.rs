@@ -1,7 +1,7 @@
 //! The text form of rescalings, for command lines and files: `name` or `name:key=value,...`.
 //!
-//! A printed text parses to the same value. The first parameter is always printed, and the others if they differ from
-//! their default.
+//! A printed text parses to the same value. The first parameter is always printed, and the others if they
+//! differ from their default.
 
 use crate::laws::{LAWS, LawEntry};
 use crate::rescaling::{Calibrated, Critical, Law, Rescaling};
@@ -134,7 +134,8 @@ fn law(mut given: Parameters, entry: &'static LawEntry) -> Result<Rescaling> {
         let value = given.take(key)?.or(parameter.default).ok_or_else(|| {
             Error::spec(spec, format!("{key} is missing, for example {key}={}", parameter.example))
         })?;
-        // The error here names the whole spec. `Law::new` makes the same checks for values that come without a text.
+        // The error here names the whole spec. `Law::new` makes the same checks for values that come without
+        // a text.
         values.push(if parameter.is_length { length(spec, key, value)? } else { finite(spec, key, value)? });
     }
     let known: Vec<&str> = entry.parameters.iter().map(|p| p.name).collect();

@@ -1,7 +1,8 @@
 //! Statistics that a row gives piece by piece, and how the pieces merge.
 //!
-//! Each type is a monoid: merging in any grouping gives the same value. Counts are integers, and merge only against the
-//! same anchor. Only [`Partition`] adds floating-point numbers, so its order matters in the last bits.
+//! Each type is a monoid: merging in any grouping gives the same value. Counts are integers, and merge only
+//! against the same anchor. Only [`Partition`] adds floating-point numbers, so its order matters in the last
+//! bits.
 
 use crate::{Error, Result};
 
@@ -14,7 +15,8 @@ pub struct RowMax {
     pub second: f32,
     /// Number of unmasked scores, n. NaN and +inf count; -inf does not.
     pub len: u64,
-    /// Index of the first maximum. In a poisoned row it is that of the first NaN or +inf, and in an empty row it is 0.
+    /// Index of the first maximum. In a poisoned row it is that of the first NaN or +inf, and in an empty row
+    /// it is 0.
     pub argmax: u64,
     /// How many scores equal the maximum, N(0). It is 0 for an empty or poisoned row.
     pub ties: u64,
@@ -91,8 +93,8 @@ const BIN_SHIFT: u32 = 20;
 
 /// Integer gap counts below one anchor: how many gaps fall into each of 2,040 bins.
 ///
-/// A bin is the leading 11 bits of the f32 gap, so bins are fixed, ascending, and eight to an octave. Gaps that overflow
-/// f32 are not counted, because no finite t reaches them.
+/// A bin is the leading 11 bits of the f32 gap, so bins are fixed, ascending, and eight to an octave. Gaps
+/// that overflow f32 are not counted, because no finite t reaches them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GapProfile {
     /// The maximum that gaps are measured from.
@@ -141,8 +143,8 @@ impl GapProfile {
 
     /// The profile of both parts of a row.
     ///
-    /// Errors: [`Error::AnchorMismatch`] for different anchors. Counts below different maxima count different gaps, and
-    /// their sum is not the gap count of the whole row.
+    /// Errors: [`Error::AnchorMismatch`] for different anchors. Counts below different maxima count different
+    /// gaps, and their sum is not the gap count of the whole row.
     pub fn merge(mut self, other: &GapProfile) -> Result<GapProfile> {
         if self.anchor != other.anchor {
             return Err(Error::AnchorMismatch { left: self.anchor, right: other.anchor });
@@ -272,7 +274,8 @@ impl Partition {
     }
 }
 
-/// exp(-beta gap) with the limits that a row needs: it is 1 at beta = 0 or gap 0, whatever the other factor is.
+/// exp(-beta gap) with the limits that a row needs: it is 1 at beta = 0 or gap 0, whatever the other factor
+/// is.
 pub(crate) fn weight(gap: f64, beta: f64) -> f64 {
     if gap == 0.0 || beta == 0.0 { 1.0 } else { (-beta * gap).exp() }
 }

@@ -134,7 +134,10 @@ fn overlapping_buffers_are_refused() {
         (with(right, |c| c.beta = Beta::Each(right.report.unwrap())), "betas at"),
     ] {
         let message = f.refusal(&call);
-        assert!(message.contains(expected) && message.contains("overlap"), "{expected:?} is not in {message:?}");
+        assert!(
+            message.contains(expected) && message.contains("overlap"),
+            "{expected:?} is not in {message:?}"
+        );
         assert!(message.contains(&format!("{:#x}", call.report.unwrap())) || call.report == right.report);
     }
     // Memory that is only read may be shared, and neighbours do not overlap.
@@ -180,7 +183,10 @@ fn workspaces_are_checked_and_memory_is_looked_up() {
     let refusal = message(&mut f, &right, None);
     assert!(refusal.contains(&format!("a workspace of 0 bytes, expected {needed}")), "{refusal}");
     let refusal = message(&mut f, &right, Some(Workspace { address, bytes: needed - 1 }));
-    assert!(refusal.contains(&format!("a workspace of {} bytes, expected {needed}", needed - 1)), "{refusal}");
+    assert!(
+        refusal.contains(&format!("a workspace of {} bytes, expected {needed}", needed - 1)),
+        "{refusal}"
+    );
     let refusal = message(&mut f, &right, Some(Workspace { address: address + 128, bytes: needed }));
     assert!(refusal.contains("not aligned to 256 bytes"), "{refusal}");
     let refusal = message(&mut f, &right, Some(Workspace { address: 0, bytes: needed }));

@@ -1,6 +1,7 @@
 //! Compares every instruction set of this machine with the reference and with the others, bit for bit.
 //!
-//! A process has one instruction set. One test therefore runs this binary again for each, with `CRITBETA_LANES` set.
+//! A process has one instruction set. One test therefore runs this binary again for each, with
+//! `CRITBETA_LANES` set.
 
 mod common;
 
@@ -42,7 +43,8 @@ fn agrees<T: Element>(row: &[f32], offset: usize, case: &str) {
         let tolerance = prob_error(weight, z_of(s)) + weight * sum_error(row.len());
         assert!((f64::from(p) - weight).abs() <= tolerance, "{case}: score {at} has {p}, expected {weight}");
     }
-    // The output in the element type of the scores, and in place, has the f32 probabilities rounded once more.
+    // The output in the element type of the scores, and in place, has the f32 probabilities rounded once
+    // more.
     let mut narrow = vec![T::from_f32(0.0); row.len()];
     cpu::softmax(&view, &rule(), Some(&[0]), &mut narrow).unwrap();
     let expected: Vec<T> = out[offset..].iter().map(|&p| T::from_f32(p)).collect();
@@ -278,7 +280,8 @@ fn an_instruction_set_that_is_not_there_is_named_with_those_that_are() {
     assert!(text.contains("portable"), "{text}");
 }
 
-/// A row longer than any cache has a NaN, a +inf or only masks, and then a short row follows on the same thread.
+/// A row longer than any cache has a NaN, a +inf or only masks, and then a short row follows on the same
+/// thread.
 #[test]
 fn a_row_without_probabilities_leaves_the_next_one_alone() {
     let n = 70_000;

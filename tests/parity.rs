@@ -9,7 +9,8 @@ use critbeta::reference::Row;
 use critbeta::{Element, Rescaling, Scores};
 use half::{bf16, f16};
 
-/// Lengths around 1, 8 and 64 have vector tails. From 65 on there is a histogram refinement. The rest are real lengths.
+/// Lengths around 1, 8 and 64 have vector tails. From 65 on there is a histogram refinement. The rest are
+/// real lengths.
 const LENGTHS: [usize; 11] = [1, 2, 3, 7, 8, 63, 64, 65, 1000, 4097, 65_536];
 
 /// The betas at which weights are compared: all equal, blurred, the model's own, sharp, and the limit.
@@ -121,8 +122,8 @@ fn probabilities_are_the_reference_weights_within_their_bound() {
     }
 }
 
-/// One key lies above a bulk that shares the weight. An error that all keys of the bulk share then shows in the largest
-/// probability.
+/// One key lies above a bulk that shares the weight. An error that all keys of the bulk share then shows in
+/// the largest probability.
 #[test]
 fn the_largest_probability_bears_the_errors_of_a_whole_bulk() {
     let few = |n: usize, top: f32, every: usize, bulk: f32| -> Vec<f32> {

@@ -1,5 +1,5 @@
-//! Compares the CUDA kernels with the reference for every variant, dtype, family, length and alignment. They run on the
-//! simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
+//! Compares the CUDA kernels with the reference for every variant, dtype, family, length and alignment. They
+//! run on the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
 
 #[path = "common/agree.rs"]
 mod agree;
@@ -14,7 +14,7 @@ use critbeta::cuda::{Arch, Beta, Plan, Problem, SimtOptions};
 use critbeta::reference::Row;
 use critbeta::rescaling::RowFacts;
 use critbeta::{DType, Rescaling};
-use device::{Request, DTYPES, Out, PLAIN, Rows, engine, engine_of, run, small};
+use device::{DTYPES, Out, PLAIN, Request, Rows, engine, engine_of, run, small};
 use std::collections::BTreeSet;
 
 #[test]
@@ -41,7 +41,8 @@ fn every_variant_agrees_on_every_family_and_edge() {
                     let measure = Measure::new(0.69, None);
                     let both = out == Out::None;
                     let request = Request { measure, both, ..Request::new(out, Beta::Rescaling(&rescaling)) };
-                    let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
+                    let done =
+                        run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
                     check(&case, &rows, &request, &done);
                     for (r, scores) in rows.rows.iter().enumerate() {
                         let case = format!("{case}, row {r}");
@@ -89,13 +90,15 @@ fn rows_may_begin_and_end_anywhere() {
                     Out::Apart(dtype, offset, offset % 5),
                     Out::Apart(other, (offset * 7 + 3) % 16, 3),
                 ];
-                // Wide scopes are slow here, and the effect of an offset on the output does not depend on the scope.
+                // Wide scopes are slow here, and the effect of an offset on the output does not depend on the
+                // scope.
                 let outs = if scope == Scope::Warp { &outs[..] } else { &outs[offset % 3..][..1] };
                 for &out in outs {
                     let rows = Rows { offset, gap: offset * 3 % 7, ..Rows::dense(dtype, &rows) };
                     let request = Request::new(out, Beta::Rescaling(&rescaling));
                     let case = format!("{scope:?} {n} x {dtype} at {offset} to {out:?}");
-                    let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
+                    let done =
+                        run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
                     check(&case, &rows, &request, &done);
                 }
             }
@@ -190,7 +193,8 @@ fn memory_is_read_once_and_written_once() {
             let rows = Rows::dense(dtype, &rows_of(n, 21));
             let count = rows.rows.len() as u64;
             let rule = rescaling("critical:resolve=0.69,cap=9");
-            let request = Request { report: false, ..Request::new(Out::Apart(dtype, 0, 0), Beta::Rescaling(&rule)) };
+            let request =
+                Request { report: false, ..Request::new(Out::Apart(dtype, 0, 0), Beta::Rescaling(&rule)) };
             let problem = Problem::softmax(count, n as u64, dtype);
             let plan = Plan::choose(&problem, engine.arch()).unwrap();
             let done = run(&engine, &rows, &request).unwrap();
@@ -212,7 +216,8 @@ fn memory_is_read_once_and_written_once() {
     }
 }
 
-/// If beta is given, the part of a row that is not on chip is read twice: for the maximum, and for the output.
+/// If beta is given, the part of a row that is not on chip is read twice: for the maximum, and for the
+/// output.
 #[test]
 fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     let on_chip = 4 * 500 * 4;
@@ -225,7 +230,8 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     };
     let mut rows = rows_of(n, 33);
     rows.retain(|row| row.iter().any(|&s| s > f32::NEG_INFINITY));
-    // The powers of these scores leave the range of floats on one side of 0, or lie far above those of the part on chip.
+    // The powers of these scores leave the range of floats on one side of 0, or lie far above those of the
+    // part on chip.
     rows.push((0..n).map(|i| 1e4 + (i % 977) as f32).collect());
     rows.push((0..n).map(|i| -1e7 - (i % 977) as f32).collect());
     rows.push((0..n).map(|i| if i == n - 5 { 900.0 } else { -((i % 7) as f32) }).collect());
@@ -233,14 +239,16 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     let dense = Rows::dense(DType::F32, &rows);
     for rule in ["identity", "fixed:0.0625", "fixed:40", "fixed:0", "chen:gamma=0.25"] {
         let rule = rescaling(rule);
-        let request = Request { report: false, ..Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule)) };
+        let request =
+            Request { report: false, ..Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule)) };
         let done = run(&engine, &dense, &request).unwrap();
         for (r, scores) in rows.iter().enumerate() {
             let case = format!("{rule}, row {r}");
             assert_probs(&case, scores, rule.beta(&facts(scores)), &done.probs[r], DType::F32);
         }
         if engine.is_simulated() && rule.beta(&facts(&gaussian)) > 0.0 {
-            let done = run(&engine, &Rows::dense(DType::F32, std::slice::from_ref(&gaussian)), &request).unwrap();
+            let done =
+                run(&engine, &Rows::dense(DType::F32, std::slice::from_ref(&gaussian)), &request).unwrap();
             let bytes = (4 * on_chip + 2 * 4 * (n - on_chip)) as f64;
             let (read, written) = (done.load_bytes as f64 / bytes, done.store_bytes as f64 / (4 * n) as f64);
             assert!((1.0..1.01).contains(&read) && (1.0..1.01).contains(&written), "{read}, {written}");
@@ -248,8 +256,8 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     }
 }
 
-/// A reviewer found this row (2026-11-25). All its gaps round the same way, by half an ulp, so Z of the scores differs from
-/// Z of the rounded gaps. Such a row is written again.
+/// A reviewer found this row (2026-11-25). All its gaps round the same way, by half an ulp, so Z of the
+/// scores differs from Z of the rounded gaps. Such a row is written again.
 #[test]
 fn beyond_the_chip_gaps_that_round_alike_cost_a_third_read_and_no_accuracy() {
     let on_chip = 4 * 500 * 4;
@@ -330,7 +338,8 @@ fn the_ladder_has_no_gap_at_its_steps() {
                     let rule = rescaling("critical:cap=12");
                     let request = Request::new(Out::Apart(dtype, 0, 0), Beta::Rescaling(&rule));
                     let case = format!("{family} {cols} x {dtype} by {:?}", of(cols));
-                    let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
+                    let done =
+                        run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{case}: {error}"));
                     check(&case, &rows, &request, &done);
                     let resolved = done.reports[0].decode(PLAIN).resolved;
                     assert_eq!(resolved, cpu::critical_beta(&rows.rows[0], 0.0), "{case}");

@@ -269,7 +269,9 @@ fn what_no_kernel_can_do_is_refused_with_its_numbers() {
     assert!(refused(1 << 30, 1 << 17, DType::F32, &h100).contains("launch fewer rows"));
     let mut volta = h100.clone();
     (volta.sm, volta.name) = (70, "a Tesla V100".into());
-    assert!(refused(5, 5, DType::F32, &volta).contains("a Tesla V100 is sm_70, the kernels need sm_80 or later"));
+    assert!(
+        refused(5, 5, DType::F32, &volta).contains("a Tesla V100 is sm_70, the kernels need sm_80 or later")
+    );
     let mut tiny = h100;
     tiny.shared_per_block_bytes = 4 << 10;
     assert!(refused(5, 5, DType::F32, &tiny).contains("4096 bytes of shared memory"));

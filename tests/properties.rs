@@ -166,8 +166,8 @@ proptest! {
         let whole = piece(&row, 0);
         let merged = merge_pieces(&row, cuts, &picks, piece, |a, b| a.merge(b, beta));
         prop_assert_eq!(merged.max, whole.max);
-        // Gaps are exact on the lattice. Each of at most 9 rebasings multiplies by one rounded exponential. Its argument, at
-        // most 20 * 10, is rounded too: 200 * 2^-53 + 2^-53 each.
+        // Gaps are exact on the lattice. Each of at most 9 rebasings multiplies by one rounded exponential.
+        // Its argument, at most 20 * 10, is rounded too: 200 * 2^-53 + 2^-53 each.
         let tolerance = 2.0 * sum_error(row.len()) + 9.0 * 201.0 * f64::EPSILON;
         prop_assert!((merged.sum - whole.sum).abs() <= tolerance * whole.sum);
         prop_assert!((merged.gap_sum - whole.gap_sum).abs() <= tolerance * whole.gap_sum);
@@ -199,8 +199,8 @@ fn every_bound_holds_on_both_sides_of_the_critical_beta() {
         let row = Row::from_f32(&scores);
         let critical = row.critical_beta().beta;
         let scale = if critical.is_finite() && critical > 0.0 { critical } else { 1.0 };
-        // If a bound holds with equality (all tied; one score), its slack is the rounding of log Z or H. Their terms are
-        // relative to 1 + log n.
+        // If a bound holds with equality (all tied; one score), its slack is the rounding of log Z or H.
+        // Their terms are relative to 1 + log n.
         let allowance = 2.0 * sum_error(scores.len()) * (1.0 + (scores.len() as f64).ln());
         for rho in [0.0, 1e-3, 0.1, 0.5, 0.9, 0.999, 1.001, 1.1, 1.5, 3.0, 10.0, 1e3, 1e9, f64::INFINITY] {
             for (i, (name, slack)) in BOUNDS.iter().enumerate() {

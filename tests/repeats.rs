@@ -1,5 +1,5 @@
-//! The same launch always gives the same bits, by itself and replayed by a CUDA graph. It runs on the simulator, or on the
-//! first GPU with CRITBETA_REQUIRE_GPU=1.
+//! The same launch always gives the same bits, by itself and replayed by a CUDA graph. It runs on the
+//! simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -9,7 +9,7 @@ mod device;
 use common::every_family;
 use critbeta::cuda::{Arch, Beta};
 use critbeta::{DType, Rescaling};
-use device::{Request, Out, Rows, engine, run};
+use device::{Out, Request, Rows, engine, run};
 
 /// A width for each scope of a large GPU: warp, block, cluster, split.
 const WIDTHS: [usize; 4] = [100, 3000, 40_000, 140_000];
@@ -35,7 +35,10 @@ fn fifty_runs_give_the_same_bits() {
             let request = Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule));
             let first = bits(&rows, &request, &engine);
             for turn in 1..runs {
-                assert!(bits(&rows, &request, &engine) == first, "n = {n}: run {turn} differs from the first");
+                assert!(
+                    bits(&rows, &request, &engine) == first,
+                    "n = {n}: run {turn} differs from the first"
+                );
             }
         }
     }
@@ -61,7 +64,8 @@ fn a_captured_launch_replays() {
                 Rows::dense(DType::F32, &every_family(n, 3).map(|(_, row)| row).take(2).collect::<Vec<_>>());
             let count = rows.rows.len();
             let expected =
-                run(&engine, &rows, &Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule))).unwrap();
+                run(&engine, &rows, &Request::new(Out::Apart(DType::F32, 0, 0), Beta::Rescaling(&rule)))
+                    .unwrap();
             let scores = engine.uploaded(bytemuck::cast_slice(&rows.rows.concat())).unwrap();
             let mut out = engine.zeroed(count * n * 4).unwrap();
             let report = engine.zeroed(count * size_of::<RowReport>()).unwrap();

@@ -1,5 +1,5 @@
-//! Tests of features that do not depend on the kernel: rules, given betas, top-k, the host verbs. They run on the
-//! simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
+//! Tests of features that do not depend on the kernel: rules, given betas, top-k, the host verbs. They run on
+//! the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1.
 
 #[path = "common/agree.rs"]
 mod agree;
@@ -12,7 +12,7 @@ use critbeta::cpu::{self, Measure};
 use critbeta::cuda::internals::Scope;
 use critbeta::cuda::{Arch, Beta, Engine};
 use critbeta::{DType, Rescaling, Scores};
-use device::{Request, Out, PLAIN, Rows, engine, run, small};
+use device::{Out, PLAIN, Request, Rows, engine, run, small};
 
 #[test]
 fn every_rule_gives_the_beta_of_the_cpu() {
@@ -76,8 +76,8 @@ fn every_rule_gives_the_beta_of_the_cpu() {
                 let case = format!("{rule}, row {r} of {} scores at {at}", row.len());
                 let ours = if done.reports[r].poisoned != 0 { f64::NAN } else { done.reports[r].beta };
                 let same = ours == cpu.beta || (ours.is_nan() && cpu.beta.is_nan());
-                // The logarithm of the kernels is within 0.52 ulp, and their power within |y ln x| ulps. The entropy of velickovic
-                // comes from f32 weights.
+                // The logarithm of the kernels is within 0.52 ulp, and their power within |y ln x| ulps. The
+                // entropy of velickovic comes from f32 weights.
                 let error = if rule.needs_entropy() { 1e-6 } else { 1e-14 };
                 assert!(
                     same || (ours - cpu.beta).abs() <= error * cpu.beta,
@@ -191,8 +191,8 @@ fn host_verbs_are_those_of_the_cpu() {
     assert_eq!(engine.row_reports(&nothing, 1.0, PLAIN).unwrap(), []);
 }
 
-/// The kernels round the logarithm of these counts differently than the host (2026-11-25). A resolve of exactly that
-/// logarithm ignores the tie, and a resolve below it does not.
+/// The kernels round the logarithm of these counts differently than the host (2026-11-25). A resolve of
+/// exactly that logarithm ignores the tie, and a resolve below it does not.
 #[test]
 fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
     let Some(engine) = engine("a_resolve_that_is_the_logarithm", &Arch::named("sm_90").unwrap()) else {
@@ -211,7 +211,8 @@ fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
             }
         }
     }
-    // A reviewer's case (2026-11-25): one count is within an ulp of the resolve at a tiny gap, and the next is far away.
+    // A reviewer's case (2026-11-25): one count is within an ulp of the resolve at a tiny gap, and the next
+    // is far away.
     for (count, far) in [(9_170, 0.153_468), (48_893, 0.008_224_14)] {
         let scores = [vec![-1e-12; count - 1], vec![0.0, -far]].concat();
         let measure = Measure::new((count as f64).ln().next_down(), None);
@@ -221,7 +222,8 @@ fn a_resolve_that_is_the_logarithm_of_a_count_is_decided_as_on_the_cpu() {
     }
 }
 
-/// A reviewer's fuzzer found these (2026-11-25): scores, betas and resolves at the ends of the range of floats.
+/// A reviewer's fuzzer found these (2026-11-25): scores, betas and resolves at the ends of the range of
+/// floats.
 #[test]
 fn floats_at_the_ends_of_their_range_are_rows_like_any_other() {
     let Some(engine) = engine("floats_at_the_ends_of_their_range", &small(Scope::Block, 600, 4, 1)) else {

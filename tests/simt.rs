@@ -1,5 +1,6 @@
-//! Tests the checker of the simulator (kernels/simt). It finds every planted fault under every thread order, and nothing in
-//! the corrected twin. scripts/simt-check.sh runs the same tests with sanitizers in the simulator.
+//! Tests the checker of the simulator (kernels/simt). It finds every planted fault under every thread order,
+//! and nothing in the corrected twin. scripts/simt-check.sh runs the same tests with sanitizers in the
+//! simulator.
 
 // Planted faults are not part of the library, so this test calls the C functions of the simulator.
 #![allow(unsafe_code)]
@@ -70,7 +71,8 @@ mod simulator {
         (0..).map_while(name).map(|name| name.to_str().unwrap()).collect()
     }
 
-    /// The message of the simulator for a planted fault, if it found one, and how often threads took turns until then.
+    /// The message of the simulator for a planted fault, if it found one, and how often threads took turns
+    /// until then.
     fn found(index: u32, seed: u64, shadow: u32) -> (Option<String>, u64) {
         let mut outcome = NOTHING;
         // SAFETY: the outcome lives through the call and has the simulator's layout.
@@ -148,7 +150,8 @@ mod simulator {
         let variant = symbols.iter().position(|&symbol| symbol == "wrappers_f32_cluster64x2").unwrap() as u32;
         let answer = |launch: &Launch| {
             let mut outcome = NOTHING;
-            // SAFETY: both live through the call and have the layout of the simulator, and no kernel has a buffer to write.
+            // SAFETY: both live through the call and have the layout of the simulator, and no kernel has a
+            // buffer to write.
             let status = unsafe { critbeta_simt_launch(launch, &mut outcome) };
             assert_eq!(outcome.faults, u32::from(status == 1));
             (status, outcome.message())

@@ -1,5 +1,5 @@
-//! Counts how often the search reads a row to find its contact. The row is split on a GPU that keeps nothing of it on
-//! chip, so every pass is a read.
+//! Counts how often the search reads a row to find its contact. The row is split on a GPU that keeps nothing
+//! of it on chip, so every pass is a read.
 //!
 //! `cargo test --test work -- --nocapture` prints the table.
 
@@ -11,11 +11,12 @@ use critbeta::cuda::Beta;
 use critbeta::cuda::internals::Scope;
 use critbeta::families::Family;
 use critbeta::{DType, Rescaling};
-use device::{Request, Out, Rows, engine, run, small};
+use device::{Out, Request, Rows, engine, run, small};
 
 const LENGTHS: [usize; 2] = [1 << 16, 1 << 20];
 
-/// Every row takes three passes, for the maximum, the sum and the probabilities, and the reports are read in between.
+/// Every row takes three passes, for the maximum, the sum and the probabilities, and the reports are read in
+/// between.
 const PLAIN: f64 = 3.1;
 /// Threads that hold a maximum read their share again. If all scores are tied, these are all threads.
 const HOLDERS: f64 = 1.0;

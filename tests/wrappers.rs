@@ -1,5 +1,6 @@
-//! Runs every wrapper of kernels/simt.cuh once, on the simulator, or on the first GPU with CRITBETA_REQUIRE_GPU=1. Both
-//! bodies of that file must write the words that this test computes from the definitions.
+//! Runs every wrapper of kernels/simt.cuh once, on the simulator, or on the first GPU with
+//! CRITBETA_REQUIRE_GPU=1. Both bodies of that file must write the words that this test computes from the
+//! definitions.
 
 #[path = "common/device.rs"]
 mod device;
@@ -20,7 +21,8 @@ fn wide_bits(value: f64) -> u64 {
 
 /// Special values first, then floats of like size, then anything.
 fn input() -> Vec<u32> {
-    // The arithmetic of thread t takes words t, 7 t + 3 and 13 t + 5, so it covers both pairs of unequal zeros.
+    // The arithmetic of thread t takes words t, 7 t + 3 and 13 t + 5, so it covers both pairs of unequal
+    // zeros.
     #[rustfmt::skip]
     let special = [
         0, 0x80000000, 1, 0x80000000, 0x007fffff, 0x00800000, 0x7f7fffff, 0xff7fffff,
@@ -238,7 +240,8 @@ fn wrappers_do_on_every_machine_what_their_names_say() {
             };
             let words = engine.run_wrappers(variant, grid, ctas, &input(), expected.len()).unwrap();
             let differs = words.iter().zip(&expected).position(|(word, expected)| word != expected);
-            let difference = differs.map(|i| format!("word {i} is {:#010x}, not {:#010x}", words[i], expected[i]));
+            let difference =
+                differs.map(|i| format!("word {i} is {:#010x}, not {:#010x}", words[i], expected[i]));
             assert_eq!(difference, None, "{variant}, seed {seed}");
             run += 1;
         }

@@ -1,8 +1,9 @@
-//! The input is the bytes of a file. Opening it and reading every row must not panic. The first byte picks the format.
+//! The input is the bytes of a file. Opening it and reading every row must not panic. The first byte picks
+//! the format.
 #![no_main]
 
 #[expect(dead_code, reason = "the other target's body")]
-#[path = "../../tests/bad_files/probe.rs"]
+#[path = "../../diagnose/tests/bad_files/probe.rs"]
 mod probe;
 
 use libfuzzer_sys::{Corpus, fuzz_target};

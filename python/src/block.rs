@@ -1,4 +1,5 @@
-//! NumPy arrays as blocks of score rows, without a copy unless they are f64. Only this file and `cuda.rs` have unsafe code.
+//! NumPy arrays as blocks of score rows, without a copy unless they are f64. Only this file and `cuda.rs`
+//! have unsafe code.
 #![allow(unsafe_code)]
 
 use crate::raised;
@@ -10,7 +11,8 @@ use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use rayon::prelude::*;
 
-/// A borrowed array [rows, n] of float64, float32, float16 or uint16. NumPy has no bfloat16, so uint16 holds its bits.
+/// A borrowed array [rows, n] of float64, float32, float16 or uint16. NumPy has no bfloat16, so uint16 holds
+/// its bits.
 pub enum Block<'py> {
     F64(PyReadonlyArray2<'py, f64>),
     F32(PyReadonlyArray2<'py, f32>),
@@ -59,7 +61,8 @@ pub enum Data<'a> {
 impl Block<'_> {
     /// The rows of the array, with the lengths `lens` unless all rows are full.
     ///
-    /// Errors: ValueError for lengths that do not fit; MemoryError if there is no memory for the records of the rows.
+    /// Errors: ValueError for lengths that do not fit; MemoryError if there is no memory for the records of
+    /// the rows.
     pub fn rows(&self, lens: Option<&PyReadonlyArray1<i64>>) -> PyResult<ScoreRows<'_>> {
         let shape = match self {
             Block::F64(array) => array.shape(),
@@ -103,15 +106,17 @@ fn span<'a, T: NumpyElement>(array: &'a PyReadonlyArray2<'_, T>) -> PyResult<(&'
     let fits = (cols == 1 || strides[1] == size) && strides[0] % size == 0 && stride >= cols;
     let first = array.data().cast_const();
     match count {
-        // SAFETY: NumPy vouches for every element of the array. The strides were just checked: the elements ascend in one
-        // allocation, from `first` to `first + count`, and `first` is aligned. The bytes between two rows are in it too.
-        // Every pattern of them is a T (a float or an integer), and nobody reads them, because `Scores` reads only rows. The
-        // borrow ends with `array`, which keeps the memory alive. Its flag prevents writes through rust-numpy.
+        // SAFETY: NumPy vouches for every element of the array. The strides were just checked: the elements
+        // ascend in one allocation, from `first` to `first + count`, and `first` is aligned. The bytes
+        // between two rows are in it too. Every pattern of them is a T (a float or an integer), and nobody
+        // reads them, because `Scores` reads only rows. The borrow ends with `array`, which keeps the memory
+        // alive. Its flag prevents writes through rust-numpy.
         Some(count) if fits && first.is_aligned() => {
             Ok((unsafe { std::slice::from_raw_parts(first, count) }, stride))
         }
         _ => Err(PyValueError::new_err(format!(
-            "rows of shape [{rows}, {cols}] with strides {strides:?} bytes: expected contiguous, aligned rows apart"
+            "rows of shape [{rows}, {cols}] with strides {strides:?} bytes: \
+             expected contiguous, aligned rows apart"
         ))),
     }
 }
@@ -125,7 +130,8 @@ pub fn lengths(lens: &PyReadonlyArray1<i64>, rows: usize, cols: usize) -> PyResu
     each("lens", lens, rows, of_row)
 }
 
-/// Query positions or counts in the type of the crate. Errors: ValueError unless each row has one of at least 0.
+/// Query positions or counts in the type of the crate. Errors: ValueError unless each row has one of at least
+/// 0.
 pub fn indices(name: &str, values: &PyReadonlyArray1<i64>, rows: usize) -> PyResult<Vec<u64>> {
     let of_row = |row, found| {
         u64::try_from(found).map_err(|_| format!("{name}: {found} of row {row}, expected 0 or more"))
@@ -264,7 +270,9 @@ impl Target<'_> {
         Ok(match self {
             Target::F32(array) => Out::F32(array.as_slice_mut().map_err(refused)?),
             Target::F16(array) => Out::F16(array.as_slice_mut().map_err(refused)?),
-            Target::Bf16(array) => Out::Bf16(bytemuck::cast_slice_mut(array.as_slice_mut().map_err(refused)?)),
+            Target::Bf16(array) => {
+                Out::Bf16(bytemuck::cast_slice_mut(array.as_slice_mut().map_err(refused)?))
+            }
         })
     }
 }

@@ -1,5 +1,5 @@
-//! The CUDA kernels on memory that torch owns. Python passes addresses as integers, and its stream. Only this file and
-//! `block.rs` have unsafe code.
+//! The CUDA kernels on memory that torch owns. Python passes addresses as integers, and its stream. Only this
+//! file and `block.rs` have unsafe code.
 #![allow(unsafe_code)]
 
 use crate::numbers::{Whole, top_k as checked};
@@ -20,7 +20,8 @@ use std::sync::Arc;
 /// A GPU whose kernels are loaded, or their simulator.
 #[pyclass(frozen, module = "critbeta._core")]
 pub struct Engine {
-    /// The engine is never dropped. At exit the driver may be gone before it, and a forked child must not use it.
+    /// The engine is never dropped. At exit the driver may be gone before it, and a forked child must not use
+    /// it.
     engine: &'static cuda::Engine,
     process: u32,
 }
@@ -31,13 +32,14 @@ impl Engine {
         Ok(Engine { engine, process: std::process::id() })
     }
 
-    /// Errors: RuntimeError in a forked child of the process that opened it. There, every call of the driver would fail or
-    /// wait for ever.
+    /// Errors: RuntimeError in a forked child of the process that opened it. There, every call of the driver
+    /// would fail or wait for ever.
     fn alive(&self) -> PyResult<&'static cuda::Engine> {
         match self.process == std::process::id() {
             true => Ok(self.engine),
             false => Err(PyRuntimeError::new_err(format!(
-                "CUDA was begun in process {} and does not survive its fork to {}: use the start method 'spawn'",
+                "CUDA was opened in process {} and does not survive its fork to {}: \
+                 use the start method 'spawn'",
                 self.process,
                 std::process::id()
             ))),
@@ -47,13 +49,15 @@ impl Engine {
 
 #[pymethods]
 impl Engine {
-    /// Opens the GPU of this number. This takes seconds if NVRTC compiles the kernels. A cache on disk keeps them.
+    /// Opens the GPU of this number. This takes seconds if NVRTC compiles the kernels. A cache on disk keeps
+    /// them.
     #[staticmethod]
     fn cuda(py: Python<'_>, ordinal: usize) -> PyResult<Self> {
         Engine::of(py.detach(|| cuda::Engine::cuda(ordinal)))
     }
 
-    /// Opens the simulator of a GPU of this architecture (`sm_90`), for tests. The build needs the feature `simt`.
+    /// Opens the simulator of a GPU of this architecture (`sm_90`), for tests. The build needs the feature
+    /// `simt`.
     #[staticmethod]
     fn simulated(arch: &str) -> PyResult<Self> {
         let arch = Arch::named(arch).map_err(raised)?;
@@ -73,7 +77,8 @@ impl Engine {
         Ok(plan.map_err(raised)?.workspace_bytes())
     }
 
-    /// Enqueues a launch on `stream` and returns. All numbers except shapes and `stream` are addresses of device memory.
+    /// Enqueues a launch on `stream` and returns. All numbers except shapes and `stream` are addresses of
+    /// device memory.
     #[allow(clippy::too_many_arguments)]
     fn launch(
         &self,
@@ -104,10 +109,11 @@ impl Engine {
         call.resolve = (resolve != 0.0).then_some(resolve);
         call.both = out.is_none() && resolve != 0.0;
         let workspace = workspace.map(|[address, bytes]| Workspace { address, bytes });
-        // SAFETY: `critbeta/_cuda.py` is the one caller. It takes every address and size from a torch tensor on this engine's
-        // device. The tensor is an argument of the call or is made for it. Torch's allocator gives its memory to others only in
-        // the order of `stream`, which is torch's current stream. By the contract of every torch operation, nobody else writes
-        // what the launch reads, or touches what it writes, before then. The launch checks alignment, strides and overlaps.
+        // SAFETY: `critbeta/_cuda.py` is the one caller. It takes every address and size from a torch tensor
+        // on this engine's device. The tensor is an argument of the call or is made for it. Torch's allocator
+        // gives its memory to others only in the order of `stream`, which is torch's current stream. By the
+        // contract of every torch operation, nobody else writes what the launch reads, or touches what it
+        // writes, before then. The launch checks alignment, strides and overlaps.
         py.detach(|| unsafe { engine.launch(&call, workspace, stream) }).map_err(raised)
     }
 }

@@ -1,8 +1,9 @@
-//! The compiled half of the Python package `critbeta`. It turns arrays into score rows, and returns the results.
+//! The compiled half of the Python package `critbeta`. It turns arrays into score rows, and returns the
+//! results.
 //!
-//! The Python half (`critbeta/*.py`) makes every array a block [rows, n] and documents the functions. This half only
-//! borrows the blocks, releases the interpreter lock, and calls the crate. `critbeta/_core.pyi` is the interface between
-//! the two.
+//! The Python half (`critbeta/*.py`) makes every array a block [rows, n] and documents the functions. This
+//! half only borrows the blocks, releases the interpreter lock, and calls the crate. `critbeta/_core.pyi` is
+//! the interface between the two.
 
 mod block;
 mod cuda;
@@ -63,8 +64,8 @@ fn raised(error: critbeta::Error) -> PyErr {
     }
 }
 
-/// An error of the system as Python raises it: with its number, its file name, and the class of that number, for example
-/// FileNotFoundError.
+/// An error of the system as Python raises it: with its number, its file name, and the class of that number,
+/// for example FileNotFoundError.
 fn refused(py: Python<'_>, code: i32, path: &Path) -> PyResult<PyErr> {
     let text = py.import("os")?.call_method1("strerror", (code,))?;
     Ok(PyErr::from_value(py.get_type::<PyOSError>().call1((code, text, path.as_os_str()))?))

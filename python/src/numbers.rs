@@ -4,8 +4,8 @@ use critbeta_diagnose::Settings;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
-/// An int from Python for a count, an index or a seed, or the text of one that does not fit. The range is checked later,
-/// where the name of the argument is known: PyO3 does not pass it here.
+/// An int from Python for a count, an index or a seed, or the text of one that does not fit. The range is
+/// checked later, where the name of the argument is known: PyO3 does not pass it here.
 pub struct Whole(Result<u64, String>);
 
 impl Whole {

@@ -54,9 +54,10 @@ pub fn report_files(
     let is_records = |file: &&PathBuf| RowFormat::of(file).is_ok();
     match (&files[..], files.iter().find(is_records)) {
         ([], _) => Err(PyValueError::new_err("no file is given: expected row records or attention")),
-        ([_], Some(rows)) if beta.is_some() => {
-            Err(PyTypeError::new_err(format!("{}: row records carry their own beta, so beta must not be given", rows.display())))
-        }
+        ([_], Some(rows)) if beta.is_some() => Err(PyTypeError::new_err(format!(
+            "{}: row records carry their own beta, so beta must not be given",
+            rows.display()
+        ))),
         ([_], Some(rows)) => without_lock(py, || {
             output::distinct(&all)?;
             let out = Output::create(&path)?;
@@ -65,7 +66,8 @@ pub fn report_files(
         })?
         .map_err(raised),
         (_, Some(rows)) => {
-            let message = format!("{}: expected one file of row records, or files of attention", rows.display());
+            let message =
+                format!("{}: expected one file of row records, or files of attention", rows.display());
             Err(PyValueError::new_err(message))
         }
         (files, None) => without_lock(py, || {

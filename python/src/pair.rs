@@ -45,7 +45,8 @@ fn scanned(pair: QkPair, settings: &Settings) -> PyResult<Vec<RowRecord>> {
     Ok(records)
 }
 
-/// Copies queries or keys. The copy is cheap: a row of scores takes thousands of products for each of their elements.
+/// Copies queries or keys. The copy is cheap: a row of scores takes thousands of products for each of their
+/// elements.
 fn values(block: &Block, shape: [usize; 3]) -> PyResult<Values> {
     let (dtype, bytes): (DType, &[u8]) = match block.rows(None)?.data {
         Data::F64(data) => (DType::F64, bytemuck::cast_slice(data)),

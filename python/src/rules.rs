@@ -16,9 +16,9 @@ use rand::rngs::Xoshiro256PlusPlus;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// A rule for the inverse temperature of a row, as one line of text. It is `identity`, `fixed:1.3`, a law of
-/// `critbeta.laws` (`ssmax:s=0.43`, `qwen-logn:train=8192`), `critical:ratio=1,resolve=0.69,floor=0.5,cap=8` (measured per
-/// row), or `calibrated:c=1.5,xi=0.61,anchor=8192`. It is immutable, and equal to another of the same text. `str` gives a
-/// text that parses back.
+/// `critbeta.laws` (`ssmax:s=0.43`, `qwen-logn:train=8192`), `critical:ratio=1,resolve=0.69,floor=0.5,cap=8`
+/// (measured per row), or `calibrated:c=1.5,xi=0.61,anchor=8192`. It is immutable, and equal to another of
+/// the same text. `str` gives a text that parses back.
 #[pyclass(frozen, eq, module = "critbeta")]
 pub struct Rescaling(pub critbeta::Rescaling);
 
@@ -39,14 +39,16 @@ impl Rescaling {
         match spec.parse().map_err(raised)? {
             RescalingSpec::Uniform(rule) => Ok(Rescaling(rule)),
             RescalingSpec::PerHead { .. } => Err(PyValueError::new_err(format!(
-                "rescaling {spec:?}: a file holds one law per head, expected the law of your head: calibrated:c=,xi="
+                "rescaling {spec:?}: a file holds one law per head, \
+                 expected the law of your head: calibrated:c=,xi="
             ))),
         }
     }
 
-    /// The beta of a row of `n` visible keys whose query is at `position` (0-based; n - 1 if not given). The scores are
-    /// multiplied by it, and it is >= 0. `critical` is the critical beta of the row at `resolve`, and `entropy` (nats) is its
-    /// entropy at beta = 1. The result is NaN if the rule needs one that is not given.
+    /// The beta of a row of `n` visible keys whose query is at `position` (0-based; n - 1 if not given). The
+    /// scores are multiplied by it, and it is >= 0. `critical` is the critical beta of the row at `resolve`,
+    /// and `entropy` (nats) is its entropy at beta = 1. The result is NaN if the rule needs one that is not
+    /// given.
     #[pyo3(signature = (n, position=None, critical=f64::NAN, entropy=f64::NAN))]
     fn beta(&self, n: Whole, position: Option<Whole>, critical: f64, entropy: f64) -> PyResult<f64> {
         let n = n.named("n")?;
@@ -56,8 +58,8 @@ impl Rescaling {
         Ok(self.0.beta(&facts))
     }
 
-    /// The beta of every row, as float64. `beta` gives that of one row. `n` and `positions` are int64, with one element per
-    /// row. The result is NaN if the rule measures the row.
+    /// The beta of every row, as float64. `beta` gives that of one row. `n` and `positions` are int64, with
+    /// one element per row. The result is NaN if the rule measures the row.
     fn betas<'py>(
         &self,
         py: Python<'py>,
@@ -101,8 +103,8 @@ impl Rescaling {
 
 type HeadRule = (String, u64, Rescaling);
 
-/// The rules of `calibrated:FILE` by layer and head, and the number of them that the calibration calls inconclusive. It is
-/// `None` for the text of one rule for all heads.
+/// The rules of `calibrated:FILE` by layer and head, and the number of them that the calibration calls
+/// inconclusive. It is `None` for the text of one rule for all heads.
 #[pyfunction]
 pub fn head_rescalings(spec: &str) -> PyResult<Option<(Vec<HeadRule>, usize)>> {
     let spec: RescalingSpec = spec.parse().map_err(raised)?;
@@ -117,8 +119,8 @@ pub fn head_rescalings(spec: &str) -> PyResult<Option<(Vec<HeadRule>, usize)>> {
     Ok(Some((rules, heads.inconclusive().0)))
 }
 
-/// A published length law. It is a factor on the logits that depends on the number of visible keys n, or on the position i
-/// of the query.
+/// A published length law. It is a factor on the logits that depends on the number of visible keys n, or on
+/// the position i of the query.
 #[pyclass(frozen, eq, module = "critbeta")]
 pub struct Law(&'static LawEntry);
 
@@ -169,7 +171,8 @@ impl Law {
         self.0.source
     }
 
-    /// The parameters in order. Each has a name, a default (None if it must be given), an example, and whether it is a length.
+    /// The parameters in order. Each has a name, a default (None if it must be given), an example, and
+    /// whether it is a length.
     #[getter]
     fn parameters<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let fields = |parameter: &critbeta::laws::Parameter| {
@@ -201,8 +204,8 @@ pub fn laws() -> Vec<Law> {
     LAWS.iter().map(Law).collect()
 }
 
-/// A distribution of score rows, as text `name` or `name:parameter=value`. `critbeta.families` lists them, and most have a
-/// known critical beta.
+/// A distribution of score rows, as text `name` or `name:parameter=value`. `critbeta.families` lists them,
+/// and most have a known critical beta.
 #[pyclass(frozen, eq, module = "critbeta")]
 pub struct Family(known::Family);
 
@@ -226,8 +229,8 @@ impl Family {
         self.0.name()
     }
 
-    /// How the critical beta grows, if theory gives it: factor * (log n)^log_power * n^power. `factor` is None if it is random
-    /// of order 1.
+    /// How the critical beta grows, if theory gives it: factor * (log n)^log_power * n^power. `factor` is
+    /// None if it is random of order 1.
     #[getter]
     fn growth<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some(known::Growth { factor, log_power, power }) = self.0.known() else { return Ok(None) };

@@ -5,14 +5,15 @@ use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The threads, and the process that has them. It is only locked under the interpreter lock. A fork of Python holds that
-/// lock too, so no child inherits this mutex locked.
+/// The threads, and the process that has them. It is only locked under the interpreter lock. A fork of Python
+/// holds that lock too, so no child inherits this mutex locked.
 static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
 
-/// Runs `work` on the threads of this process, `RAYON_NUM_THREADS` of them or one per core, without the interpreter lock.
+/// Runs `work` on the threads of this process, `RAYON_NUM_THREADS` of them or one per core, without the
+/// interpreter lock.
 ///
-/// A forked child makes its own threads. It does not have those of its parent, and would wait for them for ever.
-/// Errors: RuntimeError where the system refuses a thread.
+/// A forked child makes its own threads. It does not have those of its parent, and would wait for them for
+/// ever. Errors: RuntimeError where the system refuses a thread.
 pub fn without_lock<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> PyResult<R> {
     let pool = pool()?;
     Ok(py.detach(|| pool.install(work)))
@@ -28,8 +29,8 @@ fn pool() -> PyResult<Arc<ThreadPool>> {
     }
     let pool = ThreadPoolBuilder::new().build().map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
     let pool = Arc::new(pool);
-    // The pool of the parent is leaked. Dropping it would signal threads that do not exist in this process, through locks
-    // that they may have held during the fork.
+    // The pool of the parent is leaked. Dropping it would signal threads that do not exist in this process,
+    // through locks that they may have held during the fork.
     std::mem::forget(held.replace((process, Arc::clone(&pool))));
     Ok(pool)
 }

@@ -1,5 +1,5 @@
-//! A rule for each layer and head, which the rescaling `calibrated:FILE` names. The rules are the fitted length laws of
-//! a calibration file, and `critbeta diagnose --calibration` writes that file.
+//! A rule for each layer and head, which the rescaling `calibrated:FILE` names. The rules are the fitted
+//! length laws of a calibration file, and `critbeta diagnose --calibration` writes that file.
 
 mod spec;
 
@@ -55,8 +55,8 @@ pub struct CalibratedLaw {
     pub xi: f64,
     /// The verdict of the diagnosis: whether the rows were enough to identify the law.
     pub conclusive: bool,
-    /// The 95 % interval of xi. It is null if n spans less than a factor of 8. An exponent from such rows means nothing
-    /// at other lengths, so c is then their median and xi is 0.
+    /// The 95 % interval of xi. It is null if n spans less than a factor of 8. An exponent from such rows
+    /// means nothing at other lengths, so c is then their median and xi is 0.
     pub interval: Option<[f64; 2]>,
 }
 
@@ -70,8 +70,8 @@ pub struct HeadRescalings {
 impl HeadRescalings {
     /// Reads the calibration file that `spec` names, if it names one.
     ///
-    /// Errors: [`Error::Io`]; [`Error::File`] for a file that is not a calibration, that has a head twice or a law that
-    /// is not finite, or whose n leaves out keys that a softmax sees.
+    /// Errors: [`Error::Io`]; [`Error::File`] for a file that is not a calibration, that has a head twice or
+    /// a law that is not finite, or whose n leaves out keys that a softmax sees.
     pub fn load(spec: RescalingSpec) -> Result<Self> {
         let RescalingSpec::PerHead { file, .. } = &spec else {
             return Ok(HeadRescalings { spec, calibration: None });

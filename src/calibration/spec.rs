@@ -1,4 +1,5 @@
-//! The text form of what a user writes: a rescaling, or the name of a calibration file with a rule for each head.
+//! The text form of what a user writes: a rescaling, or the name of a calibration file with a rule for each
+//! head.
 //!
 //! `calibrated:FILE` names the file. The name has JSON quotes if it could be read as parameters.
 

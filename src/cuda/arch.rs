@@ -24,8 +24,8 @@ pub struct Arch {
     pub max_cluster: u32,
 }
 
-/// Each row holds: name, SMs, KiB of shared memory per CTA and per SM, threads per SM, largest cluster (1 is none).
-/// The limits are published ones. The number of SMs is that of the part in the comment.
+/// Each row holds: name, SMs, KiB of shared memory per CTA and per SM, threads per SM, largest cluster (1 is
+/// none). The limits are published ones. The number of SMs is that of the part in the comment.
 const PRESETS: [(&str, u32, u32, u32, u32, u32); 7] = [
     ("sm_80", 108, 163, 164, 2048, 1),   // A100
     ("sm_86", 84, 99, 100, 1536, 1),     // A40, RTX 3090
@@ -37,7 +37,8 @@ const PRESETS: [(&str, u32, u32, u32, u32, u32); 7] = [
 ];
 
 impl Arch {
-    /// The smallest compute capability that kernels are compiled for. Asynchronous copies and bf16 begin with it.
+    /// The smallest compute capability that kernels are compiled for. Asynchronous copies and bf16 begin with
+    /// it.
     pub const MIN_SM: u32 = 80;
 
     /// Names of the [presets](Arch::named).

@@ -1,4 +1,5 @@
-//! One launch over borrowed device memory. This file describes what it reads and writes, and checks it beforehand.
+//! One launch over borrowed device memory. This file describes what it reads and writes, and checks it
+//! beforehand.
 
 use super::arch::Arch;
 use super::params::*;
@@ -22,8 +23,8 @@ pub struct DeviceRows {
     pub cols: u64,
     /// Elements from the begin of one row to the begin of the next, at least `cols`.
     pub stride: u64,
-    /// Device address of one u32 per row, the length of the row. Nothing behind the length is read. A length above
-    /// `cols` counts as `cols`: the lengths lie in device memory, so the launch cannot check them.
+    /// Device address of one u32 per row, the length of the row. Nothing behind the length is read. A length
+    /// above `cols` counts as `cols`: the lengths lie in device memory, so the launch cannot check them.
     pub lens: Option<u64>,
 }
 
@@ -34,7 +35,8 @@ impl DeviceRows {
     }
 }
 
-/// Where the probabilities go. They have the rows and columns of the scores, and are 0 behind the length of a row.
+/// Where the probabilities go. They have the rows and columns of the scores, and are 0 behind the length of a
+/// row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceOutput {
@@ -65,15 +67,17 @@ pub struct Call<'a> {
     pub out: Option<DeviceOutput>,
     /// Inverse temperature of each row.
     pub beta: Beta<'a>,
-    /// Device address of one u32 per row, the 0-based position of its query. Without it, a row of n unmasked scores
-    /// has the position n - 1. That is its last visible key, unless keys before that one are masked.
+    /// Device address of one u32 per row, the 0-based position of its query. Without it, a row of n unmasked
+    /// scores has the position n - 1. That is its last visible key, unless keys before that one are masked.
     pub positions: Option<u64>,
-    /// r of the Lambda(r) that is reported, in nats, finite and >= 0. `None` is 0. A critical rescaling has an r of its
-    /// own, and then this must be `None`. With an output, only a critical rescaling measures Lambda(r).
+    /// r of the Lambda(r) that is reported, in nats, finite and >= 0. `None` is 0. A critical rescaling has
+    /// an r of its own, and then this must be `None`. With an output, only a critical rescaling measures
+    /// Lambda(r).
     pub resolve: Option<f64>,
     /// Counts gaps among this many largest scores only, at least 1. The report then carries a certificate.
     pub top_k: Option<usize>,
-    /// Measures Lambda beside Lambda(resolve). Where resolve > 0 this is one more search. It needs `out` to be `None`.
+    /// Measures Lambda beside Lambda(resolve). Where resolve > 0 this is one more search. It needs `out` to
+    /// be `None`.
     pub both: bool,
     /// Device address of one [`RowReport`] per row, 8-byte aligned.
     pub report: Option<u64>,
@@ -107,15 +111,15 @@ pub(super) struct Checked {
 }
 
 impl<'a> Call<'a> {
-    /// A call that writes the probabilities of `scores` at `beta` to `out`. It reports nothing unless [`Call::report`]
-    /// is set.
+    /// A call that writes the probabilities of `scores` at `beta` to `out`. It reports nothing unless
+    /// [`Call::report`] is set.
     pub fn softmax(scores: DeviceRows, out: DeviceOutput, beta: impl Into<Beta<'a>>) -> Call<'a> {
         let (beta, positions, report) = (beta.into(), None, None);
         Call { scores, out: Some(out), beta, positions, resolve: None, top_k: None, both: false, report }
     }
 
-    /// A call that writes a [`RowReport`] on every row of `scores` at `beta` to device address `report`. It writes no
-    /// probabilities.
+    /// A call that writes a [`RowReport`] on every row of `scores` at `beta` to device address `report`. It
+    /// writes no probabilities.
     pub fn statistics(scores: DeviceRows, report: u64, beta: impl Into<Beta<'a>>) -> Call<'a> {
         let (beta, positions, report) = (beta.into(), None, Some(report));
         Call { scores, out: None, beta, positions, resolve: None, top_k: None, both: false, report }
@@ -144,15 +148,16 @@ impl<'a> Call<'a> {
         Ok(Plan::choose(&self.problem(), arch)?.workspace_bytes())
     }
 
-    /// Errors: [`Error::Launch`] with the numbers that do not fit; [`Error::Spec`] for a rule that the kernels cannot
-    /// apply.
+    /// Errors: [`Error::Launch`] with the numbers that do not fit; [`Error::Spec`] for a rule that the
+    /// kernels cannot apply.
     pub(super) fn check(&self, family: Family, arch: &Arch, workspace: Option<Workspace>) -> Result<Checked> {
         let DeviceRows { address, dtype, rows, cols, stride, lens } = self.scores;
         let plan = Plan::choose(&Problem { family, ..self.problem() }, arch)?;
         let fail = |detail: String| Error::Launch { rows, cols, detail };
         let size = dtype.size_bytes() as u64;
         let mut spans = Vec::with_capacity(7);
-        // Records one span of memory, or returns the error that it does not fit. `bytes` is `None` after an overflow.
+        // Records one span of memory, or returns the error that it does not fit. `bytes` is `None` after an
+        // overflow.
         let mut span = |name, address: u64, align: u64, bytes: Option<u64>, writable| {
             let Some(bytes) = bytes.filter(|&bytes| address.checked_add(bytes).is_some()) else {
                 return Err(fail(format!("{name} at {address:#x} reach beyond the address space")));
@@ -221,7 +226,8 @@ impl<'a> Call<'a> {
         Ok(Checked { plan, params, spans })
     }
 
-    /// Memory that is written may not overlap other memory. Probabilities exactly in place of the scores are allowed.
+    /// Memory that is written may not overlap other memory. Probabilities exactly in place of the scores are
+    /// allowed.
     fn check_overlaps(&self, spans: &[Span]) -> Result<()> {
         let DeviceRows { address, dtype, rows, cols, stride, .. } = self.scores;
         let in_place = self.out == Some(DeviceOutput { address, dtype, stride });
@@ -231,8 +237,8 @@ impl<'a> Call<'a> {
                 let is_in_place = in_place && (a.name, b.name) == ("scores", "probabilities");
                 if !apart && (a.writable || b.writable) && !is_in_place {
                     let detail = format!(
-                        "{} at {:#x} + {} bytes and {} at {:#x} + {} bytes overlap; probabilities may only be in \
-                         place of the scores at the same address, dtype and stride",
+                        "{} at {:#x} + {} bytes and {} at {:#x} + {} bytes overlap; \
+                         probabilities may only be in place of the scores at the same address, dtype and stride",
                         a.name, a.address, a.bytes, b.name, b.address, b.bytes
                     );
                     return Err(Error::Launch { rows, cols, detail });
@@ -289,8 +295,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The smallest count whose logarithm exceeds `resolve` >= 0. The host computes it, because the logarithm of a GPU
-/// differs in the last bit (from that of glibc at 1,163 of the counts up to 2^24, first at 9,170).
+/// The smallest count whose logarithm exceeds `resolve` >= 0. The host computes it, because the logarithm of
+/// a GPU differs in the last bit (from that of glibc at 1,163 of the counts up to 2^24, first at 9,170).
 fn smallest_exceeding(resolve: f64) -> u32 {
     // No row can have this many scores.
     const MOST: u32 = u32::MAX;

@@ -1,5 +1,5 @@
-//! Turns the report of a kernel into the report of the CPU path. Ratios are computed again from their contacts, by the
-//! one function that rounds them, so critical betas have the same bits as on the CPU path.
+//! Turns the report of a kernel into the report of the CPU path. Ratios are computed again from their
+//! contacts, by the one function that rounds them, so critical betas have the same bits as on the CPU path.
 
 use super::params;
 use crate::cpu::{Measure, RowReport, SoftmaxRow};
@@ -7,9 +7,10 @@ use crate::critical::{CriticalBeta, ratio};
 use crate::stats::{Partition, RowMax};
 
 impl params::RowReport {
-    /// The report that the CPU path gives of the same row. `measure` is [`Call::measure`](super::Call::measure) of the
-    /// launch. Critical betas that the launch did not measure are NaN. With an output and no critical rescaling, both
-    /// are NaN. With resolve > 0 and without [`Call::both`](super::Call::both), Lambda is NaN.
+    /// The report that the CPU path gives of the same row. `measure` is
+    /// [`Call::measure`](super::Call::measure) of the launch. Critical betas that the launch did not measure
+    /// are NaN. With an output and no critical rescaling, both are NaN. With resolve > 0 and without
+    /// [`Call::both`](super::Call::both), Lambda is NaN.
     pub fn decode(&self, measure: Measure) -> RowReport {
         report(self, if self.poisoned != 0 { f64::NAN } else { self.beta }, measure)
     }

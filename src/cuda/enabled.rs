@@ -12,9 +12,9 @@ use cudarc::driver::{
 };
 use std::sync::Arc;
 
-/// The oldest driver that works, as 1000 major + 10 minor. Clusters and `cuLaunchKernelEx` begin with 11.8. The
-/// compiler of 12.0 is the first that knows everything that the kernels use on sm_90. Functions of later drivers are
-/// never called, so no symbol is missing, whatever CUDA version the bindings were built for.
+/// The oldest driver that works, as 1000 major + 10 minor. Clusters and `cuLaunchKernelEx` begin with 11.8.
+/// The compiler of 12.0 is the first that knows everything that the kernels use on sm_90. Functions of later
+/// drivers are never called, so no symbol is missing, whatever CUDA version the bindings were built for.
 const OLDEST_DRIVER: i32 = 12_000;
 
 pub(super) struct Driver {
@@ -74,7 +74,8 @@ impl Driver {
         let context = CudaContext::new(ordinal).map_err(refused(format!("opening device {ordinal}")))?;
         let mut arch = arch_of(&context)?;
         if arch.sm < Arch::MIN_SM {
-            let found = format!("{} is sm_{}, the kernels need sm_{} or later", arch.name, arch.sm, Arch::MIN_SM);
+            let found =
+                format!("{} is sm_{}, the kernels need sm_{} or later", arch.name, arch.sm, Arch::MIN_SM);
             return Err(no_gpu(found, "use a GPU of the Ampere generation or later"));
         }
         let (module, image) = loader::load(&context, &arch, &driver)?;
@@ -135,7 +136,8 @@ impl Driver {
         self.stream.memcpy_dtod(&from.slice, &mut to.slice).map_err(refused(call))
     }
 
-    /// Device seconds of the work that `begin` enqueues on the engine's own stream. `flush` is overwritten before it.
+    /// Device seconds of the work that `begin` enqueues on the engine's own stream. `flush` is overwritten
+    /// before it.
     pub fn timed(&self, flush: &mut DriverMemory, begin: impl FnOnce() -> Result<()>) -> Result<f64> {
         let failed = || refused("timing with events");
         self.stream.memset_zeros(&mut flush.slice).map_err(failed())?;

@@ -22,7 +22,8 @@ pub(super) enum Machine {
 /// It must outlive every launch that uses it: the caller synchronizes before it drops the memory.
 pub struct DeviceMemory(pub(super) Memory);
 
-// Servers share an engine between threads, and pass its memory from one to another. This fails to compile otherwise.
+// Servers share an engine between threads, and pass its memory from one to another. This fails to compile
+// otherwise.
 const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     fn sent<T: Send>() {}
@@ -55,9 +56,10 @@ impl DeviceMemory {
 impl Engine {
     /// Opens the GPU of this number, and loads and sets up its kernels. A launch then does none of this.
     ///
-    /// Errors: [`Error::NotBuilt`] without the feature `cuda`; [`Error::NoDriver`] without a driver; [`Error::NoGpu`] for
-    /// a driver before CUDA 12.0, a number that the driver does not show, and a device before sm_80; [`Error::NoImage`]
-    /// where no kernels load on the device; [`Error::Cuda`] for anything else that the driver refuses.
+    /// Errors: [`Error::NotBuilt`] without the feature `cuda`; [`Error::NoDriver`] without a driver;
+    /// [`Error::NoGpu`] for a driver before CUDA 12.0, a number that the driver does not show, and a device
+    /// before sm_80; [`Error::NoImage`] where no kernels load on the device; [`Error::Cuda`] for anything
+    /// else that the driver refuses.
     pub fn cuda(ordinal: usize) -> Result<Engine> {
         let driver = Driver::open(ordinal)?;
         Ok(Engine { arch: driver.arch().clone(), machine: Arc::new(Machine::Driver(driver)) })
@@ -76,7 +78,8 @@ impl Engine {
         &self.arch
     }
 
-    /// An engine on the same device that plans as for a smaller GPU: none of its limits is above those of `arch`.
+    /// An engine on the same device that plans as for a smaller GPU: none of its limits is above those of
+    /// `arch`.
     ///
     /// Tests use it to run every kernel on rows of any length.
     pub fn limited_to(&self, arch: &Arch) -> Engine {
@@ -132,7 +135,8 @@ impl Engine {
 
     /// Copies `bytes` into `memory`, from byte `at` on. The copy is complete when this returns.
     ///
-    /// Errors: [`Error::Settings`] for a range outside of `memory` or memory of another engine; [`Error::Cuda`].
+    /// Errors: [`Error::Settings`] for a range outside of `memory` or memory of another engine;
+    /// [`Error::Cuda`].
     pub fn upload(&self, memory: &mut DeviceMemory, at: usize, bytes: &[u8]) -> Result<()> {
         check_range(memory, at, bytes.len())?;
         match (&*self.machine, &mut memory.0) {

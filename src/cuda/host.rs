@@ -25,8 +25,9 @@ struct Batch {
 impl Engine {
     /// [`cpu::row_reports`] on this engine: one report per row, at inverse temperature `beta` >= 0.
     ///
-    /// Critical betas and contacts are equal to those of the CPU bit for bit. Log partition, entropy and weights are
-    /// within the rounding of f32 exponentials. Errors: [`Error::Launch`] for more than 2^24 columns; [`Error::Cuda`].
+    /// Critical betas and contacts are equal to those of the CPU bit for bit. Log partition, entropy and
+    /// weights are within the rounding of f32 exponentials. Errors: [`Error::Launch`] for more than 2^24
+    /// columns; [`Error::Cuda`].
     pub fn row_reports<T: Element>(
         &self,
         scores: &Scores<T>,
@@ -44,8 +45,8 @@ impl Engine {
         Ok(reports)
     }
 
-    /// [`cpu::softmax`] on this engine: it writes the softmax of every row under `rescaling` to `out` (dense rows x cols),
-    /// and returns the beta of each row.
+    /// [`cpu::softmax`] on this engine: it writes the softmax of every row under `rescaling` to `out` (dense
+    /// rows x cols), and returns the beta of each row.
     ///
     /// The relative error of a probability is at most (4 + z) 2^-23 against f64, with z = beta x gap. Errors:
     /// [`Error::Scores`] as on the CPU; those of [`Engine::row_reports`]; [`Error::Spec`].
@@ -61,7 +62,8 @@ impl Engine {
         if cols == 0 || rows.checked_mul(cols) != Some(out.len()) || !fits {
             return cpu::softmax(scores, rescaling, positions, out); // nothing to compute, or its error
         }
-        // The kernels give a row without a position n - 1. That is its last unmasked key only if no key before it is masked.
+        // The kernels give a row without a position n - 1. That is its last unmasked key only if no key
+        // before it is masked.
         let last = || (0..rows).map(|row| scores.last_visible(row) as u32).collect::<Vec<u32>>();
         let own = (positions.is_none() && matches!(rescaling, Rescaling::Law(_))).then(last);
         let positions = positions.or(own.as_deref());
@@ -72,8 +74,8 @@ impl Engine {
         Ok(softmax)
     }
 
-    /// Runs all rows, at most `batch_bytes` of scores (or one row) at a time. It passes their reports on in order, and
-    /// writes the probabilities to `out`.
+    /// Runs all rows, at most `batch_bytes` of scores (or one row) at a time. It passes their reports on in
+    /// order, and writes the probabilities to `out`.
     #[allow(clippy::too_many_arguments)] // private, and a struct for two callers would only rename them
     fn batches<T: Element>(
         &self,

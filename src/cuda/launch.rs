@@ -9,25 +9,25 @@ use crate::{Error, Result};
 impl Engine {
     /// Enqueues one launch on `stream` (a raw `CUstream`; 0 is the legacy default stream) and returns.
     ///
-    /// It allocates nothing on the device, does not wait for the GPU, and enqueues everything on `stream`. So a CUDA
-    /// graph can capture it, from any stream but the legacy default one. The current context of the calling thread
-    /// stays as it was. The simulator runs the launch to its end.
+    /// It allocates nothing on the device, does not wait for the GPU, and enqueues everything on `stream`. So
+    /// a CUDA graph can capture it, from any stream but the legacy default one. The current context of the
+    /// calling thread stays as it was. The simulator runs the launch to its end.
     ///
-    /// `workspace` has at least [`Call::workspace_bytes`]. It belongs to this launch until the launch has run, so
-    /// launches that may run at the same time need one each.
+    /// `workspace` has at least [`Call::workspace_bytes`]. It belongs to this launch until the launch has
+    /// run, so launches that may run at the same time need one each.
     ///
-    /// Errors before anything is enqueued: [`Error::Launch`] for zero rows or columns, null, misaligned or overlapping
-    /// buffers, a stride below the columns, a dtype that no kernel has, a workspace that is too small, a stream of
-    /// another device or context, and a measure that makes no sense; [`Error::Spec`] for a rule that the kernels cannot
-    /// apply. Later errors: [`Error::Cuda`] if the driver refuses, and [`Error::Simulated`] for a fault. After any of
-    /// them the next call works.
+    /// Errors before anything is enqueued: [`Error::Launch`] for zero rows or columns, null, misaligned or
+    /// overlapping buffers, a stride below the columns, a dtype that no kernel has, a workspace that is too
+    /// small, a stream of another device or context, and a measure that makes no sense; [`Error::Spec`] for a
+    /// rule that the kernels cannot apply. Later errors: [`Error::Cuda`] if the driver refuses, and
+    /// [`Error::Simulated`] for a fault. After any of them the next call works.
     ///
     /// # Safety
     ///
-    /// - Every address in `call` and `workspace` must be device memory of this engine's GPU (of [`Engine::zeroed`] for the
-    ///   simulator), as large as rows, columns and strides require.
-    /// - Until the launch has run, the memory must stay allocated. Nobody else may write what it reads, and nobody else
-    ///   may access what it writes.
+    /// - Every address in `call` and `workspace` must be device memory of this engine's GPU (of
+    ///   [`Engine::zeroed`] for the simulator), as large as rows, columns and strides require.
+    /// - Until the launch has run, the memory must stay allocated. Nobody else may write what it reads, and
+    ///   nobody else may access what it writes.
     /// - `stream` must be a live stream.
     pub unsafe fn launch(&self, call: &Call, workspace: Option<Workspace>, stream: u64) -> Result<()> {
         let checked = call.check(call.problem().family, self.arch(), workspace)?;
@@ -35,7 +35,8 @@ impl Engine {
         unsafe { self.begin(&checked, stream) }
     }
 
-    /// Runs one launch over memory of this engine to its end. It is safe, because it looks up every address in `memory`.
+    /// Runs one launch over memory of this engine to its end. It is safe, because it looks up every address
+    /// in `memory`.
     ///
     /// Errors: those of [`Engine::launch`], and [`Error::Launch`] for an address outside of `memory`.
     pub fn launch_within(
@@ -48,8 +49,8 @@ impl Engine {
         self.synchronize()
     }
 
-    /// Does the same as [`Engine::launch_within`], but returns before the launch has run. The caller must wait before it
-    /// touches or frees `memory`.
+    /// Does the same as [`Engine::launch_within`], but returns before the launch has run. The caller must
+    /// wait before it touches or frees `memory`.
     pub(super) fn begin_within(
         &self,
         call: &Call,
@@ -75,7 +76,8 @@ impl Engine {
 
     /// Runs one launch to its end, over memory that nobody else uses.
     pub(super) fn begin_alone(&self, checked: &Checked) -> Result<()> {
-        // SAFETY: the spans are the caller's own memory of this engine, alive until the work of its stream has ended.
+        // SAFETY: the spans are the caller's own memory of this engine, alive until the work of its stream
+        // has ended.
         unsafe { self.begin(checked, self.own_stream())? };
         self.synchronize()
     }

@@ -22,7 +22,8 @@ pub(super) fn driver_version() -> Result<i32> {
     if !found {
         return Err(Error::NoDriver {
             tried: DRIVER_NAMES.join(", "),
-            remedy: "install NVIDIA's driver (in a container: start it with GPUs), or compute with --device cpu",
+            remedy: "install NVIDIA's driver (a container must be started with GPUs), \
+                     or compute with --device cpu",
         });
     }
     let mut version = 0;
@@ -94,7 +95,8 @@ pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> 
         numAttrs: u32::from(plan.launch.variant.scope() == Scope::Split),
     };
     let mut arguments = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
-    // SAFETY: the kernel takes one RowParams, which is copied before the call returns. The caller vouches for addresses.
+    // SAFETY: the kernel takes one RowParams, which is copied before the call returns. The caller vouches for
+    // addresses.
     unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), ptr::null_mut()) }
         .result()
         .map_err(refused(format!("launching {} with {} CTAs", plan.launch.variant, plan.launch.grid)))
@@ -129,11 +131,12 @@ unsafe fn other_device(driver: &Driver, stream: sys::CUstream) -> Result<Option<
 
 type Program = *mut c_void;
 
-/// NVRTC is the run-time compiler of CUDA. It is bound by hand: eight functions, and no panic if a library is missing.
+/// NVRTC is the run-time compiler of CUDA. It is bound by hand: eight functions, and no panic if a library is
+/// missing.
 pub(super) struct Nvrtc {
     library: Library,
-    /// The library that NVRTC loads by its bare name when it compiles. It is loaded here from the folder of NVRTC, so it
-    /// need not be on LD_LIBRARY_PATH.
+    /// The library that NVRTC loads by its bare name when it compiles. It is loaded here from the folder of
+    /// NVRTC, so it need not be on LD_LIBRARY_PATH.
     _builtins: Option<Library>,
     /// The path or name that it was found under.
     pub name: String,
@@ -186,8 +189,8 @@ impl Nvrtc {
             options.into_iter().filter_map(|option| CString::new(option).ok()).collect();
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let mut program: Program = ptr::null_mut();
-        // SAFETY: the signatures are those of nvrtc.h. The source and the options live through the calls, and the program
-        // lives until it is destroyed.
+        // SAFETY: the signatures are those of nvrtc.h. The source and the options live through the calls, and
+        // the program lives until it is destroyed.
         unsafe {
             type Create = unsafe extern "C" fn(
                 *mut Program,
@@ -230,7 +233,8 @@ impl Nvrtc {
     /// `program` must be alive. `size` and `bytes` must name the two functions of one output.
     unsafe fn output(&self, program: Program, size: &[u8], bytes: &[u8]) -> Result<Vec<u8>, String> {
         let mut length = 0;
-        // SAFETY: the signatures are those of nvrtc.h. The second call writes as many bytes as the first one returns.
+        // SAFETY: the signatures are those of nvrtc.h. The second call writes as many bytes as the first one
+        // returns.
         unsafe {
             let size: unsafe extern "C" fn(Program, *mut usize) -> c_int = self.function(size)?;
             let bytes: unsafe extern "C" fn(Program, *mut u8) -> c_int = self.function(bytes)?;

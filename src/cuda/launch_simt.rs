@@ -84,7 +84,8 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
     };
     let mut outcome =
         Outcome { load_bytes: 0, store_bytes: 0, switches: 0, faults: 0, reserved: 0, message: [0; 1000] };
-    // SAFETY: both structs live through the call and have the layout of simt/host.cpp. Kernels touch only the buffers.
+    // SAFETY: both structs live through the call and have the layout of simt/host.cpp. Kernels touch only the
+    // buffers.
     let status = unsafe { critbeta_simt_launch(&launch, &mut outcome) };
     if status == 0 {
         return Ok(Traffic { load_bytes: outcome.load_bytes, store_bytes: outcome.store_bytes });

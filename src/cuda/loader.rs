@@ -1,5 +1,5 @@
-//! Loads the kernels from the image of the build. If that fails, NVRTC compiles the embedded sources, and a cache on
-//! disk keeps the result.
+//! Loads the kernels from the image of the build. If that fails, NVRTC compiles the embedded sources, and a
+//! cache on disk keeps the result.
 
 use super::arch::Arch;
 use super::launch_cuda::Nvrtc;
@@ -63,7 +63,8 @@ pub(super) fn load(
     })
 }
 
-/// The text for an image that does not fit the device or the driver. Any other failure of the driver is an error.
+/// The text for an image that does not fit the device or the driver. Any other failure of the driver is an
+/// error.
 fn image_failure(DriverError(code): DriverError) -> Result<String> {
     use CUresult::*;
     let number = code as u32;
@@ -110,7 +111,8 @@ fn hash(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Reads a cached image, which lies behind its hash. `None` for a missing or damaged file, which is then made again.
+/// Reads a cached image, which lies behind its hash. `None` for a missing or damaged file, which is then made
+/// again.
 fn read_cached(path: &Path) -> Option<Vec<u8>> {
     let mut file = fs::read(path).ok()?;
     let cubin = file.split_off(file.len().min(8));
@@ -162,7 +164,8 @@ mod tests {
             return;
         };
         let folder = tempfile::tempdir().unwrap();
-        let (made, origin) = cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap_or_else(|log| panic!("{log}"));
+        let (made, origin) =
+            cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap_or_else(|log| panic!("{log}"));
         assert!(made.len() > 100_000 && origin.starts_with("cached in"), "{} bytes, {origin}", made.len());
         let (cached, origin) = cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap();
         assert_eq!((cached == made, origin.as_str()), (true, "from the cache"));

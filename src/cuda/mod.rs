@@ -1,18 +1,19 @@
-//! The CUDA kernels: exact critical beta and rescaled softmax of rows in device memory. A row that fits on chip is
-//! read once and written once.
+//! The CUDA kernels: exact critical beta and rescaled softmax of rows in device memory. A row that fits on
+//! chip is read once and written once.
 //!
 //! | a caller has | the entry |
 //! | --- | --- |
 //! | a question: which kernel runs, and why | [`Plan::choose`], which needs no GPU |
-//! | scores in host memory | [`Engine::softmax`] and [`Engine::row_reports`]: the verbs of [`cpu`](crate::cpu) |
+//! | scores in host memory | [`Engine::softmax`] and [`Engine::row_reports`], like those of [`cpu`](crate::cpu) |
 //! | scores in device memory | [`Engine::launch`] |
 //!
-//! [`Engine::launch`] takes the caller's device memory, stream and workspace. It allocates nothing on the device
-//! and does not wait for the GPU, so a CUDA graph can capture it. The page `docs/embedding.md` has an example.
+//! [`Engine::launch`] takes the caller's device memory, stream and workspace. It allocates nothing on the
+//! device and does not wait for the GPU, so a CUDA graph can capture it. The page `docs/embedding.md` has an
+//! example.
 //!
-//! An engine drives a GPU ([`Engine::cuda`], feature `cuda`), or it runs the same kernels thread by thread on a CPU
-//! ([`Engine::simulated`], feature `simt`). The simulator is slow and serves tests: it checks for races and for
-//! accesses outside of the memory that a launch was given.
+//! An engine drives a GPU ([`Engine::cuda`], feature `cuda`), or it runs the same kernels thread by thread on
+//! a CPU ([`Engine::simulated`], feature `simt`). The simulator is slow and serves tests: it checks for races
+//! and for accesses outside of the memory that a launch was given.
 //!
 //! Nothing here has been measured on a GPU yet (2026-11-25).
 
@@ -51,7 +52,8 @@ pub use plan::{Plan, Problem};
 pub use rule::Beta;
 pub use simulator::{SimtOptions, Traffic};
 
-/// This module is not part of the API: the tests and the benchmark of this project read it. It changes without notice.
+/// This module is not part of the API: the tests and the benchmark of this project read it. It changes
+/// without notice.
 #[doc(hidden)]
 pub mod internals {
     pub use super::params::*;

@@ -1,5 +1,5 @@
-//! Plain arguments and results of the kernels. This file is the twin of `kernels/params.cuh`: names, order and
-//! constants are the same, and `tests/plan.rs` compares them.
+//! Plain arguments and results of the kernels. This file is the twin of `kernels/params.cuh`: names, order
+//! and constants are the same, and `tests/plan.rs` compares them.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -104,7 +104,8 @@ pub struct Contact {
     pub rank: u32,
 }
 
-/// The report of a kernel on one row, as it lies in device memory. [`RowReport::decode`] makes a `cpu::RowReport` of it.
+/// The report of a kernel on one row, as it lies in device memory. [`RowReport::decode`] makes a
+/// `cpu::RowReport` of it.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[non_exhaustive]
 #[repr(C)]

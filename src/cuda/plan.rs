@@ -1,5 +1,5 @@
-//! A plan chooses the kernel, the number of CTAs and the shared memory. It is a pure function of the problem and of the
-//! limits of the GPU.
+//! A plan chooses the kernel, the number of CTAs and the shared memory. It is a pure function of the problem
+//! and of the limits of the GPU.
 //!
 //! ```
 //! use critbeta::DType;
@@ -198,7 +198,8 @@ impl Plan {
         self.on_chip() >= self.vectors
     }
 
-    /// Bytes of device memory that the launch needs beside its operands. It is 0 unless the whole grid shares a row.
+    /// Bytes of device memory that the launch needs beside its operands. It is 0 unless the whole grid shares
+    /// a row.
     pub fn workspace_bytes(&self) -> u64 {
         self.launch.workspace_bytes
     }
@@ -227,7 +228,12 @@ fn check(problem: &Problem, arch: &Arch) -> Result<()> {
         return fail("no kernel reads f64: expected f32, f16 or bf16".into());
     }
     if arch.sm < Arch::MIN_SM {
-        return fail(format!("{} is sm_{}, the kernels need sm_{} or later", arch.name, arch.sm, Arch::MIN_SM));
+        return fail(format!(
+            "{} is sm_{}, the kernels need sm_{} or later",
+            arch.name,
+            arch.sm,
+            Arch::MIN_SM
+        ));
     }
     // The split scope takes every problem that no other scope holds.
     let needed = SPLIT_CONTROL_BYTES + 16;
@@ -322,7 +328,8 @@ impl fmt::Display for Plan {
         writeln!(f, "  why        {}", self.why)?;
         writeln!(
             f,
-            "  grid       {grid} CTAs, {shared_bytes} bytes of shared memory each, at most {ctas_per_sm} to an SM"
+            "  grid       {grid} CTAs, {shared_bytes} bytes of shared memory each, \
+             at most {ctas_per_sm} to an SM"
         )?;
         let vectors = self.vectors;
         let share = 100.0 * self.on_chip().min(vectors) as f64 / vectors as f64;

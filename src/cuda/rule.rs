@@ -34,8 +34,8 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// Errors: [`Error::Spec`] for a calibration whose anchor has no positive logarithm, for a resolve that is
-    /// negative or not finite, and for a ratio, floor or cap that is NaN.
+    /// Errors: [`Error::Spec`] for a calibration whose anchor has no positive logarithm, for a resolve that
+    /// is negative or not finite, and for a ratio, floor or cap that is NaN.
     pub fn of(beta: Beta) -> Result<Rule> {
         let plain = Rule { kind: RULE_FIXED, law: 0, p: [0.0; 3], betas: 0, resolve: None };
         let rescaling = match beta {

@@ -22,8 +22,8 @@ pub(super) fn not_built() -> Error {
 pub struct SimtOptions {
     /// Seed of the order in which threads take turns. Results do not depend on it.
     pub seed: u64,
-    /// Checks every access of shared and global memory for races, bounds, and reads of memory that nobody wrote. A launch
-    /// is then several times slower.
+    /// Checks every access of shared and global memory for races, bounds, and reads of memory that nobody
+    /// wrote. A launch is then several times slower.
     pub shadow: bool,
     /// The GPU whose limits the plans use.
     pub arch: Arch,
@@ -95,7 +95,8 @@ struct Page([u8; 256]);
 /// Host memory that stands in for device memory.
 pub(super) struct HostMemory {
     pages: Vec<Page>,
-    /// The address. It comes from a mutable pointer that was taken when the memory was made, because kernels write to it.
+    /// The address. It comes from a mutable pointer that was taken when the memory was made, because kernels
+    /// write to it.
     address: u64,
     bytes: usize,
 }

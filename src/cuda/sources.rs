@@ -41,8 +41,8 @@ pub(super) fn translation_unit() -> String {
     text
 }
 
-/// Appends `source`, with the text of each quoted include in its place. An include that is not embedded stays as it
-/// is: it is the host's body of simt.cuh, in a branch that no device compiler takes.
+/// Appends `source`, with the text of each quoted include in its place. An include that is not embedded stays
+/// as it is: it is the host's body of simt.cuh, in a branch that no device compiler takes.
 fn expand(path: &'static str, source: &'static str, seen: &mut Vec<&'static str>, text: &mut String) {
     if source.contains("#pragma once") {
         if seen.contains(&path) {

@@ -6,12 +6,12 @@ use crate::Result;
 use std::time::Instant;
 
 impl Engine {
-    /// Device seconds of one [`Engine::launch_within`], between two events of its stream. On the simulator they are host
-    /// seconds.
+    /// Device seconds of one [`Engine::launch_within`], between two events of its stream. On the simulator
+    /// they are host seconds.
     ///
-    /// `flush` is overwritten just before, outside of the measured time. If it is larger than the L2 cache, nothing of
-    /// the operands stays there. It also keeps the GPU busy while the launch is prepared. Errors: those of
-    /// [`Engine::launch_within`].
+    /// `flush` is overwritten just before, outside of the measured time. If it is larger than the L2 cache,
+    /// nothing of the operands stays there. It also keeps the GPU busy while the launch is prepared. Errors:
+    /// those of [`Engine::launch_within`].
     #[doc(hidden)]
     pub fn time_within(
         &self,
@@ -23,10 +23,11 @@ impl Engine {
         self.timed(flush, || self.begin_within(call, workspace, memory))
     }
 
-    /// Device seconds of a copy of all of `from` to the begin of `to`, measured as in [`Engine::time_within`].
+    /// Device seconds of a copy of all of `from` to the begin of `to`, measured as in
+    /// [`Engine::time_within`].
     ///
-    /// Errors: [`Error::Settings`](crate::Error::Settings) where `to` is smaller, and for memory of another engine;
-    /// [`Error::Cuda`](crate::Error::Cuda).
+    /// Errors: [`Error::Settings`](crate::Error::Settings) where `to` is smaller, and for memory of another
+    /// engine; [`Error::Cuda`](crate::Error::Cuda).
     #[doc(hidden)]
     pub fn time_copy(
         &self,

@@ -1,4 +1,5 @@
-//! The kernels that run every wrapper of `kernels/simt.cuh` once. A test compares GPU and simulator with them.
+//! The kernels that run every wrapper of `kernels/simt.cuh` once. A test compares GPU and simulator with
+//! them.
 
 use super::call::{Checked, Span};
 use super::engine::Engine;

@@ -71,8 +71,8 @@ fn replace_one(out: &mut [f32], score: f64, rng: &mut impl Rng) {
     }
 }
 
-/// The first coordinate of a direction, minus 1. `first` is that coordinate of a Gaussian vector, and `others` is the
-/// squared length of its other coordinates. In this form nothing cancels near the pole.
+/// The first coordinate of a direction, minus 1. `first` is that coordinate of a Gaussian vector, and
+/// `others` is the squared length of its other coordinates. In this form nothing cancels near the pole.
 fn below_pole(first: f64, others: f64) -> f64 {
     let length = (first * first + others).sqrt();
     if first > 0.0 { -others / (length * (length + first)) } else { first / length - 1.0 }

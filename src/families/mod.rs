@@ -1,7 +1,8 @@
 //! Seeded generators of score rows whose critical beta is known, or hard to compute.
 //!
-//! Theory gives the critical beta of the first nine families, and `critbeta families` compares it with measured ones.
-//! The others are hard cases: far needles, heavy tails, ties, masks, 16-bit scores, even spacing.
+//! Theory gives the critical beta of the first nine families, and `critbeta families` compares it with
+//! measured ones. The others are hard cases: far needles, heavy tails, ties, masks, 16-bit scores, even
+//! spacing.
 //!
 //! ```
 //! use critbeta::families::{Family, median_critical_beta};
@@ -19,8 +20,8 @@ use std::fmt;
 
 /// A distribution that rows of scores are drawn from.
 ///
-/// Parameters from text are finite and positive (d is above 1). Another value gives rows of the same formula, and a row
-/// is poisoned if the formula has no value.
+/// Parameters from text are finite and positive (d is above 1). Another value gives rows of the same formula,
+/// and a row is poisoned if the formula has no value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Family {
     /// One score `gap` above n - 1 equal ones, at a random place.
@@ -47,8 +48,8 @@ pub enum Family {
         /// L, the critical beta.
         beta: f64,
     },
-    /// Dot products of a unit query with keys that are uniform on the sphere S^(d-1), minus 1. No weight depends on this
-    /// shift, and it keeps the small gaps at the edge exact in f32.
+    /// Dot products of a unit query with keys that are uniform on the sphere S^(d-1), minus 1. No weight
+    /// depends on this shift, and it keeps the small gaps at the edge exact in f32.
     Sphere {
         /// d, the dimension of a key.
         d: f64,
@@ -89,8 +90,8 @@ pub enum Family {
     },
 }
 
-/// How the critical beta of a family grows: factor * (log n)^log_power * n^power. If the factor is given, this is exact
-/// for every n >= 2. Otherwise it holds up to a random factor of order 1.
+/// How the critical beta of a family grows: factor * (log n)^log_power * n^power. If the factor is given,
+/// this is exact for every n >= 2. Otherwise it holds up to a random factor of order 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Growth {
     /// The exact factor, if there is one.
@@ -160,7 +161,8 @@ impl Family {
 
     /// How the critical beta grows with n, if theory (section 3 of `docs/how-it-works.md`) gives it.
     ///
-    /// A Pareto or Student tail has Lambda ~ log n / (largest score), because the distance of the bulk is the maximum.
+    /// A Pareto or Student tail has Lambda ~ log n / (largest score), because the distance of the bulk is the
+    /// maximum.
     pub fn known(&self) -> Option<Growth> {
         let exactly = |factor, log_power| Some(Growth { factor: Some(factor), log_power, power: 0.0 });
         let roughly = |log_power, power| Some(Growth { factor: None, log_power, power });
@@ -213,7 +215,8 @@ impl std::str::FromStr for Family {
     }
 }
 
-/// The median critical beta of `rows` rows of `n` scores. It is the upper of two middle ones, and NaN for no rows.
+/// The median critical beta of `rows` rows of `n` scores. It is the upper of two middle ones, and NaN for no
+/// rows.
 ///
 /// It is no mean, because P(Lambda > w) falls like 1 / w. It is the same on every number of threads.
 pub fn median_critical_beta(family: &Family, n: usize, rows: usize, seed: u64) -> f64 {

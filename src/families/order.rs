@@ -1,23 +1,23 @@
 //! Samples Lambda of independent scores from their order statistics, without a row, f32 scores or counts.
 //!
-//! The known medians of the self-test and the yardsticks of a diagnosis come from here, at any n and without the code
-//! under test.
+//! The known medians of the self-test and the yardsticks of a diagnosis come from here, at any n and without
+//! the code under test.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Beta, Exp1};
 
-/// Every score up to this rank is used, and then one in rank / EVERY. Between two of them log k changes by 1 / EVERY.
-/// At 256 the median under a sink, whose contact is that deep, moved by 1.4e-5 (2026-11-24).
+/// Every score up to this rank is used, and then one in rank / EVERY. Between two of them log k changes by 1
+/// / EVERY. At 256 the median under a sink, whose contact is that deep, moved by 1.4e-5 (2026-11-24).
 const EVERY: u64 = 1024;
 
-/// One sample of Lambda(`resolve`) and its contact rank for `n` independent scores with P(s > quantile(q)) = q.
-/// If there is a `sink`, it replaces the best score.
+/// One sample of Lambda(`resolve`) and its contact rank for `n` independent scores with P(s > quantile(q)) =
+/// q. If there is a `sink`, it replaces the best score.
 ///
-/// The k-th smallest of n uniform numbers lies above the one before it by a Beta(1, n - k + 1) share of the rest (Renyi
-/// 1953). Sampling ends when the certificate (section 2 of `docs/how-it-works.md`) holds: after a few ten to a thousand
-/// scores for Gaussian rows of any length. The same seed at another n draws the same top of the row, so ratios of medians
-/// over n have far smaller errors than each median.
+/// The k-th smallest of n uniform numbers lies above the one before it by a Beta(1, n - k + 1) share of the
+/// rest (Renyi 1953). Sampling ends when the certificate (section 2 of `docs/how-it-works.md`) holds: after a
+/// few ten to a thousand scores for Gaussian rows of any length. The same seed at another n draws the same
+/// top of the row, so ratios of medians over n have far smaller errors than each median.
 pub fn sample_critical_beta(
     quantile: impl Fn(f64) -> f64,
     sink: Option<f64>,
@@ -56,8 +56,8 @@ pub fn sample_critical_beta(
     best
 }
 
-/// Maps q to x with P(Z > x) = q, for a standard normal Z and 1e-33 < q < 1. Simpson's rule gives the tail in steps of
-/// 1 / 1024, and x is linear in log q between them.
+/// Maps q to x with P(Z > x) = q, for a standard normal Z and 1e-33 < q < 1. Simpson's rule gives the tail in
+/// steps of 1 / 1024, and x is linear in log q between them.
 pub fn normal_tail_quantile() -> impl Fn(f64) -> f64 {
     const STEP: f64 = 1.0 / 1024.0;
     let density = |z: f64| (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt();
@@ -98,7 +98,8 @@ mod tests {
             by_order.sort_by(f64::total_cmp);
             by_row.sort_by(f64::total_cmp);
             for i in (100..4000).step_by(300) {
-                // These are two empirical distributions of 4,000 samples. Their ranks differ by at most 5 * sqrt(2 * 4000 / 4).
+                // These are two empirical distributions of 4,000 samples. Their ranks differ by at most 5 *
+                // sqrt(2 * 4000 / 4).
                 let rank = by_order.partition_point(|&beta| beta < by_row[i]);
                 assert!(rank.abs_diff(i) < 225, "{sink:?} {resolve}: {} is at {rank} and {i}", by_row[i]);
             }

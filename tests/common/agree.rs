@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use crate::common::every_family;
-use crate::device::{Request, Done, Out, Rows, small};
+use crate::device::{Done, Out, Request, Rows, small};
 use critbeta::cpu::{self, RowReport};
 use critbeta::cuda::Arch;
 use critbeta::cuda::internals::Scope;
@@ -20,8 +20,8 @@ pub fn weight(gap: f64, beta: f64) -> f64 {
     if gap == 0.0 || beta == 0.0 { 1.0 } else { (-beta * gap).exp() }
 }
 
-/// Checks that the relative error of each probability is at most (4 + z) 2^-23 against f64, with z = beta x gap, plus one
-/// rounding to `dtype`.
+/// Checks that the relative error of each probability is at most (4 + z) 2^-23 against f64, with z = beta x
+/// gap, plus one rounding to `dtype`.
 pub fn assert_probs(case: &str, scores: &[f32], beta: f64, probs: &[f32], dtype: DType) {
     let row = Row::from_f32(scores);
     let (len, z) = (scores.len(), row.partition(beta));
@@ -57,7 +57,8 @@ pub fn assert_same(case: &str, ours: &RowReport, cpu: &RowReport) {
     };
     assert_eq!(bits(ours), bits(cpu), "{case}");
     let n = (cpu.top.len as f64).max(2.0);
-    // Each weight has a relative error of (4 + z) 2^-23. Weights with a large z are small, so their mean z is below H + 1.
+    // Each weight has a relative error of (4 + z) 2^-23. Weights with a large z are small, so their mean z is
+    // below H + 1.
     let relative = (5.0 + cpu.entropy.max(0.0) + n.ln()) * 2f64.powi(-23);
     for (name, ours, cpu, scale) in [
         ("log Z", ours.log_partition, cpu.log_partition, 1.0),

@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 
-/// An engine that plans as for `arch`: the first GPU if CRITBETA_REQUIRE_GPU=1 is set, else the simulator. If this build
-/// has no simulator, it prints the name of the skipped test and returns `None`.
+/// An engine that plans as for `arch`: the first GPU if CRITBETA_REQUIRE_GPU=1 is set, else the simulator. If
+/// this build has no simulator, it prints the name of the skipped test and returns `None`.
 pub fn engine_of(test: &str, options: SimtOptions) -> Option<Engine> {
     static GPU: OnceLock<Engine> = OnceLock::new();
     if std::env::var("CRITBETA_REQUIRE_GPU").is_ok_and(|value| value == "1") {

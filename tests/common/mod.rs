@@ -23,14 +23,14 @@ pub fn every_family(n: usize, seed: u64) -> impl Iterator<Item = (Family, Vec<f3
     Family::ALL.into_iter().map(move |family| (family, draw(family, n, seed)))
 }
 
-/// The relative rounding error of a sum of n positive f64 terms in any order. It is doubled, because a test compares two
-/// such sums, and it includes 8 more operations around them.
+/// The relative rounding error of a sum of n positive f64 terms in any order. It is doubled, because a test
+/// compares two such sums, and it includes 8 more operations around them.
 pub fn sum_error(n: usize) -> f64 {
     (n as f64 + 8.0) * f64::EPSILON
 }
 
-/// The error bound of a probability that is computed in f32: (4 + z) 2^-23 relative, with z = beta gap, and one rounding
-/// below the normal range.
+/// The error bound of a probability that is computed in f32: (4 + z) 2^-23 relative, with z = beta gap, and
+/// one rounding below the normal range.
 pub fn prob_error(weight: f64, z: f64) -> f64 {
     if weight == 0.0 { 2f64.powi(-150) } else { weight * (4.0 + z) * 2f64.powi(-23) + 2f64.powi(-150) }
 }

@@ -2,7 +2,7 @@
 #![no_main]
 
 #[expect(dead_code, reason = "the other target's body")]
-#[path = "../../tests/bad_files/probe.rs"]
+#[path = "../../diagnose/tests/bad_files/probe.rs"]
 mod probe;
 
 use libfuzzer_sys::fuzz_target;

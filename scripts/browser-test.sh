@@ -23,4 +23,4 @@ fi
 cargo build --locked --features simt --bin critbeta
 critbeta=$(cargo build --locked --features simt --bin critbeta --message-format=json 2>/dev/null |
     sed -n 's/.*"executable":"\([^"]*critbeta[^"]*\)".*/\1/p' | tail -n 1)
-exec python3 -B tests/browser/run.py --critbeta "$critbeta" --chromium "$chromium" "$@"
+exec python3 -B diagnose/tests/browser/run.py --critbeta "$critbeta" --chromium "$chromium" "$@"

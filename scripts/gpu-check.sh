@@ -50,13 +50,13 @@ build() {
     rm -rf "$dir"
     mkdir -p "$dir/bin" || fail "cannot write $dir"
     echo "unfinished" >"$dir/BUILD"
-    local tests=(--bench gpu) examples=()
+    local tests=() examples=()
     for name in $TESTS repeats; do tests+=(--test "$name"); done
     for name in $EXAMPLES; do examples+=(--example "$name"); done
-    # Where it was built, as cargo tells it: test binaries have a hash in their names, and bring the command with them.
+    # Cargo says where it built them: test binaries have a hash in their names.
     {
         cargo test --release --locked --no-run --features simt "${tests[@]}" --message-format=json-render-diagnostics &&
-            cargo build --release --locked --features simt "${examples[@]}" --message-format=json-render-diagnostics
+            cargo build --release --locked --features simt --bin critbeta "${examples[@]}" --message-format=json-render-diagnostics
     } >"$dir/built.json" || fail "the build failed"
     python3 - "$dir" <<'PY' || fail "packing failed"
 import json, pathlib, shutil, sys
@@ -77,7 +77,7 @@ PY
     rm -r "${dir:?}/bin"
     cp -r benches/peers scripts/gpu-check.sh "$dir/" || fail "packing failed"
     local changed
-    changed=$(git status --porcelain -- build.rs Cargo.toml kernels src tests benches python)
+    changed=$(git status --porcelain -- build.rs Cargo.toml kernels src diagnose tests benches python)
     {
         echo "commit $(git rev-parse --short HEAD)${changed:+, with uncommitted changes}"
         echo "built $(date -u +%Y-%m-%d) by $(rustc --version), $("$home/bin/nvcc" --version | tail -1), for $ARCHS"
@@ -235,7 +235,6 @@ check() {
     for name in $EXAMPLES; do gpu_part "$name" 20 "bin/example-$name"; done
     sanitizer_part memcheck
     sanitizer_part racecheck
-    gpu_part "criterion bench" 40 bin/bench-gpu --bench --warm-up-time 0.2 --measurement-time 0.5 --noplot
     for file in "$records"/*.csv; do
         [ -e "$file" ] && sed -i "1i# $(where)" "$file"
     done

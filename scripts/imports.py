@@ -18,7 +18,7 @@ PATH = re.compile(r"\b(?:crate|super|self)(?:::\w+)+(?:::\{)?|\bpub(?:\([^)]*\))
 def code_of(file):
     """The text without comments, strings and the tests at its end."""
     text = file.read_text()
-    text = re.sub(r"//.*|\"(?:\\.|[^\"\\])*\"", "", text)
+    text = re.sub(r"//.*|\"(?:\\.|[^\"\\])*\"|\(in [\w:]+\)", "", text)
     return re.split(r"#\[cfg\((?:all\()?test\b[^\n]*\]\s*(?:pub(?:\([^)]*\))? )?mod \w+ \{", text)[0]
 
 

@@ -1,6 +1,6 @@
 //! Diagnosing from queries and keys against the matrix product alone, on one thread, in one alternating run.
 //!
-//! `cargo bench --bench qk` prints, per shape, dtype and order of rows, the median time of `scan` divided by
+//! `cargo bench -p critbeta-diagnose --bench qk` prints, per shape, dtype and order of rows, the median time of `scan` divided by
 //! that of one product of all rows and keys (times the share of it that causal rows see), and the same
 //! of the reports alone on scores that lie in memory: what is left for making the scores is the difference.
 //! Then, of the rows of `examples/data`, the critical softmax divided by that at beta = 1. In brackets the 25 % and 75 %

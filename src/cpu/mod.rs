@@ -4,23 +4,17 @@
 //! [`InstructionSet`], every result has the same bits: counts are integers, maxima have no order, and sums are of
 //! fixed chunks in a fixed order.
 
-mod bins;
-mod contact;
 mod copy;
 mod exponent;
-mod gather;
-mod hull;
 mod lanes;
 mod ln;
 mod partition;
 mod plan;
 mod probs;
-mod rank;
 mod row;
 mod scale;
+mod search;
 mod softmax;
-mod sorted;
-mod spread;
 mod top;
 mod weights;
 

@@ -1,9 +1,9 @@
 //! The probabilities of a row: its weights over their sum, stored as any element type.
 
 use super::exponent::{Exponent, WEIGHT_ONE, weigh};
-use super::gather::reserve;
 use super::lanes::{self, InstructionSet, Lanes, WIDTH, Work};
 use super::plan::CHUNK;
+use super::search::gather::reserve;
 use super::top::{Chunks, Found, Progress, Tops};
 use super::weights::{BLOCK, LINE, SumWeights, padded, vectors};
 use crate::Element;

@@ -1,11 +1,11 @@
 //! One row in five verbs: row max, count gaps, critical beta, partition, write probs.
 
-use super::contact::Contact;
-use super::gather::{AtLeast, Gather};
 use super::lanes::InstructionSet;
 use super::partition::partition;
 use super::probs::Probs;
-use super::rank::of_largest;
+use super::search::contact::Contact;
+use super::search::gather::{AtLeast, Gather};
+use super::search::rank::of_largest;
 use super::top::{Chunks, Progress, Tops};
 use crate::Element;
 use crate::critical::CriticalBeta;

@@ -1,8 +1,8 @@
 //! The ratios of what is left: few scores by all pairs; and the k largest alone, sorted.
 
-use super::contact::Search;
-use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
-use super::ln::{LN_ERROR, ln};
+use super::state::Search;
+use crate::cpu::lanes::{InstructionSet, Lanes, WIDTH, Work};
+use crate::cpu::ln::{LN_ERROR, ln};
 use crate::critical::{CriticalBeta, ratio};
 use crate::stats::{RowMax, TopK};
 use std::sync::LazyLock;
@@ -118,7 +118,7 @@ pub(super) fn offer_best<const N: usize>(
 }
 
 /// Lambda(resolve) as far as the `k` largest scores tell, with what bounds it from above.
-pub(super) fn of_largest(scores: &[f32], top: &RowMax, k: usize, resolve: f64) -> CriticalBeta {
+pub(in crate::cpu) fn of_largest(scores: &[f32], top: &RowMax, k: usize, resolve: f64) -> CriticalBeta {
     let best = CriticalBeta::at_top(top.ties, resolve);
     let mut search = Search { best, attained: 0.0, resolve, max: top.max };
     let mut largest = TopK::new(k);

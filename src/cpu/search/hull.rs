@@ -5,9 +5,9 @@
 //! not negative being ordered as their bits.
 
 use super::bins::Bins;
-use super::contact::Search;
-use super::lanes::{Lanes, WIDTH, Work};
-use super::ln::{LN_ERROR, LN32_ERROR, ln, ln32};
+use super::state::Search;
+use crate::cpu::lanes::{Lanes, WIDTH, Work};
+use crate::cpu::ln::{LN_ERROR, LN32_ERROR, ln, ln32};
 use std::ops::{BitAnd, Range};
 
 /// Two roundings of a place in f32 to nearest, and a little: what an edge may be off by, relative to its distance from

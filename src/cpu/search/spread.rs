@@ -3,12 +3,12 @@
 //! What bins cannot thin out comes here: on a log grid every rank is a contact.
 
 use super::bins::{Bins, TABLE, TABLES};
-use super::contact::Search;
 use super::gather::reserve;
-use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use super::rank::{FEW, offer_best};
-use super::top::{GapRange, Within};
-use super::weights::BLOCK;
+use super::state::Search;
+use crate::cpu::lanes::{InstructionSet, Lanes, WIDTH, Work};
+use crate::cpu::top::{GapRange, Within};
+use crate::cpu::weights::BLOCK;
 use std::hint::black_box;
 
 /// Scores of a bucket that are compared in pairs.

@@ -2,13 +2,13 @@
 
 use super::bins::Bins;
 use super::hull::Hull;
-use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
-use super::top::Chunks;
-use super::weights::{BLOCK, padded, vectors};
 use crate::Element;
+use crate::cpu::lanes::{InstructionSet, Lanes, WIDTH, Work};
+use crate::cpu::top::Chunks;
+use crate::cpu::weights::{BLOCK, padded, vectors};
 
 /// Makes scratch at least `len` long; an eighth more where it grows, so that rows that grow by one do not move it each time.
-pub(super) fn reserve(scratch: &mut Vec<f32>, len: usize) {
+pub(in crate::cpu) fn reserve(scratch: &mut Vec<f32>, len: usize) {
     if scratch.len() < len {
         let len = len + len / 8;
         scratch.reserve_exact(len - scratch.len());
@@ -17,23 +17,23 @@ pub(super) fn reserve(scratch: &mut Vec<f32>, len: usize) {
 }
 
 /// Which scores to keep.
-pub(super) trait Keep: Copy {
+pub(in crate::cpu) trait Keep: Copy {
     /// Must be `#[inline(always)]`.
     fn keep<L: Lanes>(self, lanes: L, score: L::F) -> L::M;
 }
 
 /// Scores of at least this much.
 #[derive(Clone, Copy)]
-pub(super) struct AtLeast(f32);
+pub(in crate::cpu) struct AtLeast(f32);
 
 impl AtLeast {
     /// Every score that is not masked.
-    pub(super) fn visible() -> AtLeast {
+    pub(in crate::cpu) fn visible() -> AtLeast {
         AtLeast(f32::MIN)
     }
 
     /// Every score whose gap below `max` is at most `cut`, and perhaps some beyond.
-    pub(super) fn within(max: f32, cut: f32) -> AtLeast {
+    pub(in crate::cpu) fn within(max: f32, cut: f32) -> AtLeast {
         // Two units in the last place of the larger one: a rounding of the gap, and one of this difference.
         let least = f64::from(max) - f64::from(cut) - f64::from(max.abs().max(cut)) * 2f64.powi(-22);
         AtLeast((least as f32).max(f32::MIN))
@@ -49,7 +49,7 @@ impl Keep for AtLeast {
 
 /// Gaps in the hull of bins.
 #[derive(Clone, Copy)]
-pub(super) struct Inside {
+pub(in crate::cpu) struct Inside {
     max: f32,
     bins: Bins,
     /// The least and the largest place that is in one of them.
@@ -75,24 +75,24 @@ impl Keep for Inside {
 
 /// Scores that were kept, in the order of the row.
 #[derive(Default)]
-pub(super) struct Gather {
+pub(in crate::cpu) struct Gather {
     space: Vec<f32>,
     used: usize,
 }
 
 impl Gather {
-    pub(super) fn kept(&self) -> &[f32] {
+    pub(in crate::cpu) fn kept(&self) -> &[f32] {
         &self.space[..self.used]
     }
 
     /// As `kept`, with a vector of anything behind them.
-    pub(super) fn kept_and_room(&mut self) -> &mut [f32] {
+    pub(in crate::cpu) fn kept_and_room(&mut self) -> &mut [f32] {
         reserve(&mut self.space, self.used + WIDTH);
         &mut self.space[..self.used + WIDTH]
     }
 
     /// Replaces what was kept by the scores of `row` that `keep` holds on to.
-    pub(super) fn collect<T: Element>(&mut self, row: &Chunks<T>, keep: impl Keep + Sync) {
+    pub(in crate::cpu) fn collect<T: Element>(&mut self, row: &Chunks<T>, keep: impl Keep + Sync) {
         self.used = 0;
         if !row.split {
             return row.set.run(Collect { scores: row.scores, keep, to: self });
@@ -108,7 +108,7 @@ impl Gather {
     }
 
     /// Drops what `keep` does not hold on to.
-    pub(super) fn retain(&mut self, set: InstructionSet, keep: impl Keep) {
+    pub(in crate::cpu) fn retain(&mut self, set: InstructionSet, keep: impl Keep) {
         set.run(Retain { keep, of: self });
     }
 }

@@ -6,24 +6,23 @@
 //! 3. Where many are left (the contact is in the bulk: a sink, a heavy tail), they are counted in bins. A bin of gaps
 //!    `low..=high` with `after` scores through it attains at least (log after - r) / high and at most
 //!    (log after - r) / low; the hull of the bins that can still win is moved together; again from 1.
-//! 4. What bins do not thin out (every rank of a log grid is a contact) is spread into buckets, or sorted where they lie too close for f32 to
-//!    divide; a row in order has its ranks.
+//! 4. Bins do not thin out a log grid, on which every rank is a contact. Such scores are spread into buckets, or sorted
+//!    where they lie too close for f32 to divide.
 //!
 //! Only the end decides, by the one rounded ratio of `critical.rs`: the result is that of sorting, bit for bit.
 
-use super::bins::{Bins, Tally};
+use super::bins::Bins;
 use super::gather::{AtLeast, Gather, Inside};
-use super::lanes::{InstructionSet, WIDTH};
 use super::rank::{self, FEW, TopRatio};
-use super::sorted::{IsInOrder, OfferInOrder, Order};
 use super::spread;
-use super::top::{Chunks, GapRange, Tops, Within};
+use super::state::Search;
+use super::tally::Tally;
 use crate::Element;
-use crate::critical::{CriticalBeta, ratio};
+use crate::cpu::lanes::{InstructionSet, WIDTH};
+use crate::cpu::top::{Chunks, GapRange, Tops, Within};
+use crate::critical::CriticalBeta;
 use crate::stats::RowMax;
 
-/// Bounds are widened by this: far above the rounding of two f64 ratios, and of a gap to f32.
-const SLACK: f64 = 1e-9;
 /// With up to so many of the sample a part of a row is gathered rather than counted.
 const FEW_ENOUGH: u32 = SAMPLES as u32 / 2;
 /// Where the ratio of the bulk seems to be so much larger than that of the top, it is counted at once. With 1.4 Gaussian rows
@@ -41,44 +40,16 @@ const PER_LINE: usize = 8;
 
 /// Scratch of one thread, reused from row to row.
 #[derive(Default)]
-pub(super) struct Contact {
+pub(in crate::cpu) struct Contact {
     /// Scores that can still be the contact.
     near: Gather,
     tally: Tally,
     room: spread::Room,
 }
 
-/// What the search knows.
-pub(super) struct Search {
-    pub best: CriticalBeta,
-    /// A ratio that some score attains.
-    pub attained: f64,
-    pub resolve: f64,
-    pub max: f32,
-}
-
-impl Search {
-    /// The largest gap that `count` scores within it could make the contact.
-    fn cut(&self, count: u64) -> f32 {
-        let reach = ((count as f64).ln() - self.resolve) / self.attained * (1.0 + SLACK);
-        // Nothing attained yet: every finite gap.
-        if reach < f64::from(f32::MAX) { (reach as f32).next_up() } else { f32::MAX }
-    }
-
-    pub(super) fn offer(&mut self, gap: f32, rank: u64) {
-        let (gap, best) = (f64::from(gap), &self.best);
-        let ratio = ratio(gap, rank, self.resolve);
-        // Among equal ratios the largest gap is the contact, in whatever order they come.
-        if ratio > 0.0 && (ratio > best.beta || ratio == best.beta && gap > best.contact_gap) {
-            self.best = CriticalBeta { beta: ratio, upper: ratio, contact_gap: gap, contact_rank: rank };
-            self.attained = self.attained.max(ratio);
-        }
-    }
-}
-
 impl Contact {
     /// Lambda(resolve) of a row without NaN or +inf.
-    pub(super) fn critical_beta<T: Element>(
+    pub(in crate::cpu) fn critical_beta<T: Element>(
         &mut self,
         row: &Chunks<T>,
         top: &RowMax,
@@ -100,12 +71,6 @@ impl Contact {
         let sample = Sample::of(row, top.max);
         if sample.within(cut) <= FEW_ENOUGH {
             self.gather(row, cut, &mut search);
-            return search.best;
-        }
-        if let Some(order) = sample.order()
-            && row.set.run(IsInOrder { scores: row.scores, order })
-        {
-            row.set.run(OfferInOrder { scores: row.scores, order, search: &mut search });
             return search.best;
         }
         if let Some(near) = sample.near(cut, &search) {
@@ -217,15 +182,6 @@ impl Sample {
     /// How many of its scores have a gap of at most `cut`.
     fn within(&self, cut: f32) -> u32 {
         self.set.run(Within { scores: &self.scores, max: self.max, gap: cut }) as u32
-    }
-
-    /// The order that the row may be in.
-    fn order(&self) -> Option<Order> {
-        match self.scores {
-            scores if scores.is_sorted() => Some(Order::Ascending),
-            scores if scores.is_sorted_by(|a, b| a >= b) => Some(Order::Descending),
-            _ => None,
-        }
     }
 
     /// A smaller cut that the contact seems to be below, if it is not in the bulk.

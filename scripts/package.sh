@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What others get of the two crates: how many crates the library compiles, and that both packages build from their own files.
+#
+#   scripts/package.sh      the last line is `package: ...`
+#
+# cargo package takes every tracked file that Cargo.toml includes; changes that are not committed are an error to it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The lines of cargo tree, itself and repetitions included.
+count() {
+    local found
+    found=$(cargo tree --locked -p critbeta -e normal --prefix none "${@:2}" | sort -u | wc -l)
+    [ "$found" -le "$1" ] || { echo "error: critbeta ${*:2} compiles $found crates, expected $1 at most" >&2; exit 1; }
+    echo "critbeta ${*:2}: $found lines of cargo tree, $1 at most"
+}
+count 25 --no-default-features
+count 35 --no-default-features --features cuda
+count 35
+
+cargo package --locked --quiet -p critbeta -p critbeta-diagnose "$@"
+echo "package: critbeta and critbeta-diagnose build from their own files"

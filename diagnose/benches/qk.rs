@@ -50,12 +50,12 @@ fn product(q: &[f32], k: &[f32], [rows, keys, dim]: [usize; 3], scores: &mut [f3
 fn ratios(shape: [usize; 3], dtype: DType, causal: bool) -> [String; 2] {
     let [rows, keys, dim] = shape;
     let mut rng = StdRng::seed_from_u64(7);
-    let law = StudentT::new(4.0).unwrap();
+    let scores = StudentT::new(4.0).unwrap();
     // f32 or its upper half: what the file holds and what the product gets are the same values.
     let cut = 4 - dtype.size_bytes();
     let mut drawn = |count: usize| {
         let round = |v: f64| if cut == 0 { v as f32 } else { bf16::from_f64(v).to_f32() };
-        let values: Vec<f32> = (0..count).map(|_| round(law.sample(&mut rng))).collect();
+        let values: Vec<f32> = (0..count).map(|_| round(scores.sample(&mut rng))).collect();
         (values.iter().flat_map(|v| v.to_le_bytes().into_iter().skip(cut)).collect::<Vec<u8>>(), values)
     };
     let (q_bytes, q) = drawn(rows * dim);

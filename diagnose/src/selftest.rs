@@ -102,7 +102,7 @@ fn check_with(
             let rows = measurer.each_of(family, n, rows, seed)?;
             let measured = summary(rows.iter().map(|critical| critical.beta).collect());
             medians.push(measured);
-            let what = format!("median of {} rows; exact law of the order statistics", rows.len());
+            let what = format!("median of {} rows; exact distribution of the order statistics", rows.len());
             checks.push(Check::new(family, format!("n = {n}"), expected, measured, tolerance, what));
             if matches!(family, Family::Sink { .. }) && n == SIZES[2].0 {
                 let measured = summary(rows.iter().map(|c| c.contact_rank as f64 / n as f64).collect());

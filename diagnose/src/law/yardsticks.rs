@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// The exponent that the fit gives for a family of known law, over the same lengths.
+/// The exponent that the fit gives for a family of known answer, over the same lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Yardstick {
     /// The family.

@@ -101,15 +101,18 @@ fn bench_checks_the_kernels_of_a_device() {
     }
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bench.json");
-    for law in ["sink", "equal"] {
-        let case = ["bench", "--device", "simt", "--rows", "2", "--len", "3000", "--law", law];
+    for family in ["sink", "equal"] {
+        let case = ["bench", "--device", "simt", "--rows", "2", "--len", "3000", "--family", family];
         let told = stdout(&[&case[..], &["--json", text(&file)]].concat());
         assert!(told.contains("times mean nothing") && told.contains("1 cases, 0 wrong results"), "{told}");
         let json: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         let seconds = json["cases"][0]["seconds"].as_object().unwrap();
         let ways = ["copy", "critical_softmax", "softmax", "stats", "topk"];
         assert_eq!(seconds.keys().collect::<Vec<_>>(), ways);
-        assert_eq!((&json["simulated"], &json["cases"][0]["law"]), (&Value::from(true), &Value::from(law)));
+        assert_eq!(
+            (&json["simulated"], &json["cases"][0]["family"]),
+            (&Value::from(true), &Value::from(family))
+        );
     }
 }
 

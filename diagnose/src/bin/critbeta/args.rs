@@ -45,7 +45,7 @@ pub enum Command {
     Report(Report),
     /// Write the rescaled probabilities of every row of a score file, same format and shape
     Softmax(Softmax),
-    /// Generate score families of known law and compare what is measured with what is known
+    /// Generate score families of known answer and compare what is measured with what is known
     Families(Families),
     /// Show the published length laws with their conventions, sources and values
     Laws(Laws),

@@ -16,20 +16,20 @@ pub struct Bench {
     /// Rows of the one case to measure [default: as many as make 64 MiB of scores, on a GPU 256 MiB]
     #[arg(long, value_name = "R", requires = "len", value_parser = clap::value_parser!(u64).range(1..))]
     pub rows: Option<u64>,
-    /// Columns of the one case to measure [default: a ladder of shapes and laws]
+    /// Columns of the one case to measure [default: a ladder of shapes and families]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
     pub len: Option<u64>,
     /// f32, f16 or bf16
     #[arg(long, value_name = "DTYPE", requires = "len", default_value = "f32")]
     pub dtype: DType,
     /// gaussian, sink, needles, student-t, log-grid, equal, masked, bf16 or ascending
-    #[arg(long, value_name = "LAW", requires = "len", default_value = "gaussian")]
-    pub law: String,
-    /// Scores of a row in a drawn order, not in the law's own
+    #[arg(long, value_name = "FAMILY", requires = "len", default_value = "gaussian")]
+    pub family: String,
+    /// Scores of a row in a drawn order, not in the family's own
     #[arg(long, requires = "len")]
     pub shuffled: bool,
     /// A few tiny cases instead of the ladder, for a memory checker; their times mean nothing
-    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "law", "shuffled", "turns"])]
+    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "family", "shuffled", "turns"])]
     pub small: bool,
     /// Times each way of a case is run, the slowest fewer; the median counts
     #[arg(long, value_name = "K", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
@@ -47,8 +47,8 @@ pub struct Bench {
 pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
     let device = crate::device(cli)?;
     let cases = match (args.len, args.rows) {
-        (Some(n), Some(rows)) => vec![Case::new(rows, n, args.dtype, &args.law)?],
-        (Some(n), None) => vec![Case::many_on(&device, n, args.dtype, &args.law)?],
+        (Some(n), Some(rows)) => vec![Case::new(rows, n, args.dtype, &args.family)?],
+        (Some(n), None) => vec![Case::many_on(&device, n, args.dtype, &args.family)?],
         _ if args.small => cases::small()?,
         _ => cases::of(&device)?,
     };
@@ -98,7 +98,7 @@ fn is_simulated(device: &Device) -> bool {
 }
 
 fn name(case: &Case) -> String {
-    format!("{} x {} {} {}", case.rows, case.n, case.dtype, case.told_law())
+    format!("{} x {} {} {}", case.rows, case.n, case.dtype, case.family_label())
 }
 
 /// A column of the table: its header, and what is computed of a case's times.
@@ -141,12 +141,12 @@ fn ratios(device: &Device, measured: &[Measured]) -> impl std::fmt::Display + us
         Some(value) => format!("{value:.1}"),
         None => "-".into(),
     };
-    let case = ["rows x n", "dtype", "law"];
+    let case = ["rows x n", "dtype", "family"];
     let mut rows =
         table(case.into_iter().chain(columns.iter().map(|(header, _)| *header)).collect::<Vec<_>>());
     for of in measured {
         let Case { rows: count, n, dtype, .. } = of.case;
-        let case = [format!("{count} x {n}"), dtype.to_string(), of.case.told_law()];
+        let case = [format!("{count} x {n}"), dtype.to_string(), of.case.family_label()];
         rows.add_row(case.into_iter().chain(columns.iter().map(|(_, value)| shown(value(of)))));
     }
     rows
@@ -158,8 +158,8 @@ fn document(device: &Device, measured: &[Measured]) -> Value {
             of.seconds.iter().map(|&(way, _)| (way.name().into(), json!(of.of(way)))).collect();
         let failed: Map<_, _> = of.failed.iter().map(|(way, why)| (way.name().into(), json!(why))).collect();
         let Case { rows, n, dtype, is_shuffled, .. } = of.case;
-        let (law, dtype) = (of.case.law_name(), dtype.name());
-        json!({ "rows": rows, "n": n, "dtype": dtype, "law": law, "shuffled": is_shuffled, "seconds": seconds,
+        let (family, dtype) = (of.case.family_name(), dtype.name());
+        json!({ "rows": rows, "n": n, "dtype": dtype, "family": family, "shuffled": is_shuffled, "seconds": seconds,
                 "failed": failed })
     });
     let (device, simulated) = (device.description(), is_simulated(device));

@@ -1,8 +1,8 @@
 //! Which tensors of a `.safetensors` file are diagnosed, by their names.
 
 use super::safetensors::{SafetensorsFile, Tensor};
+use super::source::{Input, SCALE_OF_SCORES, Selection, Source};
 use super::tensors::{QkPair, ScoreTensor};
-use super::{Input, Selection, Source};
 use critbeta::{Error, Result};
 use std::collections::HashSet;
 
@@ -62,7 +62,7 @@ pub(super) fn select(file: &SafetensorsFile, selection: &Selection) -> Result<In
     for pick in picks {
         match pick {
             Pick::Scores(tensor) if selection.scale.is_some() => {
-                return Err(file.fail(tensor, super::SCALE_OF_SCORES));
+                return Err(file.fail(tensor, SCALE_OF_SCORES));
             }
             Pick::Scores(tensor) => match ScoreTensor::of(file, tensor)? {
                 empty if empty.is_empty() => skipped.push(tensor.name.to_string()),

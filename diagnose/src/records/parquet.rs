@@ -1,8 +1,7 @@
 //! Row records as Apache Parquet, one row group per 16,384 rows.
 
-use super::reader::RawRecord;
-use super::record::RowRecord;
-use super::writers::{COLUMNS, Column};
+use super::raw::RawRecord;
+use super::record::{COLUMNS, Column, RowRecord};
 use ::parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::column::writer::ColumnWriter;

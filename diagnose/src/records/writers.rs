@@ -1,6 +1,6 @@
 //! Row records as JSON lines, CSV or Parquet, written as they come.
 
-use super::record::RowRecord;
+use super::record::{COLUMNS, Column, RowRecord};
 use critbeta::{Error, Result};
 use std::io::{self, Write};
 use std::path::Path;
@@ -31,45 +31,6 @@ impl RowFormat {
         }
     }
 }
-
-/// What one column of a table of records holds.
-#[derive(Debug, Clone, Copy)]
-pub enum Column {
-    /// Text.
-    Text(fn(&RowRecord) -> &str),
-    /// An index, position or count.
-    Count(fn(&RowRecord) -> u64),
-    /// A number that may be infinite or NaN.
-    Real(fn(&RowRecord) -> f64),
-    /// True or false.
-    Flag(fn(&RowRecord) -> bool),
-}
-
-/// Every field by name, in the order of [`RowRecord`]; the last two only with a top-k count.
-pub const COLUMNS: [(&str, Column); 22] = [
-    ("layer", Column::Text(|r| &r.layer)),
-    ("head", Column::Count(|r| r.head)),
-    ("row", Column::Count(|r| r.row)),
-    ("position", Column::Count(|r| r.position)),
-    ("n", Column::Count(|r| r.n)),
-    ("max", Column::Real(|r| r.max)),
-    ("argmax", Column::Count(|r| r.argmax)),
-    ("ties", Column::Count(|r| r.ties)),
-    ("critical_beta", Column::Real(|r| r.critical_beta)),
-    ("contact_gap", Column::Real(|r| r.contact_gap)),
-    ("contact_rank", Column::Count(|r| r.contact_rank)),
-    ("alpha", Column::Real(|r| r.alpha)),
-    ("resolved_beta", Column::Real(|r| r.resolved_beta)),
-    ("beta", Column::Real(|r| r.beta)),
-    ("ratio", Column::Real(|r| r.ratio)),
-    ("log_partition", Column::Real(|r| r.log_partition)),
-    ("entropy", Column::Real(|r| r.entropy)),
-    ("top_two", Column::Real(|r| r.top_two)),
-    ("max_weight", Column::Real(|r| r.max_weight)),
-    ("poisoned", Column::Flag(|r| r.poisoned)),
-    ("certified", Column::Flag(|r| r.certified == Some(true))),
-    ("resolved_certified", Column::Flag(|r| r.resolved_certified == Some(true))),
-];
 
 /// Writes records to `W` in one of the formats.
 pub struct RowWriter<W: Write + Send> {

@@ -8,17 +8,17 @@ use std::process::{Command, Stdio};
 const FAMILIES: [&str; 9] =
     ["gaussian", "sink", "needles", "student-t", "log-grid", "equal", "masked", "bf16", "ascending"];
 
-fn ways() -> Vec<&'static str> {
+fn methods() -> Vec<&'static str> {
     let all = ["copy", "copy_nt", "critical_softmax", "naive_sort", "softmax", "stats", "topk"];
     #[cfg(target_arch = "x86_64")]
     let streams = std::arch::is_x86_feature_detected!("avx");
     #[cfg(not(target_arch = "x86_64"))]
     let streams = false;
-    all.into_iter().filter(|&way| way != "copy_nt" || streams).collect()
+    all.into_iter().filter(|&method| method != "copy_nt" || streams).collect()
 }
 
 #[test]
-fn json_has_the_seconds_of_every_way() {
+fn json_has_the_seconds_of_every_method() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bench.json");
     for (dtype, family) in ["f32", "f16", "bf16"].into_iter().cycle().zip(FAMILIES) {
@@ -31,7 +31,7 @@ fn json_has_the_seconds_of_every_way() {
         assert_eq!((case["rows"].as_u64(), case["n"].as_u64()), (Some(3), Some(301)));
         assert_eq!((case["dtype"].as_str(), case["family"].as_str()), (Some(dtype), Some(family)));
         let seconds = case["seconds"].as_object().unwrap();
-        assert_eq!(seconds.keys().collect::<Vec<_>>(), ways());
+        assert_eq!(seconds.keys().collect::<Vec<_>>(), methods());
         assert!(seconds.values().all(|seconds| seconds.as_f64().unwrap() > 0.0), "{case}");
         assert_eq!(case["failed"], serde_json::json!({}));
     }
@@ -139,20 +139,20 @@ fn another_program_can_take_turns_on_the_same_scores() {
     let ready = line();
     let mut ready: Vec<&str> = ready.strip_prefix("ready: ").unwrap().split(' ').collect();
     ready.sort();
-    assert_eq!(ready, ways());
+    assert_eq!(ready, methods());
     let bytes = std::fs::read(&scores).unwrap();
     let values: Vec<f32> = bytes.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect();
     let row = (0..100).map(|i| i as f32 / 8.0);
     assert_eq!(values, row.clone().chain(row).collect::<Vec<f32>>());
-    for way in ready {
-        writeln!(told, "{way}").unwrap();
+    for method in ready {
+        writeln!(told, "{method}").unwrap();
         assert!(line().parse::<f64>().unwrap() > 0.0);
     }
     writeln!(told, "nonsense").unwrap();
     let ended = child.wait_with_output().unwrap();
     let error = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(1));
-    assert!(error.contains("no way \"nonsense\": expected one of copy"), "{error}");
+    assert!(error.contains("no method \"nonsense\": expected one of copy"), "{error}");
 }
 
 #[test]

@@ -107,8 +107,8 @@ fn bench_checks_the_kernels_of_a_device() {
         assert!(told.contains("times mean nothing") && told.contains("1 cases, 0 wrong results"), "{told}");
         let json: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         let seconds = json["cases"][0]["seconds"].as_object().unwrap();
-        let ways = ["copy", "critical_softmax", "softmax", "stats", "topk"];
-        assert_eq!(seconds.keys().collect::<Vec<_>>(), ways);
+        let methods = ["copy", "critical_softmax", "softmax", "stats", "topk"];
+        assert_eq!(seconds.keys().collect::<Vec<_>>(), methods);
         assert_eq!(
             (&json["simulated"], &json["cases"][0]["family"]),
             (&Value::from(true), &Value::from(family))

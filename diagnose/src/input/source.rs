@@ -1,0 +1,70 @@
+//! What a file of attention holds for a diagnosis.
+
+use super::tensors::{QkPair, ScoreTensor};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What of a file is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Selection<'a> {
+    /// `--tensor`: the name of a score tensor, the NAME of a pair, or of one of its members.
+    pub tensor: Option<&'a str>,
+    /// `--scale`: what dot products of pairs are multiplied by.
+    pub scale: Option<f64>,
+}
+
+/// A file of attention, open.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// The file.
+    pub path: PathBuf,
+    /// What there is to diagnose, in the order of the file: at least one, each of at least one row.
+    pub sources: Vec<Source>,
+    /// Names of what is left out: other tensors beside pairs, and whatever has no rows.
+    pub skipped: Vec<String>,
+}
+
+/// One thing to diagnose.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Scores as they are.
+    Scores(ScoreTensor),
+    /// Queries and keys that scores are computed from.
+    Pair(QkPair),
+}
+
+impl Input {
+    /// Rows of all heads of all sources.
+    pub fn rows(&self) -> u64 {
+        self.sources.iter().map(|source| source.heads() as u64 * source.rows() as u64).sum()
+    }
+}
+
+impl Source {
+    /// The tensor's name, without `.q` for a pair.
+    pub fn layer(&self) -> &Arc<str> {
+        match self {
+            Source::Scores(tensor) => tensor.layer(),
+            Source::Pair(pair) => pair.layer(),
+        }
+    }
+
+    /// Query heads.
+    pub fn heads(&self) -> usize {
+        match self {
+            Source::Scores(tensor) => tensor.heads(),
+            Source::Pair(pair) => pair.heads(),
+        }
+    }
+
+    /// Rows of one head.
+    pub fn rows(&self) -> usize {
+        match self {
+            Source::Scores(tensor) => tensor.rows(),
+            Source::Pair(pair) => pair.rows(),
+        }
+    }
+}
+
+pub(super) const SCALE_OF_SCORES: &str =
+    "holds scores, which are scaled already: --scale is for pairs of queries and keys";

@@ -1,4 +1,4 @@
-//! What is measured: shapes, dtypes and families.
+//! The cases that a bench measures: shapes, dtypes and families.
 
 use crate::Device;
 use crate::input::elements;
@@ -17,9 +17,9 @@ pub struct Case {
     pub n: u64,
     /// f32, f16 or bf16.
     pub dtype: DType,
-    /// What the scores are drawn from.
+    /// The family that the scores are drawn from.
     pub family: Family,
-    /// Whether the scores of a row are in a drawn order instead of the family's own.
+    /// Whether each row has its scores in a random order instead of the family's own.
     pub is_shuffled: bool,
 }
 
@@ -27,17 +27,17 @@ pub struct Case {
 pub const FAMILIES: [&str; 9] =
     ["gaussian", "sink", "needles", "student-t", "log-grid", "equal", "masked", "bf16", "ascending"];
 
-/// Bytes of scores of the cases with many rows on a GPU: several times any L2 cache.
+/// A GPU's cases with many rows have this many bytes of scores: several times any L2 cache.
 const MANY_BYTES: u64 = 256 << 20;
-/// The same on a CPU, beside as many of probabilities: several times most L3 caches, and a sort of them takes half a second.
+/// A CPU's have this many, and as many of probabilities. That is several times most L3 caches, and a sort takes half a second.
 const MANY_BYTES_CPU: u64 = 64 << 20;
-/// Scores that are drawn; more rows repeat them.
+/// This many scores are drawn at most. Further rows repeat them.
 const DRAWN_SCORES: u64 = 1 << 22;
 
 impl Case {
-    /// A case of `family`, by its name in [`FAMILIES`] or with a parameter as `critbeta families` reads it.
+    /// A case of `family`, which is a name in [`FAMILIES`], with or without a parameter.
     ///
-    /// Errors: [`Error::Settings`] for an unknown family, for zero rows or columns, for f64, and for more bytes than can be addressed.
+    /// Errors: [`Error::Settings`] for an unknown family, zero rows or columns, f64, or more bytes than can be addressed.
     pub fn new(rows: u64, n: u64, dtype: DType, family: &str) -> Result<Case> {
         let family = family.parse().map_err(|detail| Error::Settings { detail })?;
         let fail = |expected| {
@@ -47,7 +47,7 @@ impl Case {
         if rows == 0 || n == 0 || dtype == DType::F64 {
             return fail("rows, columns and f32, f16 or bf16");
         }
-        // Scores and probabilities, and room for what is counted of them.
+        // The scores, the probabilities, and the counts need room.
         let bytes = rows.checked_mul(n).and_then(|scores| scores.checked_mul(8 * dtype.size_bytes() as u64));
         match bytes.map(usize::try_from) {
             Some(Ok(_)) => Ok(Case { rows, n, dtype, family, is_shuffled: false }),
@@ -55,19 +55,19 @@ impl Case {
         }
     }
 
-    /// The same scores, those of every row in a drawn order.
+    /// The same case with the scores of every row in a random order.
     pub fn shuffled(self) -> Case {
         Case { is_shuffled: true, ..self }
     }
 
-    /// As many rows of `n` as make 256 MiB of scores.
+    /// A case with as many rows of `n` scores as make 256 MiB.
     ///
     /// Errors: as [`Case::new`].
     pub fn many(n: u64, dtype: DType, family: &str) -> Result<Case> {
         Case::filling(MANY_BYTES, n, dtype, family)
     }
 
-    /// As many rows of `n` as leave the caches of `device` behind: 64 MiB of scores on a CPU, else [`Case::many`].
+    /// A case that is larger than the caches of `device`: 64 MiB of scores on a CPU, else [`Case::many`].
     ///
     /// Errors: as [`Case::new`].
     pub fn many_on(device: &Device, n: u64, dtype: DType, family: &str) -> Result<Case> {
@@ -82,19 +82,19 @@ impl Case {
         Case::new((bytes / row_bytes.max(1)).max(1), n, dtype, family)
     }
 
-    /// The family in words: its name, and its parameter where that is not the default.
+    /// The family's name, and its parameter where that is not the default.
     pub fn family_name(&self) -> String {
         let is_default = Family::ALL.contains(&self.family);
         if is_default { self.family.name().into() } else { self.family.to_string() }
     }
 
-    /// The family, and the order of the scores if it is not the family's own.
+    /// The family's name, and `shuffled` if the scores are.
     pub fn family_label(&self) -> String {
         let order = if self.is_shuffled { ", shuffled" } else { "" };
         self.family_name() + order
     }
 
-    /// The case's rows as its dtype holds them, seeded by `seed`; of a case of more than 4 Mi scores those that the others repeat.
+    /// Draws the rows from `seed` and rounds them to the dtype. Beyond 4 Mi scores it draws only the rows that the others repeat.
     pub fn draw(&self, seed: u64) -> Vec<Vec<f32>> {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let one = |_| {
@@ -114,13 +114,14 @@ impl Case {
         (0..(DRAWN_SCORES / self.n).clamp(1, self.rows)).map(one).collect()
     }
 
-    /// Bytes that a softmax must move: each score read once, each probability, of the same dtype, written once.
+    /// Bytes that a softmax must move: it reads each score once and writes one probability of the same dtype.
     pub fn moved_bytes(&self) -> u64 {
         2 * self.rows * self.n * self.dtype.size_bytes() as u64
     }
 }
 
-/// What `critbeta bench` measures on `device` unless it is told a shape: [`small`] on the simulator, which would take days for more.
+/// What `critbeta bench` measures on `device` where no shape is given. The simulator gets [`small`], because it would take
+/// days for more.
 ///
 /// Errors: none but those of [`Case::new`], which would be a defect of the table.
 pub fn of(device: &Device) -> Result<Vec<Case>> {
@@ -131,8 +132,8 @@ pub fn of(device: &Device) -> Result<Vec<Case>> {
     }
 }
 
-/// On a CPU: 64 MiB in many, some and few rows, one long row, 16-bit rows, and every family at 256 x 65,536, and a log grid in a drawn order. About a minute
-/// on two cores, most of it in the sorts.
+/// A CPU measures 64 MiB in many, some and few rows, one long row, 16-bit rows, every family at 256 x 65,536, and a shuffled
+/// log grid. This takes about a minute on two cores, and the sorts take most of it.
 fn cpu_ladder() -> Result<Vec<Case>> {
     let shapes = [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)];
     let plain = shapes.map(|(rows, n)| Case::new(rows, n, DType::F32, "gaussian"));
@@ -143,7 +144,7 @@ fn cpu_ladder() -> Result<Vec<Case>> {
     plain.into_iter().chain(narrow).chain(families).chain([shuffled]).collect()
 }
 
-/// The ladder of a GPU: many rows of 4K to 1M in f32 and bf16, every family at two lengths, and 1 to 8 long rows.
+/// A GPU measures many rows of 4K to 1M in f32 and bf16, every family at two lengths, and 1 to 8 long rows.
 ///
 /// Errors: none but those of [`Case::new`], which would be a defect of the table.
 fn ladder() -> Result<Vec<Case>> {
@@ -171,7 +172,7 @@ fn ladder() -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// A case for each scope and some families, small enough for the simulator and for a memory checker; times of them mean nothing.
+/// A case for each family, small enough for the simulator and for a memory checker. Their times mean nothing.
 ///
 /// Errors: as [`of`].
 pub fn small() -> Result<Vec<Case>> {

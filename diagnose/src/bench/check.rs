@@ -1,18 +1,18 @@
-//! Results against the definition, in f64.
+//! Checks of results against the definition, in f64.
 
 use super::peers::is_poisoned;
 use super::{Method, RowResult};
 use critbeta::DType;
 use critbeta::reference::Row;
 
-/// What a copy got wrong.
+/// Says what a copy got wrong.
 pub fn equal(scores: &[f32], out: &[f64]) -> Option<String> {
     let at = scores.iter().zip(out).position(|(&score, &copied)| f64::from(score) != copied)?;
     Some(format!("column {at}: {} copied as {}", scores[at], out[at]))
 }
 
-/// Whether the critical beta and its contact are the definition's bit for bit, and the row's beta is it within the slack, or 1
-/// for a method without one. All are NaN of a poisoned row, but for the 1.
+/// Says what is wrong with a row's betas. The critical beta and its contact must equal the definition's bit for bit. The row's
+/// beta must equal it within the slack, or be 1 for a method without one. In a poisoned row all but that 1 must be NaN.
 pub fn betas(scores: &[f32], result: &RowResult, method: Method) -> Option<String> {
     if is_poisoned(scores) {
         let critical = result.critical.is_none_or(|found| found.beta.is_nan() && found.contact_gap.is_nan());
@@ -27,11 +27,11 @@ pub fn betas(scores: &[f32], result: &RowResult, method: Method) -> Option<Strin
     }
     let mut expected = Row::from_f32(&counted).critical_beta();
     if expected.beta == f64::INFINITY {
-        // Ties at the maximum are counted with it, however many are kept.
+        // All ties at the maximum count, however many scores are kept.
         let max = counted.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         expected.contact_rank = scores.iter().filter(|&&score| score == max).count() as u64;
     }
-    // Of the largest scores alone, only a lower bound is known: what bounds it from above is not looked at.
+    // The largest scores alone give only a lower bound. The upper bound is not checked.
     if let Some(found) = result.critical.filter(|found| {
         (found.beta, found.contact_gap, found.contact_rank)
             != (expected.beta, expected.contact_gap, expected.contact_rank)
@@ -43,7 +43,7 @@ pub fn betas(scores: &[f32], result: &RowResult, method: Method) -> Option<Strin
     (!is_near).then(|| format!("beta {}, expected {beta}", result.beta))
 }
 
-/// Whether every probability is within (4 + z) 2^-23, z = beta x gap, of f64, and the rounding of the output.
+/// Says which probability is off: each must lie within (4 + z) 2^-23 of f64, z = beta x gap, plus the output's rounding.
 pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Option<String> {
     if is_poisoned(scores) {
         let at = out.iter().position(|p| !p.is_nan())?;
@@ -57,7 +57,7 @@ pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Op
     let gaps: Vec<f64> = scores.iter().map(|&score| f64::from(max - score)).collect();
     let z = |gap: f64| if gap == 0.0 { 0.0 } else { beta * gap };
     let sum: f64 = gaps.iter().map(|&gap| (-z(gap)).exp()).sum();
-    // Half a unit of the output's last place, and what is lost where it has no relative precision.
+    // Half a unit of the output's last place, and the loss where the dtype has no relative precision.
     let (rounding, smallest) = match dtype {
         DType::F16 => (2f64.powi(-11), 2f64.powi(-25)),
         DType::Bf16 => (2f64.powi(-8), 2f64.powi(-126)),
@@ -66,7 +66,7 @@ pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Op
     let at = gaps.iter().zip(out).position(|(&gap, &found)| {
         let expected = (-z(gap)).exp() / sum;
         let allowed = expected * ((4.0 + z(gap)).min(1e6) * 2f64.powi(-23) + rounding) + smallest;
-        // Written so that a NaN is wrong too.
+        // This form makes a NaN wrong too.
         let is_right = (found - expected).abs() <= allowed;
         !is_right
     })?;

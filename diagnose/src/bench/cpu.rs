@@ -8,14 +8,14 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::time::Instant;
 
-/// Bytes of a copy that are one thread's at a time: as fast as one stretch per thread (57 and 56 GB/s by streaming stores on a quiet
-/// machine, 2026-11-25), and no wait for a thread that shares its core with another program.
+/// A thread copies this many bytes at a time. That is as fast as one stretch per thread (57 and 56 GB/s by streaming stores on a
+/// quiet machine, 2026-11-25), and nobody waits for a thread that shares its core with another program.
 const COPY_BYTES: usize = 1 << 20;
 
-/// Room for a row's report, the pieces that threads collect it in, and what is kept of it.
+/// A row needs this much memory for its report, for the pieces that threads collect, and for the fields that are kept.
 const RESULT_BYTES: usize = 4 * size_of::<RowReport>();
 
-/// A cache line: what buffers begin at, as PyTorch's and NumPy's large ones do.
+/// A cache line. Buffers begin at one, as the large ones of PyTorch and NumPy do.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
@@ -26,13 +26,13 @@ pub(super) struct HostRows {
     scores: Vec<Line>,
     out: Vec<Line>,
     logs: Vec<f64>,
-    /// Of the last run that told them, one per row.
+    /// One per row, from the last run that reported them.
     betas: Vec<f64>,
     criticals: Vec<CriticalBeta>,
 }
 
 impl HostRows {
-    /// `bytes`, whole rows, again and again until the case has its scores.
+    /// Repeats `bytes`, which are whole rows, until the case has its scores.
     pub(super) fn new(case: Case, bytes: &[u8]) -> Result<Self> {
         let total = case.moved_bytes() as usize / 2;
         let lines = |what| {
@@ -53,11 +53,11 @@ impl HostRows {
         for part in all.chunks_mut(bytes.len()) {
             part.copy_from_slice(&bytes[..part.len()]);
         }
-        // What a run tells of the rows, asked for here and let go: a collect that finds no memory ends the program.
+        // The memory for the reports is reserved and freed here, because a collect that finds none ends the program.
         let mut room: Vec<[u8; RESULT_BYTES]> = Vec::new();
         let rows = case.rows as usize;
         if room.try_reserve_exact(rows).is_err() {
-            let detail = format!("no memory for what is told of {rows} rows");
+            let detail = format!("no memory for the reports of {rows} rows");
             return Err(Error::Settings { detail });
         }
         let logs = peers::log_ranks(case.n as usize);
@@ -138,21 +138,21 @@ impl HostRows {
                 Ok(seconds)
             }
             Method::Copy | Method::CopyNt => {
-                Err(Error::Settings { detail: format!("{} is no method of this CPU", method.name()) })
+                Err(Error::Settings { detail: format!("this CPU has no method {}", method.name()) })
             }
         }
     }
 
-    /// What the last run, `method`, TOLD_X.
+    /// The result of `row` in the last run, which was `method`.
     pub(super) fn result(&self, method: Method, row: u64) -> RowResult {
         let row = row as usize;
         let critical = (method == Method::Stats).then(|| self.criticals[row]);
-        // Betas that are given are f32.
+        // Betas that are passed in are f32.
         let slack = if matches!(method, Method::NaiveSort | Method::TopK) { 2f64.powi(-23) } else { 0.0 };
         RowResult { critical, beta: if method.is_copy() { 1.0 } else { self.betas[row] }, slack }
     }
 
-    /// What the last run wrote for `row`.
+    /// The output of the last run for `row`.
     pub(super) fn out(&self, row: u64) -> Vec<f64> {
         let Case { n, dtype, .. } = self.case;
         let (row, n, size) = (row as usize, n as usize, dtype.size_bytes());
@@ -161,7 +161,7 @@ impl HostRows {
     }
 }
 
-/// The row in the working f32: itself, or in `wide`.
+/// The row in f32: the row itself, or a copy in `wide`.
 fn widened<'a, T: Element>(row: &'a [T], wide: &'a mut Vec<f32>) -> &'a [f32] {
     match bytemuck::try_cast_slice(row) {
         Ok(row) if T::DTYPE == DType::F32 => row,

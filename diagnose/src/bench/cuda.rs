@@ -5,7 +5,7 @@ use crate::input::elements;
 use critbeta::cuda::{Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, RowReport, Workspace};
 use critbeta::{Error, Rescaling, Result};
 
-/// Larger than the L2 cache of any GPU there is.
+/// Larger than the L2 cache of any GPU.
 const FLUSH_BYTES: usize = 256 << 20;
 
 /// One case in device memory, ready to be run with any method and any number of times.
@@ -20,7 +20,7 @@ pub(super) struct EngineRows<'e> {
 }
 
 impl<'e> EngineRows<'e> {
-    /// Uploads `bytes`, whole rows, again and again until the case has its scores.
+    /// Uploads `bytes`, which are whole rows, until the case has its scores.
     pub(super) fn new(engine: &'e Engine, case: Case, bytes: &[u8]) -> Result<Self> {
         let Case { rows, n, dtype, .. } = case;
         let total = (rows * n) as usize * dtype.size_bytes();
@@ -43,7 +43,7 @@ impl<'e> EngineRows<'e> {
         Ok(placed)
     }
 
-    /// Device seconds of one run, the L2 cache overwritten before it.
+    /// Device seconds of one run. The L2 cache is overwritten before it.
     pub(super) fn seconds(&mut self, method: Method) -> Result<f64> {
         let call = self.call(method, &RULES);
         let workspace = Workspace { address: self.workspace.address(), bytes: self.workspace.bytes() as u64 };
@@ -70,12 +70,12 @@ impl<'e> EngineRows<'e> {
             _ => Call::softmax(scores, out, if plain { fixed } else { critical }),
         };
         call.top_k = method.measure().top_k;
-        // A plain softmax is one that reports nothing.
+        // A plain softmax reports nothing.
         call.report = (method != Method::Softmax).then_some(self.report.address());
         call
     }
 
-    /// What the last run, `method`, TOLD_X.
+    /// The result of `row` in the last run, which was `method`.
     pub(super) fn result(&self, method: Method, row: u64) -> Result<RowResult> {
         let slack = 2f64.powi(-22);
         if method.is_copy() || method == Method::Softmax {
@@ -87,7 +87,7 @@ impl<'e> EngineRows<'e> {
         Ok(RowResult { critical: Some(report.decode(method.measure()).critical), beta: report.beta, slack })
     }
 
-    /// What the last run wrote for `row`.
+    /// The output of the last run for `row`.
     pub(super) fn out(&self, row: u64) -> Result<Vec<f64>> {
         let Case { n, dtype, .. } = self.case;
         let size = dtype.size_bytes();

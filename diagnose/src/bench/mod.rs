@@ -1,8 +1,8 @@
-//! Times of the softmax beside a copy of the same bytes and beside what people run today, each result checked before it is timed.
+//! Times of the softmax, of a copy of the same bytes, and of what people run today. Each result is checked before it is timed.
 //!
-//! [`measure`] runs one [`Case`] in all the [`Method`]s of a device: in one process, on the same rows, in alternating order, medians
-//! of several rounds. On a GPU the L2 cache is overwritten before each; a CPU keeps what it keeps. `critbeta bench` prints
-//! [`cases::of`]; the peers in `benches/peers` measure the same cases.
+//! [`measure`] runs one [`Case`] with all [`Method`]s of a device: in one process, on the same rows, in alternating order. It takes
+//! medians over several rounds. A GPU's L2 cache is overwritten before each run; a CPU's caches are left alone. `critbeta bench`
+//! prints [`cases::of`]. The peers in `benches/peers` measure the same cases.
 
 pub mod cases;
 mod check;
@@ -18,26 +18,26 @@ use critbeta::cpu::Measure;
 use critbeta::rescaling::Critical;
 use critbeta::{CriticalBeta, Rescaling, Result};
 
-/// Scores that are checked in f64 for each method, at least one row: some 50 ms a case.
+/// This many scores, but at least one row, are checked in f64 for each method. That takes some 50 ms a case.
 const CHECKED_SCORES: u64 = 1 << 18;
-/// Of the top-k mode: the most that fits the peers' and the papers' kernels.
+/// The K of the top-k mode: the most that the kernels of the peers and the papers take.
 const TOP_K: usize = 2048;
-/// A method that has taken so many seconds, and [`LEAST_ROUNDS`], is not run again: a sort takes a hundred times what a softmax takes.
+/// A method stops after this many seconds and [`LEAST_ROUNDS`], because a sort takes a hundred times as long as a softmax.
 const ENOUGH_SECONDS: f64 = 1.5;
 const LEAST_ROUNDS: usize = 5;
 
-/// One method to spend a pass over the rows.
+/// What one pass over the rows does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// The driver's copy of the scores, or the C library's on all threads: the limit.
+    /// The driver's copy of the scores, or the C library's on all threads. It is the limit.
     Copy,
-    /// A copy by streaming stores on all threads, where the CPU has them: its limit.
+    /// A copy by streaming stores on all threads, where the CPU has them. It is the CPU's limit.
     CopyNt,
     /// Softmax at beta = 1.
     Softmax,
     /// Softmax at the row's exact critical beta.
     CriticalSoftmax,
-    /// Statistics only: every row's report.
+    /// Every row's report, without probabilities.
     Stats,
     /// Softmax at the critical beta of the 2,048 largest scores.
     TopK,
@@ -46,7 +46,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// All of `device`, in the order of the columns.
+    /// All methods of `device`, in the order of the columns.
     pub fn of(device: &Device) -> &'static [Method] {
         use Method::*;
         match device {
@@ -85,14 +85,14 @@ impl Method {
     }
 }
 
-/// What one case took.
+/// The times of one case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     /// The case.
     pub case: Case,
-    /// Seconds of each method that passed its check, one per round; slow methods leave the last rounds out.
+    /// Seconds of each method that passed its check, one per round. Slow methods skip the last rounds.
     pub seconds: Vec<(Method, Vec<f64>)>,
-    /// Methods whose result was wrong, and how.
+    /// Methods whose result was wrong, and the error.
     pub failed: Vec<(Method, String)>,
 }
 
@@ -106,18 +106,18 @@ impl Measured {
         self.rounds(method).map(|rounds| median(rounds.to_vec()))
     }
 
-    /// The time of `a` over that of `b`: the median of the ratios within a round, which other work on the machine, coming and
-    /// going in seconds, disturbs less than a ratio of medians.
+    /// The time of `a` over that of `b`, as the median of the ratios of each round. Other work on a machine comes and goes in
+    /// seconds; it disturbs this less than it disturbs a ratio of medians.
     pub fn ratio(&self, a: Method, b: Method) -> Option<f64> {
         let (a, b) = (self.rounds(a)?, self.rounds(b)?);
         Some(median(a.iter().zip(b).map(|(a, b)| a / b).collect()))
     }
 }
 
-/// Checks and times `case` on `device` with every method, `rounds` times each (slow ones at least 5 times); rows are seeded by `seed`.
+/// Checks and times `case` on `device` with every method. Each runs `rounds` times, and slow ones at least 5 times. `seed` draws the rows.
 ///
-/// On the simulator seconds are the host's and mean nothing. Errors: those of [`Setup::new`] and [`Setup::seconds`]. A wrong
-/// result is no error: it is told in [`Measured::failed`], and not timed.
+/// On the simulator the seconds are the host's and mean nothing. Errors: those of [`Setup::new`] and [`Setup::seconds`]. A wrong
+/// result is no error: it goes to [`Measured::failed`] and is not timed.
 pub fn measure(device: &Device, case: Case, rounds: usize, seed: u64) -> Result<Measured> {
     let mut setup = Setup::new(device, case, seed)?;
     let (mut sound, mut failed) = (Vec::new(), Vec::new());
@@ -147,7 +147,7 @@ fn median(mut seconds: Vec<f64>) -> f64 {
 /// One case in memory, ready to be run with any method and any number of times.
 pub struct Setup<'d> {
     case: Case,
-    /// The drawn rows, as memory has them; there they repeat.
+    /// The drawn rows. The rows in memory repeat them.
     rows: Vec<Vec<f32>>,
     place: Place<'d>,
 }
@@ -157,18 +157,18 @@ enum Place<'d> {
     Cuda(cuda::EngineRows<'d>),
 }
 
-/// What a method told of a row.
+/// What a method found in a row.
 struct RowResult {
-    /// The critical beta with its contact, where the method gives it.
+    /// The critical beta with its contact, where the method reports it.
     critical: Option<CriticalBeta>,
     /// The inverse temperature that the row was run at.
     beta: f64,
-    /// How far that may be from the definition's, relative.
+    /// How far beta may be from the definition's, relative.
     slack: f64,
 }
 
 impl<'d> Setup<'d> {
-    /// Draws the rows and puts them where `device` reads them.
+    /// Draws the rows and stores them where `device` reads them.
     ///
     /// Errors: [`Error::Settings`](crate::Error::Settings) or [`Error::Cuda`](crate::Error::Cuda) where there is not enough memory,
     /// and those of [`Plan::choose`](critbeta::cuda::Plan::choose).
@@ -189,10 +189,10 @@ impl<'d> Setup<'d> {
         Ok(Setup { case, rows, place })
     }
 
-    /// Seconds of one run: the device's on a GPU, the L2 cache overwritten before it; on a CPU the wall's.
+    /// Seconds of one run: device time on a GPU, after its L2 cache was overwritten, and wall time on a CPU.
     ///
     /// Errors: those of [`Engine::launch`](critbeta::cuda::Engine::launch); [`Error::Settings`](crate::Error::Settings) for a method that
-    /// is not one of the device ([`Method::of`]).
+    /// the device does not have ([`Method::of`]).
     pub fn seconds(&mut self, method: Method) -> Result<f64> {
         match &mut self.place {
             Place::Cpu(rows) => rows.seconds(method),
@@ -200,11 +200,11 @@ impl<'d> Setup<'d> {
         }
     }
 
-    /// Runs `method` once and says what is wrong with its results; `None` for nothing.
+    /// Runs `method` once and says what is wrong with its results, or `None`.
     ///
     /// Errors: as [`Setup::seconds`].
     pub fn checked(&mut self, method: Method) -> Result<Option<String>> {
-        // Scores where the probabilities go: a method that writes nothing does not pass by what another one wrote.
+        // The copy fills the output with scores, so that a method that writes nothing cannot pass by an earlier output.
         self.seconds(Method::Copy)?;
         self.seconds(method)?;
         let Case { rows, n, dtype, .. } = self.case;
@@ -230,7 +230,7 @@ impl<'d> Setup<'d> {
         Ok(None)
     }
 
-    /// The scores, rows one after another, little endian; `None` on a GPU.
+    /// The scores in little endian, one row after another, or `None` on a GPU.
     pub fn score_bytes(&self) -> Option<&[u8]> {
         match &self.place {
             Place::Cpu(rows) => Some(rows.scores()),
@@ -239,7 +239,7 @@ impl<'d> Setup<'d> {
     }
 }
 
-/// beta = 1, and the row's own critical beta.
+/// The two rules: beta = 1, and the row's own critical beta.
 static RULES: (Rescaling, Rescaling) = (Rescaling::Fixed(1.0), Rescaling::Critical(Critical::new()));
 
 #[cfg(test)]
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn ratios_are_those_of_a_round() {
         let case = Case::new(1, 9, critbeta::DType::F32, "gaussian").unwrap();
-        // The machine was slow in the second round, for both; the sort took part in two rounds only.
+        // The machine was slow in the second round, for both. The sort ran in two rounds only.
         let seconds = vec![
             (Method::Copy, vec![1.0, 7.0, 1.0]),
             (Method::Softmax, vec![2.0, 14.0, 3.0]),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Bench {
-    /// Rows of the one case to measure [default: as many as make 64 MiB of scores, on a GPU 256 MiB]
+    /// Rows of the one case to measure [default: as many as make 64 MiB of scores, or 256 MiB on a GPU]
     #[arg(long, value_name = "R", requires = "len", value_parser = clap::value_parser!(u64).range(1..))]
     pub rows: Option<u64>,
     /// Columns of the one case to measure [default: a ladder of shapes and families]
@@ -25,25 +25,25 @@ pub struct Bench {
     /// gaussian, sink, needles, student-t, log-grid, equal, masked, bf16 or ascending
     #[arg(long, value_name = "FAMILY", requires = "len", default_value = "gaussian")]
     pub family: String,
-    /// Scores of a row in a drawn order, not in the family's own
+    /// Put the scores of each row in a random order, not in the family's own
     #[arg(long, requires = "len")]
     pub shuffled: bool,
-    /// A few tiny cases instead of the ladder, for a memory checker; their times mean nothing
+    /// Measure a few tiny cases instead of the ladder, for a memory checker; their times mean nothing
     #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "family", "shuffled", "turns"])]
     pub small: bool,
-    /// Times each method of a case is run, the slowest fewer; the median counts
+    /// Run each method of a case K times, the slowest fewer; the median counts
     #[arg(long, value_name = "K", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
     /// Write the seconds as JSON; - is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Take turns with another program: check every method, write the scores to FILE (rows one after another, little endian), then
-    /// answer each line of stdin that names a method by the seconds of one run. CPU only
+    /// Take turns with another program, on the CPU only: check every method, write the scores to FILE (little endian, one row
+    /// after another), then read names of methods from stdin and print the seconds of one run for each line
     #[arg(long, value_name = "FILE", requires = "len", conflicts_with = "json", value_parser = file)]
     pub turns: Option<PathBuf>,
 }
 
-/// Whether every result was right.
+/// Returns whether every result was right.
 pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
     let device = crate::device(cli)?;
     let cases = match (args.len, args.rows) {
@@ -101,11 +101,11 @@ fn name(case: &Case) -> String {
     format!("{} x {} {} {}", case.rows, case.n, case.dtype, case.family_label())
 }
 
-/// A column of the table: its header, and what is computed of a case's times.
+/// A column of the table: its header, and the number that it computes from a case's times.
 type Column = (&'static str, fn(&Measured) -> Option<f64>);
 
-/// A copy moves what a softmax must, so its time over ours is the share of the limit that is reached. It reads half of it:
-/// half its time stands for reading alone.
+/// A copy moves the bytes that a softmax must move, so its time over ours is the share of the limit that we reach. Half of its
+/// bytes are read, so half its time stands for reading alone.
 const CUDA: [Column; 6] = [
     ("copy GB/s", |of| bandwidth(of, Method::Copy)),
     ("copy / softmax", |of| of.ratio(Method::Copy, Method::Softmax)),
@@ -115,7 +115,7 @@ const CUDA: [Column; 6] = [
     ("top-k / critical", |of| of.ratio(Method::TopK, Method::CriticalSoftmax)),
 ];
 
-/// Ours over the limit and over ourselves, then others over ours.
+/// Our times against the limit and each other, then other methods' against ours.
 const CPU: [Column; 8] = [
     ("copy GB/s", |of| bandwidth(of, Method::Copy)),
     ("copy_nt GB/s", |of| bandwidth(of, Method::CopyNt)),
@@ -166,7 +166,7 @@ fn document(device: &Device, measured: &[Measured]) -> Value {
     json!({ "device": device, "simulated": simulated, "cases": cases.collect::<Vec<_>>() })
 }
 
-/// Runs one method per line of stdin, so that another program can alternate with it on the same scores.
+/// Runs one method per line of stdin. Another program can then alternate with it on the same scores.
 fn turns(device: &Device, case: Case, path: &Path, seed: u64) -> anyhow::Result<bool> {
     let mut setup = Setup::new(device, case, seed)?;
     let methods = Method::of(device);

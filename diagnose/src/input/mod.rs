@@ -1,6 +1,6 @@
 //! Files of attention: scores as `.npy` or `.safetensors`, queries with keys as `.safetensors`.
 //!
-//! Files are mapped, never loaded; everything that could be wrong with one is found when it is opened.
+//! Files are mapped, never loaded. Opening a file finds everything that could be wrong with it.
 
 pub(crate) mod elements;
 mod mapped;
@@ -25,8 +25,8 @@ use std::path::Path;
 
 /// Opens a file of attention by its extension, `.npy` or `.safetensors`.
 ///
-/// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] and [`Error::Tensor`] for whatever in
-/// it does not fit, with what was expected.
+/// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] and [`Error::Tensor`] for whatever does
+/// not fit. The message says what was expected.
 pub fn open(path: &Path, selection: &Selection) -> Result<Input> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     let fail = |detail: &str| Err(Error::file(path, detail));

@@ -4,12 +4,12 @@ use super::tensors::{QkPair, ScoreTensor};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What of a file is asked for.
+/// The part of a file to read.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Selection<'a> {
     /// `--tensor`: the name of a score tensor, the NAME of a pair, or of one of its members.
     pub tensor: Option<&'a str>,
-    /// `--scale`: what dot products of pairs are multiplied by.
+    /// `--scale`: the factor on the dot products of pairs.
     pub scale: Option<f64>,
 }
 
@@ -18,9 +18,9 @@ pub struct Selection<'a> {
 pub struct Input {
     /// The file.
     pub path: PathBuf,
-    /// What there is to diagnose, in the order of the file: at least one, each of at least one row.
+    /// The sources to diagnose, in the order of the file. There is at least one, and each has at least one row.
     pub sources: Vec<Source>,
-    /// Names of what is left out: other tensors beside pairs, and whatever has no rows.
+    /// Names of tensors that are left out: those beside pairs, and those without rows.
     pub skipped: Vec<String>,
 }
 

@@ -81,7 +81,7 @@ fn records_that_are_none_are_refused_by_line_and_column() {
     let certified = line
         .replace("\"poisoned\":false", "\"poisoned\":false,\"certified\":true,\"resolved_certified\":true");
     refused("k.jsonl", &certified, &["--top-k"]);
-    refused("l.jsonl", &format!("{line}\n{certified}\n"), &["made by different runs"]);
+    refused("l.jsonl", &format!("{line}\n{certified}\n"), &["different runs made them"]);
     let missing = directory.path().join("none.parquet");
     assert!(stderr(1, &["report", text(&missing), "--html", text(&html)]).contains("none.parquet"));
     let rows = build::write(directory.path(), "m.jsonl", line.as_bytes());

@@ -18,7 +18,7 @@ impl Layers {
     }
 }
 
-/// A record as it is written, before anything of it is believed.
+/// A record as a file holds it, before any check.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct RawRecord {
     pub layer: String,
@@ -48,11 +48,11 @@ pub(super) struct RawRecord {
 }
 
 impl RawRecord {
-    /// Errors: the column that cannot be so, and what was expected of it.
+    /// Errors: the column that is wrong, and what was expected.
     pub(super) fn checked(self, layers: &mut Layers) -> Result<RowRecord, String> {
         let poisoned = self.poisoned;
         let finite = |name: &str, value: Option<f64>, low: f64, high: f64| match value {
-            // Sums of f32 weights end a rounding beside 1 and 0.
+            // Sums of f32 weights differ from 1 and 0 by a rounding.
             Some(value) if (low - 1e-6..=high + 1e-6).contains(&value) => Ok(value),
             value if poisoned => Ok(value.unwrap_or(f64::NAN)),
             Some(value) => Err(format!("column {name}: {value}, expected {low} to {high}")),
@@ -100,7 +100,7 @@ impl RawRecord {
     }
 }
 
-/// Columns that say the same twice must agree: bounds are held against the one, and the other is drawn.
+/// Columns that hold the same fact must agree: bounds use one of them, and plots the other.
 fn consistent(record: &RowRecord) -> Result<(), String> {
     if record.poisoned || record.n == 0 {
         return Ok(());
@@ -110,7 +110,7 @@ fn consistent(record: &RowRecord) -> Result<(), String> {
     }
     let (found, expected) = (record.ratio, operating_ratio(record.beta, record.critical_beta));
     let same = match expected {
-        // 0 / 0 is written as null, like infinity.
+        // 0 / 0 is null in a file, as infinity is.
         _ if expected.is_nan() => true,
         f64::INFINITY => found == f64::INFINITY,
         _ => (found - expected).abs() <= 1e-6 * expected,

@@ -1,4 +1,4 @@
-//! Row records read back: JSON lines, CSV or Parquet as `--rows` writes them, in any tool's hands since.
+//! Reads row records: JSON lines, CSV or Parquet as `--rows` writes them. Any tool may have changed them since.
 
 use super::raw::{Layers, RawRecord};
 use super::record::RowRecord;
@@ -8,11 +8,12 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-/// Reads the records of a .jsonl, .csv or .parquet file, in order, some at a time. No records are a .csv of a header alone, and
-/// an empty .jsonl.
+/// Reads the records of a .jsonl, .csv or .parquet file in order, a batch at a time. A .csv with only a header has no
+/// records; neither has an empty .jsonl.
 ///
-/// Infinite and NaN values are null in JSON: null is NaN in a poisoned row, and infinite in another's critical_beta,
-/// resolved_beta and ratio. Errors: those of `sink`; [`Error::Io`]; [`Error::File`] naming the line or row and the column.
+/// Infinite and NaN values are null in JSON. Null means NaN in a poisoned row. In other rows it means infinity, for
+/// critical_beta, resolved_beta and ratio. Errors: those of `sink`; [`Error::Io`]; [`Error::File`], which names the
+/// line or row and the column.
 pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()>) -> Result<()> {
     let mut layers = Layers::default();
     let mut batch = Batch { held: Vec::new(), sink: &mut sink };
@@ -29,7 +30,7 @@ pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()
     batch.flush()
 }
 
-/// Records on their way, so many at a time.
+/// Records that wait for the sink, at most `BATCH`.
 struct Batch<'a> {
     held: Vec<RowRecord>,
     sink: &'a mut dyn FnMut(&[RowRecord]) -> Result<()>,
@@ -65,7 +66,7 @@ fn read_json_lines(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Resul
         }
         let place = format!("line {number}");
         let raw = serde_json::from_slice(&line).map_err(|e| {
-            Error::file(path, format!("{place}: no row record as `diagnose --rows` writes it: {e}"))
+            Error::file(path, format!("{place}: not a row record as `diagnose --rows` writes it: {e}"))
         })?;
         batch.add(path, &place, layers, raw)?;
     }
@@ -73,10 +74,10 @@ fn read_json_lines(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Resul
 
 fn read_csv(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Result<()> {
     let fail = |e: csv::Error| {
-        let told = e.to_string();
+        let message = e.to_string();
         match e.into_kind() {
             csv::ErrorKind::Io(e) => Error::io(path, e),
-            _ => Error::file(path, format!("no row records as `diagnose --rows` writes them: {told}")),
+            _ => Error::file(path, format!("not row records as `diagnose --rows` writes them: {message}")),
         }
     };
     let mut table = csv::Reader::from_path(path).map_err(fail)?;

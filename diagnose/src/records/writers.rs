@@ -1,23 +1,23 @@
-//! Row records as JSON lines, CSV or Parquet, written as they come.
+//! Writes row records as JSON lines, CSV or Parquet, batch by batch.
 
 use super::record::{COLUMNS, Column, RowRecord};
 use critbeta::{Error, Result};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// A format of row records, chosen by the file's extension.
+/// A format of row records. The file's extension decides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowFormat {
-    /// One JSON object per line; infinite and NaN values are null.
+    /// One JSON object per line. Infinite and NaN values are null.
     Jsonl,
-    /// Comma-separated with a header; infinite values are `inf`, NaN is `NaN`.
+    /// Comma-separated with a header. Infinite values are `inf`, NaN is `NaN`.
     Csv,
-    /// Apache Parquet; infinite values are inf.
+    /// Apache Parquet. Infinite values are inf.
     Parquet,
 }
 
 impl RowFormat {
-    /// The format that `path` asks for.
+    /// The format of `path`.
     ///
     /// Errors: [`Error::File`] for another extension, and for .parquet in a build without that feature.
     pub fn of(path: &Path) -> Result<RowFormat> {
@@ -45,7 +45,7 @@ enum Sink<W: Write + Send> {
 }
 
 impl<W: Write + Send> RowWriter<W> {
-    /// Begins a file; `top_k` says whether records carry the certificate fields. Errors: those of `out`.
+    /// Begins a file. `top_k` says whether records have the certificate fields. Errors: those of `out`.
     pub fn new(format: RowFormat, out: W, top_k: bool) -> io::Result<Self> {
         let columns = if top_k { &COLUMNS[..] } else { &COLUMNS[..COLUMNS.len() - 2] };
         let sink = match format {
@@ -78,7 +78,7 @@ impl<W: Write + Send> RowWriter<W> {
         }
     }
 
-    /// Completes the file and gives its target back. Errors: those of the target.
+    /// Completes the file and returns its target. Errors: those of the target.
     pub fn finish(self) -> io::Result<W> {
         match self.sink {
             Sink::Jsonl(out) => Ok(out),

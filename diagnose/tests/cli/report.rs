@@ -55,7 +55,7 @@ fn records_that_are_none_are_refused_by_line_and_column() {
         }
         assert!(!html.exists(), "{name} left a page");
     };
-    refused("a.jsonl", &format!("{line}\nnonsense\n"), &["line 2", "no row record"]);
+    refused("a.jsonl", &format!("{line}\nnonsense\n"), &["line 2", "not a row record"]);
     refused("b.jsonl", &line.replace("\"alpha\":", "\"beth\":"), &["line 1", "column alpha"]);
     let value = |key: &str| serde_json::from_str::<Value>(line).unwrap()[key].to_string();
     let with = |key: &str, other: &str| {
@@ -76,7 +76,7 @@ fn records_that_are_none_are_refused_by_line_and_column() {
     );
     refused("g.jsonl", &with("critical_beta", "-1"), &["column critical_beta: -1"]);
     refused("h.parquet", "PAR1 but no more", &["no Parquet file"]);
-    refused("i.csv", "layer,head\na,0\n", &["no row records", "line: 2", "missing field `row`"]);
+    refused("i.csv", "layer,head\na,0\n", &["not row records", "line: 2", "missing field `row`"]);
     refused("j.txt", "", &[".jsonl, .csv or .parquet"]);
     let certified = line
         .replace("\"poisoned\":false", "\"poisoned\":false,\"certified\":true,\"resolved_certified\":true");

@@ -1,9 +1,9 @@
-//! From files of attention to records, summaries, length laws, calibrations and pages.
+//! Makes records, summaries, length laws, calibrations and pages from files of attention.
 //!
-//! [`scan_on`] a [`Device`] measures every row of opened [inputs](input) and hands [`RowRecord`]s on in
-//! input order; a [`Diagnosis`] gathers them per layer and head and says what they show; [`page`] makes one
-//! self-contained page of it. [`probabilities`] writes the rescaled softmax of a file. The command `critbeta`
-//! is made of this crate; the numbers are those of [`critbeta`].
+//! [`scan_on`] measures every row of opened [inputs](input) on a [`Device`] and passes on [`RowRecord`]s in
+//! input order. A [`Diagnosis`] gathers them per layer and head and sums them up. [`page`] makes one
+//! self-contained page of the summary. [`probabilities`] writes the rescaled softmax of a file. The command
+//! `critbeta` uses this crate. The numbers come from [`critbeta`].
 
 mod batches;
 pub mod bench;

@@ -1,4 +1,4 @@
-//! `critbeta bench` but for its times: what it measures, writes and refuses.
+//! `critbeta bench` without its times: what it measures, writes and refuses.
 
 use super::{critbeta, names, stderr, stdout, text};
 use serde_json::Value;
@@ -48,37 +48,41 @@ fn json_goes_to_stdout_in_place_of_the_table() {
 
 #[test]
 fn poisoned_rows_are_right_when_they_are_nan() {
-    // Scores that leave the range of f32, or of f16.
+    // These scores leave the range of f32, or of f16.
     let cases =
         [&["--family", "ascending:step=1e36"][..], &["--family", "simplex:gap=1e30", "--dtype", "f16"]];
     for family in cases {
-        let told = stdout(
+        let printed = stdout(
             &[&["bench", "--device", "cpu", "--rows", "3", "--len", "5000", "--rounds", "1"], family]
                 .concat(),
         );
-        assert!(told.contains("1 cases, 0 wrong results"), "{told}");
+        assert!(printed.contains("1 cases, 0 wrong results"), "{printed}");
     }
 }
 
 #[test]
 fn a_parameter_of_a_family_is_part_of_its_name() {
-    let told =
+    let printed =
         stdout(&["bench", "--device", "cpu", "--rows", "1", "--len", "40", "--family", "sink:height=3"]);
-    assert!(told.contains("sink:height=3"), "{told}");
-    let told =
+    assert!(printed.contains("sink:height=3"), "{printed}");
+    let printed =
         stdout(&["bench", "--device", "cpu", "--rows", "1", "--len", "40", "--family", "sink:height=20"]);
-    assert!(told.contains("sink") && !told.contains("height"), "{told}");
+    assert!(printed.contains("sink") && !printed.contains("height"), "{printed}");
 }
 
 #[test]
 fn rows_of_one_score_and_the_small_cases_are_right_too() {
     for rows in ["1", "5"] {
-        let told = stdout(&["bench", "--device", "cpu", "--rows", rows, "--len", "1", "--family", "masked"]);
-        assert!(told.contains("1 cases, 0 wrong results"), "{told}");
+        let printed =
+            stdout(&["bench", "--device", "cpu", "--rows", rows, "--len", "1", "--family", "masked"]);
+        assert!(printed.contains("1 cases, 0 wrong results"), "{printed}");
     }
-    let told = stdout(&["bench", "--device", "cpu", "--small", "--rounds", "1", "--threads", "1"]);
-    assert!(told.starts_with("cpu, 1 threads") && told.contains("9 cases, 0 wrong results"), "{told}");
-    assert!(FAMILIES.iter().all(|family| told.contains(family)), "{told}");
+    let printed = stdout(&["bench", "--device", "cpu", "--small", "--rounds", "1", "--threads", "1"]);
+    assert!(
+        printed.starts_with("cpu, 1 threads") && printed.contains("9 cases, 0 wrong results"),
+        "{printed}"
+    );
+    assert!(FAMILIES.iter().all(|family| printed.contains(family)), "{printed}");
 }
 
 #[test]
@@ -133,7 +137,7 @@ fn another_program_can_take_turns_on_the_same_scores() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let (mut told, mut lines) =
+    let (mut commands, mut lines) =
         (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()).lines());
     let mut line = || lines.next().unwrap().unwrap();
     let ready = line();
@@ -145,10 +149,10 @@ fn another_program_can_take_turns_on_the_same_scores() {
     let row = (0..100).map(|i| i as f32 / 8.0);
     assert_eq!(values, row.clone().chain(row).collect::<Vec<f32>>());
     for method in ready {
-        writeln!(told, "{method}").unwrap();
+        writeln!(commands, "{method}").unwrap();
         assert!(line().parse::<f64>().unwrap() > 0.0);
     }
-    writeln!(told, "nonsense").unwrap();
+    writeln!(commands, "nonsense").unwrap();
     let ended = child.wait_with_output().unwrap();
     let error = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(1));
@@ -160,7 +164,7 @@ fn turns_are_for_the_cpu() {
     let output = critbeta(&["bench", "--device", "simt", "--rows", "1", "--len", "9", "--turns", "scores"]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    // Without the simulator in the build, that is what is told.
+    // A build without the simulator says so instead.
     assert!(error.contains("expected --device cpu") || error.contains("is not in this build"), "{error}");
     assert!(!std::path::Path::new("scores").exists());
 }

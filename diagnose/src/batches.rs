@@ -41,7 +41,8 @@ pub(crate) fn in_order<J: Send + Sync, S: Default, R: Send>(
         if batch.is_empty() {
             return Ok(());
         }
-        // Every job has one result, even where a thread takes many. Only a thread that steals work makes new scratch.
+        // Every job has one result, even where a thread takes many. Only a thread that steals work makes new
+        // scratch.
         let results: Vec<R> = batch.par_iter().map_init(S::default, &work).collect();
         results.into_iter().try_for_each(&mut sink)?;
     }

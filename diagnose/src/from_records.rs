@@ -21,11 +21,11 @@ pub struct RecordSettings {
     pub train_length: f64,
 }
 
-/// The summary of the records in `path`, by the same functions as the diagnosis of their scores. `seed` decides
-/// all resampling.
+/// The summary of the records in `path`, by the same functions as the diagnosis of their scores. `seed`
+/// decides all resampling.
 ///
-/// Errors: [`Error::Io`]; [`Error::File`] with line and column for text that is not a record, and for records that
-/// contradict `settings` or need a setting that it lacks.
+/// Errors: [`Error::Io`]; [`Error::File`] with line and column for text that is not a record, and for records
+/// that contradict `settings` or need a setting that it lacks.
 pub fn summary_of_records(path: &Path, settings: &RecordSettings, seed: u64) -> Result<Summary> {
     let names = InputNames { path: path.display().to_string(), skipped: Vec::new() };
     let mut diagnosis = Diagnosis::of_records(vec![names], Settings::default(), seed);

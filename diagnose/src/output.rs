@@ -33,7 +33,8 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes the temporary files of all outputs of this process. A signal handler calls it before the process ends.
+/// Removes the temporary files of all outputs of this process. A signal handler calls it before the process
+/// ends.
 pub fn remove_unfinished() {
     for path in unfinished().drain(..) {
         // A file that is gone was committed or dropped just now.
@@ -54,7 +55,8 @@ impl Output {
     /// Begins to write the file that will be `path`. A symbolic link stays one: the file that it leads to is
     /// replaced by one with the same permissions.
     ///
-    /// Errors: [`Error::Io`] for a directory, a read-only target, a missing or read-only parent, a loop of links.
+    /// Errors: [`Error::Io`] for a directory, a read-only target, a missing or read-only parent, a loop of
+    /// links.
     pub fn create(path: &Path) -> Result<Output> {
         let fail = |e| Error::io(path, e);
         let found = fs::metadata(path).ok();
@@ -87,7 +89,8 @@ impl Output {
 
     /// Replaces the file at [`Output::path`] by what was written.
     ///
-    /// Errors: [`Error::Io`] if the disk is full or the target cannot be replaced. The target is then unchanged.
+    /// Errors: [`Error::Io`] if the disk is full or the target cannot be replaced. The target is then
+    /// unchanged.
     pub fn commit(mut self) -> Result<()> {
         self.settle()?;
         self.publish()

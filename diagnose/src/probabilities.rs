@@ -58,7 +58,8 @@ impl<'a> Probabilities<'a> {
             if dtype == DType::Bf16 && is_npy(&input.path) {
                 return Err(Error::file(out, "the .npy format has no bf16, expected f64, f32 or f16"));
             }
-            // This is for a row's scores, workspace and f64 weights, and for rows that wait to be written (on a GPU as f32).
+            // This is for a row's scores, workspace and f64 weights, and for rows that wait to be written (on
+            // a GPU as f32).
             let waiting = JOBS_PER_THREAD * dtype.size_bytes().max(4);
             check_memory(
                 &input.path,
@@ -79,10 +80,10 @@ impl<'a> Probabilities<'a> {
 
     /// Computes on `device` and writes everything. `sink` sees every row, in order.
     ///
-    /// A safetensors file keeps its metadata, the positions of written tensors, and tensors without rows. A CPU
-    /// computes probabilities in f64 from f32 scores and rounds once. A GPU computes them in f32, within
-    /// (4 + z) 2^-23 relative (z = beta x gap), then rounds to another dtype. Errors: [`Error::Io`] for the target,
-    /// those of the input, and those of the device.
+    /// A safetensors file keeps its metadata, the positions of written tensors, and tensors without rows. A
+    /// CPU computes probabilities in f64 from f32 scores and rounds once. A GPU computes them in f32, within
+    /// (4 + z) 2^-23 relative (z = beta x gap), then rounds to another dtype. Errors: [`Error::Io`] for the
+    /// target, those of the input, and those of the device.
     pub fn write_on(
         self,
         device: &Device,

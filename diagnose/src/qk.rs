@@ -1,9 +1,9 @@
 //! Scores from queries and keys, tile by tile. A block of rows exists at a time, never a rows x keys matrix.
 //!
 //! The matrix products are ndarray's, on `matrixmultiply`. Of the kernels compared, only its score of a query
-//! and a key has the same bits for any blocks of rows and keys (docs/adr/0003). Up to a head_dim of 256 the score
-//! is a chain of fused multiply-adds over head_dim in order, where the processor has them (AVX2, AVX-512, NEON).
-//! Beyond 256 it is a sum of such chains. Without fused multiply-adds its last bits differ.
+//! and a key has the same bits for any blocks of rows and keys (docs/adr/0003). Up to a head_dim of 256 the
+//! score is a chain of fused multiply-adds over head_dim in order, where the processor has them (AVX2,
+//! AVX-512, NEON). Beyond 256 it is a sum of such chains. Without fused multiply-adds its last bits differ.
 
 use crate::input::QkPair;
 use critbeta::cpu;
@@ -16,13 +16,15 @@ use std::ops::Range;
 const TILE_KEYS: usize = 1024;
 const TILE_VALUES: usize = 1 << 16;
 /// One thread holds this many scores (16 MiB), and as many values of queries, unless two rows are longer.
-/// With half as many, 65,536 keys were read and packed for every 32 rows, which took longer than their product (2026-11-25).
+/// With half as many, 65,536 keys were read and packed for every 32 rows, which took longer than their
+/// product (2026-11-25).
 const BLOCK_VALUES: usize = 1 << 22;
 /// At most this many rows share a tile. To read and pack it cost 44 % of the product's time at 64 rows, 10 %
 /// at 256, and nothing measurable at 512 (2048 keys of head_dim 64 in f32, 2026-11-25).
 const BLOCK_ROWS: usize = 512;
-/// Rows per product where the rows of a block see different keys. A product covers all keys that any of its rows
-/// sees. Smaller groups waste fewer scores but pack keys more often (32 and 64 no faster, 256 a tenth slower).
+/// Rows per product where the rows of a block see different keys. A product covers all keys that any of its
+/// rows sees. Smaller groups waste fewer scores but pack keys more often (32 and 64 no faster, 256 a tenth
+/// slower).
 const GROUP_ROWS: usize = 128;
 
 /// Scratch of one thread: one tile of keys and one block of scores.
@@ -45,7 +47,8 @@ fn tile_keys(head_dim: usize) -> usize {
     (TILE_VALUES / head_dim).clamp(1, TILE_KEYS)
 }
 
-/// Bytes of scratch that one thread needs for `pair`. Queries and keys count twice, because the product packs them.
+/// Bytes of scratch that one thread needs for `pair`. Queries and keys count twice, because the product packs
+/// them.
 pub(crate) fn scratch_bytes(pair: &QkPair) -> u128 {
     let [rows, keys, dim, tile] =
         [block_rows(pair).min(pair.rows()), pair.keys(), pair.head_dim(), tile_keys(pair.head_dim())]
@@ -54,8 +57,9 @@ pub(crate) fn scratch_bytes(pair: &QkPair) -> u128 {
 }
 
 impl QkBlock {
-    /// Computes scale * q k^T for `rows` of query head `head`, at most [`block_rows`] of them, and the keys that
-    /// each row sees. A score is a dot product in f32 with head_dim additions, times the scale in f64, rounded once.
+    /// Computes scale * q k^T for `rows` of query head `head`, at most [`block_rows`] of them, and the keys
+    /// that each row sees. A score is a dot product in f32 with head_dim additions, times the scale in f64,
+    /// rounded once.
     pub(crate) fn fill(&mut self, pair: &QkPair, head: usize, rows: Range<usize>) {
         let dim = pair.head_dim();
         let seen: Vec<usize> = rows.clone().map(|row| pair.position(row) as usize + 1).collect();
@@ -91,8 +95,8 @@ impl QkBlock {
         (self.width, self.rest) = (width, rest);
     }
 
-    /// The scores of the `index`-th row of the block, for keys 0..=position. Call it once a row: it scales the
-    /// scores here, just before they are read.
+    /// The scores of the `index`-th row of the block, for keys 0..=position. Call it once a row: it scales
+    /// the scores here, just before they are read.
     pub(crate) fn row(&mut self, index: usize, position: u64) -> &mut [f32] {
         let row = &mut self.scores[index * self.width..][..position as usize + 1];
         cpu::scale(row, self.rest);
@@ -118,8 +122,8 @@ fn product(alpha: f32, queries: &[f32], keys: &[f32], dim: usize, out: &mut [f32
     general_mat_mul(alpha, &queries, &keys.t(), 0.0, &mut out);
 }
 
-/// Splits the scale of the dot products into a power of two and a rest for [`cpu::scale`]. The product applies
-/// the power of two exactly and at no cost (except for sums below 2^-126 of more than 256 terms).
+/// Splits the scale of the dot products into a power of two and a rest for [`cpu::scale`]. The product
+/// applies the power of two exactly and at no cost (except for sums below 2^-126 of more than 256 terms).
 fn split_scale(scale: f64) -> (f32, f64) {
     let exact = scale as f32;
     let power_of_two = exact.is_normal() && exact.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1;
@@ -240,7 +244,8 @@ mod tests {
         for (dim, size) in [(16, 1.0), (16, 1e-19), (16, 1e18), (300, 1.0)] {
             let value = |i| wave(i) * size;
             let plain = filled(&pair(dim, 64, &positions, 1.0, value), 0, 5).concat();
-            // The first two are not powers of two, though the second is an f32. The last ones do not fit in f32.
+            // The first two are not powers of two, though the second is an f32. The last ones do not fit in
+            // f32.
             for scale in [0.1, 0.75, 0.25, 64.0, 2f64.powi(-130), 1e-60, 2f64.powi(130)] {
                 let scaled = filled(&pair(dim, 64, &positions, scale, value), 0, 5).concat();
                 let expected: Vec<f32> = plain.iter().map(|&s| (f64::from(s) * scale) as f32).collect();

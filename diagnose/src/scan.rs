@@ -37,7 +37,8 @@ pub fn scan(
     scan_on(&Device::Cpu, inputs, settings, sink)
 }
 
-/// Measures every row of `inputs` on `device` and hands the records to `sink` in input order, a batch at a time.
+/// Measures every row of `inputs` on `device` and hands the records to `sink` in input order, a batch at a
+/// time.
 ///
 /// Memory is O(threads x keys): no source is read whole. Errors: those of [`Settings::check`], of
 /// [`InstructionSet::chosen`] and of the sink, and [`Error::File`] for rows too long for the memory.
@@ -76,8 +77,8 @@ pub fn scan_on(
     }
 }
 
-/// Calls `work` with a workspace and each row of one head of `source`: row, position, and scores without the keys
-/// that are left out. Its results come back in order. `progress` gets the number of rows that are done.
+/// Calls `work` with a workspace and each row of one head of `source`: row, position, and scores without the
+/// keys that are left out. Its results come back in order. `progress` gets the number of rows that are done.
 /// [`Settings::check`] must have passed.
 pub(crate) fn visit<R: Send>(
     source: &Source,
@@ -168,7 +169,8 @@ impl Scratch {
         block
     }
 
-    /// Every row of a job, without the keys that are left out, and the shift that was subtracted from its scores.
+    /// Every row of a job, without the keys that are left out, and the shift that was subtracted from its
+    /// scores.
     fn each_row(
         &mut self,
         job: &Job,

@@ -26,8 +26,8 @@ impl Settings {
     /// Largest top-k. Beyond it a full count is cheaper.
     pub const MAX_TOP_K: usize = 2048;
 
-    /// Errors: [`Error::Settings`] for a beta or resolve that is negative or not finite, a training length that
-    /// is not above 1, and a top-k of 0 or above [`Settings::MAX_TOP_K`].
+    /// Errors: [`Error::Settings`] for a beta or resolve that is negative or not finite, a training length
+    /// that is not above 1, and a top-k of 0 or above [`Settings::MAX_TOP_K`].
     pub fn check(&self) -> Result<()> {
         let fail = |detail: String| Err(Error::Settings { detail });
         if !(self.beta.is_finite() && self.beta >= 0.0) {

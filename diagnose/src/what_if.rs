@@ -12,8 +12,8 @@ use critbeta::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// About this many rows of a head are looked at. Heads that are spread over files are open at the same time. They
-/// share a million rows, but each has at least 256.
+/// About this many rows of a head are looked at. Heads that are spread over files are open at the same time.
+/// They share a million rows, but each has at least 256.
 const ROWS: u64 = 4096;
 const SHARED_ROWS: u64 = 1 << 20;
 const LEAST_ROWS: u64 = 256;
@@ -36,9 +36,9 @@ struct Found {
     staircases: Vec<Staircase>,
 }
 
-/// Fills [`what_if`](super::HeadSummary::what_if) and the [staircases](HeadSketch::staircases) of every head of `summary`,
-/// which must be that of `inputs` under `settings`. This CPU reads all scores again and counts gaps in full,
-/// whatever top-k count the diagnosis had.
+/// Fills [`what_if`](super::HeadSummary::what_if) and the [staircases](HeadSketch::staircases) of every head
+/// of `summary`, which must be that of `inputs` under `settings`. This CPU reads all scores again and counts
+/// gaps in full, whatever top-k count the diagnosis had.
 ///
 /// Errors: [`Error::Settings`] if a head of `inputs` is not in `summary`, and those of reading.
 pub fn look_again(
@@ -123,7 +123,8 @@ pub fn look_again(
     Ok(())
 }
 
-/// The rules of every head: the diagnosis' beta, the published laws, the row's critical beta, and the head's calibration.
+/// The rules of every head: the diagnosis' beta, the published laws, the row's critical beta, and the head's
+/// calibration.
 fn rules(summary: &Summary, settings: &Settings) -> Vec<Vec<Rescaling>> {
     let as_it_is = if settings.beta == 1.0 { Rescaling::Identity } else { Rescaling::Fixed(settings.beta) };
     let published = LAWS.iter().map(|entry| Rescaling::Law(Law::example(entry, settings.train_length)));

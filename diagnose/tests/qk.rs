@@ -10,8 +10,8 @@ use files::{safetensors, write};
 use half::f16;
 use std::path::Path;
 
-/// A pair with two query heads per key head, more rows than one block takes, in no order, and a number of keys
-/// that no tile divides.
+/// A pair with two query heads per key head, more rows than one block takes, in no order, and a number of
+/// keys that no tile divides.
 fn grouped(directory: &Path, dtype: &str, dim: usize) -> Input {
     let (heads, kv_heads, rows, keys) = (4, 2, 1100usize, 1531usize);
     let value =

@@ -39,8 +39,8 @@ fn expected() -> Vec<Expected> {
     serde_json::from_str(&std::fs::read_to_string("tests/data/smollm2_gpl3.expected.json").unwrap()).unwrap()
 }
 
-/// The scores of one row in f64, and a bound on the error of each in f32. There are head_dim products and sums
-/// with a relative error of 2^-24 each, times the largest sum of absolute products.
+/// The scores of one row in f64, and a bound on the error of each in f32. There are head_dim products and
+/// sums with a relative error of 2^-24 each, times the largest sum of absolute products.
 fn exact_scores(pair: &QkPair, head: usize, row: usize, keys: &[f32]) -> (Vec<f64>, f64) {
     let mut query = Vec::new();
     pair.read_q(head, row, &mut query);
@@ -90,7 +90,8 @@ fn check(record: &RowRecord, e: &Expected, exact: &Row, gap_error: f64) {
     assert_eq!((record.head, record.position), (e.head, e.position), "{place}");
     assert_eq!((record.n, record.ties, record.poisoned), (e.n, e.ties, false), "{place}");
 
-    // Both programs use float64. Ranks are equal; the rest agrees to the rounding of sums of up to 7,658 terms.
+    // Both programs use float64. Ranks are equal; the rest agrees to the rounding of sums of up to 7,658
+    // terms.
     let critical = exact.critical_beta();
     assert_eq!(critical.contact_rank, e.contact_rank, "{place}");
     let same = |a: f64, b: f64, what: &str| {

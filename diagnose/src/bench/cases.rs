@@ -29,7 +29,8 @@ pub const FAMILIES: [&str; 9] =
 
 /// A GPU's cases with many rows have this many bytes of scores: several times any L2 cache.
 const MANY_BYTES: u64 = 256 << 20;
-/// A CPU's have this many, and as many of probabilities. That is several times most L3 caches, and a sort takes half a second.
+/// A CPU's have this many, and as many of probabilities. That is several times most L3 caches, and a sort
+/// takes half a second.
 const MANY_BYTES_CPU: u64 = 64 << 20;
 /// This many scores are drawn at most. Further rows repeat them.
 const DRAWN_SCORES: u64 = 1 << 22;
@@ -37,7 +38,8 @@ const DRAWN_SCORES: u64 = 1 << 22;
 impl Case {
     /// A case of `family`, which is a name in [`FAMILIES`], with or without a parameter.
     ///
-    /// Errors: [`Error::Settings`] for an unknown family, zero rows or columns, f64, or more bytes than can be addressed.
+    /// Errors: [`Error::Settings`] for an unknown family, zero rows or columns, f64, or more bytes than can
+    /// be addressed.
     pub fn new(rows: u64, n: u64, dtype: DType, family: &str) -> Result<Case> {
         let family = family.parse().map_err(|detail| Error::Settings { detail })?;
         let fail = |expected| {
@@ -94,7 +96,8 @@ impl Case {
         self.family_name() + order
     }
 
-    /// Draws the rows from `seed` and rounds them to the dtype. Beyond 4 Mi scores it draws only the rows that the others repeat.
+    /// Draws the rows from `seed` and rounds them to the dtype. Beyond 4 Mi scores it draws only the rows
+    /// that the others repeat.
     pub fn draw(&self, seed: u64) -> Vec<Vec<f32>> {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let one = |_| {
@@ -120,8 +123,8 @@ impl Case {
     }
 }
 
-/// What `critbeta bench` measures on `device` where no shape is given. The simulator gets [`small`], because it would take
-/// days for more.
+/// What `critbeta bench` measures on `device` where no shape is given. The simulator gets [`small`], because
+/// it would take days for more.
 ///
 /// Errors: none but those of [`Case::new`], which would be a defect of the table.
 pub fn of(device: &Device) -> Result<Vec<Case>> {
@@ -132,8 +135,8 @@ pub fn of(device: &Device) -> Result<Vec<Case>> {
     }
 }
 
-/// A CPU measures 64 MiB in many, some and few rows, one long row, 16-bit rows, every family at 256 x 65,536, and a shuffled
-/// log grid. This takes about a minute on two cores, and the sorts take most of it.
+/// A CPU measures 64 MiB in many, some and few rows, one long row, 16-bit rows, every family at 256 x 65,536,
+/// and a shuffled log grid. This takes about a minute on two cores, and the sorts take most of it.
 fn cpu_ladder() -> Result<Vec<Case>> {
     let shapes = [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)];
     let plain = shapes.map(|(rows, n)| Case::new(rows, n, DType::F32, "gaussian"));

@@ -8,11 +8,13 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::time::Instant;
 
-/// A thread copies this many bytes at a time. That is as fast as one stretch per thread (57 and 56 GB/s by streaming stores on a
-/// quiet machine, 2026-11-25), and nobody waits for a thread that shares its core with another program.
+/// A thread copies this many bytes at a time. That is as fast as one stretch per thread (57 and 56 GB/s by
+/// streaming stores on a quiet machine, 2026-11-25), and nobody waits for a thread that shares its core with
+/// another program.
 const COPY_BYTES: usize = 1 << 20;
 
-/// A row needs this much memory for its report, for the pieces that threads collect, and for the fields that are kept.
+/// A row needs this much memory for its report, for the pieces that threads collect, and for the fields that
+/// are kept.
 const RESULT_BYTES: usize = 4 * size_of::<RowReport>();
 
 /// A cache line. Buffers begin at one, as the large ones of PyTorch and NumPy do.
@@ -53,7 +55,8 @@ impl HostRows {
         for part in all.chunks_mut(bytes.len()) {
             part.copy_from_slice(&bytes[..part.len()]);
         }
-        // The memory for the reports is reserved and freed here, because a collect that finds none ends the program.
+        // The memory for the reports is reserved and freed here, because a collect that finds none ends the
+        // program.
         let mut room: Vec<[u8; RESULT_BYTES]> = Vec::new();
         let rows = case.rows as usize;
         if room.try_reserve_exact(rows).is_err() {

@@ -1,8 +1,10 @@
-//! Times of the softmax, of a copy of the same bytes, and of what people run today. Each result is checked before it is timed.
+//! Times of the softmax, of a copy of the same bytes, and of what people run today. Each result is checked
+//! before it is timed.
 //!
-//! [`measure`] runs one [`Case`] with all [`Method`]s of a device: in one process, on the same rows, in alternating order. It takes
-//! medians over several rounds. A GPU's L2 cache is overwritten before each run; a CPU's caches are left alone. `critbeta bench`
-//! prints [`cases::of`]. The peers in `benches/peers` measure the same cases.
+//! [`measure`] runs one [`Case`] with all [`Method`]s of a device: in one process, on the same rows, in
+//! alternating order. It takes medians over several rounds. A GPU's L2 cache is overwritten before each run;
+//! a CPU's caches are left alone. `critbeta bench` prints [`cases::of`]. The peers in `benches/peers` measure
+//! the same cases.
 
 pub mod cases;
 mod check;
@@ -22,7 +24,8 @@ use critbeta::{CriticalBeta, Rescaling, Result};
 const CHECKED_SCORES: u64 = 1 << 18;
 /// The K of the top-k mode: the most that the kernels of the peers and the papers take.
 const TOP_K: usize = 2048;
-/// A method stops after this many seconds and [`LEAST_ROUNDS`], because a sort takes a hundred times as long as a softmax.
+/// A method stops after this many seconds and [`LEAST_ROUNDS`], because a sort takes a hundred times as long
+/// as a softmax.
 const ENOUGH_SECONDS: f64 = 1.5;
 const LEAST_ROUNDS: usize = 5;
 
@@ -106,18 +109,19 @@ impl Measured {
         self.rounds(method).map(|rounds| median(rounds.to_vec()))
     }
 
-    /// The time of `a` over that of `b`, as the median of the ratios of each round. Other work on a machine comes and goes in
-    /// seconds; it disturbs this less than it disturbs a ratio of medians.
+    /// The time of `a` over that of `b`, as the median of the ratios of each round. Other work on a machine
+    /// comes and goes in seconds; it disturbs this less than it disturbs a ratio of medians.
     pub fn ratio(&self, a: Method, b: Method) -> Option<f64> {
         let (a, b) = (self.rounds(a)?, self.rounds(b)?);
         Some(median(a.iter().zip(b).map(|(a, b)| a / b).collect()))
     }
 }
 
-/// Checks and times `case` on `device` with every method. Each runs `rounds` times, and slow ones at least 5 times. `seed` draws the rows.
+/// Checks and times `case` on `device` with every method. Each runs `rounds` times, and slow ones at least 5
+/// times. `seed` draws the rows.
 ///
-/// On the simulator the seconds are the host's and mean nothing. Errors: those of [`Setup::new`] and [`Setup::seconds`]. A wrong
-/// result is no error: it goes to [`Measured::failed`] and is not timed.
+/// On the simulator the seconds are the host's and mean nothing. Errors: those of [`Setup::new`] and
+/// [`Setup::seconds`]. A wrong result is no error: it goes to [`Measured::failed`] and is not timed.
 pub fn measure(device: &Device, case: Case, rounds: usize, seed: u64) -> Result<Measured> {
     let mut setup = Setup::new(device, case, seed)?;
     let (mut sound, mut failed) = (Vec::new(), Vec::new());
@@ -170,8 +174,8 @@ struct RowResult {
 impl<'d> Setup<'d> {
     /// Draws the rows and stores them where `device` reads them.
     ///
-    /// Errors: [`Error::Settings`](crate::Error::Settings) or [`Error::Cuda`](crate::Error::Cuda) where there is not enough memory,
-    /// and those of [`Plan::choose`](critbeta::cuda::Plan::choose).
+    /// Errors: [`Error::Settings`](crate::Error::Settings) or [`Error::Cuda`](crate::Error::Cuda) where there
+    /// is not enough memory, and those of [`Plan::choose`](critbeta::cuda::Plan::choose).
     pub fn new(device: &'d Device, case: Case, seed: u64) -> Result<Self> {
         let rows = case.draw(seed);
         let mut bytes = Vec::new();
@@ -191,8 +195,9 @@ impl<'d> Setup<'d> {
 
     /// Seconds of one run: device time on a GPU, after its L2 cache was overwritten, and wall time on a CPU.
     ///
-    /// Errors: those of [`Engine::launch`](critbeta::cuda::Engine::launch); [`Error::Settings`](crate::Error::Settings) for a method that
-    /// the device does not have ([`Method::of`]).
+    /// Errors: those of [`Engine::launch`](critbeta::cuda::Engine::launch);
+    /// [`Error::Settings`](crate::Error::Settings) for a method that the device does not have
+    /// ([`Method::of`]).
     pub fn seconds(&mut self, method: Method) -> Result<f64> {
         match &mut self.place {
             Place::Cpu(rows) => rows.seconds(method),
@@ -204,7 +209,8 @@ impl<'d> Setup<'d> {
     ///
     /// Errors: as [`Setup::seconds`].
     pub fn checked(&mut self, method: Method) -> Result<Option<String>> {
-        // The copy fills the output with scores, so that a method that writes nothing cannot pass by an earlier output.
+        // The copy fills the output with scores, so that a method that writes nothing cannot pass by an
+        // earlier output.
         self.seconds(Method::Copy)?;
         self.seconds(method)?;
         let Case { rows, n, dtype, .. } = self.case;

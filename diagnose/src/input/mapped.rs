@@ -1,4 +1,5 @@
-//! Read-only bytes of a mapped file, or bytes that are in memory already. This is one of the few unsafe files (docs/adr/0001).
+//! Read-only bytes of a mapped file, or bytes that are in memory already. This is one of the few unsafe files
+//! (docs/adr/0001).
 #![allow(unsafe_code)]
 
 use critbeta::{Error, Result};

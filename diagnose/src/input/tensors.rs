@@ -73,7 +73,8 @@ impl ScoreTensor {
         self.positions.as_ref().map(|positions| positions.at(row))
     }
 
-    /// As [`ScoreTensor::position`]. Without positions in the file it is the last key that the row `scores` does not mask.
+    /// As [`ScoreTensor::position`]. Without positions in the file it is the last key that the row `scores`
+    /// does not mask.
     pub(crate) fn position_or_last(&self, row: usize, scores: &[f32]) -> u64 {
         let last = || scores.iter().rposition(|&score| score != f32::NEG_INFINITY).unwrap_or(0);
         self.position(row).unwrap_or_else(|| last() as u64)
@@ -118,11 +119,11 @@ impl Values {
 }
 
 impl QkPair {
-    /// Queries [heads, rows, head_dim] and keys [kv_heads, keys, head_dim] of layer `layer`, from memory. Without `positions`
-    /// the rows are the last ones. The default scale is 1 / sqrt(head_dim).
+    /// Queries [heads, rows, head_dim] and keys [kv_heads, keys, head_dim] of layer `layer`, from memory.
+    /// Without `positions` the rows are the last ones. The default scale is 1 / sqrt(head_dim).
     ///
-    /// Errors: [`Error::Tensor`] of `LAYER.q` or `LAYER.k` for tensors that do not fit together, and for a pair without
-    /// rows; [`Error::Settings`] for a scale that is not finite and above 0.
+    /// Errors: [`Error::Tensor`] of `LAYER.q` or `LAYER.k` for tensors that do not fit together, and for a
+    /// pair without rows; [`Error::Settings`] for a scale that is not finite and above 0.
     pub fn new(
         layer: &str,
         q: Values,
@@ -202,7 +203,8 @@ impl QkPair {
             return wrong_k(format!("no keys for the {rows} rows of {:?}", q.name));
         }
         let (q_rows, k_rows) = (float_rows(path, q)?, float_rows(path, k)?);
-        // This comes before anything is allocated per row, because a tensor without heads may claim any number of rows.
+        // This comes before anything is allocated per row, because a tensor without heads may claim any
+        // number of rows.
         if q_rows.is_empty() {
             return Ok(None);
         }
@@ -259,7 +261,8 @@ impl QkPair {
         self.scale
     }
 
-    /// 0-based position of a row, below [`QkPair::keys`]. The rows are the last ones if the file does not say.
+    /// 0-based position of a row, below [`QkPair::keys`]. The rows are the last ones if the file does not
+    /// say.
     pub fn position(&self, row: usize) -> u64 {
         self.positions.at(row)
     }

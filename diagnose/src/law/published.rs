@@ -19,8 +19,8 @@ pub struct ClosestLaw {
     pub spread_of_identity: f64,
 }
 
-/// Laws with a spread this close to the least, or that differ only by rounding, count as equally good. At 150 rows
-/// of constant critical beta another law than the identity was ahead in 5 of 40 heads (2026-11-24).
+/// Laws with a spread this close to the least, or that differ only by rounding, count as equally good. At 150
+/// rows of constant critical beta another law than the identity was ahead in 5 of 40 heads (2026-11-24).
 const AS_GOOD: f64 = 1.05;
 const ROUNDING: f64 = 1e-6;
 

@@ -122,8 +122,8 @@ impl Evidence<'_> {
         Ok(text)
     }
 
-    /// The laws whose exponent lies in the interval. It may be the exponent as n goes to infinity, the one that
-    /// the same fit gives over these lengths, or anything between them.
+    /// The laws whose exponent lies in the interval. It may be the exponent as n goes to infinity, the one
+    /// that the same fit gives over these lengths, or anything between them.
     fn laws_within(&self, low: f64, high: f64) -> Vec<&'static str> {
         let here = |family: &str| self.yardsticks.iter().find(|y| y.family == family).map(|y| y.xi);
         let overlaps = |&&(family, limit, _): &&(&str, f64, &str)| {

@@ -1,4 +1,5 @@
-//! Reads row records: JSON lines, CSV or Parquet as `--rows` writes them. Any tool may have changed them since.
+//! Reads row records: JSON lines, CSV or Parquet as `--rows` writes them. Any tool may have changed them
+//! since.
 
 use super::raw::{Layers, RawRecord};
 use super::record::RowRecord;
@@ -8,12 +9,12 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-/// Reads the records of a .jsonl, .csv or .parquet file in order, a batch at a time. A .csv with only a header has no
-/// records; neither has an empty .jsonl.
+/// Reads the records of a .jsonl, .csv or .parquet file in order, a batch at a time. A .csv with only a
+/// header has no records; neither has an empty .jsonl.
 ///
-/// Infinite and NaN values are null in JSON. Null means NaN in a poisoned row. In other rows it means infinity, for
-/// critical_beta, resolved_beta and ratio. Errors: those of `sink`; [`Error::Io`]; [`Error::File`], which names the
-/// line or row and the column.
+/// Infinite and NaN values are null in JSON. Null means NaN in a poisoned row. In other rows it means
+/// infinity, for critical_beta, resolved_beta and ratio. Errors: those of `sink`; [`Error::Io`];
+/// [`Error::File`], which names the line or row and the column.
 pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()>) -> Result<()> {
     let mut layers = Layers::default();
     let mut batch = Batch { held: Vec::new(), sink: &mut sink };

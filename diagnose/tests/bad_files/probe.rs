@@ -1,4 +1,5 @@
-//! Checks that must hold for any bytes. The tests call them with seeded bytes, the fuzz targets with found ones.
+//! Checks that must hold for any bytes. The tests call them with seeded bytes, the fuzz targets with found
+//! ones.
 
 use critbeta::cpu::{Measure, row_report};
 use critbeta::reference::Row;

@@ -43,7 +43,8 @@ fn rows(table: &str) -> Vec<Vec<String>> {
     .collect()
 }
 
-/// Checks that a number on the page is this value of the summary, to the digits shown. Null is infinite or none.
+/// Checks that a number on the page is this value of the summary, to the digits shown. Null is infinite or
+/// none.
 #[track_caller]
 fn same(shown: &str, value: &Value) {
     let Some(value) = value.as_f64() else {

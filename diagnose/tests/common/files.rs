@@ -71,7 +71,8 @@ pub fn pair<'a>() -> Vec<Named<'a>> {
 /// Writes a file into `directory`.
 pub fn write(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = directory.join(name);
-    // ext4 flushes a file that is truncated and rewritten. 20,000 such files took 35 s instead of 1 (2026-11-24).
+    // ext4 flushes a file that is truncated and rewritten. 20,000 such files took 35 s instead of 1
+    // (2026-11-24).
     let _absent = std::fs::remove_file(&path);
     std::fs::write(&path, bytes).unwrap();
     path

@@ -23,8 +23,8 @@ pub struct Cli {
     /// Compute with this many threads [default: one per core]
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-    /// Compute rows on this device: auto (a GPU if one works, else the CPU), cpu, cuda:N, or simt (a slow simulator of
-    /// the CUDA kernels)
+    /// Compute rows on this device: auto (a GPU if one works, else the CPU), cpu, cuda:N, or simt (a slow
+    /// simulator of the CUDA kernels)
     #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
     pub device: DeviceSpec,
 }
@@ -39,8 +39,8 @@ pub enum Command {
     Diagnose(Diagnose),
     /// Write the page of a diagnosis from its row records
     ///
-    /// Some parts of a page need the scores (gap counts of rows, other rules on the same rows). Records do not have
-    /// them: `critbeta diagnose FILE --html` shows these parts.
+    /// Some parts of a page need the scores (gap counts of rows, other rules on the same rows). Records do
+    /// not have them: `critbeta diagnose FILE --html` shows these parts.
     #[cfg(feature = "html")]
     Report(Report),
     /// Write the rescaled probabilities of every row of a score file in the same format and shape
@@ -51,7 +51,8 @@ pub enum Command {
     Laws(Laws),
     /// Time the softmax against a copy of the same bytes and against a sort; check every result first
     Bench(crate::bench::Bench),
-    /// Say which CUDA kernel would run, and why; needs no GPU. With --device cpu, say how threads share the rows
+    /// Say which CUDA kernel would run, and why; needs no GPU. With --device cpu, say how threads share the
+    /// rows
     Plan(Plan),
     /// Say what this machine offers
     Doctor,
@@ -132,7 +133,8 @@ pub struct Softmax {
     /// Write the probabilities to this file, in the same format
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// identity, fixed:1.3, a law (see `critbeta laws`), critical:ratio=1,resolve=0.69,floor=0.5,cap=8, calibrated:FILE, ...
+    /// identity, fixed:1.3, a law (see `critbeta laws`), critical:ratio=1,resolve=0.69,floor=0.5,cap=8,
+    /// calibrated:FILE, ...
     #[arg(long, value_name = "SPEC")]
     pub rescaling: RescalingSpec,
     /// f64, f32, f16 or bf16 [default: as in FILE]

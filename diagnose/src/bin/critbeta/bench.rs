@@ -37,8 +37,9 @@ pub struct Bench {
     /// Write the seconds as JSON; - is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Take turns with another program, on the CPU only: check every method, write the scores to FILE (little endian, one row
-    /// after another), then read names of methods from stdin and print the seconds of one run for each line
+    /// Take turns with another program, on the CPU only: check every method, write the scores to FILE (little
+    /// endian, one row after another), then read names of methods from stdin and print the seconds of one run
+    /// for each line
     #[arg(long, value_name = "FILE", requires = "len", conflicts_with = "json", value_parser = file)]
     pub turns: Option<PathBuf>,
 }
@@ -104,8 +105,8 @@ fn name(case: &Case) -> String {
 /// A column of the table: its header, and the number that it computes from a case's times.
 type Column = (&'static str, fn(&Measured) -> Option<f64>);
 
-/// A copy moves the bytes that a softmax must move, so its time over ours is the share of the limit that we reach. Half of its
-/// bytes are read, so half its time stands for reading alone.
+/// A copy moves the bytes that a softmax must move, so its time over ours is the share of the limit that we
+/// reach. Half of its bytes are read, so half its time stands for reading alone.
 const CUDA: [Column; 6] = [
     ("copy GB/s", |of| bandwidth(of, Method::Copy)),
     ("copy / softmax", |of| of.ratio(Method::Copy, Method::Softmax)),

@@ -53,21 +53,21 @@ def cases(small):
     shapes, (r, n) = (SMALL, SMALL[-1]) if small else (SHAPES, SHAPES[1])
     yield from ((*shape, "f32", "gaussian") for shape in shapes)
     yield from ((r, n, dtype, "gaussian") for dtype in ("f16", "bf16"))
-    yield from ((r, n, "f32", law) for law in rows.LAWS if law != "gaussian")
+    yield from ((r, n, "f32", family) for family in rows.FAMILIES if family != "gaussian")
     yield (r, n, "f32", "log-grid shuffled")
     # Where a plain softmax of a row takes a microsecond and a half.
     r, n = shapes[0]
-    yield from ((r, n, "f32", law) for law in ("needles", "sink", "student-t", "bf16"))
+    yield from ((r, n, "f32", family) for family in ("needles", "sink", "student-t", "bf16"))
 
 
 class Ours:
     """critbeta in a process of its own, which runs one way of a case when it is told to."""
 
     def __init__(self, args, case, file):
-        count, n, dtype, law = map(str, case)
-        law, *shuffled = law.split()
+        count, n, dtype, family = map(str, case)
+        family, *shuffled = family.split()
         command = [args.critbeta, "bench", "--device", "cpu", "--threads", str(args.threads), "--turns", file]
-        command += ["--rows", count, "--len", n, "--dtype", dtype, "--law", law]
+        command += ["--rows", count, "--len", n, "--dtype", dtype, "--family", family]
         command += [f"--{word}" for word in shuffled]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         ready = self.process.stdout.readline()
@@ -128,12 +128,12 @@ def timed(run):
 
 
 def measure(args, case, folder):
-    count, n, dtype, law = case
+    count, n, dtype, family = case
     file = os.path.join(folder, "scores")
     ours = Ours(args, case, file)
     try:
         x = torch.frombuffer(bytearray(pathlib.Path(file).read_bytes()), dtype=rows.DTYPES[dtype]).reshape(count, n)
-        return {"rows": count, "n": n, "dtype": dtype, "law": law, **turns(args, ours, x)}
+        return {"rows": count, "n": n, "dtype": dtype, "family": family, **turns(args, ours, x)}
     finally:
         ours.close()
 
@@ -203,14 +203,14 @@ def facts(args):
 
 def table(done):
     heads = [name for name, *_ in RATIOS]
-    yield f"{'rows x n':>12} {'dtype':5} {'law':10} {'plain GB/s':>10} " + " ".join(heads)
+    yield f"{'rows x n':>12} {'dtype':5} {'family':10} {'plain GB/s':>10} " + " ".join(heads)
     for case in done:
         moved = 2 * case["rows"] * case["n"] * (4 if case["dtype"] == "f32" else 2)
         cells = " ".join(
             f"{case['ratios'][head]:{len(head)}.2f}" if head in case["ratios"] else f"{'-':>{len(head)}}" for head in heads
         )
         shape = f"{case['rows']} x {case['n']}"
-        yield f"{shape:>12} {case['dtype']:5} {case['law']:10} {moved / case['seconds']['softmax'] * 1e-9:10.1f} {cells}"
+        yield f"{shape:>12} {case['dtype']:5} {case['family']:10} {moved / case['seconds']['softmax'] * 1e-9:10.1f} {cells}"
         yield from (f"  {name} failed: {why}" for name, why in case["failed"].items())
 
 

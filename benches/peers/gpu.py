@@ -3,7 +3,7 @@
     python3 benches/peers/gpu.py CASES.json --json PEERS.json [--seconds 200]
     python3 benches/peers/gpu.py --cpu-dry-run
 
-CASES.json is what `critbeta bench --json` wrote: the same shapes, dtypes and laws. All peers of a case are checked
+CASES.json is what `critbeta bench --json` wrote: the same shapes, dtypes and families. All peers of a case are checked
 against float64 first and then timed in one process, in alternating order, with CUDA events, the L2 cache overwritten
 before each; the median counts. A peer that fails is named with what it said, and the others go on. --cpu-dry-run proves
 the script on tiny rows without a GPU: its times mean nothing. With TRITON_INTERPRET=1 it covers the Triton peer too.
@@ -25,8 +25,8 @@ FLUSH_BYTES = 256 << 20
 # A sort of more than this many scores takes longer than all else together.
 SORT_LIMIT = 1 << 27
 DRY_CASES = [
-    {"rows": r, "n": n, "dtype": dtype, "law": law}
-    for law in rows.LAWS
+    {"rows": r, "n": n, "dtype": dtype, "family": family}
+    for family in rows.FAMILIES
     for r, n, dtype in [
         (3, 1, "f32"),
         (4, 300, "f32"),
@@ -63,7 +63,7 @@ class HostClock:
 
 
 def measure(case, clock, device):
-    x = rows.draw(case["law"], case["rows"], case["n"], rows.DTYPES[case["dtype"]], device)
+    x = rows.draw(case["family"], case["rows"], case["n"], rows.DTYPES[case["dtype"]], device)
     result = {**case, "seconds": {}, "failed": {}}
     target, ones = torch.empty_like(x), torch.ones(case["rows"], device=device)
     runs = {"copy": lambda: target.copy_(x)}
@@ -109,7 +109,7 @@ def main():
     if args.cases is not None:
         with open(args.cases) as file:
             read = json.load(file)
-        cases = [{key: case[key] for key in ["rows", "n", "dtype", "law"]} for case in read["cases"]]
+        cases = [{key: case[key] for key in ["rows", "n", "dtype", "family"]} for case in read["cases"]]
     clock = HostClock() if args.cpu_dry_run else GpuClock()
     began, done, left_out = time.monotonic(), [], 0
     for case in cases:
@@ -119,7 +119,7 @@ def main():
         torch.manual_seed(1)
         done.append(measure(case, clock, device))
         told = "  ".join(f"{name} {seconds * 1e6:.1f}" for name, seconds in done[-1]["seconds"].items())
-        print(f"{case['rows']} x {case['n']} {case['dtype']} {case['law']}, us: {told}", flush=True)
+        print(f"{case['rows']} x {case['n']} {case['dtype']} {case['family']}, us: {told}", flush=True)
         for name, why in done[-1]["failed"].items():
             print(f"  {name} failed: {why}", flush=True)
     failed = sorted({name for case in done for name in case["failed"]})

@@ -11,7 +11,7 @@ import json
 import pathlib
 import sys
 
-KEY = ["rows", "n", "dtype", "law"]
+KEY = ["rows", "n", "dtype", "family"]
 # G4's floor: the row's bytes at the bandwidth of the largest copy of the run, and a launch with one barrier of the grid.
 FLOOR_SECONDS = 2.5e-6
 FEW_ROWS = 8
@@ -115,11 +115,11 @@ def main():
         out.writerow(KEY + names)
         out.writerows([*key, *("" if r is None else f"{r:.4f}" for r in ratios)] for key, ratios in rows)
     print(f"ours on {device}; peers on {peers_device or 'nothing: they did not run'}")
-    print(f"{'rows x n':>17} {'dtype':5} {'law':10} " + " ".join(f"{name:>{max(8, len(name))}}" for name in names))
-    for (count, n, dtype, law), ratios in rows:
+    print(f"{'rows x n':>17} {'dtype':5} {'family':10} " + " ".join(f"{name:>{max(8, len(name))}}" for name in names))
+    for (count, n, dtype, family), ratios in rows:
         cells = [("" if r is None else f"{r:.3f}") for r in ratios]
         told = " ".join(f"{cell:>{max(8, len(name))}}" for name, cell in zip(names, cells))
-        print(f"{f'{count} x {n}':>17} {dtype:5} {law:10} {told}")
+        print(f"{f'{count} x {n}':>17} {dtype:5} {family:10} {told}")
     print("\n".join(summary(rows)))
 
 

@@ -1,10 +1,11 @@
-//! Diagnosing from queries and keys against the matrix product alone, on one thread, in one alternating run.
+//! Compares a diagnosis of queries and keys with the matrix product alone, on one thread, in one alternating
+//! run.
 //!
-//! `cargo bench -p critbeta-diagnose --bench qk` prints, per shape, dtype and order of rows, the median time of `scan` divided by
-//! that of one product of all rows and keys (times the share of it that causal rows see), and the same
-//! of the reports alone on scores that lie in memory: what is left for making the scores is the difference.
-//! Then, of the rows of `examples/data`, the critical softmax divided by that at beta = 1. In brackets the 25 % and 75 %
-//! quantiles over the rounds. Absolute times of shared machines mean nothing.
+//! `cargo bench -p critbeta-diagnose --bench qk` prints two ratios per shape, dtype and order of rows. The first is the median
+//! time of `scan` over that of one product of all rows and keys (times the share of it that causal rows see).
+//! The second is the same for the reports alone, on scores in memory. Their difference is the time to make
+//! the scores. For the rows of `examples/data` it prints the critical softmax over that at beta = 1. Brackets
+//! hold the 25 % and 75 % quantiles over the rounds. Absolute times of shared machines mean nothing.
 
 #[path = "../tests/common/files.rs"]
 mod files;
@@ -34,7 +35,7 @@ fn seconds(work: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn told(mut ratios: Vec<f64>) -> String {
+fn printed(mut ratios: Vec<f64>) -> String {
     ratios.sort_by(f64::total_cmp);
     let [low, middle, high] =
         [0.25, 0.5, 0.75].map(|p| ratios[(p * (ratios.len() - 1) as f64).round() as usize]);
@@ -50,12 +51,12 @@ fn product(q: &[f32], k: &[f32], [rows, keys, dim]: [usize; 3], scores: &mut [f3
 fn ratios(shape: [usize; 3], dtype: DType, causal: bool) -> [String; 2] {
     let [rows, keys, dim] = shape;
     let mut rng = StdRng::seed_from_u64(7);
-    let law = StudentT::new(4.0).unwrap();
-    // f32 or its upper half: what the file holds and what the product gets are the same values.
+    let scores = StudentT::new(4.0).unwrap();
+    // The file has f32 or its upper half, so the product gets the values of the file.
     let cut = 4 - dtype.size_bytes();
     let mut drawn = |count: usize| {
         let round = |v: f64| if cut == 0 { v as f32 } else { bf16::from_f64(v).to_f32() };
-        let values: Vec<f32> = (0..count).map(|_| round(law.sample(&mut rng))).collect();
+        let values: Vec<f32> = (0..count).map(|_| round(scores.sample(&mut rng))).collect();
         (values.iter().flat_map(|v| v.to_le_bytes().into_iter().skip(cut)).collect::<Vec<u8>>(), values)
     };
     let (q_bytes, q) = drawn(rows * dim);
@@ -91,7 +92,7 @@ fn ratios(shape: [usize; 3], dtype: DType, causal: bool) -> [String; 2] {
         whole.push(seconds(|| drop(black_box(records(black_box(&input))))) / alone);
         measured.push(seconds(|| drop(black_box(row_reports(&view, 1.0, Measure::default())))) / alone);
     }
-    [whole, measured].map(told)
+    [whole, measured].map(printed)
 }
 
 /// The scores of every row of a pair, head by head, and how many of them each row sees.
@@ -112,7 +113,7 @@ fn scores_of(pair: &QkPair) -> (Vec<f32>, Vec<u32>) {
     (scores, lens)
 }
 
-/// Critical softmax over softmax at beta = 1 of the rows of a trained model.
+/// The critical softmax over the softmax at beta = 1, on the rows of a trained model.
 fn real_ratios(pair: &QkPair) -> String {
     let (scores, lens) = scores_of(pair);
     let view = Scores::dense(&scores, lens.len(), pair.keys()).unwrap().with_lens(&lens).unwrap();
@@ -122,13 +123,13 @@ fn real_ratios(pair: &QkPair) -> String {
     };
     let critical: Rescaling = "critical".parse().unwrap();
     let round = |_| {
-        // The first run of each finds the caches as the other left them.
+        // The first run of each finds the caches that the other left.
         run(&Rescaling::Identity);
         let plain = run(&Rescaling::Identity);
         run(&critical);
         run(&critical) / plain
     };
-    told((0..5 * ROUNDS).map(round).collect())
+    printed((0..5 * ROUNDS).map(round).collect())
 }
 
 fn main() {

@@ -1,18 +1,18 @@
-//! Work in parallel, results in order, memory bounded: the loop under every file command.
+//! The loop under every file command: it works in parallel, keeps results in order and bounds memory.
 
 use critbeta::{Error, Result};
 use rayon::prelude::*;
 use std::path::Path;
 
-/// Asks once for what all threads will need for the rows of `layer`, because a refused allocation
-/// later on would end the process.
+/// Checks that all threads together can get the memory for the rows of `layer`. An allocation that
+/// fails later would end the process.
 ///
 /// Errors: [`Error::File`] if the system refuses it.
 pub(crate) fn check_memory(path: &Path, layer: &str, bytes_per_thread: u128) -> Result<()> {
     let threads = rayon::current_num_threads();
     let bytes = bytes_per_thread * threads as u128;
-    let mut asked: Vec<u8> = Vec::new();
-    match usize::try_from(bytes).map(|bytes| asked.try_reserve_exact(bytes)) {
+    let mut probe: Vec<u8> = Vec::new();
+    match usize::try_from(bytes).map(|bytes| probe.try_reserve_exact(bytes)) {
         Ok(Ok(())) => Ok(()),
         _ => {
             let gib = bytes as f64 / (1u64 << 30) as f64;
@@ -41,7 +41,8 @@ pub(crate) fn in_order<J: Send + Sync, S: Default, R: Send>(
         if batch.is_empty() {
             return Ok(());
         }
-        // One result per job even where a thread takes many: scratch is remade only when work is stolen.
+        // Every job has one result, even where a thread takes many. Only a thread that steals work makes new
+        // scratch.
         let results: Vec<R> = batch.par_iter().map_init(S::default, &work).collect();
         results.into_iter().try_for_each(&mut sink)?;
     }

@@ -1,4 +1,4 @@
-//! From the fits of a diagnosis to the calibration file that `calibrated:FILE` reads.
+//! Makes the calibration file that `calibrated:FILE` reads from the fits of a diagnosis.
 
 use crate::heads::summary::{HeadSummary, Summary};
 use crate::law::fit::Exponent;
@@ -10,7 +10,7 @@ use critbeta::{Error, Result};
 use std::io::{self, Write};
 
 impl Summary {
-    /// The calibration that a diagnosis gives: c and xi of every head.
+    /// The calibration of a diagnosis: c and xi of every head.
     ///
     /// Errors: [`Error::Settings`] for a top-k count, whose values are only lower bounds.
     pub fn calibration(&self) -> Result<Calibration> {
@@ -37,7 +37,7 @@ impl Summary {
     }
 }
 
-/// Writes the calibration to `out`, which waits to be committed. Errors: [`Error::Io`].
+/// Writes the calibration to `out`, which the caller commits. Errors: [`Error::Io`].
 pub fn write_calibration(calibration: &Calibration, mut out: Output) -> Result<Output> {
     let written = serde_json::to_writer_pretty(&mut out, calibration).map_err(io::Error::from);
     written.and_then(|()| out.write_all(b"\n")).map_err(|source| Error::io(out.path(), source))?;

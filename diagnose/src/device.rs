@@ -1,4 +1,4 @@
-//! Where rows are computed: on this CPU, on a GPU, or on the simulator of one. One enum, no trait.
+//! The device that computes rows: this CPU, a GPU, or the simulator of one. It is one enum, not a trait.
 
 use critbeta::cpu::{self, Measure, RowReport, SoftmaxRow};
 use critbeta::cuda::{Arch, Engine, SimtOptions};
@@ -6,17 +6,17 @@ use critbeta::{Element, Error, Rescaling, Result, Scores};
 use std::fmt;
 use std::str::FromStr;
 
-/// Where rows are computed, as a user asks for it.
+/// The device that a user names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceSpec {
-    /// The first GPU where one comes up, else the CPU.
+    /// The first GPU if one works, else the CPU.
     #[default]
     Auto,
     /// This CPU.
     Cpu,
-    /// The GPU of this number, or an error.
+    /// The GPU with this number, or an error.
     Cuda(usize),
-    /// The simulator of the CUDA kernels, as an sm_90: slow, for tests.
+    /// The simulator of the CUDA kernels as an sm_90. It is slow and for tests.
     Simt,
 }
 
@@ -50,19 +50,20 @@ impl FromStr for DeviceSpec {
     }
 }
 
-/// Where rows are computed.
+/// The device that computes rows.
 pub enum Device {
-    /// On this CPU: [`cpu`]. Reports are sums in f64, weights f32.
+    /// This CPU ([`cpu`]). Reports are sums in f64 of f32 weights.
     Cpu,
-    /// On a GPU or its simulator: [`cuda`](critbeta::cuda). Critical betas are the CPU's bit for bit, weights are f32.
+    /// A GPU or its simulator ([`cuda`](critbeta::cuda)). Critical betas equal the CPU's bit for bit. Weights
+    /// are f32.
     Cuda(Engine),
 }
 
 impl Device {
-    /// The device that was asked for. `Auto` takes the CPU where no GPU comes up; `note` then hears why, unless
-    /// there simply is no driver, or no CUDA in this build.
+    /// Opens the device. `Auto` takes the CPU if no GPU works. `note` then gets the reason, unless there is
+    /// no driver, or no CUDA in this build.
     ///
-    /// Errors: those of [`Engine::cuda`] and [`Engine::simulated`] where exactly that was asked for.
+    /// Errors: those of [`Engine::cuda`] and [`Engine::simulated`] if the user named that device.
     pub fn open(spec: DeviceSpec, note: &mut dyn FnMut(&str)) -> Result<Device> {
         match spec {
             DeviceSpec::Cpu => Ok(Device::Cpu),
@@ -79,7 +80,7 @@ impl Device {
         }
     }
 
-    /// What computes, in words.
+    /// The device in words.
     pub fn description(&self) -> String {
         match self {
             Device::Cpu => format!("cpu, {} threads", rayon::current_num_threads()),
@@ -89,7 +90,7 @@ impl Device {
 
     /// [`cpu::row_reports`] or [`Engine::row_reports`].
     ///
-    /// Errors: the engine's.
+    /// Errors: those of the engine.
     pub fn row_reports<T: Element>(
         &self,
         scores: &Scores<T>,
@@ -104,7 +105,7 @@ impl Device {
 
     /// [`cpu::softmax`] or [`Engine::softmax`].
     ///
-    /// Errors: theirs.
+    /// Errors: those of either.
     pub fn softmax<T: Element>(
         &self,
         scores: &Scores<T>,
@@ -132,7 +133,7 @@ mod tests {
         for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
             assert!(text.parse::<DeviceSpec>().unwrap_err().contains("auto, cpu, cuda:N or simt"), "{text}");
         }
-        // Far beyond the GPUs of any machine: refused by name, with a driver or without.
+        // No machine has this many GPUs. The error names the number, with a driver or without.
         let error = Device::open(DeviceSpec::Cuda(4096), &mut |_| {}).err().unwrap();
         let message = error.to_string();
         match error {

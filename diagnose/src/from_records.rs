@@ -1,4 +1,4 @@
-//! The summary of row records that were kept earlier.
+//! The summary of row records from an earlier diagnosis.
 
 use crate::heads::diagnosis::Diagnosis;
 use crate::heads::summary::{InputNames, Summary};
@@ -8,12 +8,12 @@ use crate::settings::Settings;
 use critbeta::{Error, Result};
 use std::path::Path;
 
-/// How the diagnosis that wrote records was set, as far as records do not say it themselves.
+/// Settings of the diagnosis that wrote the records. Records do not hold them all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RecordSettings {
-    /// r of their resolved betas, nats; needed only where these differ from the critical betas.
+    /// r of their resolved betas, in nats. It is needed only where these differ from the critical betas.
     pub resolve: Option<f64>,
-    /// K of a top-k count; needed only where records carry its certificates.
+    /// K of a top-k count. It is needed only where records have its certificates.
     pub top_k: Option<usize>,
     /// Keys that were left out at the front of every row.
     pub exclude_sink: usize,
@@ -21,11 +21,12 @@ pub struct RecordSettings {
     pub train_length: f64,
 }
 
-/// The summary of records kept earlier, by the functions that the diagnosis of their scores goes through.
+/// The summary of the records in `path`, by the same functions as the diagnosis of their scores. `seed`
+/// decides all resampling.
 ///
-/// Errors: [`Error::Io`], [`Error::File`] with line and column for whatever is no record, and for records that
-/// `asked` contradicts or that need it; `seed` decides all resampling.
-pub fn summary_of_records(path: &Path, asked: &RecordSettings, seed: u64) -> Result<Summary> {
+/// Errors: [`Error::Io`]; [`Error::File`] with line and column for text that is not a record, and for records
+/// that contradict `settings` or need a setting that it lacks.
+pub fn summary_of_records(path: &Path, settings: &RecordSettings, seed: u64) -> Result<Summary> {
     let names = InputNames { path: path.display().to_string(), skipped: Vec::new() };
     let mut diagnosis = Diagnosis::of_records(vec![names], Settings::default(), seed);
     let mut facts = Facts::default();
@@ -34,18 +35,18 @@ pub fn summary_of_records(path: &Path, asked: &RecordSettings, seed: u64) -> Res
         diagnosis.add(records);
         Ok(())
     })?;
-    let settings = facts.settings(asked).map_err(|why| Error::file(path, why))?;
+    let settings = facts.settings(settings).map_err(|why| Error::file(path, why))?;
     settings.check()?;
     diagnosis.set(settings);
     Ok(diagnosis.summary())
 }
 
-/// What records say together of the settings that they were made under.
+/// What all records together say about the settings that made them.
 #[derive(Default)]
 struct Facts {
     beta: Option<f64>,
     certified: Option<bool>,
-    /// Smallest r that the resolved betas allow.
+    /// The smallest r that the resolved betas allow.
     resolve: f64,
     resolved_differs: bool,
     /// Whether a row has a critical beta that any resolve above 0 would lower.
@@ -53,7 +54,7 @@ struct Facts {
     first_argmax: Option<u64>,
 }
 
-/// What r read off a record may err by: contact gaps and betas are rounded.
+/// The error of an r that is read off a record: contact gaps and betas are rounded.
 const ROUNDING: f64 = 1e-9;
 
 impl Facts {
@@ -61,7 +62,7 @@ impl Facts {
         let certified = record.certified.is_some();
         if *self.certified.get_or_insert(certified) != certified {
             return Err(
-                "some records have the column certified and others do not: made by different runs".into()
+                "some records have the column certified and others do not: different runs made them".into()
             );
         }
         if record.n == 0 || record.poisoned {
@@ -69,7 +70,10 @@ impl Facts {
         }
         let beta = *self.beta.get_or_insert(record.beta);
         if beta != record.beta {
-            return Err(format!("column beta: {beta} and {} in one file, expected one run", record.beta));
+            return Err(format!(
+                "column beta: {beta} and {} in one file, expected those of one run",
+                record.beta
+            ));
         }
         self.first_argmax = Some(self.first_argmax.map_or(record.argmax, |first| first.min(record.argmax)));
         self.resolves |= record.critical_beta > 0.0 && record.critical_beta.is_finite();
@@ -79,7 +83,7 @@ impl Facts {
             let at_contact = (record.contact_rank as f64).ln();
             let least = match record.contact_gap > 0.0 {
                 true => at_contact - record.resolved_beta * record.contact_gap,
-                // Ties that came out finite.
+                // These are ties with a finite beta.
                 false => at_contact,
             };
             self.resolve = self.resolve.max(least);
@@ -87,8 +91,8 @@ impl Facts {
         Ok(())
     }
 
-    fn settings(&self, asked: &RecordSettings) -> Result<Settings, String> {
-        let resolve = match (asked.resolve, self.resolved_differs) {
+    fn settings(&self, settings: &RecordSettings) -> Result<Settings, String> {
+        let resolve = match (settings.resolve, self.resolved_differs) {
             (None, false) => 0.0,
             (None, true) => {
                 return Err(
@@ -113,7 +117,7 @@ impl Facts {
             }
             (Some(given), _) => given,
         };
-        let top_k = match (asked.top_k, self.certified == Some(true)) {
+        let top_k = match (settings.top_k, self.certified == Some(true)) {
             (None, true) => {
                 return Err("column certified is that of a top-k count: give --top-k as the diagnosis that \
                             wrote it had it"
@@ -124,14 +128,17 @@ impl Facts {
             }
             (top_k, _) => top_k,
         };
-        if let Some(argmax) = self.first_argmax.filter(|&argmax| argmax < asked.exclude_sink as u64) {
-            return Err(format!("column argmax: {argmax} is among the {} keys left out", asked.exclude_sink));
+        if let Some(argmax) = self.first_argmax.filter(|&argmax| argmax < settings.exclude_sink as u64) {
+            return Err(format!(
+                "column argmax: {argmax} is among the {} keys left out",
+                settings.exclude_sink
+            ));
         }
         Ok(Settings {
             beta: self.beta.unwrap_or(1.0),
             measure: critbeta::cpu::Measure::new(resolve, top_k),
-            exclude_sink: asked.exclude_sink,
-            train_length: asked.train_length,
+            exclude_sink: settings.exclude_sink,
+            train_length: settings.train_length,
         })
     }
 }

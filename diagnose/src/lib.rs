@@ -1,9 +1,9 @@
-//! From files of attention to records, summaries, length laws, calibrations and pages.
+//! Makes records, summaries, length laws, calibrations and pages from files of attention.
 //!
-//! [`scan_on`] a [`Device`] measures every row of opened [inputs](input) and hands [`RowRecord`]s on in
-//! input order; a [`Diagnosis`] gathers them per layer and head and says what they show; [`page`] makes one
-//! self-contained page of it. [`probabilities`] writes the rescaled softmax of a file. The command `critbeta`
-//! is made of this crate; the numbers are those of [`critbeta`].
+//! [`scan_on`] measures every row of opened [inputs](input) on a [`Device`] and passes on [`RowRecord`]s in
+//! input order. A [`Diagnosis`] gathers them per layer and head and sums them up. [`page`] makes one
+//! self-contained page of the summary. [`probabilities`] writes the rescaled softmax of a file. The command
+//! `critbeta` uses this crate. The numbers come from [`critbeta`].
 
 mod batches;
 pub mod bench;
@@ -37,8 +37,8 @@ pub use law::sample::BinMedians;
 pub use law::verdict::Verdict;
 pub use law::yardsticks::Yardstick;
 pub use records::reader::read_records;
-pub use records::record::{RowPlace, RowRecord};
-pub use records::writers::{COLUMNS, Column, RowFormat, RowWriter};
+pub use records::record::{COLUMNS, Column, RowPlace, RowRecord};
+pub use records::writers::{RowFormat, RowWriter};
 pub use scan::{scan, scan_on};
 pub use settings::Settings;
 pub use what_if::look_again;

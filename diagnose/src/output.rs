@@ -9,21 +9,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::TempPath;
 
-/// A file being written: beside its target, which it replaces when it is committed.
+/// A file that is being written beside its target. A commit replaces the target by it.
 ///
-/// Dropped without a commit it leaves the target as it was and nothing beside it. So does a process that
-/// calls [`remove_unfinished`] before a signal ends it; one that is killed outright leaves
-/// `.critbeta.xxxxxx.tmp`. What is no regular file (a pipe, a device, /dev/stdout) cannot be replaced
-/// and is written as it comes.
+/// A drop without a commit leaves the target unchanged and nothing beside it. The same holds for a process
+/// that calls [`remove_unfinished`] before a signal ends it. A process that is killed outright leaves
+/// `.critbeta.xxxxxx.tmp`. A target that is not a regular file (a pipe, a device, /dev/stdout) cannot be
+/// replaced, so it is written directly.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
     file: BufWriter<File>,
-    /// `None` for what is written as it comes.
+    /// `None` for a target that is written directly.
     replaces: Option<(Beside, PathBuf)>,
 }
 
-/// A temporary file that is known to [`remove_unfinished`] for as long as it is there.
+/// A temporary file. [`remove_unfinished`] knows it for as long as it exists.
 #[derive(Debug)]
 struct Beside(TempPath);
 
@@ -33,10 +33,11 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes the temporary files of all outputs of this process: for a signal handler that is about to end it.
+/// Removes the temporary files of all outputs of this process. A signal handler calls it before the process
+/// ends.
 pub fn remove_unfinished() {
     for path in unfinished().drain(..) {
-        // One that is gone was committed or dropped just now.
+        // A file that is gone was committed or dropped just now.
         let _gone = fs::remove_file(path);
     }
 }
@@ -47,14 +48,15 @@ impl Drop for Beside {
     }
 }
 
-/// Rows are written in small pieces; 64 KiB is where one write call per buffer stops to matter.
+/// Rows are written in small pieces. At 64 KiB the write calls no longer cost time.
 const BUFFER: usize = 64 << 10;
 
 impl Output {
-    /// Begins to write what will be `path`; a symbolic link stays one, and its target is replaced by a file
-    /// of the same permissions.
+    /// Begins to write the file that will be `path`. A symbolic link stays one: the file that it leads to is
+    /// replaced by one with the same permissions.
     ///
-    /// Errors: [`Error::Io`] for a directory, a read-only target, a missing or read-only parent, a loop of links.
+    /// Errors: [`Error::Io`] for a directory, a read-only target, a missing or read-only parent, a loop of
+    /// links.
     pub fn create(path: &Path) -> Result<Output> {
         let fail = |e| Error::io(path, e);
         let found = fs::metadata(path).ok();
@@ -65,7 +67,7 @@ impl Output {
             return Err(fail(io::ErrorKind::PermissionDenied.into()));
         }
         let (file, replaces) = if is_stream(path) || found.as_ref().is_some_and(|found| !found.is_file()) {
-            // Appending, because /dev/stdout may be a file that the shell has opened with >>.
+            // This appends, because /dev/stdout may be a file that the shell has opened with >>.
             (OpenOptions::new().append(true).open(path).map_err(fail)?, None)
         } else {
             let target = resolve(path).map_err(fail)?;
@@ -80,24 +82,25 @@ impl Output {
         Ok(Output { path: path.to_owned(), file: BufWriter::with_capacity(BUFFER, file), replaces })
     }
 
-    /// The path as it was given: what errors of writing are to name.
+    /// The path as it was given. Errors of writing name it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes what was written the file at [`Output::path`].
+    /// Replaces the file at [`Output::path`] by what was written.
     ///
-    /// Errors: [`Error::Io`] if the disk is full or the target cannot be replaced; it is then as it was.
+    /// Errors: [`Error::Io`] if the disk is full or the target cannot be replaced. The target is then
+    /// unchanged.
     pub fn commit(mut self) -> Result<()> {
         self.settle()?;
         self.publish()
     }
 
-    /// Writes everything through to the disk.
+    /// Writes all bytes to the disk.
     fn settle(&mut self) -> Result<()> {
         let flushed = self.file.flush();
         let settled = match self.replaces {
-            // Some file systems only report a full disk or quota here.
+            // Some file systems report a full disk or quota only here.
             Some(_) => flushed.and_then(|()| self.file.get_ref().sync_all()),
             None => flushed,
         };
@@ -120,18 +123,18 @@ impl Write for Output {
     }
 }
 
-/// Commits all of them, or, if the bytes of any cannot be written, none.
+/// Commits all of them, or none if the bytes of any cannot be written.
 ///
-/// Errors: those of [`Output::commit`]. A rename that fails leaves those before it in place.
+/// Errors: those of [`Output::commit`]. If a rename fails, the renames before it stay.
 pub fn commit_all(mut outputs: Vec<Output>) -> Result<()> {
     outputs.iter_mut().try_for_each(Output::settle)?;
     outputs.into_iter().try_for_each(Output::publish)
 }
 
-/// Checks that no two paths lead to one file: neither two outputs, nor an output and an input.
+/// Checks that no two paths lead to the same file, be they outputs or inputs.
 ///
-/// Errors: [`Error::File`] naming a path that leads to the same file as one before it; [`Error::Io`]
-/// if a parent directory cannot be resolved.
+/// Errors: [`Error::File`] names a path that leads to the same file as an earlier one. [`Error::Io`] says
+/// that a parent directory cannot be resolved.
 pub fn distinct(paths: &[&Path]) -> Result<()> {
     let mut seen = HashSet::new();
     for &path in paths {
@@ -143,7 +146,7 @@ pub fn distinct(paths: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// One name for all paths that lead to the same file, whether it exists or not.
+/// One name for all paths that lead to the same file. The file need not exist.
 fn place(path: &Path) -> Result<PathBuf> {
     let target = resolve(path).map_err(|e| Error::io(path, e))?;
     let (directory, name) = split(&target).map_err(|e| Error::io(path, e))?;
@@ -151,14 +154,14 @@ fn place(path: &Path) -> Result<PathBuf> {
     Ok(directory.join(name))
 }
 
-/// A name of an open file of this process: replacing it by a rename would not reach its reader.
+/// Whether a path names an open file of this process. A rename over it would not reach its reader.
 fn is_stream(path: &Path) -> bool {
     ["/dev/stdout", "/dev/stderr"].iter().any(|stream| path == Path::new(stream))
         || path.starts_with("/dev/fd")
         || path.starts_with("/proc/self/fd")
 }
 
-/// Follows symbolic links, to a file that need not exist.
+/// Follows symbolic links to a file that need not exist.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     const LINKS: usize = 40;
     let mut path = path.to_owned();
@@ -182,7 +185,7 @@ fn beside(directory: &Path) -> io::Result<(File, Beside)> {
     builder.prefix(".critbeta.").suffix(".tmp");
     #[cfg(unix)]
     {
-        // A temporary file is private by default; an output is as open as the umask allows.
+        // A temporary file is private by default. An output is as open as the umask allows.
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }

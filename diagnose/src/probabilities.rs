@@ -1,4 +1,4 @@
-//! The rescaled softmax of every row of a score file, written in the file's own format.
+//! Writes the rescaled softmax of every row of a score file in the file's own format.
 
 use crate::Device;
 use crate::batches::{check_memory, in_order};
@@ -16,17 +16,17 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
-/// Scores per job: its results wait in memory, up to 8 bytes each.
+/// Scores per job. Its results wait in memory, up to 8 bytes each.
 const JOB_SCORES: usize = 1 << 17;
 const JOBS_PER_THREAD: usize = 4;
 
-/// A file of probabilities about to be written.
+/// The plan of a file of probabilities.
 pub struct Probabilities<'a> {
     input: &'a Input,
     tensors: Vec<Planned<'a>>,
 }
 
-/// One score tensor with the dtype of its probabilities and the rule of each of its heads.
+/// One score tensor with the dtype of its probabilities and a rule for each of its heads.
 struct Planned<'a> {
     scores: &'a ScoreTensor,
     dtype: DType,
@@ -37,7 +37,7 @@ impl<'a> Probabilities<'a> {
     /// Plans the probabilities of all score tensors of `input` at `out`, in `dtype` or the scores' own.
     ///
     /// Errors: [`Error::File`] for queries and keys, for another extension than the input's, for bf16 in
-    /// .npy, for rows too long for the memory there is, and for heads that a calibration does not cover.
+    /// .npy, for rows too long for the memory, and for heads that a calibration does not cover.
     pub fn plan(
         input: &'a Input,
         rescalings: &HeadRescalings,
@@ -58,7 +58,8 @@ impl<'a> Probabilities<'a> {
             if dtype == DType::Bf16 && is_npy(&input.path) {
                 return Err(Error::file(out, "the .npy format has no bf16, expected f64, f32 or f16"));
             }
-            // Scores, workspace and f64 weights of one row, and the rows that wait to be written (for a GPU: as f32 scores).
+            // This is for a row's scores, workspace and f64 weights, and for rows that wait to be written (on
+            // a GPU as f32).
             let waiting = JOBS_PER_THREAD * dtype.size_bytes().max(4);
             check_memory(
                 &input.path,
@@ -72,17 +73,17 @@ impl<'a> Probabilities<'a> {
         Ok(Probabilities { input, tensors: input.sources.iter().map(plan).collect::<Result<_>>()? })
     }
 
-    /// Computes on this CPU and writes everything: [`Probabilities::write_on`] it.
+    /// [`Probabilities::write_on`] this CPU.
     pub fn write(self, out: &mut Output, sink: impl FnMut(&[SoftmaxRow])) -> Result<()> {
         self.write_on(&Device::Cpu, out, sink)
     }
 
-    /// Computes on `device` and writes everything; `sink` sees every row, in order.
+    /// Computes on `device` and writes everything. `sink` sees every row, in order.
     ///
-    /// A safetensors file keeps its metadata, the positions of what is written, and tensors without
-    /// rows. On the CPU, probabilities are computed in f64 from f32 scores and rounded once; on a GPU they are f32,
-    /// within (4 + z) 2^-23 relative (z = beta x gap), then rounded to another dtype. Errors: [`Error::Io`] for the target, the
-    /// input's, and the device's.
+    /// A safetensors file keeps its metadata, the positions of written tensors, and tensors without rows. A
+    /// CPU computes probabilities in f64 from f32 scores and rounds once. A GPU computes them in f32, within
+    /// (4 + z) 2^-23 relative (z = beta x gap), then rounds to another dtype. Errors: [`Error::Io`] for the
+    /// target, those of the input, and those of the device.
     pub fn write_on(
         self,
         device: &Device,
@@ -100,7 +101,7 @@ impl<'a> Probabilities<'a> {
         let file = SafetensorsFile::open(&self.input.path)?;
         let mut parts: Vec<Part> = self.tensors.iter().map(Part::Scores).collect();
         parts.extend(file.tensors().iter().filter(|tensor| self.keeps(tensor)).map(Part::Kept));
-        // Wide elements first keeps every tensor aligned to its own element, as the format's library does.
+        // Wide elements come first, as in the format's library: every tensor is then aligned to its element.
         parts.sort_by_key(|part| std::cmp::Reverse(part.entry().1.bitsize()));
         let entries = parts.iter().map(Part::entry);
         let header = safetensors_header(&file, entries).map_err(|e| Error::file(out.path(), e))?;
@@ -111,7 +112,7 @@ impl<'a> Probabilities<'a> {
         })
     }
 
-    /// Whether a tensor stays as it is: positions of what is written, and scores that have no rows.
+    /// Whether a tensor is copied: positions of written tensors, and scores without rows, are.
     fn keeps(&self, tensor: &Tensor) -> bool {
         let written = |name: &str| self.tensors.iter().any(|tensor| &**tensor.scores.layer() == name);
         match positions_of(&tensor.name) {
@@ -121,7 +122,7 @@ impl<'a> Probabilities<'a> {
     }
 }
 
-/// One tensor of a safetensors file to be written.
+/// One tensor of the safetensors file to write.
 enum Part<'a> {
     Scores(&'a Planned<'a>),
     Kept(&'a Tensor),
@@ -194,20 +195,20 @@ impl Planned<'_> {
         }
     }
 
-    /// A GPU takes positions of 32 bits.
+    /// The error for a position that a GPU cannot take, because it has 32 bits for it.
     fn beyond(&self, position: u64) -> Error {
         let detail = format!("tensor {:?}: position {position} is beyond 32 bits", self.scores.layer());
         Error::Settings { detail }
     }
 
-    /// Reads a row and says its position.
+    /// Reads a row and returns its position.
     fn read(&self, head: usize, row: usize, scores: &mut Vec<f32>) -> u64 {
         self.scores.read_row(head, row, 0, scores);
         self.scores.position_or_last(row, scores)
     }
 }
 
-/// What one thread needs, reused from job to job.
+/// The memory of one thread, which its jobs reuse.
 #[derive(Default)]
 struct Scratch {
     workspace: Workspace,
@@ -236,7 +237,7 @@ fn npy_header(tensor: &Planned) -> std::io::Result<Vec<u8>> {
     Ok(header)
 }
 
-/// The length and the header of a file of `tensors`, one behind the other.
+/// The header of a file of `tensors`, behind its length.
 fn safetensors_header(
     file: &SafetensorsFile,
     tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>,

@@ -1,9 +1,9 @@
-//! Scores from queries and keys, tile by tile: a block of rows at a time, never a rows x keys matrix.
+//! Scores from queries and keys, tile by tile. A block of rows exists at a time, never a rows x keys matrix.
 //!
-//! The matrix products are ndarray's, on `matrixmultiply`: of the kernels compared it is the one whose
-//! score of a query and a key has the same bits however rows and keys are blocked (docs/adr/0003). Up to a
-//! head_dim of 256 it is the chain of fused multiply-adds over head_dim in order wherever the processor has
-//! them (AVX2, AVX-512, NEON), beyond that sums of such chains of 256; without them its last bits differ.
+//! The matrix products are ndarray's, on `matrixmultiply`. Of the kernels compared, only its score of a query
+//! and a key has the same bits for any blocks of rows and keys (docs/adr/0003). Up to a head_dim of 256 the
+//! score is a chain of fused multiply-adds over head_dim in order, where the processor has them (AVX2,
+//! AVX-512, NEON). Beyond 256 it is a sum of such chains. Without fused multiply-adds its last bits differ.
 
 use crate::input::QkPair;
 use critbeta::cpu;
@@ -11,18 +11,20 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
 use std::ops::Range;
 
-/// Keys per tile, and the values that it holds at most unless one key is longer: 256 KiB, which stays in
-/// the second-level cache beside the copy that the product packs of it.
+/// Keys per tile, and the most values in it unless one key is longer. These 256 KiB stay in the second-level
+/// cache beside the copy that the product packs.
 const TILE_KEYS: usize = 1024;
 const TILE_VALUES: usize = 1 << 16;
-/// Scores, and values of queries, that one thread holds at once unless two rows are longer: 16 MiB. With half as many, 65,536 keys
-/// were read and packed for every 32 rows, which took longer than their product (2026-11-25).
+/// One thread holds this many scores (16 MiB), and as many values of queries, unless two rows are longer.
+/// With half as many, 65,536 keys were read and packed for every 32 rows, which took longer than their
+/// product (2026-11-25).
 const BLOCK_VALUES: usize = 1 << 22;
-/// Rows that share a tile at most: reading and packing it cost 44 % of the product's time at 64 rows, 10 %
-/// at 256, nothing to be seen at 512 (2048 keys of head_dim 64 in f32, 2026-11-25).
+/// At most this many rows share a tile. To read and pack it cost 44 % of the product's time at 64 rows, 10 %
+/// at 256, and nothing measurable at 512 (2048 keys of head_dim 64 in f32, 2026-11-25).
 const BLOCK_ROWS: usize = 512;
-/// Rows per product where not all rows of a block see the same keys: each goes as far as one of them sees.
-/// Fewer waste fewer scores but pack the same keys more often (32 and 64 no faster, 256 a tenth slower).
+/// Rows per product where the rows of a block see different keys. A product covers all keys that any of its
+/// rows sees. Smaller groups waste fewer scores but pack keys more often (32 and 64 no faster, 256 a tenth
+/// slower).
 const GROUP_ROWS: usize = 128;
 
 /// Scratch of one thread: one tile of keys and one block of scores.
@@ -32,11 +34,11 @@ pub(crate) struct QkBlock {
     keys: Vec<f32>,
     scores: Vec<f32>,
     width: usize,
-    /// What the products are still to be multiplied by.
+    /// The factor that the products still need.
     rest: f64,
 }
 
-/// Rows that share one pass over the keys: more save decoding, fewer save memory.
+/// Rows that share one pass over the keys. More rows save decoding; fewer rows save memory.
 pub(crate) fn block_rows(pair: &QkPair) -> usize {
     (BLOCK_VALUES / pair.keys().max(pair.head_dim())).clamp(2, BLOCK_ROWS)
 }
@@ -45,7 +47,8 @@ fn tile_keys(head_dim: usize) -> usize {
     (TILE_VALUES / head_dim).clamp(1, TILE_KEYS)
 }
 
-/// Bytes of scratch that one thread needs for `pair`: queries and keys count twice, as the product packs them.
+/// Bytes of scratch that one thread needs for `pair`. Queries and keys count twice, because the product packs
+/// them.
 pub(crate) fn scratch_bytes(pair: &QkPair) -> u128 {
     let [rows, keys, dim, tile] =
         [block_rows(pair).min(pair.rows()), pair.keys(), pair.head_dim(), tile_keys(pair.head_dim())]
@@ -54,8 +57,9 @@ pub(crate) fn scratch_bytes(pair: &QkPair) -> u128 {
 }
 
 impl QkBlock {
-    /// Computes scale * q k^T for `rows` of query head `head`, at most [`block_rows`] of them, as far as each
-    /// row sees keys: a dot product in f32 with head_dim additions, times the scale in f64, rounded once.
+    /// Computes scale * q k^T for `rows` of query head `head`, at most [`block_rows`] of them, and the keys
+    /// that each row sees. A score is a dot product in f32 with head_dim additions, times the scale in f64,
+    /// rounded once.
     pub(crate) fn fill(&mut self, pair: &QkPair, head: usize, rows: Range<usize>) {
         let dim = pair.head_dim();
         let seen: Vec<usize> = rows.clone().map(|row| pair.position(row) as usize + 1).collect();
@@ -63,7 +67,7 @@ impl QkBlock {
         let groups: Vec<usize> = seen.chunks(GROUP_ROWS).map(most).collect();
         let QkBlock { queries, keys, scores, .. } = self;
         pair.read_queries(head, rows, queries);
-        // Once for all blocks of the pair: pages that causal rows do not reach are never touched.
+        // All blocks of the pair share this memory. Pages that causal rows do not reach are never touched.
         let room = block_rows(pair).min(pair.rows()) * pair.keys();
         if scores.len() < room {
             *scores = vec![0.0; room];
@@ -91,8 +95,8 @@ impl QkBlock {
         (self.width, self.rest) = (width, rest);
     }
 
-    /// The scores of the `index`-th row of the block, for keys 0..=position. To be asked for once: they are scaled here, where the row is
-    /// read next.
+    /// The scores of the `index`-th row of the block, for keys 0..=position. Call it once a row: it scales
+    /// the scores here, just before they are read.
     pub(crate) fn row(&mut self, index: usize, position: u64) -> &mut [f32] {
         let row = &mut self.scores[index * self.width..][..position as usize + 1];
         cpu::scale(row, self.rest);
@@ -108,7 +112,7 @@ fn most(seen: &[usize]) -> usize {
     seen.iter().copied().max().unwrap_or(0)
 }
 
-/// out[i][j] = alpha * (queries[i] . keys[j]), the rows of `out` being `stride` apart.
+/// out[i][j] = alpha * (queries[i] . keys[j]). The rows of `out` are `stride` apart.
 fn product(alpha: f32, queries: &[f32], keys: &[f32], dim: usize, out: &mut [f32], stride: usize) {
     let (rows, cols) = (queries.len() / dim, keys.len() / dim);
     let fits = "lengths are multiples of dim and stride";
@@ -118,8 +122,8 @@ fn product(alpha: f32, queries: &[f32], keys: &[f32], dim: usize, out: &mut [f32
     general_mat_mul(alpha, &queries, &keys.t(), 0.0, &mut out);
 }
 
-/// The scale of the dot products in two factors: a power of two, which the product applies for nothing and
-/// exactly (but for sums below 2^-126 of more than 256 terms), and what is left for [`cpu::scale`].
+/// Splits the scale of the dot products into a power of two and a rest for [`cpu::scale`]. The product
+/// applies the power of two exactly and at no cost (except for sums below 2^-126 of more than 256 terms).
 fn split_scale(scale: f64) -> (f32, f64) {
     let exact = scale as f32;
     let power_of_two = exact.is_normal() && exact.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1;
@@ -167,7 +171,7 @@ mod tests {
         scores.iter().map(|s| s.to_bits()).collect()
     }
 
-    /// What the scores of all rows are when `step` rows make a block.
+    /// The scores of all rows when `step` rows make a block.
     fn filled(pair: &QkPair, head: usize, step: usize) -> Vec<Vec<f32>> {
         let mut block = QkBlock::default();
         let mut all = Vec::new();
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_score_errs_as_its_head_dim_allows_and_has_the_same_bits_in_every_block() {
-        // Causal rows, rows in no order, and rows that all see the same.
+        // These are causal rows, rows in no order, and rows that all see the same keys.
         let orders: [fn(u32) -> u32; 3] = [|row| 880 + row, |row| row * 7919 % 1100, |_| 1099];
         for (dim, order) in [1, 2, 3, 7, 64, 80, 96, 257, 513].into_iter().zip(orders.into_iter().cycle()) {
             let positions: Vec<u32> = (0..200).map(order).collect();
@@ -240,7 +244,8 @@ mod tests {
         for (dim, size) in [(16, 1.0), (16, 1e-19), (16, 1e18), (300, 1.0)] {
             let value = |i| wave(i) * size;
             let plain = filled(&pair(dim, 64, &positions, 1.0, value), 0, 5).concat();
-            // Two that are no power of two, though the second is an f32; then what f32 cannot hold.
+            // The first two are not powers of two, though the second is an f32. The last ones do not fit in
+            // f32.
             for scale in [0.1, 0.75, 0.25, 64.0, 2f64.powi(-130), 1e-60, 2f64.powi(130)] {
                 let scaled = filled(&pair(dim, 64, &positions, scale, value), 0, 5).concat();
                 let expected: Vec<f32> = plain.iter().map(|&s| (f64::from(s) * scale) as f32).collect();

@@ -1,4 +1,4 @@
-//! From inputs to row records, in input order, blocks of rows in parallel.
+//! Makes row records from inputs, in input order, with blocks of rows in parallel.
 
 use crate::Device;
 use crate::batches::{check_memory, in_order};
@@ -11,24 +11,24 @@ use critbeta::cuda::Engine;
 use critbeta::{Result, Scores};
 use std::ops::Range;
 
-/// Rows of one head of one source that a thread takes at once.
+/// A thread takes these rows of one head of one source at once.
 struct Job<'a> {
     source: &'a Source,
     head: usize,
     rows: Range<usize>,
 }
 
-/// Jobs per thread between two deliveries: enough that no thread waits long for the others, few
-/// enough that the records in flight stay below a megabyte a thread.
+/// Jobs per thread between two deliveries. With this many no thread waits long for the others, and the
+/// records in flight stay below a megabyte a thread.
 const JOBS_PER_THREAD: usize = 8;
-/// Rows of a score tensor per job, and the scores that make a job worth its hand-over.
+/// Rows of a score tensor per job, and the scores that make a job worth the hand-over.
 const JOB_ROWS: usize = 256;
 const JOB_SCORES: usize = 1 << 18;
 
-/// Jobs per thread whose scores wait for a device, up to 8 MiB each (or two rows).
+/// This many jobs per thread wait for a device. Their scores take up to 8 MiB each (or two rows).
 const DEVICE_JOBS_PER_THREAD: usize = 2;
 
-/// Measures every row of `inputs` on this CPU: [`scan_on`] it.
+/// [`scan_on`] this CPU.
 pub fn scan(
     inputs: &[Input],
     settings: &Settings,
@@ -37,12 +37,13 @@ pub fn scan(
     scan_on(&Device::Cpu, inputs, settings, sink)
 }
 
-/// Measures every row of `inputs` on `device` and hands the records to `sink` in input order, a batch at a time.
+/// Measures every row of `inputs` on `device` and hands the records to `sink` in input order, a batch at a
+/// time.
 ///
-/// Memory is O(threads x keys): no source is read whole. Errors: [`Settings::check`]'s, [`InstructionSet::chosen`]'s, the sink's, and
-/// [`Error::File`] for rows too long for the memory there is.
+/// Memory is O(threads x keys): no source is read whole. Errors: those of [`Settings::check`], of
+/// [`InstructionSet::chosen`] and of the sink, and [`Error::File`] for rows too long for the memory.
 ///
-/// On a GPU, scores of queries and keys are computed on this CPU, and scores in f64 become f32 as they do here.
+/// For a GPU, this CPU computes the scores of queries and keys, and turns f64 scores into f32 as always.
 pub fn scan_on(
     device: &Device,
     inputs: &[Input],
@@ -55,7 +56,7 @@ pub fn scan_on(
         for source in &input.sources {
             let waiting = match device {
                 Device::Cpu => 0,
-                // Twice: as rows, and packed for the copy.
+                // They are held twice: as rows, and packed for the copy.
                 Device::Cuda(_) => {
                     2 * 4 * (DEVICE_JOBS_PER_THREAD * job_rows(source) * width(source)) as u128
                 }
@@ -76,8 +77,9 @@ pub fn scan_on(
     }
 }
 
-/// Hands the scores of every row of one head of `source` to `work`: workspace, row, position, scores without the keys that are
-/// left out. What it returns comes back in order; `progress` hears of rows that are done. [`Settings::check`] has passed.
+/// Calls `work` with a workspace and each row of one head of `source`: row, position, and scores without the
+/// keys that are left out. Its results come back in order. `progress` gets the number of rows that are done.
+/// [`Settings::check`] must have passed.
 pub(crate) fn visit<R: Send>(
     source: &Source,
     head: usize,
@@ -137,7 +139,7 @@ fn jobs_of_head(source: &Source, head: usize) -> impl Iterator<Item = Job<'_>> {
     (0..rows).step_by(step).map(move |start| Job { source, head, rows: start..(start + step).min(rows) })
 }
 
-/// What one thread needs, reused from job to job.
+/// The memory of one thread, which its jobs reuse.
 #[derive(Default)]
 struct Scratch {
     workspace: Workspace,
@@ -167,7 +169,8 @@ impl Scratch {
         block
     }
 
-    /// Every row of a job, without the keys that are left out, and the shift that was taken off its scores.
+    /// Every row of a job, without the keys that are left out, and the shift that was subtracted from its
+    /// scores.
     fn each_row(
         &mut self,
         job: &Job,

@@ -1,16 +1,16 @@
-//! The working path measured on rows whose answer is known: what `critbeta families` prints.
+//! Measures rows whose answer is known by the working path. `critbeta families` prints the result.
 //!
-//! Where Lambda is known exactly, one row tells. Where it is random, the median over seeded rows is
-//! compared with the median of its exact finite-n law. That law is derived without this crate: the
-//! k-th largest of n independent scores is the tail quantile at Gamma_k / Gamma_(n+1), Gamma_k being a
-//! sum of k unit exponentials (Renyi 1953), so Lambda = max over k of log k / (x_1 - x_k) can be
+//! Where Lambda is known exactly, one row is enough. Where it is random, the median over seeded rows is
+//! compared with the median of its exact finite-n distribution. That distribution is derived without this
+//! crate. The k-th largest of n independent scores is the tail quantile at Gamma_k / Gamma_(n+1), where
+//! Gamma_k is a sum of k unit exponentials (Renyi 1953). So Lambda = max over k of log k / (x_1 - x_k) can be
 //! sampled in f64 from the quantile function alone, with no row, no f32, no sort and no histogram.
-//! `tests/selftest.rs` does so; `MEDIANS` are its results from 1,000,000 samples each (the sink: 250,000,
-//! every rank looked at; 2026-11-24).
+//! `tests/selftest.rs` does so. `MEDIANS` are its results from 1,000,000 samples each (the sink: 250,000,
+//! with every rank; 2026-11-24).
 //!
-//! The sampling error of a median of R rows has no unknown in it: the median lies between the law's
-//! quantiles 1/2 - 2.5 / sqrt(R) and 1/2 + 2.5 / sqrt(R) but for once in 1.7 million (5 sigma of the
-//! rank). The tolerances are the further of the two; over 200 seeds the worst difference was 0.79 of one.
+//! The sampling error of a median of R rows is known. The median lies between the quantiles 1/2 - 2.5 /
+//! sqrt(R) and 1/2 + 2.5 / sqrt(R) of the distribution, except once in 1.7 million (5 sigma of the rank). The
+//! tolerance is the distance to the further one. Over 200 seeds the worst difference was 0.79 of a tolerance.
 
 use crate::Device;
 use critbeta::cpu::Measure;
@@ -29,13 +29,13 @@ pub struct Check {
     pub name: String,
     /// The known value.
     pub expected: f64,
-    /// The value measured.
+    /// The measured value.
     pub measured: f64,
-    /// Largest difference that rounding or, over every seed, sampling explains.
+    /// The largest difference that rounding, or sampling with any seed, explains.
     pub tolerance: f64,
     /// Whether the difference is within the tolerance.
     pub pass: bool,
-    /// What is measured and where its known value is from.
+    /// What is measured, and the source of its known value.
     pub what: String,
 }
 
@@ -56,15 +56,16 @@ const MEDIANS: [Known; 7] = [
 /// Median of contact rank / n under the sink at the last of [`SIZES`], from the same samples.
 const SINK_DEPTH: (f64, f64) = (0.72870, 0.00214);
 
-/// Measures every family with a known answer on this CPU: [`check_on`] it.
+/// [`check_on`] this CPU.
 pub fn check(seed: u64, progress: &mut dyn FnMut(usize, usize)) -> Vec<Check> {
-    // The CPU has no error to give.
+    // The CPU returns no error.
     check_on(&Device::Cpu, seed, progress).unwrap_or_default()
 }
 
 /// Measures every family with a known answer on `device` and compares.
 ///
-/// Calls `progress(done, total)` after each family. The result depends on the seed alone. Errors: the device's.
+/// Calls `progress(done, total)` after each family. The result depends only on the seed. Errors: those of the
+/// device.
 pub fn check_on(device: &Device, seed: u64, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<Check>> {
     let measurer = match device {
         Device::Cpu => Measurer::Row(|scores| critbeta::cpu::critical_beta(scores, 0.0)),
@@ -89,7 +90,7 @@ fn check_with(
         let family = Family::Simplex { gap: 4.0 };
         let measured = measurer.each_of(&family, n, 1, seed)?[0].beta;
         let what = "log n / (q - p), exactly, q - p = 4; one row".into();
-        // A gap of 4 is exact, the ratio one logarithm and one division: 2 ulps of f64.
+        // A gap of 4 is exact. The ratio is one logarithm and one division, so it errs by 2 ulps of f64.
         let expected = (n as f64).ln() / 4.0;
         checks.push(Check::new(&family, format!("n = {n}"), expected, measured, 4.5e-16 * expected, what));
     }
@@ -102,11 +103,11 @@ fn check_with(
             let rows = measurer.each_of(family, n, rows, seed)?;
             let measured = summary(rows.iter().map(|critical| critical.beta).collect());
             medians.push(measured);
-            let what = format!("median of {} rows; exact law of the order statistics", rows.len());
+            let what = format!("median of {} rows; exact distribution of the order statistics", rows.len());
             checks.push(Check::new(family, format!("n = {n}"), expected, measured, tolerance, what));
             if matches!(family, Family::Sink { .. }) && n == SIZES[2].0 {
                 let measured = summary(rows.iter().map(|c| c.contact_rank as f64 / n as f64).collect());
-                let what = "median contact rank / n: the sink is met deep in the bulk".into();
+                let what = "median contact rank / n: the contact lies deep in the bulk".into();
                 let (expected, tolerance) = SINK_DEPTH;
                 checks.push(Check::new(family, "contact".into(), expected, measured, tolerance, what));
             }
@@ -129,14 +130,14 @@ fn log_grid(measurer: &Measurer) -> Result<Check> {
     })?;
     let furthest = betas.iter().map(|critical| critical.beta);
     let furthest = furthest.max_by(|a, b| (a - beta).abs().total_cmp(&(b - beta).abs())).unwrap_or(f64::NAN);
-    // One f32 rounding of a gap: relative 2^-24, and its square.
+    // One f32 rounding of a gap is 2^-24 relative, and its square.
     let tolerance = beta * 2f64.powi(-24) * 1.000001;
-    let what = "L, the furthest from it of the rows of the first k scores, k = 2..1024".into();
+    let what = "the value furthest from L over the rows of the first k scores, k = 2..1024".into();
     Ok(Check::new(&family, "every k".into(), beta, furthest, tolerance, what))
 }
 
-/// The slope that `medians` have, against the slope that the known medians have at the same lengths:
-/// at such n the asymptotic exponent is not in sight (Gaussian rows: 0.62, not 0.50).
+/// Compares the slope of `medians` with the slope of the known medians at the same lengths. At such n the
+/// exponent is far from its limit (Gaussian rows: 0.62, not 0.50).
 fn exponent(family: &Family, known: &[(f64, f64)], medians: &[f64]) -> Option<Check> {
     let growth = family.known()?;
     let lengths = SIZES.map(|(n, _)| (n as f64).ln());
@@ -170,19 +171,19 @@ impl Check {
     }
 }
 
-/// What critical betas are measured with.
+/// The function or device that measures critical betas.
 enum Measurer<'a> {
-    /// A function of one row, rows in parallel.
+    /// A function of one row. Rows run in parallel.
     Row(fn(&[f32]) -> CriticalBeta),
-    /// A GPU, many rows at once.
+    /// A GPU, which takes many rows at once.
     Engine(&'a Engine),
 }
 
-/// Scores that wait for a GPU at once: 64 MB.
+/// This many scores (64 MB) wait for a GPU at once.
 const BATCH_SCORES: usize = 1 << 24;
 
 impl Measurer<'_> {
-    /// The critical beta of each of `rows` rows, in order; `draw` writes row `i` to its argument.
+    /// The critical beta of each of `rows` rows, in order. `draw` writes row `i` to its argument.
     fn each(&self, rows: usize, draw: impl Fn(usize, &mut Vec<f32>) + Sync) -> Result<Vec<CriticalBeta>> {
         let drawn = |scores: &mut Vec<f32>, row| draw(row, scores);
         match *self {
@@ -196,7 +197,7 @@ impl Measurer<'_> {
             Measurer::Engine(engine) => {
                 let mut betas = Vec::with_capacity(rows);
                 while betas.len() < rows {
-                    // As many as fit, going by the last row: lengths of neighbours differ little.
+                    // The last row says how many fit, because lengths of neighbours differ little.
                     let mut last = Vec::new();
                     draw(betas.len(), &mut last);
                     let count = (BATCH_SCORES / last.len().max(1)).clamp(1, rows - betas.len());
@@ -238,7 +239,7 @@ mod tests {
     use critbeta::cpu::{Measure, critical_beta, row_report};
     use critbeta::stats::RowMax;
 
-    /// The names of the checks that fail under a faulty measure, of `random` families.
+    /// The names of the checks of `random` families that fail under a faulty measure.
     fn failures(
         measure: fn(&[f32]) -> CriticalBeta,
         summary: fn(Vec<f64>) -> f64,
@@ -279,7 +280,7 @@ mod tests {
             with_beta(critical, critical.beta / std::f64::consts::LN_2)
         };
         let found = failures(faulty, median, &["gaussian", "edge", "sphere"]);
-        // A constant factor leaves exponents, and nothing else, as they are.
+        // A constant factor changes everything but the exponents.
         let expected = 3 + 1 + 3 * 3;
         assert_eq!(found.iter().filter(|name| !name.contains("exponent")).count(), expected, "{found:?}");
     }
@@ -307,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_wrong_exponent_is_found_out_without_its_constant() {
-        // Lambda sqrt(log n): right at no n, and steeper by 1/2.
+        // Lambda sqrt(log n) is right at no n, and steeper by 1/2.
         let faulty = |scores: &[f32]| {
             let critical = critical_beta(scores, 0.0);
             with_beta(critical, critical.beta * (scores.len() as f64).ln().sqrt())

@@ -1,4 +1,4 @@
-//! How a diagnosis is asked to measure.
+//! The settings of a diagnosis.
 
 use critbeta::cpu::Measure;
 use critbeta::{Error, Result};
@@ -6,11 +6,11 @@ use critbeta::{Error, Result};
 /// How rows are measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// The inverse temperature that the rows are run at; 1 is the model as it is.
+    /// The inverse temperature of the rows. The model itself has 1.
     pub beta: f64,
     /// Resolve and top-k.
     pub measure: Measure,
-    /// Leave the first this many keys out of every row.
+    /// This many keys at the front of every row are left out.
     pub exclude_sink: usize,
     /// L of the published laws that depend on the training length, in keys.
     pub train_length: f64,
@@ -23,10 +23,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Largest top-k: beyond it a full count is cheaper.
+    /// Largest top-k. Beyond it a full count is cheaper.
     pub const MAX_TOP_K: usize = 2048;
 
-    /// Errors: [`Error::Settings`] for a beta or resolve that is negative or not finite, a training length that is not above 1, a top-k of 0 or above [`Settings::MAX_TOP_K`].
+    /// Errors: [`Error::Settings`] for a beta or resolve that is negative or not finite, a training length
+    /// that is not above 1, and a top-k of 0 or above [`Settings::MAX_TOP_K`].
     pub fn check(&self) -> Result<()> {
         let fail = |detail: String| Err(Error::Settings { detail });
         if !(self.beta.is_finite() && self.beta >= 0.0) {

@@ -1,4 +1,4 @@
-//! The rows of every head under other rules than the one they were run at: a second look at their scores.
+//! Reads the scores of every head again and measures its rows under other rules.
 
 use crate::heads::sketch::{HeadSketch, Staircase};
 use crate::heads::summary::{LawOutcome, Quantiles, Summary};
@@ -12,8 +12,8 @@ use critbeta::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Rows of a head that are looked at, about; heads that are spread over files are open at the same time and share
-/// a thousand thousand, but 256 each at least.
+/// About this many rows of a head are looked at. Heads that are spread over files are open at the same time.
+/// They share a million rows, but each has at least 256.
 const ROWS: u64 = 4096;
 const SHARED_ROWS: u64 = 1 << 20;
 const LEAST_ROWS: u64 = 256;
@@ -24,23 +24,23 @@ struct Again {
     /// beta, entropy / log n and top-two difference of every row so far, by rule.
     outcomes: Vec<Vec<[f32; 3]>>,
     staircases: Vec<Staircase>,
-    /// Rows whose hash is at most this are looked at: a stride would miss what comes at its own pace.
+    /// Rows whose hash is at most this are looked at. A stride would miss rows that repeat at its own period.
     most: u64,
     rows: u64,
     seen: u64,
 }
 
-/// What is found of one row.
+/// The measurements of one row.
 struct Found {
     outcomes: Vec<[f32; 3]>,
     staircases: Vec<Staircase>,
 }
 
-/// Fills [`what_if`](super::HeadSummary::what_if) and the [staircases](HeadSketch::staircases) of every head of `summary`,
-/// which must be that of `inputs` under `settings`: reads all scores again, on this CPU. Gaps are counted in full,
-/// whatever top-k count the diagnosis had.
+/// Fills [`what_if`](super::HeadSummary::what_if) and the [staircases](HeadSketch::staircases) of every head
+/// of `summary`, which must be that of `inputs` under `settings`. This CPU reads all scores again and counts
+/// gaps in full, whatever top-k count the diagnosis had.
 ///
-/// Errors: [`Error::Settings`] if a head of `inputs` is not in `summary`; those of reading.
+/// Errors: [`Error::Settings`] if a head of `inputs` is not in `summary`, and those of reading.
 pub fn look_again(
     inputs: &[Input],
     settings: &Settings,
@@ -69,7 +69,7 @@ pub fn look_again(
             })
         });
         let places = places.collect::<Result<Vec<usize>>>()?;
-        // Where the rows of this source begin in their heads.
+        // The rows of this source begin here in their heads.
         let begun: Vec<u64> = places.iter().map(|&at| heads[at].as_ref().map_or(0, |a| a.seen)).collect();
         for (local, &at) in places.iter().enumerate() {
             let Some(mut again) = heads[at].take() else { continue };
@@ -123,7 +123,8 @@ pub fn look_again(
     Ok(())
 }
 
-/// The rules of every head: beta as it was, the published laws, the row's own critical beta, and the head's calibration.
+/// The rules of every head: the diagnosis' beta, the published laws, the row's critical beta, and the head's
+/// calibration.
 fn rules(summary: &Summary, settings: &Settings) -> Vec<Vec<Rescaling>> {
     let as_it_is = if settings.beta == 1.0 { Rescaling::Identity } else { Rescaling::Fixed(settings.beta) };
     let published = LAWS.iter().map(|entry| Rescaling::Law(Law::example(entry, settings.train_length)));
@@ -132,7 +133,7 @@ fn rules(summary: &Summary, settings: &Settings) -> Vec<Vec<Rescaling>> {
     critical.resolve = resolve;
     let shared: Vec<Rescaling> =
         std::iter::once(as_it_is).chain(published).chain([Rescaling::Critical(critical)]).collect();
-    // A top-k count has no calibration.
+    // A top-k count gives no calibration.
     let calibration = summary.calibration().ok();
     let of_head = |at: usize| {
         let law = calibration.as_ref().and_then(|calibration| {
@@ -148,12 +149,12 @@ fn rules(summary: &Summary, settings: &Settings) -> Vec<Vec<Rescaling>> {
     (0..summary.heads.len()).map(of_head).collect()
 }
 
-/// To five significant digits: what is shown is what was measured, and can be typed.
+/// Rounds to five significant digits, so that the number shown is the number measured and can be typed.
 fn rounded(value: f64) -> f64 {
     format!("{value:.4e}").parse().unwrap_or(value)
 }
 
-/// Which rows are drawn: the finalizer of SplitMix64, the same draw for the same head always.
+/// The finalizer of SplitMix64 draws the rows. A head always gets the same draw.
 fn hash(ordinal: u64) -> u64 {
     let x = ordinal.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

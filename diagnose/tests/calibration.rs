@@ -1,4 +1,4 @@
-//! Calibrations: from a diagnosis to a file to the rescaling of each head; and row records of odd inputs.
+//! Calibrations, from a diagnosis to a file to the rescaling of each head, and row records of odd inputs.
 
 #[path = "common/files.rs"]
 mod build;
@@ -27,7 +27,7 @@ fn f32s(values: impl Iterator<Item = f32>) -> Vec<u8> {
     values.flat_map(f32::to_le_bytes).collect()
 }
 
-/// Two heads of causal rows of 8 to 512 keys: a maximum over equal keys, whose gap is the head's own.
+/// Two heads of causal rows of 8 to 512 keys. A row has a maximum over equal keys; each head has its own gap.
 fn two_heads(directory: &Path) -> std::path::PathBuf {
     let score = |head: usize, row: usize, j: usize| match j {
         0 => [2.0, 5.0][head],
@@ -40,7 +40,7 @@ fn two_heads(directory: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn every_head_gets_its_own_law_of_the_quantity_asked_for() {
+fn every_head_gets_its_own_law_of_the_chosen_quantity() {
     let directory = tempfile::tempdir().unwrap();
     let mut settings = Settings::default();
     settings.measure.resolve = 0.5;
@@ -65,7 +65,7 @@ fn every_head_gets_its_own_law_of_the_quantity_asked_for() {
             assert_eq!((found.c, found.xi, found.anchor), (law.c, law.xi, resolved.then_some(100.0)));
         }
     }
-    for (from, to, told) in [
+    for (from, to, says) in [
         ("\"head\":1", "\"head\":0", "layer \"a\" head 0 is given twice"),
         ("\"c\":", "\"c\":-", "c must be above 0"),
         ("\"xi\":", "\"xi\":1e999,\"x\":", "not a calibration"),
@@ -74,7 +74,7 @@ fn every_head_gets_its_own_law_of_the_quantity_asked_for() {
         let text = serde_json::to_string(&calibration).unwrap().replacen(from, to, 9);
         std::fs::write(&file, text).unwrap();
         let error = load("").unwrap_err().to_string();
-        assert!(error.contains("c.json") && error.contains(told), "{error}");
+        assert!(error.contains("c.json") && error.contains(says), "{error}");
     }
     settings.measure.top_k = Some(64);
     let (_, summary) = diagnose(&two_heads(directory.path()), settings);
@@ -94,7 +94,7 @@ fn rows_of_about_one_length_are_calibrated_by_their_median_and_tied_ones_not_at_
     assert_eq!((law.c, law.xi, law.interval, law.conclusive), (4f64.ln() / 4.0, 0.0, None, false));
     assert_eq!((&calibration.heads[1].critical, &calibration.heads[1].resolved), (&None, &None));
 
-    // 40 to 64 keys: the fit's exponent there is a slope of noise, and is not written.
+    // Over 40 to 64 keys the fit's exponent is a slope of noise, so it is not written.
     let gap = |row: usize| 1.0 + (row * 7 % 5) as f32;
     let score = |row: usize, j: usize| match j {
         0 => gap(row),

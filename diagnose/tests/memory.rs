@@ -9,8 +9,8 @@ use std::time::Duration;
 
 const ALLOWED_BYTES: u64 = 64 << 20;
 
-/// Highest memory of its own (neither mapped files nor the program) that a run of `diagnose` had,
-/// looked at every few milliseconds.
+/// The highest memory of a run of `diagnose`, without mapped files and the program. It is read every few
+/// milliseconds.
 fn peak_of_diagnose(file: &Path, more: &[&str]) -> u64 {
     let mut child = Command::new(env!("CARGO_BIN_EXE_critbeta"))
         .args(["diagnose", "--threads", "2", "--resolve", "0.7", "--json", "-"])
@@ -35,7 +35,7 @@ fn peak_of_diagnose(file: &Path, more: &[&str]) -> u64 {
     peak
 }
 
-/// A file of `header` and `bytes` of zeros that take no room on the disk, with some rows in it.
+/// A sparse file of `header` and `bytes` of zeros, with some rows in it.
 fn sparse(path: &Path, header: &[u8], bytes: u64, rows: impl Iterator<Item = (u64, Vec<u8>)>) {
     let mut file = File::create(path).unwrap();
     file.write_all(header).unwrap();
@@ -51,7 +51,7 @@ fn safetensors_header(tensors: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-/// Scores without structure: a fraction of a multiple, as f16.
+/// Scores without structure: the fraction of a multiple, as f16.
 fn wave(count: usize, seed: usize) -> Vec<u8> {
     let score = |i: usize| ((i + seed) as f32 * 0.754_877_7).fract() * 8.0 - 4.0;
     (0..count).flat_map(|i| half::f16::from_f32(score(i)).to_le_bytes()).collect()
@@ -63,7 +63,7 @@ fn memory_stays_flat() {
     let rows = directory.path().join("rows.csv");
     let rows = ["--rows", rows.to_str().unwrap()];
 
-    // 2 GiB of scores: every 64th row is drawn, the others are all tied.
+    // Of 2 GiB of scores every 64th row is drawn. The others are all tied.
     let file = directory.path().join("scores.safetensors");
     let (cols, row_bytes) = (1usize << 16, 2u64 << 16);
     let header =
@@ -75,7 +75,7 @@ fn memory_stays_flat() {
     assert!(peak <= ALLOWED_BYTES, "{peak} bytes beside a 2 GiB file");
     std::fs::remove_file(&file).unwrap();
 
-    // Rows that see a million keys: scores of q and k, and score rows as they are.
+    // These rows see a million keys, as scores of q and k and as score rows.
     let file = directory.path().join("keys.safetensors");
     let header = safetensors_header(
         r#""a.q":{"dtype":"F16","shape":[2,8,8],"data_offsets":[0,256]},"a.k":{"dtype":"F16","shape":[1,1048576,8],"data_offsets":[256,16777472]}"#,
@@ -92,7 +92,7 @@ fn memory_stays_flat() {
     eprintln!("score rows of 2^20: {} MiB beside the file", peak >> 20);
     assert!(peak <= ALLOWED_BYTES, "{peak} bytes for rows of a million scores");
 
-    // A million rows of one head: what is kept for the summary does not grow with them.
+    // The memory for the summary does not grow with a million rows of one head.
     let file = directory.path().join("rows.safetensors");
     let header =
         safetensors_header(r#""a":{"dtype":"F16","shape":[1048576,32],"data_offsets":[0,67108864]}"#);

@@ -1,4 +1,4 @@
-//! Rows of queries and keys, block by block: the same records to the last bit on any number of threads.
+//! Rows of queries and keys give the same records to the last bit on any number of threads.
 
 #[path = "common/files.rs"]
 mod files;
@@ -10,8 +10,8 @@ use files::{safetensors, write};
 use half::f16;
 use std::path::Path;
 
-/// Two query heads per key head, more rows than one block takes, in no order, and a length of keys
-/// that no tile divides.
+/// A pair with two query heads per key head, more rows than one block takes, in no order, and a number of
+/// keys that no tile divides.
 fn grouped(directory: &Path, dtype: &str, dim: usize) -> Input {
     let (heads, kv_heads, rows, keys) = (4, 2, 1100usize, 1531usize);
     let value =
@@ -43,8 +43,8 @@ fn records(input: &Input, threads: usize) -> Vec<RowRecord> {
     all
 }
 
-/// Every field of every record, each number in as many digits as tell it from its neighbours.
-fn told(records: &[RowRecord]) -> Vec<String> {
+/// Every field of every record. A number has enough digits to differ from its neighbours.
+fn fields(records: &[RowRecord]) -> Vec<String> {
     records.iter().map(|record| format!("{record:?}")).collect()
 }
 
@@ -53,10 +53,10 @@ fn records_are_the_same_on_one_two_and_three_threads() {
     let directory = tempfile::tempdir().unwrap();
     let real = open(Path::new("../examples/data/smollm2_gpl3.safetensors"), &Selection::default()).unwrap();
     for input in [grouped(directory.path(), "F32", 64), grouped(directory.path(), "F16", 40), real] {
-        let one = told(&records(&input, 1));
+        let one = fields(&records(&input, 1));
         assert!(one.len() > 1000);
         for threads in [2, 3] {
-            for (one, other) in one.iter().zip(&told(&records(&input, threads))) {
+            for (one, other) in one.iter().zip(&fields(&records(&input, threads))) {
                 assert_eq!(one, other, "{threads} threads");
             }
         }
@@ -77,7 +77,7 @@ fn a_query_head_reads_the_key_head_of_its_group_as_far_as_its_row_sees() {
             assert_eq!(record.n, (row * 7919 % 1531) as u64 + 1);
             pair.read_q(head, row, &mut query);
             pair.read_k(head / 2, 0..record.n as usize, &mut keys);
-            // Exact scores and what f32 sums may add to any of them.
+            // These are exact scores, and the error that f32 sums may add.
             let (mut max, mut error) = (f64::NEG_INFINITY, 0.0f64);
             for key in keys.chunks(dim) {
                 let products = query.iter().zip(key).map(|(&q, &k)| f64::from(q) * f64::from(k));
@@ -105,7 +105,7 @@ fn a_pair_in_memory_has_the_records_of_its_file() {
     let pair = |q, positions, scale| QkPair::new("a", q, values("a.k"), positions, scale);
     let memory = pair(values("a.q"), Some(positions.clone()), None).unwrap();
     let memory = Input { path: "memory".into(), sources: vec![Source::Pair(memory)], skipped: Vec::new() };
-    assert_eq!(told(&records(&memory, 2)), told(&records(&input, 2)));
+    assert_eq!(fields(&records(&memory, 2)), fields(&records(&input, 2)));
 
     // Without positions the rows are the last ones.
     let last: Vec<u64> = (431..1531).collect();
@@ -114,7 +114,7 @@ fn a_pair_in_memory_has_the_records_of_its_file() {
 
     let message = |q, positions, scale| pair(q, positions, scale).unwrap_err().to_string();
     let other = |shape| Values { shape, ..values("a.q") };
-    for (found, told) in [
+    for (found, says) in [
         (message(other([4, 1100, 39]), None, None), "\"a.k\" F16 [2, 1531, 40]: head_dim 40, expected 39"),
         (
             message(other([3, 1100, 40]), None, None),
@@ -130,6 +130,6 @@ fn a_pair_in_memory_has_the_records_of_its_file() {
         ),
         (message(values("a.q"), Some(positions), Some(f64::NAN)), "scale must be finite and above 0"),
     ] {
-        assert!(found.contains(told), "{found}");
+        assert!(found.contains(says), "{found}");
     }
 }

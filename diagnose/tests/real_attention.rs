@@ -1,4 +1,4 @@
-//! Three layers of a trained model against the answers of an independent float64 program.
+//! Compares three layers of a trained model with the answers of an independent float64 program.
 //!
 //! `data/smollm2_gpl3.expected.json` came with the attention (see its metadata for the model and text).
 
@@ -39,8 +39,8 @@ fn expected() -> Vec<Expected> {
     serde_json::from_str(&std::fs::read_to_string("tests/data/smollm2_gpl3.expected.json").unwrap()).unwrap()
 }
 
-/// The scores of one row in f64, and a bound on the error of any of them in f32: head_dim products
-/// and sums of relative error 2^-24 each, times the largest sum of absolute products.
+/// The scores of one row in f64, and a bound on the error of each in f32. There are head_dim products and
+/// sums with a relative error of 2^-24 each, times the largest sum of absolute products.
 fn exact_scores(pair: &QkPair, head: usize, row: usize, keys: &[f32]) -> (Vec<f64>, f64) {
     let mut query = Vec::new();
     pair.read_q(head, row, &mut query);
@@ -56,7 +56,7 @@ fn exact_scores(pair: &QkPair, head: usize, row: usize, keys: &[f32]) -> (Vec<f6
     (scores, (pair.head_dim() + 2) as f64 * 2f64.powi(-24) * pair.scale() * largest)
 }
 
-/// Largest log k / (D_k + shift) over the row: what Lambda can be if every gap errs by up to |shift|.
+/// The largest log k / (D_k + shift) over the row. Lambda can reach it if every gap errs by up to |shift|.
 fn shifted_critical_beta(row: &Row, shift: f64) -> f64 {
     let ranked = row.gaps().iter().enumerate().skip(1);
     let ratios = ranked.map(|(i, gap)| ((i + 1) as f64).ln() / (gap + shift).max(1e-30));
@@ -90,7 +90,8 @@ fn check(record: &RowRecord, e: &Expected, exact: &Row, gap_error: f64) {
     assert_eq!((record.head, record.position), (e.head, e.position), "{place}");
     assert_eq!((record.n, record.ties, record.poisoned), (e.n, e.ties, false), "{place}");
 
-    // Two float64 programs: ranks equal, the rest to the rounding of sums of up to 7,658 terms.
+    // Both programs use float64. Ranks are equal; the rest agrees to the rounding of sums of up to 7,658
+    // terms.
     let critical = exact.critical_beta();
     assert_eq!(critical.contact_rank, e.contact_rank, "{place}");
     let same = |a: f64, b: f64, what: &str| {
@@ -106,7 +107,7 @@ fn check(record: &RowRecord, e: &Expected, exact: &Row, gap_error: f64) {
     same(exact.top_two(1.0), e.top_two, "top two");
     same(exact.max_weight(1.0), e.max_weight, "max weight");
 
-    // The working path on f32 scores: what those errors of its gaps allow, and no more.
+    // The working path reads f32 scores. It may differ by what these errors of its gaps allow, and no more.
     let widest = exact.gaps().last().unwrap() + gap_error;
     let near = |a: f64, b: f64, allowed: f64, what: &str| {
         assert!((a - b).abs() <= allowed, "{place}: {what} {a}, expected {b} within {allowed:e}");
@@ -125,7 +126,7 @@ fn check(record: &RowRecord, e: &Expected, exact: &Row, gap_error: f64) {
         let ratio = (record.contact_rank as f64).ln() / exact.gaps()[record.contact_rank as usize - 1];
         assert!(low <= ratio, "{place}: contact rank {}, expected {}", record.contact_rank, e.contact_rank);
     }
-    // |dF| <= |dD|, |dH| <= 2 sd(D) |dD| and sd(D) <= widest / 2, weights err relative to themselves.
+    // |dF| <= |dD|, |dH| <= 2 sd(D) |dD| and sd(D) <= widest / 2. The error of a weight is relative to it.
     near(record.log_partition, e.log_partition, gap_error, "log partition");
     near(record.entropy, e.entropy, gap_error * widest.max(1.0), "entropy");
     near(record.top_two, e.top_two, 2.0 * gap_error, "top two");

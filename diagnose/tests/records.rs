@@ -1,10 +1,10 @@
-//! Row records read back: every field as it was written, and whatever is damaged refused.
+//! Row records are read back with every field as it was written. Damaged files are refused.
 
 use critbeta::cpu::{Measure, row_report};
 use critbeta_diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, read_records};
 use std::path::{Path, PathBuf};
 
-/// Rows that are measured, tied, poisoned, single and empty.
+/// Measured, tied, poisoned, single and empty rows.
 fn records(top_k: Option<usize>) -> Vec<RowRecord> {
     let (inf, nan) = (f32::INFINITY, f32::NAN);
     let rows: [&[f32]; 6] =
@@ -55,15 +55,15 @@ fn what_is_written_comes_back() {
             let expected = records(top_k);
             assert_eq!(back.len(), expected.len(), "{extension}");
             for (back, expected) in back.iter().zip(&expected) {
-                // NaN is NaN again, which no comparison says.
-                let told = |record: &RowRecord| {
+                // NaN must be NaN again. A comparison cannot say so, but text can.
+                let text = |record: &RowRecord| {
                     let zero = RowRecord { max: record.max + 0.0, ..record.clone() };
                     format!("{zero:?}").replace("-NaN", "NaN")
                 };
                 if extension == "jsonl" && expected.poisoned {
                     assert!(back.poisoned && back.critical_beta.is_nan() && back.entropy.is_nan());
                 } else {
-                    assert_eq!(told(back), told(expected), "{extension}");
+                    assert_eq!(text(back), text(expected), "{extension}");
                 }
             }
         }
@@ -78,11 +78,14 @@ fn no_records_are_read_back_and_an_empty_table_is_refused() {
         let empty = directory.path().join(format!("empty.{extension}"));
         std::fs::write(&empty, "").unwrap();
         match extension {
-            // A header is no part of it.
+            // The header is not a record.
             "jsonl" => assert_eq!(read(&empty).unwrap(), []),
             "csv" => {
-                let told = read(&empty).unwrap_err().to_string();
-                assert!(told.ends_with("empty.csv: is empty: expected the header of row records"), "{told}");
+                let message = read(&empty).unwrap_err().to_string();
+                assert!(
+                    message.ends_with("empty.csv: is empty: expected the header of row records"),
+                    "{message}"
+                );
             }
             _ => assert!(read(&empty).is_err()),
         }

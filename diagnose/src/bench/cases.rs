@@ -1,4 +1,4 @@
-//! What is measured: shapes, dtypes and laws.
+//! The cases that a bench measures: shapes, dtypes and families.
 
 use crate::Device;
 use crate::input::elements;
@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 
-/// Rows of one shape, dtype and law.
+/// Rows of one shape, dtype and family.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Case {
     /// Rows.
@@ -17,29 +17,31 @@ pub struct Case {
     pub n: u64,
     /// f32, f16 or bf16.
     pub dtype: DType,
-    /// What the scores are drawn from.
-    pub law: Family,
-    /// Whether the scores of a row are in a drawn order instead of the law's own.
+    /// The family that the scores are drawn from.
+    pub family: Family,
+    /// Whether each row has its scores in a random order instead of the family's own.
     pub is_shuffled: bool,
 }
 
-/// The test laws, in the order and under the names that every script uses.
-pub const LAWS: [&str; 9] =
+/// The test families, in the order and under the names that every script uses.
+pub const FAMILIES: [&str; 9] =
     ["gaussian", "sink", "needles", "student-t", "log-grid", "equal", "masked", "bf16", "ascending"];
 
-/// Bytes of scores of the cases with many rows on a GPU: several times any L2 cache.
+/// A GPU's cases with many rows have this many bytes of scores: several times any L2 cache.
 const MANY_BYTES: u64 = 256 << 20;
-/// The same on a CPU, beside as many of probabilities: several times most L3 caches, and a sort of them takes half a second.
+/// A CPU's have this many, and as many of probabilities. That is several times most L3 caches, and a sort
+/// takes half a second.
 const MANY_BYTES_CPU: u64 = 64 << 20;
-/// Scores that are drawn; more rows repeat them.
+/// This many scores are drawn at most. Further rows repeat them.
 const DRAWN_SCORES: u64 = 1 << 22;
 
 impl Case {
-    /// A case of `law`, by its name in [`LAWS`] or with a parameter as `critbeta families` reads it.
+    /// A case of `family`, which is a name in [`FAMILIES`], with or without a parameter.
     ///
-    /// Errors: [`Error::Settings`] for an unknown law, for zero rows or columns, for f64, and for more bytes than can be addressed.
-    pub fn new(rows: u64, n: u64, dtype: DType, law: &str) -> Result<Case> {
-        let law = law.parse().map_err(|detail| Error::Settings { detail })?;
+    /// Errors: [`Error::Settings`] for an unknown family, zero rows or columns, f64, or more bytes than can
+    /// be addressed.
+    pub fn new(rows: u64, n: u64, dtype: DType, family: &str) -> Result<Case> {
+        let family = family.parse().map_err(|detail| Error::Settings { detail })?;
         let fail = |expected| {
             let detail = format!("a bench of {rows} rows x {n} {dtype}: expected {expected}");
             Err(Error::Settings { detail })
@@ -47,59 +49,60 @@ impl Case {
         if rows == 0 || n == 0 || dtype == DType::F64 {
             return fail("rows, columns and f32, f16 or bf16");
         }
-        // Scores and probabilities, and room for what is counted of them.
+        // The scores, the probabilities, and the counts need room.
         let bytes = rows.checked_mul(n).and_then(|scores| scores.checked_mul(8 * dtype.size_bytes() as u64));
         match bytes.map(usize::try_from) {
-            Some(Ok(_)) => Ok(Case { rows, n, dtype, law, is_shuffled: false }),
+            Some(Ok(_)) => Ok(Case { rows, n, dtype, family, is_shuffled: false }),
             _ => fail("scores that fit in memory"),
         }
     }
 
-    /// The same scores, those of every row in a drawn order.
+    /// The same case with the scores of every row in a random order.
     pub fn shuffled(self) -> Case {
         Case { is_shuffled: true, ..self }
     }
 
-    /// As many rows of `n` as make 256 MiB of scores.
+    /// A case with as many rows of `n` scores as make 256 MiB.
     ///
     /// Errors: as [`Case::new`].
-    pub fn many(n: u64, dtype: DType, law: &str) -> Result<Case> {
-        Case::filling(MANY_BYTES, n, dtype, law)
+    pub fn many(n: u64, dtype: DType, family: &str) -> Result<Case> {
+        Case::filling(MANY_BYTES, n, dtype, family)
     }
 
-    /// As many rows of `n` as leave the caches of `device` behind: 64 MiB of scores on a CPU, else [`Case::many`].
+    /// A case that is larger than the caches of `device`: 64 MiB of scores on a CPU, else [`Case::many`].
     ///
     /// Errors: as [`Case::new`].
-    pub fn many_on(device: &Device, n: u64, dtype: DType, law: &str) -> Result<Case> {
+    pub fn many_on(device: &Device, n: u64, dtype: DType, family: &str) -> Result<Case> {
         match device {
-            Device::Cpu => Case::filling(MANY_BYTES_CPU, n, dtype, law),
-            Device::Cuda(_) => Case::many(n, dtype, law),
+            Device::Cpu => Case::filling(MANY_BYTES_CPU, n, dtype, family),
+            Device::Cuda(_) => Case::many(n, dtype, family),
         }
     }
 
-    fn filling(bytes: u64, n: u64, dtype: DType, law: &str) -> Result<Case> {
+    fn filling(bytes: u64, n: u64, dtype: DType, family: &str) -> Result<Case> {
         let row_bytes = n.saturating_mul(dtype.size_bytes() as u64);
-        Case::new((bytes / row_bytes.max(1)).max(1), n, dtype, law)
+        Case::new((bytes / row_bytes.max(1)).max(1), n, dtype, family)
     }
 
-    /// The law in words: its name, and its parameter where that is not the default.
-    pub fn law_name(&self) -> String {
-        let is_default = Family::ALL.contains(&self.law);
-        if is_default { self.law.name().into() } else { self.law.to_string() }
+    /// The family's name, and its parameter where that is not the default.
+    pub fn family_name(&self) -> String {
+        let is_default = Family::ALL.contains(&self.family);
+        if is_default { self.family.name().into() } else { self.family.to_string() }
     }
 
-    /// The law, and the order of the scores if it is not the law's own.
-    pub fn told_law(&self) -> String {
+    /// The family's name, and `shuffled` if the scores are.
+    pub fn family_label(&self) -> String {
         let order = if self.is_shuffled { ", shuffled" } else { "" };
-        self.law_name() + order
+        self.family_name() + order
     }
 
-    /// The case's rows as its dtype holds them, seeded by `seed`; of a case of more than 4 Mi scores those that the others repeat.
+    /// Draws the rows from `seed` and rounds them to the dtype. Beyond 4 Mi scores it draws only the rows
+    /// that the others repeat.
     pub fn draw(&self, seed: u64) -> Vec<Vec<f32>> {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let one = |_| {
             let (mut row, mut bytes) = (Vec::new(), Vec::new());
-            self.law.draw(self.n as usize, &mut rng, &mut row);
+            self.family.draw(self.n as usize, &mut rng, &mut row);
             if self.is_shuffled {
                 row.shuffle(&mut rng);
             }
@@ -114,13 +117,14 @@ impl Case {
         (0..(DRAWN_SCORES / self.n).clamp(1, self.rows)).map(one).collect()
     }
 
-    /// Bytes that a softmax must move: each score read once, each probability, of the same dtype, written once.
+    /// Bytes that a softmax must move: it reads each score once and writes one probability of the same dtype.
     pub fn moved_bytes(&self) -> u64 {
         2 * self.rows * self.n * self.dtype.size_bytes() as u64
     }
 }
 
-/// What `critbeta bench` measures on `device` unless it is told a shape: [`small`] on the simulator, which would take days for more.
+/// What `critbeta bench` measures on `device` where no shape is given. The simulator gets [`small`], because
+/// it would take days for more.
 ///
 /// Errors: none but those of [`Case::new`], which would be a defect of the table.
 pub fn of(device: &Device) -> Result<Vec<Case>> {
@@ -131,19 +135,19 @@ pub fn of(device: &Device) -> Result<Vec<Case>> {
     }
 }
 
-/// On a CPU: 64 MiB in many, some and few rows, one long row, 16-bit rows, and every law at 256 x 65,536, and a log grid in a drawn order. About a minute
-/// on two cores, most of it in the sorts.
+/// A CPU measures 64 MiB in many, some and few rows, one long row, 16-bit rows, every family at 256 x 65,536,
+/// and a shuffled log grid. This takes about a minute on two cores, and the sorts take most of it.
 fn cpu_ladder() -> Result<Vec<Case>> {
     let shapes = [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)];
     let plain = shapes.map(|(rows, n)| Case::new(rows, n, DType::F32, "gaussian"));
     let narrow = [DType::F16, DType::Bf16].map(|dtype| Case::new(256, 1 << 16, dtype, "gaussian"));
-    let laws = LAWS.into_iter().filter(|&law| law != "gaussian");
-    let laws = laws.map(|law| Case::new(256, 1 << 16, DType::F32, law));
+    let families = FAMILIES.into_iter().filter(|&family| family != "gaussian");
+    let families = families.map(|family| Case::new(256, 1 << 16, DType::F32, family));
     let shuffled = Case::new(256, 1 << 16, DType::F32, "log-grid").map(Case::shuffled);
-    plain.into_iter().chain(narrow).chain(laws).chain([shuffled]).collect()
+    plain.into_iter().chain(narrow).chain(families).chain([shuffled]).collect()
 }
 
-/// The ladder of a GPU: many rows of 4K to 1M in f32 and bf16, every law at two lengths, and 1 to 8 long rows.
+/// A GPU measures many rows of 4K to 1M in f32 and bf16, every family at two lengths, and 1 to 8 long rows.
 ///
 /// Errors: none but those of [`Case::new`], which would be a defect of the table.
 fn ladder() -> Result<Vec<Case>> {
@@ -153,9 +157,9 @@ fn ladder() -> Result<Vec<Case>> {
             cases.push(Case::many(1 << log_n, dtype, "gaussian")?);
         }
     }
-    for law in LAWS.into_iter().filter(|&law| law != "gaussian") {
+    for family in FAMILIES.into_iter().filter(|&family| family != "gaussian") {
         for n in [1 << 15, 1 << 18] {
-            cases.push(Case::many(n, DType::F32, law)?);
+            cases.push(Case::many(n, DType::F32, family)?);
         }
     }
     for rows in [1, 2, 4, 8] {
@@ -171,19 +175,19 @@ fn ladder() -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// A case for each scope and some laws, small enough for the simulator and for a memory checker; times of them mean nothing.
+/// A case for each family, small enough for the simulator and for a memory checker. Their times mean nothing.
 ///
 /// Errors: as [`of`].
 pub fn small() -> Result<Vec<Case>> {
     let shapes =
         [(5, 300, DType::F32), (3, 5000, DType::Bf16), (2, 40_000, DType::F32), (1, 150_000, DType::F16)];
-    let laws = LAWS.into_iter().cycle();
+    let families = FAMILIES.into_iter().cycle();
     shapes
         .into_iter()
         .cycle()
-        .take(LAWS.len())
-        .zip(laws)
-        .map(|((rows, n, dtype), law)| Case::new(rows, n, dtype, law))
+        .take(FAMILIES.len())
+        .zip(families)
+        .map(|((rows, n, dtype), family)| Case::new(rows, n, dtype, family))
         .collect()
 }
 
@@ -192,10 +196,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ladder_of_a_cpu_has_every_law_shape_and_dtype() {
+    fn the_ladder_of_a_cpu_has_every_family_shape_and_dtype() {
         let cases = of(&Device::Cpu).unwrap();
-        for law in LAWS {
-            assert!(cases.iter().any(|of| of.n == 1 << 16 && of.law_name() == law), "{law}");
+        for family in FAMILIES {
+            assert!(cases.iter().any(|of| of.n == 1 << 16 && of.family_name() == family), "{family}");
         }
         for (rows, n) in [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)] {
             assert!(

@@ -1,49 +1,51 @@
-//! Results against the definition, in f64.
+//! Checks of results against the definition, in f64.
 
 use super::peers::is_poisoned;
-use super::{Told, Way};
+use super::{Method, RowResult};
 use critbeta::DType;
 use critbeta::reference::Row;
 
-/// What a copy got wrong.
+/// Says what a copy got wrong.
 pub fn equal(scores: &[f32], out: &[f64]) -> Option<String> {
     let at = scores.iter().zip(out).position(|(&score, &copied)| f64::from(score) != copied)?;
     Some(format!("column {at}: {} copied as {}", scores[at], out[at]))
 }
 
-/// Whether the critical beta and its contact are the definition's bit for bit, and the row's beta is it within the slack, or 1
-/// for a way without one. All are NaN of a poisoned row, but for the 1.
-pub fn told(scores: &[f32], told: &Told, way: Way) -> Option<String> {
+/// Says what is wrong with a row's betas. The critical beta and its contact must equal the definition's bit
+/// for bit. The row's beta must equal it within the slack, or be 1 for a method without one. In a poisoned
+/// row all but that 1 must be NaN.
+pub fn betas(scores: &[f32], result: &RowResult, method: Method) -> Option<String> {
     if is_poisoned(scores) {
-        let critical = told.critical.is_none_or(|found| found.beta.is_nan() && found.contact_gap.is_nan());
-        let beta = if way.is_critical() { told.beta.is_nan() } else { told.beta == 1.0 };
+        let critical = result.critical.is_none_or(|found| found.beta.is_nan() && found.contact_gap.is_nan());
+        let beta = if method.is_critical() { result.beta.is_nan() } else { result.beta == 1.0 };
         return (!(critical && beta))
-            .then(|| format!("{:?} and beta {} of a poisoned row", told.critical, told.beta));
+            .then(|| format!("{:?} and beta {} of a poisoned row", result.critical, result.beta));
     }
     let mut counted = scores.to_vec();
-    if let Some(k) = way.measure().top_k {
+    if let Some(k) = method.measure().top_k {
         counted.sort_unstable_by(|a, b| b.total_cmp(a));
         counted.truncate(k);
     }
     let mut expected = Row::from_f32(&counted).critical_beta();
     if expected.beta == f64::INFINITY {
-        // Ties at the maximum are counted with it, however many are kept.
+        // All ties at the maximum count, however many scores are kept.
         let max = counted.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         expected.contact_rank = scores.iter().filter(|&&score| score == max).count() as u64;
     }
-    // Of the largest scores alone, only a lower bound is known: what bounds it from above is not looked at.
-    if let Some(found) = told.critical.filter(|found| {
+    // The largest scores alone give only a lower bound. The upper bound is not checked.
+    if let Some(found) = result.critical.filter(|found| {
         (found.beta, found.contact_gap, found.contact_rank)
             != (expected.beta, expected.contact_gap, expected.contact_rank)
     }) {
         return Some(format!("{found:?}, expected {expected:?}"));
     }
-    let beta = if way.is_critical() { expected.beta } else { 1.0 };
-    let is_near = told.beta == beta || (told.beta - beta).abs() <= beta * told.slack;
-    (!is_near).then(|| format!("beta {}, expected {beta}", told.beta))
+    let beta = if method.is_critical() { expected.beta } else { 1.0 };
+    let is_near = result.beta == beta || (result.beta - beta).abs() <= beta * result.slack;
+    (!is_near).then(|| format!("beta {}, expected {beta}", result.beta))
 }
 
-/// Whether every probability is within (4 + z) 2^-23, z = beta x gap, of f64, and the rounding of the output.
+/// Says which probability is off: each must lie within (4 + z) 2^-23 of f64, z = beta x gap, plus the
+/// output's rounding.
 pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Option<String> {
     if is_poisoned(scores) {
         let at = out.iter().position(|p| !p.is_nan())?;
@@ -57,7 +59,7 @@ pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Op
     let gaps: Vec<f64> = scores.iter().map(|&score| f64::from(max - score)).collect();
     let z = |gap: f64| if gap == 0.0 { 0.0 } else { beta * gap };
     let sum: f64 = gaps.iter().map(|&gap| (-z(gap)).exp()).sum();
-    // Half a unit of the output's last place, and what is lost where it has no relative precision.
+    // Half a unit of the output's last place, and the loss where the dtype has no relative precision.
     let (rounding, smallest) = match dtype {
         DType::F16 => (2f64.powi(-11), 2f64.powi(-25)),
         DType::Bf16 => (2f64.powi(-8), 2f64.powi(-126)),
@@ -66,7 +68,7 @@ pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Op
     let at = gaps.iter().zip(out).position(|(&gap, &found)| {
         let expected = (-z(gap)).exp() / sum;
         let allowed = expected * ((4.0 + z(gap)).min(1e6) * 2f64.powi(-23) + rounding) + smallest;
-        // Written so that a NaN is wrong too.
+        // This form makes a NaN wrong too.
         let is_right = (found - expected).abs() <= allowed;
         !is_right
     })?;
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_softmax_passes_and_one_at_another_beta_is_told() {
+    fn a_softmax_passes_and_one_at_another_beta_is_reported() {
         assert_eq!(probabilities(&ROW, 0.7, &softmax(0.7), DType::F32), None);
         let wrong = probabilities(&ROW, 0.7, &softmax(0.70001), DType::F32).unwrap();
         assert!(wrong.starts_with("column 0: probability"), "{wrong}");
@@ -98,21 +100,25 @@ mod tests {
     }
 
     #[test]
-    fn another_contact_or_beta_is_told() {
+    fn another_contact_or_beta_is_reported() {
         let critical = Row::from_f32(&ROW).critical_beta();
-        let right = || Told { critical: Some(critical), beta: critical.beta, slack: 2f64.powi(-22) };
-        assert_eq!(told(&ROW, &right(), Way::CriticalSoftmax), None);
-        assert!(told(&ROW, &right(), Way::Stats).unwrap().ends_with("expected 1"));
-        let near = Told { beta: critical.beta * (1.0 + 2f64.powi(-23)), ..right() };
-        assert_eq!(told(&ROW, &near, Way::CriticalSoftmax), None);
-        assert!(told(&ROW, &Told { slack: 0.0, ..near }, Way::CriticalSoftmax).unwrap().starts_with("beta"));
-        let far = Told { beta: critical.beta * (1.0 + 2f64.powi(-21)), ..right() };
-        assert!(told(&ROW, &far, Way::CriticalSoftmax).unwrap().starts_with("beta"));
-        let poisoned = Told { beta: f64::NAN, ..right() };
-        assert!(told(&ROW, &poisoned, Way::CriticalSoftmax).is_some());
+        let right = || RowResult { critical: Some(critical), beta: critical.beta, slack: 2f64.powi(-22) };
+        assert_eq!(betas(&ROW, &right(), Method::CriticalSoftmax), None);
+        assert!(betas(&ROW, &right(), Method::Stats).unwrap().ends_with("expected 1"));
+        let near = RowResult { beta: critical.beta * (1.0 + 2f64.powi(-23)), ..right() };
+        assert_eq!(betas(&ROW, &near, Method::CriticalSoftmax), None);
+        assert!(
+            betas(&ROW, &RowResult { slack: 0.0, ..near }, Method::CriticalSoftmax)
+                .unwrap()
+                .starts_with("beta")
+        );
+        let far = RowResult { beta: critical.beta * (1.0 + 2f64.powi(-21)), ..right() };
+        assert!(betas(&ROW, &far, Method::CriticalSoftmax).unwrap().starts_with("beta"));
+        let poisoned = RowResult { beta: f64::NAN, ..right() };
+        assert!(betas(&ROW, &poisoned, Method::CriticalSoftmax).is_some());
         let rank = critical.contact_rank + 1;
-        let wrong = Told { critical: Some(CriticalBeta { contact_rank: rank, ..critical }), ..right() };
-        assert!(told(&ROW, &wrong, Way::CriticalSoftmax).unwrap().starts_with("CriticalBeta"));
+        let wrong = RowResult { critical: Some(CriticalBeta { contact_rank: rank, ..critical }), ..right() };
+        assert!(betas(&ROW, &wrong, Method::CriticalSoftmax).unwrap().starts_with("CriticalBeta"));
     }
 
     #[test]
@@ -120,12 +126,12 @@ mod tests {
         let row = [1.0, f32::INFINITY];
         assert_eq!(probabilities(&row, f64::NAN, &[f64::NAN; 2], DType::F32), None);
         assert!(probabilities(&row, 1.0, &[0.0, f64::NAN], DType::F32).unwrap().starts_with("column 0"));
-        let right = || Told { critical: None, beta: f64::NAN, slack: 0.0 };
-        assert_eq!(told(&row, &right(), Way::NaiveSort), None);
-        assert!(told(&row, &Told { beta: 0.0, ..right() }, Way::NaiveSort).is_some());
-        let stats = |critical| Told { critical: Some(critical), beta: 1.0, slack: 0.0 };
-        assert_eq!(told(&row, &stats(CriticalBeta::UNKNOWN), Way::Stats), None);
-        assert!(told(&row, &stats(CriticalBeta::at_top(1, 0.0)), Way::Stats).is_some());
+        let right = || RowResult { critical: None, beta: f64::NAN, slack: 0.0 };
+        assert_eq!(betas(&row, &right(), Method::NaiveSort), None);
+        assert!(betas(&row, &RowResult { beta: 0.0, ..right() }, Method::NaiveSort).is_some());
+        let stats = |critical| RowResult { critical: Some(critical), beta: 1.0, slack: 0.0 };
+        assert_eq!(betas(&row, &stats(CriticalBeta::UNKNOWN), Method::Stats), None);
+        assert!(betas(&row, &stats(CriticalBeta::at_top(1, 0.0)), Method::Stats).is_some());
     }
 
     #[test]
@@ -133,20 +139,20 @@ mod tests {
         // A sink over 5,000 equal scores: the contact is all of them, or the 2,048 that are counted.
         let mut row = vec![0.0f32; 5000];
         row[7] = 8.0;
-        let of = |rank: f64| Told { critical: None, beta: rank.ln() / 8.0, slack: 0.0 };
-        assert_eq!(told(&row, &of(2048.0), Way::TopK), None);
-        assert_eq!(told(&row, &of(5000.0), Way::NaiveSort), None);
-        assert!(told(&row, &of(5000.0), Way::TopK).is_some());
+        let of = |rank: f64| RowResult { critical: None, beta: rank.ln() / 8.0, slack: 0.0 };
+        assert_eq!(betas(&row, &of(2048.0), Method::TopK), None);
+        assert_eq!(betas(&row, &of(5000.0), Method::NaiveSort), None);
+        assert!(betas(&row, &of(5000.0), Method::TopK).is_some());
         let tied = |ties| {
             let critical = Some(CriticalBeta::at_top(ties, 0.0));
-            told(&[0.5; 5000], &Told { critical, beta: f64::INFINITY, slack: 0.0 }, Way::TopK)
+            betas(&[0.5; 5000], &RowResult { critical, beta: f64::INFINITY, slack: 0.0 }, Method::TopK)
         };
         assert_eq!(tied(5000), None);
         assert!(tied(2048).unwrap().starts_with("CriticalBeta"));
     }
 
     #[test]
-    fn a_copy_that_lost_a_score_is_told() {
+    fn a_copy_that_lost_a_score_is_reported() {
         let mut out = ROW.map(f64::from);
         assert_eq!(equal(&ROW, &out), None);
         out[3] = 0.0;

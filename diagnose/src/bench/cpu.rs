@@ -1,6 +1,6 @@
 //! One case on this CPU.
 
-use super::{Case, RULES, TOP_K, Told, Way, peers};
+use super::{Case, Method, RULES, RowResult, TOP_K, peers};
 use crate::input::elements;
 use critbeta::cpu::{self, Measure, RowReport};
 use critbeta::{CriticalBeta, DType, Element, Error, Result, Scores};
@@ -8,31 +8,33 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::time::Instant;
 
-/// Bytes of a copy that are one thread's at a time: as fast as one stretch per thread (57 and 56 GB/s by streaming stores on a quiet
-/// machine, 2026-11-25), and no wait for a thread that shares its core with another program.
+/// A thread copies this many bytes at a time. That is as fast as one stretch per thread (57 and 56 GB/s by
+/// streaming stores on a quiet machine, 2026-11-25), and nobody waits for a thread that shares its core with
+/// another program.
 const COPY_BYTES: usize = 1 << 20;
 
-/// Room for a row's report, the pieces that threads collect it in, and what is kept of it.
-const TOLD_BYTES: usize = 4 * size_of::<RowReport>();
+/// A row needs this much memory for its report, for the pieces that threads collect, and for the fields that
+/// are kept.
+const RESULT_BYTES: usize = 4 * size_of::<RowReport>();
 
-/// A cache line: what buffers begin at, as PyTorch's and NumPy's large ones do.
+/// A cache line. Buffers begin at one, as the large ones of PyTorch and NumPy do.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// One case in memory, ready to be run in any way and any number of times.
+/// One case in memory, ready to be run with any method and any number of times.
 pub(super) struct HostRows {
     case: Case,
     scores: Vec<Line>,
     out: Vec<Line>,
     logs: Vec<f64>,
-    /// Of the last run that told them, one per row.
+    /// One per row, from the last run that reported them.
     betas: Vec<f64>,
     criticals: Vec<CriticalBeta>,
 }
 
 impl HostRows {
-    /// `bytes`, whole rows, again and again until the case has its scores.
+    /// Repeats `bytes`, which are whole rows, until the case has its scores.
     pub(super) fn new(case: Case, bytes: &[u8]) -> Result<Self> {
         let total = case.moved_bytes() as usize / 2;
         let lines = |what| {
@@ -53,11 +55,12 @@ impl HostRows {
         for part in all.chunks_mut(bytes.len()) {
             part.copy_from_slice(&bytes[..part.len()]);
         }
-        // What a run tells of the rows, asked for here and let go: a collect that finds no memory ends the program.
-        let mut told: Vec<[u8; TOLD_BYTES]> = Vec::new();
+        // The memory for the reports is reserved and freed here, because a collect that finds none ends the
+        // program.
+        let mut room: Vec<[u8; RESULT_BYTES]> = Vec::new();
         let rows = case.rows as usize;
-        if told.try_reserve_exact(rows).is_err() {
-            let detail = format!("no memory for what is told of {rows} rows");
+        if room.try_reserve_exact(rows).is_err() {
+            let detail = format!("no memory for the reports of {rows} rows");
             return Err(Error::Settings { detail });
         }
         let logs = peers::log_ranks(case.n as usize);
@@ -74,16 +77,16 @@ impl HostRows {
     }
 
     /// Wall seconds of one run.
-    pub(super) fn seconds(&mut self, way: Way) -> Result<f64> {
-        match (way, self.case.dtype) {
-            (Way::Copy, _) => Ok(self.copied(<[u8]>::copy_from_slice)),
-            (Way::CopyNt, _) => match cpu::streaming_copy() {
+    pub(super) fn seconds(&mut self, method: Method) -> Result<f64> {
+        match (method, self.case.dtype) {
+            (Method::Copy, _) => Ok(self.copied(<[u8]>::copy_from_slice)),
+            (Method::CopyNt, _) => match cpu::streaming_copy() {
                 Some(copy) => Ok(self.copied(|to, from| copy(from, to))),
                 None => Err(Error::Settings { detail: "copy_nt: this CPU has no streaming stores".into() }),
             },
-            (_, DType::F32) => self.run::<f32>(way),
-            (_, DType::F16) => self.run::<f16>(way),
-            (_, DType::Bf16) => self.run::<bf16>(way),
+            (_, DType::F32) => self.run::<f32>(method),
+            (_, DType::F16) => self.run::<f16>(method),
+            (_, DType::Bf16) => self.run::<bf16>(method),
             (_, DType::F64) => {
                 Err(Error::Settings { detail: "a bench of f64: expected f32, f16 or bf16".into() })
             }
@@ -99,34 +102,34 @@ impl HostRows {
         start.elapsed().as_secs_f64()
     }
 
-    fn run<T: Element>(&mut self, way: Way) -> Result<f64> {
+    fn run<T: Element>(&mut self, method: Method) -> Result<f64> {
         let (rows, n) = (self.case.rows as usize, self.case.n as usize);
         let data = &bytemuck::cast_slice::<Line, T>(&self.scores)[..rows * n];
         let out = &mut bytemuck::cast_slice_mut::<Line, T>(&mut self.out)[..rows * n];
         let (scores, logs) = (Scores::dense(data, rows, n)?, &self.logs);
         let start = Instant::now();
         let taken = || start.elapsed().as_secs_f64();
-        match way {
-            Way::Softmax | Way::CriticalSoftmax => {
-                let rescaling = if way == Way::Softmax { &RULES.0 } else { &RULES.1 };
-                let told = cpu::softmax(&scores, rescaling, None, out)?;
+        match method {
+            Method::Softmax | Method::CriticalSoftmax => {
+                let rescaling = if method == Method::Softmax { &RULES.0 } else { &RULES.1 };
+                let rows = cpu::softmax(&scores, rescaling, None, out)?;
                 let seconds = taken();
-                self.betas = told.iter().map(|row| row.beta).collect();
+                self.betas = rows.iter().map(|row| row.beta).collect();
                 Ok(seconds)
             }
-            Way::Stats => {
-                let told = cpu::row_reports(&scores, 1.0, Measure::default());
+            Method::Stats => {
+                let reports = cpu::row_reports(&scores, 1.0, Measure::default());
                 let seconds = taken();
-                self.betas = told.iter().map(|row| row.beta).collect();
-                self.criticals = told.iter().map(|row| row.critical).collect();
+                self.betas = reports.iter().map(|row| row.beta).collect();
+                self.criticals = reports.iter().map(|row| row.critical).collect();
                 Ok(seconds)
             }
-            Way::NaiveSort | Way::TopK => {
+            Method::NaiveSort | Method::TopK => {
                 let is_alone = rows < rayon::current_num_threads();
                 let beta = |(wide, gaps): &mut (Vec<f32>, Vec<u32>), row| {
                     let row = widened(scores.row(row), wide);
-                    let beta = match way {
-                        Way::TopK => peers::of_largest(row, TOP_K, logs),
+                    let beta = match method {
+                        Method::TopK => peers::of_largest(row, TOP_K, logs),
                         _ => peers::sorted(row, logs, is_alone, gaps),
                     };
                     beta as f32
@@ -137,22 +140,22 @@ impl HostRows {
                 self.betas = betas.into_iter().map(f64::from).collect();
                 Ok(seconds)
             }
-            Way::Copy | Way::CopyNt => {
-                Err(Error::Settings { detail: format!("{} is no way of this CPU", way.name()) })
+            Method::Copy | Method::CopyNt => {
+                Err(Error::Settings { detail: format!("this CPU has no method {}", method.name()) })
             }
         }
     }
 
-    /// What the last run, `way`, told of `row`.
-    pub(super) fn told(&self, way: Way, row: u64) -> Told {
+    /// The result of `row` in the last run, which was `method`.
+    pub(super) fn result(&self, method: Method, row: u64) -> RowResult {
         let row = row as usize;
-        let critical = (way == Way::Stats).then(|| self.criticals[row]);
-        // Betas that are given are f32.
-        let slack = if matches!(way, Way::NaiveSort | Way::TopK) { 2f64.powi(-23) } else { 0.0 };
-        Told { critical, beta: if way.is_copy() { 1.0 } else { self.betas[row] }, slack }
+        let critical = (method == Method::Stats).then(|| self.criticals[row]);
+        // Betas that are passed in are f32.
+        let slack = if matches!(method, Method::NaiveSort | Method::TopK) { 2f64.powi(-23) } else { 0.0 };
+        RowResult { critical, beta: if method.is_copy() { 1.0 } else { self.betas[row] }, slack }
     }
 
-    /// What the last run wrote for `row`.
+    /// The output of the last run for `row`.
     pub(super) fn out(&self, row: u64) -> Vec<f64> {
         let Case { n, dtype, .. } = self.case;
         let (row, n, size) = (row as usize, n as usize, dtype.size_bytes());
@@ -161,7 +164,7 @@ impl HostRows {
     }
 }
 
-/// The row in the working f32: itself, or in `wide`.
+/// The row in f32: the row itself, or a copy in `wide`.
 fn widened<'a, T: Element>(row: &'a [T], wide: &'a mut Vec<f32>) -> &'a [f32] {
     match bytemuck::try_cast_slice(row) {
         Ok(row) if T::DTYPE == DType::F32 => row,

@@ -1,14 +1,14 @@
 //! One case on a GPU or its simulator.
 
-use super::{Case, RULES, Told, Way};
+use super::{Case, Method, RULES, RowResult};
 use crate::input::elements;
 use critbeta::cuda::{Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, RowReport, Workspace};
 use critbeta::{Error, Rescaling, Result};
 
-/// Larger than the L2 cache of any GPU there is.
+/// Larger than the L2 cache of any GPU.
 const FLUSH_BYTES: usize = 256 << 20;
 
-/// One case in device memory, ready to be run in any way and any number of times.
+/// One case in device memory, ready to be run with any method and any number of times.
 pub(super) struct EngineRows<'e> {
     engine: &'e Engine,
     case: Case,
@@ -20,7 +20,7 @@ pub(super) struct EngineRows<'e> {
 }
 
 impl<'e> EngineRows<'e> {
-    /// Uploads `bytes`, whole rows, again and again until the case has its scores.
+    /// Uploads `bytes`, which are whole rows, until the case has its scores.
     pub(super) fn new(engine: &'e Engine, case: Case, bytes: &[u8]) -> Result<Self> {
         let Case { rows, n, dtype, .. } = case;
         let total = (rows * n) as usize * dtype.size_bytes();
@@ -37,21 +37,21 @@ impl<'e> EngineRows<'e> {
             workspace: engine.zeroed(1)?,
             flush: engine.zeroed(if engine.is_simulated() { 1 } else { FLUSH_BYTES })?,
         };
-        let needs = |way| placed.call(way, &RULES).workspace_bytes(engine.arch());
-        let needed = [Way::Softmax, Way::Stats].map(needs).into_iter().collect::<Result<Vec<u64>>>()?;
+        let needs = |method| placed.call(method, &RULES).workspace_bytes(engine.arch());
+        let needed = [Method::Softmax, Method::Stats].map(needs).into_iter().collect::<Result<Vec<u64>>>()?;
         placed.workspace = engine.zeroed(needed.into_iter().max().unwrap_or(0).max(1) as usize)?;
         Ok(placed)
     }
 
-    /// Device seconds of one run, the L2 cache overwritten before it.
-    pub(super) fn seconds(&mut self, way: Way) -> Result<f64> {
-        let call = self.call(way, &RULES);
+    /// Device seconds of one run. The L2 cache is overwritten before it.
+    pub(super) fn seconds(&mut self, method: Method) -> Result<f64> {
+        let call = self.call(method, &RULES);
         let workspace = Workspace { address: self.workspace.address(), bytes: self.workspace.bytes() as u64 };
         let EngineRows { engine, scores, out, report, workspace: memory, flush, .. } = self;
-        match way {
-            Way::Copy => engine.time_copy(scores, out, flush),
-            Way::CopyNt | Way::NaiveSort => {
-                Err(Error::Settings { detail: format!("{} is a way of CPUs", way.name()) })
+        match method {
+            Method::Copy => engine.time_copy(scores, out, flush),
+            Method::CopyNt | Method::NaiveSort => {
+                Err(Error::Settings { detail: format!("{} is a method of CPUs", method.name()) })
             }
             _ => {
                 let memory = &mut [scores, out, report, memory];
@@ -60,34 +60,34 @@ impl<'e> EngineRows<'e> {
         }
     }
 
-    fn call<'r>(&self, way: Way, (fixed, critical): &'r (Rescaling, Rescaling)) -> Call<'r> {
+    fn call<'r>(&self, method: Method, (fixed, critical): &'r (Rescaling, Rescaling)) -> Call<'r> {
         let Case { rows, n, dtype, .. } = self.case;
-        let plain = matches!(way, Way::Softmax | Way::Stats);
+        let plain = matches!(method, Method::Softmax | Method::Stats);
         let scores = DeviceRows::dense(self.scores.address(), dtype, rows, n);
         let out = DeviceOutput::new(self.out.address(), dtype, n);
-        let mut call = match way {
-            Way::Stats => Call::statistics(scores, self.report.address(), fixed),
+        let mut call = match method {
+            Method::Stats => Call::statistics(scores, self.report.address(), fixed),
             _ => Call::softmax(scores, out, if plain { fixed } else { critical }),
         };
-        call.top_k = way.measure().top_k;
-        // A plain softmax is one that reports nothing.
-        call.report = (way != Way::Softmax).then_some(self.report.address());
+        call.top_k = method.measure().top_k;
+        // A plain softmax reports nothing.
+        call.report = (method != Method::Softmax).then_some(self.report.address());
         call
     }
 
-    /// What the last run, `way`, told of `row`.
-    pub(super) fn told(&self, way: Way, row: u64) -> Result<Told> {
+    /// The result of `row` in the last run, which was `method`.
+    pub(super) fn result(&self, method: Method, row: u64) -> Result<RowResult> {
         let slack = 2f64.powi(-22);
-        if way.is_copy() || way == Way::Softmax {
-            return Ok(Told { critical: None, beta: 1.0, slack });
+        if method.is_copy() || method == Method::Softmax {
+            return Ok(RowResult { critical: None, beta: 1.0, slack });
         }
         let mut report: RowReport = bytemuck::Zeroable::zeroed();
         let at = row as usize * size_of_val(&report);
         self.engine.download(&self.report, at, bytemuck::bytes_of_mut(&mut report))?;
-        Ok(Told { critical: Some(report.decode(way.measure()).critical), beta: report.beta, slack })
+        Ok(RowResult { critical: Some(report.decode(method.measure()).critical), beta: report.beta, slack })
     }
 
-    /// What the last run wrote for `row`.
+    /// The output of the last run for `row`.
     pub(super) fn out(&self, row: u64) -> Result<Vec<f64>> {
         let Case { n, dtype, .. } = self.case;
         let size = dtype.size_bytes();

@@ -1,16 +1,17 @@
-//! What one writes without this crate: the critical beta by a sort, or of the largest scores alone.
+//! What people write without this crate: the critical beta by a sort, or of the largest scores alone.
 
 use critbeta::stats::TopK;
 use rayon::prelude::*;
 
-/// log k of every rank k = 0..=n, which a program that sorts rows again and again has at hand.
+/// log k of every rank k = 0..=n. A program that sorts many rows keeps such a table.
 pub(super) fn log_ranks(n: usize) -> Vec<f64> {
     (0..=n).map(|rank| (rank as f64).ln()).collect()
 }
 
 /// The critical beta of a row by sorting its gaps; the sort uses all threads where it `is_alone`.
 ///
-/// Gaps are not negative, so their bits sort like them: an integer sort, the fastest of the standard library. NaN for a poisoned row.
+/// Gaps are not negative, so their bits sort as they do. An integer sort is the fastest of the standard
+/// library. A poisoned row gives NaN.
 pub(super) fn sorted(row: &[f32], logs: &[f64], is_alone: bool, gaps: &mut Vec<u32>) -> f64 {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if max == f32::NEG_INFINITY {

@@ -1,14 +1,15 @@
-//! The finite-n bounds that a record alone can be held to.
+//! The finite-n bounds that can be checked on a record alone.
 
 use crate::records::record::RowRecord;
 use critbeta::operating_ratio;
 use critbeta::reference::{entropy_bound, top_two_bound};
 
-/// What rounding may put a record beyond a bound by: sums of f32 weights on a GPU err by 2^-20 at most.
+/// Rounding may move a record beyond a bound by this: sums of f32 weights on a GPU err by at most 2^-20.
 const ROUNDING: f64 = 1e-6;
 
-/// Whether a row breaks the bound on its top-two difference (rho < 1) or on its entropy (rho > 1). A critical beta
-/// that is only a lower bound, under a top-k count, has no operating ratio to hold anything against.
+/// Whether a row breaks the bound on its top-two difference (rho < 1) or on its entropy (rho > 1). Under a
+/// top-k count a critical beta is only a lower bound, so the operating ratio is not known and nothing can be
+/// checked.
 pub(crate) fn violated(record: &RowRecord) -> bool {
     let ratio = operating_ratio(record.beta, record.critical_beta);
     let exceeds = |value: f64, bound: Option<f64>| bound.is_some_and(|bound| value > bound + ROUNDING);

@@ -1,4 +1,4 @@
-//! Row records gathered per layer and head until the head is complete.
+//! Gathers row records per layer and head until the head is complete.
 
 use super::bounds::violated;
 use super::sketch::HeadSketch;
@@ -16,16 +16,16 @@ use rand::{RngExt, SeedableRng};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Most rows of a head that are kept: a uniform sample of this many moves the 5 % quantile by 0.04 %
+/// At most this many rows of a head are kept. A uniform sample of this size moves the 5 % quantile by 0.04 %
 /// of the rows (one standard error), and a head of any length takes 15 MB. Heads that are spread over
-/// files are kept at the same time and share twice as many, but at least 1,024 each.
+/// files are kept at the same time. They share twice as many rows, but each has at least 1,024.
 const SAMPLE_ROWS: usize = 1 << 18;
 const LEAST_SAMPLE_ROWS: usize = 1 << 10;
 
 /// Gathers records per layer and head, over all files, in order of first appearance.
 ///
-/// A head is summed up as soon as its last row is in, so a file is summed up head by head in little
-/// memory; heads that are spread over files wait for the last of them.
+/// A head is summed up when its last row has come, so a file is summed up head by head in little memory.
+/// Heads that are spread over files wait for the last file.
 pub struct Diagnosis {
     settings: Settings,
     seed: u64,
@@ -40,7 +40,7 @@ enum Head {
     Complete(Box<HeadSummary>),
 }
 
-/// The rows of a head so far. Shares, ranges and counts are of all of them, whatever is kept.
+/// The rows of a head so far. Shares, ranges and counts are over all rows, not only those that are kept.
 struct HeadRows {
     layer: Arc<str>,
     head: u64,
@@ -63,7 +63,7 @@ struct HeadRows {
 }
 
 impl Diagnosis {
-    /// Of the rows that `inputs` hold, none of them measured yet. `seed` decides all resampling.
+    /// A diagnosis of the rows in `inputs`, before any is measured. `seed` decides all resampling.
     pub fn new(inputs: &[Input], settings: Settings, seed: u64) -> Self {
         let mut diagnosis =
             Diagnosis::of_records(inputs.iter().map(InputNames::of).collect(), settings, seed);
@@ -87,8 +87,8 @@ impl Diagnosis {
         diagnosis
     }
 
-    /// Of records kept earlier, of which nobody says how many there are of a head: every head waits for the end, at
-    /// 56 bytes a row.
+    /// A diagnosis of earlier records. They do not say how many rows a head has, so every head waits for the
+    /// end and takes 56 bytes a row.
     pub fn of_records(inputs: Vec<InputNames>, settings: Settings, seed: u64) -> Self {
         Diagnosis {
             settings,
@@ -100,7 +100,7 @@ impl Diagnosis {
         }
     }
 
-    /// Before the summary: what records did not say when they came.
+    /// Sets the settings that were not known when the records came. Call it before the summary.
     pub(crate) fn set(&mut self, settings: Settings) {
         self.settings = settings;
     }
@@ -113,7 +113,7 @@ impl Diagnosis {
         })
     }
 
-    /// Takes the next records of [`scan`](super::scan()) in.
+    /// Adds the next records of [`scan`](super::scan()).
     pub fn add(&mut self, records: &[RowRecord]) {
         for record in records {
             let at = self.place(&record.layer, record.head);
@@ -200,7 +200,7 @@ impl HeadRows {
         if self.kept.len() < self.room {
             self.kept.push(sample);
         } else {
-            // Reservoir sampling (Vitter 1985, algorithm R): every row is kept with the same probability.
+            // Reservoir sampling (Vitter 1985, algorithm R) keeps every row with the same probability.
             let place = self.rng.random_range(0..self.measured);
             if let Some(kept) = usize::try_from(place).ok().and_then(|place| self.kept.get_mut(place)) {
                 *kept = sample;
@@ -276,7 +276,7 @@ mod tests {
             (SAMPLE_ROWS as u64, 600_000, Some([2, 2]))
         );
         assert_eq!(summary.share_above_critical, 1.0);
-        // At its critical beta a row is not above it.
+        // A row at its critical beta is not above it.
         let mut head = HeadRows::new("a".into(), 0, 3);
         head.add(&RowRecord { beta: kinds[0].critical_beta, ..kinds[0].clone() });
         assert_eq!(head.above_critical, 0);

@@ -1,4 +1,4 @@
-//! Rows gathered per layer and head, and what is said of each.
+//! Rows per layer and head, and the findings about each head.
 
 pub(crate) mod bounds;
 pub(crate) mod diagnosis;

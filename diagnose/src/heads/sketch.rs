@@ -1,4 +1,4 @@
-//! A few rows of a head for plots: statistics are never taken from them.
+//! A few rows of a head for plots. Statistics never use them.
 
 use crate::law::sample::RowSample;
 use critbeta::CriticalBeta;
@@ -7,13 +7,13 @@ use critbeta::operating_ratio;
 /// Rows of a head that a plot may show.
 #[derive(Debug, Clone, Default)]
 pub struct HeadSketch {
-    /// Rows evenly spaced by rank of their operating ratio, both ends included, ascending ratio: all of them up to
-    /// [`HeadSketch::POINTS`].
+    /// Rows in ascending order of their operating ratio, evenly spaced by rank, with both ends. Up to
+    /// [`HeadSketch::POINTS`] rows all are here.
     pub points: Vec<SketchPoint>,
-    /// The gap counts of the rows at [`HeadSketch::QUANTILES`]: only of a head that was
-    /// [looked at again](super::look_again).
+    /// The gap counts of the rows at [`HeadSketch::QUANTILES`]. Only a head that was
+    /// [looked at again](super::look_again) has them.
     pub staircases: Vec<Staircase>,
-    /// Which rows those are, counted over all sources of the head.
+    /// The indices of those rows over all sources of the head.
     pub(crate) picks: Vec<u64>,
 }
 
@@ -28,7 +28,7 @@ pub struct SketchPoint {
     pub relative_entropy: f64,
 }
 
-/// N(t) of one row, thinned: every step is one of the row, others between two of them are left out.
+/// N(t) of one row with some steps left out. Every step that is here is one of the row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Staircase {
     /// The quantile of the head's critical beta that the row stands at.
@@ -41,7 +41,7 @@ pub struct Staircase {
     pub critical: CriticalBeta,
     /// Lambda(r) with its contact.
     pub resolved: CriticalBeta,
-    /// Gaps, ascending and beginning with 0, and how many scores lie within each.
+    /// Gaps in ascending order from 0, and how many scores lie within each.
     pub steps: Vec<(f64, u64)>,
 }
 
@@ -53,7 +53,8 @@ impl HeadSketch {
 
     pub(crate) fn of(rows: &[RowSample], beta: f64) -> Self {
         let mut rows: Vec<&RowSample> = rows.iter().collect();
-        // Equal critical betas in an order of their own: the same rows come out whatever order they were kept in.
+        // Equal critical betas have a fixed order, so the choice of rows does not depend on the order they
+        // were kept in.
         rows.sort_by(|a, b| a.critical.total_cmp(&b.critical).then(a.ordinal.cmp(&b.ordinal)));
         let Some(last) = rows.len().checked_sub(1) else { return HeadSketch::default() };
         let picks = Self::QUANTILES.map(|p| rows[(p * last as f64).round() as usize].ordinal).to_vec();
@@ -71,10 +72,10 @@ impl HeadSketch {
 /// Steps that are kept of a row.
 const STEPS: usize = 96;
 impl Staircase {
-    /// A row is followed to so many times its contact gap, or to its median gap if that is further.
+    /// A row is followed to this many times its contact gap, or to its median gap if that is further.
     pub const BEYOND_CONTACT: f64 = 1.5;
 
-    /// Of a row that is not poisoned and not empty; masked scores (-inf) have no gap.
+    /// The staircase of a row that is neither poisoned nor empty. Masked scores (-inf) have no gap.
     pub(crate) fn of(
         scores: &[f32],
         quantile: f64,
@@ -98,7 +99,8 @@ impl Staircase {
             if gap > end {
                 break;
             }
-            // The last step of each slot stands for the slot, and a contact for itself: what is drawn touches there.
+            // The last step of each slot stands for the slot. A contact is kept too, because the drawn curve
+            // touches there.
             let slot = (gap / end * STEPS as f64) as usize;
             let replaces = seen == Some(slot) && steps.last().is_some_and(|(gap, _)| !contacts.contains(gap));
             if replaces && steps.len() > 1 {

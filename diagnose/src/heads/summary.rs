@@ -1,4 +1,4 @@
-//! What a diagnosis says of every layer and head.
+//! The findings of a diagnosis for every layer and head.
 
 use super::sketch::HeadSketch;
 use crate::input::Input;
@@ -7,20 +7,20 @@ use crate::law::quantile::{quantile, sorted};
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Everything that a diagnosis says, as `--json` writes it; infinite and NaN values are null there.
+/// All findings of a diagnosis, as `--json` writes them. Infinite and NaN values are null there.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// Version of this crate.
     pub critbeta: &'static str,
     /// The files.
     pub inputs: Vec<InputNames>,
-    /// The inverse temperature that the rows were run at.
+    /// The inverse temperature of the rows.
     pub beta: f64,
     /// r of the resolved critical beta, nats.
     pub resolve: f64,
     /// Whether only the largest scores were counted.
     pub top_k: Option<usize>,
-    /// Keys left out at the front of every row.
+    /// This many keys at the front of every row were left out.
     pub exclude_sink: usize,
     /// L of the published laws that depend on the training length.
     pub train_length: f64,
@@ -30,12 +30,12 @@ pub struct Summary {
     pub heads: Vec<HeadSummary>,
 }
 
-/// A file as it was named, and what of it was left out.
+/// A file as it was named, and the tensors in it that were left out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct InputNames {
     /// Its path.
     pub path: String,
-    /// Names of tensors that were not diagnosed: scores beside pairs, and whatever has no rows.
+    /// Names of tensors that were not diagnosed: scores beside pairs, and tensors without rows.
     pub skipped: Vec<String>,
 }
 
@@ -45,25 +45,25 @@ impl InputNames {
     }
 }
 
-/// One head of one layer. Shares are over its measured rows: those with n >= 2 that are not poisoned;
-/// quantiles, medians and the length law over as many of them as `sampled` says.
+/// One head of one layer. Shares are over its measured rows: those with n >= 2 that are not poisoned.
+/// Quantiles, medians and the length law are over `sampled` of these rows.
 #[derive(Debug, Clone, Serialize)]
 pub struct HeadSummary {
     /// The tensor's name without `.q`.
     pub layer: Arc<str>,
     /// Query head.
     pub head: u64,
-    /// Tensors or pairs of this name that its rows come from: more than one where files are pooled.
+    /// Tensors or pairs of this name that its rows come from. There are several if files are pooled.
     pub sources: u64,
     /// All rows, measured or not.
     pub rows: u64,
     /// Rows with at least two visible keys and no NaN or +inf.
     pub measured: u64,
-    /// Measured rows that quantiles are taken from: all, or a uniform sample of at most 262,144.
+    /// Measured rows behind the quantiles: all, or a uniform sample of at most 262,144.
     pub sampled: u64,
     /// Rows with a NaN or +inf score.
     pub poisoned: u64,
-    /// Smallest and largest n; `None` without a measured row.
+    /// Smallest and largest n, or `None` without a measured row.
     pub n: Option<[u64; 2]>,
     /// Lambda.
     pub critical_beta: Quantiles,
@@ -83,15 +83,15 @@ pub struct HeadSummary {
     pub median_relative_entropy: f64,
     /// Median of the largest minus the second largest weight.
     pub median_top_two: f64,
-    /// Measured rows that break a proven bound between operating ratio, top-two difference and entropy: there must
-    /// be none.
+    /// Measured rows that break a proven bound between operating ratio, top-two difference and entropy. It
+    /// must be 0.
     pub bound_violations: u64,
-    /// Only with a top-k count: share of rows whose critical beta is proven exact.
+    /// Share of rows whose critical beta is proven exact. Only a top-k count has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share_certified: Option<f64>,
     /// How the critical beta grows with n.
     pub length_law: LengthLaw,
-    /// These rows under other rules, where they were [looked at again](super::look_again).
+    /// These rows under other rules, if they were [looked at again](super::look_again).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub what_if: Option<Vec<LawOutcome>>,
     /// A few of its rows, for plots.
@@ -99,8 +99,8 @@ pub struct HeadSummary {
     pub sketch: HeadSketch,
 }
 
-/// Rows by operating ratio rho = beta / Lambda. A factor of two about 1 is near: rho = 1 is a sharp border for some
-/// families of rows and a random factor wide for others.
+/// Rows by operating ratio rho = beta / Lambda. Within a factor of two of 1 they are near: for some families
+/// of rows rho = 1 is a sharp border, for others the border is a random factor wide.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Regimes {
     /// rho < 1/2.
@@ -112,12 +112,13 @@ pub struct Regimes {
 }
 
 impl Regimes {
-    /// The operating ratios that are near critical, both included.
+    /// The operating ratios that are near critical, with both ends.
     pub const NEAR: [f64; 2] = [0.5, 2.0];
 
     pub(crate) fn count(&mut self, ratio: f64) {
         let [low, high] = Self::NEAR;
-        // A row of beta = 0 and Lambda = 0 has no ratio: nothing separates it, as far below.
+        // A row with beta = 0 and Lambda = 0 has no ratio. It counts as below, because nothing separates its
+        // keys.
         if ratio > high {
             self.above += 1;
         } else if ratio >= low {
@@ -127,7 +128,7 @@ impl Regimes {
         }
     }
 
-    /// Of both.
+    /// The sum of two counts.
     pub fn and(self, other: Regimes) -> Regimes {
         let Regimes { below, near, above } = other;
         Regimes { below: self.below + below, near: self.near + near, above: self.above + above }
@@ -157,12 +158,13 @@ impl Quantiles {
     }
 }
 
-/// What the rows of a head would be under one rule.
+/// The rows of a head under one rule.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LawOutcome {
     /// The rule in its text form.
     pub spec: String,
-    /// Rows that this is of: all measured ones of a head of up to 4,096 rows, of a longer one those of some 4,096 that are drawn.
+    /// Rows behind these numbers: all measured rows of a head of up to 4,096 rows, else the measured ones of
+    /// some 4,096 rows drawn at random.
     pub rows: u64,
     /// Inverse temperature.
     pub beta: Quantiles,

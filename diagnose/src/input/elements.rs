@@ -1,10 +1,10 @@
-//! Elements of files as scores, and back.
+//! Turns elements of files into scores, and back.
 
 use critbeta::{DType, rebase_shift, rebased};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// Reads the element at `bytes[at..]` exactly (every dtype here fits in f64).
+/// Reads the element at `bytes[at..]` exactly: every dtype here fits in f64.
 pub(crate) fn read(dtype: DType, bytes: &[u8], at: usize) -> f64 {
     match dtype {
         DType::F64 => f64::from_le_bytes(array(bytes, at)),
@@ -28,11 +28,11 @@ pub(crate) fn write(dtype: DType, values: &[f64], out: &mut Vec<u8>) {
 }
 
 /// Replaces `out` by the contiguous elements of `bytes` as f32 scores and returns the shift
-/// that was taken off first: score = value in `out` + shift.
+/// that was subtracted first: score = value in `out` + shift.
 ///
-/// f32, f16 and bf16 are exact and have shift 0. An f64 row is rebased on its largest finite
-/// score from `excluded` on before it is rounded, so that its gaps keep 24 bits whatever the row's
-/// offset or its sink; a score so low that its gap overflows f32 stays a finite (unmasked) score.
+/// f32, f16 and bf16 are exact and have shift 0. An f64 row loses its largest finite score from
+/// `excluded` on before it is rounded, so its gaps keep 24 bits at any offset and beside any sink.
+/// If the gap of a low score overflows f32, the score stays finite: it is not masked.
 pub(crate) fn decode_row(dtype: DType, bytes: &[u8], excluded: usize, out: &mut Vec<f32>) -> f64 {
     out.clear();
     match dtype {
@@ -52,11 +52,11 @@ pub(crate) fn decode_row(dtype: DType, bytes: &[u8], excluded: usize, out: &mut 
                     .iter_mut()
                     .zip(bytes.chunks_exact(2))
                     .for_each(|(h, c)| *h = f16::from_le_bytes(array(c, 0)));
-                // By the slice: one by one each asks anew what the processor can do.
+                // The slice is converted at once: one by one, each call would query the processor's features.
                 halves.convert_to_f32_slice(values);
             }
         }
-        // The upper half of an f32: a NaN stays one without being asked whether it is.
+        // A bf16 is the upper half of an f32, so a NaN stays one without a check.
         DType::Bf16 => out.extend(
             bytes.chunks_exact(2).map(|c| f32::from_bits(u32::from(u16::from_le_bytes(array(c, 0))) << 16)),
         ),
@@ -90,7 +90,7 @@ mod tests {
         let bytes: Vec<u8> = [1e9, 1e9 - 1e-4].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
         decode_row(DType::F64, &bytes, 0, &mut out);
         assert_eq!(out[1], (1e9 - 1e-4 - 1e9) as f32);
-        // A sink that is left out does not round the others.
+        // A sink that is left out does not affect the rounding of the others.
         let bytes: Vec<u8> = [1e300, 0.1, 0.2].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
         assert_eq!(decode_row(DType::F64, &bytes, 1, &mut out), 0.2);
         assert_eq!(out[1..], [(0.1f64 - 0.2) as f32, 0.0]);

@@ -1,4 +1,5 @@
-//! Read-only bytes: files in memory without loading them, or what is there already. One of the few unsafe files: docs/adr/0001.
+//! Read-only bytes of a mapped file, or bytes that are in memory already. This is one of the few unsafe files
+//! (docs/adr/0001).
 #![allow(unsafe_code)]
 
 use critbeta::{Error, Result};
@@ -8,8 +9,8 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A range of a mapped file, or of bytes that never were in one. Clones share them; a file stays mapped until the last is
-/// dropped.
+/// A range of a mapped file or of bytes in memory. Clones share the bytes. A file stays mapped until the last
+/// clone is dropped.
 #[derive(Debug, Clone)]
 pub struct MappedBytes {
     all: Bytes,
@@ -34,7 +35,7 @@ impl MappedBytes {
     ///
     /// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] if it is empty or not regular.
     pub fn open(path: &Path) -> Result<Self> {
-        // Asked before the file is opened: opening a FIFO would wait for its writer.
+        // This comes before the open, because opening a FIFO would wait for its writer.
         let found = fs::metadata(path).map_err(|e| Error::io(path, e))?;
         if found.is_dir() {
             return Err(Error::file(path, "is a directory, expected a file"));
@@ -44,9 +45,9 @@ impl MappedBytes {
         }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         // SAFETY: the map is read-only and private to this process. Another process may still change
-        // the file under it, which no system call prevents: scores read then are those of either
-        // version (every bit pattern is a legal score, and offsets were checked against this map's
-        // length, not the file's), and a file cut shorter ends the process with SIGBUS.
+        // the file, which no system call prevents. Scores are then those of either version: every bit
+        // pattern is a legal score, and offsets were checked against this map's length, not the file's.
+        // If the file becomes shorter, SIGBUS ends the process.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         if map.is_empty() {
             return Err(Error::file(path, "is empty"));
@@ -55,7 +56,7 @@ impl MappedBytes {
         Ok(MappedBytes { all: Bytes::Mapped(Arc::new(map)), range })
     }
 
-    /// The bytes `range` of these; `None` if it reaches beyond them.
+    /// The bytes in `range`, or `None` if it reaches beyond the end.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         self.get(range.clone())?;
         let start = self.range.start;

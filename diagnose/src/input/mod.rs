@@ -1,6 +1,6 @@
 //! Files of attention: scores as `.npy` or `.safetensors`, queries with keys as `.safetensors`.
 //!
-//! Files are mapped, never loaded; everything that could be wrong with one is found when it is opened.
+//! Files are mapped, never loaded. Opening a file finds everything that could be wrong with it.
 
 pub(crate) mod elements;
 mod mapped;
@@ -9,87 +9,24 @@ mod positions;
 mod rows;
 pub mod safetensors;
 mod select;
+mod source;
 mod tensors;
 
 pub use mapped::MappedBytes;
 pub use rows::{FileRows, Order};
 pub(crate) use select::positions_of;
+pub use source::{Input, Selection, Source};
 pub use tensors::{QkPair, ScoreTensor, Values};
 
 use critbeta::{Error, Result};
 use safetensors::SafetensorsFile;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// What of a file is asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Selection<'a> {
-    /// `--tensor`: the name of a score tensor, the NAME of a pair, or of one of its members.
-    pub tensor: Option<&'a str>,
-    /// `--scale`: what dot products of pairs are multiplied by.
-    pub scale: Option<f64>,
-}
-
-/// A file of attention, open.
-#[derive(Debug, Clone)]
-pub struct Input {
-    /// The file.
-    pub path: PathBuf,
-    /// What there is to diagnose, in the order of the file: at least one, each of at least one row.
-    pub sources: Vec<Source>,
-    /// Names of what is left out: other tensors beside pairs, and whatever has no rows.
-    pub skipped: Vec<String>,
-}
-
-/// One thing to diagnose.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// Scores as they are.
-    Scores(ScoreTensor),
-    /// Queries and keys that scores are computed from.
-    Pair(QkPair),
-}
-
-impl Input {
-    /// Rows of all heads of all sources.
-    pub fn rows(&self) -> u64 {
-        self.sources.iter().map(|source| source.heads() as u64 * source.rows() as u64).sum()
-    }
-}
-
-impl Source {
-    /// The tensor's name, without `.q` for a pair.
-    pub fn layer(&self) -> &Arc<str> {
-        match self {
-            Source::Scores(tensor) => tensor.layer(),
-            Source::Pair(pair) => pair.layer(),
-        }
-    }
-
-    /// Query heads.
-    pub fn heads(&self) -> usize {
-        match self {
-            Source::Scores(tensor) => tensor.heads(),
-            Source::Pair(pair) => pair.heads(),
-        }
-    }
-
-    /// Rows of one head.
-    pub fn rows(&self) -> usize {
-        match self {
-            Source::Scores(tensor) => tensor.rows(),
-            Source::Pair(pair) => pair.rows(),
-        }
-    }
-}
-
-const SCALE_OF_SCORES: &str =
-    "holds scores, which are scaled already: --scale is for pairs of queries and keys";
+use source::SCALE_OF_SCORES;
+use std::path::Path;
 
 /// Opens a file of attention by its extension, `.npy` or `.safetensors`.
 ///
-/// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] and [`Error::Tensor`] for whatever in
-/// it does not fit, with what was expected.
+/// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] and [`Error::Tensor`] for whatever does
+/// not fit. The message says what was expected.
 pub fn open(path: &Path, selection: &Selection) -> Result<Input> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     let fail = |detail: &str| Err(Error::file(path, detail));

@@ -6,15 +6,15 @@ use critbeta::{DType, Error, Result};
 use std::path::Path;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// numpy itself refuses headers above 10,000 bytes unless told to trust them.
+/// numpy itself refuses headers above 10,000 bytes unless the caller trusts them.
 const HEADER_LIMIT: usize = 64 << 10;
 const PLAIN_HEADER: &str = "{'descr': '<f4', 'fortran_order': False, 'shape': (rows, n), }";
 
-/// Maps `path` and checks its header against its length: the array as rows of scores.
+/// Maps `path`, checks its header against its length, and returns the array as rows of scores.
 ///
 /// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] if it is no array of little-endian
-/// f2, f4 or f8, or does not hold exactly the elements its shape asks for. Source: numpy.lib.format,
-/// versions 1 to 3 of the format.
+/// f2, f4 or f8, or does not hold exactly the elements of its shape. Source: numpy.lib.format, versions
+/// 1 to 3 of the format.
 pub fn open(path: &Path) -> Result<FileRows> {
     parse(&MappedBytes::open(path)?).map_err(|detail| Error::file(path, detail))
 }
@@ -67,11 +67,11 @@ fn header(file: &[u8]) -> Result<(&str, usize), String> {
     }
 }
 
-/// Refuses all but the header of a plain array, which has four strings, two brackets, and nothing but
-/// True, False and decimal numbers outside of the strings.
+/// Refuses all but the header of a plain array. Such a header has four strings and two brackets, and
+/// only True, False and decimal numbers outside of the strings.
 ///
-/// npyz 0.9.1 accepts any Python literal: ten nested braces take it 0.14 s and seventeen over 180 s,
-/// and a shape whose product overflows panics it, or wraps in release (measured 2026-11-24).
+/// npyz 0.9.1 accepts any Python literal. Ten nested braces take it 0.14 s, and seventeen over 180 s. If
+/// the product of a shape overflows, it panics, or wraps in release (measured 2026-11-24).
 fn check_plain(text: &str) -> Result<(), String> {
     let refuse = |what: &str| Err(format!("header {}: {what}; expected {PLAIN_HEADER}", excerpt(text)));
     if text.contains('[') {
@@ -106,7 +106,7 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || " ,:(){}\n".contains(c)
 }
 
-/// Header text for a message: its beginning, escaped.
+/// The beginning of a header's text, escaped for a message.
 fn excerpt(text: &str) -> String {
     let short: String = text.trim_end().chars().take(100).collect();
     format!("{short:?}")

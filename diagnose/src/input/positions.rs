@@ -1,4 +1,4 @@
-//! Query positions: which key each row stands at.
+//! Query positions: the key that each row stands at.
 
 use super::mapped::MappedBytes;
 use super::safetensors::{SafetensorsFile, Tensor};
@@ -6,14 +6,14 @@ use critbeta::Result;
 use safetensors::Dtype;
 use std::sync::Arc;
 
-/// 0-based positions of rows, decoded when they are asked for: a file may hold any number of rows.
+/// 0-based positions of rows. They are decoded one by one, because a file may hold any number of rows.
 #[derive(Debug, Clone)]
 pub(super) enum Positions {
     /// Row r stands at `first + r`.
     Consecutive { first: u64 },
-    /// Checked.
+    /// Positions in memory that were checked.
     Given(Arc<[u64]>),
-    /// A checked tensor of integers.
+    /// A tensor of integers that was checked.
     Stored { bytes: MappedBytes, integer: Integer, largest: u64 },
 }
 
@@ -41,7 +41,7 @@ impl Integer {
     }
 
     fn decode(self, bytes: &[u8]) -> i128 {
-        // Two's complement: the top byte counts as signed.
+        // This is two's complement: the top byte has the sign.
         let unsigned = bytes.iter().rev().fold(0i128, |n, &byte| n << 8 | i128::from(byte));
         let negative = self.signed && bytes.last().is_some_and(|&top| top > 0x7f);
         if negative { unsigned - (1 << (8 * self.size)) } else { unsigned }
@@ -49,7 +49,8 @@ impl Integer {
 }
 
 impl Positions {
-    /// The positions of the `rows` rows of tensor or pair `name`: `NAME.positions`, else `positions`, else `None`.
+    /// The positions of the `rows` rows of tensor or pair `name`: `NAME.positions`, else `positions`, else
+    /// `None`.
     ///
     /// Errors: [`crate::Error::Tensor`] unless they are one integer per row, each in 0..limit.
     pub(super) fn of(
@@ -79,7 +80,8 @@ impl Positions {
             Positions::Given(positions) => positions[row],
             Positions::Stored { bytes, integer, largest } => {
                 let value = integer.decode(&bytes[row * integer.size..][..integer.size]);
-                // Checked when the file was opened; should it have changed since, it stays a legal index.
+                // The value was checked when the file was opened. If the file has changed since, it stays a
+                // legal index.
                 u64::try_from(value).unwrap_or(0).min(*largest)
             }
         }

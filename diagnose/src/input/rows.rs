@@ -1,4 +1,4 @@
-//! Rows of one tensor of a mapped file, decoded when they are asked for.
+//! Rows of one tensor of a mapped file. A row is decoded when it is read.
 
 use super::elements;
 use super::mapped::MappedBytes;
@@ -14,7 +14,7 @@ pub enum Order {
     Fortran,
 }
 
-/// `heads` x `rows` x `cols` elements of a float tensor: all dimensions but the last two are heads.
+/// `heads` x `rows` x `cols` elements of a float tensor. All dimensions but the last two are heads.
 #[derive(Debug, Clone)]
 pub struct FileRows {
     bytes: MappedBytes,
@@ -24,16 +24,16 @@ pub struct FileRows {
     heads: usize,
 }
 
-/// Elements of a tensor of this shape; `None` if they overflow, zero dimensions taken as one, so
-/// that no partial product of the shape overflows either.
+/// Elements of a tensor of this shape, or `None` if they overflow. The check takes zero dimensions as
+/// one, so that no partial product of the shape overflows either.
 pub(super) fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |product, &d| product.checked_mul(d.max(1)))?;
     Some(shape.iter().product())
 }
 
 impl FileRows {
-    /// Errors: what was expected instead, unless `bytes` holds exactly the elements of `shape` and
-    /// that has at least one dimension, no dimension after the rows being 0 where there are rows.
+    /// Errors: the message says what was expected. `bytes` must hold exactly the elements of `shape`, which
+    /// must have at least one dimension, and at least one column where there are rows.
     pub(super) fn new(
         bytes: MappedBytes,
         dtype: DType,
@@ -90,9 +90,9 @@ impl FileRows {
         self.heads == 0 || self.rows() == 0
     }
 
-    /// Replaces `out` by row `row` of head `head` as scores and returns the shift that was taken off:
-    /// score = value in `out` + shift, 0 unless the tensor is f64. The first `excluded` scores take no part
-    /// in choosing the shift.
+    /// Replaces `out` by row `row` of head `head` as scores and returns the shift that was subtracted:
+    /// score = value in `out` + shift. The shift is 0 unless the tensor is f64. It does not depend on the
+    /// first `excluded` scores.
     ///
     /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
     pub fn read_row(&self, head: usize, row: usize, excluded: usize, out: &mut Vec<f32>) -> f64 {
@@ -105,7 +105,7 @@ impl FileRows {
 
     /// Replaces `out` by the rows `rows` of head `head` as plain values, each rounded to f32 once.
     ///
-    /// Panics as [`FileRows::read_row`] does; the order must be [`Order::C`].
+    /// Panics as [`FileRows::read_row`] does. The order must be [`Order::C`].
     pub(super) fn read_values(&self, head: usize, rows: Range<usize>, out: &mut Vec<f32>) {
         assert!(
             head < self.heads && rows.end <= self.rows(),
@@ -114,7 +114,8 @@ impl FileRows {
         );
         let bytes = self.span(head, rows);
         if self.dtype == DType::F64 {
-            // No rebasing here: the elements of a query or key are no scores, a shift would change them.
+            // No shift is subtracted here: elements of a query or key are not scores, and a shift would
+            // change them.
             let size = self.dtype.size_bytes();
             out.clear();
             out.extend((0..bytes.len()).step_by(size).map(|at| elements::read(self.dtype, bytes, at) as f32));
@@ -129,7 +130,7 @@ impl FileRows {
         &self.bytes[(first + rows.start) * row_bytes..(first + rows.end) * row_bytes]
     }
 
-    /// The bytes of a row whose elements lie apart.
+    /// The bytes of a row whose elements are not contiguous.
     fn gather(&self, head: usize, row: usize) -> Vec<u8> {
         let size = self.dtype.size_bytes();
         let (cols, rows) = (self.cols(), self.rows());

@@ -23,9 +23,9 @@ pub struct SafetensorsFile {
 /// One tensor as its file holds it: C order, little endian.
 #[derive(Debug, Clone)]
 pub struct Tensor {
-    /// Its name: unescaped, from outside.
+    /// Its name, unescaped: anyone may have written it.
     pub name: Arc<str>,
-    /// Its dtype; the file's spelling is what `Display` gives.
+    /// Its dtype. `Display` spells it as the file does.
     pub dtype: Dtype,
     /// Its shape; empty for a single number.
     pub shape: Vec<usize>,
@@ -34,7 +34,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The dtype as scores; `None` for all but F64, F32, F16 and BF16.
+    /// The dtype as scores, or `None` for all but F64, F32, F16 and BF16.
     pub fn float(&self) -> Option<DType> {
         match self.dtype {
             Dtype::F64 => Some(DType::F64),
@@ -57,7 +57,7 @@ impl Tensor {
     }
 }
 
-/// The dtype of stored scores.
+/// The format's name for the dtype of scores.
 pub(crate) fn stored(dtype: DType) -> Dtype {
     match dtype {
         DType::F64 => Dtype::F64,
@@ -67,7 +67,7 @@ pub(crate) fn stored(dtype: DType) -> Dtype {
     }
 }
 
-/// The limit of the format's own library; a header of a million tensors is about this long.
+/// The format's own library has this limit. A header of a million tensors is about this long.
 const HEADER_LIMIT: u64 = 100_000_000;
 
 impl SafetensorsFile {
@@ -103,7 +103,7 @@ impl SafetensorsFile {
             let tensor = Tensor { name: name.into(), dtype: info.dtype, shape: info.shape.clone(), bytes };
             tensors.push((info.data_offsets, tensor));
         }
-        // The name settles the order of tensors without elements, which share their offsets.
+        // The name decides the order of tensors without elements, because these share their offsets.
         tensors.sort_by(|(at, a), (other, b)| at.cmp(other).then_with(|| a.name.cmp(&b.name)));
         let tensors: Vec<Tensor> = tensors.into_iter().map(|(_, tensor)| tensor).collect();
         let by_name = tensors.iter().enumerate().map(|(i, tensor)| (Arc::clone(&tensor.name), i)).collect();
@@ -137,8 +137,8 @@ impl SafetensorsFile {
     }
 }
 
-/// A JSON object without two entries of one name, which the format forbids and its library lets pass:
-/// it keeps the last, so that one file could mean two things.
+/// A JSON object whose names are unique. The format forbids duplicates, but its library keeps the last
+/// one, so one file could mean two things.
 struct UniqueNames;
 
 impl<'de> Deserialize<'de> for UniqueNames {
@@ -170,19 +170,19 @@ impl<'de> Visitor<'de> for UniqueNames {
     }
 }
 
-/// What the commonest damage looks like from here.
+/// Explains the error that the most common damage causes.
 fn remedy(error: &SafeTensorError, bytes: usize) -> String {
     match error {
         SafeTensorError::MetadataIncompleteBuffer => {
             format!(
-                ": its tensors do not add up to the file's {bytes} bytes, it was cut short or has more behind them"
+                ": its tensors do not add up to the file's {bytes} bytes, so it was cut short or has extra bytes at its end"
             )
         }
         _ => String::new(),
     }
 }
 
-/// What the library says, with whatever it quotes from the file escaped and kept short.
+/// The library's message. Text that it quotes from the file is escaped and kept short.
 fn printable(error: &dyn Display) -> String {
     let plain = |c: char| c == ' ' || c.is_ascii_graphic();
     let escape = |c: char| if plain(c) { c.to_string() } else { c.escape_default().to_string() };

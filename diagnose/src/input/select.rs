@@ -1,12 +1,12 @@
-//! Which tensors of a `.safetensors` file are diagnosed, by their names.
+//! Selects the tensors of a `.safetensors` file to diagnose, by their names.
 
 use super::safetensors::{SafetensorsFile, Tensor};
+use super::source::{Input, SCALE_OF_SCORES, Selection, Source};
 use super::tensors::{QkPair, ScoreTensor};
-use super::{Input, Selection, Source};
 use critbeta::{Error, Result};
 use std::collections::HashSet;
 
-/// What a tensor's name says of it.
+/// What a tensor's name says about it.
 enum Role<'a> {
     /// `NAME.q`.
     Query(&'a str),
@@ -33,7 +33,8 @@ fn role(name: &str) -> Role<'_> {
     }
 }
 
-/// Whose rows a tensor of that name says the positions of: `Some(None)` for those of all, `None` if of none.
+/// The owner of the rows whose positions a tensor of that name holds. `Some(None)` stands for all tensors,
+/// `None` for none.
 pub(crate) fn positions_of(name: &str) -> Option<Option<&str>> {
     match role(name) {
         Role::Positions(owner) => Some(Some(owner)),
@@ -47,10 +48,10 @@ enum Pick<'a> {
     Pair { name: &'a str, q: &'a Tensor, k: &'a Tensor },
 }
 
-/// What `selection` picks of `file`: the tensor or pair it names, else all pairs, else all score tensors.
+/// Picks from `file` the tensor or pair that `selection` names, else all pairs, else all score tensors.
 ///
-/// Errors: [`Error::Tensor`] about whatever is picked and does not fit; [`Error::File`] for a name that
-/// is not there, and if no row is left to diagnose.
+/// Errors: [`Error::Tensor`] if a picked tensor does not fit; [`Error::File`] for a name that does not
+/// exist, and if no row is left to diagnose.
 pub(super) fn select(file: &SafetensorsFile, selection: &Selection) -> Result<Input> {
     let (picks, mut skipped) = match selection.tensor {
         Some(name) => (vec![named(file, name)?], Vec::new()),
@@ -62,7 +63,7 @@ pub(super) fn select(file: &SafetensorsFile, selection: &Selection) -> Result<In
     for pick in picks {
         match pick {
             Pick::Scores(tensor) if selection.scale.is_some() => {
-                return Err(file.fail(tensor, super::SCALE_OF_SCORES));
+                return Err(file.fail(tensor, SCALE_OF_SCORES));
             }
             Pick::Scores(tensor) => match ScoreTensor::of(file, tensor)? {
                 empty if empty.is_empty() => skipped.push(tensor.name.to_string()),
@@ -84,7 +85,7 @@ pub(super) fn select(file: &SafetensorsFile, selection: &Selection) -> Result<In
     Ok(Input { path: file.path().to_owned(), sources, skipped })
 }
 
-/// Every pair in file order and the names of what is left; without pairs, every score tensor.
+/// Every pair in file order, and the names of the other tensors. Without pairs, every score tensor.
 fn all(file: &SafetensorsFile) -> Result<(Vec<Pick<'_>>, Vec<String>)> {
     let (mut stems, mut seen, mut others) = (Vec::new(), HashSet::new(), Vec::new());
     for tensor in file.tensors() {
@@ -116,7 +117,7 @@ fn all(file: &SafetensorsFile) -> Result<(Vec<Pick<'_>>, Vec<String>)> {
     Ok((others.into_iter().map(Pick::Scores).collect(), Vec::new()))
 }
 
-/// The tensor called `name`, or the pair of that stem or with that member.
+/// The tensor called `name`, or the pair with that stem or member.
 fn named<'a>(file: &'a SafetensorsFile, name: &'a str) -> Result<Pick<'a>> {
     if let Some(tensor) = file.tensor(name) {
         return match role(&tensor.name) {
@@ -157,7 +158,7 @@ fn pair<'a>(file: &'a SafetensorsFile, name: &'a str) -> Result<Pick<'a>> {
     }
 }
 
-/// The scale that was asked for, else the one of the file's metadata, else `None`.
+/// The scale of `selection`, else the one in the file's metadata, else `None`.
 fn scale(file: &SafetensorsFile, selection: &Selection) -> Result<Option<f64>> {
     let legal = |scale: f64| scale.is_finite() && scale > 0.0;
     let fail = |detail: String| Err(Error::file(file.path(), detail));

@@ -1,4 +1,4 @@
-//! What the rest of the crate reads: score tensors, and queries with the keys they attend to.
+//! The tensors that the rest of the crate reads: scores, and queries with the keys they attend to.
 
 use super::positions::Positions;
 use super::rows::{FileRows, Order};
@@ -8,10 +8,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What errors name where there is no file.
+/// Errors name this where there is no file.
 const MEMORY: &str = "memory";
 
-/// Attention scores in a file, already scaled: the logits that the softmax sees at beta = 1.
+/// Attention scores in a file. They are scaled already: the softmax sees these logits at beta = 1.
 #[derive(Debug, Clone)]
 pub struct ScoreTensor {
     layer: Arc<str>,
@@ -20,13 +20,13 @@ pub struct ScoreTensor {
 }
 
 impl ScoreTensor {
-    /// A tensor that the file gives no positions for.
+    /// A tensor without positions in the file.
     pub(super) fn new(layer: Arc<str>, rows: FileRows) -> Self {
         ScoreTensor { layer, rows, positions: None }
     }
 
-    /// Errors: [`Error::Tensor`] unless it is a float tensor of at least one dimension whose positions
-    /// fit it, if there are any.
+    /// Errors: [`Error::Tensor`] unless it is a float tensor of at least one dimension. If it has positions,
+    /// they must fit it.
     pub(super) fn of(file: &SafetensorsFile, tensor: &Tensor) -> Result<Self> {
         let rows = float_rows(file.path(), tensor)?;
         let positions = Positions::of(file, &tensor.name, rows.rows(), None)?;
@@ -63,24 +63,25 @@ impl ScoreTensor {
         self.rows.rows()
     }
 
-    /// Scores of one row, masked ones (-inf) included.
+    /// Scores of one row. Masked ones (-inf) count too.
     pub fn cols(&self) -> usize {
         self.rows.cols()
     }
 
-    /// 0-based query position of a row, the same for every head; `None` if the file does not say.
+    /// 0-based query position of a row, the same for every head, or `None` if the file does not say.
     pub fn position(&self, row: usize) -> Option<u64> {
         self.positions.as_ref().map(|positions| positions.at(row))
     }
 
-    /// As [`ScoreTensor::position`]; where the file does not say, the last key that `scores`, which are this row, do not mask.
+    /// As [`ScoreTensor::position`]. Without positions in the file it is the last key that the row `scores`
+    /// does not mask.
     pub(crate) fn position_or_last(&self, row: usize, scores: &[f32]) -> u64 {
         let last = || scores.iter().rposition(|&score| score != f32::NEG_INFINITY).unwrap_or(0);
         self.position(row).unwrap_or_else(|| last() as u64)
     }
 
-    /// Replaces `out` by one row and returns the shift that was taken off: score = value in `out` +
-    /// shift, 0 unless the tensor is f64. The first `excluded` scores take no part in choosing the shift.
+    /// Replaces `out` by one row and returns the shift that was subtracted: score = value in `out` + shift.
+    /// The shift is 0 unless the tensor is f64. It does not depend on the first `excluded` scores.
     ///
     /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
     pub fn read_row(&self, head: usize, row: usize, excluded: usize, out: &mut Vec<f32>) -> f64 {
@@ -88,8 +89,8 @@ impl ScoreTensor {
     }
 }
 
-/// Queries and the keys they attend to, causally: row `r` sees keys `0..=positions[r]`, and its scores
-/// are `scale` times the dot products.
+/// Queries and the keys they attend to. Row `r` sees the keys `0..=positions[r]`, and its scores are
+/// `scale` times the dot products.
 #[derive(Debug, Clone)]
 pub struct QkPair {
     layer: Arc<str>,
@@ -99,7 +100,7 @@ pub struct QkPair {
     positions: Positions,
 }
 
-/// Queries or keys that are in no file: little-endian elements in C order.
+/// Queries or keys in memory: little-endian elements in C order.
 #[derive(Debug, Clone)]
 pub struct Values {
     /// Element type.
@@ -118,11 +119,11 @@ impl Values {
 }
 
 impl QkPair {
-    /// Queries [heads, rows, head_dim] and keys [kv_heads, keys, head_dim] of layer `layer`, from memory. Without `positions`
-    /// the rows are the last ones; without a scale it is 1 / sqrt(head_dim).
+    /// Queries [heads, rows, head_dim] and keys [kv_heads, keys, head_dim] of layer `layer`, from memory.
+    /// Without `positions` the rows are the last ones. The default scale is 1 / sqrt(head_dim).
     ///
-    /// Errors: [`Error::Tensor`] of `LAYER.q` or `LAYER.k` for what does not fit together, and for a pair without rows;
-    /// [`Error::Settings`] for a scale that is not finite and above 0.
+    /// Errors: [`Error::Tensor`] of `LAYER.q` or `LAYER.k` for tensors that do not fit together, and for a
+    /// pair without rows; [`Error::Settings`] for a scale that is not finite and above 0.
     pub fn new(
         layer: &str,
         q: Values,
@@ -155,7 +156,7 @@ impl QkPair {
     }
 
     /// The pair `NAME.q` [heads, rows, head_dim], `NAME.k` [kv_heads, keys, head_dim], or `None` if it
-    /// has no rows. Without a scale it is 1 / sqrt(head_dim).
+    /// has no rows. The default scale is 1 / sqrt(head_dim).
     ///
     /// Errors: [`Error::Tensor`] for dtypes, shapes or positions that do not fit together.
     pub(super) fn of(
@@ -169,7 +170,7 @@ impl QkPair {
         QkPair::fit(file.path(), name, q, k, scale, positions)
     }
 
-    /// As [`QkPair::of`]; `positions` of so many rows and keys, if there are any.
+    /// As [`QkPair::of`]. `positions` returns those for this many rows and keys, if there are any.
     fn fit(
         path: &Path,
         name: &str,
@@ -202,7 +203,8 @@ impl QkPair {
             return wrong_k(format!("no keys for the {rows} rows of {:?}", q.name));
         }
         let (q_rows, k_rows) = (float_rows(path, q)?, float_rows(path, k)?);
-        // Before anything is made per row: a tensor without heads may claim any number of rows.
+        // This comes before anything is allocated per row, because a tensor without heads may claim any
+        // number of rows.
         if q_rows.is_empty() {
             return Ok(None);
         }
@@ -211,7 +213,7 @@ impl QkPair {
             None if rows <= keys => Positions::Consecutive { first: (keys - rows) as u64 },
             None => {
                 return wrong_q(format!(
-                    "{rows} rows for {keys} keys: which keys a row sees needs positions"
+                    "{rows} rows for {keys} keys: positions must say which keys a row sees"
                 ));
             }
         };
@@ -229,7 +231,7 @@ impl QkPair {
         self.q.heads()
     }
 
-    /// Key heads, each shared by `heads / kv_heads` query heads in a row.
+    /// Key heads. `heads / kv_heads` consecutive query heads share each.
     pub fn kv_heads(&self) -> usize {
         self.k.heads()
     }
@@ -254,12 +256,13 @@ impl QkPair {
         [self.q.dtype(), self.k.dtype()]
     }
 
-    /// What the dot products are multiplied by, finite and > 0.
+    /// The factor on the dot products, finite and > 0.
     pub fn scale(&self) -> f64 {
         self.scale
     }
 
-    /// 0-based position of a row, below [`QkPair::keys`]; the rows are the last ones if the file does not say.
+    /// 0-based position of a row, below [`QkPair::keys`]. The rows are the last ones if the file does not
+    /// say.
     pub fn position(&self, row: usize) -> u64 {
         self.positions.at(row)
     }

@@ -1,12 +1,12 @@
-//! Rows of about the same length, and the medians that curves go through.
+//! Bins of rows of about the same length, and the medians that curves go through.
 
 use super::quantile::{median, sorted};
 use super::sample::RowSample;
 
-/// Fewest rows of a bin: less has no median worth fitting.
+/// A bin has at least this many rows. The median of fewer is not worth a fit.
 const BIN_ROWS: usize = 3;
 const MAX_BINS: usize = 16;
-/// Fewest keys of a row that takes part: ln ln n must be a positive number away from -inf.
+/// A row needs this many keys to take part, because ln ln n must be positive and away from -inf.
 const MIN_KEYS: u64 = 3;
 
 /// Rows of about the same length.
@@ -28,7 +28,8 @@ impl Bin<'_> {
     }
 }
 
-/// Bins of rows evenly spaced in log n, ascending; bins with too few rows join the next longer one.
+/// Bins of rows evenly spaced in log n, in ascending order. A bin with too few rows joins the next longer
+/// one.
 pub(crate) fn bins(samples: &[RowSample]) -> Vec<Bin<'_>> {
     let mut rows: Vec<&RowSample> = samples.iter().filter(|row| row.n >= MIN_KEYS).collect();
     rows.sort_by_key(|row| row.n);
@@ -59,7 +60,7 @@ pub(crate) fn bins(samples: &[RowSample]) -> Vec<Bin<'_>> {
     bins
 }
 
-/// The median of one bin: at ln n, over this many rows.
+/// The median of one bin, its ln n, and its number of rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Point {
     pub ln_n: f64,
@@ -72,7 +73,7 @@ impl Point {
         Point { ln_n: bin.ln_n(), value: median(values), rows: values.len() as f64 }
     }
 
-    /// Whether its logarithm exists: no fit goes through 0 or infinity.
+    /// Whether its logarithm exists. No fit goes through 0 or infinity.
     pub(crate) fn usable(&self) -> bool {
         self.value > 0.0 && self.value.is_finite()
     }

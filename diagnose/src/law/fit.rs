@@ -1,8 +1,8 @@
 //! How the median of a row quantity grows with the number of keys n.
 //!
-//! Rows are put in bins evenly spaced in log n, and curves go through the bins' medians: a single
-//! row's critical beta is heavy-tailed (infinite mean), its median is not. Every bin weighs as much
-//! as it has rows. Uncertainty comes from resampling the rows of each bin.
+//! Rows are put in bins evenly spaced in log n, and curves go through the bins' medians. The critical
+//! beta of a single row is heavy-tailed (infinite mean); a median is not. A bin's weight is its number of
+//! rows. Uncertainty comes from resampling the rows of each bin.
 
 use super::bins::{Bin, Point};
 use super::quantile::{median, sorted};
@@ -12,11 +12,11 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_distr::{Beta, Distribution};
 use serde::Serialize;
 
-/// Bootstrap resamples: the 2.5 % and 97.5 % ends are then the 10th value from either side.
+/// Bootstrap resamples. The 2.5 % and 97.5 % ends are then the 10th value from either side.
 const RESAMPLES: usize = 400;
 const FOLDS: usize = 5;
 
-/// Weighted least squares of y = a + b x. `None` unless two x differ.
+/// Fits y = a + b x by weighted least squares. `None` unless two x differ.
 fn line(points: impl Iterator<Item = (f64, f64, f64)> + Clone) -> Option<(f64, f64)> {
     let sum = |of: &dyn Fn((f64, f64, f64)) -> f64| points.clone().map(of).sum::<f64>();
     let weight = sum(&|(_, _, w)| w);
@@ -24,14 +24,14 @@ fn line(points: impl Iterator<Item = (f64, f64, f64)> + Clone) -> Option<(f64, f
     let mean_y = sum(&|(_, y, w)| w * y) / weight;
     let spread = sum(&|(x, _, w)| w * (x - mean_x).powi(2));
     let slope = sum(&|(x, y, w)| w * (x - mean_x) * (y - mean_y)) / spread;
-    // Medians of equal n may differ in the last bits of their logarithm: that is no spread.
+    // Equal n may differ in the last bits of their logarithm. That is not a spread.
     (spread > 1e-12 * weight && slope.is_finite()).then_some((mean_y - slope * mean_x, slope))
 }
 
-/// a + b ln n that goes closest to `points` in log, as the other forms do: Gauss-Newton from their
-/// geometric mean, with steps halved until the line stays above 0 at every point. Weighting squares by
-/// the observed values instead lets low ones pull: it won the comparison on its own rows in 2 of 40
-/// heads (2026-11-24).
+/// Fits a + b ln n closest to `points` in log, as the other forms are fitted. Gauss-Newton starts at their
+/// geometric mean, and halves a step until the line stays above 0 at every point. Squares weighted by the
+/// observed values favour low ones: on rows of this form, that fit won the comparison in only 2 of 40 heads
+/// (2026-11-24).
 fn log_linear(points: &[Point]) -> Option<[f64; 2]> {
     const STEPS: usize = 30;
     let [mean, _] = Form::Constant.fit(points)?;
@@ -66,7 +66,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// All of them, simplest first.
+    /// All forms, the simplest first.
     pub const ALL: [Form; 4] = [Form::Constant, Form::LogPower, Form::LogLinear, Form::Power];
 
     /// The curve as a formula.
@@ -79,7 +79,7 @@ impl Form {
         }
     }
 
-    /// The coefficients that go closest to `points`, in relative terms: [c, exponent] or [a, b].
+    /// The coefficients of the curve closest to `points` in relative terms: [c, exponent] or [a, b].
     pub(crate) fn fit(self, points: &[Point]) -> Option<[f64; 2]> {
         let usable = points.iter().filter(|p| p.usable());
         let (a, b) = match self {
@@ -116,8 +116,8 @@ pub struct Exponent {
     pub c: f64,
 }
 
-/// Fits c (ln n)^xi to the medians of `values` (ascending, one list per bin). `None` where no two
-/// bins have a finite positive median.
+/// Fits c (ln n)^xi to the medians of `values` (ascending, one list per bin). `None` unless two bins
+/// have a finite positive median.
 pub(crate) fn exponent(bins: &[Bin], values: &[Vec<f64>], seed: u64) -> Option<Exponent> {
     let points: Vec<Point> = bins.iter().zip(values).map(|(bin, values)| Point::of(bin, values)).collect();
     let [c, xi] = Form::LogPower.fit(&points)?;
@@ -134,13 +134,13 @@ pub(crate) fn exponent(bins: &[Bin], values: &[Vec<f64>], seed: u64) -> Option<E
     Some(Exponent { xi, interval, c })
 }
 
-/// The median of as many draws with replacement from ascending `values`, in O(1): the k-th smallest
-/// of m uniform numbers is Beta(k, m + 1 - k), and the next one cuts what is left above it at the
-/// smallest of m - k uniform numbers.
+/// The median of one bootstrap resample of ascending `values`, in O(1). The k-th smallest of m uniform
+/// numbers is Beta(k, m + 1 - k). The next one lies above it, at the smallest of m - k uniform numbers in
+/// the rest.
 fn resampled_median(values: &[f64], rng: &mut impl Rng) -> f64 {
     let m = values.len();
     let beta = |a: usize, b: usize, rng: &mut _| {
-        // Both counts are at least 1: a Beta always exists.
+        // Both counts are at least 1, so the Beta distribution exists.
         Beta::new(a as f64, b as f64).map_or(0.5, |beta: Beta<f64>| beta.sample(rng))
     };
     let at = |u: f64| values[((u * m as f64) as usize).min(m - 1)];
@@ -160,18 +160,18 @@ pub struct FormFit {
     pub form: Form,
     /// [c, exponent] or [a, b] over all rows.
     pub coefficients: [f64; 2],
-    /// Held-out error: mean of |ln prediction - ln median| over the bins of five folds, by rows, over up
-    /// to twenty deals; infinite where a prediction is not positive.
+    /// Held-out error: the mean of |ln prediction - ln median| over the bins of five folds, weighted by rows,
+    /// over up to twenty deals. It is infinite if a prediction is not positive.
     pub error: f64,
 }
 
-/// Forms whose held-out error is this close to the best are as good.
+/// Forms with a held-out error this close to the best count as equally good.
 const AS_GOOD: f64 = 1.05;
-/// Errors of curves that are met exactly.
+/// Below this, errors come from curves that fit exactly.
 const ROUNDING: f64 = 1e-9;
 
 impl FormFit {
-    /// Whether no form of `forms` predicts better, by more than 5 %.
+    /// Whether no form of `forms` predicts better by more than 5 %.
     pub(crate) fn as_good_as(&self, forms: &[FormFit]) -> bool {
         forms.iter().all(|other| self.error <= other.error * AS_GOOD + ROUNDING)
     }
@@ -182,13 +182,13 @@ pub(crate) fn best_form(forms: &[FormFit]) -> Option<&FormFit> {
     forms.iter().filter(|fit| fit.as_good_as(forms)).min_by_key(|fit| fit.form as usize)
 }
 
-/// Rows to deal into folds in all, in at most 20 deals: with one deal of 126 rows the best form
+/// This many rows are dealt into folds in all, in at most 20 deals. With one deal of 126 rows the best form
 /// changed with the seed in 8 of 9 heads of the example (2026-11-24).
 const DEALT_ROWS: usize = 40_000;
 
 /// Every form's held-out error on `values` (one list per bin), best first.
 ///
-/// Bins whose median is infinite or 0 take no part; a form that cannot be fitted is left out.
+/// Bins with an infinite or zero median take no part. A form that cannot be fitted is left out.
 pub(crate) fn compare_forms(bins: &[Bin], values: &[Vec<f64>], seed: u64) -> Vec<FormFit> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let rows: usize = values.iter().map(Vec::len).sum();
@@ -197,7 +197,7 @@ pub(crate) fn compare_forms(bins: &[Bin], values: &[Vec<f64>], seed: u64) -> Vec
     let folds: Vec<[Vec<Point>; 2]> = (0..deals)
         .flat_map(|_| {
             dealt.iter_mut().for_each(|values| values.shuffle(&mut rng));
-            // Bins of a few rows begin at different folds, so that no fold is left without test rows.
+            // Small bins begin at different folds, so that every fold has test rows.
             let offsets: Vec<usize> = bins.iter().map(|_| rng.random_range(0..FOLDS)).collect();
             let part = |fold: usize, held_out: bool| -> Vec<Point> {
                 let points = bins.iter().zip(&dealt).zip(&offsets).map(|((bin, values), offset)| {
@@ -242,7 +242,7 @@ mod tests {
         bins.iter().map(|bin| bin.values(|row| row.critical)).collect()
     }
 
-    /// A factor about 1 that is seeded by its row.
+    /// A factor near 1, seeded by its row.
     fn noise(n: f64, i: usize) -> f64 {
         let mut rng = SmallRng::seed_from_u64(n as u64 * 10 + i as u64);
         rng.random_range(-0.2f64..0.2).exp()
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_line_in_log_n_wins_on_its_own_rows_however_noisy() {
-        // Heads of 160 rows with lognormal noise of 0.8: no single one tells, forty together do.
+        // Heads have 160 rows with lognormal noise of 0.8. No single head decides, but forty together do.
         for law in [|n: f64| 5.0 - 0.3 * n.ln(), |n: f64| 0.5 * n.ln() - 1.0] {
             let mut errors = [0.0; 4];
             for head in 0..40 {
@@ -306,7 +306,7 @@ mod tests {
             assert!(low <= xi + 0.1 && xi - 0.1 <= high);
             covered += usize::from((low..=high).contains(&1.0));
         }
-        // A bootstrap of ten rows a bin is a little short: 190 of 200 on 2026-11-24.
+        // A bootstrap of ten rows a bin covers a little less than it should: 190 of 200 on 2026-11-24.
         assert!((176..=199).contains(&covered), "{covered} of 200");
     }
 

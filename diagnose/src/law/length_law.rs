@@ -1,4 +1,4 @@
-//! Which length law the critical beta of a head follows, in numbers and in words.
+//! The length law that the critical beta of a head follows, in numbers and in words.
 
 use super::bins::bins;
 use super::fit::{Exponent, FormFit, best_form, compare_forms, exponent};
@@ -13,27 +13,27 @@ use serde::Serialize;
 /// How the medians of a head's rows grow with n.
 #[derive(Debug, Clone, Serialize)]
 pub struct LengthLaw {
-    /// The medians that everything below is fitted to.
+    /// The medians behind all fits below.
     pub bins: Vec<BinMedians>,
-    /// Of Lambda. By theory xi = xi of alpha - xi of the contact gap + 1.
+    /// The exponent of Lambda. By theory xi = xi of alpha - xi of the contact gap + 1.
     pub critical_beta: Option<Exponent>,
-    /// Of Lambda(r).
+    /// The exponent of Lambda(r).
     pub resolved_beta: Option<Exponent>,
-    /// Of alpha.
+    /// The exponent of alpha.
     pub alpha: Option<Exponent>,
-    /// Of the contact gap.
+    /// The exponent of the contact gap.
     pub contact_gap: Option<Exponent>,
-    /// Forms of Lambda(n) by held-out error, best first.
+    /// Forms of Lambda(n) by held-out error, the best first.
     pub forms: Vec<FormFit>,
     /// The finding about Lambda.
     pub verdict: Verdict,
-    /// The finding about Lambda(r); `None` at r = 0, where it is the same.
+    /// The finding about Lambda(r), or `None` at r = 0, where it is the same.
     pub resolved_verdict: Option<Verdict>,
     /// The published law under which beta / Lambda varies least over the bins.
     pub closest_published: Option<ClosestLaw>,
-    /// What the same fit gives for families whose exponent is known.
+    /// The results of the same fit for families whose exponent is known.
     pub yardsticks: Vec<Yardstick>,
-    /// The same of their Lambda(r); `None` at r = 0.
+    /// The same for their Lambda(r), or `None` at r = 0.
     pub resolved_yardsticks: Option<Vec<Yardstick>>,
 }
 
@@ -42,7 +42,8 @@ fn band(sorted: &[f64]) -> [f64; 2] {
 }
 
 impl LengthLaw {
-    /// `certified` are the shares of rows whose Lambda and Lambda(r) are proven exact: 1 in a full count.
+    /// `certified` are the shares of rows whose Lambda and Lambda(r) are proven exact. They are 1 in a full
+    /// count.
     pub(crate) fn of(
         rows: &[RowSample],
         settings: &Settings,
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn laws_of_position_read_positions() {
-        // Rows of few keys far along a text: their ratio is held by a law of position alone.
+        // These are rows of few keys far along a text. Only a law of position holds their ratio constant.
         let rows: Vec<RowSample> = (1..200u64)
             .map(|i| {
                 let position = 10_000 * i;

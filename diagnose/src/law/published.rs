@@ -1,4 +1,4 @@
-//! Which published law comes closest to holding the operating ratio of a head's rows.
+//! The published law that comes closest to a constant operating ratio of a head's rows.
 
 use super::bins::Bin;
 use super::quantile::median;
@@ -8,10 +8,10 @@ use critbeta::laws::LAWS;
 use critbeta::rescaling::{Law, Rescaling, RowFacts};
 use serde::Serialize;
 
-/// The published law that comes closest to holding the operating ratio constant.
+/// The published law that comes closest to a constant operating ratio.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClosestLaw {
-    /// Its text form with the parameters used; several where they are as good, within 5 % of the least spread.
+    /// Its text form with the parameters used. All laws within 5 % of the least spread are here.
     pub laws: Vec<String>,
     /// Root mean square of ln(factor / median Lambda) about its mean over the bins: 0.1 is 10 %.
     pub spread: f64,
@@ -19,15 +19,15 @@ pub struct ClosestLaw {
     pub spread_of_identity: f64,
 }
 
-/// Laws whose spread is this close to the least, and those that differ by rounding only, are as good:
-/// at 150 rows of constant critical beta another law than the identity was ahead in 5 of 40 heads (2026-11-24).
+/// Laws with a spread this close to the least, or that differ only by rounding, count as equally good. At 150
+/// rows of constant critical beta another law than the identity was ahead in 5 of 40 heads (2026-11-24).
 const AS_GOOD: f64 = 1.05;
 const ROUNDING: f64 = 1e-6;
 
-/// The law of the registry under which the operating ratio varies least over the bins. Parameters are
-/// those of its examples, and the settings' training length; a constant in front changes nothing.
-/// ASEntmax is a form with three free parameters, so it is left out; Velickovic's law reads the
-/// entropy at beta = 1, so it takes part only in a diagnosis at 1.
+/// The law of the registry under which the operating ratio varies least over the bins. It has the parameters
+/// of its examples and the training length of the settings. A constant factor changes nothing. ASEntmax is a
+/// form with three free parameters, so it is left out. Velickovic's law reads the entropy at beta = 1, so it
+/// takes part only in a diagnosis at 1.
 pub(crate) fn closest_law(bins: &[Bin], medians: &[BinMedians], settings: &Settings) -> Option<ClosestLaw> {
     let facts = |bin: &Bin| {
         let position = median(&bin.values(|row| row.position as f64)) as u64;

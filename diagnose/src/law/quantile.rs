@@ -1,8 +1,8 @@
-//! Medians and quantiles, which heavy tails and infinite values leave meaningful.
+//! Medians and quantiles. They stay meaningful with heavy tails and infinite values.
 
 /// Quantile `p` in 0..=1 of ascending `sorted`: linear interpolation between order statistics.
 ///
-/// Between a finite and an infinite value it is infinite. NaN for no values.
+/// Between a finite and an infinite value it is infinite. Without values it is NaN.
 pub(crate) fn quantile(sorted: &[f64], p: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else {
         return f64::NAN;
@@ -10,11 +10,11 @@ pub(crate) fn quantile(sorted: &[f64], p: f64) -> f64 {
     let at = p * last as f64;
     let low = sorted[at.floor() as usize];
     let high = sorted[at.ceil() as usize];
-    // Equal values come out unrounded, and inf - inf never arises.
+    // This rounds no equal values and never computes inf - inf.
     if low == high { low } else { low + (high - low) * at.fract() }
 }
 
-/// Median of ascending `sorted`; NaN for no values.
+/// Median of ascending `sorted`, or NaN without values.
 pub(crate) fn median(sorted: &[f64]) -> f64 {
     quantile(sorted, 0.5)
 }

@@ -1,11 +1,11 @@
-//! What a length law is fitted to: rows of a head, and the medians of rows of similar length.
+//! The data of a length law: rows of a head, and the medians of rows of similar length.
 
 use serde::Serialize;
 
-/// What is kept of a row until its head is complete: 56 bytes.
+/// The 56 bytes of a row that are kept until its head is complete.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RowSample {
-    /// Which row of its head it is, over all its sources in input order.
+    /// The index of the row in its head, over all sources in input order.
     pub ordinal: u64,
     pub n: u64,
     pub position: u64,
@@ -19,7 +19,7 @@ pub(crate) struct RowSample {
 
 #[cfg(test)]
 impl RowSample {
-    /// A row of n keys that only its length and critical beta matter of.
+    /// A row of n keys for a test that needs only its length and critical beta.
     pub(crate) fn with(n: u64, critical: f64) -> Self {
         let (contact_gap, alpha, entropy) = (1.0, 0.5, (n as f32).ln() / 2.0);
         let (position, resolved) = (n - 1, critical.min(9.0));

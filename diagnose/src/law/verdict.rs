@@ -1,4 +1,4 @@
-//! What the numbers of a length law say in words, or why they say nothing.
+//! Says in words what the numbers of a length law mean, or why they mean nothing.
 
 use super::fit::{Exponent, Form, FormFit, best_form};
 use super::sample::BinMedians;
@@ -6,30 +6,30 @@ use super::yardsticks::{KNOWN, Yardstick};
 use serde::Serialize;
 use std::fmt;
 
-/// Narrowest range of n, longest over shortest bin, that a law can be read off.
+/// A law needs this range of n, longest over shortest bin.
 pub(crate) const MIN_RANGE: f64 = 8.0;
 const MIN_BINS: usize = 4;
 /// Widest 95 % interval of xi: a wider one cannot tell sqrt(log n) from (log n)^(3/2).
 const MAX_INTERVAL: f64 = 1.0;
-/// Largest resolve in terms of log n of the shortest rows. Beyond it log N - r grows with n for the
-/// sake of r alone: at r = 4 the nine heads of the example all came out at (log n)^2 and more.
+/// Largest resolve over log n of the shortest rows. Beyond it log N - r grows with n because of r alone: at
+/// r = 4 all nine heads of the example gave (log n)^2 or more.
 const MAX_RESOLVE: f64 = 0.5;
-/// Smallest share of rows whose value must be proven under a top-k count: the others are lower bounds,
-/// and so few of them move a median by no more than 5 % of the rows.
+/// Under a top-k count this share of the rows must have a proven value. The others are lower bounds, and they
+/// move a median by at most 5 % of the rows.
 const MIN_CERTIFIED: f64 = 0.95;
 
-/// Exponents are printed in hundredths: what is the same there is the same in words.
+/// Exponents are printed in hundredths. Those that look the same there count as the same in words.
 const HUNDREDTH: f64 = 0.01;
 
 const INCONCLUSIVE: &str = "inconclusive: ";
 
-/// A finding in words; where the rows do not tell, `inconclusive: ` and why.
+/// A finding in words, or `inconclusive: ` and the reason.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Verdict(String);
 
 impl Verdict {
-    /// Whether the rows tell anything.
+    /// Whether there is a finding.
     pub fn is_conclusive(&self) -> bool {
         !self.0.starts_with(INCONCLUSIVE)
     }
@@ -41,13 +41,13 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What there is to judge one quantity by.
+/// The evidence about one quantity.
 pub(crate) struct Evidence<'a> {
-    /// n and median of every bin, ascending n.
+    /// n and median of every bin, in ascending order of n.
     pub medians: Vec<(f64, f64)>,
     /// r in nats.
     pub resolve: f64,
-    /// Share of rows whose value is proven exact: 1 in a full count.
+    /// Share of rows whose value is proven exact. It is 1 in a full count.
     pub certified: f64,
     pub fit: Option<&'a Exponent>,
     pub forms: &'a [FormFit],
@@ -73,7 +73,7 @@ impl Evidence<'_> {
         }
         let bins = self.medians.len();
         let count = |is: fn(f64) -> bool| self.medians.iter().filter(|(_, beta)| is(*beta)).count();
-        // A fit through the other bins would be silent about the lengths that are lost.
+        // A fit through the other bins would say nothing about the lengths that are lost.
         match (count(|beta| beta == f64::INFINITY), count(|beta| beta == 0.0)) {
             (0, 0) => {}
             (0, lost) => return Err(format!("the median is 0 in {lost} of {bins} bins")),
@@ -122,15 +122,15 @@ impl Evidence<'_> {
         Ok(text)
     }
 
-    /// The laws whose exponent lies in the interval: as n goes to infinity, over these lengths by the same
-    /// fit, or anywhere between the two.
+    /// The laws whose exponent lies in the interval. It may be the exponent as n goes to infinity, the one
+    /// that the same fit gives over these lengths, or anything between them.
     fn laws_within(&self, low: f64, high: f64) -> Vec<&'static str> {
         let here = |family: &str| self.yardsticks.iter().find(|y| y.family == family).map(|y| y.xi);
-        let meets = |&&(family, limit, _): &&(&str, f64, &str)| {
+        let overlaps = |&&(family, limit, _): &&(&str, f64, &str)| {
             let here = here(family).unwrap_or(limit);
             low <= limit.max(here) && limit.min(here) <= high
         };
-        KNOWN.iter().filter(meets).map(|(_, _, law)| *law).collect()
+        KNOWN.iter().filter(overlaps).map(|(_, _, law)| *law).collect()
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(said(0.5, [0.49, 0.51]), "grows as (log n)^0.50, compatible with sqrt(log n)");
         assert_eq!(said(0.63, [0.60, 0.66]), "grows as (log n)^0.63, compatible with sqrt(log n)");
         assert_eq!(said(0.75, [0.70, 0.80]), "grows as (log n)^0.75");
-        // What differs by rounding only is no growth.
+        // A difference by rounding only is not growth.
         assert_eq!(said(1e-16, [1e-16, 1e-16]), "0 is within the interval, compatible with a constant");
         assert_eq!(said(1.0, [1.0 - 1e-9, 1.0 - 1e-9]), "grows as (log n)^1.00, compatible with log n");
     }

@@ -1,4 +1,4 @@
-//! What the fit gives for families whose exponent is known: what to hold a head's exponent against.
+//! The exponents that the fit gives for families with known ones. A head's exponent is compared with them.
 
 use super::bins::Point;
 use super::fit::Form;
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// The exponent that the fit gives for a family of known law, over the same lengths.
+/// The exponent that the fit gives for a family of known answer, over the same lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Yardstick {
     /// The family.
@@ -28,19 +28,18 @@ pub(crate) const KNOWN: [(&str, f64, &str); 4] = [
     ("edge", 2.0, "(log n)^2"),
 ];
 
-/// Medians of families at lengths that heads ask for again and again.
+/// Medians of families at lengths. Many heads have the same lengths, so they are kept.
 pub(crate) struct Yardsticks {
     seed: u64,
     normal: Box<dyn Fn(f64) -> f64 + Sync>,
-    /// By family, n and the bits of r.
+    /// The key is the family, n and the bits of r.
     medians: HashMap<(&'static str, u64, u64), f64>,
 }
 
-/// Samples per length. They share their seeds over the lengths, so their slope errs by about a tenth
-/// of what each median does.
+/// Samples per length. All lengths share the seeds, so the slope errs by about a tenth of a median's error.
 const YARDSTICK_ROWS: u64 = 1001;
-/// Up to this n every length is sampled; beyond it two per octave, and lines in log n, log median
-/// between them: heads with lengths of their own then cost no more than one.
+/// Up to this n every length is sampled. Beyond it two per octave are, with straight lines in log n and log
+/// median between them. Heads with different lengths then cost no more than one head.
 const EVERY_LENGTH: f64 = 16.0;
 
 impl Yardsticks {
@@ -69,7 +68,7 @@ impl Yardsticks {
 
     fn between(&mut self, family: &'static str, n: f64, resolve: f64) -> f64 {
         if family == "simplex" {
-            // Its one contact is the whole row.
+            // The contact of this family is the whole row.
             return n.ln() - resolve;
         }
         if n <= EVERY_LENGTH {
@@ -134,14 +133,14 @@ mod tests {
         let xi = |name: &str| all.iter().find(|y| y.family == name).unwrap().xi;
         assert!((xi("simplex") - 1.0).abs() < 1e-5);
         assert!(xi("exponential").abs() < 0.05 && (xi("edge") - 2.0).abs() < 0.2, "{all:?}");
-        // Gaussian rows over n = 64 .. 1,048,576: 0.604 from 200,000 samples (2026-11-24), not 0.5.
+        // Gaussian rows over n = 64 .. 1,048,576 give 0.604 from 200,000 samples (2026-11-24), not 0.5.
         let bins: Vec<(u64, usize)> = (6..=20).map(|i| (1 << i, 9)).collect();
         for seed in [1, 2, 3] {
             let all = yardsticks(&bins, 0.0, seed);
             let gaussian = all.iter().find(|y| y.family == "gaussian").unwrap();
             assert!((gaussian.xi - 0.604).abs() < 0.03, "{gaussian:?}");
         }
-        // Forgiving pairs leaves less to lose at small n: the same rows grow faster.
+        // A resolve lowers the critical beta most at small n, so the same rows grow faster.
         let resolved = yardsticks(&bins, 0.69, 1);
         assert!(resolved.iter().zip(&all).all(|(resolved, all)| resolved.xi > all.xi), "{resolved:?}");
         assert!(yardsticks(&[(64, 9)], 0.0, 1).is_empty());

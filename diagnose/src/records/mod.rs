@@ -2,6 +2,7 @@
 
 #[cfg(feature = "parquet")]
 mod parquet;
+mod raw;
 pub(crate) mod reader;
 pub(crate) mod record;
 pub(crate) mod writers;

@@ -1,8 +1,7 @@
 //! Row records as Apache Parquet, one row group per 16,384 rows.
 
-use super::reader::RawRecord;
-use super::record::RowRecord;
-use super::writers::{COLUMNS, Column};
+use super::raw::RawRecord;
+use super::record::{COLUMNS, Column, RowRecord};
 use ::parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::column::writer::ColumnWriter;
@@ -21,7 +20,7 @@ use std::sync::Arc;
 
 type Result<T, E = ParquetError> = std::result::Result<T, E>;
 
-/// Rows held back until a group is written: about 3 MB.
+/// A group of this many rows (about 3 MB) is written at once.
 const GROUP: usize = 16_384;
 
 pub(crate) struct ParquetRows<W: Write + Send> {
@@ -70,10 +69,11 @@ impl<W: Write + Send> ParquetRows<W> {
     }
 }
 
-/// Reads every record with its place in words.
+/// Calls `take` with every record and its place in words. Columns may be optional, in any order, and
+/// compressed by snappy or not at all.
 ///
-/// Errors: [`Error::Io`], those of `take`, and [`Error::File`] for a column that is missing or of another type. Columns may
-/// be optional, in any order, compressed by snappy or not at all.
+/// Errors: [`Error::Io`], those of `take`, and [`Error::File`] for a column that is missing or has another
+/// type.
 pub(crate) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outcome<()>) -> Outcome<()> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let file = guarded(path, || SerializedFileReader::new(file))?;
@@ -92,19 +92,19 @@ pub(crate) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outco
                 Some(column) => {
                     let codec = group.metadata().column(column).compression();
                     if !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY) {
-                        // Its level is of no interest.
+                        // The message leaves out the level.
                         let codec = codec.to_string();
                         let codec = codec.split('(').next().unwrap_or_default();
-                        let told =
+                        let message =
                             format!("column {name} is compressed by {codec}: expected SNAPPY, or none");
-                        return Err(Error::file(path, told));
+                        return Err(Error::file(path, message));
                     }
                     let values = guarded(path, || Values::of(group.get_column_reader(column)?, rows))?;
                     if !values.fits(kind) {
-                        let told = schema.column(column).physical_type();
+                        let found = schema.column(column).physical_type();
                         return Err(Error::file(
                             path,
-                            format!("column {name} is {told}, expected {}", wanted(kind)),
+                            format!("column {name} is {found}, expected {}", wanted(kind)),
                         ));
                     }
                     values
@@ -123,7 +123,8 @@ pub(crate) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outco
     Ok(())
 }
 
-/// What parquet makes of a file: damaged ones make it panic here and there (60.1), which is an error like any other.
+/// Calls the parquet crate (60.1), which panics on some damaged files. A panic becomes an error like any
+/// other.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Outcome<T> {
     let damaged = || Error::file(path, "no Parquet file: damaged");
     match catch_unwind(AssertUnwindSafe(read)).map_err(|_| damaged())? {
@@ -197,7 +198,7 @@ fn wanted(column: Column) -> &'static str {
     }
 }
 
-/// All values of a column, null where an optional one has none.
+/// All values of a column. Those that an optional column lacks are null.
 fn read_all<T: DataType>(mut reader: ColumnReaderImpl<T>, rows: usize) -> Result<Vec<Option<T::T>>> {
     let (mut levels, mut values) = (Vec::new(), Vec::new());
     while levels.len().max(values.len()) < rows {
@@ -213,7 +214,7 @@ fn read_all<T: DataType>(mut reader: ColumnReaderImpl<T>, rows: usize) -> Result
     Ok(levels.into_iter().map(|level| if level > 0 { values.next() } else { None }).collect())
 }
 
-/// Errors: the column that is null or, for a text, not UTF-8.
+/// Errors: the name of a column that is null, or of a text that is not UTF-8.
 fn raw_record(columns: &[Values], i: usize) -> Result<RawRecord, &'static str> {
     let place = |name: &str| COLUMNS.iter().position(|(column, _)| *column == name);
     let of = |name: &'static str| place(name).and_then(|at| columns.get(at)).ok_or(name);
@@ -288,7 +289,7 @@ fn write_column(writer: &mut ColumnWriter, column: Column, rows: &[RowRecord]) -
     Ok(())
 }
 
-/// Keeps the system's own error (a full disk) as it is.
+/// Keeps the system's own error, such as a full disk.
 fn into_io(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(inner) => match inner.downcast::<io::Error>() {

@@ -1,20 +1,20 @@
-//! Row records read back: JSON lines, CSV or Parquet as `--rows` writes them, in any tool's hands since.
+//! Reads row records: JSON lines, CSV or Parquet as `--rows` writes them. Any tool may have changed them
+//! since.
 
+use super::raw::{Layers, RawRecord};
 use super::record::RowRecord;
 use super::writers::RowFormat;
-use critbeta::operating_ratio;
 use critbeta::{Error, Result};
-use serde::Deserialize;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::sync::Arc;
 
-/// Reads the records of a .jsonl, .csv or .parquet file, in order, some at a time. No records are a .csv of a header alone, and
-/// an empty .jsonl.
+/// Reads the records of a .jsonl, .csv or .parquet file in order, a batch at a time. A .csv with only a
+/// header has no records; neither has an empty .jsonl.
 ///
-/// Infinite and NaN values are null in JSON: null is NaN in a poisoned row, and infinite in another's critical_beta,
-/// resolved_beta and ratio. Errors: those of `sink`; [`Error::Io`]; [`Error::File`] naming the line or row and the column.
+/// Infinite and NaN values are null in JSON. Null means NaN in a poisoned row. In other rows it means
+/// infinity, for critical_beta, resolved_beta and ratio. Errors: those of `sink`; [`Error::Io`];
+/// [`Error::File`], which names the line or row and the column.
 pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()>) -> Result<()> {
     let mut layers = Layers::default();
     let mut batch = Batch { held: Vec::new(), sink: &mut sink };
@@ -31,7 +31,7 @@ pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()
     batch.flush()
 }
 
-/// Records on their way, so many at a time.
+/// Records that wait for the sink, at most `BATCH`.
 struct Batch<'a> {
     held: Vec<RowRecord>,
     sink: &'a mut dyn FnMut(&[RowRecord]) -> Result<()>,
@@ -53,19 +53,6 @@ impl Batch<'_> {
     }
 }
 
-/// One string for all rows of a layer.
-#[derive(Default)]
-struct Layers(Option<Arc<str>>);
-
-impl Layers {
-    fn named(&mut self, name: &str) -> Arc<str> {
-        match &self.0 {
-            Some(last) if **last == *name => last.clone(),
-            _ => self.0.insert(name.into()).clone(),
-        }
-    }
-}
-
 fn read_json_lines(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Result<()> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let (mut reader, mut line, mut number) = (BufReader::with_capacity(1 << 16, file), Vec::new(), 0);
@@ -80,7 +67,7 @@ fn read_json_lines(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Resul
         }
         let place = format!("line {number}");
         let raw = serde_json::from_slice(&line).map_err(|e| {
-            Error::file(path, format!("{place}: no row record as `diagnose --rows` writes it: {e}"))
+            Error::file(path, format!("{place}: not a row record as `diagnose --rows` writes it: {e}"))
         })?;
         batch.add(path, &place, layers, raw)?;
     }
@@ -88,10 +75,10 @@ fn read_json_lines(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Resul
 
 fn read_csv(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Result<()> {
     let fail = |e: csv::Error| {
-        let told = e.to_string();
+        let message = e.to_string();
         match e.into_kind() {
             csv::ErrorKind::Io(e) => Error::io(path, e),
-            _ => Error::file(path, format!("no row records as `diagnose --rows` writes them: {told}")),
+            _ => Error::file(path, format!("not row records as `diagnose --rows` writes them: {message}")),
         }
     };
     let mut table = csv::Reader::from_path(path).map_err(fail)?;
@@ -102,107 +89,4 @@ fn read_csv(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Result<()> {
         batch.add(path, &format!("record {}", i + 1), layers, raw.map_err(fail)?)?;
     }
     Ok(())
-}
-
-/// A record as it is written, before anything of it is believed.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct RawRecord {
-    pub layer: String,
-    pub head: u64,
-    pub row: u64,
-    pub position: u64,
-    pub n: u64,
-    pub max: Option<f64>,
-    pub argmax: u64,
-    pub ties: u64,
-    pub critical_beta: Option<f64>,
-    pub contact_gap: Option<f64>,
-    pub contact_rank: u64,
-    pub alpha: Option<f64>,
-    pub resolved_beta: Option<f64>,
-    pub beta: Option<f64>,
-    pub ratio: Option<f64>,
-    pub log_partition: Option<f64>,
-    pub entropy: Option<f64>,
-    pub top_two: Option<f64>,
-    pub max_weight: Option<f64>,
-    pub poisoned: bool,
-    #[serde(default)]
-    pub certified: Option<bool>,
-    #[serde(default)]
-    pub resolved_certified: Option<bool>,
-}
-
-impl RawRecord {
-    /// Errors: the column that cannot be so, and what was expected of it.
-    fn checked(self, layers: &mut Layers) -> Result<RowRecord, String> {
-        let poisoned = self.poisoned;
-        let finite = |name: &str, value: Option<f64>, low: f64, high: f64| match value {
-            // Sums of f32 weights end a rounding beside 1 and 0.
-            Some(value) if (low - 1e-6..=high + 1e-6).contains(&value) => Ok(value),
-            value if poisoned => Ok(value.unwrap_or(f64::NAN)),
-            Some(value) => Err(format!("column {name}: {value}, expected {low} to {high}")),
-            None => Err(format!("column {name}: null, expected a number in a row that is not poisoned")),
-        };
-        let beta_like = |name: &str, value: Option<f64>| match value {
-            Some(value) if value >= 0.0 => Ok(value),
-            value if poisoned => Ok(value.unwrap_or(f64::NAN)),
-            None => Ok(f64::INFINITY),
-            Some(value) => Err(format!("column {name}: {value}, expected a number >= 0")),
-        };
-        let (any, log_n) = (f64::MAX, (self.n.max(1) as f64).ln());
-        if self.contact_rank > self.n && !poisoned {
-            return Err(format!(
-                "column contact_rank: {}, expected at most n = {}",
-                self.contact_rank, self.n
-            ));
-        }
-        let record = RowRecord {
-            layer: layers.named(&self.layer),
-            head: self.head,
-            row: self.row,
-            position: self.position,
-            n: self.n,
-            max: finite("max", self.max, -any, any)?,
-            argmax: self.argmax,
-            ties: self.ties,
-            critical_beta: beta_like("critical_beta", self.critical_beta)?,
-            contact_gap: finite("contact_gap", self.contact_gap, 0.0, any)?,
-            contact_rank: self.contact_rank,
-            alpha: finite("alpha", self.alpha, 0.0, 1.0)?,
-            resolved_beta: beta_like("resolved_beta", self.resolved_beta)?,
-            beta: finite("beta", self.beta, 0.0, any)?,
-            ratio: beta_like("ratio", self.ratio)?,
-            log_partition: finite("log_partition", self.log_partition, 0.0, log_n)?,
-            entropy: finite("entropy", self.entropy, 0.0, log_n)?,
-            top_two: finite("top_two", self.top_two, 0.0, 1.0)?,
-            max_weight: finite("max_weight", self.max_weight, 0.0, 1.0)?,
-            poisoned,
-            certified: self.certified,
-            resolved_certified: self.resolved_certified,
-        };
-        consistent(&record)?;
-        Ok(record)
-    }
-}
-
-/// Columns that say the same twice must agree: bounds are held against the one, and the other is drawn.
-fn consistent(record: &RowRecord) -> Result<(), String> {
-    if record.poisoned || record.n == 0 {
-        return Ok(());
-    }
-    if record.contact_rank == 0 {
-        return Err("column contact_rank: 0, expected 1 or more in a row with scores".into());
-    }
-    let (found, expected) = (record.ratio, operating_ratio(record.beta, record.critical_beta));
-    let same = match expected {
-        // 0 / 0 is written as null, like infinity.
-        _ if expected.is_nan() => true,
-        f64::INFINITY => found == f64::INFINITY,
-        _ => (found - expected).abs() <= 1e-6 * expected,
-    };
-    match same {
-        true => Ok(()),
-        false => Err(format!("column ratio: {found}, expected beta / critical_beta = {expected}")),
-    }
 }

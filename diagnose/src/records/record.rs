@@ -1,4 +1,4 @@
-//! One row's record: the names that files and downstream tools rely on.
+//! The record of one row. Files and other tools rely on its names.
 
 use critbeta::cpu::RowReport;
 use serde::Serialize;
@@ -7,18 +7,18 @@ use std::sync::Arc;
 /// Where a row stands in its input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowPlace {
-    /// The tensor's name without `.q`; for .npy the file's stem.
+    /// The tensor's name without `.q`, or the stem of a .npy file.
     pub layer: Arc<str>,
-    /// Query head, from 0; leading dimensions of a score tensor are flattened into it.
+    /// Query head, from 0. The leading dimensions of a score tensor are flattened into it.
     pub head: u64,
     /// Row within the head, from 0.
     pub row: u64,
-    /// 0-based position of the query: given by the file, else the last visible key.
+    /// 0-based position of the query: from the file, else the last visible key.
     pub position: u64,
 }
 
 /// One attention row, as `--rows` writes it. Betas are inverse temperatures at the scale of the
-/// scores, gaps score differences, entropies nats.
+/// scores. Gaps are score differences. Entropies are in nats.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RowRecord {
     /// See [`RowPlace::layer`].
@@ -33,11 +33,11 @@ pub struct RowRecord {
     pub n: u64,
     /// Largest score.
     pub max: f64,
-    /// Key index of the first maximum; of the first NaN or +inf in a poisoned row.
+    /// Key index of the first maximum, or of the first NaN or +inf in a poisoned row.
     pub argmax: u64,
     /// How many keys share the maximum.
     pub ties: u64,
-    /// Lambda; +inf under ties.
+    /// Lambda. It is +inf if the maximum is tied.
     pub critical_beta: f64,
     /// The largest gap that attains Lambda.
     pub contact_gap: f64,
@@ -61,17 +61,17 @@ pub struct RowRecord {
     pub max_weight: f64,
     /// Whether a NaN or +inf score makes the row meaningless.
     pub poisoned: bool,
-    /// Only with `--top-k`: whether the counted scores prove `critical_beta` exact.
+    /// Whether the counted scores prove `critical_beta` exact. Only with `--top-k`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certified: Option<bool>,
-    /// Only with `--top-k`: the same of `resolved_beta`.
+    /// The same for `resolved_beta`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved_certified: Option<bool>,
 }
 
 impl RowRecord {
     /// The record of a row whose scores were `shift` lower when they were measured. An empty row is
-    /// all zeros; `top_k` says whether the report saw only the largest scores.
+    /// all zeros. `top_k` says whether the report saw only the largest scores.
     pub fn new(place: RowPlace, report: &RowReport, shift: f64, top_k: bool) -> Self {
         let RowPlace { layer, head, row, position } = place;
         let RowReport { top, critical, resolved, beta, .. } = *report;
@@ -102,3 +102,42 @@ impl RowRecord {
         }
     }
 }
+
+/// The type of one column in a table of records.
+#[derive(Debug, Clone, Copy)]
+pub enum Column {
+    /// Text.
+    Text(fn(&RowRecord) -> &str),
+    /// An index, position or count.
+    Count(fn(&RowRecord) -> u64),
+    /// A number that may be infinite or NaN.
+    Real(fn(&RowRecord) -> f64),
+    /// True or false.
+    Flag(fn(&RowRecord) -> bool),
+}
+
+/// Every field by name, in the order of [`RowRecord`]. Only a top-k count has the last two.
+pub const COLUMNS: [(&str, Column); 22] = [
+    ("layer", Column::Text(|r| &r.layer)),
+    ("head", Column::Count(|r| r.head)),
+    ("row", Column::Count(|r| r.row)),
+    ("position", Column::Count(|r| r.position)),
+    ("n", Column::Count(|r| r.n)),
+    ("max", Column::Real(|r| r.max)),
+    ("argmax", Column::Count(|r| r.argmax)),
+    ("ties", Column::Count(|r| r.ties)),
+    ("critical_beta", Column::Real(|r| r.critical_beta)),
+    ("contact_gap", Column::Real(|r| r.contact_gap)),
+    ("contact_rank", Column::Count(|r| r.contact_rank)),
+    ("alpha", Column::Real(|r| r.alpha)),
+    ("resolved_beta", Column::Real(|r| r.resolved_beta)),
+    ("beta", Column::Real(|r| r.beta)),
+    ("ratio", Column::Real(|r| r.ratio)),
+    ("log_partition", Column::Real(|r| r.log_partition)),
+    ("entropy", Column::Real(|r| r.entropy)),
+    ("top_two", Column::Real(|r| r.top_two)),
+    ("max_weight", Column::Real(|r| r.max_weight)),
+    ("poisoned", Column::Flag(|r| r.poisoned)),
+    ("certified", Column::Flag(|r| r.certified == Some(true))),
+    ("resolved_certified", Column::Flag(|r| r.resolved_certified == Some(true))),
+];

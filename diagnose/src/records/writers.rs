@@ -1,23 +1,23 @@
-//! Row records as JSON lines, CSV or Parquet, written as they come.
+//! Writes row records as JSON lines, CSV or Parquet, batch by batch.
 
-use super::record::RowRecord;
+use super::record::{COLUMNS, Column, RowRecord};
 use critbeta::{Error, Result};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// A format of row records, chosen by the file's extension.
+/// A format of row records. The file's extension decides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowFormat {
-    /// One JSON object per line; infinite and NaN values are null.
+    /// One JSON object per line. Infinite and NaN values are null.
     Jsonl,
-    /// Comma-separated with a header; infinite values are `inf`, NaN is `NaN`.
+    /// Comma-separated with a header. Infinite values are `inf`, NaN is `NaN`.
     Csv,
-    /// Apache Parquet; infinite values are inf.
+    /// Apache Parquet. Infinite values are inf.
     Parquet,
 }
 
 impl RowFormat {
-    /// The format that `path` asks for.
+    /// The format of `path`.
     ///
     /// Errors: [`Error::File`] for another extension, and for .parquet in a build without that feature.
     pub fn of(path: &Path) -> Result<RowFormat> {
@@ -32,45 +32,6 @@ impl RowFormat {
     }
 }
 
-/// What one column of a table of records holds.
-#[derive(Debug, Clone, Copy)]
-pub enum Column {
-    /// Text.
-    Text(fn(&RowRecord) -> &str),
-    /// An index, position or count.
-    Count(fn(&RowRecord) -> u64),
-    /// A number that may be infinite or NaN.
-    Real(fn(&RowRecord) -> f64),
-    /// True or false.
-    Flag(fn(&RowRecord) -> bool),
-}
-
-/// Every field by name, in the order of [`RowRecord`]; the last two only with a top-k count.
-pub const COLUMNS: [(&str, Column); 22] = [
-    ("layer", Column::Text(|r| &r.layer)),
-    ("head", Column::Count(|r| r.head)),
-    ("row", Column::Count(|r| r.row)),
-    ("position", Column::Count(|r| r.position)),
-    ("n", Column::Count(|r| r.n)),
-    ("max", Column::Real(|r| r.max)),
-    ("argmax", Column::Count(|r| r.argmax)),
-    ("ties", Column::Count(|r| r.ties)),
-    ("critical_beta", Column::Real(|r| r.critical_beta)),
-    ("contact_gap", Column::Real(|r| r.contact_gap)),
-    ("contact_rank", Column::Count(|r| r.contact_rank)),
-    ("alpha", Column::Real(|r| r.alpha)),
-    ("resolved_beta", Column::Real(|r| r.resolved_beta)),
-    ("beta", Column::Real(|r| r.beta)),
-    ("ratio", Column::Real(|r| r.ratio)),
-    ("log_partition", Column::Real(|r| r.log_partition)),
-    ("entropy", Column::Real(|r| r.entropy)),
-    ("top_two", Column::Real(|r| r.top_two)),
-    ("max_weight", Column::Real(|r| r.max_weight)),
-    ("poisoned", Column::Flag(|r| r.poisoned)),
-    ("certified", Column::Flag(|r| r.certified == Some(true))),
-    ("resolved_certified", Column::Flag(|r| r.resolved_certified == Some(true))),
-];
-
 /// Writes records to `W` in one of the formats.
 pub struct RowWriter<W: Write + Send> {
     sink: Sink<W>,
@@ -84,7 +45,7 @@ enum Sink<W: Write + Send> {
 }
 
 impl<W: Write + Send> RowWriter<W> {
-    /// Begins a file; `top_k` says whether records carry the certificate fields. Errors: those of `out`.
+    /// Begins a file. `top_k` says whether records have the certificate fields. Errors: those of `out`.
     pub fn new(format: RowFormat, out: W, top_k: bool) -> io::Result<Self> {
         let columns = if top_k { &COLUMNS[..] } else { &COLUMNS[..COLUMNS.len() - 2] };
         let sink = match format {
@@ -117,7 +78,7 @@ impl<W: Write + Send> RowWriter<W> {
         }
     }
 
-    /// Completes the file and gives its target back. Errors: those of the target.
+    /// Completes the file and returns its target. Errors: those of the target.
     pub fn finish(self) -> io::Result<W> {
         match self.sink {
             Sink::Jsonl(out) => Ok(out),

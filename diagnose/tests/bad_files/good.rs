@@ -1,4 +1,4 @@
-//! Files that are as they should be: every dtype, order and shape reads to the same scores.
+//! Good files of every dtype, order and shape give the same scores.
 
 use crate::build::*;
 use crate::opened::*;
@@ -21,7 +21,7 @@ fn the_pair(input: &Input) -> &QkPair {
     }
 }
 
-/// Every score in the order of head and row, the shift added back.
+/// Every score in the order of head and row, with the shift added back.
 fn all_scores(tensor: &ScoreTensor) -> Vec<f64> {
     let (mut all, mut out) = (Vec::new(), Vec::new());
     for head in 0..tensor.heads() {
@@ -147,8 +147,8 @@ fn scale_and_positions_come_from_the_nearest_who_says() {
     let shared = safetensors(&tensors, Some("0.25"));
     let input = open("a.safetensors", &shared).unwrap();
     assert_eq!((the_pair(&input).scale(), three_positions(the_pair(&input))), (0.25, [0, 1, 2]));
-    let asked = Selection { tensor: None, scale: Some(3.0) };
-    assert_eq!(the_pair(&open_part("a.safetensors", &shared, &asked).unwrap()).scale(), 3.0);
+    let selection = Selection { tensor: None, scale: Some(3.0) };
+    assert_eq!(the_pair(&open_part("a.safetensors", &shared, &selection).unwrap()).scale(), 3.0);
     tensors.push(("a.positions", "U8", &[3], vec![4, 0, 2]));
     let input = open("a.safetensors", &safetensors(&tensors, None)).unwrap();
     assert_eq!(three_positions(the_pair(&input)), [4, 0, 2]);
@@ -168,8 +168,8 @@ fn pairs_come_before_scores_and_a_name_picks_either() {
     assert_eq!(layers(&input), ["a", "c"]);
     assert_eq!(input.skipped, ["z", "ids", "b"]);
     for (name, layer) in [("a", "a"), ("c.q", "c"), ("c.k", "c"), ("z", "z")] {
-        let asked = Selection { tensor: Some(name), scale: None };
-        let input = open_part("mixed.safetensors", &file, &asked).unwrap();
+        let selection = Selection { tensor: Some(name), scale: None };
+        let input = open_part("mixed.safetensors", &file, &selection).unwrap();
         assert_eq!((layers(&input), input.skipped.len()), (vec![layer], 0));
     }
     let stem = Selection { tensor: Some("layer"), scale: None };

@@ -1,4 +1,4 @@
-//! Bytes that nobody wrote on purpose: cut files, seeded mutations, seeded rows.
+//! Bytes that nobody wrote on purpose: truncated files, seeded mutations, seeded rows.
 
 use crate::build::*;
 use crate::opened::*;
@@ -73,7 +73,7 @@ fn no_mutation_panics() {
                 Err(_) => panic!("{name} of seed {seed} panics: {:?}", String::from_utf8_lossy(&bytes)),
             }
         }
-        // Both must be met: mutations of scores, which read on, and of what describes them.
+        // Both must occur: mutations of scores, which stay readable, and of headers, which do not.
         assert!((ROUNDS / 100..ROUNDS * 9 / 10).contains(&still_read), "{name}: {still_read} read");
     }
 }
@@ -85,7 +85,7 @@ fn rows_of_any_bytes_agree_with_the_reference() {
         let length = rng.random_range(0..if round % 40 == 0 { 4_000 } else { 200 });
         let mut bytes: Vec<u8> = (0..length).map(|_| rng.random()).collect();
         if round % 2 == 0 {
-            // One f32 exponent for all, else nearly every row has a NaN or one score far above all.
+            // All scores share one f32 exponent. Else nearly every row has a NaN or one score far above all.
             bytes.iter_mut().skip(4).step_by(4).for_each(|byte| *byte = 0x3f);
         }
         compare_with_reference(&bytes);

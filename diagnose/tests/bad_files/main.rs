@@ -1,4 +1,4 @@
-//! Every way in which a file can be wrong is an error that names the file and says what is wrong.
+//! Every wrong file gives an error that names the file and says what is wrong.
 
 #[path = "../common/files.rs"]
 mod build;
@@ -12,7 +12,7 @@ use critbeta_diagnose::input::{Selection, open};
 
 use std::path::Path;
 
-/// A file name, its bytes, what is asked of it, and what the error must say.
+/// A file name, its bytes, the selection, and the text that the error must contain.
 struct Bad {
     name: &'static str,
     bytes: Vec<u8>,
@@ -24,7 +24,7 @@ fn bad(name: &'static str, bytes: Vec<u8>, says: &'static str) -> Bad {
     Bad { name, bytes, selection: Selection::default(), says }
 }
 
-fn asked(tensor: Option<&'static str>, scale: Option<f64>, bad: Bad) -> Bad {
+fn selecting(tensor: Option<&'static str>, scale: Option<f64>, bad: Bad) -> Bad {
     Bad { selection: Selection { tensor, scale }, ..bad }
 }
 
@@ -156,8 +156,8 @@ fn bad_npy_arrays() {
             bad("empty-row.npy", npy("<f4", false, "(0,)", &[]), "zero columns"),
             bad("no-rows.npy", npy("<f4", false, "(2, 0, 3)", &[]), "has no rows"),
             bad("no-heads.npy", npy("<f4", true, "(0, 2, 3)", &[]), "has no rows"),
-            asked(Some("other"), None, Bad { says: "called \"scores\"", ..good() }),
-            asked(None, Some(0.5), Bad { says: "scaled already", ..good() }),
+            selecting(Some("other"), None, Bad { says: "called \"scores\"", ..good() }),
+            selecting(None, Some(0.5), Bad { says: "scaled already", ..good() }),
         ],
         22,
     );
@@ -245,11 +245,19 @@ fn bad_score_tensors() {
             bad("negative-8.safetensors", with("I8", &[2], vec![0x80, 0]), "positions[0] is -128"),
             bad("orphan.safetensors", safetensors(&orphan, None), "positions of \"z\""),
             bad("only.safetensors", safetensors(&shared[1..], None), "holds no tensor"),
-            asked(Some("t"), None, Bad { says: "has no tensor \"t\", but \"s\"", ..good() }),
-            asked(Some("t"), None, bad("many.safetensors", safetensors(&many, None), "\"s7\" and 2 more")),
-            asked(Some("s.positions"), None, Bad { says: "holds positions", ..good() }),
-            asked(Some("ids"), None, bad("picked.safetensors", safetensors(&ids, None), "\"ids\" I64 [1]")),
-            asked(None, Some(0.5), Bad { says: "scaled already", ..good() }),
+            selecting(Some("t"), None, Bad { says: "has no tensor \"t\", but \"s\"", ..good() }),
+            selecting(
+                Some("t"),
+                None,
+                bad("many.safetensors", safetensors(&many, None), "\"s7\" and 2 more"),
+            ),
+            selecting(Some("s.positions"), None, Bad { says: "holds positions", ..good() }),
+            selecting(
+                Some("ids"),
+                None,
+                bad("picked.safetensors", safetensors(&ids, None), "\"ids\" I64 [1]"),
+            ),
+            selecting(None, Some(0.5), Bad { says: "scaled already", ..good() }),
         ],
         20,
     );
@@ -301,9 +309,9 @@ fn bad_pairs() {
             bad("scale-0.safetensors", scaled("0"), "scale \"0\" in the file's metadata"),
             bad("scale-nan.safetensors", scaled("NaN"), "scale \"NaN\" in the file's metadata"),
             bad("scale-word.safetensors", scaled("rsqrt"), "scale \"rsqrt\" in the file's metadata"),
-            asked(None, Some(-1.0), Bad { says: "--scale -1", ..good() }),
-            asked(None, Some(f64::INFINITY), Bad { says: "--scale inf", ..good() }),
-            asked(Some("b"), None, Bad { says: "has no tensor \"b\", but \"a\"", ..good() }),
+            selecting(None, Some(-1.0), Bad { says: "--scale -1", ..good() }),
+            selecting(None, Some(f64::INFINITY), Bad { says: "--scale inf", ..good() }),
+            selecting(Some("b"), None, Bad { says: "has no tensor \"b\", but \"a\"", ..good() }),
         ],
         23,
     );

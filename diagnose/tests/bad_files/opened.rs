@@ -1,4 +1,4 @@
-//! Opening what was built, and elements that only these tests build.
+//! Opens files that the tests build, and builds elements that only these tests need.
 
 use crate::build::write;
 use critbeta_diagnose::input::{Input, Selection};
@@ -13,18 +13,18 @@ pub fn bf16s(count: usize) -> Vec<u8> {
     (0..count).flat_map(|i| half::bf16::from_f32(i as f32 / 4.0).to_le_bytes()).collect()
 }
 
-/// Writes a file and opens it whole.
+/// Writes a file and opens all of it.
 pub fn open(name: &str, bytes: &[u8]) -> critbeta::Result<Input> {
     open_part(name, bytes, &Selection::default())
 }
 
-/// Writes a file and opens what is selected of it. The map outlives the file's name.
+/// Writes a file and opens the selected part. The map outlives the file's name.
 pub fn open_part(name: &str, bytes: &[u8], selection: &Selection) -> critbeta::Result<Input> {
     let directory = tempfile::tempdir().unwrap();
     critbeta_diagnose::input::open(&write(directory.path(), name, bytes), selection)
 }
 
-/// The names of what is to be diagnosed.
+/// The names of the sources.
 pub fn layers(input: &Input) -> Vec<&str> {
     input.sources.iter().map(|source| &**source.layer()).collect()
 }

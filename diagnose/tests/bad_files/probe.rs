@@ -1,12 +1,12 @@
-//! What must hold for any bytes at all. Called with seeded bytes by the tests and with found ones by
-//! the fuzz targets.
+//! Checks that must hold for any bytes. The tests call them with seeded bytes, the fuzz targets with found
+//! ones.
 
 use critbeta::cpu::{Measure, row_report};
 use critbeta::reference::Row;
 use critbeta_diagnose::input::{Selection, Source, open};
 use std::path::Path;
 
-/// Reads every row of whatever `path` is, and returns how many values there were; an error is fine.
+/// Reads every row of the file at `path` and returns the number of values. An error is fine.
 pub fn read_everything(path: &Path) -> critbeta::Result<usize> {
     let (mut values, mut out) = (0, Vec::new());
     for source in open(path, &Selection::default())?.sources {
@@ -45,8 +45,8 @@ fn places(heads: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// Takes `bytes` as a row and a resolve: the fast path must agree with the reference to the last bit.
 ///
-/// The first byte sets the resolve (0 to 8 nats) and whether the rest are f32 or, so that there are
-/// ties, bytes in sixteenths.
+/// The first byte sets the resolve (0 to 8 nats) and the type of the rest: f32, or bytes in sixteenths, which
+/// make ties.
 pub fn compare_with_reference(bytes: &[u8]) {
     let Some((&mode, rest)) = bytes.split_first() else { return };
     let resolve = f64::from(mode >> 1) / 16.0;

@@ -20,13 +20,13 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "judge.js")) 
 passed, failed = 0, []
 
 
-def check(what, holds, told=""):
+def check(what, holds, message=""):
     global passed
     if holds:
         passed += 1
     else:
         failed.append(what)
-        print(f"FAILED {what}: {told}", flush=True)
+        print(f"FAILED {what}: {message}", flush=True)
 
 
 def judged(page, what):
@@ -152,28 +152,28 @@ def screenshot(browser, path, target, width, height, dark=False, scroll=None, fr
 
 
 def main():
-    asked = argparse.ArgumentParser()
-    asked.add_argument("--critbeta", required=True)
-    asked.add_argument("--chromium", required=True)
-    asked.add_argument("--keep", help="leave pages, PDFs and screenshots in this folder")
-    asked = asked.parse_args()
+    args = argparse.ArgumentParser()
+    args.add_argument("--critbeta", required=True)
+    args.add_argument("--chromium", required=True)
+    args.add_argument("--keep", help="leave pages, PDFs and screenshots in this folder")
+    args = args.parse_args()
     temporary = tempfile.TemporaryDirectory()
-    folder = os.path.abspath(asked.keep or temporary.name)
+    folder = os.path.abspath(args.keep or temporary.name)
     os.makedirs(folder, exist_ok=True)
     cases = {"example": [EXAMPLE], **inputs.write(folder)}
     pages = {}
     for name, arguments in cases.items():
         pages[name] = os.path.join(folder, f"{name}.html")
-        subprocess.run([asked.critbeta, "diagnose", *arguments, "--html", pages[name]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([args.critbeta, "diagnose", *arguments, "--html", pages[name]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     rows = os.path.join(folder, "rows.parquet")
-    subprocess.run([asked.critbeta, "diagnose", EXAMPLE, "--rows", rows], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([args.critbeta, "diagnose", EXAMPLE, "--rows", rows], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     pages["records"] = os.path.join(folder, "records.html")
-    subprocess.run([asked.critbeta, "report", rows, "--html", pages["records"]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([args.critbeta, "report", rows, "--html", pages["records"]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     empty = os.path.join(folder, "empty.jsonl")
     open(empty, "w").close()
     pages["empty"] = os.path.join(folder, "empty.html")
-    subprocess.run([asked.critbeta, "report", empty, "--html", pages["empty"]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    browser = Browser(asked.chromium)
+    subprocess.run([args.critbeta, "report", empty, "--html", pages["empty"]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    browser = Browser(args.chromium)
     try:
         works(browser, pages["example"])
         unpacks(browser, pages["grid"])
@@ -181,7 +181,7 @@ def main():
             looks(browser, name, path)
         prints(browser, "example", pages["example"], folder, ["The answer", "critical β", "Gap count", "Glossary", "SHA-256", "layer29", "left out on paper"], 5)
         prints(browser, "poisoned", pages["poisoned"], folder, ["None of the 20 rows can be measured", "Citation"], 4)
-        if asked.keep:
+        if args.keep:
             for width in WIDTHS:
                 for dark in [False, True]:
                     look = "dark" if dark else "light"

@@ -1,36 +1,37 @@
-//! `critbeta bench` but for its times: what it measures, writes and refuses.
+//! `critbeta bench` without its times: what it measures, writes and refuses.
 
 use super::{critbeta, names, stderr, stdout, text};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-const LAWS: [&str; 9] =
+const FAMILIES: [&str; 9] =
     ["gaussian", "sink", "needles", "student-t", "log-grid", "equal", "masked", "bf16", "ascending"];
 
-fn ways() -> Vec<&'static str> {
+fn methods() -> Vec<&'static str> {
     let all = ["copy", "copy_nt", "critical_softmax", "naive_sort", "softmax", "stats", "topk"];
     #[cfg(target_arch = "x86_64")]
     let streams = std::arch::is_x86_feature_detected!("avx");
     #[cfg(not(target_arch = "x86_64"))]
     let streams = false;
-    all.into_iter().filter(|&way| way != "copy_nt" || streams).collect()
+    all.into_iter().filter(|&method| method != "copy_nt" || streams).collect()
 }
 
 #[test]
-fn json_has_the_seconds_of_every_way() {
+fn json_has_the_seconds_of_every_method() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bench.json");
-    for (dtype, law) in ["f32", "f16", "bf16"].into_iter().cycle().zip(LAWS) {
+    for (dtype, family) in ["f32", "f16", "bf16"].into_iter().cycle().zip(FAMILIES) {
         let case = ["bench", "--device", "cpu", "--rows", "3", "--len", "301", "--rounds", "2"];
-        let table = stdout(&[&case[..], &["--dtype", dtype, "--law", law, "--json", text(&file)]].concat());
+        let table =
+            stdout(&[&case[..], &["--dtype", dtype, "--family", family, "--json", text(&file)]].concat());
         assert!(table.contains("3 x 301") && table.contains("1 cases, 0 wrong results"), "{table}");
         let json: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         let [case] = &json["cases"].as_array().unwrap()[..] else { panic!("{json}") };
         assert_eq!((case["rows"].as_u64(), case["n"].as_u64()), (Some(3), Some(301)));
-        assert_eq!((case["dtype"].as_str(), case["law"].as_str()), (Some(dtype), Some(law)));
+        assert_eq!((case["dtype"].as_str(), case["family"].as_str()), (Some(dtype), Some(family)));
         let seconds = case["seconds"].as_object().unwrap();
-        assert_eq!(seconds.keys().collect::<Vec<_>>(), ways());
+        assert_eq!(seconds.keys().collect::<Vec<_>>(), methods());
         assert!(seconds.values().all(|seconds| seconds.as_f64().unwrap() > 0.0), "{case}");
         assert_eq!(case["failed"], serde_json::json!({}));
     }
@@ -47,40 +48,48 @@ fn json_goes_to_stdout_in_place_of_the_table() {
 
 #[test]
 fn poisoned_rows_are_right_when_they_are_nan() {
-    // Scores that leave the range of f32, or of f16.
-    let cases = [&["--law", "ascending:step=1e36"][..], &["--law", "simplex:gap=1e30", "--dtype", "f16"]];
-    for law in cases {
-        let told = stdout(
-            &[&["bench", "--device", "cpu", "--rows", "3", "--len", "5000", "--rounds", "1"], law].concat(),
+    // These scores leave the range of f32, or of f16.
+    let cases =
+        [&["--family", "ascending:step=1e36"][..], &["--family", "simplex:gap=1e30", "--dtype", "f16"]];
+    for family in cases {
+        let printed = stdout(
+            &[&["bench", "--device", "cpu", "--rows", "3", "--len", "5000", "--rounds", "1"], family]
+                .concat(),
         );
-        assert!(told.contains("1 cases, 0 wrong results"), "{told}");
+        assert!(printed.contains("1 cases, 0 wrong results"), "{printed}");
     }
 }
 
 #[test]
-fn a_parameter_of_a_law_is_part_of_its_name() {
-    let told = stdout(&["bench", "--device", "cpu", "--rows", "1", "--len", "40", "--law", "sink:height=3"]);
-    assert!(told.contains("sink:height=3"), "{told}");
-    let told = stdout(&["bench", "--device", "cpu", "--rows", "1", "--len", "40", "--law", "sink:height=20"]);
-    assert!(told.contains("sink") && !told.contains("height"), "{told}");
+fn a_parameter_of_a_family_is_part_of_its_name() {
+    let printed =
+        stdout(&["bench", "--device", "cpu", "--rows", "1", "--len", "40", "--family", "sink:height=3"]);
+    assert!(printed.contains("sink:height=3"), "{printed}");
+    let printed =
+        stdout(&["bench", "--device", "cpu", "--rows", "1", "--len", "40", "--family", "sink:height=20"]);
+    assert!(printed.contains("sink") && !printed.contains("height"), "{printed}");
 }
 
 #[test]
 fn rows_of_one_score_and_the_small_cases_are_right_too() {
     for rows in ["1", "5"] {
-        let told = stdout(&["bench", "--device", "cpu", "--rows", rows, "--len", "1", "--law", "masked"]);
-        assert!(told.contains("1 cases, 0 wrong results"), "{told}");
+        let printed =
+            stdout(&["bench", "--device", "cpu", "--rows", rows, "--len", "1", "--family", "masked"]);
+        assert!(printed.contains("1 cases, 0 wrong results"), "{printed}");
     }
-    let told = stdout(&["bench", "--device", "cpu", "--small", "--rounds", "1", "--threads", "1"]);
-    assert!(told.starts_with("cpu, 1 threads") && told.contains("9 cases, 0 wrong results"), "{told}");
-    assert!(LAWS.iter().all(|law| told.contains(law)), "{told}");
+    let printed = stdout(&["bench", "--device", "cpu", "--small", "--rounds", "1", "--threads", "1"]);
+    assert!(
+        printed.starts_with("cpu, 1 threads") && printed.contains("9 cases, 0 wrong results"),
+        "{printed}"
+    );
+    assert!(FAMILIES.iter().all(|family| printed.contains(family)), "{printed}");
 }
 
 #[test]
 fn what_cannot_be_measured_is_refused() {
     for (args, says) in [
         (&["--rows", "4"][..], "--len"),
-        (&["--law", "sink"], "--len"),
+        (&["--family", "sink"], "--len"),
         (&["--dtype", "bf16"], "--len"),
         (&["--rows", "0", "--len", "9"], "--rows"),
         (&["--len", "0"], "--len"),
@@ -89,7 +98,7 @@ fn what_cannot_be_measured_is_refused() {
         (&["--len", "9", "--dtype", "int8"], "expected f64, f32, f16 or bf16"),
         (&["--len", "9", "--small"], "cannot be used with"),
         (&["--small", "--rows", "3"], "cannot be used with"),
-        (&["--small", "--law", "sink"], "cannot be used with"),
+        (&["--small", "--family", "sink"], "cannot be used with"),
         (&["--small", "--dtype", "f16"], "cannot be used with"),
         (&["--small", "--shuffled"], "cannot be used with"),
         (&["--small", "--turns", "scores"], "cannot be used with"),
@@ -102,8 +111,8 @@ fn what_cannot_be_measured_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let absent = directory.path().join("absent/bench.json");
     for (args, says) in [
-        (&["--len", "9", "--rows", "2", "--law", "cauchy"][..], "unknown name \"cauchy\""),
-        (&["--len", "9", "--rows", "2", "--law", "sink:height=-1"], "above 0"),
+        (&["--len", "9", "--rows", "2", "--family", "cauchy"][..], "unknown name \"cauchy\""),
+        (&["--len", "9", "--rows", "2", "--family", "sink:height=-1"], "above 0"),
         (&["--len", "9", "--rows", "2", "--dtype", "f64"], "expected rows, columns and f32, f16 or bf16"),
         (&["--len", "16777216", "--rows", "18446744073709551615"], "expected scores that fit in memory"),
         (&["--len", "16777216", "--rows", "68719476736"], "scores"),
@@ -121,33 +130,33 @@ fn another_program_can_take_turns_on_the_same_scores() {
     let directory = tempfile::tempdir().unwrap();
     let scores = directory.path().join("scores");
     let mut child = Command::new(env!("CARGO_BIN_EXE_critbeta"))
-        .args(["bench", "--device", "cpu", "--rows", "2", "--len", "100", "--law", "ascending"])
+        .args(["bench", "--device", "cpu", "--rows", "2", "--len", "100", "--family", "ascending"])
         .args(["--turns", text(&scores)])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let (mut told, mut lines) =
+    let (mut commands, mut lines) =
         (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()).lines());
     let mut line = || lines.next().unwrap().unwrap();
     let ready = line();
     let mut ready: Vec<&str> = ready.strip_prefix("ready: ").unwrap().split(' ').collect();
     ready.sort();
-    assert_eq!(ready, ways());
+    assert_eq!(ready, methods());
     let bytes = std::fs::read(&scores).unwrap();
     let values: Vec<f32> = bytes.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect();
     let row = (0..100).map(|i| i as f32 / 8.0);
     assert_eq!(values, row.clone().chain(row).collect::<Vec<f32>>());
-    for way in ready {
-        writeln!(told, "{way}").unwrap();
+    for method in ready {
+        writeln!(commands, "{method}").unwrap();
         assert!(line().parse::<f64>().unwrap() > 0.0);
     }
-    writeln!(told, "nonsense").unwrap();
+    writeln!(commands, "nonsense").unwrap();
     let ended = child.wait_with_output().unwrap();
     let error = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(1));
-    assert!(error.contains("no way \"nonsense\": expected one of copy"), "{error}");
+    assert!(error.contains("no method \"nonsense\": expected one of copy"), "{error}");
 }
 
 #[test]
@@ -155,7 +164,7 @@ fn turns_are_for_the_cpu() {
     let output = critbeta(&["bench", "--device", "simt", "--rows", "1", "--len", "9", "--turns", "scores"]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    // Without the simulator in the build, that is what is told.
+    // A build without the simulator says so instead.
     assert!(error.contains("expected --device cpu") || error.contains("is not in this build"), "{error}");
     assert!(!std::path::Path::new("scores").exists());
 }

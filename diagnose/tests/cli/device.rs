@@ -1,10 +1,10 @@
-//! Where rows are computed, and what a plan says.
+//! The devices that compute rows, and the text of a plan.
 
 use super::{critbeta, stderr, stdout, text};
 use crate::build::{f16s, npy, pair, safetensors, write};
 use serde_json::Value;
 
-/// Whether this build simulates the kernels; a skip is said by name.
+/// Whether this build simulates the kernels. If not, it prints the name of the skipped test.
 fn simulates(test: &str) -> bool {
     let built = stdout(&["doctor", "--device", "cpu"]).contains("in this build (--device simt)");
     if !built {
@@ -61,8 +61,8 @@ fn softmax_writes_the_same_on_the_kernels() {
         let out = directory.path().join(format!("{device}.npy"));
         let (rule, dtype) = (["--rescaling", "critical:resolve=0.7,cap=9"], ["--dtype", "f32"]);
         let paths = ["softmax", text(&scores), "--out", text(&out), "--device", device];
-        let told = stdout(&[&paths[..], &rule, &dtype].concat());
-        assert!(told.contains("3 rows, beta"), "{told}");
+        let printed = stdout(&[&paths[..], &rule, &dtype].concat());
+        assert!(printed.contains("3 rows, beta"), "{printed}");
         let bytes = std::fs::read(&out).unwrap();
         let values =
             bytes[bytes.len() - 270 * 4..].chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap()));
@@ -75,11 +75,11 @@ fn softmax_writes_the_same_on_the_kernels() {
 
 #[test]
 fn a_device_that_is_not_there_is_an_error_of_its_own() {
-    let told = stderr(1, &["diagnose", super::EXAMPLE, "--device", "cuda:4096"]);
-    assert!(told.contains("--device cpu") || told.contains("--features cuda"), "{told}");
-    let told = stderr(2, &["diagnose", super::EXAMPLE, "--device", "gpu"]);
-    assert!(told.contains("expected auto, cpu, cuda:N or simt"), "{told}");
-    // doctor shows what it found all the same.
+    let printed = stderr(1, &["diagnose", super::EXAMPLE, "--device", "cuda:4096"]);
+    assert!(printed.contains("--device cpu") || printed.contains("--features cuda"), "{printed}");
+    let printed = stderr(2, &["diagnose", super::EXAMPLE, "--device", "gpu"]);
+    assert!(printed.contains("expected auto, cpu, cuda:N or simt"), "{printed}");
+    // doctor still shows what it found.
     let output = critbeta(&["doctor", "--device", "cuda:4096"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stdout).unwrap().contains("exact path against reference"));
@@ -88,8 +88,8 @@ fn a_device_that_is_not_there_is_an_error_of_its_own() {
 #[test]
 fn doctor_checks_the_kernels_of_a_device() {
     if simulates("doctor_checks_the_kernels_of_a_device") {
-        let told = stdout(&["doctor", "--device", "simt"]);
-        let line = told.lines().find(|line| line.contains("device against reference")).unwrap();
+        let printed = stdout(&["doctor", "--device", "simt"]);
+        let line = printed.lines().find(|line| line.contains("device against reference")).unwrap();
         assert!(line.contains("equal (critical beta"), "{line}");
     }
 }
@@ -101,37 +101,43 @@ fn bench_checks_the_kernels_of_a_device() {
     }
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bench.json");
-    for law in ["sink", "equal"] {
-        let case = ["bench", "--device", "simt", "--rows", "2", "--len", "3000", "--law", law];
-        let told = stdout(&[&case[..], &["--json", text(&file)]].concat());
-        assert!(told.contains("times mean nothing") && told.contains("1 cases, 0 wrong results"), "{told}");
+    for family in ["sink", "equal"] {
+        let case = ["bench", "--device", "simt", "--rows", "2", "--len", "3000", "--family", family];
+        let printed = stdout(&[&case[..], &["--json", text(&file)]].concat());
+        assert!(
+            printed.contains("times mean nothing") && printed.contains("1 cases, 0 wrong results"),
+            "{printed}"
+        );
         let json: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         let seconds = json["cases"][0]["seconds"].as_object().unwrap();
-        let ways = ["copy", "critical_softmax", "softmax", "stats", "topk"];
-        assert_eq!(seconds.keys().collect::<Vec<_>>(), ways);
-        assert_eq!((&json["simulated"], &json["cases"][0]["law"]), (&Value::from(true), &Value::from(law)));
+        let methods = ["copy", "critical_softmax", "softmax", "stats", "topk"];
+        assert_eq!(seconds.keys().collect::<Vec<_>>(), methods);
+        assert_eq!(
+            (&json["simulated"], &json["cases"][0]["family"]),
+            (&Value::from(true), &Value::from(family))
+        );
     }
 }
 
 #[test]
 fn plan_needs_no_gpu_and_gives_its_reasons() {
-    let told = stdout(&["plan", "--len", "32768", "--rows", "4096", "--arch", "sm_90"]);
+    let printed = stdout(&["plan", "--len", "32768", "--rows", "4096", "--arch", "sm_90"]);
     for part in
         ["critical softmax: 4096 rows x 32768 f32 on sm_90", "why", "1 global read, 1 write", "workspace"]
     {
-        assert!(told.contains(part), "{part} is not in {told}");
+        assert!(printed.contains(part), "{part} is not in {printed}");
     }
-    let told =
+    let printed =
         stdout(&["plan", "--len", "9", "--rows", "1", "--dtype", "bf16", "--arch", "sm_120", "--profile"]);
-    assert!(told.contains("gap_profile_bf16_warp") && told.contains("no write"), "{told}");
+    assert!(printed.contains("gap_profile_bf16_warp") && printed.contains("no write"), "{printed}");
     assert!(stderr(1, &["plan", "--len", "9", "--rows", "0"]).contains("expected 1 to 2147483647 rows"));
     assert!(
         stderr(1, &["plan", "--len", "9", "--rows", "1", "--dtype", "f64"]).contains("no kernel reads f64")
     );
     assert!(stderr(1, &["plan", "--len", "9", "--rows", "1", "--arch", "sm_70"]).contains("expected sm_80"));
     assert!(stderr(2, &["plan", "--len", "9"]).contains("--rows"));
-    let told = stdout(&["plan", "--device", "cpu", "--threads", "2", "--len", "1048576", "--rows", "1"]);
-    assert!(told.starts_with("1 x 1048576 f32 on 2 threads: every row split into 64 parts"), "{told}");
+    let printed = stdout(&["plan", "--device", "cpu", "--threads", "2", "--len", "1048576", "--rows", "1"]);
+    assert!(printed.starts_with("1 x 1048576 f32 on 2 threads: every row split into 64 parts"), "{printed}");
     let f64 = ["plan", "--device", "cpu", "--len", "9", "--rows", "1", "--dtype", "f64"];
     assert!(stderr(1, &f64).contains("f32, f16 or bf16"));
     assert!(

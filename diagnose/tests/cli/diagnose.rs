@@ -23,7 +23,7 @@ fn the_example_as_the_readme_runs_it() {
 }
 
 #[test]
-fn the_example_with_everything_asked_for() {
+fn the_example_with_every_option() {
     insta::assert_snapshot!(stdout(&[
         "diagnose",
         EXAMPLE,
@@ -160,7 +160,7 @@ fn heads_of_one_name_are_pooled_over_files() {
     let twice = summary(&[EXAMPLE, text(&copy)]);
     assert_eq!(twice["heads"].as_array().unwrap().len(), 9);
     assert_eq!(twice["heads"][4]["rows"], 252);
-    // Doubled values interpolate elsewhere, but their median stays between the same two.
+    // With doubled values quantiles interpolate elsewhere, but the median stays between the same two.
     let median = |json: &Value| json["heads"][4]["critical_beta"]["q50"].as_f64().unwrap();
     assert!((median(&once) / median(&twice) - 1.0).abs() < 0.05);
 }
@@ -219,7 +219,7 @@ fn a_sink_that_is_left_out_rounds_nothing() {
 
 #[test]
 fn a_top_k_count_that_proves_nothing_concludes_nothing() {
-    // A sink over rows of 64 to 8,192 keys: its contact lies deep in the bulk.
+    // The contact of a sink over 64 to 8,192 keys lies deep in the bulk.
     let directory = tempfile::tempdir().unwrap();
     let (rows, cols) = (64usize, 2048usize);
     let score = |r: usize, j: usize| match j {

@@ -1,4 +1,4 @@
-//! The command as its users meet it: what it prints, writes and refuses.
+//! The command as its users see it: what it prints, writes and refuses.
 
 mod bench;
 #[path = "../common/files.rs"]
@@ -26,7 +26,7 @@ fn critbeta(args: &[&str]) -> Output {
     command(args).output().unwrap()
 }
 
-/// Stdout of a run that must succeed and say nothing on stderr.
+/// Stdout of a run that must succeed and print nothing on stderr.
 #[track_caller]
 fn stdout(args: &[&str]) -> String {
     let output = critbeta(args);

@@ -1,4 +1,4 @@
-//! `critbeta diagnose --html`: what the page says is what the summary says.
+//! `critbeta diagnose --html`: the page says the same as the summary.
 
 use super::build::{f32s, npy, safetensors};
 use super::*;
@@ -14,7 +14,7 @@ pub fn diagnosed(args: &[&str]) -> (String, Value) {
     (fs::read_to_string(html).unwrap(), serde_json::from_slice(&fs::read(json).unwrap()).unwrap())
 }
 
-/// What stands between two marks.
+/// The text between two marks.
 #[track_caller]
 fn between<'a>(page: &'a str, from: &str, to: &str) -> &'a str {
     let (_, rest) = page.split_once(from).unwrap_or_else(|| panic!("no {from}"));
@@ -30,7 +30,7 @@ fn plain(html: &str) -> String {
     unescaped.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 }
 
-/// Cells of the rows of a table whose closing tags are left out.
+/// Cells of the rows of a table without closing tags.
 fn rows(table: &str) -> Vec<Vec<String>> {
     let rows = table.split("<tr><th scope=row>").skip(1);
     rows.map(|row| {
@@ -43,7 +43,8 @@ fn rows(table: &str) -> Vec<Vec<String>> {
     .collect()
 }
 
-/// A number as the page shows it is this value of the summary, to the digits shown; null is infinite or none.
+/// Checks that a number on the page is this value of the summary, to the digits shown. Null is infinite or
+/// none.
 #[track_caller]
 fn same(shown: &str, value: &Value) {
     let Some(value) = value.as_f64() else {
@@ -128,7 +129,7 @@ pub fn numbers_are_those_of(page: &str, summary: &Value) {
     }
 }
 
-/// Nothing that a browser would fetch, and nothing that a name could have made.
+/// Checks that a browser would fetch nothing, and that no name became markup.
 #[track_caller]
 pub fn stands_alone(page: &str) {
     for forbidden in [
@@ -211,14 +212,14 @@ fn the_advice_is_for_the_beta_that_the_rows_were_run_at() {
     let row_spec = between(&page, "<code id=\"row-spec\">", "</code>");
     let rule: critbeta::Rescaling = row_spec.parse().unwrap();
     assert!(matches!(rule, critbeta::Rescaling::Critical(rule) if rule.ratio > 1.0), "{row_spec}");
-    // Nothing tells two keys apart at beta = 0: no ratio to hold.
+    // At beta = 0 all keys are equal, so there is no ratio.
     let (page, _) = diagnosed(&[EXAMPLE, "--beta", "0"]);
     assert!(!page.contains("id=\"row-spec\""));
 }
 
 #[test]
 fn what_if_is_of_rows_whatever_comes_at_its_own_pace() {
-    // Every third of 9,000 rows is poisoned: a stride of three would look at no other.
+    // Every third of 9,000 rows is poisoned. A stride of three would look at no other.
     let directory = tempfile::tempdir().unwrap();
     let scores: Vec<u8> = (0..9000 * 4)
         .map(|i| if i % 12 == 0 { f32::NAN } else { (i as f32 * 0.618_034).fract() * 4.0 })
@@ -288,13 +289,13 @@ fn rows_that_say_nothing_make_a_page_that_says_so() {
         ("3 have fewer than two visible keys", vec![[2.0, -inf, -inf, -inf]; 3]),
         ("1 of 2 rows hold a NaN", vec![[3.0, 2.0, 1.0, 0.0], [f32::NAN; 4]]),
     ];
-    for (told, rows) in cases {
+    for (says, rows) in cases {
         let (page, summary) = of_rows(&rows);
         stands_alone(&page);
         numbers_are_those_of(&page, &summary);
-        assert!(page.contains(told), "{told}");
+        assert!(page.contains(says), "{says}");
         for nonsense in ["NaN to", ">NaN", "inf ", "NaN%"] {
-            assert!(!page.contains(nonsense), "{told}: {nonsense}");
+            assert!(!page.contains(nonsense), "{says}: {nonsense}");
         }
     }
     let directory = tempfile::tempdir().unwrap();
@@ -308,7 +309,7 @@ fn rows_that_say_nothing_make_a_page_that_says_so() {
 
 #[test]
 fn thirty_layers_of_32_heads_stay_under_3_mb() {
-    // As many rows a head as the charts show, and more steps and points than they show: more rows add none.
+    // A head has as many rows as the charts show, and more steps and points, so more rows add nothing.
     let directory = tempfile::tempdir().unwrap();
     let (rows, cols) = (72usize, 160usize);
     let mut state = 1u32;

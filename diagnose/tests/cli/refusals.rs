@@ -1,4 +1,4 @@
-//! What the command refuses, how it says so, and that nothing is left behind.
+//! What the command refuses and how it says so. It must leave nothing behind.
 
 use super::build::{f32s, npy, safetensors};
 use super::*;
@@ -106,7 +106,7 @@ fn a_full_disk_is_an_error_and_nothing_is_half_written() {
 fn rows_that_nobody_can_have_memory_for_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("long.safetensors");
-    // 2^41 keys in a sparse file of 4 TiB.
+    // The sparse file has 2^41 keys in 4 TiB.
     let header = r#"{"a.q":{"dtype":"F16","shape":[1,1,1],"data_offsets":[0,2]},"a.k":{"dtype":"F16","shape":[1,2199023255552,1],"data_offsets":[2,4398046511106]}}"#;
     let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
     std::fs::write(&file, &bytes).unwrap();
@@ -141,7 +141,7 @@ fn an_output_whose_reader_hangs_up_is_an_error() {
 fn an_interrupted_run_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    // The pipe is opened last and has no reader: the run waits there with its other outputs begun.
+    // The pipe is opened last and has no reader, so the run waits there after it has begun its other outputs.
     let (json, pipe) = (at("summary.json"), at("rows.jsonl"));
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let args = ["diagnose", EXAMPLE, "--rows", text(&pipe), "--json", text(&json)];
@@ -156,7 +156,7 @@ fn an_interrupted_run_leaves_nothing_behind() {
     assert_eq!(names(directory.path()), ["rows.jsonl"]);
 }
 
-/// The instruction set that an environment variable names computes the same; one that is not to be had is refused.
+/// The instruction set in the environment variable computes the same. A missing one is refused.
 #[test]
 fn lanes_are_chosen_by_a_name_that_this_machine_has() {
     let under = |name: &str, args: &[&str]| {

@@ -1,4 +1,4 @@
-//! `critbeta report`: the page of records is that of their diagnosis, and what is no record is refused.
+//! `critbeta report`: the page of records equals that of their diagnosis. Anything but records is refused.
 
 use super::page::{diagnosed, numbers_are_those_of, stands_alone};
 use super::*;
@@ -32,10 +32,10 @@ fn records_of_every_format_make_the_page_that_their_diagnosis_makes() {
             heads
         };
         assert_eq!(without(&summary), without(&of_scores), "{name}");
-        let told = stderr(1, &args[..6]);
-        assert!(told.contains("--resolve"), "{told}");
-        let told = stderr(1, &["report", text(&rows), "--html", text(&html), "--resolve", "0.1"]);
-        assert!(told.contains("column resolved_beta was made with a resolve of"), "{told}");
+        let message = stderr(1, &args[..6]);
+        assert!(message.contains("--resolve"), "{message}");
+        let message = stderr(1, &["report", text(&rows), "--html", text(&html), "--resolve", "0.1"]);
+        assert!(message.contains("column resolved_beta was made with a resolve of"), "{message}");
     }
 }
 
@@ -47,15 +47,15 @@ fn records_that_are_none_are_refused_by_line_and_column() {
     let good = fs::read_to_string(good).unwrap();
     let line = good.lines().next().unwrap();
     let html = directory.path().join("page.html");
-    let refused = |name: &str, content: &str, told: &[&str]| {
+    let refused = |name: &str, content: &str, says: &[&str]| {
         let file = build::write(directory.path(), name, content.as_bytes());
         let message = stderr(1, &["report", text(&file), "--html", text(&html)]);
-        for told in told.iter().chain(&[name]) {
-            assert!(message.contains(told), "{message}, expected {told}");
+        for part in says.iter().chain(&[name]) {
+            assert!(message.contains(part), "{message}, expected {part}");
         }
         assert!(!html.exists(), "{name} left a page");
     };
-    refused("a.jsonl", &format!("{line}\nnonsense\n"), &["line 2", "no row record"]);
+    refused("a.jsonl", &format!("{line}\nnonsense\n"), &["line 2", "not a row record"]);
     refused("b.jsonl", &line.replace("\"alpha\":", "\"beth\":"), &["line 1", "column alpha"]);
     let value = |key: &str| serde_json::from_str::<Value>(line).unwrap()[key].to_string();
     let with = |key: &str, other: &str| {
@@ -76,23 +76,23 @@ fn records_that_are_none_are_refused_by_line_and_column() {
     );
     refused("g.jsonl", &with("critical_beta", "-1"), &["column critical_beta: -1"]);
     refused("h.parquet", "PAR1 but no more", &["no Parquet file"]);
-    refused("i.csv", "layer,head\na,0\n", &["no row records", "line: 2", "missing field `row`"]);
+    refused("i.csv", "layer,head\na,0\n", &["not row records", "line: 2", "missing field `row`"]);
     refused("j.txt", "", &[".jsonl, .csv or .parquet"]);
     let certified = line
         .replace("\"poisoned\":false", "\"poisoned\":false,\"certified\":true,\"resolved_certified\":true");
     refused("k.jsonl", &certified, &["--top-k"]);
-    refused("l.jsonl", &format!("{line}\n{certified}\n"), &["made by different runs"]);
+    refused("l.jsonl", &format!("{line}\n{certified}\n"), &["different runs made them"]);
     let missing = directory.path().join("none.parquet");
     assert!(stderr(1, &["report", text(&missing), "--html", text(&html)]).contains("none.parquet"));
     let rows = build::write(directory.path(), "m.jsonl", line.as_bytes());
-    let told = stderr(1, &["report", text(&rows), "--html", text(&html), "--resolve", "0.5"]);
-    assert!(told.contains("column resolved_beta equals critical_beta"), "{told}");
-    let told = stderr(1, &["report", "/dev/null", "--html", text(&html)]);
-    assert!(told.contains("expected a regular file"), "{told}");
+    let message = stderr(1, &["report", text(&rows), "--html", text(&html), "--resolve", "0.5"]);
+    assert!(message.contains("column resolved_beta equals critical_beta"), "{message}");
+    let message = stderr(1, &["report", "/dev/null", "--html", text(&html)]);
+    assert!(message.contains("expected a regular file"), "{message}");
     assert!(stderr(1, &["report", text(&rows), "--html", text(&rows)]).contains("named twice"));
 }
 
-/// Numbers at the ends of their types make no page that is endless, or larger than its heads.
+/// Extreme numbers make no page that is endless, or larger than its heads.
 #[test]
 fn numbers_of_any_size_make_a_small_page() {
     let directory = tempfile::tempdir().unwrap();

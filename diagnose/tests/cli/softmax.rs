@@ -73,9 +73,9 @@ fn every_dtype_is_kept_or_changed_and_positions_stay() {
             ),
         );
         let out = directory.path().join("out.safetensors");
-        for (asked, written) in [(None, dtype), (Some("f32"), "F32")] {
+        for (given, written) in [(None, dtype), (Some("f32"), "F32")] {
             let mut args = vec!["softmax", text(&file), "--out", text(&out), "--rescaling", "fixed:1.5"];
-            args.extend(asked.iter().flat_map(|dtype| ["--dtype", dtype]));
+            args.extend(given.iter().flat_map(|dtype| ["--dtype", dtype]));
             let line = stdout(&args);
             assert!(
                 line.ends_with("6 rows, beta 1.500..1.500, 1 empty, 1 poisoned by NaN or +inf\n"),
@@ -86,7 +86,7 @@ fn every_dtype_is_kept_or_changed_and_positions_stay() {
             assert_eq!(found.tensor("positions").unwrap().bytes[..], positions);
             let probs = found.tensor("a").unwrap();
             assert_eq!((probs.dtype.to_string().as_str(), &probs.shape[..]), (written, &[2, 3, 4][..]));
-            let epsilon = if asked.is_some() { 6e-8 } else { epsilon };
+            let epsilon = if given.is_some() { 6e-8 } else { epsilon };
             check(&values(written, &probs.bytes), |_| 1.5, epsilon);
         }
     }
@@ -116,7 +116,7 @@ fn npy_in_either_order_is_written_in_c_order() {
 fn a_diagnosis_calibrates_the_softmax_of_the_same_heads() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    // Evenly spaced rows, 4 to 512 long: Lambda = ln 2 / step exactly, so c is that and xi 0.
+    // Rows are evenly spaced and 4 to 512 long. Lambda is exactly ln 2 / step, so c is that and xi is 0.
     let (rows, cols) = (64, 512);
     let score = |r: usize, j: usize| if j < 8 * (r + 1) { 0.25 * j as f32 } else { f32::NEG_INFINITY };
     let bytes: Vec<u8> =
@@ -220,10 +220,10 @@ fn a_row_without_a_beta_is_nan_masked_scores_included() {
     let scores: Vec<u8> =
         [3.0f32, 1.0, 2.0, f32::NEG_INFINITY].iter().flat_map(|s| s.to_le_bytes()).collect();
     let file = build::write(directory.path(), "in.npy", &npy("<f4", false, "(1, 4)", &scores));
-    // 0 times the largest power that there is.
+    // This is 0 times the largest power.
     let spec = "asentmax:delta=1,b=0,g=100000";
-    let told = stdout(&["softmax", text(&file), "--out", text(&at("out.npy")), "--rescaling", spec]);
-    assert!(told.contains("1 rows, 1 NaN: the rescaling has no beta for them"), "{told}");
+    let printed = stdout(&["softmax", text(&file), "--out", text(&at("out.npy")), "--rescaling", spec]);
+    assert!(printed.contains("1 rows, 1 NaN: the rescaling has no beta for them"), "{printed}");
     let bytes = std::fs::read(at("out.npy")).unwrap();
     assert!(values("F32", &bytes[bytes.len() - 16..]).iter().all(|p| p.is_nan()));
 }

@@ -1,4 +1,4 @@
-//! Files of attention built byte by byte, well formed and not.
+//! Builds good and bad files of attention byte by byte.
 
 // Every test binary compiles this module, and none needs all of it.
 #![allow(dead_code)]
@@ -35,7 +35,7 @@ pub fn safetensors_of(header: &str, body: &[u8]) -> Vec<u8> {
 /// Name, dtype, shape and elements.
 pub type Named<'a> = (&'a str, &'a str, &'a [usize], Vec<u8>);
 
-/// A `.safetensors` of these tensors one after the other, with a `scale` in its metadata if given.
+/// A `.safetensors` of these tensors in order, with a `scale` in its metadata if there is one.
 pub fn safetensors(tensors: &[Named], scale: Option<&str>) -> Vec<u8> {
     let (mut entries, mut body) = (Vec::new(), Vec::new());
     entries.extend(scale.map(|scale| format!("\"__metadata__\":{}", json!({"scale": scale}))));
@@ -71,7 +71,8 @@ pub fn pair<'a>() -> Vec<Named<'a>> {
 /// Writes a file into `directory`.
 pub fn write(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = directory.join(name);
-    // ext4 flushes a file that is truncated and rewritten: 20,000 of them took 35 s instead of 1 (2026-11-24).
+    // ext4 flushes a file that is truncated and rewritten. 20,000 such files took 35 s instead of 1
+    // (2026-11-24).
     let _absent = std::fs::remove_file(&path);
     std::fs::write(&path, bytes).unwrap();
     path

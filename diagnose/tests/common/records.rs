@@ -1,4 +1,4 @@
-//! What `diagnose` measures of an input.
+//! The records that `diagnose` makes of an input.
 
 use critbeta_diagnose::input::Input;
 use critbeta_diagnose::{RowRecord, Settings, scan};

@@ -1,4 +1,4 @@
-//! The command line as typed.
+//! The arguments of the command line.
 
 use clap::{Args, Parser, Subcommand};
 use critbeta::DType;
@@ -14,17 +14,17 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
-    /// Nothing on stderr but errors
+    /// Print only errors on stderr
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// Seed of everything drawn at random
+    /// Seed of all random numbers
     #[arg(long, global = true, default_value_t = 1, value_name = "N")]
     pub seed: u64,
-    /// Threads to compute with [default: one per core]
+    /// Compute with this many threads [default: one per core]
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-    /// Where rows are computed: auto (a GPU where one comes up, else the CPU), cpu, cuda:N, or simt (the CUDA kernels
-    /// simulated, slow)
+    /// Compute rows on this device: auto (a GPU if one works, else the CPU), cpu, cuda:N, or simt (a slow
+    /// simulator of the CUDA kernels)
     #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
     pub device: DeviceSpec,
 }
@@ -39,19 +39,20 @@ pub enum Command {
     Diagnose(Diagnose),
     /// Write the page of a diagnosis from its row records
     ///
-    /// What a page shows of scores themselves (gap counts of rows, other rules on the same rows) is not in
-    /// records: `critbeta diagnose FILE --html` shows it.
+    /// Some parts of a page need the scores (gap counts of rows, other rules on the same rows). Records do
+    /// not have them: `critbeta diagnose FILE --html` shows these parts.
     #[cfg(feature = "html")]
     Report(Report),
-    /// Write the rescaled probabilities of every row of a score file, same format and shape
+    /// Write the rescaled probabilities of every row of a score file in the same format and shape
     Softmax(Softmax),
-    /// Generate score families of known law and compare what is measured with what is known
+    /// Generate score families of known answer and compare what is measured with what is known
     Families(Families),
     /// Show the published length laws with their conventions, sources and values
     Laws(Laws),
-    /// Time the softmax against a copy of the same bytes and against a sort, every result checked first
+    /// Time the softmax against a copy of the same bytes and against a sort; check every result first
     Bench(crate::bench::Bench),
-    /// Say which CUDA kernel would run, and why; needs no GPU. With --device cpu: who computes which rows
+    /// Say which CUDA kernel would run, and why; needs no GPU. With --device cpu, say how threads share the
+    /// rows
     Plan(Plan),
     /// Say what this machine offers
     Doctor,
@@ -75,13 +76,13 @@ pub struct Diagnose {
     #[cfg(feature = "html")]
     #[arg(long, value_name = "FILE", value_parser = file)]
     pub html: Option<PathBuf>,
-    /// Only this tensor, or this pair by its name without .q
+    /// Read only this tensor, or this pair by its name without .q
     #[arg(long, value_name = "NAME")]
     pub tensor: Option<String>,
     /// Scale of q k^T [default: the file's metadata "scale", else 1 / sqrt(head_dim)]
     #[arg(long, value_name = "S", value_parser = positive, allow_negative_numbers = true)]
     pub scale: Option<f64>,
-    /// Inverse temperature that the rows are run at, on top of the scale
+    /// Inverse temperature of the rows, on top of the scale
     #[arg(long, value_name = "B", default_value_t = 1.0, value_parser = not_negative, allow_negative_numbers = true)]
     pub beta: f64,
     /// Resolve r of the resolved critical beta: competitors that make up e^r keys stay together
@@ -90,7 +91,7 @@ pub struct Diagnose {
     /// Count only the K largest scores of a row, and say where that is proven exact
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=2048))]
     pub top_k: Option<u16>,
-    /// Training length that published laws with one (qwen-logn, grok2, mistral3) are compared at
+    /// Training length for the published laws that have one (qwen-logn, grok2, mistral3)
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(2..))]
     pub train_length: u64,
     /// Leave the first K keys (an attention sink) out of every row
@@ -104,7 +105,7 @@ pub struct Report {
     /// Row records: .parquet, .jsonl or .csv, as `critbeta diagnose --rows` writes them
     #[arg(value_name = "ROWS")]
     pub rows: PathBuf,
-    /// Where the page goes
+    /// Write the page to this file
     #[arg(long, value_name = "FILE", value_parser = file)]
     pub html: PathBuf,
     /// Write the summary as JSON
@@ -119,7 +120,7 @@ pub struct Report {
     /// The --exclude-sink that the records were made with
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub exclude_sink: usize,
-    /// Training length that published laws with one are compared at
+    /// Training length for the published laws that have one
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(2..))]
     pub train_length: u64,
 }
@@ -129,16 +130,17 @@ pub struct Softmax {
     /// Scores: .npy or .safetensors
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Where the probabilities go, in the same format
+    /// Write the probabilities to this file, in the same format
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// identity, fixed:1.3, a law (see `critbeta laws`), critical:ratio=1,resolve=0.69,floor=0.5,cap=8, calibrated:FILE, ...
+    /// identity, fixed:1.3, a law (see `critbeta laws`), critical:ratio=1,resolve=0.69,floor=0.5,cap=8,
+    /// calibrated:FILE, ...
     #[arg(long, value_name = "SPEC")]
     pub rescaling: RescalingSpec,
     /// f64, f32, f16 or bf16 [default: as in FILE]
     #[arg(long, value_name = "DTYPE")]
     pub dtype: Option<DType>,
-    /// Only this tensor
+    /// Read only this tensor
     #[arg(long, value_name = "NAME")]
     pub tensor: Option<String>,
 }
@@ -152,7 +154,7 @@ pub struct Families {
 
 #[derive(Args)]
 pub struct Laws {
-    /// Numbers of visible keys to show values at
+    /// Show values at these numbers of visible keys
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1024, 8192, 65536, 1048576],
           value_parser = clap::value_parser!(u64).range(1..))]
     pub n: Vec<u64>,
@@ -172,10 +174,10 @@ pub struct Plan {
     /// sm_80, sm_86, sm_89, sm_90, sm_100, sm_103 or sm_120 [default: the GPU of --device, else sm_90]
     #[arg(long, value_name = "ARCH")]
     pub arch: Option<String>,
-    /// Probabilities under a rescaling (this is the default)
+    /// Plan probabilities under a rescaling (this is the default)
     #[arg(long, conflicts_with = "profile")]
     pub softmax: bool,
-    /// Statistics only
+    /// Plan statistics only
     #[arg(long)]
     pub profile: bool,
 }

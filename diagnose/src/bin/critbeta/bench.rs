@@ -5,7 +5,7 @@ use crate::report::table;
 use clap::Args;
 use critbeta::{DType, Error};
 use critbeta_diagnose::Device;
-use critbeta_diagnose::bench::{self, Case, Measured, Setup, Way, cases};
+use critbeta_diagnose::bench::{self, Case, Measured, Method, Setup, cases};
 use critbeta_diagnose::output::Output;
 use serde_json::{Map, Value, json};
 use std::io::{self, BufRead, Write};
@@ -13,42 +13,43 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Bench {
-    /// Rows of the one case to measure [default: as many as make 64 MiB of scores, on a GPU 256 MiB]
+    /// Rows of the one case to measure [default: as many as make 64 MiB of scores, or 256 MiB on a GPU]
     #[arg(long, value_name = "R", requires = "len", value_parser = clap::value_parser!(u64).range(1..))]
     pub rows: Option<u64>,
-    /// Columns of the one case to measure [default: a ladder of shapes and laws]
+    /// Columns of the one case to measure [default: a ladder of shapes and families]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
     pub len: Option<u64>,
     /// f32, f16 or bf16
     #[arg(long, value_name = "DTYPE", requires = "len", default_value = "f32")]
     pub dtype: DType,
     /// gaussian, sink, needles, student-t, log-grid, equal, masked, bf16 or ascending
-    #[arg(long, value_name = "LAW", requires = "len", default_value = "gaussian")]
-    pub law: String,
-    /// Scores of a row in a drawn order, not in the law's own
+    #[arg(long, value_name = "FAMILY", requires = "len", default_value = "gaussian")]
+    pub family: String,
+    /// Put the scores of each row in a random order, not in the family's own
     #[arg(long, requires = "len")]
     pub shuffled: bool,
-    /// A few tiny cases instead of the ladder, for a memory checker; their times mean nothing
-    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "law", "shuffled", "turns"])]
+    /// Measure a few tiny cases instead of the ladder, for a memory checker; their times mean nothing
+    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "family", "shuffled", "turns"])]
     pub small: bool,
-    /// Times each way of a case is run, the slowest fewer; the median counts
+    /// Run each method of a case K times, the slowest fewer; the median counts
     #[arg(long, value_name = "K", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
     /// Write the seconds as JSON; - is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Take turns with another program: check every way, write the scores to FILE (rows one after another, little endian), then
-    /// answer each line of stdin that names a way by the seconds of one run. CPU only
+    /// Take turns with another program, on the CPU only: check every method, write the scores to FILE (little
+    /// endian, one row after another), then read names of methods from stdin and print the seconds of one run
+    /// for each line
     #[arg(long, value_name = "FILE", requires = "len", conflicts_with = "json", value_parser = file)]
     pub turns: Option<PathBuf>,
 }
 
-/// Whether every result was right.
+/// Returns whether every result was right.
 pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
     let device = crate::device(cli)?;
     let cases = match (args.len, args.rows) {
-        (Some(n), Some(rows)) => vec![Case::new(rows, n, args.dtype, &args.law)?],
-        (Some(n), None) => vec![Case::many_on(&device, n, args.dtype, &args.law)?],
+        (Some(n), Some(rows)) => vec![Case::new(rows, n, args.dtype, &args.family)?],
+        (Some(n), None) => vec![Case::many_on(&device, n, args.dtype, &args.family)?],
         _ if args.small => cases::small()?,
         _ => cases::of(&device)?,
     };
@@ -84,8 +85,8 @@ pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
         }
         writeln!(out, "{}", ratios(&device, &measured))?;
         for of in &measured {
-            for (way, wrong) in &of.failed {
-                writeln!(out, "WRONG {}: {}: {wrong}", name(&of.case), way.name())?;
+            for (method, wrong) in &of.failed {
+                writeln!(out, "WRONG {}: {}: {wrong}", name(&of.case), method.name())?;
             }
         }
         writeln!(out, "{} cases, {failed} wrong results", measured.len())
@@ -98,37 +99,37 @@ fn is_simulated(device: &Device) -> bool {
 }
 
 fn name(case: &Case) -> String {
-    format!("{} x {} {} {}", case.rows, case.n, case.dtype, case.told_law())
+    format!("{} x {} {} {}", case.rows, case.n, case.dtype, case.family_label())
 }
 
-/// A column of the table: its header, and what is computed of a case's times.
+/// A column of the table: its header, and the number that it computes from a case's times.
 type Column = (&'static str, fn(&Measured) -> Option<f64>);
 
-/// A copy moves what a softmax must, so its time over ours is the share of the limit that is reached. It reads half of it:
-/// half its time stands for reading alone.
+/// A copy moves the bytes that a softmax must move, so its time over ours is the share of the limit that we
+/// reach. Half of its bytes are read, so half its time stands for reading alone.
 const CUDA: [Column; 6] = [
-    ("copy GB/s", |of| bandwidth(of, Way::Copy)),
-    ("copy / softmax", |of| of.ratio(Way::Copy, Way::Softmax)),
-    ("copy / critical", |of| of.ratio(Way::Copy, Way::CriticalSoftmax)),
-    ("critical / softmax", |of| of.ratio(Way::CriticalSoftmax, Way::Softmax)),
-    ("half copy / stats", |of| of.ratio(Way::Copy, Way::Stats).map(|ratio| ratio / 2.0)),
-    ("top-k / critical", |of| of.ratio(Way::TopK, Way::CriticalSoftmax)),
+    ("copy GB/s", |of| bandwidth(of, Method::Copy)),
+    ("copy / softmax", |of| of.ratio(Method::Copy, Method::Softmax)),
+    ("copy / critical", |of| of.ratio(Method::Copy, Method::CriticalSoftmax)),
+    ("critical / softmax", |of| of.ratio(Method::CriticalSoftmax, Method::Softmax)),
+    ("half copy / stats", |of| of.ratio(Method::Copy, Method::Stats).map(|ratio| ratio / 2.0)),
+    ("top-k / critical", |of| of.ratio(Method::TopK, Method::CriticalSoftmax)),
 ];
 
-/// Ours over the limit and over ourselves, then others over ours.
+/// Our times against the limit and each other, then other methods' against ours.
 const CPU: [Column; 8] = [
-    ("copy GB/s", |of| bandwidth(of, Way::Copy)),
-    ("copy_nt GB/s", |of| bandwidth(of, Way::CopyNt)),
-    ("softmax GB/s", |of| bandwidth(of, Way::Softmax)),
-    ("softmax / copy_nt", |of| of.ratio(Way::Softmax, Way::CopyNt)),
-    ("critical / softmax", |of| of.ratio(Way::CriticalSoftmax, Way::Softmax)),
-    ("stats / softmax", |of| of.ratio(Way::Stats, Way::Softmax)),
-    ("top-k / critical", |of| of.ratio(Way::TopK, Way::CriticalSoftmax)),
-    ("sort / critical", |of| of.ratio(Way::NaiveSort, Way::CriticalSoftmax)),
+    ("copy GB/s", |of| bandwidth(of, Method::Copy)),
+    ("copy_nt GB/s", |of| bandwidth(of, Method::CopyNt)),
+    ("softmax GB/s", |of| bandwidth(of, Method::Softmax)),
+    ("softmax / copy_nt", |of| of.ratio(Method::Softmax, Method::CopyNt)),
+    ("critical / softmax", |of| of.ratio(Method::CriticalSoftmax, Method::Softmax)),
+    ("stats / softmax", |of| of.ratio(Method::Stats, Method::Softmax)),
+    ("top-k / critical", |of| of.ratio(Method::TopK, Method::CriticalSoftmax)),
+    ("sort / critical", |of| of.ratio(Method::NaiveSort, Method::CriticalSoftmax)),
 ];
 
-fn bandwidth(of: &Measured, way: Way) -> Option<f64> {
-    of.of(way).map(|seconds| of.case.moved_bytes() as f64 / seconds * 1e-9)
+fn bandwidth(of: &Measured, method: Method) -> Option<f64> {
+    of.of(method).map(|seconds| of.case.moved_bytes() as f64 / seconds * 1e-9)
 }
 
 fn ratios(device: &Device, measured: &[Measured]) -> impl std::fmt::Display + use<> {
@@ -141,12 +142,12 @@ fn ratios(device: &Device, measured: &[Measured]) -> impl std::fmt::Display + us
         Some(value) => format!("{value:.1}"),
         None => "-".into(),
     };
-    let case = ["rows x n", "dtype", "law"];
+    let case = ["rows x n", "dtype", "family"];
     let mut rows =
         table(case.into_iter().chain(columns.iter().map(|(header, _)| *header)).collect::<Vec<_>>());
     for of in measured {
         let Case { rows: count, n, dtype, .. } = of.case;
-        let case = [format!("{count} x {n}"), dtype.to_string(), of.case.told_law()];
+        let case = [format!("{count} x {n}"), dtype.to_string(), of.case.family_label()];
         rows.add_row(case.into_iter().chain(columns.iter().map(|(_, value)| shown(value(of)))));
     }
     rows
@@ -155,24 +156,24 @@ fn ratios(device: &Device, measured: &[Measured]) -> impl std::fmt::Display + us
 fn document(device: &Device, measured: &[Measured]) -> Value {
     let cases = measured.iter().map(|of| {
         let seconds: Map<_, _> =
-            of.seconds.iter().map(|&(way, _)| (way.name().into(), json!(of.of(way)))).collect();
-        let failed: Map<_, _> = of.failed.iter().map(|(way, why)| (way.name().into(), json!(why))).collect();
+            of.seconds.iter().map(|&(method, _)| (method.name().into(), json!(of.of(method)))).collect();
+        let failed: Map<_, _> = of.failed.iter().map(|(method, why)| (method.name().into(), json!(why))).collect();
         let Case { rows, n, dtype, is_shuffled, .. } = of.case;
-        let (law, dtype) = (of.case.law_name(), dtype.name());
-        json!({ "rows": rows, "n": n, "dtype": dtype, "law": law, "shuffled": is_shuffled, "seconds": seconds,
+        let (family, dtype) = (of.case.family_name(), dtype.name());
+        json!({ "rows": rows, "n": n, "dtype": dtype, "family": family, "shuffled": is_shuffled, "seconds": seconds,
                 "failed": failed })
     });
     let (device, simulated) = (device.description(), is_simulated(device));
     json!({ "device": device, "simulated": simulated, "cases": cases.collect::<Vec<_>>() })
 }
 
-/// Runs one way per line of stdin, so that another program can alternate with it on the same scores.
+/// Runs one method per line of stdin. Another program can then alternate with it on the same scores.
 fn turns(device: &Device, case: Case, path: &Path, seed: u64) -> anyhow::Result<bool> {
     let mut setup = Setup::new(device, case, seed)?;
-    let ways = Way::of(device);
-    for &way in ways {
-        if let Some(wrong) = setup.checked(way)? {
-            crate::print(|out| writeln!(out, "WRONG {}: {}: {wrong}", name(&case), way.name()))?;
+    let methods = Method::of(device);
+    for &method in methods {
+        if let Some(wrong) = setup.checked(method)? {
+            crate::print(|out| writeln!(out, "WRONG {}: {}: {wrong}", name(&case), method.name()))?;
             return Ok(false);
         }
     }
@@ -183,15 +184,15 @@ fn turns(device: &Device, case: Case, path: &Path, seed: u64) -> anyhow::Result<
     let mut file = Output::create(path)?;
     file.write_all(scores).map_err(|source| crate::io_error(path, source))?;
     file.commit()?;
-    let names = ways.iter().map(|way| way.name()).collect::<Vec<_>>().join(" ");
+    let names = methods.iter().map(|method| method.name()).collect::<Vec<_>>().join(" ");
     crate::print(|out| writeln!(out, "ready: {names}"))?;
     for line in io::stdin().lock().lines() {
         let line = line.map_err(|source| crate::io_error("stdin".as_ref(), source))?;
-        let Some(&way) = ways.iter().find(|way| way.name() == line) else {
-            let detail = format!("no way {line:?}: expected one of {names}");
+        let Some(&method) = methods.iter().find(|method| method.name() == line) else {
+            let detail = format!("no method {line:?}: expected one of {names}");
             return Err(Error::Settings { detail }.into());
         };
-        let seconds = setup.seconds(way)?;
+        let seconds = setup.seconds(method)?;
         crate::print(|out| writeln!(out, "{seconds}"))?;
     }
     Ok(true)

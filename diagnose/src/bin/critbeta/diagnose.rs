@@ -32,7 +32,7 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
     let paths: Vec<&Path> = args.files.iter().map(|file| file.as_path()).chain(outputs).collect();
     output::distinct(&paths)?;
     let device = crate::device(cli)?;
-    // Targets that cannot be written are found out before the work, not after it.
+    // The targets are opened before the work, so that one that cannot be written is an error at once.
     let create = |path: Option<&Path>| path.map(Output::create).transpose();
     let (json, calibration_file) = (create(json_file)?, create(args.calibration.as_deref())?);
     #[cfg(feature = "html")]

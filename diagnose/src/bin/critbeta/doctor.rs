@@ -26,7 +26,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     for (name, found) in cuda::facts() {
         fact(name, found);
     }
-    // Why there is no GPU is a fact here, and an error only where exactly it was asked for.
+    // The reason for no GPU is a fact here. It is an error only if the user named that GPU.
     let mut notes = Vec::new();
     let device = Device::open(cli.device, &mut |note| notes.push(note.to_owned()));
     notes.into_iter().for_each(|note| fact("GPU", note));
@@ -84,7 +84,7 @@ fn memory() -> Option<String> {
     Some(format!("{:.1} GiB, {:.1} GiB available", gib("MemTotal:")?, gib("MemAvailable:")?))
 }
 
-/// A row with its contact at rank n / 2, by both paths.
+/// Measures a row with its contact at rank n / 2 by both paths.
 fn self_check(device: &Device) -> String {
     let row: Vec<f32> = std::iter::once(40.0).chain((0..4095).map(|i| (i as f32 * 0.37).sin())).collect();
     let exact = reference::Row::from_f32(&row).critical_beta();

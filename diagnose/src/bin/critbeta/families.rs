@@ -14,7 +14,7 @@ struct Report<'a> {
     families: &'a [Check],
 }
 
-/// Whether every family measures as it should.
+/// Returns whether every family measures as it should.
 pub fn run(args: &Families, cli: &Cli) -> Result<bool> {
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     let device = crate::device(cli)?;

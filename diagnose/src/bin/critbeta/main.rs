@@ -1,4 +1,4 @@
-//! The `critbeta` command: arguments as typed, then as meant, then the library.
+//! The `critbeta` command. It turns its arguments into calls of the library.
 
 mod args;
 mod bench;
@@ -33,9 +33,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all is well; `Ok(false)` is a check that failed and said so.
+/// Returns whether all is well. `Ok(false)` is a check that failed and printed why.
 fn run(cli: &Cli) -> anyhow::Result<bool> {
-    // Ctrl-C and termination leave nothing half written; 130 is what a shell reports of them.
+    // Ctrl-C and termination leave no unfinished file. A shell reports 130 for them.
     ctrlc::set_handler(|| {
         critbeta_diagnose::output::remove_unfinished();
         std::process::exit(130);
@@ -44,7 +44,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     silence_caught_panics();
-    // A wish that this machine cannot meet is an error of every command, not only of those that compute with it.
+    // An instruction set that this machine lacks is an error of every command, not only of those that use it.
     critbeta::cpu::InstructionSet::chosen()?;
     match &cli.command {
         Command::Diagnose(args) => diagnose::run(args, cli).map(|()| true),
@@ -59,18 +59,19 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     }
 }
 
-/// Damaged Parquet files make their reader panic, which the library turns into an error: that alone is what stderr gets.
+/// The Parquet reader panics on damaged files. The library turns this into an error, so stderr must not show
+/// the panic.
 fn silence_caught_panics() {
-    let told = std::panic::take_hook();
+    let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let caught = |file: &str| file.contains("/parquet-") || file.contains("/bytes-");
         if !panic.location().is_some_and(|at| caught(at.file())) {
-            told(panic);
+            report(panic);
         }
     }));
 }
 
-/// The device of --device; why `auto` came to the CPU goes to stderr.
+/// The device of --device. If `auto` takes the CPU, the reason goes to stderr.
 fn device(cli: &Cli) -> critbeta::Result<Device> {
     Device::open(cli.device, &mut |note| {
         if !cli.quiet {
@@ -79,7 +80,7 @@ fn device(cli: &Cli) -> critbeta::Result<Device> {
     })
 }
 
-/// A bar on stderr, which indicatif hides where that is not a terminal.
+/// A progress bar on stderr. indicatif hides it if stderr is not a terminal.
 fn progress(cli: &Cli, total: u64, unit: &'static str) -> ProgressBar {
     let target = if cli.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let template = format!("{{bar:40}} {{pos}}/{{len}} {unit}, {{eta}} left");
@@ -87,7 +88,7 @@ fn progress(cli: &Cli, total: u64, unit: &'static str) -> ProgressBar {
     ProgressBar::with_draw_target(Some(total), target).with_style(style)
 }
 
-/// Writes to stdout. A reader that closes its end has what it wanted: that is no error.
+/// Writes to stdout. A reader that closes its end has what it wanted, so that is not an error.
 fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), critbeta::Error> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
@@ -101,7 +102,7 @@ fn write_json(mut out: impl Write, value: &impl Serialize) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// An output file that holds `value` and waits to be committed.
+/// Writes `value` to an output file, which the caller commits.
 fn json_output(mut out: Output, value: &impl Serialize) -> Result<Output, critbeta::Error> {
     write_json(&mut out, value).map_err(|source| io_error(out.path(), source))?;
     Ok(out)

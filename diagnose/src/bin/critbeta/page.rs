@@ -1,4 +1,4 @@
-//! `critbeta report`, and how a page tells the command that made it.
+//! `critbeta report`, and the command line that a page shows.
 
 use crate::args::{Cli, Report};
 use crate::{json_output, print};
@@ -15,13 +15,13 @@ pub fn run(args: &Report, cli: &Cli) -> Result<()> {
     output::distinct(&paths)?;
     let html = Output::create(&args.html)?;
     let json = args.json.as_deref().map(Output::create).transpose()?;
-    let asked = RecordSettings {
+    let settings = RecordSettings {
         resolve: args.resolve,
         top_k: args.top_k.map(usize::from),
         exclude_sink: args.exclude_sink,
         train_length: args.train_length as f64,
     };
-    let (page, summary) = write_of_records(html, &args.rows, &asked, cli.seed, command())?;
+    let (page, summary) = write_of_records(html, &args.rows, &settings, cli.seed, command())?;
     let mut outputs = vec![page];
     if let Some(out) = json {
         outputs.push(json_output(out, &summary)?);
@@ -31,7 +31,7 @@ pub fn run(args: &Report, cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// The command line as a shell would take it again; the command by its name, wherever it lies.
+/// The command line in a form that a shell accepts. It has the name of the command, without its path.
 pub fn command() -> String {
     std::iter::once("critbeta".to_owned())
         .chain(std::env::args_os().skip(1).map(|argument| quoted(&argument)))
@@ -46,7 +46,7 @@ fn quoted(argument: &OsStr) -> String {
     match argument.to_str() {
         Some(text) if plain(text) => text.to_owned(),
         Some(text) if !text.chars().any(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
-        // Bash's way to say bytes that are no text.
+        // Bash writes bytes that are not text like this.
         _ => {
             let byte = |&byte: &u8| match byte {
                 b'\'' | b'\\' => format!("\\{}", char::from(byte)),

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Tabl
 use critbeta_diagnose::{ClosestLaw, Exponent, LengthLaw, Summary, Yardstick};
 use std::fmt::Write;
 
-/// An empty table with a header, in the style of all of them.
+/// An empty table with a header, in the style of all tables.
 pub fn table(header: impl Into<Row>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
@@ -12,7 +12,7 @@ pub fn table(header: impl Into<Row>) -> Table {
     table
 }
 
-/// Everything `diagnose` says on a terminal.
+/// The text that `diagnose` prints.
 pub fn summary(summary: &Summary) -> String {
     let mut text = String::new();
     let rows: u64 = summary.heads.iter().map(|head| head.rows).sum();
@@ -39,7 +39,7 @@ pub fn summary(summary: &Summary) -> String {
     if summary.heads.iter().any(|head| head.sampled < head.measured) {
         let _ = writeln!(
             text,
-            "quantiles of long heads are those of a random sample of their rows: see `sampled` in --json"
+            "quantiles of long heads come from a random sample of their rows: see `sampled` in --json"
         );
     }
     let _ = writeln!(text, "\nCritical beta per row: quantiles\n{}", rows_table(summary));
@@ -151,7 +151,7 @@ fn interval(fit: &Option<Exponent>) -> String {
     fit.as_ref().map_or("-".into(), |fit| fit.interval.map(hundredths).join(".."))
 }
 
-/// The laws without their parameters; those that are 1 throughout are the identity.
+/// The laws without their parameters. Laws that equal 1 everywhere are the identity.
 fn closest(closest: &ClosestLaw) -> String {
     let names = closest.laws.iter().map(|law| law.split(':').next().unwrap_or(law));
     let names: Vec<&str> = match closest.laws.iter().any(|law| law == "identity") {
@@ -169,7 +169,7 @@ fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
     }
 }
 
-/// Never breaks the cells of these columns, however narrow the terminal: half a number is another number.
+/// Never breaks the cells of these columns, however narrow the terminal is: half a number is another number.
 pub fn keep_whole(table: &mut Table, columns: std::ops::Range<usize>) {
     for column in columns {
         if let Some(column) = table.column_mut(column) {
@@ -178,7 +178,7 @@ pub fn keep_whole(table: &mut Table, columns: std::ops::Range<usize>) {
     }
 }
 
-/// A name from outside, without whatever would move the cursor.
+/// A name from outside, without characters that move the cursor.
 fn escaped(name: &str) -> String {
     name.escape_debug().to_string()
 }

@@ -45,20 +45,20 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
     })?;
     bar.finish_and_clear();
     out.commit()?;
-    let mut told = format!("{}: {rows} rows", args.out.display());
+    let mut message = format!("{}: {rows} rows", args.out.display());
     if let Some((low, high)) = betas {
-        told += &format!(", beta {}..{}", figure(low), figure(high));
+        message += &format!(", beta {}..{}", figure(low), figure(high));
     }
-    let told_of = [
+    let counts = [
         (empty, "empty"),
         (poisoned, "poisoned by NaN or +inf"),
         (senseless, "NaN: the rescaling has no beta for them"),
     ];
-    for (count, what) in told_of {
+    for (count, what) in counts {
         if count > 0 {
-            told += &format!(", {count} {what}");
+            message += &format!(", {count} {what}");
         }
     }
-    crate::print(|out| writeln!(out, "{told}"))?;
+    crate::print(|out| writeln!(out, "{message}"))?;
     Ok(())
 }

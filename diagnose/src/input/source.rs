@@ -1,0 +1,71 @@
+//! What a file of attention holds for a diagnosis.
+
+use super::tensors::{QkPair, ScoreTensor};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The part of a file to read.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Selection<'a> {
+    /// `--tensor`: the name of a score tensor, the NAME of a pair, or of one of its members.
+    pub tensor: Option<&'a str>,
+    /// `--scale`: the factor on the dot products of pairs.
+    pub scale: Option<f64>,
+}
+
+/// A file of attention, open.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// The file.
+    pub path: PathBuf,
+    /// The sources to diagnose, in the order of the file. There is at least one, and each has at least one
+    /// row.
+    pub sources: Vec<Source>,
+    /// Names of tensors that are left out: those beside pairs, and those without rows.
+    pub skipped: Vec<String>,
+}
+
+/// One thing to diagnose.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Scores as they are.
+    Scores(ScoreTensor),
+    /// Queries and keys that scores are computed from.
+    Pair(QkPair),
+}
+
+impl Input {
+    /// Rows of all heads of all sources.
+    pub fn rows(&self) -> u64 {
+        self.sources.iter().map(|source| source.heads() as u64 * source.rows() as u64).sum()
+    }
+}
+
+impl Source {
+    /// The tensor's name, without `.q` for a pair.
+    pub fn layer(&self) -> &Arc<str> {
+        match self {
+            Source::Scores(tensor) => tensor.layer(),
+            Source::Pair(pair) => pair.layer(),
+        }
+    }
+
+    /// Query heads.
+    pub fn heads(&self) -> usize {
+        match self {
+            Source::Scores(tensor) => tensor.heads(),
+            Source::Pair(pair) => pair.heads(),
+        }
+    }
+
+    /// Rows of one head.
+    pub fn rows(&self) -> usize {
+        match self {
+            Source::Scores(tensor) => tensor.rows(),
+            Source::Pair(pair) => pair.rows(),
+        }
+    }
+}
+
+pub(super) const SCALE_OF_SCORES: &str =
+    "holds scores, which are scaled already: --scale is for pairs of queries and keys";

@@ -1,5 +1,5 @@
-//! Reads the table of kernels. Builds their image if it finds nvcc, and their simulator (feature `simt`) if it
-//! finds a C++ compiler. Uses neither a network nor a GPU.
+//! Reads the table of kernels. Builds their image if it finds nvcc, and their simulator (feature `simt`) if
+//! it finds a C++ compiler. Uses neither a network nor a GPU.
 
 use std::{collections::BTreeSet, env, fmt::Display, fs, path::Path, path::PathBuf, process::Command};
 

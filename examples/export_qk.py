@@ -4,9 +4,9 @@
 
 Needs torch, transformers >= 4.56, safetensors. Queries and keys are taken where the model's own attention
 takes them, after rotary embedding and norms; ROWS (default 256) query positions are kept per head, spaced
-evenly in log n, and all keys. Models whose scores are more than scaled dot products under a causal mask (softcap,
-a sliding window shorter than the text, sinks as parameters) are refused: their logits would be other ones. Source: transformers' AttentionInterface and AttentionMaskInterface.
-"""
+evenly in log n, and all keys. Models whose scores are more than scaled dot products under a causal mask
+(softcap, a sliding window shorter than the text, sinks as parameters) are refused: their logits would be
+other ones. Source: transformers' AttentionInterface and AttentionMaskInterface."""
 
 import sys
 
@@ -25,7 +25,10 @@ def recording_attention(module, query, key, value, attention_mask, scaling=None,
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         sys.exit(f"error: {layer} has a softcap or a learned sink: its scores are not scale * q k^T")
     if (kwargs.get("sliding_window") or query.shape[2]) < query.shape[2]:
-        sys.exit(f"error: {layer} has a window of {kwargs['sliding_window']} keys: use a text of at most that many tokens")
+        sys.exit(
+            f"error: {layer} has a window of {kwargs['sliding_window']} keys: "
+            "use a text of at most that many tokens"
+        )
     tensors[f"{layer}.q"] = query[0][:, positions].contiguous().cpu()
     tensors[f"{layer}.k"] = key[0].contiguous().cpu()
     scales.add(scaling if scaling is not None else query.shape[-1] ** -0.5)

@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """Imports of the Rust modules run one way: no two files, and no two folders side by side, import each other.
 
-    scripts/imports.py [CRATE_FOLDER ...]      by default the library, the diagnosis crate and the Python bindings
+    scripts/imports.py [CRATE_FOLDER ...]    by default the library, the diagnosis crate, the Python bindings
 
-It reads `crate::` and `super::` paths outside of tests, and follows `pub use` to the file that defines a name. A file
-and its folder's `mod.rs` may not import each other either. The last line is `N files, 0 circles`.
-"""
+It reads `crate::` and `super::` paths outside of tests, and follows `pub use` to the file that defines a
+name. A file and its folder's `mod.rs` may not import each other either. The last line is `N files, 0
+circles`."""
 
 import pathlib
 import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PATH = re.compile(r"\b(?:crate|super|self)(?:::\w+)+(?:::\{)?|\bpub(?:\([^)]*\))? use (?!crate|super|self)\w+(?:::\w+)*(?:::\{)?")
+PATH = re.compile(
+    r"\b(?:crate|super|self)(?:::\w+)+(?:::\{)?"
+    r"|\bpub(?:\([^)]*\))? use (?!crate|super|self)\w+(?:::\w+)*(?:::\{)?"
+)
 
 
 def code_of(file):
@@ -48,7 +51,9 @@ def braces(text, start):
 class Crate:
     def __init__(self, folder):
         self.source = folder / "src"
-        self.files = {self.module(file): file for file in sorted(self.source.rglob("*.rs")) if "bin" not in file.parts}
+        self.files = {
+            self.module(file): file for file in sorted(self.source.rglob("*.rs")) if "bin" not in file.parts
+        }
         self.code = {module: code_of(file) for module, file in self.files.items()}
         self.given = {module: dict(self.reexports(module)) for module in self.files}
 
@@ -132,7 +137,8 @@ def main():
         crate = Crate(folder)
         count += len(crate.files)
         edges = set(crate.imports())
-        # Files, and then the folders of each folder: an import between two of them counts where their paths part.
+        # Files, and then the folders of each folder: an import between two of them counts where their paths
+        # part.
         levels = {"files": edges}
         for a, b in edges:
             shared = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), None)
@@ -142,7 +148,8 @@ def main():
         for level, of_level in levels.items():
             if found := circle(of_level):
                 circles += 1
-                print(f"{folder.name}, {level}: {' -> '.join('::'.join(name) or 'crate' for name in [*found, found[0]])}")
+                names = " -> ".join("::".join(name) or "crate" for name in [*found, found[0]])
+                print(f"{folder.name}, {level}: {names}")
     print(f"{count} files, {circles} circles")
     return circles > 0
 

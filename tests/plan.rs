@@ -60,7 +60,8 @@ fn assert_twins(text: &str, name: &str, size: usize, ours: Vec<(&str, usize)>) {
 fn params_are_twins() {
     let text = kernels("params.cuh");
     let ours = rust_fields!(RowParams: scores, out, lens, betas, positions, report, workspace, score_stride,
-        out_stride, p, resolve, excess, rows, cols, ctas, resident, groups, out_f32, rule, law, top_k, both, exceeding, reserved);
+        out_stride, p, resolve, excess, rows, cols, ctas, resident, groups, out_f32, rule, law, top_k, both,
+        exceeding, reserved);
     assert_twins(&text, "RowParams", size_of::<RowParams>(), ours);
     assert_twins(&text, "Contact", size_of::<Contact>(), rust_fields!(Contact: gap, rank));
     let ours = rust_fields!(RowReport: max, second, len, ties, argmax, poisoned, critical, resolved, kth_gap,

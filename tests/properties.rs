@@ -111,7 +111,9 @@ proptest! {
     }
 
     #[test]
-    fn gap_counts_rise_and_profiles_agree_with_them(row in any_row(), t in 0.0f64..50.0, more in 0.0f64..50.0) {
+    fn gap_counts_rise_and_profiles_agree_with_them(
+        row in any_row(), t in 0.0f64..50.0, more in 0.0f64..50.0
+    ) {
         let reference = Row::from_f32(&row);
         prop_assert!(reference.gap_count(t) <= reference.gap_count(t + more));
         prop_assert_eq!(reference.gap_count(f64::INFINITY), reference.n());
@@ -158,7 +160,9 @@ proptest! {
     }
 
     #[test]
-    fn partitions_merge_in_any_grouping((row, cuts, picks) in cut_row(lattice_score()), beta in 0.0f64..20.0) {
+    fn partitions_merge_in_any_grouping(
+        (row, cuts, picks) in cut_row(lattice_score()), beta in 0.0f64..20.0
+    ) {
         let piece = |s: &[f32], _| match RowMax::of(s, 0) {
             top if top.len == 0 => Partition::EMPTY,
             top => Partition::of(s, top.max, beta),

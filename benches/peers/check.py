@@ -9,9 +9,9 @@ ROUNDING = {torch.float32: (0.0, 2**-126), torch.float16: (2**-10, 2**-24), torc
 def check(x, out, beta, lanes=None):
     """None, or what is wrong with `out` as softmax(beta x), by float64; the first rows stand for all.
 
-    `lanes` is how many partial sums in f32 a peer may make of a row and no more: each then rounds n / lanes times. On a sink over
-    65,536 Gaussian scores PyTorch's softmax on a CPU is off by up to 1.4e-5 (2026-11-25): what is added to the sink's lane is lost.
-    """
+    `lanes` is how many partial sums in f32 a peer may make of a row and no more: each then rounds n / lanes
+    times. On a sink over 65,536 Gaussian scores PyTorch's softmax on a CPU is off by up to 1.4e-5
+    (2026-11-25): what is added to the sink's lane is lost."""
     scores, beta, out = x[:4].double(), beta[:4].double(), out[:4].double()
     wanted = torch.softmax((scores - scores.amax(-1, keepdim=True)) * beta[:, None], -1)
     rounding, smallest = ROUNDING[x.dtype]
@@ -24,4 +24,5 @@ def check(x, out, beta, lanes=None):
     if not wrong.any():
         return None
     row, column = (index[0].item() for index in wrong.nonzero(as_tuple=True))
-    return f"row {row}, column {column}: {out[row, column].item():.9e}, expected {wanted[row, column].item():.9e}"
+    found, expected = out[row, column].item(), wanted[row, column].item()
+    return f"row {row}, column {column}: {found:.9e}, expected {expected:.9e}"

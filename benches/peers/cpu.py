@@ -1,16 +1,18 @@
 """The peers that critbeta is measured against on a CPU, in PyTorch and NumPy, in one run with it.
 
-    python3 benches/peers/cpu.py --critbeta target/release/critbeta [--threads N] [--record STEM] [--only TEXT] [--small]
+    python3 benches/peers/cpu.py --critbeta target/release/critbeta [--threads N] [--record STEM]
+        [--only TEXT] [--small]
 
-benches/peers/cpu.sh installs what it needs. For every case, critbeta draws the scores and keeps its process (`bench --turns`);
-PyTorch and NumPy read the same bytes. Everything is checked against float64 first. Then all take turns, forwards and backwards,
-with the same number of threads: a turn is one run that is not timed, so that caches and threads are the runner's own, and one
-that is, behind a pause in which the threads of the one before go to sleep. A ratio is the median over the rounds of the ratio
-of two times of one round, since other work on a machine comes and goes in seconds. --record writes STEM.txt and STEM.json.
-Columns: plain is our softmax at beta = 1, critical ours at each row's critical beta, torch PyTorch's softmax into a given output;
-top-k is softmax at the critical beta of the 2,048 largest, wrong under a sink; sort is softmax at the critical beta by a sort,
-the Rust one row-parallel by the standard library. --small proves the script on tiny rows: its times mean nothing.
-"""
+benches/peers/cpu.sh installs what it needs. For every case, critbeta draws the scores and keeps its process
+(`bench --turns`); PyTorch and NumPy read the same bytes. Everything is checked against float64 first. Then
+all take turns, forwards and backwards, with the same number of threads: a turn is one run that is not timed,
+so that caches and threads are the runner's own, and one that is, behind a pause in which the threads of the
+one before go to sleep. A ratio is the median over the rounds of the ratio of two times of one round, since
+other work on a machine comes and goes in seconds. --record writes STEM.txt and STEM.json. Columns: plain is
+our softmax at beta = 1, critical ours at each row's critical beta, torch PyTorch's softmax into a given
+output; top-k is softmax at the critical beta of the 2,048 largest, wrong under a sink; sort is softmax at the
+critical beta by a sort, the Rust one row-parallel by the standard library. --small proves the script on tiny
+rows: its times mean nothing."""
 
 import argparse
 import json
@@ -30,7 +32,8 @@ import torch
 from check import check
 
 ROUNDS, LEAST_ROUNDS = 15, 3
-# Seconds: when a peer has been run often enough, how long a run is that no warm-up changes, and until threads sleep.
+# Seconds: when a peer has been run often enough, how long a run is that no warm-up changes, and until threads
+# sleep.
 ENOUGH, LONG, PAUSE = 3.0, 0.2, 0.02
 SHAPES = [(4096, 1 << 12), (256, 1 << 16), (16, 1 << 20), (1, 1 << 20)]
 SMALL = [(3, 1000), (2, 4097)]
@@ -132,7 +135,9 @@ def measure(args, case, folder):
     file = os.path.join(folder, "scores")
     ours = Ours(args, case, file)
     try:
-        x = torch.frombuffer(bytearray(pathlib.Path(file).read_bytes()), dtype=rows.DTYPES[dtype]).reshape(count, n)
+        x = torch.frombuffer(bytearray(pathlib.Path(file).read_bytes()), dtype=rows.DTYPES[dtype]).reshape(
+            count, n
+        )
         return {"rows": count, "n": n, "dtype": dtype, "family": family, **turns(args, ours, x)}
     finally:
         ours.close()
@@ -186,7 +191,9 @@ def facts(args):
         with open("/proc/cpuinfo") as file:
             cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), cpu)
         memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit,
@@ -197,7 +204,9 @@ def facts(args):
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "python": platform.python_version(),
-        "critbeta": subprocess.run([args.critbeta, "--version"], capture_output=True, text=True).stdout.strip(),
+        "critbeta": subprocess.run(
+            [args.critbeta, "--version"], capture_output=True, text=True
+        ).stdout.strip(),
     }
 
 
@@ -207,10 +216,12 @@ def table(done):
     for case in done:
         moved = 2 * case["rows"] * case["n"] * (4 if case["dtype"] == "f32" else 2)
         cells = " ".join(
-            f"{case['ratios'][head]:{len(head)}.2f}" if head in case["ratios"] else f"{'-':>{len(head)}}" for head in heads
+            f"{case['ratios'][head]:{len(head)}.2f}" if head in case["ratios"] else f"{'-':>{len(head)}}"
+            for head in heads
         )
         shape = f"{case['rows']} x {case['n']}"
-        yield f"{shape:>12} {case['dtype']:5} {case['family']:10} {moved / case['seconds']['softmax'] * 1e-9:10.1f} {cells}"
+        rate = moved / case["seconds"]["softmax"] * 1e-9
+        yield f"{shape:>12} {case['dtype']:5} {case['family']:10} {rate:10.1f} {cells}"
         yield from (f"  {name} failed: {why}" for name, why in case["failed"].items())
 
 

@@ -3,11 +3,11 @@
     python3 benches/peers/gpu.py CASES.json --json PEERS.json [--seconds 200]
     python3 benches/peers/gpu.py --cpu-dry-run
 
-CASES.json is what `critbeta bench --json` wrote: the same shapes, dtypes and families. All peers of a case are checked
-against float64 first and then timed in one process, in alternating order, with CUDA events, the L2 cache overwritten
-before each; the median counts. A peer that fails is named with what it said, and the others go on. --cpu-dry-run proves
-the script on tiny rows without a GPU: its times mean nothing. With TRITON_INTERPRET=1 it covers the Triton peer too.
-"""
+CASES.json is what `critbeta bench --json` wrote: the same shapes, dtypes and families. All peers of a case
+are checked against float64 first and then timed in one process, in alternating order, with CUDA events, the
+L2 cache overwritten before each; the median counts. A peer that fails is named with what it said, and the
+others go on. --cpu-dry-run proves the script on tiny rows without a GPU: its times mean nothing. With
+TRITON_INTERPRET=1 it covers the Triton peer too."""
 
 import argparse
 import json
@@ -39,7 +39,8 @@ DRY_CASES = [
 
 
 class GpuClock:
-    """Seconds on the device. The overwriting also keeps it busy while the host queues the launches to be timed."""
+    """Seconds on the device. The overwriting also keeps it busy while the host queues the launches to be
+    timed."""
 
     def __init__(self):
         self.scratch = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
@@ -124,11 +125,18 @@ def main():
             print(f"  {name} failed: {why}", flush=True)
     failed = sorted({name for case in done for name in case["failed"]})
     facts = {"device": torch.cuda.get_device_name() if device == "cuda" else "CPU, times without meaning"}
-    facts |= {"torch": torch.__version__, "triton": methods.triton_version(), "left_out": left_out, "cases": done}
+    facts |= {
+        "torch": torch.__version__,
+        "triton": methods.triton_version(),
+        "left_out": left_out,
+        "cases": done,
+    }
     if args.json:
         with open(args.json, "w") as file:
             json.dump(facts, file, indent=1)
-    print(f"{len(done)} cases, {left_out} left out for time, peers that failed: {', '.join(failed) or 'none'}")
+    print(
+        f"{len(done)} cases, {left_out} left out for time, peers that failed: {', '.join(failed) or 'none'}"
+    )
     sys.exit(1 if failed else 0)
 
 

@@ -1,7 +1,7 @@
-"""What people run today: each peer takes scores [rows, n] and gives probabilities and the betas they were made at.
+"""What people run today: each peer takes scores [rows, n] and gives probabilities and the betas they were
+made at.
 
-None is beta = 1: a plain softmax. PyTorch's dispatcher, not ours, chooses the kernels.
-"""
+None is beta = 1: a plain softmax. PyTorch's dispatcher, not ours, chooses the kernels."""
 
 import torch
 
@@ -27,7 +27,8 @@ def sorted_gaps(x):
 
 
 def critical_beta(gaps):
-    """max over k >= 2 of log k / gap_k; in a tied block the last rank is the largest, so no tie needs care."""
+    """max over k >= 2 of log k / gap_k; in a tied block the last rank is the largest, so no tie needs
+    care."""
     if gaps.shape[-1] < 2:
         return torch.zeros_like(gaps[:, 0])
     ranks = torch.arange(2, gaps.shape[-1] + 1, device=gaps.device, dtype=gaps.dtype)

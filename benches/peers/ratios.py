@@ -2,9 +2,9 @@
 
     python3 benches/peers/ratios.py OURS.json PEERS.json RECORDS/
 
-OURS.json is of `critbeta bench --json`, PEERS.json of gpu.py; either may be missing, and the columns that need it stay empty.
-Writes ours.csv, peers.csv and ratios.csv into RECORDS and prints the table with the goals and how many cases meet each.
-"""
+OURS.json is of `critbeta bench --json`, PEERS.json of gpu.py; either may be missing, and the columns that
+need it stay empty. Writes ours.csv, peers.csv and ratios.csv into RECORDS and prints the table with the goals
+and how many cases meet each."""
 
 import csv
 import json
@@ -12,13 +12,15 @@ import pathlib
 import sys
 
 KEY = ["rows", "n", "dtype", "family"]
-# G4's floor: the row's bytes at the bandwidth of the largest copy of the run, and a launch with one barrier of the grid.
+# G4's floor: the row's bytes at the bandwidth of the largest copy of the run, and a launch with one barrier
+# of the grid.
 FLOOR_SECONDS = 2.5e-6
 FEW_ROWS = 8
 # Read and written: goals of many rows are for 256 MiB of scores and more.
 MANY_BYTES = 512 << 20
 
-# name, goal number, what it must reach, which cases count, how it is computed from our and the peers' seconds.
+# name, goal number, what it must reach, which cases count, how it is computed from our and the peers'
+# seconds.
 GOALS = [
     ("copy/softmax", "G1", ">=", 0.96, "full", lambda o, p, f: o["copy"] / o["softmax"]),
     ("compile/softmax", "G1", ">=", 1.45, "full", lambda o, p, f: p["compile"] / o["softmax"]),
@@ -26,7 +28,14 @@ GOALS = [
     ("triton/softmax", "G1", ">=", 1.0, "full", lambda o, p, f: p["triton"] / o["softmax"]),
     ("copy/critical", "G2", ">=", 0.90, "full", lambda o, p, f: o["copy"] / o["critical_softmax"]),
     ("critical/softmax", "G2", "<=", 1.08, "full", lambda o, p, f: o["critical_softmax"] / o["softmax"]),
-    ("topk+softmax/critical", "G2", ">=", 5.0, "full", lambda o, p, f: p["topk_softmax"] / o["critical_softmax"]),
+    (
+        "topk+softmax/critical",
+        "G2",
+        ">=",
+        5.0,
+        "full",
+        lambda o, p, f: p["topk_softmax"] / o["critical_softmax"],
+    ),
     ("sort/critical", "G2", ">=", 30.0, "full", lambda o, p, f: p["sort"] / o["critical_softmax"]),
     ("own topk/critical", "", "", None, "full", lambda o, p, f: o["topk"] / o["critical_softmax"]),
     # A copy reads half of what it moves: half its time stands for the time of reading alone.
@@ -115,7 +124,10 @@ def main():
         out.writerow(KEY + names)
         out.writerows([*key, *("" if r is None else f"{r:.4f}" for r in ratios)] for key, ratios in rows)
     print(f"ours on {device}; peers on {peers_device or 'nothing: they did not run'}")
-    print(f"{'rows x n':>17} {'dtype':5} {'family':10} " + " ".join(f"{name:>{max(8, len(name))}}" for name in names))
+    print(
+        f"{'rows x n':>17} {'dtype':5} {'family':10} "
+        + " ".join(f"{name:>{max(8, len(name))}}" for name in names)
+    )
     for (count, n, dtype, family), ratios in rows:
         cells = [("" if r is None else f"{r:.3f}") for r in ratios]
         told = " ".join(f"{cell:>{max(8, len(name))}}" for name, cell in zip(names, cells))

@@ -2,7 +2,7 @@
 //! have unsafe code.
 #![allow(unsafe_code)]
 
-use crate::raised;
+use crate::errors::raised;
 use critbeta::{Element, Scores, rebase_shift, rebased};
 use half::{bf16, f16};
 use numpy::{Element as NumpyElement, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};

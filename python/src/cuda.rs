@@ -2,8 +2,8 @@
 //! file and `block.rs` have unsafe code.
 #![allow(unsafe_code)]
 
+use crate::errors::raised;
 use crate::numbers::{Whole, top_k as checked};
-use crate::raised;
 use crate::rows::Rows;
 use crate::rules::Rescaling;
 use critbeta::DType;

@@ -1,7 +1,7 @@
 //! Measurements of rows of scores.
 
 use crate::block::{Block, Work};
-use crate::raised;
+use crate::errors::raised;
 use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
 use critbeta::reference::Row;

@@ -1,7 +1,7 @@
 //! Pages of rows in memory, and of files.
 
+use crate::errors::raised;
 use crate::numbers::{Whole, top_k as checked};
-use crate::raised;
 use crate::rows::Rows;
 use crate::threads::without_lock;
 use critbeta::cpu::Measure;

@@ -1,8 +1,8 @@
 //! Row records of queries and keys in memory.
 
 use crate::block::{Block, Data, indices};
+use crate::errors::raised;
 use crate::measure::settings;
-use crate::raised;
 use crate::rows::Rows;
 use crate::threads::without_lock;
 use critbeta::DType;

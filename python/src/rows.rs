@@ -1,9 +1,9 @@
 //! Row records and their columns.
 
 use crate::block::{Block, Work, indices};
+use crate::errors::raised;
 use crate::measure::settings;
 use crate::numbers::{Whole, top_k as checked};
-use crate::raised;
 use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
 use critbeta::{Element, Scores};

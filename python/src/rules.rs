@@ -1,8 +1,8 @@
 //! Rescalings, the published laws, and score families.
 
 use crate::block::indices;
+use crate::errors::raised;
 use crate::numbers::Whole;
-use crate::raised;
 use critbeta::calibration::{HeadRescalings, RescalingSpec};
 use critbeta::families as known;
 use critbeta::laws::{LAWS, LawEntry};

@@ -1,7 +1,7 @@
 //! The rescaled softmax of rows.
 
 use crate::block::{Block, Out, Target, Work, lengths, places};
-use crate::raised;
+use crate::errors::raised;
 use crate::rules::Rescaling;
 use crate::threads::without_lock;
 use critbeta::cpu::{self, SoftmaxRow};

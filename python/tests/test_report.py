@@ -41,7 +41,8 @@ def assert_is_of(page, summary):
         (found,) = re.findall(rf'<strong id="{regime}">([\d.]+) %</strong>', page)
         assert float(found) == pytest.approx(100 * rows / measured, abs=0.051), regime
     for head in summary["heads"]:
-        name, ratio, critical = f"{head['layer']} · head {head['head']}", head["operating_ratio"], head["critical_beta"]
+        name = f"{head['layer']} · head {head['head']}"
+        ratio, critical = head["operating_ratio"], head["critical_beta"]
         rho, beta = shown(ratio["q50"]), shown(critical["q50"])
         lead = (
             rf"{name} choose anotherThe median of {head['measured']} rows has ρ = {rho}\. "

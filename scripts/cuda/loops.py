@@ -1,12 +1,12 @@
 """Instructions per element of the hot loops, counted in the disassembly.
 
-A loop is a natural loop of the control flow: the blocks from which a backward edge is reached without passing its head,
-wherever the assembler laid them. A loop over the row's elements is one that moves 16-byte vectors; an iteration handles
-as many elements as its vectors hold. Shared and global loads of one loop are two ways to the same vector (resident or
-not), so the more frequent of them counts, or the stores where a loop only stores. Loops around such loops are left out.
-Every instruction of a loop counts, whether its predicate or branch lets it run or not: an upper bound, except where a
-loop without vectors stands inside it (marked +), whose body counts once.
-"""
+A loop is a natural loop of the control flow: the blocks from which a backward edge is reached without passing
+its head, wherever the assembler laid them. A loop over the row's elements is one that moves 16-byte vectors;
+an iteration handles as many elements as its vectors hold. Shared and global loads of one loop are two ways to
+the same vector (resident or not), so the more frequent of them counts, or the stores where a loop only
+stores. Loops around such loops are left out. Every instruction of a loop counts, whether its predicate or
+branch lets it run or not: an upper bound, except where a loop without vectors stands inside it (marked +),
+whose body counts once."""
 
 import itertools
 import pathlib
@@ -23,10 +23,10 @@ FRAME = re.compile(r'\s*//## File "([^"]+)", line (\d+)')
 
 
 def disassembled(nvdisasm, image):
-    """Per hot function of the image: its instructions as (opcode, rest, frames, predicated), and its labels' places.
+    """Per hot function of the image: its instructions as (opcode, rest, frames, predicated), and its labels'
+    places.
 
-    Frames are (file, line), innermost first.
-    """
+    Frames are (file, line), innermost first."""
     ran = subprocess.run([nvdisasm, "-c", "-gi", str(image)], capture_output=True, text=True, check=True)
     found, code, labels, frames, fresh = {}, None, {}, [], False
     for line in ran.stdout.splitlines():
@@ -92,11 +92,14 @@ def loops_of(code, labels):
 
 def chains(body):
     """Where each instruction comes from: its lines from the kernel's own body inwards."""
-    return Counter(tuple(f for f in reversed(frames) if not f[0].endswith(".def")) for _, _, frames, _ in body)
+    return Counter(
+        tuple(f for f in reversed(frames) if not f[0].endswith(".def")) for _, _, frames, _ in body
+    )
 
 
 def shared_prefix(all_chains):
-    """The lines that every loop is inside of: calls from the kernel to its verbs, which tell no loops apart."""
+    """The lines that every loop is inside of: calls from the kernel to its verbs, which tell no loops
+    apart."""
     shortest = min(map(len, all_chains), default=0)
     same = (len({chain[i] for chain in all_chains}) == 1 for i in range(max(shortest - 1, 0)))
     return sum(1 for _ in itertools.takewhile(bool, same))
@@ -137,7 +140,9 @@ def report(nvdisasm, images, kernels):
 
 def vectors_of(loop, code):
     opcodes = [code[at][0] for at in loop]
-    moved = [sum(o.startswith(kind) and ".128" in o for o in opcodes) for kind in ["LDS", "LDG", "STG", "STS"]]
+    moved = [
+        sum(o.startswith(kind) and ".128" in o for o in opcodes) for kind in ["LDS", "LDG", "STG", "STS"]
+    ]
     return max(moved[:2]) or max(moved[2:])
 
 

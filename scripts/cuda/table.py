@@ -1,7 +1,7 @@
-"""Compiles the kernels for every architecture, prints what each variant costs, and fails on a spill or a stack frame.
+"""Compiles the kernels for every architecture, prints what each variant costs, and fails on a spill or a
+stack frame.
 
-scripts/cuda-compile.sh runs this with the tools it found.
-"""
+scripts/cuda-compile.sh runs this with the tools it found."""
 
 import argparse
 import concurrent.futures
@@ -26,7 +26,10 @@ def variants(kernels):
     rows = re.findall(r"^([A-Z_]+)\((\w+), (\w+), (\d+), (\d+)\)$", text, re.MULTILINE)
     if not rows:
         sys.exit(f"error: no FAMILY(dtype, scope, threads, ctas) in {kernels / 'variants.def'}")
-    return {f"{family.lower()}_{dtype}_{scope}{threads}x{ctas}": scope for family, dtype, scope, threads, ctas in rows}
+    return {
+        f"{family.lower()}_{dtype}_{scope}{threads}x{ctas}": scope
+        for family, dtype, scope, threads, ctas in rows
+    }
 
 
 def expected(table, arch):
@@ -42,7 +45,8 @@ def run(command):
 
 
 def compile_one(nvcc, source, arch, out):
-    """PTX, its cubin, and what the assembler said of it. In two steps, so that the PTX of sm_80 is there too."""
+    """PTX, its cubin, and what the assembler said of it. In two steps, so that the PTX of sm_80 is there
+    too."""
     ptx, cubin = (out / f"{source.stem}.{arch}.{kind}" for kind in ["ptx", "cubin"])
     virtual = arch.replace("sm", "compute")
     run([nvcc, "-ptx", f"-arch={virtual}", *FLAGS, str(source), "-o", str(ptx)])
@@ -57,7 +61,9 @@ def costs(said):
         if match := re.search(r"Function properties for (\S+)", line):
             name = match[1]
             found[name] = dict.fromkeys(COLUMNS, 0)
-        elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+        elif match := re.search(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
+        ):
             found[name].update(zip(COLUMNS[1:4], map(int, match.groups())))
         elif match := re.search(r"Used (\d+) registers", line):
             found[name]["registers"] = int(match[1])
@@ -96,9 +102,13 @@ def main():
     compiler = nvrtc.Nvrtc(args.nvrtc)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        offline = {(s, a): pool.submit(compile_one, args.nvcc, s, a, args.out) for a in ARCHS for s in sources}
+        offline = {
+            (s, a): pool.submit(compile_one, args.nvcc, s, a, args.out) for a in ARCHS for s in sources
+        }
         online = {
-            (s, a): pool.submit(compiler.compile, nvrtc.expand(s), s.name, a) for a in NVRTC_ARCHS for s in sources
+            (s, a): pool.submit(compiler.compile, nvrtc.expand(s), s.name, a)
+            for a in NVRTC_ARCHS
+            for s in sources
         }
         for (source, arch), job in offline.items():
             text, images[source.stem, arch], said = job.result()
@@ -117,7 +127,9 @@ def main():
         bad = {}
         for name in [*(s for s in table if s in names), *sorted(names - table.keys())]:
             cost = rows[name, arch]
-            print(f"{plain(name):{width}}  {arch:6}  " + "  ".join(f"{cost[column]:13}" for column in COLUMNS))
+            print(
+                f"{plain(name):{width}}  {arch:6}  " + "  ".join(f"{cost[column]:13}" for column in COLUMNS)
+            )
             if spilled := cost["stack"] + cost["spill stores"] + cost["spill loads"]:
                 bad[name] = spilled
         if bad:
@@ -157,7 +169,8 @@ def write_record(args, told, rows, table):
     changed = output_of(["git", "status", "--porcelain", str(args.kernels)])
     release = output_of([args.nvcc, "--version"]).splitlines()[-1]
     lines = [
-        f"# scripts/cuda-compile.sh --record, {day}, commit {commit}{' and uncommitted kernels' if changed else ''}",
+        f"# scripts/cuda-compile.sh --record, {day}, commit {commit}"
+        f"{' and uncommitted kernels' if changed else ''}",
         f"# {release}; flags {' '.join(FLAGS)}",
         "",
         told,

@@ -238,7 +238,8 @@ impl<'a> Call<'a> {
                 if !apart && (a.writable || b.writable) && !is_in_place {
                     let detail = format!(
                         "{} at {:#x} + {} bytes and {} at {:#x} + {} bytes overlap; \
-                         probabilities may only be in place of the scores at the same address, dtype and stride",
+                         probabilities may only be in place of the scores at the same address, dtype and \
+                         stride",
                         a.name, a.address, a.bytes, b.name, b.address, b.bytes
                     );
                     return Err(Error::Launch { rows, cols, detail });

@@ -13,16 +13,29 @@ class Browser:
         self.profile = tempfile.TemporaryDirectory()
         to_child, self.to = os.pipe()
         self.back, from_child = os.pipe()
-        flags = ["--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage",
-                 "--no-first-run", "--disable-extensions", "--disable-background-networking",
-                 "--disable-component-update", "--hide-scrollbars", "--force-color-profile=srgb",
-                 f"--user-data-dir={self.profile.name}"]
+        flags = [
+            "--headless=new",
+            "--remote-debugging-pipe",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-extensions",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--hide-scrollbars",
+            "--force-color-profile=srgb",
+            f"--user-data-dir={self.profile.name}",
+        ]
         if os.geteuid() == 0:
             flags.append("--no-sandbox")
         # Chromium reads descriptor 3 and writes descriptor 4.
         shell = f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}'
-        self.process = subprocess.Popen(["bash", "-c", shell, executable, *flags], pass_fds=(to_child, from_child),
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            ["bash", "-c", shell, executable, *flags],
+            pass_fds=(to_child, from_child),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(to_child)
         os.close(from_child)
         self.buffer, self.number, self.events = b"", 0, []
@@ -44,7 +57,7 @@ class Browser:
             message["sessionId"] = session
         data = json.dumps(message).encode() + b"\0"
         while data:
-            data = data[os.write(self.to, data):]
+            data = data[os.write(self.to, data) :]
         limit = time.monotonic() + seconds
         while True:
             answer = self._receive(limit)
@@ -87,7 +100,13 @@ class Page:
         self.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ["Page", "Runtime", "Log", "Network", "DOM"]:
             self.call(f"{domain}.enable")
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         if not script:
@@ -122,7 +141,15 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def key(self, name, text=None):
-        code = {"Enter": 13, "ArrowRight": 39, "ArrowDown": 40, "ArrowLeft": 37, "ArrowUp": 38, "Tab": 9, " ": 32}[name]
+        code = {
+            "Enter": 13,
+            "ArrowRight": 39,
+            "ArrowDown": 40,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "Tab": 9,
+            " ": 32,
+        }[name]
         params = {"key": name, "windowsVirtualKeyCode": code}
         if text:
             params["text"] = text

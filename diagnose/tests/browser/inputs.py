@@ -1,4 +1,5 @@
-"""Files of attention for pages that must hold: hostile names, and rows that say nothing. Nothing but Python is needed."""
+"""Files of attention for pages that must hold: hostile names, and rows that say nothing. Nothing but Python
+is needed."""
 
 import json
 import math
@@ -52,15 +53,21 @@ def write(folder):
     npy(at("poisoned.npy"), (20, 8), [[math.nan] + [0.0] * 7] * 20)
     npy(at("masked.npy"), (5, 8), [[-inf] * 8] * 5)
     npy(at("single.npy"), (5, 8), [[1.0] + [-inf] * 7] * 5)
-    safetensors(at("hostile.safetensors"), [
-        (HOSTILE, [2, 60, 64], causal(2, 60, 64, 2.0, 1)),
-        ("W" * 3000, [1, 60, 64], causal(1, 60, 64, 8.0, 2)),
-        ("a name with spaces " * 20, [3, 60, 64], causal(3, 60, 64, 0.3, 3)),
-        ("layer\u0000zero \u200b\u4e16\u754c \U0001f600", [1, 60, 64], causal(1, 60, 64, 1.0, 4)),
-    ])
+    safetensors(
+        at("hostile.safetensors"),
+        [
+            (HOSTILE, [2, 60, 64], causal(2, 60, 64, 2.0, 1)),
+            ("W" * 3000, [1, 60, 64], causal(1, 60, 64, 8.0, 2)),
+            ("a name with spaces " * 20, [3, 60, 64], causal(3, 60, 64, 0.3, 3)),
+            ("layer\u0000zero \u200b\u4e16\u754c \U0001f600", [1, 60, 64], causal(1, 60, 64, 1.0, 4)),
+        ],
+    )
     bytes_name = os.path.join(os.fsencode(folder), b"not utf-8 \xff\xfe <b>&.npy")
     npy(bytes_name, (60, 64), [causal(1, 1, 64, 2.0, seed) for seed in range(60)])
-    grid = [(f"model.layers.{layer:02}.attn", [32, 24, 48], causal(32, 24, 48, 0.5 + 0.2 * layer, layer)) for layer in range(30)]
+    grid = [
+        (f"model.layers.{layer:02}.attn", [32, 24, 48], causal(32, 24, 48, 0.5 + 0.2 * layer, layer))
+        for layer in range(30)
+    ]
     safetensors(at("grid.safetensors"), grid)
     safetensors(at("lengths.safetensors"), [("lengths", [1, 256, 4096], causal(1, 256, 4096, 2.0, 5, 16))])
     plain = ["one_row", "tied", "poisoned", "masked", "single"]

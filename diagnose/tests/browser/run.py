@@ -44,7 +44,17 @@ def looks(browser, name, path):
             page.close()
 
 
-HEADINGS = ["The answer", "Where in the model", "Gap count of a row", "Phase plot", "Length", "What if", "Provenance", "Glossary", "Citation"]
+HEADINGS = [
+    "The answer",
+    "Where in the model",
+    "Gap count of a row",
+    "Phase plot",
+    "Length",
+    "What if",
+    "Provenance",
+    "Glossary",
+    "Citation",
+]
 SHOWN = "[...document.querySelectorAll('.head')].filter(h => h.checkVisibility()).map(h => h.id).join()"
 
 
@@ -54,7 +64,11 @@ def works(browser, path):
     first = page.ask(SHOWN)
     check("one head to begin with", first.startswith("h") and "," not in first, first)
     page.click(".grid a[href='#h5']")
-    check("a click shows that head", page.ask(SHOWN) == "h5" and page.ask("location.hash") == "#h5", page.ask(SHOWN))
+    check(
+        "a click shows that head",
+        page.ask(SHOWN) == "h5" and page.ask("location.hash") == "#h5",
+        page.ask(SHOWN),
+    )
     check("the cell is marked", page.ask("document.querySelector('[aria-current]').hash") == "#h5")
     stops = page.ask("[...document.querySelectorAll('.grid a')].filter(a => a.tabIndex === 0).length")
     check("one stop for the tab key", stops == 1, stops)
@@ -63,17 +77,27 @@ def works(browser, path):
     page.ask("document.querySelector('.grid a[href=\"#h0\"]').focus()")
     for key in ["ArrowRight", "ArrowDown"]:
         page.key(key)
-    check("arrows move", page.ask("document.activeElement.hash") == "#h4", page.ask("document.activeElement.hash"))
+    check(
+        "arrows move",
+        page.ask("document.activeElement.hash") == "#h4",
+        page.ask("document.activeElement.hash"),
+    )
     readout = page.ask("document.getElementById('readout').textContent")
     check("the readout follows", "layer10 head 1" in readout, readout)
     page.key("Enter", "\r")
     check("Enter shows that head", page.ask(SHOWN) == "h4", page.ask(SHOWN))
     ground = "getComputedStyle(document.querySelector('.grid a[href=\"#h4\"]')).backgroundColor"
-    text = "[...document.querySelectorAll('.grid a[href=\"#h4\"] i')].filter(i => i.checkVisibility()).map(i => i.textContent).join()"
+    text = (
+        "[...document.querySelectorAll('.grid a[href=\"#h4\"] i')]"
+        ".filter(i => i.checkVisibility()).map(i => i.textContent).join()"
+    )
     seen = set()
     for metric in range(6):
         page.click(f"label[for=m{metric}]")
-        legends = page.ask("[...document.querySelectorAll('.legend')].filter(l => l.checkVisibility()).map(l => l.className).join()")
+        legends = page.ask(
+            "[...document.querySelectorAll('.legend')]"
+            ".filter(l => l.checkVisibility()).map(l => l.className).join()"
+        )
         check(f"quantity {metric} has its legend", legends == f"legend l{metric}", legends)
         seen.add((page.ask(ground), page.ask(text)))
         judged(page, f"quantity {metric}")
@@ -84,12 +108,16 @@ def works(browser, path):
     page.close()
 
     page = Page(browser, path, width=1024)
-    wide = page.ask("(box => [box.scrollWidth, box.clientWidth])(document.getElementById('values').parentElement)")
+    wide = page.ask(
+        "(box => [box.scrollWidth, box.clientWidth])(document.getElementById('values').parentElement)"
+    )
     check("the table fits 1024 px", wide[0] <= wide[1], wide)
     page.close()
 
     page = Page(browser, path, fragment="#h6")
-    check("a link to a head marks its cell", page.ask("document.querySelector('[aria-current]').hash") == "#h6")
+    check(
+        "a link to a head marks its cell", page.ask("document.querySelector('[aria-current]').hash") == "#h6"
+    )
     page.close()
 
     page = Page(browser, path, script=False, fragment="#h7")
@@ -118,7 +146,10 @@ def unpacks(browser, path):
     check("and back", page.until(f"{SHOWN} === 'h700'"), page.ask(SHOWN))
     page.close()
     page = Page(browser, path, script=False, fragment="#h700")
-    check("without JavaScript there is one head and a word why", page.ask(SHOWN) == page.ask("document.querySelector('.first').id"))
+    check(
+        "without JavaScript there is one head and a word why",
+        page.ask(SHOWN) == page.ask("document.querySelector('.first').id"),
+    )
     page.close()
 
 
@@ -129,7 +160,9 @@ def prints(browser, name, path, folder, wanted, most):
     with open(pdf, "wb") as file:
         file.write(base64.b64decode(data))
     page.close()
-    text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        ["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True
+    ).stdout
     pages = text.count("\f")
     check(f"{name}: printed on 1 to {most} pages", 1 <= pages <= most, pages)
     lacks = [word for word in wanted if word not in text]
@@ -164,31 +197,71 @@ def main():
     pages = {}
     for name, arguments in cases.items():
         pages[name] = os.path.join(folder, f"{name}.html")
-        subprocess.run([args.critbeta, "diagnose", *arguments, "--html", pages[name]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [args.critbeta, "diagnose", *arguments, "--html", pages[name]],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     rows = os.path.join(folder, "rows.parquet")
-    subprocess.run([args.critbeta, "diagnose", EXAMPLE, "--rows", rows], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [args.critbeta, "diagnose", EXAMPLE, "--rows", rows], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
     pages["records"] = os.path.join(folder, "records.html")
-    subprocess.run([args.critbeta, "report", rows, "--html", pages["records"]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [args.critbeta, "report", rows, "--html", pages["records"]],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     empty = os.path.join(folder, "empty.jsonl")
     open(empty, "w").close()
     pages["empty"] = os.path.join(folder, "empty.html")
-    subprocess.run([args.critbeta, "report", empty, "--html", pages["empty"]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [args.critbeta, "report", empty, "--html", pages["empty"]],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     browser = Browser(args.chromium)
     try:
         works(browser, pages["example"])
         unpacks(browser, pages["grid"])
         for name, path in pages.items():
             looks(browser, name, path)
-        prints(browser, "example", pages["example"], folder, ["The answer", "critical β", "Gap count", "Glossary", "SHA-256", "layer29", "left out on paper"], 5)
-        prints(browser, "poisoned", pages["poisoned"], folder, ["None of the 20 rows can be measured", "Citation"], 4)
+        prints(
+            browser,
+            "example",
+            pages["example"],
+            folder,
+            ["The answer", "critical β", "Gap count", "Glossary", "SHA-256", "layer29", "left out on paper"],
+            5,
+        )
+        prints(
+            browser,
+            "poisoned",
+            pages["poisoned"],
+            folder,
+            ["None of the 20 rows can be measured", "Citation"],
+            4,
+        )
         if args.keep:
             for width in WIDTHS:
                 for dark in [False, True]:
                     look = "dark" if dark else "light"
-                    screenshot(browser, pages["example"], os.path.join(folder, f"example-{width}-{look}.png"), width, 1400, dark)
+                    screenshot(
+                        browser,
+                        pages["example"],
+                        os.path.join(folder, f"example-{width}-{look}.png"),
+                        width,
+                        1400,
+                        dark,
+                    )
             # What docs/img has.
             screenshot(browser, pages["example"], os.path.join(folder, "report.webp"), 1200, 1140)
-            screenshot(browser, pages["example"], os.path.join(folder, "head.webp"), 1200, 1320, True, "#h7", "#h7")
+            screenshot(
+                browser, pages["example"], os.path.join(folder, "head.webp"), 1200, 1320, True, "#h7", "#h7"
+            )
             screenshot(browser, pages["grid"], os.path.join(folder, "grid.png"), 1280, 1400, scroll="#map")
             screenshot(browser, pages["hostile"], os.path.join(folder, "hostile.png"), 1024, 2600)
     finally:

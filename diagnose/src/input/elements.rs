@@ -15,9 +15,9 @@ pub(crate) fn read(dtype: DType, bytes: &[u8], at: usize) -> f64 {
 }
 
 /// Appends `values` as little-endian elements of `dtype`, rounded to nearest even once.
-pub(crate) fn write(dtype: DType, values: &[f64], out: &mut Vec<u8>) {
+pub(crate) fn write(dtype: DType, values: &[impl Copy + Into<f64>], out: &mut Vec<u8>) {
     out.reserve(values.len() * dtype.size_bytes());
-    for &v in values {
+    for v in values.iter().map(|&value| value.into()) {
         match dtype {
             DType::F64 => out.extend(v.to_le_bytes()),
             DType::F32 => out.extend((v as f32).to_le_bytes()),

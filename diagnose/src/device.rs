@@ -52,7 +52,7 @@ impl FromStr for DeviceSpec {
 
 /// The device that computes rows.
 pub enum Device {
-    /// This CPU ([`cpu`]). Reports are sums in f64 of f32 weights.
+    /// This CPU ([`cpu`]). Reports are sums in f64. Weights are f32.
     Cpu,
     /// A GPU or its simulator ([`cuda`](critbeta::cuda)). Critical betas are the CPU's to the bit. Weights
     /// are f32.

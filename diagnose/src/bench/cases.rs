@@ -29,7 +29,7 @@ pub const FAMILIES: [&str; 9] =
 
 /// A GPU's cases with many rows have this many bytes of scores: several times any L2 cache.
 const MANY_BYTES: u64 = 256 << 20;
-/// A CPU's have this many, several times most L3 caches. A sort takes half a second.
+/// A CPU's have this many, and as many of probabilities: several times most L3 caches. A sort takes 0.5 s.
 const MANY_BYTES_CPU: u64 = 64 << 20;
 /// This many scores are drawn at most. Further rows repeat them.
 const DRAWN_SCORES: u64 = 1 << 22;
@@ -166,7 +166,7 @@ fn ladder() -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// A case for each family, small enough for the simulator and for a memory checker. Their times mean nothing.
+/// A case for each scope and family, small enough for the simulator and a memory checker. Times mean nothing.
 ///
 /// Errors: as [`of`].
 pub fn small() -> Result<Vec<Case>> {

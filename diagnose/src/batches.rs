@@ -4,8 +4,8 @@ use critbeta::{Error, Result};
 use rayon::prelude::*;
 use std::path::Path;
 
-/// Checks that all threads together can get the memory for the rows of `layer`. An allocation that
-/// fails later would end the process.
+/// Checks that all threads together can get the memory for the rows of `layer`. A later failure would end the
+/// process.
 ///
 /// Errors: [`Error::File`] if the system refuses it.
 pub(crate) fn check_memory(path: &Path, layer: &str, bytes_per_thread: u128) -> Result<()> {
@@ -41,8 +41,7 @@ pub(crate) fn in_order<J: Send + Sync, S: Default, R: Send>(
         if batch.is_empty() {
             return Ok(());
         }
-        // Every job has one result, even where a thread takes many. Only a thread that steals work makes new
-        // scratch.
+        // Every job has one result, even if a thread takes many. Only stolen work makes new scratch.
         let results: Vec<R> = batch.par_iter().map_init(S::default, &work).collect();
         results.into_iter().try_for_each(&mut sink)?;
     }

@@ -52,16 +52,16 @@ impl FromStr for DeviceSpec {
 
 /// The device that computes rows.
 pub enum Device {
-    /// This CPU ([`cpu`]). Reports are sums in f64 of f32 weights.
+    /// This CPU ([`cpu`]). Reports are sums in f64. Weights are f32.
     Cpu,
-    /// A GPU or its simulator ([`cuda`](critbeta::cuda)). Critical betas equal the CPU's bit for bit. Weights
+    /// A GPU or its simulator ([`cuda`](critbeta::cuda)). Critical betas are the CPU's to the bit. Weights
     /// are f32.
     Cuda(Engine),
 }
 
 impl Device {
-    /// Opens the device. `Auto` takes the CPU if no GPU works. `note` then gets the reason, unless there is
-    /// no driver, or no CUDA in this build.
+    /// Opens the device. `Auto` takes the CPU if no GPU works. `note` gets the reason, unless a driver or a
+    /// CUDA build is missing.
     ///
     /// Errors: those of [`Engine::cuda`] and [`Engine::simulated`] if the user named that device.
     pub fn open(spec: DeviceSpec, note: &mut dyn FnMut(&str)) -> Result<Device> {

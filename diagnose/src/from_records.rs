@@ -21,8 +21,7 @@ pub struct RecordSettings {
     pub train_length: f64,
 }
 
-/// The summary of the records in `path`, by the same functions as the diagnosis of their scores. `seed`
-/// decides all resampling.
+/// The summary of the records in `path`, made as that of their scores. `seed` decides all resampling.
 ///
 /// Errors: [`Error::Io`]; [`Error::File`] with line and column for text that is not a record, and for records
 /// that contradict `settings` or need a setting that it lacks.

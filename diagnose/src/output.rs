@@ -13,8 +13,8 @@ use tempfile::TempPath;
 ///
 /// A drop without a commit leaves the target unchanged and nothing beside it. The same holds for a process
 /// that calls [`remove_unfinished`] before a signal ends it. A process that is killed outright leaves
-/// `.critbeta.xxxxxx.tmp`. A target that is not a regular file (a pipe, a device, /dev/stdout) cannot be
-/// replaced, so it is written directly.
+/// `.critbeta.xxxxxx.tmp`. A target that is not a regular file (a pipe, a device, /dev/stdout) is written
+/// directly.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
@@ -33,8 +33,7 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes the temporary files of all outputs of this process. A signal handler calls it before the process
-/// ends.
+/// Removes the temporary files of all outputs of this process. A signal handler calls it.
 pub fn remove_unfinished() {
     for path in unfinished().drain(..) {
         // A file that is gone was committed or dropped just now.
@@ -55,7 +54,7 @@ impl Output {
     /// Begins to write the file that will be `path`. A symbolic link stays one: the file that it leads to is
     /// replaced by one with the same permissions.
     ///
-    /// Errors: [`Error::Io`] for a directory, a read-only target, a missing or read-only parent, a loop of
+    /// Errors: [`Error::Io`] for a directory, a read-only target, a missing or read-only parent, looped
     /// links.
     pub fn create(path: &Path) -> Result<Output> {
         let fail = |e| Error::io(path, e);
@@ -89,8 +88,8 @@ impl Output {
 
     /// Replaces the file at [`Output::path`] by what was written.
     ///
-    /// Errors: [`Error::Io`] if the disk is full or the target cannot be replaced. The target is then
-    /// unchanged.
+    /// Errors: [`Error::Io`] if the disk is full or the target cannot be replaced. The target stays as it
+    /// was.
     pub fn commit(mut self) -> Result<()> {
         self.settle()?;
         self.publish()

@@ -58,8 +58,7 @@ impl<'a> Probabilities<'a> {
             if dtype == DType::Bf16 && is_npy(&input.path) {
                 return Err(Error::file(out, "the .npy format has no bf16, expected f64, f32 or f16"));
             }
-            // This is for a row's scores, workspace and f64 weights, and for rows that wait to be written (on
-            // a GPU as f32).
+            // A row needs scores, workspace and f64 weights. Rows wait to be written (on a GPU as f32).
             let waiting = JOBS_PER_THREAD * dtype.size_bytes().max(4);
             check_memory(
                 &input.path,
@@ -184,11 +183,7 @@ impl Planned<'_> {
                     let reports =
                         engine.softmax(&view, &self.rescalings[head], Some(&positions), &mut probs)?;
                     let mut bytes = Vec::new();
-                    elements::write(
-                        self.dtype,
-                        &probs.iter().map(|&p| p.into()).collect::<Vec<f64>>(),
-                        &mut bytes,
-                    );
+                    elements::write(self.dtype, &probs, &mut bytes);
                     deliver(&reports, &bytes)
                 })
             }

@@ -16,14 +16,13 @@ use std::ops::Range;
 const TILE_KEYS: usize = 1024;
 const TILE_VALUES: usize = 1 << 16;
 /// One thread holds this many scores (16 MiB), and as many values of queries, unless two rows are longer.
-/// With half as many, 65,536 keys were read and packed for every 32 rows, which took longer than their
-/// product (2026-11-25).
+/// With half as many, to read and pack 65,536 keys per 32 rows took longer than the product (2026-11-25).
 const BLOCK_VALUES: usize = 1 << 22;
 /// At most this many rows share a tile. To read and pack it cost 44 % of the product's time at 64 rows, 10 %
 /// at 256, and nothing measurable at 512 (2048 keys of head_dim 64 in f32, 2026-11-25).
 const BLOCK_ROWS: usize = 512;
 /// Rows per product where the rows of a block see different keys. A product covers all keys that any of its
-/// rows sees. Smaller groups waste fewer scores but pack keys more often (32 and 64 no faster, 256 a tenth
+/// rows sees. Smaller groups waste fewer scores but pack keys more often (32 and 64: no faster, 256: a tenth
 /// slower).
 const GROUP_ROWS: usize = 128;
 
@@ -47,8 +46,8 @@ fn tile_keys(head_dim: usize) -> usize {
     (TILE_VALUES / head_dim).clamp(1, TILE_KEYS)
 }
 
-/// Bytes of scratch that one thread needs for `pair`. Queries and keys count twice, because the product packs
-/// them.
+/// Bytes of scratch that one thread needs for `pair`. The product packs queries and keys, so they count
+/// twice.
 pub(crate) fn scratch_bytes(pair: &QkPair) -> u128 {
     let [rows, keys, dim, tile] =
         [block_rows(pair).min(pair.rows()), pair.keys(), pair.head_dim(), tile_keys(pair.head_dim())]
@@ -244,8 +243,7 @@ mod tests {
         for (dim, size) in [(16, 1.0), (16, 1e-19), (16, 1e18), (300, 1.0)] {
             let value = |i| wave(i) * size;
             let plain = filled(&pair(dim, 64, &positions, 1.0, value), 0, 5).concat();
-            // The first two are not powers of two, though the second is an f32. The last ones do not fit in
-            // f32.
+            // The first two are not powers of two, though the second is an f32. The last do not fit in f32.
             for scale in [0.1, 0.75, 0.25, 64.0, 2f64.powi(-130), 1e-60, 2f64.powi(130)] {
                 let scaled = filled(&pair(dim, 64, &positions, scale, value), 0, 5).concat();
                 let expected: Vec<f32> = plain.iter().map(|&s| (f64::from(s) * scale) as f32).collect();

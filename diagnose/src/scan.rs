@@ -37,8 +37,7 @@ pub fn scan(
     scan_on(&Device::Cpu, inputs, settings, sink)
 }
 
-/// Measures every row of `inputs` on `device` and hands the records to `sink` in input order, a batch at a
-/// time.
+/// Measures every row of `inputs` on `device` and hands batches of records to `sink` in input order.
 ///
 /// Memory is O(threads x keys): no source is read whole. Errors: those of [`Settings::check`], of
 /// [`InstructionSet::chosen`] and of the sink, and [`Error::File`] for rows too long for the memory.
@@ -169,8 +168,7 @@ impl Scratch {
         block
     }
 
-    /// Every row of a job, without the keys that are left out, and the shift that was subtracted from its
-    /// scores.
+    /// Every row of a job, without the keys that are left out, and the shift of its scores.
     fn each_row(
         &mut self,
         job: &Job,

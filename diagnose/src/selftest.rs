@@ -5,8 +5,8 @@
 //! crate. The k-th largest of n independent scores is the tail quantile at Gamma_k / Gamma_(n+1), where
 //! Gamma_k is a sum of k unit exponentials (Renyi 1953). So Lambda = max over k of log k / (x_1 - x_k) can be
 //! sampled in f64 from the quantile function alone, with no row, no f32, no sort and no histogram.
-//! `tests/selftest.rs` does so. `MEDIANS` are its results from 1,000,000 samples each (the sink: 250,000,
-//! with every rank; 2026-11-24).
+//! `tests/selftest.rs` does so. `MEDIANS` are its results from 1,000,000 samples each (the sink: 250,000, all
+//! ranks; 2026-11-24).
 //!
 //! The sampling error of a median of R rows is known. The median lies between the quantiles 1/2 - 2.5 /
 //! sqrt(R) and 1/2 + 2.5 / sqrt(R) of the distribution, except once in 1.7 million (5 sigma of the rank). The
@@ -64,8 +64,7 @@ pub fn check(seed: u64, progress: &mut dyn FnMut(usize, usize)) -> Vec<Check> {
 
 /// Measures every family with a known answer on `device` and compares.
 ///
-/// Calls `progress(done, total)` after each family. The result depends only on the seed. Errors: those of the
-/// device.
+/// Calls `progress(done, total)` after each family. Only the seed matters. Errors: the device's.
 pub fn check_on(device: &Device, seed: u64, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<Check>> {
     let measurer = match device {
         Device::Cpu => Measurer::Row(|scores| critbeta::cpu::critical_beta(scores, 0.0)),

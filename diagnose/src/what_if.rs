@@ -123,7 +123,7 @@ pub fn look_again(
     Ok(())
 }
 
-/// The rules of every head: the diagnosis' beta, the published laws, the row's critical beta, and the head's
+/// The rules of every head: the diagnosis' beta, the published laws, the row's critical beta, the
 /// calibration.
 fn rules(summary: &Summary, settings: &Settings) -> Vec<Vec<Rescaling>> {
     let as_it_is = if settings.beta == 1.0 { Rescaling::Identity } else { Rescaling::Fixed(settings.beta) };

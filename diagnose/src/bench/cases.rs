@@ -29,8 +29,7 @@ pub const FAMILIES: [&str; 9] =
 
 /// A GPU's cases with many rows have this many bytes of scores: several times any L2 cache.
 const MANY_BYTES: u64 = 256 << 20;
-/// A CPU's have this many, and as many of probabilities. That is several times most L3 caches, and a sort
-/// takes half a second.
+/// A CPU's have this many, and as many of probabilities: several times most L3 caches. A sort takes 0.5 s.
 const MANY_BYTES_CPU: u64 = 64 << 20;
 /// This many scores are drawn at most. Further rows repeat them.
 const DRAWN_SCORES: u64 = 1 << 22;
@@ -38,8 +37,7 @@ const DRAWN_SCORES: u64 = 1 << 22;
 impl Case {
     /// A case of `family`, which is a name in [`FAMILIES`], with or without a parameter.
     ///
-    /// Errors: [`Error::Settings`] for an unknown family, zero rows or columns, f64, or more bytes than can
-    /// be addressed.
+    /// Errors: [`Error::Settings`] for an unknown family, zero rows or columns, f64, or too many bytes.
     pub fn new(rows: u64, n: u64, dtype: DType, family: &str) -> Result<Case> {
         let family = family.parse().map_err(|detail| Error::Settings { detail })?;
         let fail = |expected| {
@@ -96,8 +94,8 @@ impl Case {
         self.family_name() + order
     }
 
-    /// Draws the rows from `seed` and rounds them to the dtype. Beyond 4 Mi scores it draws only the rows
-    /// that the others repeat.
+    /// Draws rows from `seed` in the case's dtype. Beyond 4 Mi scores it draws only those that the others
+    /// repeat.
     pub fn draw(&self, seed: u64) -> Vec<Vec<f32>> {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let one = |_| {
@@ -106,11 +104,7 @@ impl Case {
             if self.is_shuffled {
                 row.shuffle(&mut rng);
             }
-            elements::write(
-                self.dtype,
-                &row.iter().map(|&score| score.into()).collect::<Vec<f64>>(),
-                &mut bytes,
-            );
+            elements::write(self.dtype, &row, &mut bytes);
             elements::decode_row(self.dtype, &bytes, 0, &mut row);
             row
         };
@@ -123,10 +117,9 @@ impl Case {
     }
 }
 
-/// What `critbeta bench` measures on `device` where no shape is given. The simulator gets [`small`], because
-/// it would take days for more.
+/// The default cases of `critbeta bench`. The simulator gets [`small`], because it would take days for more.
 ///
-/// Errors: none but those of [`Case::new`], which would be a defect of the table.
+/// Errors: only those of [`Case::new`], which would be a defect of the table.
 pub fn of(device: &Device) -> Result<Vec<Case>> {
     match device {
         Device::Cpu => cpu_ladder(),
@@ -148,8 +141,6 @@ fn cpu_ladder() -> Result<Vec<Case>> {
 }
 
 /// A GPU measures many rows of 4K to 1M in f32 and bf16, every family at two lengths, and 1 to 8 long rows.
-///
-/// Errors: none but those of [`Case::new`], which would be a defect of the table.
 fn ladder() -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for dtype in [DType::F32, DType::Bf16] {
@@ -175,20 +166,14 @@ fn ladder() -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// A case for each family, small enough for the simulator and for a memory checker. Their times mean nothing.
+/// A case for each scope and family, small enough for the simulator and a memory checker. Times mean nothing.
 ///
 /// Errors: as [`of`].
 pub fn small() -> Result<Vec<Case>> {
     let shapes =
         [(5, 300, DType::F32), (3, 5000, DType::Bf16), (2, 40_000, DType::F32), (1, 150_000, DType::F16)];
-    let families = FAMILIES.into_iter().cycle();
-    shapes
-        .into_iter()
-        .cycle()
-        .take(FAMILIES.len())
-        .zip(families)
-        .map(|((rows, n, dtype), family)| Case::new(rows, n, dtype, family))
-        .collect()
+    let case = |((rows, n, dtype), family)| Case::new(rows, n, dtype, family);
+    shapes.into_iter().cycle().zip(FAMILIES).map(case).collect()
 }
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ pub fn equal(scores: &[f32], out: &[f64]) -> Option<String> {
     Some(format!("column {at}: {} copied as {}", scores[at], out[at]))
 }
 
-/// Says what is wrong with a row's betas. The critical beta and its contact must equal the definition's bit
-/// for bit. The row's beta must equal it within the slack, or be 1 for a method without one. In a poisoned
-/// row all but that 1 must be NaN.
+/// Says what is wrong with a row's betas. The critical beta and its contact must be the definition's bit for
+/// bit. The row's beta must equal it within the slack, or be 1 without one. In a poisoned row all but that 1
+/// must be NaN.
 pub fn betas(scores: &[f32], result: &RowResult, method: Method) -> Option<String> {
     if is_poisoned(scores) {
         let critical = result.critical.is_none_or(|found| found.beta.is_nan() && found.contact_gap.is_nan());
@@ -44,8 +44,7 @@ pub fn betas(scores: &[f32], result: &RowResult, method: Method) -> Option<Strin
     (!is_near).then(|| format!("beta {}, expected {beta}", result.beta))
 }
 
-/// Says which probability is off: each must lie within (4 + z) 2^-23 of f64, z = beta x gap, plus the
-/// output's rounding.
+/// Says which probability is not within (4 + z) 2^-23 of f64, z = beta x gap, plus the output's rounding.
 pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Option<String> {
     if is_poisoned(scores) {
         let at = out.iter().position(|p| !p.is_nan())?;
@@ -107,11 +106,8 @@ mod tests {
         assert!(betas(&ROW, &right(), Method::Stats).unwrap().ends_with("expected 1"));
         let near = RowResult { beta: critical.beta * (1.0 + 2f64.powi(-23)), ..right() };
         assert_eq!(betas(&ROW, &near, Method::CriticalSoftmax), None);
-        assert!(
-            betas(&ROW, &RowResult { slack: 0.0, ..near }, Method::CriticalSoftmax)
-                .unwrap()
-                .starts_with("beta")
-        );
+        let strict = RowResult { slack: 0.0, ..near };
+        assert!(betas(&ROW, &strict, Method::CriticalSoftmax).unwrap().starts_with("beta"));
         let far = RowResult { beta: critical.beta * (1.0 + 2f64.powi(-21)), ..right() };
         assert!(betas(&ROW, &far, Method::CriticalSoftmax).unwrap().starts_with("beta"));
         let poisoned = RowResult { beta: f64::NAN, ..right() };

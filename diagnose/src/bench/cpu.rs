@@ -9,12 +9,11 @@ use rayon::prelude::*;
 use std::time::Instant;
 
 /// A thread copies this many bytes at a time. That is as fast as one stretch per thread (57 and 56 GB/s by
-/// streaming stores on a quiet machine, 2026-11-25), and nobody waits for a thread that shares its core with
-/// another program.
+/// streaming stores on a quiet machine, 2026-11-25), and nobody waits for a thread whose core is shared.
 const COPY_BYTES: usize = 1 << 20;
 
-/// A row needs this much memory for its report, for the pieces that threads collect, and for the fields that
-/// are kept.
+/// A row needs this much memory for its report, the pieces that threads collect, and the fields that are
+/// kept.
 const RESULT_BYTES: usize = 4 * size_of::<RowReport>();
 
 /// A cache line. Buffers begin at one, as the large ones of PyTorch and NumPy do.
@@ -40,12 +39,8 @@ impl HostRows {
         let lines = |what| {
             let mut lines: Vec<Line> = Vec::new();
             let count = total.div_ceil(size_of::<Line>());
-            let detail = || {
-                format!(
-                    "no memory for {total} bytes of {what}: {} rows x {} {}",
-                    case.rows, case.n, case.dtype
-                )
-            };
+            let Case { rows, n, dtype, .. } = case;
+            let detail = || format!("no memory for {total} bytes of {what}: {rows} rows x {n} {dtype}");
             lines.try_reserve_exact(count).map_err(|_| Error::Settings { detail: detail() })?;
             lines.resize(count, bytemuck::Zeroable::zeroed());
             Ok(lines)
@@ -55,8 +50,7 @@ impl HostRows {
         for part in all.chunks_mut(bytes.len()) {
             part.copy_from_slice(&bytes[..part.len()]);
         }
-        // The memory for the reports is reserved and freed here, because a collect that finds none ends the
-        // program.
+        // This reserves and frees the memory for the reports: a collect that finds none ends the program.
         let mut room: Vec<[u8; RESULT_BYTES]> = Vec::new();
         let rows = case.rows as usize;
         if room.try_reserve_exact(rows).is_err() {

@@ -1,10 +1,10 @@
-//! Times of the softmax, of a copy of the same bytes, and of what people run today. Each result is checked
-//! before it is timed.
+//! Times of the softmax, of a copy of its bytes, and of what people run today, each checked before it is
+//! timed.
 //!
 //! [`measure`] runs one [`Case`] with all [`Method`]s of a device: in one process, on the same rows, in
 //! alternating order. It takes medians over several rounds. A GPU's L2 cache is overwritten before each run;
-//! a CPU's caches are left alone. `critbeta bench` prints [`cases::of`]. The peers in `benches/peers` measure
-//! the same cases.
+//! a CPU's caches are left alone. `critbeta bench` prints [`cases::of`]. `benches/peers` measures the same
+//! cases.
 
 pub mod cases;
 mod check;
@@ -24,8 +24,8 @@ use critbeta::{CriticalBeta, Rescaling, Result};
 const CHECKED_SCORES: u64 = 1 << 18;
 /// The K of the top-k mode: the most that the kernels of the peers and the papers take.
 const TOP_K: usize = 2048;
-/// A method stops after this many seconds and [`LEAST_ROUNDS`], because a sort takes a hundred times as long
-/// as a softmax.
+/// A method stops after these seconds and [`LEAST_ROUNDS`]: a sort takes a hundred times as long as a
+/// softmax.
 const ENOUGH_SECONDS: f64 = 1.5;
 const LEAST_ROUNDS: usize = 5;
 
@@ -117,8 +117,8 @@ impl Measured {
     }
 }
 
-/// Checks and times `case` on `device` with every method. Each runs `rounds` times, and slow ones at least 5
-/// times. `seed` draws the rows.
+/// Checks and times `case` with every method, `rounds` times each (slow ones at least 5). `seed` draws the
+/// rows.
 ///
 /// On the simulator the seconds are the host's and mean nothing. Errors: those of [`Setup::new`] and
 /// [`Setup::seconds`]. A wrong result is no error: it goes to [`Measured::failed`] and is not timed.
@@ -180,11 +180,7 @@ impl<'d> Setup<'d> {
         let rows = case.draw(seed);
         let mut bytes = Vec::new();
         for row in &rows {
-            elements::write(
-                case.dtype,
-                &row.iter().map(|&score| score.into()).collect::<Vec<f64>>(),
-                &mut bytes,
-            );
+            elements::write(case.dtype, row, &mut bytes);
         }
         let place = match device {
             Device::Cpu => Place::Cpu(cpu::HostRows::new(case, &bytes)?),
@@ -196,8 +192,7 @@ impl<'d> Setup<'d> {
     /// Seconds of one run: device time on a GPU, after its L2 cache was overwritten, and wall time on a CPU.
     ///
     /// Errors: those of [`Engine::launch`](critbeta::cuda::Engine::launch);
-    /// [`Error::Settings`](crate::Error::Settings) for a method that the device does not have
-    /// ([`Method::of`]).
+    /// [`Error::Settings`](crate::Error::Settings) for a method that is not in [`Method::of`].
     pub fn seconds(&mut self, method: Method) -> Result<f64> {
         match &mut self.place {
             Place::Cpu(rows) => rows.seconds(method),
@@ -209,8 +204,7 @@ impl<'d> Setup<'d> {
     ///
     /// Errors: as [`Setup::seconds`].
     pub fn checked(&mut self, method: Method) -> Result<Option<String>> {
-        // The copy fills the output with scores, so that a method that writes nothing cannot pass by an
-        // earlier output.
+        // The copy overwrites the output, so that a method that writes nothing cannot pass.
         self.seconds(Method::Copy)?;
         self.seconds(method)?;
         let Case { rows, n, dtype, .. } = self.case;

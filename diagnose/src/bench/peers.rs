@@ -10,8 +10,7 @@ pub(super) fn log_ranks(n: usize) -> Vec<f64> {
 
 /// The critical beta of a row by sorting its gaps; the sort uses all threads where it `is_alone`.
 ///
-/// Gaps are not negative, so their bits sort as they do. An integer sort is the fastest of the standard
-/// library. A poisoned row gives NaN.
+/// Gaps are not negative, so their bits sort as they do, by the fastest std sort. A poisoned row gives NaN.
 pub(super) fn sorted(row: &[f32], logs: &[f64], is_alone: bool, gaps: &mut Vec<u32>) -> f64 {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if max == f32::NEG_INFINITY {

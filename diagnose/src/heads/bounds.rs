@@ -8,8 +8,7 @@ use critbeta::reference::{entropy_bound, top_two_bound};
 const ROUNDING: f64 = 1e-6;
 
 /// Whether a row breaks the bound on its top-two difference (rho < 1) or on its entropy (rho > 1). Under a
-/// top-k count a critical beta is only a lower bound, so the operating ratio is not known and nothing can be
-/// checked.
+/// top-k count a critical beta is only a lower bound, so the operating ratio is not known.
 pub(crate) fn violated(record: &RowRecord) -> bool {
     let ratio = operating_ratio(record.beta, record.critical_beta);
     let exceeds = |value: f64, bound: Option<f64>| bound.is_some_and(|bound| value > bound + ROUNDING);

@@ -87,8 +87,7 @@ impl Diagnosis {
         diagnosis
     }
 
-    /// A diagnosis of earlier records. They do not say how many rows a head has, so every head waits for the
-    /// end and takes 56 bytes a row.
+    /// A diagnosis of earlier records. Nobody knows where a head ends, so all wait, at 56 bytes a row.
     pub fn of_records(inputs: Vec<InputNames>, settings: Settings, seed: u64) -> Self {
         Diagnosis {
             settings,

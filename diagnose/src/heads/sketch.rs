@@ -53,8 +53,7 @@ impl HeadSketch {
 
     pub(crate) fn of(rows: &[RowSample], beta: f64) -> Self {
         let mut rows: Vec<&RowSample> = rows.iter().collect();
-        // Equal critical betas have a fixed order, so the choice of rows does not depend on the order they
-        // were kept in.
+        // Equal critical betas have a fixed order, so the order of arrival does not matter.
         rows.sort_by(|a, b| a.critical.total_cmp(&b.critical).then(a.ordinal.cmp(&b.ordinal)));
         let Some(last) = rows.len().checked_sub(1) else { return HeadSketch::default() };
         let picks = Self::QUANTILES.map(|p| rows[(p * last as f64).round() as usize].ordinal).to_vec();
@@ -99,8 +98,7 @@ impl Staircase {
             if gap > end {
                 break;
             }
-            // The last step of each slot stands for the slot. A contact is kept too, because the drawn curve
-            // touches there.
+            // The last step of each slot stands for the slot. A contact stays too: the curves touch there.
             let slot = (gap / end * STEPS as f64) as usize;
             let replaces = seen == Some(slot) && steps.last().is_some_and(|(gap, _)| !contacts.contains(gap));
             if replaces && steps.len() > 1 {

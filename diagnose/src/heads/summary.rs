@@ -83,8 +83,7 @@ pub struct HeadSummary {
     pub median_relative_entropy: f64,
     /// Median of the largest minus the second largest weight.
     pub median_top_two: f64,
-    /// Measured rows that break a proven bound between operating ratio, top-two difference and entropy. It
-    /// must be 0.
+    /// Measured rows that break a proven bound on the top-two difference or entropy. It must be 0.
     pub bound_violations: u64,
     /// Share of rows whose critical beta is proven exact. Only a top-k count has it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,8 +116,7 @@ impl Regimes {
 
     pub(crate) fn count(&mut self, ratio: f64) {
         let [low, high] = Self::NEAR;
-        // A row with beta = 0 and Lambda = 0 has no ratio. It counts as below, because nothing separates its
-        // keys.
+        // A row with beta = 0 and Lambda = 0 has no ratio. It counts as below: nothing separates its keys.
         if ratio > high {
             self.above += 1;
         } else if ratio >= low {
@@ -163,8 +161,8 @@ impl Quantiles {
 pub struct LawOutcome {
     /// The rule in its text form.
     pub spec: String,
-    /// Rows behind these numbers: all measured rows of a head of up to 4,096 rows, else the measured ones of
-    /// some 4,096 rows drawn at random.
+    /// Rows behind these numbers: all measured rows of a head of up to 4,096 rows, else those of some 4,096
+    /// drawn.
     pub rows: u64,
     /// Inverse temperature.
     pub beta: Quantiles,

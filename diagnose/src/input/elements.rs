@@ -15,9 +15,9 @@ pub(crate) fn read(dtype: DType, bytes: &[u8], at: usize) -> f64 {
 }
 
 /// Appends `values` as little-endian elements of `dtype`, rounded to nearest even once.
-pub(crate) fn write(dtype: DType, values: &[f64], out: &mut Vec<u8>) {
+pub(crate) fn write(dtype: DType, values: &[impl Copy + Into<f64>], out: &mut Vec<u8>) {
     out.reserve(values.len() * dtype.size_bytes());
-    for &v in values {
+    for v in values.iter().map(|&value| value.into()) {
         match dtype {
             DType::F64 => out.extend(v.to_le_bytes()),
             DType::F32 => out.extend((v as f32).to_le_bytes()),
@@ -30,9 +30,9 @@ pub(crate) fn write(dtype: DType, values: &[f64], out: &mut Vec<u8>) {
 /// Replaces `out` by the contiguous elements of `bytes` as f32 scores and returns the shift
 /// that was subtracted first: score = value in `out` + shift.
 ///
-/// f32, f16 and bf16 are exact and have shift 0. An f64 row loses its largest finite score from
-/// `excluded` on before it is rounded, so its gaps keep 24 bits at any offset and beside any sink.
-/// If the gap of a low score overflows f32, the score stays finite: it is not masked.
+/// f32, f16 and bf16 are exact and have shift 0. The largest finite score from `excluded` on is subtracted
+/// from an f64 row before it is rounded, so its gaps keep 24 bits at any offset and beside any sink. If the
+/// gap of a low score overflows f32, the score stays finite: it is not masked.
 pub(crate) fn decode_row(dtype: DType, bytes: &[u8], excluded: usize, out: &mut Vec<f32>) -> f64 {
     out.clear();
     match dtype {

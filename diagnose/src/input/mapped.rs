@@ -1,5 +1,4 @@
-//! Read-only bytes of a mapped file, or bytes that are in memory already. This is one of the few unsafe files
-//! (docs/adr/0001).
+//! Read-only bytes of a mapped file, or bytes that are in memory already. It has unsafe code: docs/adr/0001.
 #![allow(unsafe_code)]
 
 use critbeta::{Error, Result};
@@ -9,8 +8,8 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A range of a mapped file or of bytes in memory. Clones share the bytes. A file stays mapped until the last
-/// clone is dropped.
+/// A range of a mapped file or of bytes in memory. Clones share the bytes. The last one to drop unmaps the
+/// file.
 #[derive(Debug, Clone)]
 pub struct MappedBytes {
     all: Bytes,

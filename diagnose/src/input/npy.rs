@@ -12,9 +12,8 @@ const PLAIN_HEADER: &str = "{'descr': '<f4', 'fortran_order': False, 'shape': (r
 
 /// Maps `path`, checks its header against its length, and returns the array as rows of scores.
 ///
-/// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] if it is no array of little-endian
-/// f2, f4 or f8, or does not hold exactly the elements of its shape. Source: numpy.lib.format, versions
-/// 1 to 3 of the format.
+/// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] if it is no array of little-endian f2, f4 or
+/// f8, or does not hold exactly the elements of its shape. Source: numpy.lib.format, versions 1 to 3.
 pub fn open(path: &Path) -> Result<FileRows> {
     parse(&MappedBytes::open(path)?).map_err(|detail| Error::file(path, detail))
 }

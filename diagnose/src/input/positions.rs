@@ -49,8 +49,7 @@ impl Integer {
 }
 
 impl Positions {
-    /// The positions of the `rows` rows of tensor or pair `name`: `NAME.positions`, else `positions`, else
-    /// `None`.
+    /// The positions of the `rows` rows of `name`: `NAME.positions`, else `positions`, else `None`.
     ///
     /// Errors: [`crate::Error::Tensor`] unless they are one integer per row, each in 0..limit.
     pub(super) fn of(
@@ -80,8 +79,7 @@ impl Positions {
             Positions::Given(positions) => positions[row],
             Positions::Stored { bytes, integer, largest } => {
                 let value = integer.decode(&bytes[row * integer.size..][..integer.size]);
-                // The value was checked when the file was opened. If the file has changed since, it stays a
-                // legal index.
+                // This was checked at the open. If the file has changed since, it stays a legal index.
                 u64::try_from(value).unwrap_or(0).min(*largest)
             }
         }

@@ -114,8 +114,7 @@ impl FileRows {
         );
         let bytes = self.span(head, rows);
         if self.dtype == DType::F64 {
-            // No shift is subtracted here: elements of a query or key are not scores, and a shift would
-            // change them.
+            // No shift is subtracted here: elements of a query or key are not scores.
             let size = self.dtype.size_bytes();
             out.clear();
             out.extend((0..bytes.len()).step_by(size).map(|at| elements::read(self.dtype, bytes, at) as f32));

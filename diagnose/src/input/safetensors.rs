@@ -137,8 +137,7 @@ impl SafetensorsFile {
     }
 }
 
-/// A JSON object whose names are unique. The format forbids duplicates, but its library keeps the last
-/// one, so one file could mean two things.
+/// A JSON object whose names are unique. The format forbids duplicates, but its library keeps the last one.
 struct UniqueNames;
 
 impl<'de> Deserialize<'de> for UniqueNames {

@@ -33,8 +33,7 @@ fn role(name: &str) -> Role<'_> {
     }
 }
 
-/// The owner of the rows whose positions a tensor of that name holds. `Some(None)` stands for all tensors,
-/// `None` for none.
+/// The tensor whose positions are in the tensor `name`. `Some(None)` stands for all tensors, `None` for none.
 pub(crate) fn positions_of(name: &str) -> Option<Option<&str>> {
     match role(name) {
         Role::Positions(owner) => Some(Some(owner)),

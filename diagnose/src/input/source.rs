@@ -18,8 +18,7 @@ pub struct Selection<'a> {
 pub struct Input {
     /// The file.
     pub path: PathBuf,
-    /// The sources to diagnose, in the order of the file. There is at least one, and each has at least one
-    /// row.
+    /// The sources to diagnose, in the order of the file: at least one, each with at least one row.
     pub sources: Vec<Source>,
     /// Names of tensors that are left out: those beside pairs, and those without rows.
     pub skipped: Vec<String>,

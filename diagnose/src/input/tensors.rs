@@ -25,8 +25,7 @@ impl ScoreTensor {
         ScoreTensor { layer, rows, positions: None }
     }
 
-    /// Errors: [`Error::Tensor`] unless it is a float tensor of at least one dimension. If it has positions,
-    /// they must fit it.
+    /// Errors: [`Error::Tensor`] unless it is a float tensor with a dimension, and any positions fit it.
     pub(super) fn of(file: &SafetensorsFile, tensor: &Tensor) -> Result<Self> {
         let rows = float_rows(file.path(), tensor)?;
         let positions = Positions::of(file, &tensor.name, rows.rows(), None)?;
@@ -73,8 +72,7 @@ impl ScoreTensor {
         self.positions.as_ref().map(|positions| positions.at(row))
     }
 
-    /// As [`ScoreTensor::position`]. Without positions in the file it is the last key that the row `scores`
-    /// does not mask.
+    /// As [`ScoreTensor::position`]. Without one it is the last key that the row `scores` does not mask.
     pub(crate) fn position_or_last(&self, row: usize, scores: &[f32]) -> u64 {
         let last = || scores.iter().rposition(|&score| score != f32::NEG_INFINITY).unwrap_or(0);
         self.position(row).unwrap_or_else(|| last() as u64)
@@ -203,19 +201,14 @@ impl QkPair {
             return wrong_k(format!("no keys for the {rows} rows of {:?}", q.name));
         }
         let (q_rows, k_rows) = (float_rows(path, q)?, float_rows(path, k)?);
-        // This comes before anything is allocated per row, because a tensor without heads may claim any
-        // number of rows.
+        // This comes before memory per row, because a tensor without heads may claim any number of rows.
         if q_rows.is_empty() {
             return Ok(None);
         }
         let positions = match positions(rows, keys)? {
             Some(positions) => positions,
             None if rows <= keys => Positions::Consecutive { first: (keys - rows) as u64 },
-            None => {
-                return wrong_q(format!(
-                    "{rows} rows for {keys} keys: positions must say which keys a row sees"
-                ));
-            }
+            None => return wrong_q(format!("{rows} rows for {keys} keys: such a pair needs positions")),
         };
         let scale = scale.unwrap_or(1.0 / (head_dim as f64).sqrt());
         Ok(Some(QkPair { layer: name.into(), q: q_rows, k: k_rows, scale, positions }))
@@ -261,8 +254,7 @@ impl QkPair {
         self.scale
     }
 
-    /// 0-based position of a row, below [`QkPair::keys`]. The rows are the last ones if the file does not
-    /// say.
+    /// 0-based position of a row, below [`QkPair::keys`]. Without positions the rows are the last ones.
     pub fn position(&self, row: usize) -> u64 {
         self.positions.at(row)
     }

@@ -28,8 +28,7 @@ impl Bin<'_> {
     }
 }
 
-/// Bins of rows evenly spaced in log n, in ascending order. A bin with too few rows joins the next longer
-/// one.
+/// Bins of rows evenly spaced in log n, in ascending order. A bin with too few rows joins the next.
 pub(crate) fn bins(samples: &[RowSample]) -> Vec<Bin<'_>> {
     let mut rows: Vec<&RowSample> = samples.iter().filter(|row| row.n >= MIN_KEYS).collect();
     rows.sort_by_key(|row| row.n);

@@ -30,8 +30,7 @@ fn line(points: impl Iterator<Item = (f64, f64, f64)> + Clone) -> Option<(f64, f
 
 /// Fits a + b ln n closest to `points` in log, as the other forms are fitted. Gauss-Newton starts at their
 /// geometric mean, and halves a step until the line stays above 0 at every point. Squares weighted by the
-/// observed values favour low ones: on rows of this form, that fit won the comparison in only 2 of 40 heads
-/// (2026-11-24).
+/// observed values favour low ones: on rows of this form, that fit won in only 2 of 40 heads (2026-11-24).
 fn log_linear(points: &[Point]) -> Option<[f64; 2]> {
     const STEPS: usize = 30;
     let [mean, _] = Form::Constant.fit(points)?;
@@ -135,8 +134,7 @@ pub(crate) fn exponent(bins: &[Bin], values: &[Vec<f64>], seed: u64) -> Option<E
 }
 
 /// The median of one bootstrap resample of ascending `values`, in O(1). The k-th smallest of m uniform
-/// numbers is Beta(k, m + 1 - k). The next one lies above it, at the smallest of m - k uniform numbers in
-/// the rest.
+/// numbers is Beta(k, m + 1 - k). The next one lies above it, at the smallest of m - k in the rest.
 fn resampled_median(values: &[f64], rng: &mut impl Rng) -> f64 {
     let m = values.len();
     let beta = |a: usize, b: usize, rng: &mut _| {

@@ -42,8 +42,7 @@ fn band(sorted: &[f64]) -> [f64; 2] {
 }
 
 impl LengthLaw {
-    /// `certified` are the shares of rows whose Lambda and Lambda(r) are proven exact. They are 1 in a full
-    /// count.
+    /// `certified` are the shares of rows with a proven Lambda and Lambda(r). They are 1 in a full count.
     pub(crate) fn of(
         rows: &[RowSample],
         settings: &Settings,

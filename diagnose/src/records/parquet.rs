@@ -72,8 +72,7 @@ impl<W: Write + Send> ParquetRows<W> {
 /// Calls `take` with every record and its place in words. Columns may be optional, in any order, and
 /// compressed by snappy or not at all.
 ///
-/// Errors: [`Error::Io`], those of `take`, and [`Error::File`] for a column that is missing or has another
-/// type.
+/// Errors: [`Error::Io`], those of `take`, and [`Error::File`] for a missing column or another type.
 pub(crate) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outcome<()>) -> Outcome<()> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let file = guarded(path, || SerializedFileReader::new(file))?;
@@ -123,8 +122,7 @@ pub(crate) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outco
     Ok(())
 }
 
-/// Calls the parquet crate (60.1), which panics on some damaged files. A panic becomes an error like any
-/// other.
+/// Calls the parquet crate (60.1), which panics on some damaged files. A panic becomes an error.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Outcome<T> {
     let damaged = || Error::file(path, "no Parquet file: damaged");
     match catch_unwind(AssertUnwindSafe(read)).map_err(|_| damaged())? {

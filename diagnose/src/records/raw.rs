@@ -65,11 +65,9 @@ impl RawRecord {
             Some(value) => Err(format!("column {name}: {value}, expected a number >= 0")),
         };
         let (any, log_n) = (f64::MAX, (self.n.max(1) as f64).ln());
-        if self.contact_rank > self.n && !poisoned {
-            return Err(format!(
-                "column contact_rank: {}, expected at most n = {}",
-                self.contact_rank, self.n
-            ));
+        let (rank, n) = (self.contact_rank, self.n);
+        if rank > n && !poisoned {
+            return Err(format!("column contact_rank: {rank}, expected at most n = {n}"));
         }
         let record = RowRecord {
             layer: layers.named(&self.layer),

@@ -1,5 +1,4 @@
-//! Reads row records: JSON lines, CSV or Parquet as `--rows` writes them. Any tool may have changed them
-//! since.
+//! Reads row records: JSON lines, CSV or Parquet as `--rows` writes them. Any tool may have changed them.
 
 use super::raw::{Layers, RawRecord};
 use super::record::RowRecord;

@@ -1,6 +1,6 @@
 //! Writes row records as JSON lines, CSV or Parquet, batch by batch.
 
-use super::record::{COLUMNS, Column, RowRecord};
+use super::record::{COLUMNS, RowRecord};
 use critbeta::{Error, Result};
 use std::io::{self, Write};
 use std::path::Path;
@@ -91,7 +91,7 @@ impl<W: Write + Send> RowWriter<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::RowPlace;
+    use super::super::record::{Column, RowPlace};
     use super::*;
     use critbeta::cpu::{Measure, row_report};
 

@@ -3,8 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use critbeta::DType;
 use critbeta::calibration::RescalingSpec;
-use critbeta_diagnose::DeviceSpec;
-use critbeta_diagnose::RowFormat;
+use critbeta_diagnose::{DeviceSpec, RowFormat};
 use std::path::PathBuf;
 
 /// The exact critical inverse temperature of attention rows, and what it says about a model.
@@ -23,8 +22,8 @@ pub struct Cli {
     /// Compute with this many threads [default: one per core]
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-    /// Compute rows on this device: auto (a GPU if one works, else the CPU), cpu, cuda:N, or simt (a slow
-    /// simulator of the CUDA kernels)
+    /// Compute rows on this device: auto (a GPU if one works, else the CPU), cpu, cuda:N, or simt (CUDA
+    /// kernels, simulated)
     #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
     pub device: DeviceSpec,
 }
@@ -51,8 +50,7 @@ pub enum Command {
     Laws(Laws),
     /// Time the softmax against a copy of the same bytes and against a sort; check every result first
     Bench(crate::bench::Bench),
-    /// Say which CUDA kernel would run, and why; needs no GPU. With --device cpu, say how threads share the
-    /// rows
+    /// Say which CUDA kernel would run, and why; needs no GPU. With --device cpu, say who computes which rows
     Plan(Plan),
     /// Say what this machine offers
     Doctor,

@@ -59,8 +59,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     }
 }
 
-/// The Parquet reader panics on damaged files. The library turns this into an error, so stderr must not show
-/// the panic.
+/// The Parquet reader panics on damaged files. The library makes an error of it, so stderr hides the panic.
 fn silence_caught_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -23,10 +23,7 @@ fn on_cpu(args: &Args) -> anyhow::Result<cpu::Plan> {
         return fail("a plan of f64: the CPU path takes rows of f32, f16 or bf16".to_owned());
     }
     let (Ok(rows), Ok(cols)) = (args.rows.try_into(), args.len.try_into()) else {
-        return fail(format!(
-            "a plan of {} rows x {}: expected a size that can be addressed",
-            args.rows, args.len
-        ));
+        return fail(format!("a plan of {} rows x {}: too large to address", args.rows, args.len));
     };
     Ok(cpu::Plan::choose(rows, cols, args.dtype, rayon::current_num_threads()))
 }

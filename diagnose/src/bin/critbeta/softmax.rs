@@ -3,8 +3,7 @@
 use crate::args::{Cli, Softmax};
 use crate::report::figure;
 use anyhow::Result;
-use critbeta::calibration::HeadRescalings;
-use critbeta::calibration::RescalingSpec;
+use critbeta::calibration::{HeadRescalings, RescalingSpec};
 use critbeta_diagnose::input::{self, Selection};
 use critbeta_diagnose::output::{self, Output};
 use critbeta_diagnose::probabilities::Probabilities;

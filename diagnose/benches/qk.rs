@@ -1,8 +1,9 @@
 //! Compares a diagnosis of queries and keys with the matrix product alone, on one thread, in one alternating
 //! run.
 //!
-//! `cargo bench -p critbeta-diagnose --bench qk` prints two ratios per shape, dtype and order of rows. The first is the median
-//! time of `scan` over that of one product of all rows and keys (times the share of it that causal rows see).
+//! `cargo bench -p critbeta-diagnose --bench qk` prints two ratios per shape, dtype and order of rows. The
+//! first is the median time of `scan` over that of one product of all rows and keys (times the share of it
+//! that causal rows see).
 //! The second is the same for the reports alone, on scores in memory. Their difference is the time to make
 //! the scores. For the rows of `examples/data` it prints the critical softmax over that at beta = 1. Brackets
 //! hold the 25 % and 75 % quantiles over the rounds. Absolute times of shared machines mean nothing.

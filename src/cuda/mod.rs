@@ -4,7 +4,7 @@
 //! | a caller has | the entry |
 //! | --- | --- |
 //! | a question: which kernel runs, and why | [`Plan::choose`], which needs no GPU |
-//! | scores in host memory | [`Engine::softmax`], [`Engine::row_reports`], like those of [`cpu`](crate::cpu) |
+//! | scores in host memory | [`Engine::softmax`], [`Engine::row_reports`] as in [`cpu`](crate::cpu) |
 //! | scores in device memory | [`Engine::launch`] |
 //!
 //! [`Engine::launch`] takes the caller's device memory, stream and workspace. It allocates nothing on the

@@ -40,7 +40,8 @@ pub enum Scope {
 
 macro_rules! variants {
     ($(
-        $name:ident, $symbol:literal, $family:ident, $dtype:ident, $scope:ident, $threads:literal, $ctas:literal;
+        $name:ident, $symbol:literal, $family:ident, $dtype:ident, $scope:ident,
+        $threads:literal, $ctas:literal;
     )*) => {
         /// A compiled kernel. Its number is its row in `kernels/variants.def`, and the simulator finds it by
         /// that number.

@@ -81,10 +81,12 @@ pub struct Diagnose {
     #[arg(long, value_name = "S", value_parser = positive, allow_negative_numbers = true)]
     pub scale: Option<f64>,
     /// Inverse temperature of the rows, on top of the scale
-    #[arg(long, value_name = "B", default_value_t = 1.0, value_parser = not_negative, allow_negative_numbers = true)]
+    #[arg(long, value_name = "B", default_value_t = 1.0, value_parser = not_negative)]
+    #[arg(allow_negative_numbers = true)]
     pub beta: f64,
     /// Resolve r of the resolved critical beta: competitors that make up e^r keys stay together
-    #[arg(long, value_name = "NATS", default_value_t = 0.0, value_parser = not_negative, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NATS", default_value_t = 0.0, value_parser = not_negative)]
+    #[arg(allow_negative_numbers = true)]
     pub resolve: f64,
     /// Count only the K largest scores of a row, and say where that is proven exact
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=2048))]

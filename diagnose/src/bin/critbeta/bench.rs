@@ -157,7 +157,8 @@ fn document(device: &Device, measured: &[Measured]) -> Value {
     let cases = measured.iter().map(|of| {
         let seconds: Map<_, _> =
             of.seconds.iter().map(|&(method, _)| (method.name().into(), json!(of.of(method)))).collect();
-        let failed: Map<_, _> = of.failed.iter().map(|(method, why)| (method.name().into(), json!(why))).collect();
+        let failed = of.failed.iter().map(|(method, why)| (method.name().into(), json!(why)));
+        let failed: Map<_, _> = failed.collect();
         let Case { rows, n, dtype, is_shuffled, .. } = of.case;
         let (family, dtype) = (of.case.family_name(), dtype.name());
         json!({ "rows": rows, "n": n, "dtype": dtype, "family": family, "shuffled": is_shuffled, "seconds": seconds,

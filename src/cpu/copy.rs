@@ -5,7 +5,8 @@ use super::weights::LINE;
 
 /// Copies `from` to `to`, which is as long, past the caches.
 ///
-/// An ordinary store first reads the cache line that it overwrites: 12 bytes of traffic for each 8 that a copy moves.
+/// An ordinary store first reads the cache line that it overwrites: 12 bytes of traffic for each 8 that a
+/// copy moves.
 pub(super) fn copy_past(set: InstructionSet, from: &[u8], to: &mut [u8]) {
     assert_eq!(from.len(), to.len(), "a copy of {} bytes to {}", from.len(), to.len());
     let head = to.as_ptr().align_offset(LINE).min(to.len());

@@ -2,8 +2,9 @@
 
 use super::lanes::Lanes;
 
-/// exp(-beta gap) for one row, beta in two floats of base 2 as in the kernels (`kernels/math.cuh`). By one, weights would be off by
-/// z 2^-24 relative, z = beta gap, all the same way: so would Z, and the largest probability with it, by up to ln n 2^-24.
+/// exp(-beta gap) for one row, beta in two floats of base 2 as in the kernels (`kernels/math.cuh`). By one,
+/// weights would be off by z 2^-24 relative, z = beta gap, all the same way: so would Z, and the largest
+/// probability with it, by up to ln n 2^-24.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Exponent {
     base2: f32,
@@ -32,13 +33,14 @@ impl Exponent {
     }
 }
 
-/// Weights are kept times 2^25: those down to 2^-150 are normal floats, and only a probability is ever rounded below
-/// the normal range.
+/// Weights are kept times 2^25: those down to 2^-150 are normal floats, and only a probability is ever
+/// rounded below the normal range.
 pub(super) const WEIGHT_ONE: f32 = 33554432.0;
 /// Added to a float below 2^22, it leaves the float's integer in the low bits.
 const MAGIC: f32 = 12582912.0;
 
-/// 2^25 exp(-beta gap) of every score, 0 below 2^-150: 2^f on -1/2..=1/2 by a polynomial, times a power of two.
+/// 2^25 exp(-beta gap) of every score, 0 below 2^-150: 2^f on -1/2..=1/2 by a polynomial, times a power of
+/// two.
 #[inline(always)]
 pub(super) fn weigh<L: Lanes, const SPECIAL: bool>(lanes: L, score: L::F, max: f32, e: &Exponent) -> L::F {
     let splat = |x| lanes.splat(x);
@@ -83,7 +85,8 @@ mod tests {
     use super::super::lanes::{InstructionSet, WIDTH, Work};
     use super::*;
 
-    /// The weight of every `step`-th f32 exponent from 0 to -150, and how far it is off, in units of 2^-23 relative.
+    /// The weight of every `step`-th f32 exponent from 0 to -150, and how far it is off, in units of 2^-23
+    /// relative.
     struct Worst {
         step: usize,
     }
@@ -123,7 +126,8 @@ mod tests {
         polynomial_is_within_one_unit(101);
     }
 
-    /// All 1.1e9 floats from 0 to 150 on the fastest set; the others have its bits. At most 0.671 units (2026-11-25).
+    /// All 1.1e9 floats from 0 to 150 on the fastest set; the others have its bits. At most 0.671 units
+    /// (2026-11-25).
     #[test]
     fn every_power_of_two_is_within_one_unit() {
         let (off, gap) = InstructionSet::supported()[0].run(Worst { step: 1 });

@@ -3,7 +3,8 @@
 /// What [`ln`] may be off by, with room for the roundings of a bound.
 pub(super) const LN_ERROR: f64 = 1e-11;
 
-/// ln of a count >= 1 within 2e-12 (all counts to 2^20 and powers of 1.01 to 2^53, 2026-11-25); for 0, something below -700.
+/// ln of a count >= 1 within 2e-12 (all counts to 2^20 and powers of 1.01 to 2^53, 2026-11-25); for 0,
+/// something below -700.
 #[inline(always)]
 pub(super) fn ln(count: f64) -> f64 {
     /// The bits of the square root of 1/2: the mantissa lies between it and twice it.

@@ -1,8 +1,8 @@
 //! The working path on CPUs: exact critical beta and rescaled softmax of rows, at the speed of memory.
 //!
 //! A [`Plan`] says whether rows go to threads, or each row to all of them. Either way, and on every
-//! [`InstructionSet`], every result has the same bits: counts are integers, maxima have no order, and sums are of
-//! fixed chunks in a fixed order.
+//! [`InstructionSet`], every result has the same bits: counts are integers, maxima have no order, and sums
+//! are of fixed chunks in a fixed order.
 
 mod copy;
 mod exponent;
@@ -32,16 +32,20 @@ use top::{Chunks, Progress};
 
 type CopyBytes = fn(&[u8], &mut [u8]);
 
-/// A copy between slices of one length past the caches, where this CPU has the stores for it: a benchmark's limit.
+/// A copy between slices of one length past the caches, where this CPU has the stores for it: a benchmark's
+/// limit.
 #[doc(hidden)]
 pub fn streaming_copy() -> Option<CopyBytes> {
     let streams = InstructionSet::chosen_or_fastest().streams();
     streams.then_some(|from, to| copy::copy_past(InstructionSet::chosen_or_fastest(), from, to))
 }
 
-/// Lambda(r) of one row, `resolve` r >= 0 in nats; r = 0 is the critical beta itself. NaN for any other r, and for a poisoned row.
+/// Lambda(r) of one row, `resolve` r >= 0 in nats; r = 0 is the critical beta itself. NaN for any other r,
+/// and for a poisoned row.
 ///
-/// Equal to [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for bit.
+/// Equal to
+/// [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for
+/// bit.
 pub fn critical_beta(scores: &[f32], resolve: f64) -> CriticalBeta {
     let row = Chunks::of_one(scores);
     Lent::new().critical_beta(&row, &row.top(Progress::NONE), resolve)

@@ -1,5 +1,5 @@
-//! Z and the entropy of a row in f64, for reports. Plain loops over arrays, which the compiler makes lanes of; sums in
-//! a fixed order as in `weights.rs`.
+//! Z and the entropy of a row in f64, for reports. Plain loops over arrays, which the compiler makes lanes
+//! of; sums in a fixed order as in `weights.rs`.
 
 use super::lanes::{self, Lanes, WIDTH, Work};
 use super::top::Chunks;
@@ -9,8 +9,8 @@ use crate::stats::Partition;
 
 /// exp(x) for x <= 0 within 5e-16 relative, 0 below -708.
 ///
-/// `mul_add` is one instruction of every set but the portable one: reports on equal scores took 0.53 ns a score instead of 0.99
-/// (2026-11-25).
+/// `mul_add` is one instruction of every set but the portable one: reports on equal scores took 0.53 ns a
+/// score instead of 0.99 (2026-11-25).
 #[inline(always)]
 fn exp(x: f64) -> f64 {
     /// Its low bits hold an integer that is added to it.

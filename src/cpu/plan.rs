@@ -3,8 +3,8 @@
 use crate::DType;
 use std::fmt;
 
-/// Columns whose weights are summed by one thread in one go, and what a thread claims of a split row. Fixed, so
-/// that no sum depends on the number of threads.
+/// Columns whose weights are summed by one thread in one go, and what a thread claims of a split row. Fixed,
+/// so that no sum depends on the number of threads.
 pub(super) const CHUNK: usize = 1 << 14;
 /// Rows shorter than this are never split: three or more hand-overs cost more than they save.
 const SPLIT_COLS: usize = 4 * CHUNK;

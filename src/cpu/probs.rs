@@ -9,8 +9,8 @@ use super::weights::{BLOCK, LINE, SumWeights, padded, vectors};
 use crate::Element;
 use rayon::prelude::*;
 
-/// Weights of rows of up to so many scores are kept: they, their row and the next one fit the second cache. Of longer
-/// ones they are computed twice.
+/// Weights of rows of up to so many scores are kept: they, their row and the next one fit the second cache.
+/// Of longer ones they are computed twice.
 const KEPT: usize = 1 << 16;
 
 /// What the probabilities of a row take: its maximum, its beta and its Z.
@@ -26,8 +26,8 @@ pub(super) struct Probs {
 }
 
 impl Probs {
-    /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0; `kept` then begins with them
-    /// if they were worth keeping.
+    /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0; `kept` then begins
+    /// with them if they were worth keeping.
     pub(super) fn new<T: Element>(row: &Chunks<T>, max: f32, beta: f64, kept: &mut Vec<f32>) -> Probs {
         let exponent = Exponent::new(beta);
         let work = SumWeights { scores: row.scores, ahead: &[], kept: &mut [], max, exponent };
@@ -53,9 +53,9 @@ impl Probs {
         Probs { max, exponent, factor: (1.0 / sum) as f32, keeps, log_partition }
     }
 
-    /// Writes the probabilities of a row to `out`, as many; past the caches if it `streams`: then the thread must call
-    /// [`InstructionSet::fence`] before it lets go of them, which waits for memory. Looks at the top of the
-    /// next row meanwhile, which `row` is ahead of: storing waits for memory.
+    /// Writes the probabilities of a row to `out`, as many; past the caches if it `streams`: then the thread
+    /// must call [`InstructionSet::fence`] before it lets go of them, which waits for memory. Looks at the
+    /// top of the next row meanwhile, which `row` is ahead of: storing waits for memory.
     pub(super) fn write_row<T: Element, O: Element>(
         &self,
         row: &Chunks<T>,

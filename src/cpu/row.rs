@@ -37,8 +37,8 @@ impl Default for Measure {
     }
 }
 
-/// What is known of one row. NaN throughout in a poisoned row, but for `beta`; an empty one has a log partition and scores of -inf, and
-/// else only zeros.
+/// What is known of one row. NaN throughout in a poisoned row, but for `beta`; an empty one has a log
+/// partition and scores of -inf, and else only zeros.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct RowReport {
@@ -102,8 +102,8 @@ pub struct SoftmaxRow {
     pub log_partition: f64,
 }
 
-/// Scratch of one thread, reused from row to row: at most [`Workspace::BYTES_PER_SCORE`] for each score of the longest row, and
-/// 512 KB. For callers who measure row by row and keep the memory in their own hands.
+/// Scratch of one thread, reused from row to row: at most [`Workspace::BYTES_PER_SCORE`] for each score of
+/// the longest row, and 512 KB. For callers who measure row by row and keep the memory in their own hands.
 #[derive(Default)]
 pub struct Workspace {
     contact: Contact,
@@ -119,8 +119,8 @@ thread_local! {
     static SCRATCH: Cell<Option<Box<Workspace>>> = const { Cell::new(None) };
 }
 
-/// The workspace of this thread while it lasts, kept from call to call: fresh memory for every call costs page faults,
-/// a fifth of the time of rows of a million scores (2026-11-25).
+/// The workspace of this thread while it lasts, kept from call to call: fresh memory for every call costs
+/// page faults, a fifth of the time of rows of a million scores (2026-11-25).
 pub(super) struct Lent(Option<Box<Workspace>>);
 
 impl Lent {
@@ -171,8 +171,8 @@ pub(super) struct Measured {
 }
 
 impl Workspace {
-    /// Bytes per score of the longest row: gaps that are left, their buckets, scores that are visible, and all scores in
-    /// f32, each with an eighth to grow.
+    /// Bytes per score of the longest row: gaps that are left, their buckets, scores that are visible, and
+    /// all scores in f32, each with an eighth to grow.
     pub const BYTES_PER_SCORE: u128 = 18;
 
     /// Lambda(r) of a row, and nothing else.
@@ -215,8 +215,9 @@ impl Workspace {
         self.report_on(&Chunks::of_one(scores), beta, measure)
     }
 
-    /// Lambda and Lambda(r) of a row at query `position`, and a report at the beta that each of `rules` chooses; a rule that
-    /// needs a critical beta takes Lambda(r). `None` of a row that is poisoned or has fewer than two keys.
+    /// Lambda and Lambda(r) of a row at query `position`, and a report at the beta that each of `rules`
+    /// chooses; a rule that needs a critical beta takes Lambda(r). `None` of a row that is poisoned or has
+    /// fewer than two keys.
     pub fn reports_under(
         &mut self,
         scores: &[f32],

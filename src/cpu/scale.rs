@@ -2,8 +2,8 @@
 
 use super::lanes::{InstructionSet, Lanes, Work};
 
-/// Multiplies every score by `factor`, in f64 and rounded once. One that overflows to -inf becomes NaN: left as it is, it would read as
-/// masked.
+/// Multiplies every score by `factor`, in f64 and rounded once. One that overflows to -inf becomes NaN: left
+/// as it is, it would read as masked.
 pub fn scale(scores: &mut [f32], factor: f64) {
     InstructionSet::chosen_or_fastest().run(Scale { scores, factor });
 }

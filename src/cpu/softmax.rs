@@ -8,8 +8,8 @@ use crate::{Element, Error, Rescaling, Result, Scores, ScoresMut};
 use rayon::prelude::*;
 
 /// Writes the softmax of every row under `rescaling` to `out` (dense rows x cols, as f32 or any other element
-/// type; 0 beyond a row's length) and says of each row which beta it got. Row `r` sits at query position `positions[r]`,
-/// counted from 0; without positions at its last unmasked key.
+/// type; 0 beyond a row's length) and says of each row which beta it got. Row `r` sits at query position
+/// `positions[r]`, counted from 0; without positions at its last unmasked key.
 ///
 /// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `positions` one per row.
 pub fn softmax<T: Element, O: Element>(
@@ -23,8 +23,8 @@ pub fn softmax<T: Element, O: Element>(
     write_rows(scores, out, rule)
 }
 
-/// As [`softmax`], every row at its own inverse temperature `betas[row]` >= 0, per unit of score. NaN, or one below 0, makes its whole
-/// row NaN, masked scores included; +inf is the limit: equal shares for the maxima.
+/// As [`softmax`], every row at its own inverse temperature `betas[row]` >= 0, per unit of score. NaN, or one
+/// below 0, makes its whole row NaN, masked scores included; +inf is the limit: equal shares for the maxima.
 ///
 /// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `betas` one per row.
 pub fn softmax_at<T: Element, O: Element>(

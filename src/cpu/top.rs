@@ -1,4 +1,5 @@
-//! The top of a row in one pass: its maximum, what else is near it, and whether there is anything to be careful of.
+//! The top of a row in one pass: its maximum, what else is near it, and whether there is anything to be
+//! careful of.
 
 use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use super::plan::CHUNK;
@@ -26,8 +27,8 @@ impl Tops {
         self.largest_two()[0]
     }
 
-    /// The largest score and the second largest, equal under ties. Lanes against lanes: one after the other waits for
-    /// itself, as long as a thousand scores take.
+    /// The largest score and the second largest, equal under ties. Lanes against lanes: one after the other
+    /// waits for itself, as long as a thousand scores take.
     fn largest_two(&self) -> [f32; 2] {
         let [mut max, mut second] = self.scores;
         for width in [8, 4, 2, 1] {

@@ -1,7 +1,8 @@
 //! Z of a row in lanes, in a fixed order.
 //!
-//! A chunk of columns is summed by one thread: four vectors as a tree in f32, which loses at most 2^-23 relative,
-//! then lane by lane in f64; chunks in order in f64. So no bit depends on the threads or on the instruction set.
+//! A chunk of columns is summed by one thread: four vectors as a tree in f32, which loses at most 2^-23
+//! relative, then lane by lane in f64; chunks in order in f64. So no bit depends on the threads or on the
+//! instruction set.
 
 use super::exponent::{Exponent, weigh};
 use super::lanes::{self, Lanes, WIDTH, Work};

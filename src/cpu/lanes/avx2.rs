@@ -56,8 +56,8 @@ macro_rules! halves {
     }};
 }
 
-// SAFETY of every block below: the instructions exist, as `self` proves; loads and stores are unaligned ones within
-// the arrays that they are given, or their alignment is tested beside them.
+// SAFETY of every block below: the instructions exist, as `self` proves; loads and stores are unaligned ones
+// within the arrays that they are given, or their alignment is tested beside them.
 impl Lanes for Avx2 {
     type F = F;
     type H = __m256i;

@@ -30,8 +30,8 @@ pub(super) fn run<W: Work>(lanes: Avx512, work: W) -> W::Out {
     unsafe { compiled(lanes, work) }
 }
 
-// SAFETY of every block below: the instructions exist, as `self` proves; loads and stores are unaligned ones within
-// the arrays that they are given, or their alignment is tested beside them.
+// SAFETY of every block below: the instructions exist, as `self` proves; loads and stores are unaligned ones
+// within the arrays that they are given, or their alignment is tested beside them.
 impl Lanes for Avx512 {
     type F = __m512;
     type H = __m256i;

@@ -1,7 +1,7 @@
 //! Sixteen lanes of f32 on every instruction set: one trait, detected once, forced by `CRITBETA_LANES`.
 //!
-//! Sixteen everywhere, whatever the registers' width: lane j of a block is column j mod 16 on any machine, every
-//! operation rounds once, and so every sum has the same bits on all of them.
+//! Sixteen everywhere, whatever the registers' width: lane j of a block is column j mod 16 on any machine,
+//! every operation rounds once, and so every sum has the same bits on all of them.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -20,8 +20,8 @@ use std::sync::OnceLock;
 /// Lanes of a vector.
 pub(super) const WIDTH: usize = 16;
 
-/// Operations on vectors of [`WIDTH`] lanes. A value of an implementing type is the proof that this machine has
-/// its instructions, so the methods are safe.
+/// Operations on vectors of [`WIDTH`] lanes. A value of an implementing type is the proof that this machine
+/// has its instructions, so the methods are safe.
 pub(super) trait Lanes: Copy {
     /// f32 lanes.
     type F: Copy;
@@ -124,8 +124,8 @@ pub(super) fn store<L: Lanes, O: Element, const STREAM: bool>(lanes: L, v: L::F,
     if STREAM { lanes.stream_half(half, to) } else { lanes.store_half(half, to) }
 }
 
-/// What runs on the lanes of whatever instruction set there is. `run` must be `#[inline(always)]`: only then is it
-/// compiled for that instruction set.
+/// What runs on the lanes of whatever instruction set there is. `run` must be `#[inline(always)]`: only then
+/// is it compiled for that instruction set.
 pub(super) trait Work {
     type Out;
     fn run<L: Lanes>(self, lanes: L) -> Self::Out;
@@ -164,8 +164,8 @@ impl InstructionSet {
 
     /// The one that this process uses: the fastest, or what [`InstructionSet::VARIABLE`] names.
     ///
-    /// Errors: [`Error::Settings`] if the variable names nothing that this machine has. Whatever cannot fail then
-    /// uses the fastest.
+    /// Errors: [`Error::Settings`] if the variable names nothing that this machine has. Whatever cannot fail
+    /// then uses the fastest.
     pub fn chosen() -> Result<InstructionSet> {
         static CHOSEN: OnceLock<Result<InstructionSet, String>> = OnceLock::new();
         let choose = || InstructionSet::named(std::env::var_os(Self::VARIABLE).as_deref());

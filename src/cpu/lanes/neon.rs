@@ -36,8 +36,8 @@ macro_rules! quarters {
     }};
 }
 
-// SAFETY of every block below: the instructions exist, as `self` proves; loads and stores stay within the arrays
-// that they are given.
+// SAFETY of every block below: the instructions exist, as `self` proves; loads and stores stay within the
+// arrays that they are given.
 impl Lanes for Neon {
     type F = F;
     type H = [u16; WIDTH];

@@ -1,6 +1,7 @@
 //! Lanes in plain Rust: what every other implementation must equal bit for bit.
 //!
-//! `mul_add` is one rounding everywhere, and a library call where the compiler's target has no such instruction.
+//! `mul_add` is one rounding everywhere, and a library call where the compiler's target has no such
+//! instruction.
 
 use super::{Lanes, WIDTH};
 use half::{bf16, f16};

@@ -72,12 +72,13 @@ impl fmt::Display for Plan {
             }
             Sharing::Rows { claim } => write!(
                 f,
-                "rows in parallel, {claim} at once (at least {} rows a thread, or fewer than {SPLIT_COLS} columns)",
-                ROWS_PER_THREAD
+                "rows in parallel, {claim} at once \
+                 (at least {ROWS_PER_THREAD} rows a thread, or fewer than {SPLIT_COLS} columns)"
             )?,
             Sharing::Columns { claim } => write!(
                 f,
-                "every row split into {} parts of {claim} columns (fewer than {ROWS_PER_THREAD} rows a thread)",
+                "every row split into {} parts of {claim} columns \
+                 (fewer than {ROWS_PER_THREAD} rows a thread)",
                 cols.div_ceil(*claim)
             )?,
         }

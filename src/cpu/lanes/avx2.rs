@@ -206,8 +206,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn raise(self, q: F, shifted: F, least: F) -> F {
-        let m = self.ge(shifted, least);
+    fn raise(self, q: F, shifted: F, smallest: F) -> F {
+        let m = self.ge(shifted, smallest);
         let (q, power) = (halves!(_mm256_castps_si256, q), halves!(_mm256_castps_si256, shifted));
         let power = halves!(_mm256_slli_epi32::<23>, power);
         let raised = halves!(_mm256_add_epi32, q, power);

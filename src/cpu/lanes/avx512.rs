@@ -155,10 +155,10 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn raise(self, q: __m512, shifted: __m512, least: __m512) -> __m512 {
+    fn raise(self, q: __m512, shifted: __m512, smallest: __m512) -> __m512 {
         unsafe {
             let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
-            let m = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(shifted, least);
+            let m = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(shifted, smallest);
             _mm512_castsi512_ps(_mm512_maskz_add_epi32(m, _mm512_castps_si512(q), power))
         }
     }

@@ -76,7 +76,7 @@ pub(super) trait Lanes: Copy {
     fn select(self, m: Self::M, yes: Self::F, no: Self::F) -> Self::F;
 
     /// Where `shifted` >= `least`, `q` times 2^k, k being the low bits of `shifted`; else 0.
-    fn raise(self, q: Self::F, shifted: Self::F, least: Self::F) -> Self::F;
+    fn raise(self, q: Self::F, shifted: Self::F, smallest: Self::F) -> Self::F;
     /// The integer parts; every lane is 0 or more and below 2^15.
     fn truncate(self, v: Self::F, to: &mut [u16; WIDTH]);
     /// Lanes of `m` to the front of `to`, in order, and how many; what follows them there is arbitrary.

@@ -176,8 +176,8 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    fn raise(self, q: F, shifted: F, least: F) -> F {
-        let m = self.ge(shifted, least);
+    fn raise(self, q: F, shifted: F, smallest: F) -> F {
+        let m = self.ge(shifted, smallest);
         quarters!(j => {
             let power = vshlq_n_u32::<23>(vreinterpretq_u32_f32(shifted[j]));
             let raised = vaddq_u32(vreinterpretq_u32_f32(q[j]), power);

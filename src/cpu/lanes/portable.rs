@@ -123,8 +123,8 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn raise(self, q: F, shifted: F, least: F) -> F {
-        std::array::from_fn(|j| match shifted[j] >= least[j] {
+    fn raise(self, q: F, shifted: F, smallest: F) -> F {
+        std::array::from_fn(|j| match shifted[j] >= smallest[j] {
             true => f32::from_bits(q[j].to_bits().wrapping_add(shifted[j].to_bits() << 23)),
             false => 0.0,
         })

@@ -1,7 +1,6 @@
-//! Lanes in plain Rust: what every other implementation must equal bit for bit.
+//! Lanes in plain Rust. Every other implementation must equal this one bit for bit.
 //!
-//! `mul_add` is one rounding everywhere, and a library call where the compiler's target has no such
-//! instruction.
+//! `mul_add` rounds once everywhere. It is a library call if the compiler's target has no such instruction.
 
 use super::{Lanes, WIDTH};
 use half::{bf16, f16};

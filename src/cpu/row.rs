@@ -136,8 +136,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // One fence covers all rows of a claim. A fence after every row would wait for memory: a tenth of
-        // rows of 4096.
+        // One fence covers all rows of a claim. A fence after every row would wait for memory: a tenth of the time
+        // of rows of 4096.
         InstructionSet::chosen_or_fastest().fence();
         SCRATCH.set(self.0.take());
     }
@@ -340,7 +340,7 @@ fn write_probs(scores: &[f32], top: &RowMax, beta: f64, log_partition: f64, out:
     }));
 }
 
-/// Replaces `out` by `row` in f32, the type of all work here.
+/// Replaces `out` by `row` in f32, the working type.
 pub(crate) fn widen<T: Element>(row: &[T], out: &mut Vec<f32>) {
     out.clear();
     out.reserve_exact(row.len());

@@ -28,7 +28,7 @@ pub(super) fn run<W: Work>(lanes: Avx2, work: W) -> W::Out {
     unsafe { compiled(lanes, work) }
 }
 
-/// Moving a subset of eight lanes to the front takes these lanes first, one row per subset.
+/// For every subset of eight lanes, the order of lanes that moves the subset to the front.
 const FRONT: [[u32; 8]; 256] = {
     let mut table = [[0; 8]; 256];
     let mut set = 0;

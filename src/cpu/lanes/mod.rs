@@ -46,7 +46,7 @@ pub(super) trait Lanes: Copy {
     fn store_half(self, v: Self::H, to: &mut [u16; WIDTH]);
     /// Stores past the caches like [`Lanes::stream`].
     fn stream_half(self, v: Self::H, to: &mut [u16; WIDTH]);
-    /// Fetches the cache line of `at`, which will be read soon.
+    /// Requests the cache line of `at`, which will be read soon.
     fn prefetch<T>(self, at: &T);
     /// Orders streamed stores before everything that follows.
     fn fence(self);

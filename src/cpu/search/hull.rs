@@ -72,7 +72,7 @@ impl Bounds {
     #[inline(always)]
     fn roughly(&mut self, bins: &Bins, through: &[u64], search: &Search) -> Range<usize> {
         let (low, width) = bins.edges();
-        // If the width is far from 1, an edge or a product would leave the range of f32.
+        // Values far from 1 would push an edge or a product out of the range of f32.
         if !(width > 1e-30 && low + width * through.len() as f64 <= 1e30 && search.attained <= 1e30) {
             return 0..through.len();
         }

@@ -69,8 +69,7 @@ impl Work for Ranks<'_> {
                 if is_moved { (&mut moved[..], &mut *scores) } else { (&mut *scores, &mut moved[..]) };
             let from = &mut from[start..][..len];
             let before = before + start as u64;
-            // The range is measured again: bins that a few far scores keep wide cost the others another
-            // round. round. round.
+            // The range is measured again: bins kept wide by a few far scores cost the others another round.
             let [low, high] = GapRange { scores: from, max }.run(lanes);
             if low >= high {
                 // There is one gap, above zeros and below gaps that overflow, or there is none at all.

@@ -2,14 +2,15 @@
 
 use super::lanes::Lanes;
 
-/// exp(-beta gap) for one row, beta in two floats of base 2 as in the kernels (`kernels/math.cuh`). By one, weights would be off by
-/// z 2^-24 relative, z = beta gap, all the same way: so would Z, and the largest probability with it, by up to ln n 2^-24.
+/// exp(-beta gap) for one row. beta is held in two floats of base 2, as in the kernels (`kernels/math.cuh`).
+/// With one float, every weight would be off by z 2^-24 relative, z = beta gap, all in the same direction. Z
+/// would then be off by up to ln n 2^-24, and the largest probability with it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Exponent {
     base2: f32,
-    /// What that leaves out.
+    /// The part of beta that `base2` leaves out.
     rest: f32,
-    /// What gaps are multiplied by so that the exponent of no weight leaves the range of f32: 0 for beta = 0.
+    /// Factor of the gaps that keeps the exponent of every weight within the range of f32; 0 for beta = 0.
     scale: f32,
     /// Whether beta is 0, infinite, or so far from 1 that `scale` is not 1.
     pub special: bool,
@@ -32,13 +33,14 @@ impl Exponent {
     }
 }
 
-/// Weights are kept times 2^25: those down to 2^-150 are normal floats, and only a probability is ever rounded below
-/// the normal range.
+/// Weights are stored times 2^25. So weights down to 2^-150 are normal floats, and only a probability is ever
+/// rounded below the normal range.
 pub(super) const WEIGHT_ONE: f32 = 33554432.0;
-/// Added to a float below 2^22, it leaves the float's integer in the low bits.
+/// Added to a float below 2^22, this leaves the float's integer in the low bits.
 const MAGIC: f32 = 12582912.0;
 
-/// 2^25 exp(-beta gap) of every score, 0 below 2^-150: 2^f on -1/2..=1/2 by a polynomial, times a power of two.
+/// 2^25 exp(-beta gap) of every score, and 0 below 2^-150. A polynomial gives 2^f on -1/2..=1/2; it is then
+/// multiplied by a power of two.
 #[inline(always)]
 pub(super) fn weigh<L: Lanes, const SPECIAL: bool>(lanes: L, score: L::F, max: f32, e: &Exponent) -> L::F {
     let splat = |x| lanes.splat(x);
@@ -46,7 +48,7 @@ pub(super) fn weigh<L: Lanes, const SPECIAL: bool>(lanes: L, score: L::F, max: f
     if SPECIAL {
         let (one, none) = (splat(WEIGHT_ONE), splat(0.0));
         if e.base2 == 0.0 && e.scale == 0.0 {
-            // Every key alike, even one whose gap overflows.
+            // All keys are equal, even one whose gap overflows.
             return lanes.select(lanes.ge(score, splat(f32::MIN)), one, none);
         }
         if e.base2 == 0.0 {
@@ -59,7 +61,7 @@ pub(super) fn weigh<L: Lanes, const SPECIAL: bool>(lanes: L, score: L::F, max: f
     }
     let magic = splat(MAGIC);
     let shifted = lanes.fma(gap, splat(-e.base2), magic);
-    // The exponent's fraction: what `shifted` has rounded away.
+    // f is the exponent's fraction, which `shifted` has rounded away.
     let f = lanes.fma(gap, splat(-e.base2), lanes.sub(magic, shifted));
     let f = lanes.fma(gap, splat(-e.rest), f);
     polynomial(lanes, f, shifted)
@@ -83,7 +85,8 @@ mod tests {
     use super::super::lanes::{InstructionSet, WIDTH, Work};
     use super::*;
 
-    /// The weight of every `step`-th f32 exponent from 0 to -150, and how far it is off, in units of 2^-23 relative.
+    /// Takes every `step`-th f32 exponent from 0 to -150, and finds how far its weight is off, in units of
+    /// 2^-23 relative.
     struct Worst {
         step: usize,
     }
@@ -123,7 +126,8 @@ mod tests {
         polynomial_is_within_one_unit(101);
     }
 
-    /// All 1.1e9 floats from 0 to 150 on the fastest set; the others have its bits. At most 0.671 units (2026-11-25).
+    /// Tests all 1.1e9 floats from 0 to 150 on the fastest set; the others have its bits. The error is at
+    /// most 0.671 units (2026-11-25).
     #[test]
     fn every_power_of_two_is_within_one_unit() {
         let (off, gap) = InstructionSet::supported()[0].run(Worst { step: 1 });
@@ -159,7 +163,7 @@ mod tests {
         assert_eq!(first(f64::INFINITY), [1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
         assert_eq!(first(1e300), [1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
         assert_eq!(first(1.0)[3..], [0.0; 4]);
-        // A gap that overflows is as far as a masked one, but for beta = 0.
+        // A gap that overflows counts as masked, except for beta = 0.
         scores[0] = f32::MAX;
         assert_eq!(weights(&scores, f32::MAX, 1e-300)[..7], [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]);
         // 3e38 + 3.4e38 overflows; 3.4e38 itself is 2^128 - 2^104.

@@ -1,8 +1,9 @@
-//! The working path on CPUs: exact critical beta and rescaled softmax of rows, at the speed of memory.
+//! The working path on CPUs: the exact critical beta and the rescaled softmax of rows, at the speed of
+//! memory.
 //!
-//! A [`Plan`] says whether rows go to threads, or each row to all of them. Either way, and on every
-//! [`InstructionSet`], every result has the same bits: counts are integers, maxima have no order, and sums are of
-//! fixed chunks in a fixed order.
+//! A [`Plan`] says whether each thread takes whole rows, or all threads share each row. In both cases, and on
+//! every [`InstructionSet`], every result has the same bits: counts are integers, maxima have no order, and
+//! sums add fixed chunks in a fixed order.
 
 mod copy;
 mod exponent;
@@ -32,16 +33,20 @@ use top::{Chunks, Progress};
 
 type CopyBytes = fn(&[u8], &mut [u8]);
 
-/// A copy between slices of one length past the caches, where this CPU has the stores for it: a benchmark's limit.
+/// A copy past the caches between slices of one length. `None` if this CPU has no stores for it. Benchmarks
+/// take it as their limit.
 #[doc(hidden)]
 pub fn streaming_copy() -> Option<CopyBytes> {
     let streams = InstructionSet::chosen_or_fastest().streams();
     streams.then_some(|from, to| copy::copy_past(InstructionSet::chosen_or_fastest(), from, to))
 }
 
-/// Lambda(r) of one row, `resolve` r >= 0 in nats; r = 0 is the critical beta itself. NaN for any other r, and for a poisoned row.
+/// Lambda(r) of one row, `resolve` being r >= 0 in nats; r = 0 gives the critical beta itself. The result is
+/// NaN for any other r, and for a poisoned row.
 ///
-/// Equal to [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for bit.
+/// It equals
+/// [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for
+/// bit.
 pub fn critical_beta(scores: &[f32], resolve: f64) -> CriticalBeta {
     let row = Chunks::of_one(scores);
     Lent::new().critical_beta(&row, &row.top(Progress::NONE), resolve)
@@ -52,7 +57,7 @@ pub fn row_report(scores: &[f32], beta: f64, measure: Measure) -> RowReport {
     Lent::new().report(scores, beta, measure)
 }
 
-/// Lambda(r) of every row, in order: [`critical_beta`] of each.
+/// Lambda(r) of every row, in order. Each result is that of [`critical_beta`].
 pub fn critical_betas<T: Element>(scores: &Scores<T>, resolve: f64) -> Vec<CriticalBeta> {
     each_row(scores, |workspace, row| workspace.critical_beta(row, &row.top(Progress::NONE), resolve))
 }
@@ -62,7 +67,7 @@ pub fn row_reports<T: Element>(scores: &Scores<T>, beta: f64, measure: Measure) 
     each_row(scores, |workspace, row| workspace.report_on(row, beta, measure))
 }
 
-/// What `measure` finds of every row, in order, rows shared as the [`Plan`] says.
+/// What `measure` finds for every row, in order. The [`Plan`] says how threads share the rows.
 fn each_row<T: Element, R: Send>(
     scores: &Scores<T>,
     measure: impl Fn(&mut Workspace, &Chunks<T>) -> R + Sync,

@@ -1,5 +1,5 @@
-//! Z and the entropy of a row in f64, for reports. Plain loops over arrays, which the compiler makes lanes of; sums in
-//! a fixed order as in `weights.rs`.
+//! Z and the entropy of a row in f64, for reports. The compiler vectorises these plain loops over arrays.
+//! Sums have a fixed order, as in `weights.rs`.
 
 use super::lanes::{self, Lanes, WIDTH, Work};
 use super::top::Chunks;
@@ -9,13 +9,13 @@ use crate::stats::Partition;
 
 /// exp(x) for x <= 0 within 5e-16 relative, 0 below -708.
 ///
-/// `mul_add` is one instruction of every set but the portable one: reports on equal scores took 0.53 ns a score instead of 0.99
-/// (2026-11-25).
+/// `mul_add` is one instruction on every set except the portable one. With it, reports on equal scores took
+/// 0.53 ns a score instead of 0.99 (2026-11-25).
 #[inline(always)]
 fn exp(x: f64) -> f64 {
-    /// Its low bits hold an integer that is added to it.
+    /// A number added to this ends up as an integer in its low bits.
     const MAGIC: f64 = 6755399441055744.0;
-    /// ln 2 less its nearest float.
+    /// ln 2 minus its nearest float.
     const LN2_LOW: f64 = 2.3190468138462996e-17;
     let clamped = if x > -708.0 { x } else { -708.0 };
     let shifted = clamped.mul_add(std::f64::consts::LOG2_E, MAGIC);
@@ -36,10 +36,10 @@ fn exp(x: f64) -> f64 {
     if x > -708.0 { power.mul_add(q, power) } else { 0.0 }
 }
 
-/// As [`Partition::of`], in the order of lanes.
+/// Like [`Partition::of`], but in the order of lanes.
 pub(super) fn partition<T: Element>(row: &Chunks<T>, max: f32, beta: f64) -> Partition {
     if beta == 0.0 || !beta.is_finite() {
-        // Neither needs an exponential, and each has limits of its own.
+        // These two need no exponential, and each has limits of its own.
         let wide: Vec<f32> = row.scores.iter().map(|s| s.to_f32()).collect();
         return Partition::of(&wide, max, beta);
     }

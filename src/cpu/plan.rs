@@ -1,48 +1,48 @@
-//! How a block of rows is shared out over the cores: a pure choice that prints itself.
+//! How the cores share a block of rows. The choice is a pure function, and it prints itself.
 
 use crate::DType;
 use std::fmt;
 
-/// Columns whose weights are summed by one thread in one go, and what a thread claims of a split row. Fixed, so
-/// that no sum depends on the number of threads.
+/// One thread sums the weights of this many columns in one run, and claims this many columns of a split row.
+/// The number is fixed, so that no sum depends on the number of threads.
 pub(super) const CHUNK: usize = 1 << 14;
-/// Rows shorter than this are never split: three or more hand-overs cost more than they save.
+/// Shorter rows are never split, because three or more hand-overs cost more than they save.
 const SPLIT_COLS: usize = 4 * CHUNK;
-/// From so many rows per thread on, whole rows keep all threads busy to within 1 / ROWS_PER_THREAD.
+/// With this many rows per thread or more, whole rows keep all threads busy to within 1 / ROWS_PER_THREAD.
 const ROWS_PER_THREAD: usize = 4;
-/// Scores of the rows that a thread claims at once.
+/// Number of scores in the rows that a thread claims at once.
 const CLAIM_SCORES: usize = 1 << 16;
-/// Output from here on goes past the caches.
+/// Output of this size or more is stored past the caches.
 const STREAM_BYTES: usize = 1 << 22;
 
-/// How rows are shared out over threads and how probabilities are stored.
+/// How threads share rows, and how probabilities are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Rows of the block.
+    /// Number of rows in the block.
     pub rows: usize,
     /// Allocated width of a row.
     pub cols: usize,
-    /// What probabilities are stored as.
+    /// The type in which probabilities are stored.
     pub dtype: DType,
-    /// Threads there are.
+    /// Number of threads.
     pub threads: usize,
-    /// Who computes a row.
+    /// Which threads compute a row.
     pub sharing: Sharing,
     /// Whether probabilities are stored past the caches.
     pub streams: bool,
 }
 
-/// Who computes a row.
+/// Which threads compute a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// One thread, which claims this many rows at once.
+    /// One thread computes a row. It claims several rows at once.
     Rows {
-        /// Rows of one claim.
+        /// Number of rows in one claim.
         claim: usize,
     },
-    /// All threads, each claiming this many columns at once; one row after the other.
+    /// All threads compute a row, one row after the other. Each thread claims several columns at once.
     Columns {
-        /// Columns of one claim.
+        /// Number of columns in one claim.
         claim: usize,
     },
 }
@@ -72,12 +72,13 @@ impl fmt::Display for Plan {
             }
             Sharing::Rows { claim } => write!(
                 f,
-                "rows in parallel, {claim} at once (at least {} rows a thread, or fewer than {SPLIT_COLS} columns)",
-                ROWS_PER_THREAD
+                "rows in parallel, {claim} at once \
+                 (at least {ROWS_PER_THREAD} rows a thread, or fewer than {SPLIT_COLS} columns)"
             )?,
             Sharing::Columns { claim } => write!(
                 f,
-                "every row split into {} parts of {claim} columns (fewer than {ROWS_PER_THREAD} rows a thread)",
+                "every row split into {} parts of {claim} columns \
+                 (fewer than {ROWS_PER_THREAD} rows a thread)",
                 cols.div_ceil(*claim)
             )?,
         }

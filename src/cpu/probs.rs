@@ -9,11 +9,11 @@ use super::weights::{BLOCK, LINE, SumWeights, padded, vectors};
 use crate::Element;
 use rayon::prelude::*;
 
-/// Weights of rows of up to so many scores are kept: they, their row and the next one fit the second cache. Of longer
-/// ones they are computed twice.
+/// The weights of rows of up to so many scores are kept. They, their row and the next row fit the second
+/// cache. The weights of longer rows are computed twice.
 const KEPT: usize = 1 << 16;
 
-/// What the probabilities of a row take: its maximum, its beta and its Z.
+/// What the probabilities of a row need: its maximum, its beta and its Z.
 #[derive(Clone, Copy)]
 pub(super) struct Probs {
     max: f32,
@@ -26,8 +26,8 @@ pub(super) struct Probs {
 }
 
 impl Probs {
-    /// Sums the weights of a row that has any, `max` being its maximum, at `beta` >= 0; `kept` then begins with them
-    /// if they were worth keeping.
+    /// Sums the weights of a row at `beta` >= 0. The row has at least one weight, and `max` is its maximum.
+    /// Afterwards `kept` begins with the weights if they were worth keeping.
     pub(super) fn new<T: Element>(row: &Chunks<T>, max: f32, beta: f64, kept: &mut Vec<f32>) -> Probs {
         let exponent = Exponent::new(beta);
         let work = SumWeights { scores: row.scores, ahead: &[], kept: &mut [], max, exponent };
@@ -53,9 +53,10 @@ impl Probs {
         Probs { max, exponent, factor: (1.0 / sum) as f32, keeps, log_partition }
     }
 
-    /// Writes the probabilities of a row to `out`, as many; past the caches if it `streams`: then the thread must call
-    /// [`InstructionSet::fence`] before it lets go of them, which waits for memory. Looks at the top of the
-    /// next row meanwhile, which `row` is ahead of: storing waits for memory.
+    /// Writes the probabilities of a row to `out`, which has the length of the row. If it `streams`, they go
+    /// past the caches. The thread must then call [`InstructionSet::fence`], which waits for memory, before
+    /// it hands them on. Storing waits for memory too. Meanwhile the thread looks at the top of the next row,
+    /// `row.ahead`.
     pub(super) fn write_row<T: Element, O: Element>(
         &self,
         row: &Chunks<T>,
@@ -94,7 +95,7 @@ impl Probs {
         progress
     }
 
-    /// Replaces the scores of a row by their probabilities, by all threads if it is `split`.
+    /// Replaces the scores of a row by their probabilities. All threads work on it if it is `split`.
     pub(super) fn replace_row<T: Element>(
         &self,
         set: InstructionSet,
@@ -124,13 +125,13 @@ impl Probs {
     }
 }
 
-/// What makes probabilities of what is loaded.
+/// Turns loaded values into probabilities.
 trait Prob: Copy {
     /// Must be `#[inline(always)]`.
     fn of<L: Lanes>(&self, lanes: L, loaded: L::F) -> L::F;
 }
 
-/// Weights that were kept, times 2^-25 / Z.
+/// The loaded values are kept weights. The factor is 2^-25 / Z.
 #[derive(Clone, Copy)]
 struct Scaled(f32);
 
@@ -141,7 +142,7 @@ impl Prob for Scaled {
     }
 }
 
-/// Scores.
+/// The loaded values are scores.
 #[derive(Clone, Copy)]
 struct Weighed<const SPECIAL: bool>(Probs);
 
@@ -153,7 +154,7 @@ impl<const SPECIAL: bool> Prob for Weighed<SPECIAL> {
     }
 }
 
-/// Writes the probabilities of `scores` to `out`, as many, and finds the tops of `next`.
+/// Writes the probabilities of `scores` to `out`, which has their length, and finds the tops of `next`.
 struct WriteProbs<'a, P, T, O, N> {
     of: P,
     scores: &'a [T],
@@ -169,7 +170,7 @@ impl<P: Prob, T: Element, O: Element, N: Element> Work for WriteProbs<'_, P, T, 
         let WriteProbs { of, scores, out, next, streams } = self;
         let mut found = Found::nothing(lanes);
         let next = if streams {
-            // Up to the first whole line through the caches.
+            // Up to the first whole cache line, stores go through the caches.
             let head = out.as_ptr().align_offset(LINE).min(out.len());
             let (first, rest) = out.split_at_mut(head);
             write::<L, P, T, O, T, false>(lanes, of, &scores[..head], first, &[], &mut found);
@@ -184,7 +185,7 @@ impl<P: Prob, T: Element, O: Element, N: Element> Work for WriteProbs<'_, P, T, 
     }
 }
 
-/// Returns what it has not looked at of `next`.
+/// Returns the part of `next` that it has not read.
 #[inline(always)]
 fn write<'a, L: Lanes, P: Prob, T: Element, O: Element, N: Element, const STREAM: bool>(
     lanes: L,

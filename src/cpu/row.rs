@@ -14,13 +14,14 @@ use crate::stats::{Partition, RowMax, weight};
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 
-/// What to measure of a row besides its weights.
+/// What to measure for a row besides its weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Measure {
-    /// r of the resolved critical beta, nats, finite and >= 0.
+    /// r of the resolved critical beta, in nats. It is finite and >= 0.
     pub resolve: f64,
-    /// Count gaps among this many largest scores only; the report then says how far that can be trusted.
+    /// Gaps are counted among this many largest scores only. The report then says how far that can be
+    /// trusted.
     pub top_k: Option<usize>,
 }
 
@@ -37,8 +38,8 @@ impl Default for Measure {
     }
 }
 
-/// What is known of one row. NaN throughout in a poisoned row, but for `beta`; an empty one has a log partition and scores of -inf, and
-/// else only zeros.
+/// What is known about one row. In a poisoned row every value is NaN, except `beta`. An empty row has a log
+/// partition and scores of -inf, and only zeros besides.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct RowReport {
@@ -46,7 +47,7 @@ pub struct RowReport {
     pub top: RowMax,
     /// Lambda with its contact.
     pub critical: CriticalBeta,
-    /// Lambda(r) with its contact, r from [`Measure::resolve`].
+    /// Lambda(r) with its contact, where r is [`Measure::resolve`].
     pub resolved: CriticalBeta,
     /// The inverse temperature of the weights below.
     pub beta: f64,
@@ -61,7 +62,7 @@ pub struct RowReport {
 }
 
 impl RowReport {
-    /// From the top of a row, Lambda and Lambda(r), and its partition at `beta`.
+    /// Makes a report from the top of a row, Lambda and Lambda(r), and the row's partition at `beta`.
     pub(crate) fn of(
         top: RowMax,
         [critical, resolved]: [CriticalBeta; 2],
@@ -90,7 +91,7 @@ impl RowReport {
     }
 }
 
-/// The rescaled softmax of one row, but for its weights.
+/// What the rescaled softmax found for one row, without its weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct SoftmaxRow {
@@ -102,8 +103,9 @@ pub struct SoftmaxRow {
     pub log_partition: f64,
 }
 
-/// Scratch of one thread, reused from row to row: at most [`Workspace::BYTES_PER_SCORE`] for each score of the longest row, and
-/// 512 KB. For callers who measure row by row and keep the memory in their own hands.
+/// Scratch of one thread, which every row reuses. It takes at most [`Workspace::BYTES_PER_SCORE`] for each
+/// score of the longest row, and 512 KB. It is for callers who measure row by row and keep the memory in
+/// their own hands.
 #[derive(Default)]
 pub struct Workspace {
     contact: Contact,
@@ -111,7 +113,7 @@ pub struct Workspace {
     visible: Gather,
     /// Weights of the row that was measured last, or nothing.
     pub(super) kept: Vec<f32>,
-    /// What is known of the top of a row before its turn, and which row that is.
+    /// What is known about the top of a row before its turn, and which row that is.
     pub(super) next: Option<(usize, Progress)>,
 }
 
@@ -119,13 +121,13 @@ thread_local! {
     static SCRATCH: Cell<Option<Box<Workspace>>> = const { Cell::new(None) };
 }
 
-/// The workspace of this thread while it lasts, kept from call to call: fresh memory for every call costs page faults,
-/// a fifth of the time of rows of a million scores (2026-11-25).
+/// The workspace of this thread, borrowed for a while and kept from call to call. Fresh memory for every call
+/// costs page faults: a fifth of the time of rows of a million scores (2026-11-25).
 pub(super) struct Lent(Option<Box<Workspace>>);
 
 impl Lent {
     pub(super) fn new() -> Lent {
-        // Another one where this thread has taken on a second row while the threads share a first one.
+        // A thread gets a second workspace if it takes on another row while all threads share a first one.
         let mut workspace = SCRATCH.take().unwrap_or_default();
         workspace.next = None;
         Lent(Some(workspace))
@@ -134,7 +136,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // Once for all rows of a claim: after every row it would wait for memory, a tenth of rows of 4096.
+        // One fence covers all rows of a claim. A fence after every row would wait for memory: a tenth of the time
+        // of rows of 4096.
         InstructionSet::chosen_or_fastest().fence();
         SCRATCH.set(self.0.take());
     }
@@ -154,28 +157,28 @@ impl DerefMut for Lent {
     }
 }
 
-/// What the inverse temperature of a row is.
+/// How the inverse temperature of a row is found.
 #[derive(Clone, Copy)]
 pub(super) enum Rule<'a> {
-    /// As the rescaling says of a row at this query position.
+    /// The rescaling chooses it, for a row at this query position.
     Rescaling(&'a Rescaling, u64),
-    /// Given.
+    /// The caller gives it.
     At(f64),
 }
 
-/// What is known of a row before its probabilities are written.
+/// What is known about a row before its probabilities are written.
 pub(super) struct Measured {
     pub report: SoftmaxRow,
-    /// `None` where all of its probabilities are one value: 0 of an empty row, NaN of a poisoned one.
+    /// `None` if all probabilities are one value: 0 in an empty row, NaN in a poisoned one.
     pub probs: Option<Probs>,
 }
 
 impl Workspace {
-    /// Bytes per score of the longest row: gaps that are left, their buckets, scores that are visible, and all scores in
-    /// f32, each with an eighth to grow.
+    /// Bytes per score of the longest row. They hold the gaps that are left, their buckets, the scores that
+    /// are visible, and all scores in f32, each with an eighth to grow.
     pub const BYTES_PER_SCORE: u128 = 18;
 
-    /// Lambda(r) of a row, and nothing else.
+    /// Returns Lambda(r) of a row, and nothing else.
     pub(super) fn critical_beta<T: Element>(
         &mut self,
         row: &Chunks<T>,
@@ -188,7 +191,7 @@ impl Workspace {
         }
     }
 
-    /// Lambda and Lambda(r): equal and computed once for r = 0.
+    /// Returns Lambda and Lambda(r). For r = 0 they are equal and computed once.
     pub(super) fn critical_betas<T: Element>(
         &mut self,
         row: &Chunks<T>,
@@ -215,8 +218,9 @@ impl Workspace {
         self.report_on(&Chunks::of_one(scores), beta, measure)
     }
 
-    /// Lambda and Lambda(r) of a row at query `position`, and a report at the beta that each of `rules` chooses; a rule that
-    /// needs a critical beta takes Lambda(r). `None` of a row that is poisoned or has fewer than two keys.
+    /// Returns Lambda and Lambda(r) of a row at query `position`, and a report at the beta that each of
+    /// `rules` chooses. A rule that needs a critical beta takes Lambda(r). The result is `None` for a row
+    /// that is poisoned or has fewer than two keys.
     pub fn reports_under(
         &mut self,
         scores: &[f32],
@@ -237,7 +241,7 @@ impl Workspace {
         let mut reports: Vec<RowReport> = Vec::with_capacity(rules.len());
         for rule in rules {
             let beta = rule.beta(&facts);
-            // Laws of position are all 1 up to the training length.
+            // Laws of position all give 1 up to the training length.
             let same = reports.iter().find(|report| report.beta == beta).copied();
             let part = |workspace: &mut Self| match at_one {
                 Some(part) if beta == 1.0 => part,
@@ -249,7 +253,7 @@ impl Workspace {
         Some((betas, reports))
     }
 
-    /// As `report`, of any element type and by all threads where the row is `split`.
+    /// Like `report`, for any element type. All threads work on a row that is `split`.
     pub(super) fn report_on<T: Element>(
         &mut self,
         row: &Chunks<T>,
@@ -262,7 +266,8 @@ impl Workspace {
         RowReport::of(found.0, betas, beta, part)
     }
 
-    /// In the order of what is not masked, so that masked scores change no bit of it.
+    /// Sums in the order of the scores that are not masked, so that masked scores change no bit of the
+    /// result.
     fn partition<T: Element>(&mut self, row: &Chunks<T>, top: &RowMax, beta: f64) -> Partition {
         if top.poisoned || top.len == row.scores.len() as u64 {
             return if top.poisoned { Partition::EMPTY } else { partition(row, top.max, beta) };
@@ -275,7 +280,7 @@ impl Workspace {
     fn beta<T: Element>(&mut self, row: &Chunks<T>, found: &(RowMax, Tops), rule: Rule) -> f64 {
         let (rescaling, position) = match rule {
             _ if found.0.poisoned => return f64::NAN,
-            // No weight decreases with the gap at a negative one.
+            // At a negative beta no weight decreases with the gap.
             Rule::At(beta) => return if beta >= 0.0 { beta } else { f64::NAN },
             Rule::Rescaling(rescaling, position) => (rescaling, position),
         };
@@ -290,7 +295,7 @@ impl Workspace {
         rescaling.beta(&RowFacts { n: found.0.len, position, critical, entropy })
     }
 
-    /// Everything about row `index` but its probabilities, which are then cheap.
+    /// Everything about row `index` except its probabilities, which are cheap afterwards.
     pub(super) fn measure<T: Element>(&mut self, index: usize, row: &Chunks<T>, rule: Rule) -> Measured {
         let begun = self.next.take().filter(|(next, _)| *next == index);
         let found = row.top(begun.map_or(Progress::NONE, |(_, progress)| progress));
@@ -303,9 +308,10 @@ impl Workspace {
         Measured { report: SoftmaxRow { top, beta, log_partition: probs.log_partition }, probs: Some(probs) }
     }
 
-    /// Writes the probabilities of a row under `rescaling` to `out` in f64, one per score, exp in f64.
+    /// Writes the probabilities of a row under `rescaling` to `out` in f64, one per score. exp is computed in
+    /// f64.
     ///
-    /// The row sits at query `position` (0-based). A poisoned row is NaN, an empty one 0.
+    /// The row sits at query `position`, counted from 0. A poisoned row gives NaN, an empty one 0.
     pub fn softmax_f64(
         &mut self,
         scores: &[f32],
@@ -327,14 +333,14 @@ fn write_probs(scores: &[f32], top: &RowMax, beta: f64, log_partition: f64, out:
     let largest = (-log_partition).exp();
     out.clear();
     out.extend(scores.iter().map(|&s| match s {
-        // A row without a beta, masked scores included.
+        // The row has no beta, so its masked scores give NaN too.
         _ if beta.is_nan() => f64::NAN,
         f32::NEG_INFINITY => 0.0,
         s => weight((top.max - s).into(), beta) * largest,
     }));
 }
 
-/// Replaces `out` by `row` in the working f32.
+/// Replaces `out` by `row` in f32, the working type.
 pub(crate) fn widen<T: Element>(row: &[T], out: &mut Vec<f32>) {
     out.clear();
     out.reserve_exact(row.len());

@@ -1,9 +1,9 @@
-//! Products of queries and keys made scores.
+//! Turns products of queries and keys into scores.
 
 use super::lanes::{InstructionSet, Lanes, Work};
 
-/// Multiplies every score by `factor`, in f64 and rounded once. One that overflows to -inf becomes NaN: left as it is, it would read as
-/// masked.
+/// Multiplies every score by `factor`, in f64, and rounds once. A product that overflows to -inf becomes NaN,
+/// because -inf would read as masked.
 pub fn scale(scores: &mut [f32], factor: f64) {
     InstructionSet::chosen_or_fastest().run(Scale { scores, factor });
 }
@@ -18,7 +18,7 @@ impl Work for Scale<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
         let poison = |score: f32| if score == f32::NEG_INFINITY { f32::NAN } else { score };
-        // Plain loops, which the compiler makes lanes of.
+        // The compiler vectorises these plain loops.
         match self.factor == 1.0 {
             true => self.scores.iter_mut().for_each(|s| *s = poison(*s)),
             false => self.scores.iter_mut().for_each(|s| *s = poison((f64::from(*s) * self.factor) as f32)),

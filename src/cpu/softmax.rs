@@ -7,11 +7,11 @@ use crate::scores::last_visible;
 use crate::{Element, Error, Rescaling, Result, Scores, ScoresMut};
 use rayon::prelude::*;
 
-/// Writes the softmax of every row under `rescaling` to `out` (dense rows x cols, as f32 or any other element
-/// type; 0 beyond a row's length) and says of each row which beta it got. Row `r` sits at query position `positions[r]`,
-/// counted from 0; without positions at its last unmasked key.
+/// Writes the softmax of every row under `rescaling` to `out`, and reports the beta of each row. `out` is
+/// dense, rows x cols, in f32 or any other element type; it is 0 beyond a row's length. Row `r` sits at query
+/// position `positions[r]`, counted from 0. Without positions, a row sits at its last unmasked key.
 ///
-/// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `positions` one per row.
+/// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `positions` holds one per row.
 pub fn softmax<T: Element, O: Element>(
     scores: &Scores<T>,
     rescaling: &Rescaling,
@@ -23,10 +23,11 @@ pub fn softmax<T: Element, O: Element>(
     write_rows(scores, out, rule)
 }
 
-/// As [`softmax`], every row at its own inverse temperature `betas[row]` >= 0, per unit of score. NaN, or one below 0, makes its whole
-/// row NaN, masked scores included; +inf is the limit: equal shares for the maxima.
+/// Like [`softmax`], with every row at its own inverse temperature `betas[row]` >= 0, per unit of score. A
+/// beta that is NaN or below 0 makes its whole row NaN, masked scores included. The beta +inf gives the
+/// limit: the maxima have equal shares.
 ///
-/// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `betas` one per row.
+/// Errors: [`Error::Scores`] unless `out` holds rows * cols elements and `betas` holds one per row.
 pub fn softmax_at<T: Element, O: Element>(
     scores: &Scores<T>,
     betas: &[f32],
@@ -36,8 +37,8 @@ pub fn softmax_at<T: Element, O: Element>(
     write_rows(scores, out, |row| Rule::At(betas[row].into()))
 }
 
-/// As [`softmax`], the probabilities replacing the scores: 0 from a row's length to its columns; what lies
-/// between rows is left alone.
+/// Like [`softmax`], but the probabilities replace the scores. Columns beyond a row's length become 0. What
+/// lies between rows does not change.
 ///
 /// Errors: [`Error::Scores`] unless there is one position per row.
 pub fn softmax_in_place<T: Element>(
@@ -78,7 +79,7 @@ pub fn softmax_in_place<T: Element>(
     }
 }
 
-/// Where a row of these scores sits, as far as the rescaling asks: a law of the position, and no other rule.
+/// The position of a row of these scores, if the rescaling needs it: only a law of the position does.
 fn position<T: Element>(rescaling: &Rescaling, given: Option<&[u32]>, row: usize, scores: &[T]) -> u64 {
     match (given, rescaling) {
         (Some(positions), _) => positions[row].into(),

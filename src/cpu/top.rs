@@ -1,4 +1,5 @@
-//! The top of a row in one pass: its maximum, what else is near it, and whether there is anything to be careful of.
+//! This file finds the top of a row in one pass: its maximum, the scores near it, and whether a score needs
+//! care.
 
 use super::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use super::plan::CHUNK;
@@ -7,14 +8,14 @@ use crate::Element;
 use crate::stats::RowMax;
 use rayon::prelude::*;
 
-/// What one pass finds of a chunk of a row. Merges in any order.
+/// What one pass finds in a chunk of a row. Chunks merge in any order.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tops {
-    /// Of every lane the largest score, and the second largest; -inf where there is none.
+    /// The largest score of every lane, and the second largest; -inf if there is none.
     pub scores: [[f32; WIDTH]; 2],
-    /// The lowest score; -inf if one is masked, +inf of nothing.
+    /// The lowest score; -inf if one is masked, +inf if there is no score.
     pub lowest: f32,
-    /// Whether there is a NaN: nothing else is of use then.
+    /// Whether there is a NaN. If so, nothing else is of use.
     pub nan: bool,
 }
 
@@ -26,8 +27,9 @@ impl Tops {
         self.largest_two()[0]
     }
 
-    /// The largest score and the second largest, equal under ties. Lanes against lanes: one after the other waits for
-    /// itself, as long as a thousand scores take.
+    /// The largest score and the second largest, which are equal under ties. Halves of the lanes are compared
+    /// with each other. One lane after the other would wait for the last result, as long as a thousand scores
+    /// take.
     fn largest_two(&self) -> [f32; 2] {
         let [mut max, mut second] = self.scores;
         for width in [8, 4, 2, 1] {
@@ -53,14 +55,14 @@ impl Tops {
     }
 }
 
-/// What is known of a row from its first chunks.
+/// What is known about a row from its first chunks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Progress {
     tops: Tops,
-    /// Where the first chunk begins that has the maximum.
+    /// Where the first chunk that has the maximum begins.
     start: usize,
     highest: f32,
-    /// Columns that have been looked at: whole chunks, or all there are.
+    /// Number of columns already read: whole chunks, or the whole row.
     done: usize,
 }
 
@@ -68,7 +70,7 @@ impl Progress {
     pub(super) const NONE: Progress =
         Progress { tops: Tops::EMPTY, start: 0, highest: f32::NEG_INFINITY, done: 0 };
 
-    /// Takes in the next chunk.
+    /// Adds the next chunk.
     pub(super) fn take(&mut self, found: &Tops, chunk: usize) {
         let max = found.max();
         if max > self.highest {
@@ -79,7 +81,7 @@ impl Progress {
     }
 }
 
-/// A row as its thread, or all threads, see it: in chunks.
+/// A row in chunks, as its thread or all threads see it.
 #[derive(Clone, Copy)]
 pub(super) struct Chunks<'a, T> {
     pub scores: &'a [T],
@@ -91,12 +93,12 @@ pub(super) struct Chunks<'a, T> {
 }
 
 impl<'a, T: Element> Chunks<'a, T> {
-    /// A row of one thread.
+    /// A row that one thread works on.
     pub(super) fn of_one(scores: &'a [T]) -> Self {
         Chunks { scores, ahead: &[], set: InstructionSet::chosen_or_fastest(), split: false }
     }
 
-    /// Hands `of` every chunk to `see`, in order.
+    /// Calls `see` with `of` of every chunk, in order.
     pub(super) fn each<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync, mut see: impl FnMut(R)) {
         match self.split {
             true => self.scores.par_chunks(CHUNK).map(of).collect::<Vec<R>>().into_iter().for_each(see),
@@ -104,14 +106,14 @@ impl<'a, T: Element> Chunks<'a, T> {
         }
     }
 
-    /// As `each`, of parts that may have any size: for what has no order.
+    /// Like `each`, but parts may have any size. It is for results that have no order.
     pub(super) fn each_part<R: Send>(&self, of: impl Fn(&'a [T]) -> R + Send + Sync, see: impl FnMut(R)) {
         let parts = if self.split { 2 * rayon::current_num_threads() } else { 1 };
         let part = self.scores.len().div_ceil(parts).next_multiple_of(CHUNK);
         self.scores.par_chunks(part).map(of).collect::<Vec<R>>().into_iter().for_each(see);
     }
 
-    /// The top of the row and what else the pass has found, some of it perhaps before.
+    /// The top of the row and what else the pass has found. The pass goes on from `begun`.
     pub(super) fn top(&self, begun: Progress) -> (RowMax, Tops) {
         let mut progress = begun;
         let rest = Chunks { scores: &self.scores[progress.done.min(self.scores.len())..], ..*self };
@@ -136,7 +138,7 @@ impl<'a, T: Element> Chunks<'a, T> {
                 },
             );
         }
-        // Where a lane shows the maximum twice, it may hide more.
+        // A lane that shows the maximum twice may hide more.
         let attained = |scores, counts| self.set.run(Attained { scores, max, counts });
         let mut ties = 0;
         match tops.scores[1].contains(&max) {
@@ -144,13 +146,13 @@ impl<'a, T: Element> Chunks<'a, T> {
             false => ties = tops.scores[0].iter().map(|&s| u64::from(s == max)).sum(),
         }
         let argmax = start + attained(&self.scores[start..], false).0.unwrap_or(0);
-        // -0 and 0 are one score; adding 0 makes its sign independent of the order of the row.
+        // -0 and 0 are one score. Adding 0 makes its sign independent of the order of the row.
         let (max, second) = (max + 0.0, second + 0.0);
         (RowMax { max, second, len, argmax: argmax as u64, ties, poisoned: false }, tops)
     }
 }
 
-/// The tops of a chunk.
+/// Finds the tops of a chunk.
 pub(super) struct FindTops<'a, T>(pub &'a [T]);
 
 impl<T: Element> Work for FindTops<'_, T> {
@@ -165,7 +167,7 @@ impl<T: Element> Work for FindTops<'_, T> {
     }
 }
 
-/// Four vectors side by side: one alone would wait for itself.
+/// Four vectors side by side. One alone would wait for its own last result.
 pub(super) struct Found<L: Lanes> {
     max: [L::F; 4],
     second: [L::F; 4],
@@ -193,7 +195,7 @@ impl<L: Lanes> Found<L> {
     pub(super) fn tail<T: Element>(&mut self, lanes: L, tail: &[T]) {
         if !tail.is_empty() {
             self.largest(lanes, vectors(lanes, &padded(tail)));
-            // What is behind the end is not a masked score.
+            // What lies behind the end is not a masked score.
             self.lowest(lanes, vectors(lanes, &padded_with(tail, f32::INFINITY)));
         }
     }
@@ -226,11 +228,11 @@ impl<L: Lanes> Found<L> {
         lanes.store(second[0], &mut scores[1]);
         let mut lows = [0.0; WIDTH];
         lanes.store(lanes.min(lowest[0], lowest[1]), &mut lows);
-        Tops { scores, lowest: least_of(lows), nan: lanes.any(nan) }
+        Tops { scores, lowest: lowest_of(lows), nan: lanes.any(nan) }
     }
 }
 
-/// Where `max` is first attained in a chunk; `None` if it is not. And how often, if it `counts` at all.
+/// Where a chunk first attains `max`; `None` if it does not. With `counts` set, also how often it does.
 pub(super) struct Attained<'a, T> {
     pub scores: &'a [T],
     pub max: f32,
@@ -247,7 +249,7 @@ impl<T: Element> Work for Attained<'_, T> {
         let last = padded(tail);
         for (i, block) in blocks.iter().chain([&last]).enumerate() {
             let [a, b, c, d] = vectors(lanes, block);
-            // One by one: what maps an array is not always inlined.
+            // The vectors are compared one by one, because a map over an array is not always inlined.
             let (a, b) = (lanes.ge(a, max), lanes.ge(b, max));
             let (c, d) = (lanes.ge(c, max), lanes.ge(d, max));
             if !lanes.any(lanes.or(lanes.or(a, b), lanes.or(c, d))) {
@@ -265,9 +267,9 @@ impl<T: Element> Work for Attained<'_, T> {
     }
 }
 
-/// The least of some lanes, +inf at most; halves against halves, since one after the other waits for itself.
+/// The lowest of some lanes, +inf at most. Halves are compared, because one lane after the other would wait.
 #[inline(always)]
-fn least_of(mut lanes: [f32; WIDTH]) -> f32 {
+fn lowest_of(mut lanes: [f32; WIDTH]) -> f32 {
     for width in [8, 4, 2, 1] {
         for j in 0..width {
             lanes[j] = if lanes[j + width] < lanes[j] { lanes[j + width] } else { lanes[j] };
@@ -283,7 +285,7 @@ impl<T: Element> Work for Visible<'_, T> {
     type Out = (u64, f32);
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> (u64, f32) {
-        let (least, far) = (lanes.splat(f32::MIN), lanes.splat(f32::INFINITY));
+        let (smallest, far) = (lanes.splat(f32::MIN), lanes.splat(f32::INFINITY));
         let (mut len, mut lowest) = (0, [far; 4]);
         let (blocks, tail) = self.0.as_chunks::<BLOCK>();
         let last = padded(tail);
@@ -291,7 +293,7 @@ impl<T: Element> Work for Visible<'_, T> {
             let v = vectors(lanes, block);
             let mut bits = [0; 4];
             for j in 0..4 {
-                let m = lanes.ge(v[j], least);
+                let m = lanes.ge(v[j], smallest);
                 bits[j] = lanes.bits(m);
                 lowest[j] = lanes.min(lowest[j], lanes.select(m, v[j], far));
             }
@@ -299,7 +301,7 @@ impl<T: Element> Work for Visible<'_, T> {
         }
         let mut lows = [0.0; WIDTH];
         lanes.store(lanes.min(lanes.min(lowest[0], lowest[1]), lanes.min(lowest[2], lowest[3])), &mut lows);
-        (len, least_of(lows))
+        (len, lowest_of(lows))
     }
 }
 
@@ -331,7 +333,7 @@ impl<T: Element> Work for Within<'_, T> {
     }
 }
 
-/// The smallest gap above 0 of a chunk, +inf if there is none, and the largest finite one, or 0.
+/// The smallest gap above 0 of a chunk, or +inf if there is none; and the largest finite gap, or 0.
 pub(super) struct GapRange<'a, T> {
     pub scores: &'a [T],
     pub max: f32,
@@ -342,20 +344,20 @@ impl<T: Element> Work for GapRange<'_, T> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> [f32; 2] {
         let (max, far, none) = (lanes.splat(self.max), lanes.splat(f32::INFINITY), lanes.splat(0.0));
-        let (mut least, mut most) = ([far; 4], [none; 4]);
+        let (mut low, mut high) = ([far; 4], [none; 4]);
         let (blocks, tail) = self.scores.as_chunks::<BLOCK>();
         let last = padded(tail);
         for block in blocks.iter().chain([&last]) {
             let v = vectors(lanes, block);
             for j in 0..4 {
                 let gap = lanes.sub(max, v[j]);
-                least[j] = lanes.min(least[j], lanes.select(lanes.ge(none, gap), far, gap));
-                most[j] = lanes.max(most[j], lanes.select(lanes.ge(gap, far), none, gap));
+                low[j] = lanes.min(low[j], lanes.select(lanes.ge(none, gap), far, gap));
+                high[j] = lanes.max(high[j], lanes.select(lanes.ge(gap, far), none, gap));
             }
         }
         let mut gaps = [[0.0; WIDTH]; 2];
-        lanes.store(lanes.min(lanes.min(least[0], least[1]), lanes.min(least[2], least[3])), &mut gaps[0]);
-        lanes.store(lanes.max(lanes.max(most[0], most[1]), lanes.max(most[2], most[3])), &mut gaps[1]);
-        [least_of(gaps[0]), -least_of(gaps[1].map(|gap| -gap))]
+        lanes.store(lanes.min(lanes.min(low[0], low[1]), lanes.min(low[2], low[3])), &mut gaps[0]);
+        lanes.store(lanes.max(lanes.max(high[0], high[1]), lanes.max(high[2], high[3])), &mut gaps[1]);
+        [lowest_of(gaps[0]), -lowest_of(gaps[1].map(|gap| -gap))]
     }
 }

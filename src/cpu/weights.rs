@@ -1,25 +1,26 @@
 //! Z of a row in lanes, in a fixed order.
 //!
-//! A chunk of columns is summed by one thread: four vectors as a tree in f32, which loses at most 2^-23 relative,
-//! then lane by lane in f64; chunks in order in f64. So no bit depends on the threads or on the instruction set.
+//! One thread sums a chunk of columns. It adds four vectors as a tree in f32, which loses at most 2^-23
+//! relative, and adds the result lane by lane in f64. The sums of chunks are added in order in f64. So no bit
+//! depends on the threads or on the instruction set.
 
 use super::exponent::{Exponent, weigh};
 use super::lanes::{self, Lanes, WIDTH, Work};
 use crate::Element;
 
-/// Bytes of a cache line, which streamed stores are aligned to.
+/// Bytes of a cache line. Streamed stores are aligned to it.
 pub(super) const LINE: usize = 64;
 
-/// Scores that are taken at once: four vectors.
+/// Number of scores that one step reads: four vectors.
 pub(super) const BLOCK: usize = 4 * WIDTH;
 
-/// The end of a row as a whole block (or vector): masked scores behind it.
+/// The end of a row as a whole block or vector, with masked scores behind it.
 #[inline(always)]
 pub(super) fn padded<T: Element, const N: usize>(tail: &[T]) -> [T; N] {
     padded_with(tail, f32::NEG_INFINITY)
 }
 
-/// The end of a row as a whole block with `value` behind it.
+/// The end of a row as a whole block, with `value` behind it.
 #[inline(always)]
 pub(super) fn padded_with<T: Element, const N: usize>(tail: &[T], value: f32) -> [T; N] {
     let mut block = [T::from_f32(value); N];
@@ -38,7 +39,7 @@ pub(super) fn vectors<L: Lanes, T: Element>(lanes: L, block: &[T; BLOCK]) -> [L:
     ]
 }
 
-/// The sum of all lanes, halves against halves.
+/// The sum of all lanes. Each step adds one half of them to the other.
 #[inline(always)]
 pub(super) fn fold(mut sums: [f64; WIDTH]) -> f64 {
     for width in [8, 4, 2, 1] {
@@ -49,12 +50,12 @@ pub(super) fn fold(mut sums: [f64; WIDTH]) -> f64 {
     sums[0]
 }
 
-/// Z of a chunk of a row without NaN, times 2^25.
+/// Sums Z of a chunk of a row without NaN, times 2^25.
 pub(super) struct SumWeights<'a, T> {
     pub scores: &'a [T],
     /// What will be read next.
     pub ahead: &'a [T],
-    /// Where the weights go: as long as `scores`, or empty.
+    /// Where the weights go. It has the length of `scores`, or is empty.
     pub kept: &'a mut [f32],
     pub max: f32,
     pub exponent: Exponent,
@@ -103,7 +104,8 @@ impl<T: Element> SumWeights<'_, T> {
     }
 }
 
-// Not a closure: those have no instruction set of their own, and are not always inlined into what has one.
+// This is no closure: a closure has no instruction set of its own, and is not always inlined into what has
+// one.
 #[inline(always)]
 fn weigh_block<L: Lanes, T: Element, const SPECIAL: bool>(
     lanes: L,

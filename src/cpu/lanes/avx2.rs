@@ -28,7 +28,7 @@ pub(super) fn run<W: Work>(lanes: Avx2, work: W) -> W::Out {
     unsafe { compiled(lanes, work) }
 }
 
-/// For every set of eight lanes, which of them come first when those of the set are moved to the front.
+/// For every subset of eight lanes, the order of lanes that moves the subset to the front.
 const FRONT: [[u32; 8]; 256] = {
     let mut table = [[0; 8]; 256];
     let mut set = 0;
@@ -48,7 +48,7 @@ const FRONT: [[u32; 8]; 256] = {
 
 type F = [__m256; 2];
 
-/// One instruction on both halves.
+/// Applies one instruction to both halves.
 macro_rules! halves {
     ($instruction:expr, $($v:ident),+) => {{
         #[allow(unused_unsafe)]
@@ -56,8 +56,8 @@ macro_rules! halves {
     }};
 }
 
-// SAFETY of every block below: the instructions exist, as `self` proves; loads and stores are unaligned ones within
-// the arrays that they are given, or their alignment is tested beside them.
+// SAFETY of every block below: the instructions exist, as `self` proves. Loads and stores are unaligned and
+// stay within the arrays that they get; where they need alignment, the code beside them tests it.
 impl Lanes for Avx2 {
     type F = F;
     type H = __m256i;
@@ -121,7 +121,7 @@ impl Lanes for Avx2 {
             let up = halves!(_mm256_add_epi32, odd, half);
             let rounded = halves!(_mm256_add_epi32, bits, up);
             let rounded = halves!(_mm256_srli_epi32::<16>, rounded);
-            // Packs within 128 bits, so quarters come out as 0 2 1 3.
+            // The instruction packs within 128 bits, so quarters come out as 0 2 1 3.
             let packed = _mm256_packus_epi32(rounded[0], rounded[1]);
             _mm256_permute4x64_epi64::<0b11_01_10_00>(packed)
         }
@@ -206,8 +206,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn raise(self, q: F, shifted: F, least: F) -> F {
-        let m = self.ge(shifted, least);
+    fn raise(self, q: F, shifted: F, smallest: F) -> F {
+        let m = self.ge(shifted, smallest);
         let (q, power) = (halves!(_mm256_castps_si256, q), halves!(_mm256_castps_si256, shifted));
         let power = halves!(_mm256_slli_epi32::<23>, power);
         let raised = halves!(_mm256_add_epi32, q, power);
@@ -218,7 +218,7 @@ impl Lanes for Avx2 {
     fn truncate(self, v: F, to: &mut [u16; WIDTH]) {
         let v = halves!(_mm256_cvttps_epi32, v);
         unsafe {
-            // Packs within 128 bits, so quarters come out as 0 2 1 3.
+            // The instruction packs within 128 bits, so quarters come out as 0 2 1 3.
             let packed = _mm256_packus_epi32(v[0], v[1]);
             let ordered = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
             _mm256_storeu_si256(to.as_mut_ptr().cast(), ordered)

@@ -6,7 +6,7 @@ use super::{Lanes, WIDTH, Work};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
-/// This machine has AVX-512 F, BW, DQ and VL, and what AVX2 has, which half a register is.
+/// This machine has AVX-512 F, BW, DQ and VL. It also has what AVX2 has, for work on half a register.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(Avx2);
 
@@ -30,8 +30,8 @@ pub(super) fn run<W: Work>(lanes: Avx512, work: W) -> W::Out {
     unsafe { compiled(lanes, work) }
 }
 
-// SAFETY of every block below: the instructions exist, as `self` proves; loads and stores are unaligned ones within
-// the arrays that they are given, or their alignment is tested beside them.
+// SAFETY of every block below: the instructions exist, as `self` proves. Loads and stores are unaligned and
+// stay within the arrays that they get; where they need alignment, the code beside them tests it.
 impl Lanes for Avx512 {
     type F = __m512;
     type H = __m256i;
@@ -73,7 +73,7 @@ impl Lanes for Avx512 {
     fn to_f16(self, v: __m512) -> __m256i {
         unsafe { _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v) }
     }
-    // By integers: the bf16 conversion instruction flushes subnormals to zero.
+    // Integers do the rounding, because the bf16 conversion instruction flushes subnormals to zero.
     #[inline(always)]
     fn to_bf16(self, v: __m512) -> __m256i {
         unsafe {
@@ -155,10 +155,10 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn raise(self, q: __m512, shifted: __m512, least: __m512) -> __m512 {
+    fn raise(self, q: __m512, shifted: __m512, smallest: __m512) -> __m512 {
         unsafe {
             let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
-            let m = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(shifted, least);
+            let m = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(shifted, smallest);
             _mm512_castsi512_ps(_mm512_maskz_add_epi32(m, _mm512_castps_si512(q), power))
         }
     }
@@ -169,7 +169,7 @@ impl Lanes for Avx512 {
             _mm256_storeu_si256(to.as_mut_ptr().cast(), narrow)
         }
     }
-    // In a register first: to memory the instruction takes 16 times as long on Zen 4.
+    // The lanes go to a register first. Straight to memory, the instruction takes 16 times as long on Zen 4.
     #[inline(always)]
     fn compress(self, v: __m512, m: __mmask16, to: &mut [f32; WIDTH]) -> usize {
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_maskz_compress_ps(m, v)) };

@@ -1,7 +1,7 @@
 //! Sixteen lanes of f32 on every instruction set: one trait, detected once, forced by `CRITBETA_LANES`.
 //!
-//! Sixteen everywhere, whatever the registers' width: lane j of a block is column j mod 16 on any machine, every
-//! operation rounds once, and so every sum has the same bits on all of them.
+//! There are sixteen lanes whatever the width of the registers. Lane j of a block is column j mod 16 on any
+//! machine, and every operation rounds once. So every sum has the same bits on all machines.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,11 +17,11 @@ use std::any::TypeId;
 use std::fmt;
 use std::sync::OnceLock;
 
-/// Lanes of a vector.
+/// Number of lanes of a vector.
 pub(super) const WIDTH: usize = 16;
 
-/// Operations on vectors of [`WIDTH`] lanes. A value of an implementing type is the proof that this machine has
-/// its instructions, so the methods are safe.
+/// Operations on vectors of [`WIDTH`] lanes. A value of an implementing type proves that this machine has its
+/// instructions. So the methods are safe.
 pub(super) trait Lanes: Copy {
     /// f32 lanes.
     type F: Copy;
@@ -37,16 +37,16 @@ pub(super) trait Lanes: Copy {
     fn load_f16(self, from: &[f16; WIDTH]) -> Self::F;
     fn load_bf16(self, from: &[bf16; WIDTH]) -> Self::F;
     fn store(self, v: Self::F, to: &mut [f32; WIDTH]);
-    /// As `store`, past the caches where `to` is aligned for it; [`Lanes::fence`] must follow.
+    /// Like `store`, but past the caches if `to` is aligned for that. [`Lanes::fence`] must follow.
     fn stream(self, v: Self::F, to: &mut [f32; WIDTH]);
-    /// Rounded to nearest even; no lane may be NaN.
+    /// Rounds to nearest even. No lane may be NaN.
     fn to_f16(self, v: Self::F) -> Self::H;
-    /// Rounded to nearest even; no lane may be NaN.
+    /// Rounds to nearest even. No lane may be NaN.
     fn to_bf16(self, v: Self::F) -> Self::H;
     fn store_half(self, v: Self::H, to: &mut [u16; WIDTH]);
-    /// As [`Lanes::stream`].
+    /// Stores past the caches like [`Lanes::stream`].
     fn stream_half(self, v: Self::H, to: &mut [u16; WIDTH]);
-    /// Asks for the cache line of `at`, which will be read soon.
+    /// Requests the cache line of `at`, which will be read soon.
     fn prefetch<T>(self, at: &T);
     /// Orders streamed stores before everything that follows.
     fn fence(self);
@@ -56,30 +56,32 @@ pub(super) trait Lanes: Copy {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// Either where one is NaN.
+    /// Where a or b is NaN, the result may be either of them.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// Either where one is NaN.
+    /// Where a or b is NaN, the result may be either of them.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
 
-    /// a >= b; no where one is NaN.
+    /// a >= b; false where a or b is NaN.
     fn ge(self, a: Self::F, b: Self::F) -> Self::M;
-    /// Where a or b is NaN.
+    /// True where a or b is NaN.
     fn unordered(self, a: Self::F, b: Self::F) -> Self::M;
     fn or(self, a: Self::M, b: Self::M) -> Self::M;
     fn and(self, a: Self::M, b: Self::M) -> Self::M;
     fn no(self) -> Self::M;
-    /// Lane j in bit j.
+    /// Bit j of the result is lane j.
     fn bits(self, m: Self::M) -> u32;
     fn any(self, m: Self::M) -> bool {
         self.bits(m) != 0
     }
     fn select(self, m: Self::M, yes: Self::F, no: Self::F) -> Self::F;
 
-    /// Where `shifted` >= `least`, `q` times 2^k, k being the low bits of `shifted`; else 0.
-    fn raise(self, q: Self::F, shifted: Self::F, least: Self::F) -> Self::F;
-    /// The integer parts; every lane is 0 or more and below 2^15.
+    /// `q` times 2^k where `shifted` >= `smallest`, and 0 elsewhere. k is the integer in the low bits of
+    /// `shifted`.
+    fn raise(self, q: Self::F, shifted: Self::F, smallest: Self::F) -> Self::F;
+    /// Writes the integer part of every lane. Each lane is 0 or more and below 2^15.
     fn truncate(self, v: Self::F, to: &mut [u16; WIDTH]);
-    /// Lanes of `m` to the front of `to`, in order, and how many; what follows them there is arbitrary.
+    /// Moves the lanes of `m` to the front of `to`, in order, and returns their number. What follows them is
+    /// arbitrary.
     fn compress(self, v: Self::F, m: Self::M, to: &mut [f32; WIDTH]) -> usize;
 
     fn zero(self) -> Self::D;
@@ -103,7 +105,7 @@ pub(super) fn load<L: Lanes, T: Element>(lanes: L, from: &[T; WIDTH]) -> L::F {
     }
 }
 
-/// Stores lanes, none of them NaN, as any element type; with STREAM as [`Lanes::stream`].
+/// Stores lanes as any element type. No lane may be NaN. With STREAM it stores like [`Lanes::stream`].
 #[inline(always)]
 pub(super) fn store<L: Lanes, O: Element, const STREAM: bool>(lanes: L, v: L::F, to: &mut [O; WIDTH]) {
     let of = TypeId::of::<O>();
@@ -124,8 +126,8 @@ pub(super) fn store<L: Lanes, O: Element, const STREAM: bool>(lanes: L, v: L::F,
     if STREAM { lanes.stream_half(half, to) } else { lanes.store_half(half, to) }
 }
 
-/// What runs on the lanes of whatever instruction set there is. `run` must be `#[inline(always)]`: only then is it
-/// compiled for that instruction set.
+/// Work on the lanes of whatever instruction set the machine has. `run` must be `#[inline(always)]`, because
+/// only then is it compiled for that instruction set.
 pub(super) trait Work {
     type Out;
     fn run<L: Lanes>(self, lanes: L) -> Self::Out;
@@ -147,10 +149,10 @@ enum Proof {
 }
 
 impl InstructionSet {
-    /// The environment variable that forces one: `avx512`, `avx2`, `neon` or `portable`. Read once.
+    /// The environment variable that forces a set: `avx512`, `avx2`, `neon` or `portable`. It is read once.
     pub const VARIABLE: &str = "CRITBETA_LANES";
 
-    /// Those that this machine has, fastest first; `portable` is always the last.
+    /// The sets that this machine has, fastest first. `portable` is always the last.
     pub fn supported() -> Vec<InstructionSet> {
         #[cfg(target_arch = "x86_64")]
         let found = [avx512::Avx512::detect().map(Proof::Avx512), avx2::Avx2::detect().map(Proof::Avx2)];
@@ -162,10 +164,10 @@ impl InstructionSet {
         found.into_iter().flatten().chain([portable]).map(InstructionSet).collect()
     }
 
-    /// The one that this process uses: the fastest, or what [`InstructionSet::VARIABLE`] names.
+    /// The set that this process uses: the fastest, or the one that [`InstructionSet::VARIABLE`] names.
     ///
-    /// Errors: [`Error::Settings`] if the variable names nothing that this machine has. Whatever cannot fail then
-    /// uses the fastest.
+    /// Errors: [`Error::Settings`] if the variable names no set that this machine has. Functions that cannot
+    /// fail then use the fastest set.
     pub fn chosen() -> Result<InstructionSet> {
         static CHOSEN: OnceLock<Result<InstructionSet, String>> = OnceLock::new();
         let choose = || InstructionSet::named(std::env::var_os(Self::VARIABLE).as_deref());
@@ -198,7 +200,7 @@ impl InstructionSet {
         }
     }
 
-    /// Whether it has stores past the caches.
+    /// Whether the set has stores past the caches.
     pub(super) fn streams(self) -> bool {
         match self.0 {
             Proof::Portable(_) => false,

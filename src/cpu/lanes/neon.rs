@@ -27,7 +27,7 @@ pub(super) fn run<W: Work>(lanes: Neon, work: W) -> W::Out {
 type F = [float32x4_t; 4];
 type M = [uint32x4_t; 4];
 
-/// One expression on every quarter.
+/// Applies one expression to every quarter.
 macro_rules! quarters {
     ($j:ident => $each:expr) => {{
         #[allow(unused_unsafe)]
@@ -36,8 +36,8 @@ macro_rules! quarters {
     }};
 }
 
-// SAFETY of every block below: the instructions exist, as `self` proves; loads and stores stay within the arrays
-// that they are given.
+// SAFETY of every block below: the instructions exist, as `self` proves. Loads and stores stay within the
+// arrays that they get.
 impl Lanes for Neon {
     type F = F;
     type H = [u16; WIDTH];
@@ -52,7 +52,7 @@ impl Lanes for Neon {
     fn load(self, from: &[f32; WIDTH]) -> F {
         quarters!(j => vld1q_f32(from[4 * j..][..4].as_ptr()))
     }
-    // `half` uses the conversion instructions where there are any.
+    // `half` uses the conversion instructions if the CPU has them.
     #[inline(always)]
     fn load_f16(self, from: &[f16; WIDTH]) -> F {
         self.load(&from.map(f16::to_f32))
@@ -176,8 +176,8 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    fn raise(self, q: F, shifted: F, least: F) -> F {
-        let m = self.ge(shifted, least);
+    fn raise(self, q: F, shifted: F, smallest: F) -> F {
+        let m = self.ge(shifted, smallest);
         quarters!(j => {
             let power = vshlq_n_u32::<23>(vreinterpretq_u32_f32(shifted[j]));
             let raised = vaddq_u32(vreinterpretq_u32_f32(q[j]), power);
@@ -190,7 +190,7 @@ impl Lanes for Neon {
             unsafe { vst1_u16(to[4 * j..][..4].as_mut_ptr(), vmovn_u32(vcvtq_u32_f32(v))) }
         }
     }
-    // Lane by lane without a branch: NEON has no such instruction.
+    // The code goes lane by lane without a branch, because NEON has no such instruction.
     #[inline(always)]
     fn compress(self, v: F, m: M, to: &mut [f32; WIDTH]) -> usize {
         let (mut lanes, bits, mut kept) = ([0.0; WIDTH], self.bits(m), 0);

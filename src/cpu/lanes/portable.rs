@@ -1,6 +1,6 @@
-//! Lanes in plain Rust: what every other implementation must equal bit for bit.
+//! Lanes in plain Rust. Every other implementation must equal this one bit for bit.
 //!
-//! `mul_add` is one rounding everywhere, and a library call where the compiler's target has no such instruction.
+//! `mul_add` rounds once everywhere. It is a library call if the compiler's target has no such instruction.
 
 use super::{Lanes, WIDTH};
 use half::{bf16, f16};
@@ -122,8 +122,8 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn raise(self, q: F, shifted: F, least: F) -> F {
-        std::array::from_fn(|j| match shifted[j] >= least[j] {
+    fn raise(self, q: F, shifted: F, smallest: F) -> F {
+        std::array::from_fn(|j| match shifted[j] >= smallest[j] {
             true => f32::from_bits(q[j].to_bits().wrapping_add(shifted[j].to_bits() << 23)),
             false => 0.0,
         })

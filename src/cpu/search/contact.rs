@@ -1,15 +1,18 @@
-//! The supremum without sorting the row: bound what can still win, keep only that, and rank the rest.
+//! This file finds the supremum without sorting the row. It bounds what can still win, keeps only that, and
+//! ranks the rest.
 //!
-//! 1. Some large scores are known from the pass that found the maximum. Their ranks among themselves attain a ratio,
-//!    a lower bound L on Lambda(r). No gap beyond (log n - r) / L can be the contact.
-//! 2. Where few gaps are left, they are moved together; with fewer of them the cut is nearer, and so on.
-//! 3. Where many are left (the contact is in the bulk: a sink, a heavy tail), they are counted in bins. A bin of gaps
-//!    `low..=high` with `after` scores through it attains at least (log after - r) / high and at most
-//!    (log after - r) / low; the hull of the bins that can still win is moved together; again from 1.
-//! 4. Bins do not thin out a log grid, on which every rank is a contact. Such scores are spread into buckets, or sorted
-//!    where they lie too close for f32 to divide.
+//! 1. The pass that found the maximum also found some large scores. Their ranks among themselves attain a
+//!    ratio, a lower bound L on Lambda(r). No gap beyond (log n - r) / L can be the contact.
+//! 2. If few gaps are left, their scores are moved together. Fewer scores bring the cut nearer, and so on.
+//! 3. If many gaps are left (the contact is in the bulk: a sink, a heavy tail), they are counted in bins. A
+//!    bin of gaps `low..=high` with `after` scores through it attains at least (log after - r) / high and at
+//!    most (log after - r) / low. The hull of the bins that can still win is moved together. Step 1 then
+//!    starts again.
+//! 4. Bins cannot thin out a log grid, on which every rank is a contact. Such scores are spread into buckets.
+//!    If they lie too close for f32 to divide, they are sorted.
 //!
-//! Only the end decides, by the one rounded ratio of `critical.rs`: the result is that of sorting, bit for bit.
+//! Only the end decides, by the one rounded ratio of `critical.rs`. So the result equals that of sorting, bit
+//! for bit.
 
 use super::bins::Bins;
 use super::gather::{AtLeast, Gather, Inside};
@@ -23,22 +26,23 @@ use crate::cpu::top::{Chunks, GapRange, Tops, Within};
 use crate::critical::CriticalBeta;
 use crate::stats::RowMax;
 
-/// With up to so many of the sample a part of a row is gathered rather than counted.
+/// If at most this many scores of the sample are in a part of a row, the part is gathered rather than
+/// counted.
 const FEW_ENOUGH: u32 = SAMPLES as u32 / 2;
-/// Where the ratio of the bulk seems to be so much larger than that of the top, it is counted at once. With 1.4 Gaussian rows
-/// of 65,536 took 3.9 ms instead of 3.7, sinks the same (2026-11-25).
+/// If the ratio of the bulk seems to exceed that of the top by this factor, the row is counted at once. With
+/// 1.4, Gaussian rows of 65,536 scores took 3.9 ms instead of 3.7; sinks took the same time (2026-11-25).
 const BULK: f64 = 1.1;
-/// Shorter rows are gathered whatever there is.
+/// Shorter rows are always gathered.
 const SHORT: usize = 1024;
-/// So few scores are not worth thinning out.
+/// Up to this many scores are not worth thinning out.
 const TINY: usize = 2 * WIDTH;
-/// So few are ranked by comparing all pairs, more are counted again.
+/// Up to this many scores are ranked by comparing all pairs. More scores are counted again.
 const PAIRS: usize = 96;
-/// Scores of the sample, and how many of them side by side.
+/// Scores of the sample, and how many of them are neighbours.
 const SAMPLES: usize = 256;
 const PER_LINE: usize = 8;
 
-/// Scratch of one thread, reused from row to row.
+/// Scratch of one thread, which every row reuses.
 #[derive(Default)]
 pub(in crate::cpu) struct Contact {
     /// Scores that can still be the contact.
@@ -57,7 +61,7 @@ impl Contact {
         resolve: f64,
     ) -> CriticalBeta {
         let best = CriticalBeta::at_top(top.ties, resolve);
-        // No rank exceeds n.
+        // No rank is above n.
         if !best.beta.is_finite() || top.len < 2 || (top.len as f64).ln() <= resolve {
             return best;
         }
@@ -74,7 +78,7 @@ impl Contact {
             return search.best;
         }
         if let Some(near) = sample.near(cut, &search) {
-            // What the largest attain brings the cut nearer.
+            // The ratios of the largest scores bring the cut nearer.
             self.gather(row, near, &mut search);
             let cut = search.cut(top.len);
             if cut <= near {
@@ -99,13 +103,14 @@ impl Contact {
     fn count<T: Element>(&mut self, row: &Chunks<T>, top: &RowMax, tops: &Tops, search: &mut Search) {
         let (mut low, mut high) = (top.max - top.second, top.max - tops.lowest);
         if low == 0.0 || high == f32::INFINITY {
-            // Under ties the second largest score has no gap, and some gap has overflowed.
+            // Either the second largest score ties with the maximum and has no gap, or some gap has
+            // overflowed.
             (low, high) = (f32::INFINITY, 0.0);
             let of_chunk = |scores| row.set.run(GapRange { scores, max: search.max });
-            row.each(of_chunk, |[least, most]| (low, high) = (low.min(least), high.max(most)));
+            row.each(of_chunk, |[near, far]| (low, high) = (low.min(near), high.max(far)));
         }
         if low == high {
-            // A sink over equal scores: one gap.
+            // The row is a sink over equal scores: it has one gap.
             let mut rank = 0;
             let of_chunk = |scores| row.set.run(Within { scores, max: search.max, gap: low });
             row.each(of_chunk, |within| rank += within);
@@ -123,14 +128,14 @@ impl Contact {
         self.narrow(row.set, hull.before, search);
     }
 
-    /// Offers every gap of the scores that are left, above `before` smaller gaps.
+    /// Offers every gap of the scores that are left. `before` smaller gaps come before them.
     fn rank(&mut self, set: InstructionSet, before: u64, search: &mut Search) {
         spread::ranks(set, self.near.kept_and_room(), &mut self.room, before, search);
     }
 
-    /// Finds the contact among the scores that are left, above `before` smaller gaps.
+    /// Finds the contact among the scores that are left. `before` smaller gaps come before them.
     fn narrow(&mut self, set: InstructionSet, mut before: u64, search: &mut Search) {
-        // Whether bins have left more than half.
+        // Whether the bins have left more than half of the scores.
         let mut is_stuck = false;
         loop {
             let left = self.near.kept().len();
@@ -158,18 +163,18 @@ impl Contact {
     }
 }
 
-/// Some scores of a row: what to do first. It decides nothing else.
+/// Some scores of a row. They only decide what to do first.
 struct Sample {
     scores: [f32; SAMPLES],
     max: f32,
     set: InstructionSet,
-    /// Scores of the row for each.
+    /// How many scores of the row stand behind each score of the sample.
     every: f64,
 }
 
 impl Sample {
     fn of<T: Element>(row: &Chunks<T>, max: f32) -> Sample {
-        // Whole cache lines are read anyway.
+        // The sample takes neighbours, because a whole cache line is read in any case.
         let step = row.scores.len() / (SAMPLES / PER_LINE);
         let mut scores = [0.0; SAMPLES];
         for (i, scores) in scores.as_chunks_mut::<PER_LINE>().0.iter_mut().enumerate() {
@@ -179,12 +184,12 @@ impl Sample {
         Sample { scores, max, set: row.set, every: row.scores.len() as f64 / SAMPLES as f64 }
     }
 
-    /// How many of its scores have a gap of at most `cut`.
+    /// How many scores of the sample have a gap of at most `cut`.
     fn within(&self, cut: f32) -> u32 {
         self.set.run(Within { scores: &self.scores, max: self.max, gap: cut }) as u32
     }
 
-    /// A smaller cut that the contact seems to be below, if it is not in the bulk.
+    /// A smaller cut that seems to lie above the contact's gap; `None` if the contact is in the bulk.
     fn near(&self, cut: f32, search: &Search) -> Option<f32> {
         let mut near = None;
         for share in [0.875, 0.75, 0.625, 0.5, 0.375] {

@@ -1,4 +1,4 @@
-//! Moving together the scores of a row that can still be the contact.
+//! This file moves together the scores of a row that can still be the contact.
 
 use super::bins::Bins;
 use super::hull::Hull;
@@ -7,7 +7,8 @@ use crate::cpu::lanes::{InstructionSet, Lanes, WIDTH, Work};
 use crate::cpu::top::Chunks;
 use crate::cpu::weights::{BLOCK, padded, vectors};
 
-/// Makes scratch at least `len` long; an eighth more where it grows, so that rows that grow by one do not move it each time.
+/// Makes scratch at least `len` long. Scratch that grows gets an eighth more, so that rows that grow by one
+/// score do not move it each time.
 pub(in crate::cpu) fn reserve(scratch: &mut Vec<f32>, len: usize) {
     if scratch.len() < len {
         let len = len + len / 8;
@@ -22,21 +23,22 @@ pub(in crate::cpu) trait Keep: Copy {
     fn keep<L: Lanes>(self, lanes: L, score: L::F) -> L::M;
 }
 
-/// Scores of at least this much.
+/// Keeps scores of at least this much.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct AtLeast(f32);
 
 impl AtLeast {
-    /// Every score that is not masked.
+    /// Keeps every score that is not masked.
     pub(in crate::cpu) fn visible() -> AtLeast {
         AtLeast(f32::MIN)
     }
 
-    /// Every score whose gap below `max` is at most `cut`, and perhaps some beyond.
+    /// Keeps every score whose gap below `max` is at most `cut`, and perhaps some beyond.
     pub(in crate::cpu) fn within(max: f32, cut: f32) -> AtLeast {
-        // Two units in the last place of the larger one: a rounding of the gap, and one of this difference.
-        let least = f64::from(max) - f64::from(cut) - f64::from(max.abs().max(cut)) * 2f64.powi(-22);
-        AtLeast((least as f32).max(f32::MIN))
+        // Two units in the last place of the larger one cover the rounding of the gap and that of this
+        // difference.
+        let lowest = f64::from(max) - f64::from(cut) - f64::from(max.abs().max(cut)) * 2f64.powi(-22);
+        AtLeast((lowest as f32).max(f32::MIN))
     }
 }
 
@@ -47,20 +49,20 @@ impl Keep for AtLeast {
     }
 }
 
-/// Gaps in the hull of bins.
+/// Keeps scores whose gap is in the hull of bins.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct Inside {
     max: f32,
     bins: Bins,
-    /// The least and the largest place that is in one of them.
+    /// The smallest and the largest place in the hull.
     places: [f32; 2],
 }
 
 impl Inside {
     pub(super) fn new(max: f32, bins: Bins, hull: &Hull) -> Inside {
-        // Nothing is before the first bin. The integer part is at most `last` just below the next integer.
-        let least = if hull.first == 0 { f32::NEG_INFINITY } else { hull.first as f32 };
-        Inside { max, bins, places: [least, ((hull.last + 1) as f32).next_down()] }
+        // No gap is before the first bin. The largest place is just below the integer after `last`.
+        let first = if hull.first == 0 { f32::NEG_INFINITY } else { hull.first as f32 };
+        Inside { max, bins, places: [first, ((hull.last + 1) as f32).next_down()] }
     }
 }
 
@@ -68,8 +70,8 @@ impl Keep for Inside {
     #[inline(always)]
     fn keep<L: Lanes>(self, lanes: L, score: L::F) -> L::M {
         let at = self.bins.place(lanes, lanes.sub(lanes.splat(self.max), score));
-        let [least, most] = self.places;
-        lanes.and(lanes.ge(at, lanes.splat(least)), lanes.ge(lanes.splat(most), at))
+        let [first, last] = self.places;
+        lanes.and(lanes.ge(at, lanes.splat(first)), lanes.ge(lanes.splat(last), at))
     }
 }
 
@@ -85,13 +87,13 @@ impl Gather {
         &self.space[..self.used]
     }
 
-    /// As `kept`, with a vector of anything behind them.
+    /// Like `kept`, with room for one vector behind the scores. The room may hold anything.
     pub(in crate::cpu) fn kept_and_room(&mut self) -> &mut [f32] {
         reserve(&mut self.space, self.used + WIDTH);
         &mut self.space[..self.used + WIDTH]
     }
 
-    /// Replaces what was kept by the scores of `row` that `keep` holds on to.
+    /// Drops what was kept before, and keeps the scores of `row` that `keep` chooses.
     pub(in crate::cpu) fn collect<T: Element>(&mut self, row: &Chunks<T>, keep: impl Keep + Sync) {
         self.used = 0;
         if !row.split {
@@ -107,7 +109,7 @@ impl Gather {
         self.used = self.space.len();
     }
 
-    /// Drops what `keep` does not hold on to.
+    /// Drops every score that `keep` does not choose.
     pub(in crate::cpu) fn retain(&mut self, set: InstructionSet, keep: impl Keep) {
         set.run(Retain { keep, of: self });
     }
@@ -131,7 +133,7 @@ impl<T: Element, K: Keep> Work for Collect<'_, T, K> {
         for block in blocks.iter().chain([&last]) {
             let v = vectors(lanes, block);
             let m = kept_of(lanes, keep, v);
-            // Most blocks of most rows hold nothing of interest.
+            // In most rows, most blocks hold no score to keep.
             if !lanes.any(lanes.or(lanes.or(m[0], m[1]), lanes.or(m[2], m[3]))) {
                 continue;
             }
@@ -152,12 +154,12 @@ fn kept_of<L: Lanes>(lanes: L, keep: impl Keep, v: [L::F; 4]) -> [L::M; 4] {
     [keep.keep(lanes, v[0]), keep.keep(lanes, v[1]), keep.keep(lanes, v[2]), keep.keep(lanes, v[3])]
 }
 
-/// The kept lanes of four vectors to the front of `to`, and how many.
+/// Moves the kept lanes of four vectors to the front of `to`, and returns their number.
 #[inline(always)]
 fn compress<L: Lanes>(lanes: L, v: [L::F; 4], m: [L::M; 4], to: &mut [f32]) -> usize {
     let mut kept = 0;
     for j in 0..4 {
-        let front: &mut [f32; WIDTH] = (&mut to[kept..][..WIDTH]).try_into().expect("as long as it is cut");
+        let front: &mut [f32; WIDTH] = (&mut to[kept..][..WIDTH]).try_into().expect("it has this length");
         kept += lanes.compress(v[j], m[j], front);
     }
     kept
@@ -173,16 +175,16 @@ impl<K: Keep> Work for Retain<'_, K> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Retain { keep, of: Gather { space, used } } = self;
-        // Whole blocks: what follows the scores is made masked, and so never kept.
+        // The loop reads whole blocks. What follows the scores is set to masked, so it is never kept.
         let blocks = used.div_ceil(BLOCK);
         reserve(space, blocks * BLOCK);
         space[*used..blocks * BLOCK].fill(f32::NEG_INFINITY);
         let mut end = 0;
         for i in 0..blocks {
-            let block: &[f32; BLOCK] = space[i * BLOCK..][..BLOCK].try_into().expect("as long as it is cut");
+            let block: &[f32; BLOCK] = space[i * BLOCK..][..BLOCK].try_into().expect("it has this length");
             let v = vectors(lanes, block);
             let m = kept_of(lanes, keep, v);
-            // In place: never beyond the block that is in registers.
+            // The scores move in place. A write never passes the block that is in registers.
             end += compress(lanes, v, m, &mut space[end..][..BLOCK]);
         }
         *used = end;

@@ -1,8 +1,9 @@
-//! Which bins can still win, by bounds on the ratios of their gaps: with logs in f32 first, and in f64 for what those leave.
+//! This file finds the bins that can still win, by bounds on the ratios of their gaps. The first pass takes
+//! logs in f32. The second takes logs in f64 for the bins that the first has left.
 //!
-//! By f32 alone too much is left: a sink's ratio is flat at its contact, and what survives goes with the square root of
-//! the error. Plain loops over arrays, which the compiler makes lanes of: so maxima are of integers, floats that are
-//! not negative being ordered as their bits.
+//! f32 alone leaves too many bins: a sink's ratio is flat at its contact, and what survives grows with the
+//! square root of the error. The loops are plain loops over arrays, which the compiler vectorises. So maxima
+//! are taken of integers: floats that are not negative have the order of their bits.
 
 use super::bins::Bins;
 use super::state::Search;
@@ -10,10 +11,10 @@ use crate::cpu::lanes::{Lanes, WIDTH, Work};
 use crate::cpu::ln::{LN_ERROR, LN32_ERROR, ln, ln32};
 use std::ops::{BitAnd, Range};
 
-/// Two roundings of a place in f32 to nearest, and a little: what an edge may be off by, relative to its distance from
-/// the first.
+/// How far an edge may be off, relative to its distance from the first edge: two roundings of a place to the
+/// nearest f32, and a little more.
 const EDGE: f64 = 1.3e-7;
-/// That, and the roundings of bounds in f32.
+/// The same, and the roundings of bounds in f32.
 const EDGE32: f32 = 1e-6;
 
 /// The bins from the first to the last that can still win.
@@ -21,13 +22,13 @@ const EDGE32: f32 = 1e-6;
 pub(super) struct Hull {
     pub first: usize,
     pub last: usize,
-    /// Gaps below them.
+    /// Number of gaps below these bins.
     pub before: u64,
-    /// Gaps in them.
+    /// Number of gaps in these bins.
     pub inside: u64,
 }
 
-/// Scratch: what is in it does not matter.
+/// Scratch, whose old content does not matter.
 #[derive(Default)]
 pub(super) struct Bounds {
     logs32: Vec<f32>,
@@ -36,12 +37,12 @@ pub(super) struct Bounds {
     signs: Vec<i64>,
 }
 
-/// Finds what can still win among bins, and what they attain.
+/// Finds the bins that can still win, and the ratio that the bins attain.
 pub(super) struct FindHull<'a> {
     pub bins: &'a Bins,
-    /// Gaps below the first bin.
+    /// Number of gaps below the first bin.
     pub before: u64,
-    /// In: gaps in every bin, and 0 for what is beyond them. Out: gaps through every bin, and 0.
+    /// In: the gaps in every bin, and 0 for those beyond the bins. Out: the gaps through every bin, and 0.
     pub through: &'a mut [u64],
     pub bounds: &'a mut Bounds,
     pub search: &'a mut Search,
@@ -66,11 +67,12 @@ impl Work for FindHull<'_> {
 }
 
 impl Bounds {
-    /// Bins that can win, and perhaps some more: twice as many lanes, and few bins are left for f64.
+    /// The bins that can win, and perhaps some more. f32 has twice as many lanes, and leaves few bins for
+    /// f64.
     #[inline(always)]
     fn roughly(&mut self, bins: &Bins, through: &[u64], search: &Search) -> Range<usize> {
         let (low, width) = bins.edges();
-        // Far from 1 an edge or a product would leave the range of f32.
+        // Values far from 1 would push an edge or a product out of the range of f32.
         if !(width > 1e-30 && low + width * through.len() as f64 <= 1e30 && search.attained <= 1e30) {
             return 0..through.len();
         }
@@ -94,7 +96,8 @@ impl Bounds {
         winners(signs)
     }
 
-    /// Of the bins in a range those from the first to the last that can win; one where nothing is attained, or can be.
+    /// Among the bins of a range, those from the first to the last that can win. One bin if no ratio is
+    /// attained or can be.
     #[inline(always)]
     fn exactly(
         &mut self,
@@ -104,7 +107,7 @@ impl Bounds {
         search: &mut Search,
     ) -> Range<usize> {
         let Bounds { logs, signs, .. } = self;
-        // Whole vectors: what is left over goes one by one.
+        // The range covers whole vectors, because the rest of a vector would go one by one.
         let range = range.start / WIDTH * WIDTH..range.end.next_multiple_of(WIDTH).min(through.len());
         logs.resize(range.len(), 0.0);
         signs.resize(range.len(), 0);
@@ -129,7 +132,7 @@ impl Bounds {
     }
 }
 
-/// From the first to the last that is not negative; the first one where all are.
+/// The range from the first to the last sign that is not negative; the first place if all signs are negative.
 #[inline(always)]
 fn winners<T: Copy + BitAnd<Output = T> + PartialOrd + Default>(signs: &[T]) -> Range<usize> {
     let are_out = |chunk: &[T; WIDTH]| chunk.iter().fold(chunk[0], |all, &sign| all & sign) < T::default();

@@ -1,4 +1,4 @@
-//! The ratios of what is left: few scores by all pairs; and the k largest alone, sorted.
+//! The ratios of what is left: few scores are ranked by all pairs, and the k largest alone are sorted.
 
 use super::state::Search;
 use crate::cpu::lanes::{InstructionSet, Lanes, WIDTH, Work};
@@ -7,13 +7,13 @@ use crate::critical::{CriticalBeta, ratio};
 use crate::stats::{RowMax, TopK};
 use std::sync::LazyLock;
 
-/// So many scores are ranked by comparing all pairs: faster than sorting them.
+/// Up to this many scores are ranked by comparing all pairs, which is faster than sorting them.
 pub(super) const FEW: usize = 256;
 
-/// Logs of the ranks of tops among themselves.
+/// Logs of the ranks of the top scores among themselves.
 static LN: LazyLock<[f64; 2 * WIDTH + 1]> = LazyLock::new(|| std::array::from_fn(|rank| (rank as f64).ln()));
 
-/// A ratio that one of the tops of a row with maximum `max` attains; 0 if none does.
+/// A ratio that one of the top scores of a row with maximum `max` attains; 0 if none does.
 pub(super) struct TopRatio<'a> {
     pub tops: &'a [[f32; WIDTH]; 2],
     pub max: f32,
@@ -34,10 +34,10 @@ impl Work for TopRatio<'_> {
         }
         for (gap, &score) in gaps.iter_mut().zip(self.tops.as_flattened()) {
             let g = f64::from(self.max - score);
-            // 0 is not a gap, and an infinite one attains nothing.
+            // A gap of 0 does not count, and an infinite gap attains nothing.
             *gap = if g > 0.0 { g } else { f64::INFINITY };
         }
-        // Maxima are of integers, floats that are not negative being ordered as their bits.
+        // Maxima are taken of integers: floats that are not negative have the order of their bits.
         let mut attained = 0;
         for (log, gap) in logs.iter().zip(&gaps) {
             attained = attained.max(((log - self.resolve) / gap).to_bits() as i64);
@@ -46,9 +46,9 @@ impl Work for TopRatio<'_> {
     }
 }
 
-/// Offers every gap of up to [`FEW`] scores with its rank, `before` smaller ones included.
+/// Offers every gap of up to [`FEW`] scores with its rank, which includes the `before` smaller gaps.
 pub(super) fn few(set: InstructionSet, scores: &[f32], before: u64, search: &mut Search) {
-    // Clearing room for the most costs as much as ranking a few.
+    // Clearing the largest room costs as much as ranking a few scores.
     match scores.len() {
         0..=64 => set.run(Few::<64> { scores, before, search }),
         _ => set.run(Few::<FEW> { scores, before, search }),
@@ -79,45 +79,46 @@ impl<const N: usize> Work for Few<'_, N> {
     }
 }
 
-/// Offers those of up to `N` scores whose ratio can be the largest. `rank_of` the `j`-th is at most its rank, and
-/// its rank if it is the last of equal scores.
+/// Among up to `N` scores, offers those whose ratio can be the largest. `rank_of(j)` is at most the rank of
+/// score j. It equals that rank at the last of equal scores.
 #[inline(always)]
 pub(super) fn offer_best<const N: usize>(
     scores: &[f32],
     rank_of: impl Fn(usize) -> u64,
     search: &mut Search,
 ) {
-    // Plain loops over arrays, which the compiler makes lanes of; maxima are of integers, floats that are not negative
-    // being ordered as their bits. A gap of 0 is none.
-    let (mut gaps, mut excess) = ([0.0; N], [0.0; N]);
+    // The compiler vectorises these plain loops over arrays. So maxima are taken of integers: floats that are
+    // not negative have the order of their bits. A gap of 0 does not count.
+    let (mut gaps, mut logs) = ([0.0; N], [0.0; N]);
     for (gap, &score) in gaps.iter_mut().zip(scores) {
         let g = f64::from(search.max - score);
         *gap = if g > 0.0 { g } else { f64::INFINITY };
     }
-    for (j, excess) in excess[..scores.len()].iter_mut().enumerate() {
-        *excess = ln(rank_of(j) as f64) - search.resolve;
+    for (j, log) in logs[..scores.len()].iter_mut().enumerate() {
+        *log = ln(rank_of(j) as f64) - search.resolve;
     }
-    // What cannot win has its sign bit set; a product is cheaper than the quotient, and mostly it is enough.
-    let margin = |excess: &f64, gap: &f64, needed: f64| (excess + LN_ERROR - needed * gap).to_bits() as i64;
+    // A score that cannot win has its sign bit set. A product is cheaper than the quotient, and is mostly
+    // enough.
+    let margin = |log: &f64, gap: &f64, needed: f64| (log + LN_ERROR - needed * gap).to_bits() as i64;
     let needed = search.attained * (1.0 - 1e-12);
-    let pairs = || excess.iter().zip(&gaps[..scores.len()]);
-    if pairs().fold(-1, |signs, (excess, gap)| signs & margin(excess, gap, needed)) < 0 {
+    let pairs = || logs.iter().zip(&gaps[..scores.len()]);
+    if pairs().fold(-1, |signs, (log, gap)| signs & margin(log, gap, needed)) < 0 {
         return;
     }
     let mut best = search.attained.to_bits() as i64;
-    for (excess, gap) in pairs() {
-        best = best.max((((excess - LN_ERROR) / gap) * (1.0 - 1e-12)).to_bits() as i64);
+    for (log, gap) in pairs() {
+        best = best.max((((log - LN_ERROR) / gap) * (1.0 - 1e-12)).to_bits() as i64);
     }
     search.attained = f64::from_bits(best as u64);
     let needed = search.attained * (1.0 - 1e-12);
     for j in 0..scores.len() {
-        if margin(&excess[j], &gaps[j], needed) >= 0 {
+        if margin(&logs[j], &gaps[j], needed) >= 0 {
             search.offer(search.max - scores[j], rank_of(j));
         }
     }
 }
 
-/// Lambda(resolve) as far as the `k` largest scores tell, with what bounds it from above.
+/// Lambda(resolve) as far as the `k` largest scores show it, with an upper bound.
 pub(in crate::cpu) fn of_largest(scores: &[f32], top: &RowMax, k: usize, resolve: f64) -> CriticalBeta {
     let best = CriticalBeta::at_top(top.ties, resolve);
     let mut search = Search { best, attained: 0.0, resolve, max: top.max };
@@ -134,7 +135,7 @@ pub(in crate::cpu) fn of_largest(scores: &[f32], top: &RowMax, k: usize, resolve
     }
     let mut best = search.best;
     if (largest.len() as u64) < top.len && best.beta < f64::INFINITY {
-        // The certificate: whatever lies beyond the k-th gap has a ratio below (log n - r) / D_(k).
+        // The certificate: every gap beyond the k-th has a ratio below (log n - r) / D_(k).
         best.upper = best.beta.max(ratio(furthest, top.len, resolve));
     }
     best

@@ -1,6 +1,7 @@
-//! The ranks of very many scores: in buckets, and those in buckets, until they are small enough to compare all pairs.
+//! This file ranks very many scores. It spreads them into buckets, and those into buckets again, until a
+//! bucket is small enough to compare all pairs.
 //!
-//! What bins cannot thin out comes here: on a log grid every rank is a contact.
+//! Scores that bins cannot thin out come here: on a log grid every rank is a contact.
 
 use super::bins::{Bins, TABLE, TABLES};
 use super::gather::reserve;
@@ -11,12 +12,12 @@ use crate::cpu::top::{GapRange, Within};
 use crate::cpu::weights::BLOCK;
 use std::hint::black_box;
 
-/// Scores of a bucket that are compared in pairs.
+/// Up to this many scores of a bucket are compared in pairs.
 const PAIRS: usize = 4 * WIDTH;
-/// Scores per bucket that fill one vector or two.
+/// Scores per bucket. So many fill one vector or two.
 const PER_BUCKET: usize = 12;
 
-/// Scratch: what is in it does not matter.
+/// Scratch, whose old content does not matter.
 #[derive(Default)]
 pub(super) struct Room {
     scores: Vec<f32>,
@@ -28,12 +29,12 @@ pub(super) struct Room {
 struct Stretch {
     start: usize,
     len: usize,
-    /// Whether they are in the room, and not in their own place.
+    /// Whether they are in the room rather than in their own place.
     is_moved: bool,
 }
 
-/// Offers the gaps of scores with their ranks, `before` smaller ones included. They are all there are, but for the last
-/// [`WIDTH`], which are anything.
+/// Offers the gaps of scores with their ranks, which include the `before` smaller gaps. The last [`WIDTH`]
+/// values are not scores and may be anything. All others are ranked.
 pub(super) fn ranks(
     set: InstructionSet,
     scores: &mut [f32],
@@ -68,17 +69,17 @@ impl Work for Ranks<'_> {
                 if is_moved { (&mut moved[..], &mut *scores) } else { (&mut *scores, &mut moved[..]) };
             let from = &mut from[start..][..len];
             let before = before + start as u64;
-            // What bins would be wide open for a few far ones takes another round for all the others.
+            // The range is measured again: bins kept wide by a few far scores cost the others another round.
             let [low, high] = GapRange { scores: from, max }.run(lanes);
             if low >= high {
-                // One gap, above zeros and below those that overflow, or none at all.
+                // There is one gap, above zeros and below gaps that overflow, or there is none at all.
                 if low < f32::INFINITY {
                     search.offer(low, before + Within { scores: from, max, gap: low }.run(lanes));
                 }
                 continue;
             }
             let Some(bins) = Bins::between(low, high, len / PER_BUCKET) else {
-                // Too close together for f32 to divide.
+                // The scores lie too close together for f32 to divide.
                 from.sort_unstable_by(|a, b| b.total_cmp(a));
                 for (rank, &score) in (before + 1..).zip(from.iter()) {
                     pending.push(score, rank, search);
@@ -102,10 +103,12 @@ impl Work for Ranks<'_> {
     }
 }
 
-/// Where scores of every bin go next: four places that take turns, because two in a row would wait for each other.
+/// Where the scores of every bin go next. Four places take turns, because two scores in a row would wait for
+/// each other.
 type Places = [[u32; TABLES]; TABLE];
 
-/// Moves `from` to `to` in the order of their bins; the last place of a bin then says where it ends.
+/// Moves `from` to `to` in the order of their bins. Afterwards the last place of a bin says where the bin
+/// ends.
 #[inline(always)]
 fn spread<L: Lanes>(lanes: L, from: &[f32], to: &mut [f32], max: f32, bins: &Bins, places: &mut Places) {
     let used = bins.count() + 1;
@@ -113,7 +116,7 @@ fn spread<L: Lanes>(lanes: L, from: &[f32], to: &mut [f32], max: f32, bins: &Bin
     let mut at = [0; BLOCK];
     for scores in from.chunks(BLOCK) {
         bins_of(lanes, scores, max, bins, &mut at);
-        // Not to be taken out of a vector lane after lane.
+        // `black_box` keeps the compiler from taking these out of a vector lane after lane.
         let (fours, rest) = black_box(&at)[..scores.len()].as_chunks::<TABLES>();
         for at in fours {
             for j in 0..TABLES {
@@ -164,8 +167,8 @@ fn bins_of<L: Lanes>(lanes: L, scores: &[f32], max: f32, bins: &Bins, at: &mut [
     }
 }
 
-/// Ranks the first `len` of `scores` among themselves, above `before` smaller gaps. What follows them is not counted,
-/// but a vector of it is loaded.
+/// Ranks the first `len` of `scores` among themselves, after `before` smaller gaps. What follows them is not
+/// counted, but the last vector loads some of it.
 #[inline(always)]
 fn pair<L: Lanes>(
     lanes: L,
@@ -184,8 +187,8 @@ fn pair<L: Lanes>(
     }
 }
 
-/// Compares all pairs of the first `len` scores. A few vectors of known number stay in registers: a tenth of the whole
-/// (2026-11-25).
+/// Compares all pairs of the first `len` scores. A few vectors of known number stay in registers, which saves
+/// a tenth of the whole time (2026-11-25).
 #[inline(always)]
 fn compare<L: Lanes>(
     lanes: L,
@@ -198,16 +201,16 @@ fn compare<L: Lanes>(
     let Some((last, full)) = vectors.split_last() else { return };
     let own = (1 << (len - WIDTH * full.len())) - 1;
     for &score in &vectors.as_flattened()[..len] {
-        let least = lanes.splat(score);
-        let mut rank = (lanes.bits(lanes.ge(lanes.load(last), least)) & own).count_ones();
+        let smallest = lanes.splat(score);
+        let mut rank = (lanes.bits(lanes.ge(lanes.load(last), smallest)) & own).count_ones();
         for v in full {
-            rank += lanes.bits(lanes.ge(lanes.load(v), least)).count_ones();
+            rank += lanes.bits(lanes.ge(lanes.load(v), smallest)).count_ones();
         }
         pending.push(score, before + u64::from(rank), search);
     }
 }
 
-/// Scores with their ranks, or less for a tie before its last: offered many at once.
+/// Scores with their ranks, offered many at once. An equal score before the last one may have a lower rank.
 struct Pending {
     scores: [f32; FEW],
     ranks: [u64; FEW],

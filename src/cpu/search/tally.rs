@@ -1,4 +1,4 @@
-//! Gaps counted in bins, and the bins that can still win.
+//! This file counts gaps in bins, and finds the bins that can still win.
 
 use super::bins::{Bins, SMALL_TABLE, TABLE, TABLES};
 use super::hull::{Bounds, FindHull, Hull};
@@ -9,17 +9,17 @@ use crate::cpu::top::Chunks;
 use crate::cpu::weights::{BLOCK, padded, vectors};
 use std::hint::black_box;
 
-/// Tables of counts, reused from row to row.
+/// Tables of counts, which every row reuses.
 #[derive(Default)]
 pub(super) struct Tally {
     tables: Vec<u32>,
-    /// Gaps through every bin, and 0.
+    /// Number of gaps through every bin, and 0.
     through: Vec<u64>,
     bounds: Bounds,
 }
 
 impl Tally {
-    /// Counts the gaps of `row`, above `before` smaller ones, and finds what can still win.
+    /// Counts the gaps of `row`, after `before` smaller ones, and finds the bins that can still win.
     pub(super) fn hull<T: Element>(
         &mut self,
         row: &Chunks<T>,
@@ -46,7 +46,7 @@ impl Tally {
                 through.iter_mut().zip(part).for_each(|(sum, count)| *sum += count)
             });
         } else {
-            // No count of a table overflows.
+            // A chunk is short enough that no count of a table overflows.
             row.scores.chunks(1 << 31).for_each(|scores| count(scores, tables, through));
         }
         row.set.run(FindHull { bins, before, through, bounds, search })
@@ -57,9 +57,9 @@ struct Count<'a, T> {
     scores: &'a [T],
     max: f32,
     bins: &'a Bins,
-    /// As many as tables have counts; what is in them does not matter.
+    /// One element for each count of the tables. The old content does not matter.
     tables: &'a mut [u32],
-    /// Gaps of every bin, which these are added to, and 0.
+    /// Number of gaps of every bin, to which these are added, and 0.
     through: &'a mut [u64],
 }
 
@@ -85,10 +85,11 @@ impl<T: Element> Count<'_, T> {
         let (c, rest) = rest.split_at_mut(TABLE);
         let d = &mut rest[..TABLE];
         let [a, b, c, d]: [&mut [u32; TABLE]; TABLES] =
-            [a, b, c, d].map(|table| table.try_into().expect("as long as it is cut"));
+            [a, b, c, d].map(|table| table.try_into().expect("it has this length"));
         let (blocks, tail) = scores.as_chunks::<BLOCK>();
         let last = padded(tail);
-        // Four bins to a word: lane after lane out of a vector takes half as long again (2026-11-25).
+        // Four bins go into one word. Taking them out of a vector lane after lane takes half as long again
+        // (2026-11-25).
         let mut at = [0u16; BLOCK];
         for block in blocks.iter().chain([&last]) {
             let v = vectors(lanes, block);
@@ -96,7 +97,7 @@ impl<T: Element> Count<'_, T> {
             for j in 0..4 {
                 bins.bins(lanes, lanes.sub(lanes.splat(max), v[j]), &mut to[j]);
             }
-            // Not to be optimised into exactly that.
+            // `black_box` keeps the compiler from doing exactly that.
             for at in black_box(&at).as_chunks::<TABLES>().0 {
                 a[at[0] as usize % TABLE] += 1;
                 b[at[1] as usize % TABLE] += 1;

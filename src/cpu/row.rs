@@ -136,8 +136,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // One fence covers all rows of a claim. A fence after every row would wait for memory: a tenth of the time
-        // of rows of 4096.
+        // One fence covers all rows of a claim. A fence after every row would wait for memory: a tenth of the
+        // time of rows of 4096.
         InstructionSet::chosen_or_fastest().fence();
         SCRATCH.set(self.0.take());
     }

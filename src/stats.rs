@@ -8,6 +8,7 @@ use crate::{Error, Result};
 
 /// The top of a row: its maximum, and the scores that attain it.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct RowMax {
     /// The largest score, never -0. It is -inf for an empty row, and NaN for a poisoned one.
     pub max: f32,
@@ -209,6 +210,7 @@ impl TopK {
 ///
 /// An empty part merges without effect. Nothing here computes -inf - -inf, which would be NaN.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Partition {
     /// The maximum that the sums are relative to; -inf if the part is empty.
     pub max: f32,

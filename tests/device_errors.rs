@@ -194,7 +194,7 @@ fn workspaces_are_checked_and_memory_is_looked_up() {
     let report = f.address(5) + 256;
     let workspace = Workspace { address, bytes: needed };
     let refusal = message(&mut f, &with(right, |c| c.report = Some(report)), Some(workspace));
-    assert!(refusal.contains("workspace at") && case.contains("overlap"), "{refusal}");
+    assert!(refusal.contains("workspace at") && refusal.contains("overlap"), "{refusal}");
     let refusal = message(&mut f, &right, Some(Workspace { address: 256, bytes: needed }));
     assert!(refusal.contains("outside of the memory given"), "{refusal}");
     f.launch(&right, Some(workspace)).unwrap();

@@ -140,7 +140,7 @@ pub fn record_scores(
 
 /// Measures rows and makes their records.
 pub struct Record<'a> {
-    /// Of every row.
+    /// The name of the layer of every row.
     pub layer: &'a str,
     /// How many rows make a head.
     pub rows_per_head: usize,

@@ -233,7 +233,7 @@ impl Family {
     /// None if it is random of order 1.
     #[getter]
     fn growth<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let Some(known::Growth { factor, log_power, power }) = self.0.known() else { return Ok(None) };
+        let Some(known::Growth { factor, log_power, power, .. }) = self.0.known() else { return Ok(None) };
         let growth = PyDict::new(py);
         growth.set_item("factor", factor)?;
         growth.set_item("log_power", log_power)?;

@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 /// The measured quantity that a calibration follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum CalibratedOn {
     /// Lambda.
     #[default]

@@ -23,6 +23,7 @@ use std::fmt;
 /// Parameters from text are finite and positive (d is above 1). Another value gives rows of the same formula,
 /// and a row is poisoned if the formula has no value.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Family {
     /// One score `gap` above n - 1 equal ones, at a random place.
     Simplex {
@@ -93,6 +94,7 @@ pub enum Family {
 /// How the critical beta of a family grows: factor * (log n)^log_power * n^power. If the factor is given,
 /// this is exact for every n >= 2. Otherwise it holds up to a random factor of order 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Growth {
     /// The exact factor, if there is one.
     pub factor: Option<f64>,

@@ -241,7 +241,7 @@ mod tests {
                 near(found.q50, expected.q50);
                 near(found.q95, expected.q95);
             }
-            assert_eq!(outcome.rows, 126);
+            assert_eq!(outcome.rows, 646);
         }
         let staircases = &summary.heads[1].sketch.staircases;
         assert_eq!(staircases.len(), 3);

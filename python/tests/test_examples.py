@@ -38,3 +38,26 @@ def test_novels_cannot_be_had_without_apt_get(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RuntimeError, match="no apt-get and no dpkg-deb here"):
         austen.novels()
+
+
+def test_the_example_file_keeps_evenly_spaced_rows_of_the_heads_that_it_names():
+    example = importlib.import_module("example_data")
+    positions = torch.tensor([*range(7, 300), *range(300, 6000, 2), *range(6000, 7658)])
+    found = {}
+    for layer in (0, 10):
+        shapes = [(9, len(positions), 4), (3, 7658, 4)]
+        q, k = (torch.zeros(shape) + layer + 100 * torch.arange(shape[0])[:, None, None] for shape in shapes)
+        name = f"model.layers.{layer}.self_attn"
+        found |= {f"{name}.q": q, f"{name}.k": k, f"{name}.positions": positions}
+    tensors = example.kept(found, [0, 10], slice(1, 2))
+    lengths = tensors.pop("positions") + 1
+    assert lengths[0] == 64 and lengths[-1] == 7658
+    # Below n = 150 every row is one; beyond, steps are of 0.7 %, and the recorder's of 2 are not even.
+    step = (lengths.diff() / lengths[1:])[lengths[1:] > 600]
+    assert 630 < len(lengths) <= example.ROWS and 0.003 < step.min() and step.max() < 0.011
+    assert {name: values[:, 0, 0].tolist() for name, values in tensors.items()} == {
+        "layer00.q": [300, 400, 500],
+        "layer00.k": [100],
+        "layer10.q": [310, 410, 510],
+        "layer10.k": [110],
+    }

@@ -108,8 +108,8 @@ def test_a_page_of_attention_files(scores, tmp_path):
 def test_queries_and_keys_have_gap_counts_and_what_if(tmp_path):
     critbeta.report(ATTENTION, tmp_path / "page.html")
     page = words((tmp_path / "page.html").read_text())
-    assert "layer10 · head 2" in page and "scale 0.125" in page and "1,134 rows" in page
-    assert "Gap count of a row" in page and page.count("critical:ratio=1") >= 9
+    assert "layer10 · head 2" in page and "scale 0.125" in page and "7,752 rows" in page
+    assert "Gap count of a row" in page and page.count("critical:ratio=1") >= 12
 
 
 STATS, report = critbeta.stats(np.zeros((2, 3))), critbeta.report

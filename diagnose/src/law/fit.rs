@@ -181,7 +181,7 @@ pub(crate) fn best_form(forms: &[FormFit]) -> Option<&FormFit> {
 }
 
 /// This many rows are dealt into folds in all, in at most 20 deals. With one deal of 126 rows the best form
-/// changed with the seed in 8 of 9 heads of the example (2026-11-24).
+/// changed with the seed in 8 of 9 heads (2026-11-24).
 const DEALT_ROWS: usize = 40_000;
 
 /// Every form's held-out error on `values` (one list per bin), best first.

@@ -12,7 +12,7 @@ const MIN_BINS: usize = 4;
 /// Widest 95 % interval of xi: a wider one cannot tell sqrt(log n) from (log n)^(3/2).
 const MAX_INTERVAL: f64 = 1.0;
 /// Largest resolve over log n of the shortest rows. Beyond it log N - r grows with n because of r alone: at
-/// r = 4 all nine heads of the example gave (log n)^2 or more.
+/// r = 4 all twelve heads of the example gave (log n)^2 or more.
 const MAX_RESOLVE: f64 = 0.5;
 /// Under a top-k count this share of the rows must have a proven value. The others are lower bounds, and they
 /// move a median by at most 5 % of the rows.

@@ -197,12 +197,12 @@ fn tensors_come_in_the_order_of_their_bytes_with_dtype_shape_and_metadata() {
 fn the_example_is_read() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/smollm2_gpl3.safetensors");
     let input = critbeta_diagnose::input::open(&path, &Selection::default()).unwrap();
-    assert_eq!(layers(&input), ["layer00", "layer10", "layer29"]);
+    assert_eq!(layers(&input), ["layer00", "layer10", "layer20", "layer29"]);
     let one = Selection { tensor: Some("layer10"), scale: None };
     let input = critbeta_diagnose::input::open(&path, &one).unwrap();
     let pair = the_pair(&input);
-    assert_eq!((pair.heads(), pair.kv_heads(), pair.rows(), pair.keys()), (3, 1, 126, 7658));
-    assert_eq!((pair.scale(), pair.position(0), pair.position(125)), (0.125, 63, 7657));
+    assert_eq!((pair.heads(), pair.kv_heads(), pair.rows(), pair.keys()), (3, 1, 646, 7658));
+    assert_eq!((pair.scale(), pair.position(0), pair.position(645)), (0.125, 63, 7657));
 }
 
 #[test]

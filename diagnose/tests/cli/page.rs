@@ -169,9 +169,9 @@ fn numbers_in_the_page_are_those_of_the_json() {
     ] {
         assert!(page.contains(section), "{section}");
     }
-    assert!(page.contains("c109cd3c883b0dffe9630111087505fe105a72e07c3d5f237dbc8c7ba7b1fb24"));
+    assert!(page.contains("c997cd17c3b2f6b34ce899cf8e09fddf0084788e168e509de0965d8e143db2b8"));
     assert!(page.contains("queries and keys f16, scale 0.125"));
-    assert_eq!(page.matches("<svg class=c").count(), 9 * 6);
+    assert_eq!(page.matches("<svg class=c").count(), 12 * 6);
     assert!(page.len() < 300_000, "{}", page.len());
 
     let (page, summary) = diagnosed(&[EXAMPLE, "--resolve", "0.69", "--exclude-sink", "1", "--beta", "1.5"]);
@@ -207,6 +207,15 @@ fn the_calibration_to_paste_is_the_one_that_is_written() {
 #[test]
 fn the_advice_is_for_the_beta_that_the_rows_were_run_at() {
     let (page, _) = diagnosed(&[EXAMPLE, "--beta", "2"]);
+    let spec = plain(between(&page, "<code id=\"spec\">", "</code>"));
+    assert_eq!(spec, "calibrated:calibration.json,anchor=8192");
+    assert!(plain(&page).contains("anchor=8192, as a factor on β = 2"));
+    // Rows of one length tell no law.
+    let directory = tempfile::tempdir().unwrap();
+    let scores = (0..20 * 50).map(|i| (i as f32 * 0.618_034).fract() * 160.0).flat_map(f32::to_le_bytes);
+    let scores = build::npy("<f4", false, "(1, 20, 50)", &scores.collect::<Vec<u8>>());
+    let file = build::write(directory.path(), "in.npy", &scores);
+    let (page, _) = diagnosed(&[text(&file), "--beta", "2"]);
     let spec = between(&page, "<code id=\"spec\">", "</code>");
     assert_eq!(spec, "fixed:2");
     let row_spec = between(&page, "<code id=\"row-spec\">", "</code>");

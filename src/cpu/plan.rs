@@ -17,6 +17,7 @@ const STREAM_BYTES: usize = 1 << 22;
 
 /// How threads share rows, and how probabilities are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Plan {
     /// Number of rows in the block.
     pub rows: usize,
@@ -34,6 +35,7 @@ pub struct Plan {
 
 /// Which threads compute a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Sharing {
     /// One thread computes a row. It claims several rows at once.
     Rows {

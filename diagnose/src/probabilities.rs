@@ -28,6 +28,7 @@ pub struct Probabilities<'a> {
 
 /// One score tensor with the dtype of its probabilities and a rule for each of its heads.
 struct Planned<'a> {
+    path: &'a Path,
     scores: &'a ScoreTensor,
     dtype: DType,
     rescalings: Vec<Rescaling>,
@@ -67,7 +68,7 @@ impl<'a> Probabilities<'a> {
             )?;
             let heads = 0..scores.heads() as u64;
             let rescalings = heads.map(|head| rescalings.of(scores.layer(), head)).collect::<Result<_>>()?;
-            Ok(Planned { scores, dtype, rescalings })
+            Ok(Planned { path: &input.path, scores, dtype, rescalings })
         };
         Ok(Probabilities { input, tensors: input.sources.iter().map(plan).collect::<Result<_>>()? })
     }
@@ -192,8 +193,9 @@ impl Planned<'_> {
 
     /// The error for a position that a GPU cannot take, because it has 32 bits for it.
     fn beyond(&self, position: u64) -> Error {
-        let detail = format!("tensor {:?}: position {position} is beyond 32 bits", self.scores.layer());
-        Error::Settings { detail }
+        let detail =
+            format!("tensor {:?}: position {position} is beyond the 32 bits of a GPU", self.scores.layer());
+        Error::file(self.path, detail)
     }
 
     /// Reads a row and returns its position.

@@ -1,8 +1,9 @@
 //! A GPU through the CUDA driver. Opening it loads the kernels and sets them up.
 
 use super::arch::Arch;
+use super::launch_cuda::{self, refused};
+use super::loader;
 use super::variants::{Scope, Variant};
-use super::{launch_cuda, loader};
 use crate::{Error, Result};
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUevent_flags as Flags, CUfunction_attribute as OfFunction,
@@ -40,11 +41,6 @@ impl DriverMemory {
     pub fn bytes(&self) -> usize {
         self.slice.len()
     }
-}
-
-/// Turns an error of the driver into ours, which names the call that failed.
-pub(super) fn refused(call: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
-    |DriverError(code)| Error::Cuda { call: call.into(), code: code as u32, name: format!("{code:?}") }
 }
 
 fn no_gpu(found: String, remedy: &str) -> Error {

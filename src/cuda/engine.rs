@@ -27,7 +27,8 @@ pub struct DeviceMemory(pub(super) Memory);
 const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     fn sent<T: Send>() {}
-    (shared::<Engine>(), sent::<DeviceMemory>());
+    shared::<Engine>();
+    sent::<DeviceMemory>();
 };
 
 pub(super) enum Memory {
@@ -82,6 +83,7 @@ impl Engine {
     /// `arch`.
     ///
     /// Tests use it to run every kernel on rows of any length.
+    #[doc(hidden)]
     pub fn limited_to(&self, arch: &Arch) -> Engine {
         let (own, max_cluster) = (&self.arch, self.arch.max_cluster.min(arch.max_cluster));
         let arch = Arch {

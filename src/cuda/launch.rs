@@ -97,7 +97,10 @@ impl Engine {
         match &*self.machine {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
-            Machine::Driver(driver) => unsafe { super::launch_cuda::launch(driver, checked, stream) },
+            Machine::Driver(driver) => unsafe {
+                let function = driver.function(checked.plan.launch.variant);
+                super::launch_cuda::launch(driver.context(), function, checked, stream)
+            },
             #[cfg(not(feature = "cuda"))]
             Machine::Driver(driver) => match *driver {},
             Machine::Simulator(simulator) => {

@@ -2,16 +2,20 @@
 #![allow(unsafe_code)]
 
 use super::call::Checked;
-use super::driver::{Driver, refused};
 use super::variants::Scope;
 use crate::{Error, Result};
-use cudarc::driver::sys;
+use cudarc::driver::{CudaContext, CudaFunction, DriverError, sys};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::ptr;
 
 const DRIVER_NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
+
+/// Turns an error of the driver into ours, which names the call that failed.
+pub(super) fn refused(call: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
+    |DriverError(code)| Error::Cuda { call: call.into(), code: code as u32, name: format!("{code:?}") }
+}
 
 /// The CUDA version of the driver: 1000 major + 10 minor.
 ///
@@ -54,20 +58,23 @@ impl Drop for Current {
 /// # Safety
 ///
 /// As for `Engine::launch`.
-pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> Result<()> {
+pub(super) unsafe fn launch(
+    context: &CudaContext,
+    function: Option<&CudaFunction>,
+    checked: &Checked,
+    stream: u64,
+) -> Result<()> {
     let Checked { plan, params, .. } = checked;
     let fail = |detail| Err(Error::Launch { rows: plan.problem.rows, cols: plan.problem.cols, detail });
-    let Some(function) = driver.function(plan.launch.variant) else {
+    let Some(function) = function else {
         return fail(format!("the loaded kernels have no {}", plan.kernel()));
     };
     let stream = stream as sys::CUstream;
-    let _current = Current::push(driver.context().cu_ctx())?;
+    let _current = Current::push(context.cu_ctx())?;
     // SAFETY: the caller's stream is alive.
-    if let Some(theirs) = unsafe { other_device(driver, stream) }? {
-        return fail(format!(
-            "the stream belongs to {theirs}, the engine to device {}",
-            driver.context().ordinal()
-        ));
+    if let Some(theirs) = unsafe { other_device(context, stream) }? {
+        let own = context.ordinal();
+        return fail(format!("the stream belongs to {theirs}, the engine to device {own}"));
     }
     if plan.workspace_bytes() > 0 {
         let bytes = plan.workspace_bytes() as usize;
@@ -107,7 +114,7 @@ pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> 
 /// # Safety
 ///
 /// `stream` must be alive. This engine's context must be current.
-unsafe fn other_device(driver: &Driver, stream: sys::CUstream) -> Result<Option<String>> {
+unsafe fn other_device(engines: &CudaContext, stream: sys::CUstream) -> Result<Option<String>> {
     // The default streams, legacy (0, 1) and per thread (2), belong to the current context.
     if stream as usize <= 2 {
         return Ok(None);
@@ -117,14 +124,14 @@ unsafe fn other_device(driver: &Driver, stream: sys::CUstream) -> Result<Option<
     unsafe { sys::cuStreamGetCtx(stream, &mut context) }
         .result()
         .map_err(refused(format!("the context of stream {stream:?}")))?;
-    if context == driver.context().cu_ctx() {
+    if context == engines.cu_ctx() {
         return Ok(None);
     }
     let _theirs = Current::push(context)?;
     let mut device = -1;
     // SAFETY: a context is current.
     unsafe { sys::cuCtxGetDevice(&mut device) }.result().map_err(refused("cuCtxGetDevice"))?;
-    let same = device == driver.context().cu_device();
+    let same = device == engines.cu_device();
     let which = if same { "another context of device" } else { "device" };
     Ok(Some(format!("{which} {device}")))
 }

@@ -158,7 +158,7 @@ pub struct Setup<'d> {
 
 enum Place<'d> {
     Cpu(cpu::HostRows),
-    Cuda(cuda::EngineRows<'d>),
+    Cuda(Box<cuda::EngineRows<'d>>),
 }
 
 /// What a method found in a row.
@@ -184,7 +184,7 @@ impl<'d> Setup<'d> {
         }
         let place = match device {
             Device::Cpu => Place::Cpu(cpu::HostRows::new(case, &bytes)?),
-            Device::Cuda(engine) => Place::Cuda(cuda::EngineRows::new(engine, case, &bytes)?),
+            Device::Cuda(engine) => Place::Cuda(Box::new(cuda::EngineRows::new(engine, case, &bytes)?)),
         };
         Ok(Setup { case, rows, place })
     }

@@ -28,6 +28,7 @@ use std::path::Path;
 /// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] and [`Error::Tensor`] for whatever does
 /// not fit. The message says what was expected.
 pub fn open(path: &Path, selection: &Selection) -> Result<Input> {
+    std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     let fail = |detail: &str| Err(Error::file(path, detail));
     match extension.as_str() {

@@ -1,48 +1,14 @@
 //! `critbeta bench`.
 
-use crate::args::{Cli, file};
+use crate::args::{Bench, Cli};
 use crate::report::table;
-use clap::Args;
-use critbeta::{DType, Error};
+use critbeta::Error;
 use critbeta_diagnose::Device;
 use critbeta_diagnose::bench::{self, Case, Measured, Method, Setup, cases};
 use critbeta_diagnose::output::Output;
 use serde_json::{Map, Value, json};
 use std::io::{self, BufRead, Write};
-use std::path::{Path, PathBuf};
-
-#[derive(Args)]
-pub struct Bench {
-    /// Rows of the one case to measure [default: as many as make 64 MiB of scores, or 256 MiB on a GPU]
-    #[arg(long, value_name = "R", requires = "len", value_parser = clap::value_parser!(u64).range(1..))]
-    pub rows: Option<u64>,
-    /// Columns of the one case to measure [default: a ladder of shapes and families]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
-    pub len: Option<u64>,
-    /// f32, f16 or bf16
-    #[arg(long, value_name = "DTYPE", requires = "len", default_value = "f32")]
-    pub dtype: DType,
-    /// gaussian, sink, needles, student-t, log-grid, equal, masked, bf16 or ascending
-    #[arg(long, value_name = "FAMILY", requires = "len", default_value = "gaussian")]
-    pub family: String,
-    /// Put the scores of each row in a random order, not in the family's own
-    #[arg(long, requires = "len")]
-    pub shuffled: bool,
-    /// Measure a few tiny cases instead of the ladder, for a memory checker; their times mean nothing
-    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "family", "shuffled", "turns"])]
-    pub small: bool,
-    /// Run each method of a case K times, the slowest fewer; the median counts
-    #[arg(long, value_name = "K", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
-    pub rounds: u16,
-    /// Write the seconds as JSON; - is stdout, in place of the table
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Take turns with another program, on the CPU only: check every method, write the scores to FILE (little
-    /// endian, one row after another), then read names of methods from stdin and print the seconds of one run
-    /// for each line
-    #[arg(long, value_name = "FILE", requires = "len", conflicts_with = "json", value_parser = file)]
-    pub turns: Option<PathBuf>,
-}
+use std::path::Path;
 
 /// Returns whether every result was right.
 pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {

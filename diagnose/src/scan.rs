@@ -40,7 +40,7 @@ pub fn scan(
 /// Measures every row of `inputs` on `device` and hands batches of records to `sink` in input order.
 ///
 /// Memory is O(threads x keys): no source is read whole. Errors: those of [`Settings::check`], of
-/// [`InstructionSet::chosen`] and of the sink, and [`Error::File`] for rows too long for the memory.
+/// [`InstructionSet::chosen`] and of the sink, and [`Error::File`](critbeta::Error::File) for rows too long for the memory.
 ///
 /// For a GPU, this CPU computes the scores of queries and keys, and turns f64 scores into f32 as always.
 pub fn scan_on(

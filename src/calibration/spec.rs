@@ -42,7 +42,7 @@ pub enum RescalingSpec {
         file: PathBuf,
         /// Which fits of the file to use.
         of: CalibratedOn,
-        /// The anchor length N0; see [`Calibrated::anchor`].
+        /// The anchor length N0; see [`Calibrated::anchor`](crate::rescaling::Calibrated::anchor).
         anchor: Option<f64>,
     },
 }

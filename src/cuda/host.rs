@@ -26,8 +26,8 @@ impl Engine {
     /// [`cpu::row_reports`] on this engine: one report per row, at inverse temperature `beta` >= 0.
     ///
     /// Critical betas and contacts are equal to those of the CPU bit for bit. Log partition, entropy and
-    /// weights are within the rounding of f32 exponentials. Errors: [`Error::Launch`] for more than 2^24
-    /// columns; [`Error::Cuda`].
+    /// weights are within the rounding of f32 exponentials. Errors: [`Error::Launch`](crate::Error::Launch) for more than 2^24
+    /// columns; [`Error::Cuda`](crate::Error::Cuda).
     pub fn row_reports<T: Element>(
         &self,
         scores: &Scores<T>,
@@ -49,7 +49,7 @@ impl Engine {
     /// rows x cols), and returns the beta of each row.
     ///
     /// The relative error of a probability is at most (4 + z) 2^-23 against f64, with z = beta x gap. Errors:
-    /// [`Error::Scores`] as on the CPU; those of [`Engine::row_reports`]; [`Error::Spec`].
+    /// [`Error::Scores`](crate::Error::Scores) as on the CPU; those of [`Engine::row_reports`]; [`Error::Spec`](crate::Error::Spec).
     pub fn softmax<T: Element>(
         &self,
         scores: &Scores<T>,

@@ -174,7 +174,7 @@ struct RowResult {
 impl<'d> Setup<'d> {
     /// Draws the rows and stores them where `device` reads them.
     ///
-    /// Errors: [`Error::Settings`](crate::Error::Settings) or [`Error::Cuda`](crate::Error::Cuda) where there
+    /// Errors: [`Error::Settings`](critbeta::Error::Settings) or [`Error::Cuda`](critbeta::Error::Cuda) where there
     /// is not enough memory, and those of [`Plan::choose`](critbeta::cuda::Plan::choose).
     pub fn new(device: &'d Device, case: Case, seed: u64) -> Result<Self> {
         let rows = case.draw(seed);
@@ -192,7 +192,7 @@ impl<'d> Setup<'d> {
     /// Seconds of one run: device time on a GPU, after its L2 cache was overwritten, and wall time on a CPU.
     ///
     /// Errors: those of [`Engine::launch`](critbeta::cuda::Engine::launch);
-    /// [`Error::Settings`](crate::Error::Settings) for a method that is not in [`Method::of`].
+    /// [`Error::Settings`](critbeta::Error::Settings) for a method that is not in [`Method::of`].
     pub fn seconds(&mut self, method: Method) -> Result<f64> {
         match &mut self.place {
             Place::Cpu(rows) => rows.seconds(method),

@@ -112,7 +112,7 @@ impl Diagnosis {
         })
     }
 
-    /// Adds the next records of [`scan`](super::scan()).
+    /// Adds the next records of [`scan`](crate::scan()).
     pub fn add(&mut self, records: &[RowRecord]) {
         for record in records {
             let at = self.place(&record.layer, record.head);

@@ -11,7 +11,7 @@ pub struct HeadSketch {
     /// [`HeadSketch::POINTS`] rows all are here.
     pub points: Vec<SketchPoint>,
     /// The gap counts of the rows at [`HeadSketch::QUANTILES`]. Only a head that was
-    /// [looked at again](super::look_again) has them.
+    /// [looked at again](crate::look_again) has them.
     pub staircases: Vec<Staircase>,
     /// The indices of those rows over all sources of the head.
     pub(crate) picks: Vec<u64>,

@@ -90,7 +90,7 @@ pub struct HeadSummary {
     pub share_certified: Option<f64>,
     /// How the critical beta grows with n.
     pub length_law: LengthLaw,
-    /// These rows under other rules, if they were [looked at again](super::look_again).
+    /// These rows under other rules, if they were [looked at again](crate::look_again).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub what_if: Option<Vec<LawOutcome>>,
     /// A few of its rows, for plots.

@@ -3,7 +3,7 @@
 //! Every head is an article of its own. The cells of the map are links to the articles, and the style sheet
 //! shows the article that was chosen, so that choosing needs no script. A page of hundreds of heads would be
 //! 8 MB if all articles were written out. There all but the first are packed, and a script unpacks the one
-//! that was chosen. All that a page says comes from the [`Summary`](crate::diagnose::Summary) that `--json`
+//! that was chosen. All that a page says comes from the [`Summary`](crate::Summary) that `--json`
 //! writes.
 
 mod answer;

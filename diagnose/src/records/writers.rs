@@ -91,7 +91,9 @@ impl<W: Write + Send> RowWriter<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{Column, RowPlace};
+    #[cfg(feature = "parquet")]
+    use super::super::record::Column;
+    use super::super::record::RowPlace;
     use super::*;
     use critbeta::cpu::{Measure, row_report};
 

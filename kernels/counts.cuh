@@ -1,10 +1,10 @@
-// Gap counts: how many scores of a row lie in each bin of a window of gaps.
+// Gap counts: the number of scores of a row in each bin of a window of gaps.
 #pragma once
 #include "critical.cuh"
 #include "row.cuh"
 #include "scope/record.cuh"
 
-// Keys lo ..= hi in at most BINS bins of 2^shift keys; `before` scores lie below lo.
+// Keys lo ..= hi in at most BINS bins of 2^shift keys. `before` scores lie below lo.
 template <u32 BINS>
 struct Window {
     u32 lo, hi, before;
@@ -27,9 +27,11 @@ struct GapCounts {
     const RowTile<T, Scope::STREAMS>& row;
     float max;
 
-    DEVICE GapCounts(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max) : scope(scope), row(row), max(max) {}
+    DEVICE GapCounts(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max)
+        : scope(scope), row(row), max(max) {}
 
-    // Counts per bin of the window, over all parts, as inclusive sums in scope.counts. visit(take): what is counted.
+    // Counts the bins of the window over all parts, and leaves their inclusive sums in scope.counts.
+    // visit(take) calls take with each score that is counted.
     template <class Visit>
     DEVICE void count(const Window& w, Visit visit, simt::Where at = HERE) {
         scope.clear_counts(at);
@@ -62,7 +64,7 @@ struct GapCounts {
     }
     DEVICE u32 below(u32 bin) const { return bin > 0 ? scope.counts.load(bin - 1) : 0; }
 
-    // Calls f(bin, scores through it) for the occupied bins of this thread.
+    // Calls f(bin, number of scores up to its end) for the bins of this thread that are not empty.
     template <class F>
     DEVICE void own_bins(const Window& w, F f) const {
 #pragma unroll 1

@@ -1,15 +1,17 @@
-// The critical beta of a row: Lambda(r) = sup over t > 0, log N(t) > r, of (log N(t) - r) / t. Twin of src/critical.rs.
+// The critical beta of a row: Lambda(r) = sup over t > 0 with log N(t) > r of (log N(t) - r) / t.
+// Twin of src/critical.rs.
 //
-// A gap is one rounded f32 subtraction; its bits, the key, are ordered as gaps are.
+// A gap is one rounded f32 subtraction. Its bits, the key, have the order of gaps.
 #pragma once
 #include "params.cuh"
 #include "stats.cuh"
 
-constexpr u32 LARGEST_KEY = 0x7f7fffff;  // gaps that overflow f32, and masked scores, lie above it
+constexpr u32 LARGEST_KEY = 0x7f7fffff;  // masked scores, and gaps that overflow f32, lie above it
 
 DEVICE u32 gap_key(float max, float score) { return simt::bits_of(simt::sub_rn(max, score)); }
 
-// The best ratio so far with its contact; of equal ratios the larger gap. The rank decides between no contact and the top itself.
+// The best ratio so far, with its contact; of equal ratios the one with the larger gap. If the gaps are equal
+// too, the rank decides: no contact has rank 0, the top itself has its ties.
 struct Peak {
     double ratio;
     u32 key, rank;
@@ -20,31 +22,36 @@ struct Peak {
     }
 };
 
-// (log rank - r) / gap where that is positive, else 0; infinite for a tie at the maximum that r does not forgive. Of the smallest count
-// whose logarithm exceeds r the host knows the excess, by its own logarithm: a last bit decides nothing beyond it.
+// (log rank - r) / gap if that is positive, else 0; infinite for a tie at the maximum whose log N exceeds r.
+// Whether log N exceeds r is decided by the host: `exceeding` is the smallest such count, and its excess is
+// known from the host's logarithm. For larger counts a last bit decides nothing.
 struct Excess {
     double resolve, least;
     u32 exceeding;
-    DEVICE explicit Excess(const RowParams& p) : resolve(p.resolve), least(p.excess), exceeding(p.exceeding) {}
+    DEVICE explicit Excess(const RowParams& p)
+        : resolve(p.resolve), least(p.excess), exceeding(p.exceeding) {}
     DEVICE double ratio(float gap, u32 rank) const {
         if (rank < exceeding) return 0;
         if (gap == 0) return simt::double_of(0x7ff0000000000000ull);
-        return simt::div_rn(rank == exceeding ? least : simt::sub_rn(ln(rank), resolve), static_cast<double>(gap));
+        return simt::div_rn(rank == exceeding ? least : simt::sub_rn(ln(rank), resolve),
+                            static_cast<double>(gap));
     }
 };
 
-// What can be ruled out: bounds in f32, which err to the safe side, of ratios that are compared exactly later.
+// Bounds in f32, with errors to the safe side only, that rule gaps out. The others are compared exactly
+// later.
 struct Bounds {
-    // Ratios are cut off here: beyond it f32 bounds would be infinite.
+    // Ratios are limited to STEEPEST: beyond it f32 bounds would be infinite.
     static constexpr float STEEPEST = 1e37f, UP = 1 + 0x1p-20f, DOWN = 1 - 0x1p-20f;
 
     const RowParams& p;
     u32 n;           // unmasked scores
-    bool plain;      // Lambda, not Lambda(resolve)
-    float attained;  // a ratio that some gap attains, rounded down
-    u32 last;        // no gap beyond this key is looked at
+    bool plain;      // Lambda instead of Lambda(resolve)
+    float attained;  // a ratio that a gap attains, rounded down
+    u32 last;        // the search looks at no gap beyond this key
 
-    DEVICE Bounds(const RowParams& p, u32 n, bool plain) : p(p), n(n), plain(plain), attained(0), last(LARGEST_KEY) {}
+    DEVICE Bounds(const RowParams& p, u32 n, bool plain)
+        : p(p), n(n), plain(plain), attained(0), last(LARGEST_KEY) {}
     DEVICE bool partial() const { return p.top_k > 0 && p.top_k < n; }
     DEVICE double resolve() const { return plain ? 0.0 : p.resolve; }
     DEVICE double ratio(float gap, u32 rank) const {
@@ -56,25 +63,29 @@ struct Bounds {
         }
         return excess.ratio(gap, rank);
     }
-    // Under top_k ranks count no further than it.
+    // With top_k no rank is larger than it.
     DEVICE u32 capped(u32 rank) const { return partial() && rank > p.top_k ? p.top_k : rank; }
     DEVICE float excess(u32 rank, float error) const {
         return simt::add_rn(simt::sub_rn(ln_bound(capped(rank)), static_cast<float>(resolve())), error);
     }
-    // Whether a gap of this key or a larger one, with no more than `rank` scores within it, can attain the best ratio.
+    // Whether a gap with this key or a larger one, and with at most `rank` scores within it, can attain the
+    // best ratio.
     DEVICE bool can_win(u32 low_key, u32 rank) const {
         const float upper = simt::mul_rn(excess(rank, LN_ERROR), UP);
         return upper > 0 && upper >= simt::mul_rn(attained, simt::float_of(low_key));
     }
-    // What a gap of this key or a smaller one attains, with at least `rank` scores within it, if that is above `lower`.
+    // The ratio that a gap with this key or a smaller one, and at least `rank` scores within it, surely
+    // attains; or `lower` if that is larger.
     DEVICE float attains(u32 high_key, u32 rank, float lower) const {
         const float gap = simt::float_of(high_key), sure = simt::mul_rn(excess(rank, -LN_ERROR), DOWN);
-        return sure > simt::mul_rn(lower, gap) ? simt::min_num(simt::mul_rn(simt::div_rn(sure, gap), DOWN), STEEPEST) : lower;
+        if (!(sure > simt::mul_rn(lower, gap))) return lower;
+        return simt::min_num(simt::mul_rn(simt::div_rn(sure, gap), DOWN), STEEPEST);
     }
     // The largest key whose gap can still attain the best ratio.
     DEVICE u32 reach() const {
         if (!(attained > 0)) return last;
-        const u32 key = simt::bits_of(simt::mul_rn(simt::div_rn(simt::max_num(excess(n, LN_ERROR), 0), attained), UP));
+        const float widest = simt::div_rn(simt::max_num(excess(n, LN_ERROR), 0), attained);
+        const u32 key = simt::bits_of(simt::mul_rn(widest, UP));
         return key < last ? key : last;
     }
     DEVICE void raise(double ratio) {

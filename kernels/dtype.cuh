@@ -1,8 +1,8 @@
-// Element types of scores in memory, by their bits: every value converts to the working f32 exactly.
+// Element types of scores in memory, as bits. Every value converts to f32, in which kernels work, exactly.
 #pragma once
 #include "simt.cuh"
 
-// PER_VECTOR elements to 16 bytes; get(v, j): the j-th as f32; bits(f), pair(f, g): rounded to nearest even.
+// PER_VECTOR: elements in 16 bytes. get(v, j): the j-th as f32. bits(f), pair(f, g): rounded to nearest even.
 struct f32 {
     typedef u32 Bits;
     static constexpr u32 PER_VECTOR = 4;
@@ -14,7 +14,9 @@ struct f32 {
 struct f16 {
     typedef u16 Bits;
     static constexpr u32 PER_VECTOR = 8;
-    static DEVICE float get(const Vec16& v, u32 j) { return simt::half_to_float(static_cast<u16>(v.word[j / 2] >> (16 * (j & 1)))); }
+    static DEVICE float get(const Vec16& v, u32 j) {
+        return simt::half_to_float(static_cast<u16>(v.word[j / 2] >> (16 * (j & 1))));
+    }
     static DEVICE float value(u16 bits) { return simt::half_to_float(bits); }
     static DEVICE u32 pair(float f, float g) { return simt::halves_of(f, g); }
     static DEVICE u16 bits(float f) { return static_cast<u16>(pair(f, 0)); }
@@ -31,7 +33,7 @@ struct bf16 {
     static DEVICE u16 bits(float f) { return static_cast<u16>(pair(f, 0)); }
 };
 
-// 16 bytes of T from f(j), its PER_VECTOR values.
+// 16 bytes of T: element j is f(j).
 template <class T, class F>
 DEVICE Vec16 pack(F f) {
     Vec16 v;

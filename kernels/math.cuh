@@ -1,21 +1,23 @@
-// Logarithms and exponentials that come out the same, bit for bit, on every device: rounded operations in a fixed order.
+// Logarithms and exponentials with the same bits on every device: rounded operations in a fixed order.
 #pragma once
 #include "simt.cuh"
 
 constexpr double LN2_HIGH = 0x1.62e42fefa38p-1;  // 41 bits: times an exponent it is exact
 constexpr double LN2_LOW = 0x1.ef35793c7673p-45;
 constexpr double LOG2_E = 0x1.71547652b82fep+0;
-constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000u);  // which NVRTC knows too
+constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000u);  // NVRTC has no header with INFINITY
 
-// ln x within 0.501 ulp for the counts 1 .. 2^24, 1 ulp elsewhere (2026-11-25). x: positive, normal, finite.
+// ln x within 0.501 ulp for the counts 1 .. 2^24, else within 1 ulp (2026-11-25). x: positive, normal,
+// finite.
 COLD double ln(double x) {
     using namespace simt;
     const u64 bits = bits_of(x);
-    // Mantissa in [sqrt(1/2), sqrt(2)): the difference of the bits to those of sqrt(1/2) carries into the exponent.
+    // The mantissa m lies in [sqrt(1/2), sqrt(2)): a smaller one borrows from the exponent when the bits of
+    // sqrt(1/2) are subtracted.
     const i64 shifted = static_cast<i64>(bits - 0x3fe6a09e667f3bcdull);
     const i64 exponent = shifted >> 52;
     const double m = double_of(bits - (static_cast<u64>(exponent) << 52));
-    // ln m = 2 artanh(t / (2 + t)), t = m - 1; its leading term in two parts.
+    // ln m = 2 artanh(t / (2 + t)), t = m - 1. Its leading term is kept in two parts, s and s_low.
     const double t = sub_rn(m, 1.0), d = add_rn(2.0, t);
     const double s = div_rn(t, d);
     const double d_error = sub_rn(t, sub_rn(d, 2.0));
@@ -35,13 +37,14 @@ COLD double ln(double x) {
     const double tail = fused(mul_rn(q, z), s, mul_rn(2.0, s_low));
     const double e = static_cast<double>(exponent);
     const double a = mul_rn(e, LN2_HIGH), b = mul_rn(2.0, s);
-    // a + b without loss: |a| > |b| unless e = 0.
+    // high + low is a + b without loss: |a| > |b| unless e = 0.
     const double high = add_rn(a, b);
     const double low = e == 0.0 ? 0.0 : sub_rn(b, sub_rn(high, a));
     return add_rn(high, add_rn(low, fused(e, LN2_LOW, tail)));
 }
 
-// ln of a count within 1.3e-6 (all counts to 2^24, 2026-11-25): for bounds, which allow for that and for a resolve rounded to f32.
+// ln of a count within 1.3e-6 (all counts to 2^24, 2026-11-25). Bounds use it: LN_ERROR allows for its error
+// and for a resolve that is rounded to f32.
 constexpr float LN_ERROR = 8e-6f;
 DEVICE float ln_bound(u32 count) {
     using namespace simt;
@@ -59,7 +62,7 @@ DEVICE float ln_bound(u32 count) {
     return fused(static_cast<float>(exponent), 0.69314718f, mul_rn(q, t));
 }
 
-// e^x within 2 ulp; 0 and infinity where it leaves the range of double.
+// e^x within 2 ulp; 0 or infinity if that is outside of the range of double.
 COLD double exponential(double x) {
     using namespace simt;
     if (!(x > -708.0)) return x == x ? 0.0 : x;
@@ -84,15 +87,17 @@ COLD double exponential(double x) {
     return mul_rn(q, double_of(static_cast<u64>(static_cast<i64>(n) + 1023) << 52));
 }
 
-// x^y for x >= 0 as C defines it at 0 and for y = 0.
+// x^y for x >= 0. For x = 0 and for y = 0 it is what C defines.
 DEVICE double power(double x, double y) {
     if (y == 0.0 || x == 1.0) return 1.0;
     if (x == 0.0) return y > 0.0 ? 0.0 : simt::double_of(0x7ff0000000000000ull);
     return exponential(simt::mul_rn(y, ln(x)));
 }
 
-// exp(-beta gap) for one row: beta in two floats of base 2. `special` where that needs more care: beta is 0 (every key alike, even
-// one whose gap overflows; scale is 0), or so large or small that gaps are scaled by a power of two, or infinite (the maxima alone).
+// exp(-beta gap) for one row: beta log2 e in two floats. `special` marks the betas that need more care:
+//   0                   every unmasked key has the same weight, also one whose gap overflows; scale is 0
+//   very large or small gaps are scaled by a power of two first
+//   infinite            only the maxima have a weight
 struct Exponent {
     float high, low, scale;
     bool special;
@@ -108,8 +113,8 @@ struct Exponent {
     }
 };
 
-// Weights are kept times 2^25, so that exp(-beta gap) down to 2^-150 is a normal float and only a probability is ever rounded
-// below the normal range.
+// Weights are kept times 2^25. So exp(-beta gap) is a normal float down to 2^-150, and only a probability is
+// ever rounded below the normal range.
 constexpr float WEIGHT_ONE = 0x1p25f;
 
 // 2^25 2^f for |f| <= 1/2.
@@ -124,13 +129,14 @@ DEVICE float weight_of(float f) {
     return fused(q, f, WEIGHT_ONE);
 }
 
-// 2^25 exp(-beta gap), 0 below 2^-150. Relative error below 0.84 * 2^-23: 0.832 over all gaps at beta = 1 (2026-11-25).
+// 2^25 exp(-beta gap), 0 below 2^-150. Its relative error is below 0.84 * 2^-23: 0.832 over all gaps at beta
+// = 1 (2026-11-25).
 template <bool SPECIAL>
 DEVICE float weigh(float score, float max, const Exponent& b) {
     using namespace simt;
     float gap = sub_rn(max, score);
     if (SPECIAL) {
-        // Of a beta that is as good as 0, only a gap that overflows is further away than it.
+        // If beta is tiny but not 0, only a gap that overflows takes the weight away.
         if (b.high == 0.0f) return (b.scale == 0.0f ? score > -INFINITE : gap < INFINITE) ? WEIGHT_ONE : 0.0f;
         if (b.high == INFINITE) return gap == 0.0f ? WEIGHT_ONE : 0.0f;
         gap = mul_rn(gap, b.scale);
@@ -139,8 +145,9 @@ DEVICE float weigh(float score, float max, const Exponent& b) {
     const float shifted = fused(gap, -b.high, MAGIC);  // its low bits are the exponent
     const float n = sub_rn(shifted, MAGIC);
     const float f = fused(gap, -b.low, fused(gap, -b.high, -n));
-    // Far below, `shifted` has lost its integer; NaN (a masked score of an empty row) fails the comparison too.
-    // A choice of bits, not of floats: that one becomes a branch around weight_of, 4 instructions a score (nvcc 13.0, 2026-11-25).
+    // Far below, `shifted` no longer holds the integer; the comparison is false there, and for NaN (a masked
+    // score of an empty row). The choice is between bits: between floats nvcc 13.0 makes a branch around
+    // weight_of, 4 instructions more a score (2026-11-25).
     const u32 raised = bits_of(weight_of(f)) + (bits_of(shifted) << 23);
     return float_of(shifted >= MAGIC - 150 ? raised : 0u);
 }

@@ -1,23 +1,23 @@
-// Plain arguments and results, one struct for every family. Twin of src/cuda/params.rs: same names, same order; tests/plan.rs
-// compares the fields and the constants below.
+// Arguments and results of every family. Twin of src/cuda/params.rs, with the same names in the same order:
+// tests/plan.rs compares the fields and the constants below.
 #pragma once
 #include "simt.cuh"
 
-// Bins of one counting level, per scope: a power of two.
+// Bins of one count, for each scope: a power of two.
 constexpr u32 WARP_BINS = 256;
 constexpr u32 BINS = 1024;
 constexpr u32 SPLIT_BINS = 512;
-// Gaps that are ranked pair by pair; a stretch of more is counted in finer bins first.
+// At most so many gaps are ranked pair by pair; a range with more is first counted in finer bins.
 constexpr u32 WARP_CANDIDATES = 64;
 constexpr u32 CANDIDATES = 512;
 constexpr u32 SPLIT_CANDIDATES = 256;
-// Bytes of shared memory beside the resident row: per warp (warp scope), per CTA (all others). What the split scope leaves decides
-// how long a row may be and still be read once.
+// Bytes of shared memory beside the resident row: per warp in the warp scope, per CTA in the others. In the
+// split scope they decide how long a row may be and still be read once.
 constexpr u32 WARP_CONTROL_BYTES = 1312;
 constexpr u32 BLOCK_CONTROL_BYTES = 7200;
 constexpr u32 CLUSTER_CONTROL_BYTES = 10848;
 constexpr u32 SPLIT_CONTROL_BYTES = 4192;
-// Bytes of workspace per row group of the split scope, and more per CTA of the group.
+// Bytes of workspace in the split scope: for each group of CTAs, and for each CTA of a group.
 constexpr u32 GROUP_BYTES = 7296;
 constexpr u32 GROUP_BYTES_PER_CTA = 64;
 
@@ -29,40 +29,44 @@ constexpr u32 RULE_CRITICAL = 3;    // p[0] * Lambda(resolve), clamped to p[1]..
 constexpr u32 RULE_CALIBRATED = 4;  // p[0] (ln n)^p[1], or (ln n / p[2])^p[1] where p[2] > 0 is ln N0
 
 struct RowParams {
-    // Addresses of device memory; 0 where absent. lens: u32 per row. betas: f32 per row. positions: u32 per row.
-    // report: RowReport per row. workspace: 256-byte aligned, zeroed by the launch where the scope is `split`.
+    // Addresses of device memory; 0 if absent. lens: u32 per row. betas: f32 per row. positions: u32 per row.
+    // report: RowReport per row. workspace: 256-byte aligned; in the split scope the launch fills it with
+    // zeros.
     u64 scores, out, lens, betas, positions, report, workspace;
-    // Distance of two rows in elements.
+    // From a row to the next, in elements.
     u64 score_stride, out_stride;
-    // p: parameters of the rule. resolve: r in nats of Lambda(r). excess: ln(exceeding) - resolve, as the host rounds it.
+    // p: parameters of the rule. resolve: r of Lambda(r), in nats. excess: ln(exceeding) - resolve, as the
+    // host rounds it.
     double p[3], resolve, excess;
     u32 rows, cols;
-    // ctas: CTAs per row; more than the variant's own only in the split scope. resident: 16-byte vectors of the row that
-    // each of them keeps in shared memory; the others are read again by every pass.
+    // ctas: CTAs per row; in the split scope the launch chooses them, else they are the variant's own.
+    // resident: 16-byte vectors of the row that each CTA (warp scope: each warp) keeps in shared memory.
+    // Every pass reads the others again.
     u32 ctas, resident;
-    // groups: rows that are worked on at once (split scope). out_f32: probabilities as f32, else in the scores' dtype.
+    // groups: rows that are worked on at once in the split scope. out_f32: probabilities as f32, else in the
+    // dtype of the scores.
     u32 groups, out_f32;
     u32 rule, law;
-    // top_k: count only this many largest scores; 0 is all. both: report Lambda beside Lambda(resolve).
+    // top_k: count only so many of the largest scores; 0: all. both: report Lambda beside Lambda(resolve).
     u32 top_k, both;
     // The smallest count whose logarithm exceeds the resolve.
     u32 exceeding, reserved;
 };
 
 struct Contact {
-    float gap;  // 0 where no gap attains a ratio
+    float gap;  // 0 if no gap attains a ratio
     u32 rank;   // N(gap)
 };
 
-// What is known of one row. Twin of `cpu::RowReport` in what cannot be computed from the rest.
+// The results of one row: the fields of `cpu::RowReport` from which the host computes the rest.
 struct RowReport {
     float max, second;
     u32 len, ties, argmax, poisoned;
     Contact critical, resolved;
-    // The k-th smallest gap under top_k, which the certificate needs; -1 where every score was counted.
+    // With top_k: the k-th smallest gap, which the certificate needs. -1 if every score was counted.
     float kth_gap;
     u32 reserved;
-    // Z and the gap-weighted Z at beta (0 where beta is); meaningless where poisoned.
+    // Z and the gap-weighted Z at beta (0 if beta is 0); without meaning if the row is poisoned.
     double beta, sum, gap_sum;
 };
 

@@ -1,21 +1,22 @@
-// Z = sum of exp(-beta gap), where the maximum is known; and where it is not yet.
+// Z = sum of exp(-beta gap), with the maximum known and before it is known.
 #pragma once
 #include "math.cuh"
 #include "row.cuh"
 
-// Sums what a thread does not keep on chip in the pass that finds the maximum, so that the pass for Z need not read it again. Terms
-// are 2^(beta' s), beta' = beta log2 e, relative to a power of two that follows the largest of them: a change of it is exact. They know
-// scores and not their rounded gaps: where these round alike, Z differs by up to mean(z) 2^-24, z = beta gap. So the pass that writes
-// sums the gaps too, and a row whose Z was not right is written again.
+// The sum of the scores that a thread does not keep on chip, made in the pass that finds the maximum: the
+// pass for Z then need not read them again. The terms are 2^(beta' s), beta' = beta log2 e, relative to a
+// power of two that follows the largest of them; a change of this power is exact. The terms come from scores,
+// not from rounded gaps: if the gaps all round the same way, Z differs by up to mean(z) 2^-24, z = beta gap.
+// So the pass that writes sums the weights of the gaps too, and it writes a row again if its Z was not right.
 struct EarlySum {
     static constexpr float MAGIC = 0x1.8p23f, LOWEST = MAGIC - 0x1p21f;
     double beta;
     Exponent b;
     bool on;
     Sum sum{0, 0};
-    float at = LOWEST;  // MAGIC + the exponent that the sum is relative to
+    float at = LOWEST;  // MAGIC + the exponent to which the sum is relative
 
-    // Off where beta is such that terms need more care than this.
+    // Off if beta needs more care than this.
     DEVICE EarlySum(double beta, bool wanted) : beta(beta), b(beta), on(wanted && !b.special) {}
 
     template <u32 V>
@@ -27,8 +28,9 @@ struct EarlySum {
             shifted[j] = fused(s[j], b.high, MAGIC);
             top = max_num(top, shifted[j]);
         }
-        if (top > at + 32) {  // terms to 2^(25 + 32) are far from overflow
-            const float factor = at - top > -126 ? float_of((127u << 23) + ((bits_of(at) - bits_of(top)) << 23)) : 0.0f;
+        if (top > at + 32) {  // terms up to 2^(25 + 32) are far from overflow
+            const float factor =
+                at - top > -126 ? float_of((127u << 23) + ((bits_of(at) - bits_of(top)) << 23)) : 0.0f;
             sum = Sum{mul_rn(sum.high, factor), mul_rn(sum.low, factor)};
             at = top;
         }
@@ -40,26 +42,30 @@ struct EarlySum {
         }
         sum.add(tree_sum(w));
     }
-    // Whether total() is right for this beta under this maximum, the same for all threads: exponents lie where MAGIC keeps integers;
-    // threads whose scores all lie below LOWEST then add nothing.
+    // Whether total() is right for this beta and this maximum, the same for all threads: the exponents lie
+    // where MAGIC keeps integers. A thread whose scores all lie below LOWEST then adds nothing.
     DEVICE bool counts(double beta_now, float max) const {
         return on && beta_now == beta && simt::mul_rn(max < 0 ? -max : max, b.high) < 0x1p16f;
     }
-    // How far apart the sums may be, relative: other errors leave twice as much of the bound of a probability, (4 + z) 2^-23.
+    // The relative difference that the two sums may have. A probability may be off by (4 + z) 2^-23, and
+    // other errors leave twice APART of that.
     static constexpr double APART = 0x1p-26;
 
     DEVICE double total(float max) const {
         using namespace simt;
         const double exponent = static_cast<double>(sub_rn(at, MAGIC));
-        const double scale = exponential(fused(-beta, static_cast<double>(max), mul_rn(exponent, LN2_HIGH + LN2_LOW)));
+        const double power = fused(-beta, static_cast<double>(max), mul_rn(exponent, LN2_HIGH + LN2_LOW));
+        const double scale = exponential(power);
         return mul_rn(mul_rn(sum.total(), 1.0 / WEIGHT_ONE), scale);
     }
 };
 
-// A thread's share of Z at beta among its first `end` vectors, and with `gaps` of the gap-weighted sum. Sums of 16 bytes of scores in
-// f32, of those with their rounding errors kept, of threads in f64: relative error at most 3.1 * 2^-24 beside that of the weights.
+// A thread's share of Z at beta in its first `end` vectors, and if `gaps` of the gap-weighted sum. The scores
+// of 16 bytes are summed in f32, these sums by Kahan's method, the threads in f64: the relative error is at
+// most 3.1 * 2^-24, beside that of the weights.
 template <bool KEEP, bool SPECIAL, class T, class Scope>
-DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, u32 end, float max, const Exponent& b, bool gaps) {
+DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, u32 end, float max,
+                               const Exponent& b, bool gaps) {
     Sum sum{0, 0}, gap_sum{0, 0};
     row.for_vectors(scope, 0, end, [&](const float(&s)[T::PER_VECTOR], u32 v) {
         float w[T::PER_VECTOR];
@@ -70,8 +76,10 @@ DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREA
 #pragma unroll
             for (u32 j = 0; j < T::PER_VECTOR; ++j) {
                 float gap = simt::sub_rn(max, s[j]);
-                if (SPECIAL) gap = simt::mul_rn(gap, b.scale);  // so that no product leaves the range of floats
-                gap_sum.add(w[j] > 0 && gap < INFINITE ? simt::mul_rn(gap, simt::mul_rn(w[j], 1 / WEIGHT_ONE)) : 0.0f);
+                // Scaled, no product leaves the range of floats.
+                if (SPECIAL) gap = simt::mul_rn(gap, b.scale);
+                const bool adds = w[j] > 0 && gap < INFINITE;
+                gap_sum.add(adds ? simt::mul_rn(gap, simt::mul_rn(w[j], 1 / WEIGHT_ONE)) : 0.0f);
             }
         }
         sum.add(tree_sum(w));
@@ -80,18 +88,19 @@ DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREA
     return Partition{simt::mul_rn(sum.total(), 1.0 / WEIGHT_ONE), simt::div_rn(gap_sum.total(), scale)};
 }
 
-// Z at beta. With KEEP the weights replace the scores on chip. early: what has been summed before.
+// Z at beta. With KEEP the weights replace the scores on chip. early: the sum that was made before.
 template <bool KEEP, class T, class Scope>
-DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, double beta, const Exponent& b, bool gaps,
-                           const EarlySum& early) {
+DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, double beta,
+                           const Exponent& b, bool gaps, const EarlySum& early) {
     const bool summed = Scope::STREAMS && early.counts(beta, max);
     const u32 end = summed ? row.resident : row.count;
     Partition own = b.special ? own_partition<KEEP, true>(scope, row, end, max, b, gaps)
                               : own_partition<KEEP, false>(scope, row, end, max, b, gaps);
     if (summed) own.sum = simt::add_rn(own.sum, early.total(max));
-    return scope.reduce(own, Partition::empty(), [](const Partition& a, const Partition& c) { return Partition::merge(a, c); });
+    return scope.reduce(own, Partition::empty(), MergeOf<Partition>{});
 }
 template <bool KEEP, class T, class Scope>
-DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, double beta, bool gaps) {
+DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, double beta,
+                           bool gaps) {
     return partition<KEEP>(scope, row, max, beta, Exponent(beta), gaps, EarlySum(0, false));
 }

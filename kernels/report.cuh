@@ -1,18 +1,20 @@
-// What is reported of a row.
+// The report of a row.
 #pragma once
 #include "params.cuh"
 #include "stats.cuh"
 
-// The report of a row, word by word: what is known goes out at once and occupies no registers.
+// Writes a report field by field: a value that is known leaves at once and occupies no registers.
 struct ReportWords {
     Global<u32> words;
-    DEVICE ReportWords(const RowParams& p, u32 row) : words(p.report + row * static_cast<u64>(sizeof(RowReport))) {}
+    DEVICE ReportWords(const RowParams& p, u32 row)
+        : words(p.report + row * static_cast<u64>(sizeof(RowReport))) {}
     template <class R>
     DEVICE void put(u32 at, const R& value) const {
-        for (u32 w = 0; w < sizeof(R) / 4; ++w) words.store(at / 4 + w, reinterpret_cast<const u32*>(&value)[w]);
+        const u32* from = reinterpret_cast<const u32*>(&value);
+        for (u32 w = 0; w < sizeof(R) / 4; ++w) words.store(at / 4 + w, from[w]);
     }
 };
-// NVRTC knows no offsetof.
+// NVRTC has no offsetof.
 #define FIELD(name) static_cast<u32>(reinterpret_cast<u64>(&reinterpret_cast<RowReport*>(256)->name) - 256)
 
 DEVICE void report_top(const ReportWords& report, const RowMax& top, const Maxima& found) {

@@ -1,12 +1,14 @@
-// One row as the threads of a scope hold it: 16-byte vectors, loaded once into shared memory, padded with -inf.
+// One row as the threads of a scope hold it: 16-byte vectors in shared memory, loaded once and padded with
+// -inf.
 #pragma once
 #include "dtype.cuh"
 #include "params.cuh"
 #include "stats.cuh"
 
-// Vector v holds the elements v * PER_VECTOR - phase + j, so that every vector is aligned in device memory whatever the row's
-// address. This part of the row owns the vectors first .. first + count; the leading `resident` of them stay on chip. The others, of
-// which there are none unless the scope STREAMS, are read from device memory by every pass.
+// Vector v holds the elements v * PER_VECTOR - phase + j, so that every vector is aligned in device memory,
+// wherever the row begins. This part of the row owns the vectors first .. first + count. The leading
+// `resident` of them stay on chip; every pass reads the others from device memory. There are others only if
+// the scope STREAMS.
 template <class T, bool STREAMS>
 struct RowTile {
     static constexpr u32 V = T::PER_VECTOR;
@@ -30,11 +32,11 @@ struct RowTile {
         resident = STREAMS && p.resident < count ? p.resident : count;
     }
 
-    // Column of element j of the v-th vector of the row; wraps below the row, so compare with < len.
+    // The column of element j of vector v. Before the row it wraps around, so compare it with < len.
     DEVICE u32 column(u32 v, u32 j) const { return v * V + j - phase; }
     DEVICE bool is_full(u32 v, u32 end) const { return v * V >= phase && v * V - phase + V <= end; }
 
-    // Of the first `among` vectors here, those that are full lie together: begin .. end.
+    // begin .. end: the full vectors among the first `among` of this part; they lie together.
     DEVICE void full(u32 among, u32& begin, u32& end) const {
         begin = phase > 0 && first == 0 && among > 0 ? 1 : 0;
         end = (phase + len) / V;
@@ -53,7 +55,7 @@ struct RowTile {
         });
     }
 
-    // One vector at an end of the row into its place on chip, element by element.
+    // Loads a vector at an end of the row into its place on chip, element by element.
     DEVICE void fetch(u32 i) const {
         const Shared<typename T::Bits> places = tile.template cast<typename T::Bits>(i * V, V);
         const Global<typename T::Bits> elements(address);
@@ -64,16 +66,17 @@ struct RowTile {
         }
     }
 
-    // Score j of vector first + i, or what `replace` put in its place.
+    // Score j of vector first + i, or the value that `replace` put in its place.
     DEVICE float score(u32 i, u32 j) const {
         if (is_resident(first + i)) return T::value(tile.template cast<typename T::Bits>(i * V, V).load(j));
         return T::value(Global<typename T::Bits>(address).load(column(first + i, j)));
     }
 
-    // Loads what stays on chip; ends with a barrier of the part.
+    // Loads the vectors that stay on chip. It ends with a barrier of the part.
     template <class Scope>
     DEVICE void load(Scope& scope) const {
-        // The copy engine or vector loads take the full vectors; the ends of the row and what lies behind it are put together.
+        // The copy engine or vector loads take the full vectors. The ends of the row are put together by
+        // elements.
         u32 begin, end;
         full(resident, begin, end);
         const u32 body = end - begin;
@@ -81,7 +84,7 @@ struct RowTile {
         if (Scope::ASYNC) {
             simt::load_async(tile.template cast<Vec16>(body ? begin : 0, body), vectors, begin, body);
         } else {
-            // Four loads in flight a thread: 32 KB in the CTA of 512 that has its SM for itself.
+            // Four loads in flight per thread: 32 KB in a CTA of 512 threads, which has its SM for itself.
             constexpr u32 T4 = 4 * Scope::THREADS;
             u32 i = begin + scope.thread();
 #pragma unroll 1
@@ -96,7 +99,9 @@ struct RowTile {
             for (; i < end; i += Scope::THREADS) tile.store(i, vectors.load(i));
         }
 #pragma unroll 1
-        for (u32 i = scope.thread(); i < resident - body; i += Scope::THREADS) fetch(i < begin ? i : i + body);
+        for (u32 i = scope.thread(); i < resident - body; i += Scope::THREADS) {
+            fetch(i < begin ? i : i + body);
+        }
         if (Scope::ASYNC) {
             simt::wait_async();
         } else {
@@ -104,12 +109,13 @@ struct RowTile {
         }
     }
 
-    // The first vector of this thread from `begin` on: in every pass, vector i is that of thread i % THREADS.
+    // The first vector of this thread from `begin` on. In every pass vector i belongs to thread i % THREADS.
     template <class Scope>
     static DEVICE u32 own(const Scope& scope, u32 begin) {
         return begin + ((scope.thread() - begin) & (Scope::THREADS - 1));
     }
-    // Calls f(scores, v) for this thread's vectors among first + begin .. first + end: V scores as f32, -inf beyond the row.
+    // Calls f(scores, v) for this thread's vectors in first + begin .. first + end: V scores as f32, -inf
+    // beyond the row.
     template <class Scope, class F>
     DEVICE void for_vectors(const Scope& scope, u32 begin, u32 end, F f) const {
         u32 i = own(scope, begin);
@@ -117,7 +123,7 @@ struct RowTile {
 #pragma unroll 1
         for (; i < on_chip; i += Scope::THREADS) visit(tile.load(i), first + i, f);
         if (STREAMS) {
-            // Two loads in flight a thread.
+            // Two loads in flight per thread.
 #pragma unroll 1
             for (; i < end; i += 2 * Scope::THREADS) {
                 const u32 next = i + Scope::THREADS;
@@ -141,7 +147,7 @@ struct RowTile {
     }
 
     DEVICE bool is_resident(u32 v) const { return !STREAMS || v - first < resident; }
-    // Puts f32 values in the place of the scores of a vector on chip; only its thread reads them again.
+    // Replaces the scores of a vector on chip by other f32 values. Only its thread reads them again.
     DEVICE void replace(u32 v, const float (&values)[V]) const {
         if (is_resident(v)) tile.store(v - first, pack<T>([&](u32 j) { return values[j]; }));
     }
@@ -155,9 +161,10 @@ struct RowTile {
     }
 };
 
-// Writes value(score, its vector) of every column to the row's place in p.out, 0 behind the row's length.
+// Writes value(score, its vector) of every column to the row's place in p.out, and 0 behind the row's length.
 template <class T, class Out, class Scope, class F>
-DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row, F value) {
+DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
+                         F value) {
     constexpr u32 V = T::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / Out::PER_VECTOR;
     const u64 out = p.out + static_cast<u64>(scope.row) * p.out_stride * SIZE;
     const u64 base = out - row.phase * SIZE;
@@ -168,10 +175,11 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
 #pragma unroll
         for (u32 piece = 0; piece < PIECES; ++piece) {
             const u32 at = piece * Out::PER_VECTOR;
-            Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece, pack<Out>([&](u32 j) { return value(s[at + j], v); }));
+            Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece,
+                                      pack<Out>([&](u32 j) { return value(s[at + j], v); }));
         }
     });
-    // The ends of the row, or where the output is aligned otherwise than the scores, all of it.
+    // The ends of the row; all of it if the output is aligned otherwise than the scores.
     const auto elements = [&](u32 from, u32 to) {
 #pragma unroll 1
         for (u32 i = row.own(scope, from); i < to; i += Scope::THREADS) {
@@ -179,7 +187,8 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
             for (u32 j = 0; j < V; ++j) {
                 const u32 c = row.column(row.first + i, j);
                 if (c < row.cols) {
-                    Global<typename Out::Bits>(out).store(c, c < row.len ? Out::bits(value(row.score(i, j), row.first + i)) : 0);
+                    const auto of = [&] { return Out::bits(value(row.score(i, j), row.first + i)); };
+                    Global<typename Out::Bits>(out).store(c, c < row.len ? of() : 0);
                 }
             }
         }

@@ -1,4 +1,5 @@
-// How beta is chosen. Twin of src/rescaling.rs and of the registry in src/laws.rs, whose order the cases have.
+// How beta is chosen. Twin of src/rescaling.rs and of the registry in src/laws.rs, whose order the cases
+// have.
 #pragma once
 #include "params.cuh"
 #include "stats.cuh"
@@ -8,7 +9,7 @@ constexpr u32 LAW_VELICKOVIC = 9;
 DEVICE double larger(double a, double b) { return b > a ? b : a; }
 DEVICE double whole(double a) { return static_cast<double>(static_cast<u64>(a)); }
 
-// A published length law. n: visible keys. i: 0-based position of the query. entropy: nats, at beta = 1.
+// A published length law. n: visible keys. i: 0-based position of the query. entropy: in nats, at beta = 1.
 COLD double law_factor(u32 law, double p0, double p1, double p2, double n, double i, double entropy) {
     using namespace simt;
     const double ln_n = ln(larger(n, 1.0));
@@ -36,7 +37,8 @@ COLD double law_factor(u32 law, double p0, double p1, double p2, double n, doubl
 
 DEVICE bool needs_entropy(const RowParams& p) { return p.rule == RULE_LAW && p.law == LAW_VELICKOVIC; }
 
-// beta of a row, >= 0; NaN, which makes its row NaN, where an array or a law says so. critical: Lambda(resolve), read under RULE_CRITICAL only; entropy under LAW_VELICKOVIC only.
+// beta of a row, >= 0. It is NaN if an array or a law gives NaN, and then all of the row is NaN.
+// critical: Lambda(resolve); only RULE_CRITICAL reads it. entropy: only LAW_VELICKOVIC reads it.
 DEVICE double beta_for(const RowParams& p, u32 row, u32 n, double critical, double entropy) {
     using namespace simt;
     double beta;
@@ -45,12 +47,14 @@ DEVICE double beta_for(const RowParams& p, u32 row, u32 n, double critical, doub
     } else if (p.rule == RULE_ARRAY) {
         beta = static_cast<double>(Global<float>(p.betas).load(row));
     } else if (p.rule == RULE_LAW) {
-        // Without positions a row sits at n - 1. That is its last visible key, as files without positions are read, unless keys before
-        // it are masked: to find it then would take an index in every pass.
+        // Without positions the query of a row is at n - 1. Files without positions are read the same way:
+        // this is the last visible key, unless keys before it are masked. To find it then, every pass would
+        // need an index.
         const u32 i = p.positions ? Global<u32>(p.positions).load(row) : n > 0 ? n - 1 : 0;
-        beta = law_factor(p.law, p.p[0], p.p[1], p.p[2], static_cast<double>(n), static_cast<double>(i), entropy);
+        beta = law_factor(p.law, p.p[0], p.p[1], p.p[2], static_cast<double>(n), static_cast<double>(i),
+                          entropy);
     } else if (p.rule == RULE_CRITICAL) {
-        // 0 * infinity: a ratio of 0 asks for no separation, tied or not.
+        // A ratio of 0 gives beta 0, also for a tied row, where 0 * infinity would be NaN.
         beta = larger(p.p[0] == 0.0 ? 0.0 : mul_rn(p.p[0], critical), p.p[1]);
         beta = beta > p.p[2] ? p.p[2] : beta;
     } else {

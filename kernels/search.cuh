@@ -1,6 +1,6 @@
-// The search for the contact of a row: count the gaps in bins, bound every bin, look closer at what can still win. The idea is that of
-// src/cpu/refine.rs. All that decides is integers, keys and counts, merged over the parts of the row, so every part and every
-// thread comes to the same answer in any order.
+// The search for the contact of a row: count the gaps in bins, bound every bin, look closer at the bins that
+// can still win. src/cpu/ searches by the same idea. Only integers decide, keys and counts, merged over the
+// parts of the row: so every part and every thread comes to the same answer, in any order.
 #pragma once
 #include "counts.cuh"
 
@@ -24,9 +24,11 @@ template <class T, class Scope>
 struct GapSearch : Bounds, GapCounts<T, Scope> {
     using Counts = GapCounts<T, Scope>;
     using typename Counts::Window;
-    using Counts::scope, Counts::row, Counts::max, Counts::count, Counts::count_row, Counts::below, Counts::own_bins;
+    using Counts::scope, Counts::row, Counts::max, Counts::count, Counts::count_row;
+    using Counts::below, Counts::own_bins;
 
-    DEVICE GapSearch(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, u32 n, bool plain)
+    DEVICE GapSearch(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max,
+                     u32 n, bool plain)
         : Bounds(p, n, plain), Counts(scope, row, max) {}
 
     DEVICE void raise_by_bins(const Window& w, simt::Where at = HERE) {
@@ -39,15 +41,15 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
         const double ratio = this->ratio(simt::float_of(key), capped(rank));
         if (ratio > 0) mine = Peak::merge(mine, Peak{ratio, key, capped(rank)});
     }
-    // The best of all threads and of before joins `peak`, which thread 0 alone reads and writes until the end.
+    // Merges the best of all threads into `peak`, which only thread 0 reads and writes until the end.
     DEVICE void keep(Peak mine, simt::Where at = HERE) {
         if (scope.thread() == 0) mine = Peak::merge(mine, load_record<Peak>(scope.peak, 0));
-        const Peak best = scope.fold(mine, Peak{0, 0, 0}, [](const Peak& a, const Peak& b) { return Peak::merge(a, b); }, at);
+        const Peak best = scope.fold(mine, Peak{0, 0, 0}, MergeOf<Peak>{}, at);
         if (scope.thread() == 0) store_record(scope.peak, 0, best);
         raise(best.ratio);
     }
 
-    // Ranks the `count` <= CANDIDATES gaps with keys lo ..= hi, `before` scores lying below, pair by pair.
+    // Ranks the `count` <= CANDIDATES gaps with keys lo ..= hi pair by pair. `before` scores lie below lo.
     DEVICE void rank_all(u32 lo, u32 hi, u32 before, u32 count, simt::Where at = HERE) {
         u32 mine = 0;
         row.for_each(scope, [&](float s) { mine += gap_key(max, s) - lo <= hi - lo; });
@@ -71,7 +73,8 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
         keep(peak, at);
     }
 
-    // Lower bounds from gaps at hand: `tops` are scores of this row, so each has at least its rank among them.
+    // A lower bound from scores that the threads have at hand: `tops` are scores of this row, so each has at
+    // least the rank that it has among them.
     template <u32 N>
     DEVICE void estimate(u32 lo, u32 ties, const float (&tops)[N], simt::Where at = HERE) {
         const Window w{lo, last, ties};
@@ -82,7 +85,8 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
         raise_by_bins(w, at);
     }
 
-    // The supremum over the keys from lo on, `before` scores lying below. Ascending: everything below w.lo is settled.
+    // The supremum over the keys from lo on; `before` scores lie below lo. The search ascends: all below w.lo
+    // is settled.
     DEVICE void run(u32 lo, u32 before) {
         Window w{lo, reach(), before};
         while (w.lo <= w.hi) {
@@ -95,18 +99,19 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
             }
         }
     }
-    // Settles the window; or narrows it, where too many gaps can win, to the bins from the first to the last that can, so that the
-    // next count is finer; or, where that leaves out too little, to the first of them.
+    // Settles the window and returns true; or, if too many gaps can win, narrows it so that the next count is
+    // finer: to the bins from the first to the last that can win, or to the first of them if those leave out
+    // too little.
     DEVICE bool settle(Window& w) {
         for (u32 from = 0;;) {
             Span span = Span::none();
             own_bins(w, [&](u32 b, u32 rank) {
                 if (b >= from && can_win(w.low(b), rank)) span = Span::merge(span, Span{b, b});
             });
-            span = scope.fold(span, Span::none(), [](const Span& a, const Span& b) { return Span::merge(a, b); });
+            span = scope.fold(span, Span::none(), MergeOf<Span>{});
             if (span.first > span.last) return true;
             if (w.shift() == 0) {
-                // A bin is a gap: its count is exact.
+                // A bin is one gap, and its count is exact.
                 Peak peak{0, 0, 0};
                 own_bins(w, [&](u32 b, u32 rank) { offer(peak, w.low(b), rank); });
                 keep(peak);
@@ -117,14 +122,15 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
             const u32 stretch = scope.counts.load(end) - start;
             if (stretch > Scope::CANDIDATES) {
                 if (scope.counts.load(Scope::BINS - 1) - below(from) >= stretch + Scope::CANDIDATES) {
-                    // Nothing behind the stretch can win, now or later.
+                    // Nothing behind the stretch can win any more.
                     if (w.hi >= reach()) last = w.high(end);
                     w = Window{w.low(span.first), w.high(end), w.before + start};
                     return false;
                 }
                 u32 furthest = 0;
                 own_bins(w, [&](u32 b, u32) {
-                    if (b >= span.first && scope.counts.load(b) - start <= Scope::CANDIDATES) furthest = b + 1;
+                    const bool few = b >= span.first && scope.counts.load(b) - start <= Scope::CANDIDATES;
+                    if (few) furthest = b + 1;
                 });
                 end = scope.fold(furthest, 0u, Larger{});
                 if (end == 0) {
@@ -138,7 +144,7 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
         }
     }
 
-    // The key of the k-th smallest gap, `ties` < k <= the number of finite gaps.
+    // The key of the k-th smallest gap; ties < k <= the number of finite gaps.
     DEVICE u32 select(u32 k, u32 ties) {
         Window w = Window{1, LARGEST_KEY, ties};
         for (;;) {
@@ -153,12 +159,12 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
     }
 };
 
-// Lambda(resolve), or with `plain` Lambda, of a row with its contact. tops: scores of this row that the thread has at hand, for a
-// first bound. Under p.top_k the k largest alone count, and kth_gap, which bounds the rest, is set; it is -1 where all were
-// counted. Called by all threads; valid in all of them.
+// Lambda(resolve) of a row, or Lambda if `plain`, with its contact. tops: scores of this row that the thread
+// has at hand, for a first bound. With p.top_k only the k largest scores count, and kth_gap bounds the gaps
+// of the others; it is -1 if all were counted. All threads call it, and the result is valid in all of them.
 template <class T, class Scope, u32 N>
-DEVICE Peak critical_beta(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row, const RowMax& top, u32 ties, bool plain,
-                          float& kth_gap, const float (&tops)[N]) {
+DEVICE Peak critical_beta(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row,
+                          const RowMax& top, u32 ties, bool plain, float& kth_gap, const float (&tops)[N]) {
     GapSearch<T, Scope> search(p, scope, row, top.max, top.len, plain);
     const Peak at_top{search.ratio(0, ties), 0, ties};
     if (scope.thread() == 0) store_record(scope.peak, 0, at_top);

@@ -1,9 +1,15 @@
-// What can be known of a row piece by piece, and how the pieces merge. Twin of src/stats.rs.
+// Statistics of parts of a row, and how they merge. Twin of src/stats.rs.
 #pragma once
 #include "math.cuh"
 
-// The top of a part of a row. second: the largest score when one maximum is left out. len: scores above -inf, NaN included.
-// max is NaN or +inf where the row is poisoned.
+// For folds over threads.
+template <class R>
+struct MergeOf {
+    DEVICE R operator()(const R& a, const R& b) const { return R::merge(a, b); }
+};
+
+// The top of a part of a row. second: the largest score when one maximum is left out. len: the number of
+// scores above -inf, NaN included. If the row is poisoned, max is NaN or +inf.
 struct RowMax {
     float max, second;
     u32 len;
@@ -15,12 +21,14 @@ struct RowMax {
     }
     DEVICE bool poisoned() const { return !(max < INFINITE); }
     static DEVICE RowMax merge(const RowMax& a, const RowMax& b) {
-        return RowMax{simt::max_nan(a.max, b.max), simt::max_num(simt::max_num(a.second, b.second), simt::min_num(a.max, b.max)),
-                      a.len + b.len};
+        const float max = simt::max_nan(a.max, b.max);
+        const float second = simt::max_num(simt::max_num(a.second, b.second), simt::min_num(a.max, b.max));
+        return RowMax{max, second, a.len + b.len};
     }
 };
 
-// Who attains the maximum: how many, and the first column; in a poisoned row the first NaN or +inf.
+// How many columns attain the maximum, and the first of them. In a poisoned row argmax is the first NaN or
+// +inf.
 struct Maxima {
     u32 ties, argmax;
     static DEVICE Maxima none() { return Maxima{0, ~0u}; }
@@ -33,7 +41,7 @@ struct Maxima {
     }
 };
 
-// A sum of floats that loses nothing worth a float: a running sum and what its roundings left out.
+// A Kahan sum: `high` is the running sum, `low` is what its roundings added too much.
 struct Sum {
     float high, low;
     DEVICE void add(float value) {
@@ -45,7 +53,7 @@ struct Sum {
     DEVICE double total() const { return simt::sub_rn(static_cast<double>(high), static_cast<double>(low)); }
 };
 
-// Pairs of neighbours, then pairs of those.
+// Adds pairs of neighbours, then pairs of these sums.
 template <u32 V>
 DEVICE float tree_sum(float (&w)[V]) {
 #pragma unroll
@@ -56,7 +64,7 @@ DEVICE float tree_sum(float (&w)[V]) {
     return w[0];
 }
 
-// Z = sum of exp(-beta gap), and the sum of gap * exp(-beta gap) in score units.
+// sum: Z, the sum of exp(-beta gap). gap_sum: the sum of gap * exp(-beta gap), in units of scores.
 struct Partition {
     double sum, gap_sum;
     static DEVICE Partition empty() { return Partition{0.0, 0.0}; }
@@ -67,6 +75,8 @@ struct Partition {
     DEVICE double entropy(double beta) const {
         if (!(sum > 0.0)) return 0.0;
         const double f = ln(sum);
-        return gap_sum == 0.0 || beta == 0.0 ? f : simt::add_rn(f, simt::div_rn(simt::mul_rn(beta, gap_sum), sum));
+        return gap_sum == 0.0 || beta == 0.0
+                   ? f
+                   : simt::add_rn(f, simt::div_rn(simt::mul_rn(beta, gap_sum), sum));
     }
 };

@@ -1,5 +1,5 @@
-// What every kernel says of a row: row_max -> (count_gaps -> critical_beta) -> beta -> partition -> write_probs. Each verb is called by
-// all threads of the scope and its result is valid in all of them.
+// The steps of every kernel: row_max -> (count_gaps -> critical_beta) -> beta -> partition -> write_probs.
+// All threads of the scope call each of them, and its result is valid in all of them.
 #pragma once
 #include "partition.cuh"
 #include "report.cuh"
@@ -11,7 +11,7 @@
 #include "scope/cluster.cuh"
 #endif
 
-// The top of the row; `own` is the top of this thread's share, `early` the sum of what is not on chip.
+// The top of the row. own: the top of this thread's share. early: the sum of the scores that are not on chip.
 template <class T, class Scope>
 DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, RowMax& own, EarlySum& early) {
     own = RowMax::empty();
@@ -20,14 +20,15 @@ DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, RowMa
         for (u32 j = 0; j < T::PER_VECTOR; ++j) own.take(s[j]);
         if (early.on && !row.is_resident(v)) early.take(s);
     });
-    RowMax top = scope.reduce(own, RowMax::empty(), [](const RowMax& a, const RowMax& b) { return RowMax::merge(a, b); });
+    RowMax top = scope.reduce(own, RowMax::empty(), MergeOf<RowMax>{});
     top.max = simt::add_rn(top.max, 0.0f);  // -0 and 0 are one score
     return top;
 }
 
-// Who attains the maximum. Only threads that hold one look again.
+// The columns of the maximum. Only threads that hold one read their scores again.
 template <class T, class Scope>
-DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const RowMax& top, const RowMax& own) {
+DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const RowMax& top,
+                     const RowMax& own) {
     Maxima found = Maxima::none();
     const bool poisoned = top.poisoned();
     if (poisoned ? own.poisoned() : own.max == top.max && top.len > 0) {
@@ -39,13 +40,13 @@ DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const 
             }
         });
     }
-    return scope.reduce(found, Maxima::none(), [](const Maxima& a, const Maxima& b) { return Maxima::merge(a, b); });
+    return scope.reduce(found, Maxima::none(), MergeOf<Maxima>{});
 }
 
-// With KEPT what is on chip are weights already. With `sums`, `rest` adds up the weights of what is not.
+// With KEPT the values on chip are weights already. If `sums`, `rest` adds up the weights of the others.
 template <bool KEPT, class T, class Scope>
-DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Exponent& b, double z,
-                        bool poisoned, bool sums, Sum& rest) {
+DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
+                        float max, const Exponent& b, double z, bool poisoned, bool sums, Sum& rest) {
     const double inverse = z > 0.0 ? simt::div_rn(1.0 / WEIGHT_ONE, z) : 0.0;
     const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
     const auto write = [&](auto weight) {
@@ -68,15 +69,16 @@ DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T,
     }
 }
 
-// Everything about one row; with OUT its probabilities too.
+// All results of one row; with OUT its probabilities too.
 template <bool OUT, class T, class Scope>
 DEVICE void measure_row(const RowParams& p, Scope& scope) {
     const RowTile<T, Scope::STREAMS> row(p, scope);
     row.load(scope);
     const bool critical = !OUT || p.rule == RULE_CRITICAL;
-    // A beta that is known before the row, or is unless some of its scores are masked; and scores that are still there when they have
-    // been written.
-    const bool sums_early = OUT && Scope::STREAMS && !critical && !p.report && !needs_entropy(p) && p.out != p.scores;
+    // The early sum needs a beta that is known before the row (unless some of its scores are masked), and
+    // scores that are still there after the probabilities are written.
+    const bool sums_early =
+        OUT && Scope::STREAMS && !critical && !p.report && !needs_entropy(p) && p.out != p.scores;
     EarlySum early(sums_early ? beta_for(p, scope.row, row.len, 0, 0) : 0, sums_early);
     RowMax own;
     const RowMax top = row_max(scope, row, own, early);
@@ -85,13 +87,13 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     const bool reports = p.report && scope.leads();
     double lambda = 0;
     if (p.report || critical) {
-        // One maximum, and nobody asks where: no need to look.
+        // There is one maximum, and no report needs its column.
         Maxima found{top.len > 0, 0};
         if (p.report || top.second == top.max) found = maxima(scope, row, top, own);
         if (reports) report_top(report, top, found);
         if (critical && !poisoned) {
             const float tops[2] = {own.max, own.second};
-            // Lambda first where both are asked for; where r = 0 they are one.
+            // If both are wanted, Lambda comes first. For r = 0 they are the same.
             bool plain = !OUT && p.both && p.resolve != 0;
 #pragma unroll 1
             for (;;) {
@@ -108,10 +110,12 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
         }
     }
     double entropy = 0;
-    if (needs_entropy(p) && !poisoned) entropy = partition<false>(scope, row, top.max, 1.0, true).entropy(1.0);
+    if (needs_entropy(p) && !poisoned) {
+        entropy = partition<false>(scope, row, top.max, 1.0, true).entropy(1.0);
+    }
     const double beta = beta_for(p, scope.row, top.len, lambda, entropy);
     const Exponent b(beta);
-    // Of poisoned and empty rows too: their weights are 0, which NaN or 0 then multiplies.
+    // Poisoned and empty rows too: their weights are 0, and NaN or 0 multiplies them.
     constexpr bool KEEP = OUT && sizeof(typename T::Bits) == 4;
     const Partition z = partition<KEEP>(scope, row, top.max, beta, b, p.report != 0, early);
     if (reports) {
@@ -124,8 +128,10 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
         Sum rest{0, 0};
         write_probs<KEEP>(p, scope, row, top.max, b, z.sum, poisoned || beta != beta, summed, rest);
         if (summed) {
-            const double own_error = simt::sub_rn(simt::mul_rn(rest.total(), 1.0 / WEIGHT_ONE), early.total(top.max));
-            const double error = scope.reduce(own_error, 0.0, [](double a, double c) { return simt::add_rn(a, c); });
+            const double written = simt::mul_rn(rest.total(), 1.0 / WEIGHT_ONE);
+            const double own_error = simt::sub_rn(written, early.total(top.max));
+            const auto add = [](double a, double c) { return simt::add_rn(a, c); };
+            const double error = scope.reduce(own_error, 0.0, add);
             if ((error < 0 ? -error : error) > simt::mul_rn(z.sum, EarlySum::APART)) {
                 write_probs<KEEP>(p, scope, row, top.max, b, simt::add_rn(z.sum, error), false, false, rest);
             }
@@ -161,24 +167,31 @@ DEVICE void measure_split(const RowParams& p) {
     }
 }
 
-// One kernel of a family, from its row of variants.def. CTAs that share an SM hide one another's loads behind arithmetic; how many
-// threads of them is what the registers allow with no spill. On sm_90 that has been looked at (ptxas 13.0, 2026-11-25); the
-// compilers of other parts need up to 16 registers more. A CTA of 512 has the SM for itself.
+// One kernel of a family, from its row of variants.def. CTAs that share an SM hide each other's loads behind
+// arithmetic: threads_per_sm is the number of threads for which the registers suffice without a spill. It was
+// found for sm_90 (ptxas 13.0, 2026-11-25); other architectures need up to 16 registers more. A CTA of 512
+// threads has the SM for itself.
 constexpr int resident_ctas(int threads, int threads_per_sm) {
-    return threads > 256 ? 1 : (SIMT_TUNED || threads_per_sm == 512 ? threads_per_sm : threads_per_sm - 256) / threads;
+    if (threads > 256) return 1;
+    return (SIMT_TUNED || threads_per_sm == 512 ? threads_per_sm : threads_per_sm - 256) / threads;
 }
 #define STAMP(FAMILY, OUT, T, SCOPE, THREADS, CTAS) STAMP_##SCOPE(FAMILY, OUT, T, THREADS, CTAS)
 #define STAMP_warp(FAMILY, OUT, T, THREADS, CTAS) \
-    KERNEL(FAMILY##_##T##_warp##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, 768)) { measure_warp<OUT, T, THREADS, CTAS>(params); }
+    KERNEL(FAMILY##_##T##_warp##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, 768)) { \
+        measure_warp<OUT, T, THREADS, CTAS>(params); \
+    }
 #define STAMP_block(FAMILY, OUT, T, THREADS, CTAS) \
     KERNEL(FAMILY##_##T##_block##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, OUT ? 1024 : 768)) { \
         measure_block<OUT, T, THREADS, CTAS>(params); \
     }
 #define STAMP_split(FAMILY, OUT, T, THREADS, CTAS) \
-    KERNEL(FAMILY##_##T##_split##THREADS##x##CTAS, THREADS, 1) { measure_split<OUT, T, THREADS, CTAS>(params); }
+    KERNEL(FAMILY##_##T##_split##THREADS##x##CTAS, THREADS, 1) { \
+        measure_split<OUT, T, THREADS, CTAS>(params); \
+    }
 #if SIMT_CLUSTERS
 #define STAMP_cluster(FAMILY, OUT, T, THREADS, CTAS) \
-    CLUSTER_KERNEL(FAMILY##_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS, resident_ctas(THREADS, OUT ? 768 : 512)) { \
+    CLUSTER_KERNEL(FAMILY##_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS, \
+                   resident_ctas(THREADS, OUT ? 768 : 512)) { \
         measure_cluster<OUT, T, THREADS, CTAS>(params); \
     }
 #else

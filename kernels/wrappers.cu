@@ -1,5 +1,5 @@
-// Each wrapper of simt.cuh at least once, one u32 per thread and step to params.out, in the order of the steps: what must be
-// there is worked out again in tests/wrappers.rs, so that both bodies of simt.cuh are held to it.
+// Calls each wrapper of simt.cuh, and writes one u32 per thread and step to params.out, step after step.
+// tests/wrappers.rs works out the same words by itself, and compares them with those of both bodies.
 //   scores: 512 u32, any bits. workspace: 4096 bytes per CTA, zeroed.
 #include "params.cuh"
 
@@ -10,8 +10,8 @@ using namespace simt;
 struct Results {
     Global<u32> out;
     u64 at;
-    // Steps of a CTA lie together, CTAs one behind the other.
-    DEVICE Results(const RowParams& params, u32 steps) : out(params.out), at(static_cast<u64>(cta()) * steps * threads()) {}
+    // The steps of a CTA lie together, one CTA behind the other.
+    DEVICE Results(const RowParams& p, u32 steps) : out(p.out), at(u64{cta()} * steps * threads()) {}
     DEVICE void put(u32 value) {
         out.store(at + thread(), value);
         at += threads();
@@ -41,7 +41,7 @@ DEVICE void shared_memory(Results& r, const RowParams& params) {
     block_sync();
     r.put(words.load(n - 1 - t));
     block_sync();
-    // Both halves of a u64, and a u16 and a u8 within it.
+    // Both halves of a u64, and a u16 and a u8 in it.
     if (t % 2 == 0) words.cast<u64>(0, n / 2).store(t / 2, 0x0123456789abcdefull * (t + 1));
     block_sync();
     r.put(words.load(t));
@@ -87,10 +87,11 @@ DEVICE void device_memory(Results& r, const RowParams& params) {
 
 DEVICE void collectives(Results& r, const Global<u32>& in) {
     const u32 t = thread(), word = in.load(t);
-    // Not commutative: the lanes differ, and each shows the tree it was folded by.
+    // The operation is not commutative: the lanes get different results, which show the tree of their fold.
     r.put(warp_fold(word, [](u32 a, u32 b) { return 31 * a + b; }));
-    // Terms up to 2^51, of which the smallest end at 2^-40: every order of adding has another sum.
-    const double term = mul_rn(static_cast<double>(static_cast<i32>(word)), double_of(static_cast<u64>(983 + 3 * (lane() % 21)) << 52));
+    // Terms up to 2^51, of which the smallest end at 2^-40: every order of addition has another sum.
+    const double integer = static_cast<double>(static_cast<i32>(word));
+    const double term = mul_rn(integer, double_of(static_cast<u64>(983 + 3 * (lane() % 21)) << 52));
     r.put(warp_fold(term, [](double a, double b) { return add_rn(a, b); }));
     r.put(warp_exclusive_sum(word));
     r.put(simt::ballot(word & 1));
@@ -98,7 +99,8 @@ DEVICE void collectives(Results& r, const Global<u32>& in) {
 
 DEVICE void arithmetic(Results& r, const Global<u32>& in) {
     const u32 t = thread();
-    const float a = float_of(in.load(t)), b = float_of(in.load((7 * t + 3) % 128)), c = float_of(in.load((13 * t + 5) % 128));
+    const auto value = [&](u32 i) { return float_of(in.load(i)); };
+    const float a = value(t), b = value((7 * t + 3) % 128), c = value((13 * t + 5) % 128);
     r.put(add_rn(a, b));
     r.put(sub_rn(a, b));
     r.put(mul_rn(a, b));
@@ -107,9 +109,10 @@ DEVICE void arithmetic(Results& r, const Global<u32>& in) {
     r.put(max_nan(a, b));
     r.put(max_num(a, b));
     r.put(min_num(a, b));
-    // The same three with all 53 bits at work.
+    // The same three numbers, with all 53 bits in use.
     const double x = double_of(bits_of(static_cast<double>(a)) ^ in.load(128 + t) >> 4);
-    const double y = double_of(bits_of(static_cast<double>(b)) ^ in.load(256 + t) >> 4), z = static_cast<double>(c);
+    const double y = double_of(bits_of(static_cast<double>(b)) ^ in.load(256 + t) >> 4);
+    const double z = static_cast<double>(c);
     r.put(add_rn(x, y));
     r.put(sub_rn(x, y));
     r.put(mul_rn(x, y));
@@ -118,15 +121,15 @@ DEVICE void arithmetic(Results& r, const Global<u32>& in) {
     r.put(sqrt_rn(x < 0 ? -x : x));
     r.put(leading_zeros(in.load(t) >> t % 33 % 32));
     r.put(count_ones(in.load(t)));
-    // As bfloat16, a float and the one half a last place above it: a tie where its own low half is 0.
+    // A float as bfloat16, and the one with its high half and 0x8000 as the low half, which is a tie.
     const auto bfloat = [](u32 rounded) { return (rounded & 0x7fff) > 0x7f80 ? 0x7fc0u : rounded; };
     const u32 raw = in.load(t), even = raw & 0xffff0000u;
     const u32 pair = bfloats_of(float_of(raw), float_of(even + 0x8000));
     r.put(bfloat(pair & 0xffff) | bfloat(pair >> 16) << 16);
 }
 
-// For every half h: its float; and as halves that float, and those 0xfff, 0x1000 and 0x1001 of its last places away: a tie and both
-// sides of it.
+// For every half h: its float, and as halves this float and those whose bits are larger by 0xfff, 0x1000 and
+// 0x1001: a tie and both sides of it.
 DEVICE void halves(const RowParams& params, u64 at) {
     const Global<u32> out(params.out);
     for (u32 h = cta() * threads() + thread(); h < 65536; h += ctas() * threads()) {
@@ -174,11 +177,12 @@ DEVICE void one_cluster(const RowParams& params) {
 }
 #endif
 
-// Groups of params.ctas CTAs, which pass words around in the workspace of the first of them.
+// Groups of params.ctas CTAs, which hand words to each other in the workspace of the first of them.
 DEVICE void one_group(const RowParams& params) {
     Results r(params, SPLIT_STEPS);
     const u32 first = cta() / params.ctas * params.ctas, t = thread(), n = threads();
-    const Global<u32> counter(params.workspace + 4096ull * first), slots(params.workspace + 4096ull * first + 128);
+    const u64 workspace = params.workspace + 4096ull * first;
+    const Global<u32> counter(workspace), slots(workspace + 128);
     u32 word = 10 * cta() + t;
     for (u32 turn = 0; turn < SPLIT_STEPS; ++turn) {
         const u32 from = turn % 2 * params.ctas * n;
@@ -198,7 +202,9 @@ DEVICE void one_group(const RowParams& params) {
     KERNEL(wrappers_##T##_split##THREADS##x##CTAS, THREADS, 1) { wrappers::one_group(params); }
 #if SIMT_CLUSTERS
 #define WRAPPERS_cluster(T, THREADS, CTAS) \
-    CLUSTER_KERNEL(wrappers_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS, 1) { wrappers::one_cluster(params); }
+    CLUSTER_KERNEL(wrappers_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS, 1) { \
+        wrappers::one_cluster(params); \
+    }
 #else
 #define WRAPPERS_cluster(T, THREADS, CTAS)
 #endif

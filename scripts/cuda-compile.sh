@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Compiles every kernel without a GPU, and judges what the compiler made of it.
 #
-#   scripts/cuda-compile.sh              every variant for sm_80, sm_90, sm_100 and as PTX, and again by NVRTC without any
-#                                        header; a table of registers, stack, spills and shared memory; fails on a spill or a
-#                                        stack frame. The last line is `N variants, 0 spills`: N rows of variants.def, each
-#                                        on every one of the architectures that has it (clusters begin with sm_90)
-#   scripts/cuda-compile.sh --record     also writes benches/record/sass/DATE.txt
-#   scripts/cuda-compile.sh --tools      only finds or installs the tools, and prints CUDA_HOME
+#   scripts/cuda-compile.sh            compiles every variant for sm_80, sm_90, sm_100 and as PTX, and again
+#                                      by NVRTC without any header; prints a table of registers, stack, spills
+#                                      and shared memory; fails if a variant spills or has a stack frame. The
+#                                      last line is `N variants, 0 spills`: N rows of variants.def, on every
+#                                      architecture that has them (clusters begin with sm_90)
+#   scripts/cuda-compile.sh --record   also writes benches/record/sass/DATE.txt
+#   scripts/cuda-compile.sh --tools    only finds or installs the tools, and prints CUDA_HOME
 #
-# nvcc 13 is taken from $NVCC, $CUDA_HOME or PATH; else the pinned set comes from PyPI into target/cuda-venv. Unpinned, pip
-# mixes 13.0 with later parts that do not fit each other.
+# It takes nvcc 13 from $NVCC, $CUDA_HOME or PATH. If there is none, it installs the pinned set from PyPI into
+# target/cuda-venv: without pins, pip mixes 13.0 with later parts that do not fit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +22,7 @@ NVDISASM="nvidia-cuda-nvdisasm==13.2.86"
 VENV=$PWD/target/cuda-venv
 install() {
     [ -x "$VENV/bin/pip" ] || python3 -m venv "$VENV" || {
-        echo "error: no python3 with venv to install $1 with. Debian, Ubuntu: apt-get install python3-venv" >&2
+        echo "error: no python3 with venv to install $1. Debian, Ubuntu: apt-get install python3-venv" >&2
         exit 1
     }
     # shellcheck disable=SC2086
@@ -36,7 +37,8 @@ is_13() {
     [ "${release:-0}" -ge 13 ]
 }
 nvcc=
-for path in "${NVCC:-}" "${CUDA_HOME:+$CUDA_HOME/bin/nvcc}" "$(command -v nvcc || true)" "$(venv_home)/bin/nvcc"; do
+on_path=$(command -v nvcc || true)
+for path in "${NVCC:-}" "${CUDA_HOME:+$CUDA_HOME/bin/nvcc}" "$on_path" "$(venv_home)/bin/nvcc"; do
     [ -n "$path" ] && is_13 "$path" && nvcc=$path && break
 done
 if [ -z "$nvcc" ]; then
@@ -45,8 +47,8 @@ if [ -z "$nvcc" ]; then
     is_13 "$nvcc" || { echo "error: $nvcc, just installed, is not nvcc 13" >&2; exit 1; }
 fi
 home=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
-find_nvrtc() { first "$home"/lib/libnvrtc.so.13 "$home"/lib64/libnvrtc.so.13 "$(venv_home)"/lib/libnvrtc.so.13; }
-find_nvdisasm() { first "$home"/bin/nvdisasm "$(command -v nvdisasm || echo /nonexistent)" "$(venv_home)"/bin/nvdisasm; }
+find_nvrtc() { first {"$home"/lib,"$home"/lib64,"$(venv_home)"/lib}/libnvrtc.so.13; }
+find_nvdisasm() { first "$home"/bin/nvdisasm "$(command -v nvdisasm)" "$(venv_home)"/bin/nvdisasm; }
 [ "${1:-}" = --tools ] && echo "$home" && exit
 nvrtc=$(find_nvrtc) || { install "${NVCC_SET##* }" && nvrtc=$(find_nvrtc); }
 nvdisasm=$(find_nvdisasm) || { install "$NVDISASM" && nvdisasm=$(find_nvdisasm); }

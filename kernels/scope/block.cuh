@@ -1,14 +1,15 @@
-// One row per CTA, and what a CTA does in the scopes above it. The verbs are those of scope/warp.cuh.
+// One row per CTA. The scopes of several CTAs are built on this one. scope/warp.cuh describes the verbs.
 #pragma once
 #include "record.cuh"
 
-// CONTROL: bytes in front of the row. A scope above takes what it needs behind the first USED of them.
-template <u32 T, bool STREAM = false, u32 BINS_ = BINS, u32 CANDIDATES_ = CANDIDATES, u32 CONTROL = BLOCK_CONTROL_BYTES>
+// CONTROL: bytes in front of the row. A scope of several CTAs takes its own behind the first USED of them.
+template <u32 T, bool STREAM = false, u32 BINS_ = BINS, u32 CANDIDATES_ = CANDIDATES,
+          u32 CONTROL = BLOCK_CONTROL_BYTES>
 struct BlockScope {
     static constexpr u32 THREADS = T, BINS = BINS_, CANDIDATES = CANDIDATES_, WARPS = T / 32;
-    // ESTIMATES: a count of the threads' own tops is cheaper than counting more gaps of the row.
+    // ESTIMATES: it is cheaper to count the threads' own tops first than to count more gaps of the row.
     static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM;
-    // The arena: folds of warps in two turns; the best ratio; counts; the list.
+    // The arena: folds of the warps, for two turns; the best ratio; counts; the list.
     static constexpr u32 FOLD_WORDS = 2 * WARPS * RECORD_WORDS;
     static constexpr u32 USED = 4 * (FOLD_WORDS + RECORD_WORDS + BINS + CANDIDATES);
     static_assert(USED <= CONTROL, "arena of a CTA");
@@ -31,7 +32,8 @@ struct BlockScope {
     DEVICE bool leads() const { return simt::thread() == 0; }
     DEVICE void sync(simt::Where at = HERE) const { simt::block_sync(at); }
 
-    // One barrier a fold: two turns of slots, because no thread is more than one barrier ahead of another.
+    // One barrier per fold: the slots have two turns, because no thread is more than one barrier ahead of
+    // another.
     template <class R, class Merge>
     DEVICE R fold(R value, R none, Merge merge, simt::Where at = HERE) {
         value = simt::warp_fold(value, merge, at);
@@ -51,7 +53,8 @@ struct BlockScope {
         fold_turn ^= 1;
         if (simt::lane() == 31) folds.store((fold_turn * WARPS + simt::warp()) * RECORD_WORDS, below + mine);
         sync(at);
-        const u32 of_warp = simt::lane() < WARPS ? folds.load((fold_turn * WARPS + simt::lane()) * RECORD_WORDS) : 0;
+        const u32 of_warp =
+            simt::lane() < WARPS ? folds.load((fold_turn * WARPS + simt::lane()) * RECORD_WORDS) : 0;
         all = simt::warp_fold(of_warp, AddCounts{}, at);
         return below + simt::warp_fold(simt::lane() < simt::warp() ? of_warp : 0u, AddCounts{}, at);
     }

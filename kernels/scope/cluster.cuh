@@ -1,4 +1,5 @@
-// One row per cluster: each CTA holds a part of it and reads what the others publish in their shared memory (sm_90 and above).
+// One row per cluster (sm_90 and above): each CTA holds a part of the row, and reads the results of the
+// others in their shared memory.
 #pragma once
 #include "block.cuh"
 
@@ -6,8 +7,10 @@ template <u32 T, u32 CTAS>
 struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYTES> {
     using Base = BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYTES>;
     using Base::counts, Base::list;
-    // records: of the part, in two turns. others: counts that other CTAs may still read; then the list that all of them write.
-    static_assert(Base::USED + 4 * (2 * RECORD_WORDS + Base::BINS) <= CLUSTER_CONTROL_BYTES, "arena of a CTA");
+    // records: of the part, for two turns. others: counts that other CTAs may still read; then the list that
+    // all of them write.
+    static constexpr u32 USED = Base::USED + 4 * (2 * RECORD_WORDS + Base::BINS);
+    static_assert(USED <= CLUSTER_CONTROL_BYTES, "arena of a CTA");
     static_assert(Base::CANDIDATES <= Base::BINS, "the list lies in the place of counts");
     Shared<u32> records, others;
     u32 record_turn;
@@ -22,7 +25,7 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYT
     DEVICE u32 parts() const { return CTAS; }
     DEVICE bool leads() const { return part() == 0 && simt::thread() == 0; }
 
-    // The values of all parts, lane p of every warp getting part p's; two turns, as in a fold.
+    // The values of all parts: lane p of every warp gets that of part p. Two turns, as in a fold.
     template <class R>
     DEVICE R exchange(R value, R none, simt::Where at = HERE) {
         record_turn ^= 1;
@@ -31,7 +34,8 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYT
         if (simt::lane() >= CTAS) return none;
         const Remote<u32> there = records.remote(simt::lane());
         R theirs;
-        for (u32 w = 0; w < sizeof(R) / 4; ++w) reinterpret_cast<u32*>(&theirs)[w] = there.load(record_turn * RECORD_WORDS + w);
+        u32* words = reinterpret_cast<u32*>(&theirs);
+        for (u32 w = 0; w < sizeof(R) / 4; ++w) words[w] = there.load(record_turn * RECORD_WORDS + w);
         return theirs;
     }
     template <class R, class Merge>
@@ -45,7 +49,8 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYT
         const u32 theirs = exchange(all, 0u, at);
         return here + simt::warp_fold(simt::lane() < part() ? theirs : 0u, AddCounts{}, at);
     }
-    // The sums go to the other slice, which nobody has read since the barrier before, and the slices change places.
+    // The sums go to the other slice, which no CTA reads since the last barrier. Then the slices change
+    // places.
     DEVICE void merge_counts(simt::Where at = HERE) {
         simt::cluster_sync(at);
         constexpr u32 OWN = (Base::BINS + T - 1) / T;
@@ -69,7 +74,7 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYT
         counts = sums_of_all;
         this->sync(at);
     }
-    // `offset`, which comes before, is the barrier behind which nobody reads counts or the list there any more.
+    // `offset` comes before, and behind its barrier no CTA reads counts or the list there any more.
     Remote<u32> first_list;
     DEVICE void list_begin(simt::Where = HERE) { first_list = others.remote(0); }
     DEVICE void list_store(u32 i, u32 key) const { first_list.store(i, key); }

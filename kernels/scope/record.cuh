@@ -2,18 +2,20 @@
 #pragma once
 #include "../params.cuh"
 
-// Words of a value that threads fold.
+// At most so many words has a value that threads fold.
 constexpr u32 RECORD_WORDS = 8;
 
 template <class R>
 DEVICE void store_record(const Shared<u32>& to, u32 slot, const R& value) {
     static_assert(sizeof(R) % 4 == 0 && sizeof(R) <= 4 * RECORD_WORDS, "at most 8 words");
-    for (u32 w = 0; w < sizeof(R) / 4; ++w) to.store(slot * RECORD_WORDS + w, reinterpret_cast<const u32*>(&value)[w]);
+    const u32* words = reinterpret_cast<const u32*>(&value);
+    for (u32 w = 0; w < sizeof(R) / 4; ++w) to.store(slot * RECORD_WORDS + w, words[w]);
 }
 template <class R>
 DEVICE R load_record(const Shared<u32>& from, u32 slot) {
     R value;
-    for (u32 w = 0; w < sizeof(R) / 4; ++w) reinterpret_cast<u32*>(&value)[w] = from.load(slot * RECORD_WORDS + w);
+    u32* words = reinterpret_cast<u32*>(&value);
+    for (u32 w = 0; w < sizeof(R) / 4; ++w) words[w] = from.load(slot * RECORD_WORDS + w);
     return value;
 }
 

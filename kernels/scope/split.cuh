@@ -1,4 +1,4 @@
-// Few long rows: each is spread over a group of CTAs of the whole grid, which meet in the caller's workspace.
+// Few long rows: each is spread over a group of CTAs, which exchange their results in the caller's workspace.
 #pragma once
 #include "block.cuh"
 
@@ -8,19 +8,22 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
     using Base::counts, Base::list;
     static_assert(Base::USED + 8 * RECORD_WORDS <= SPLIT_CONTROL_BYTES, "arena of a CTA");
     Shared<u32> records;
-    static constexpr bool ASYNC = false;  // a group walks several rows, and an asynchronous load is once a launch
-    static constexpr bool ESTIMATES = false;  // it would be one more meeting of all CTAs, of some 7 (not yet measured)
+    // A group works on several rows, but a launch has one asynchronous load. The estimate would be one more
+    // barrier of all CTAs, beside about 7 (not yet measured).
+    static constexpr bool ASYNC = false, ESTIMATES = false;
     static constexpr u32 RING = 3;
     u32 ctas, group, record_turn, ring_turn;
     Global<u32> counter, ring, long_list, slots;
 
-    // The workspace of a group: counter (128 bytes), ring of counts, list, two turns of a record per CTA.
+    // The workspace of a group: counter (128 bytes), ring of counts, list, and for two turns a record per
+    // CTA.
     static constexpr u32 LIST_AT = 32 + RING * Base::BINS, SLOTS_AT = GROUP_BYTES / 4;
     static_assert(4 * (LIST_AT + Base::CANDIDATES) <= GROUP_BYTES, "workspace of a group");
     static_assert(8 * RECORD_WORDS <= GROUP_BYTES_PER_CTA, "workspace of a CTA");
 
     DEVICE explicit SplitScope(const RowParams& p)
-        : Base(p), ctas(p.ctas), group(simt::cta() / p.ctas), record_turn(0), ring_turn(0), counter(0), ring(0), long_list(0), slots(0) {
+        : Base(p), ctas(p.ctas), group(simt::cta() / p.ctas), record_turn(0), ring_turn(0),
+          counter(0), ring(0), long_list(0), slots(0) {
         records = simt::arena<u32>(Base::USED, 2 * RECORD_WORDS);
         const u64 base = p.workspace + static_cast<u64>(group) * (GROUP_BYTES + ctas * GROUP_BYTES_PER_CTA);
         counter = Global<u32>(base);
@@ -31,22 +34,25 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
     DEVICE u32 part() const { return simt::cta() - group * ctas; }
     DEVICE u32 parts() const { return ctas; }
     DEVICE bool leads() const { return part() == 0 && simt::thread() == 0; }
-    DEVICE void meet(simt::Where at) const { simt::group_sync(counter, ctas, at); }
+    DEVICE void sync_group(simt::Where at) const { simt::group_sync(counter, ctas, at); }
 
-    // The fold over f(value of part, part), by the first warp, then handed to all.
+    DEVICE u32 slot(u32 part) const { return (part * 2 + record_turn) * RECORD_WORDS; }
+    // The fold over f(value of a part, part): the first warp makes it, and all threads get it.
     template <class R, class F, class Merge>
     DEVICE R across(R value, R none, F f, Merge merge, simt::Where at = HERE) {
         record_turn ^= 1;
         constexpr u32 WORDS = sizeof(R) / 4;
         if (this->thread() == 0) {
-            for (u32 w = 0; w < WORDS; ++w) slots.store((part() * 2 + record_turn) * RECORD_WORDS + w, reinterpret_cast<const u32*>(&value)[w]);
+            const u32* words = reinterpret_cast<const u32*>(&value);
+            for (u32 w = 0; w < WORDS; ++w) slots.store(slot(part()) + w, words[w]);
         }
-        meet(at);
+        sync_group(at);
         R all = none;
         if (simt::warp() == 0) {
             for (u32 p = simt::lane(); p < ctas; p += 32) {
                 R theirs;
-                for (u32 w = 0; w < WORDS; ++w) reinterpret_cast<u32*>(&theirs)[w] = slots.load((p * 2 + record_turn) * RECORD_WORDS + w);
+                u32* words = reinterpret_cast<u32*>(&theirs);
+                for (u32 w = 0; w < WORDS; ++w) words[w] = slots.load(slot(p) + w);
                 all = merge(all, f(theirs, p));
             }
         }
@@ -63,10 +69,12 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
     DEVICE u32 offset(u32 mine, simt::Where at = HERE) {
         u32 all;
         const u32 here = this->offset_in_part(mine, all, at), me = part();
-        return here + across(all, 0u, [me](u32 theirs, u32 p) { return p < me ? theirs : 0u; }, AddCounts{}, at);
+        const auto lower = [me](u32 theirs, u32 p) { return p < me ? theirs : 0u; };
+        return here + across(all, 0u, lower, AddCounts{}, at);
     }
-    // Counts are made in shared memory and added up in a ring of three. Behind the barrier of turn k nobody reads slice k - 1 any
-    // more: it is cleared there, and used again at turn k + 2, behind one more barrier. The launch clears the workspace.
+    // Each CTA counts in shared memory, and the counts are added up in a ring of three slices. Behind the
+    // barrier of turn k no CTA reads slice k - 1 any more: it is cleared there, and used again at turn k + 2,
+    // behind one more barrier. The launch clears the workspace.
     DEVICE void merge_counts(simt::Where at = HERE) {
         this->sync(at);
         const u32 slice = ring_turn * Base::BINS, stale = (ring_turn + 2) % RING * Base::BINS;
@@ -75,7 +83,7 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
             const u32 n = counts.load(b);
             if (n > 0) ring.add(slice + b, n);
         }
-        meet(at);
+        sync_group(at);
         for (u32 b = this->thread(); b < Base::BINS; b += T) {
             counts.store(b, ring.load(slice + b));
             if (b % ctas == part()) ring.store(stale + b, 0);
@@ -84,7 +92,7 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
     }
     DEVICE void list_store(u32 i, u32 key) const { long_list.store(i, key); }
     DEVICE void list_end(u32 n, simt::Where at = HERE) {
-        meet(at);
+        sync_group(at);
         for (u32 i = this->thread(); i < n; i += T) list.store(i, long_list.load(i));
         this->sync(at);
     }

@@ -1,17 +1,18 @@
-// One row per warp: several rows share a CTA and never meet.
+// One row per warp. Several rows share a CTA; they never wait for each other.
 #pragma once
 #include "record.cuh"
 
-// The verbs of every scope; all of them are called by all threads of the part, at one line.
+// The verbs of every scope. All threads of a part call each of them, at one line of the source.
 //   thread() THREADS        my place in the part of the row that one warp or CTA holds
 //   part() parts()          which part this is
 //   sync()                  barrier of the part
 //   fold(v, none, merge)    over the threads of the part; valid in all of them. v: at most 8 words
 //   reduce(v, none, merge)  over all parts; valid in all threads. Both in a fixed order
 //   offset(mine)            sum of `mine` over all threads before this one, lower parts first; valid in each
-//   clear_counts() .. counts.add(..) .. merge_counts(): `counts` are then those of all parts, and the part's own to change
+//   clear_counts() .. counts.add(..) .. merge_counts(): `counts` then holds the sums over all parts, and each
+//                           part may change its copy
 //   list_begin() .. list_store(i, key) .. list_end(n): `list` holds what all parts stored
-//   peak                    8 words of the part, which thread 0 keeps
+//   peak                    8 words of the part, for thread 0
 template <u32 WARPS>
 struct WarpScope {
     static constexpr u32 THREADS = 32, BINS = WARP_BINS, CANDIDATES = WARP_CANDIDATES;
@@ -43,14 +44,16 @@ struct WarpScope {
         return simt::warp_fold(value, merge, at);
     }
     DEVICE u32 offset(u32 mine, simt::Where at = HERE) { return simt::warp_exclusive_sum(mine, at); }
-    DEVICE u32 offset_in_part(u32 mine, u32&, simt::Where at = HERE) { return simt::warp_exclusive_sum(mine, at); }
+    DEVICE u32 offset_in_part(u32 mine, u32&, simt::Where at = HERE) {
+        return simt::warp_exclusive_sum(mine, at);
+    }
     DEVICE void clear_counts(simt::Where at = HERE) {
         sync(at);
         for (u32 b = thread(); b < BINS; b += THREADS) counts.store(b, 0);
         sync(at);
     }
     DEVICE void merge_counts(simt::Where at = HERE) { sync(at); }
-    // The list before may still be read: a fold orders the lanes of a warp but not their memory.
+    // A lane may still read the previous list: a fold orders the lanes of a warp but not their memory.
     DEVICE void list_begin(simt::Where at = HERE) { sync(at); }
     DEVICE void list_store(u32 i, u32 key) const { list.store(i, key); }
     DEVICE void list_end(u32, simt::Where at = HERE) { sync(at); }

@@ -2,7 +2,7 @@
 #pragma once
 
 #define DEVICE __device__ __forceinline__
-// Rarely run, and full of constants that would occupy registers where it is inlined.
+// Runs rarely, and is full of constants that would occupy registers if it were inlined.
 #define COLD static __device__ __noinline__
 #ifndef __CUDA_ARCH__
 #define __CUDA_ARCH__ 900  // the host pass of nvcc only parses
@@ -12,7 +12,7 @@
 
 namespace simt {
 
-// Where a collective stands in the source: nothing here, file and line on the host.
+// The place of a collective in the source: nothing here, file and line on the host.
 struct Where {};
 #define HERE ::simt::Where()
 
@@ -37,7 +37,8 @@ DEVICE u32 cluster_cta() {
     return rank;
 }
 DEVICE void cluster_sync(Where = HERE) {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\t"
+                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 // A slice of shared memory of another CTA of the cluster.
@@ -51,11 +52,12 @@ struct Remote {
         return reinterpret_cast<const T&>(bits);
     }
     DEVICE void store(u32 i, T value) const {
-        asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at + 4 * i), "r"(reinterpret_cast<const u32&>(value)) : "memory");
+        const u32 bits = reinterpret_cast<const u32&>(value);
+        asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at + 4 * i), "r"(bits) : "memory");
     }
 };
 #else
-// Clusters begin with sm_90; cluster variants are not stamped below it.
+// Clusters begin with sm_90; below it there are no cluster variants.
 DEVICE u32 cluster_cta() { return 0; }
 DEVICE void cluster_sync(Where = HERE) { __syncthreads(); }
 #endif
@@ -74,7 +76,8 @@ struct Shared {
 #if __CUDA_ARCH__ >= 900
     DEVICE Remote<T> remote(u32 rank) const {
         Remote<T> there;
-        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there.at) : "r"(shared_address(data())), "r"(rank));
+        const u32 here = shared_address(data());
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there.at) : "r"(here), "r"(rank));
         return there;
     }
 #endif
@@ -85,7 +88,7 @@ DEVICE Shared<T> arena(u32 offset, u32) {
     return Shared<T>{offset};
 }
 
-// Device memory. Rows are read once and written once: streaming hints keep them from evicting what is read again.
+// Device memory. Rows are read once and written once: streaming hints say so to the caches.
 template <class T>
 struct Global {
     u64 address;
@@ -113,7 +116,8 @@ DEVICE void group_sync(Global<u32> counter, u32 ctas, Where = HERE) {
         const u32 turn = atomicAdd(counter.data(), 1u) / ctas;
         u32 arrived;
         do {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(counter.address) : "memory");
+            const u64 at = counter.address;
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(at) : "memory");
         } while (arrived / ctas == turn);
         __threadfence();
     }
@@ -129,18 +133,21 @@ DEVICE u32 async_barrier() {
 
 DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 count) {
 #if __CUDA_ARCH__ >= 900
-    // One thread begins bulk copies that complete on a barrier; the copy engine takes them from there.
+    // One thread begins bulk copies, which the copy engine does; they complete on a barrier.
     const u32 barrier = async_barrier();
     if (threadIdx.x == 0) {
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\tfence.mbarrier_init.release.cluster;" ::"r"(barrier) : "memory");
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(count * 16) : "memory");
-        constexpr u32 PIECE = 4096;  // vectors per copy: several are in flight at once
+        const u32 bytes = count * 16;
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\t"
+                     "fence.mbarrier_init.release.cluster;" ::"r"(barrier) : "memory");
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::
+                         "r"(barrier), "r"(bytes) : "memory");
+        constexpr u32 PIECE = 4096;  // vectors per copy: several copies are in flight at once
         for (u32 done = 0; done < count; done += PIECE) {
             const u32 n = count - done < PIECE ? count - done : PIECE;
-            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                             shared_address(to.data() + done)),
-                         "l"(from.address + 16 * (first + done)), "r"(n * 16), "r"(barrier)
-                         : "memory");
+            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                         "[%0], [%1], %2, [%3];" ::
+                         "r"(shared_address(to.data() + done)), "l"(from.address + 16 * (first + done)),
+                         "r"(n * 16), "r"(barrier) : "memory");
         }
     }
 #else
@@ -154,14 +161,11 @@ DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 coun
 
 DEVICE void wait_async(Where = HERE) {
 #if __CUDA_ARCH__ >= 900
-    __syncthreads();  // the barrier is initialised
+    __syncthreads();  // from here on the barrier is initialised
     u32 done = 0;
     while (!done) {
-        asm volatile(
-            "{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\n\tselp.u32 %0, 1, 0, p;\n\t}"
-            : "=r"(done)
-            : "r"(async_barrier())
-            : "memory");
+        asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\n\t"
+                     "selp.u32 %0, 1, 0, p;\n\t}" : "=r"(done) : "r"(async_barrier()) : "memory");
     }
 #else
     asm volatile("cp.async.wait_all;" ::: "memory");
@@ -174,7 +178,8 @@ DEVICE R shuffle_xor(const R& value, u32 mask) {
     static_assert(sizeof(R) % 4 == 0, "whole words");
     R result;
     for (u32 i = 0; i < sizeof(R) / 4; ++i) {
-        reinterpret_cast<u32*>(&result)[i] = __shfl_xor_sync(~0u, reinterpret_cast<const u32*>(&value)[i], mask);
+        const u32 word = reinterpret_cast<const u32*>(&value)[i];
+        reinterpret_cast<u32*>(&result)[i] = __shfl_xor_sync(~0u, word, mask);
     }
     return result;
 }
@@ -198,7 +203,7 @@ DEVICE u32 warp_exclusive_sum(u32 value, Where = HERE) {
 
 DEVICE u32 ballot(bool predicate, Where = HERE) { return __ballot_sync(~0u, predicate); }
 
-// Arithmetic with one rounding each, to nearest even; never contracted.
+// Arithmetic with one rounding each, to nearest even, never contracted.
 DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 DEVICE float sub_rn(float a, float b) { return __fsub_rn(a, b); }
 DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
@@ -210,13 +215,13 @@ DEVICE double mul_rn(double a, double b) { return __dmul_rn(a, b); }
 DEVICE double div_rn(double a, double b) { return __ddiv_rn(a, b); }
 DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
 DEVICE double sqrt_rn(double a) { return __dsqrt_rn(a); }
-// The larger; NaN if either is.
+// The larger; NaN if one of them is NaN.
 DEVICE float max_nan(float a, float b) {
     float m;
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(m) : "f"(a), "f"(b));
     return m;
 }
-// The larger; the other where one is NaN.
+// The larger; if one is NaN, the other.
 DEVICE float max_num(float a, float b) { return fmaxf(a, b); }
 DEVICE float min_num(float a, float b) { return fminf(a, b); }
 DEVICE u32 bits_of(float a) { return __float_as_uint(a); }
@@ -244,9 +249,10 @@ DEVICE u32 bfloats_of(float low, float high) {
 
 }  // namespace simt
 
-// RESIDENT: CTAs that share an SM at least, which bounds the registers of a thread to 65,536 / (THREADS * RESIDENT).
+// RESIDENT: at least so many CTAs share an SM: a thread has at most 65,536 / (THREADS * RESIDENT) registers.
 #define KERNEL(name, THREADS, RESIDENT) \
-    extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) name(const __grid_constant__ RowParams params)
+    extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) \
+        name(const __grid_constant__ RowParams params)
 #define CLUSTER_KERNEL(name, THREADS, CTAS, RESIDENT) \
     extern "C" __global__ void __cluster_dims__(CTAS, 1, 1) __launch_bounds__(THREADS, RESIDENT) \
         name(const __grid_constant__ RowParams params)

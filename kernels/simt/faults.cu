@@ -1,4 +1,5 @@
-// Planted faults: the checker must name each of them under every thread order, and be silent about its mended twin.
+// Planted faults: under every thread order the checker must name each of them, and say nothing of its mended
+// twin.
 #include "../params.cuh"
 #include "host.cuh"
 
@@ -42,7 +43,8 @@ void warp_barrier(const RowParams& params) {
     Global<u32>(params.out).store(cta() * THREADS + thread(), word + votes);
 }
 
-// One warp reads what another then writes, if the seed has it so: the writer's own barrier is not the reader's.
+// One warp reads a word and another writes it, in this order by some seeds: the barrier of the writer is not
+// one of the reader.
 template <bool MENDED>
 void late_write(const RowParams& params) {
     const Shared<u32> word = arena<u32>(0, 1);
@@ -80,7 +82,8 @@ void shared_index(const RowParams&) {
 template <bool MENDED>
 void global_index(const RowParams& params) {
     const Global<u32> words(params.out);
-    for (u32 i = thread() + cta() * THREADS; MENDED ? i < WORDS : i <= WORDS; i += THREADS * ctas()) words.store(i, i);
+    constexpr u32 END = MENDED ? WORDS : WORDS + 1;
+    for (u32 i = thread() + cta() * THREADS; i < END; i += THREADS * ctas()) words.store(i, i);
 }
 
 template <bool MENDED>
@@ -150,7 +153,7 @@ void remote_read(const RowParams& params) {
     Global<u32>(params.out).store(cta() * THREADS + thread(), word);
 }
 
-// Found whether the CTA that is read ends before or after.
+// It is found whether the CTA that is read ends before the read or after it.
 template <bool MENDED>
 void early_exit(const RowParams& params) {
     const Shared<u32> words = arena<u32>(0, THREADS);

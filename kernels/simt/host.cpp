@@ -1,4 +1,4 @@
-// All kernels as C++ in one translation unit, and the door to them.
+// All kernels as C++ in one translation unit, and the functions that call them.
 #include "../gap_profile.cu"
 #include "../critical_softmax.cu"
 #include "../wrappers.cu"
@@ -11,11 +11,12 @@ using simt::host::Kernel;
 using simt::host::Together;
 
 // By the scope's name in variants.def.
-[[maybe_unused]] constexpr Together warp = Together::cluster, block = Together::cluster, cluster = Together::cluster, split = Together::grid;
+[[maybe_unused]] constexpr Together warp = Together::cluster, block = Together::cluster,
+                                    cluster = Together::cluster, split = Together::grid;
 
-#define ROW(family, dtype, scope, threads, ctas)                                                                                \
-    Kernel{#family "_" #dtype "_" #scope #threads "x" #ctas, family##_##dtype##_##scope##threads##x##ctas, threads, \
-           scope == Together::grid ? 1u : ctas##u, scope},
+#define ROW(family, dtype, scope, threads, ctas) \
+    Kernel{#family "_" #dtype "_" #scope #threads "x" #ctas, family##_##dtype##_##scope##threads##x##ctas, \
+           threads, scope == Together::grid ? 1u : ctas##u, scope},
 #define GAP_PROFILE(...) ROW(gap_profile, __VA_ARGS__)
 #define CRITICAL_SOFTMAX(...) ROW(critical_softmax, __VA_ARGS__)
 #define WRAPPERS(...) ROW(wrappers, __VA_ARGS__)
@@ -43,5 +44,7 @@ extern "C" int critbeta_simt_launch(const SimtLaunch* launch, SimtOutcome* outco
     }
 }
 
-// The symbol of a variant, null past the last: the order is that of `enum Variant`.
-extern "C" const char* critbeta_simt_kernel_name(u32 variant) { return variant < KERNEL_COUNT ? KERNELS[variant].name : nullptr; }
+// The symbol of a variant, null behind the last. The order is that of `enum Variant`.
+extern "C" const char* critbeta_simt_kernel_name(u32 variant) {
+    return variant < KERNEL_COUNT ? KERNELS[variant].name : nullptr;
+}

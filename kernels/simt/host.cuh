@@ -1,4 +1,4 @@
-// simt.cuh on a CPU: every thread is a fiber (scheduler.hpp), every access is checked (memory.hpp).
+// simt.cuh on a CPU: every thread is a fiber (scheduler.hpp), and every access is checked (memory.hpp).
 #pragma once
 #include "collectives.hpp"
 #include "memory.hpp"
@@ -90,13 +90,16 @@ struct Global {
 DEVICE void warp_sync(Where where = HERE) { host::warp_sync(where); }
 DEVICE void block_sync(Where where = HERE) { host::block_sync(where); }
 DEVICE void cluster_sync(Where where = HERE) { host::cluster_sync(where); }
-DEVICE void group_sync(Global<u32> counter, u32 ctas, Where where = HERE) { host::group_sync(counter.address, ctas, where); }
+DEVICE void group_sync(Global<u32> counter, u32 ctas, Where where = HERE) {
+    host::group_sync(counter.address, ctas, where);
+}
 DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 count, Where where = HERE) {
     host::load_async(to.at, to.count, from.address, first, count, where);
 }
 DEVICE void wait_async(Where where = HERE) { host::wait_async(where); }
 
-// Collectives: the last lane to come does the work of all 32 at once, in the device's order, so that the bits are the same.
+// Collectives: the last lane to come does the work of all 32 at once, in the order of a GPU, so that the bits
+// are the same.
 template <class R, class Merge>
 DEVICE R warp_fold(R value, Merge merge, Where where = HERE) {
     static_assert(sizeof(R) % 4 == 0 && std::is_trivially_copyable_v<R>, "whole words of plain data");

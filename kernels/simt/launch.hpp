@@ -1,4 +1,5 @@
-// A whole launch: its CTAs in seeded order, cluster after cluster, or all together where they wait for each other.
+// A whole launch: the seed orders its clusters, which run one after the other; CTAs of the split scope run
+// all together.
 #pragma once
 #include "host.cuh"
 
@@ -8,10 +9,11 @@ constexpr u32 MOST_SHARED_BYTES = 232448;  // 227 KB, of an sm_90 CTA
 constexpr u64 MOST_FIBERS = 1 << 18;
 
 [[noreturn]] inline void leave() {
-    if (Stacks::overrun(self->context.low)) fault("stack of %s is used up", Name(thread_of_grid(*self)).text);
+    if (Stacks::overrun(self->context.low)) fault("stack of %s is used up", Name().text);
     Cta& cta = *self->cta;
     self->returned = true;
-    if (++cta.returned == launch->threads && cta.remote_use.any && cta.remote_use.clock >= cta.cluster->meeting.sync) {
+    if (++cta.returned == launch->threads && cta.remote_use.any &&
+        cta.remote_use.clock >= cta.cluster->barrier.sync) {
         left_early(cta, cta.remote_use.thread, cta.remote_use.where);
     }
     if (--launch->running == 0) change(self->context, launch->origin);
@@ -33,7 +35,7 @@ inline void run_together(u32 first_cta, u32 count) {
     l.running = count * l.threads;
     l.queue.clear();
     l.groups.clear();
-    // No work of an earlier CTA can be found in shared memory, nor zeros.
+    // A CTA finds neither the data of an earlier CTA nor zeros in shared memory.
     std::memset(l.arenas.get(), 0xFF, std::size_t{count} * l.shared_bytes);
     for (u32 c = 0; c < count; ++c) {
         Cta& cta = l.ctas[c];
@@ -66,7 +68,7 @@ inline void run_together(u32 first_cta, u32 count) {
     change(l.origin, self->context);
 }
 
-// 0 ok, 1 a fault was found, 2 nothing was launched; the message says why.
+// 0: ok. 1: a fault was found. 2: nothing was launched. The message says why.
 inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome& out) {
     out = SimtOutcome{};
     const auto refused = [&out](const char* format, auto... values) {
@@ -75,26 +77,32 @@ inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome
     };
     if (!given.params) return refused("%s: params is null", kernel.name);
     if (given.grid == 0 || given.grid % kernel.cluster_ctas) {
-        return refused("%s: a grid of %u CTAs is no multiple of its cluster of %u", kernel.name, given.grid, kernel.cluster_ctas);
+        return refused("%s: a grid of %u CTAs is no multiple of its cluster of %u", kernel.name, given.grid,
+                       kernel.cluster_ctas);
     }
     if (given.shared_bytes > MOST_SHARED_BYTES || given.shared_bytes % 16) {
-        return refused("%s: %u bytes of shared memory; at most %u, and a multiple of 16", kernel.name, given.shared_bytes,
-                       MOST_SHARED_BYTES);
+        return refused("%s: %u bytes of shared memory; at most %u, and a multiple of 16", kernel.name,
+                       given.shared_bytes, MOST_SHARED_BYTES);
     }
-    if (given.buffer_count && !given.buffers) return refused("%s: buffers is null, of %llu", kernel.name, given.buffer_count);
+    if (given.buffer_count && !given.buffers) {
+        return refused("%s: buffers is null, of %llu", kernel.name, given.buffer_count);
+    }
     for (u64 b = 0; b < given.buffer_count; ++b) {
         const SimtBuffer& buffer = given.buffers[b];
         if (!buffer.address || buffer.address + buffer.bytes < buffer.address) {
-            return refused("%s: buffer %llu of %llu bytes at address 0x%llx", kernel.name, b, buffer.bytes, buffer.address);
+            return refused("%s: buffer %llu of %llu bytes at address 0x%llx", kernel.name, b, buffer.bytes,
+                           buffer.address);
         }
     }
     const u32 together = kernel.together == Together::grid ? given.grid : kernel.cluster_ctas;
     const u64 fibers = u64{together} * kernel.threads;
     if (fibers > MOST_FIBERS || u64{given.grid} * kernel.threads > 0xFFFFFFFF) {
-        return refused("%s: %u CTAs of %u threads, of which %u run together; at most %llu threads together and 2^32 in all", kernel.name,
-                       given.grid, kernel.threads, together, MOST_FIBERS);
+        return refused("%s: %u CTAs of %u threads, %u of them together; at most %llu threads together, "
+                       "2^32 in all", kernel.name, given.grid, kernel.threads, together, MOST_FIBERS);
     }
-    if (!stacks.reserve(fibers)) return refused("%s: no memory for the stacks of %llu threads", kernel.name, fibers);
+    if (!stacks.reserve(fibers)) {
+        return refused("%s: no memory for the stacks of %llu threads", kernel.name, fibers);
+    }
 
     Launch l;
     l.kernel = &kernel;
@@ -118,7 +126,9 @@ inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome
 
     std::vector<u32> order(given.grid / together);
     for (u32 i = 0; i < order.size(); ++i) order[i] = i;
-    for (u32 i = static_cast<u32>(order.size()); i > 1; --i) std::swap(order[i - 1], order[l.random.below(i)]);
+    for (std::size_t i = order.size(); i > 1; --i) {
+        std::swap(order[i - 1], order[l.random.below(static_cast<u32>(i))]);
+    }
     std::unique_ptr<Shadow> shadow(given.shadow ? new Shadow(l) : nullptr);
     l.shadow = shadow.get();
     launch = &l;

@@ -1,4 +1,5 @@
-// Every access of a kernel passes here: bounds, alignment and rights always, the shadow where the launch asks for it.
+// Every access of a kernel passes here. Its bounds, alignment and rights are always checked; the shadow
+// checks it if the launch says so.
 #pragma once
 #include <type_traits>
 
@@ -6,64 +7,69 @@
 
 namespace simt::host {
 
-[[noreturn]] __attribute__((noinline, cold)) inline void past_slice(u32 at, u32 count, u64 index, u32 size, Where where) {
+[[noreturn]] __attribute__((noinline, cold)) inline void past_slice(u32 at, u32 count, u64 index, u32 size,
+                                                                    Where where) {
     if (index >= count && count) {
-        fault("shared index past its slice: %s, index %llu of %u elements of %u bytes, at %s:%u", Name(thread_of_grid(*self)).text,
-              index, count, size, base_name(where.file), where.line);
+        fault("shared index past its slice: %s, index %llu of %u elements of %u bytes, at %s", Name().text,
+              index, count, size, Place(where).text);
     }
-    fault("shared slice past the arena, or misaligned: %s, %u elements of %u bytes from byte %u, arena of %u bytes, at %s:%u",
-          Name(thread_of_grid(*self)).text, count, size, at, launch->shared_bytes, base_name(where.file), where.line);
+    fault("shared slice past the arena, or misaligned: %s, %u elements of %u bytes from byte %u of %u, at %s",
+          Name().text, count, size, at, launch->shared_bytes, Place(where).text);
 }
 
 // The bytes of element `index` of a slice in the arena of `cta`.
 inline u8* shared_slot(const Cta& cta, u32 at, u32 count, u64 index, u32 size, Where where) {
     const u64 first = at + index * size;
-    if (index >= count || first + size > launch->shared_bytes || at % size) past_slice(at, count, index, size, where);
+    const bool inside = index < count && first + size <= launch->shared_bytes && at % size == 0;
+    if (!inside) past_slice(at, count, index, size, where);
     return cta.arena + first;
 }
 
-[[noreturn]] __attribute__((noinline, cold)) inline void left_early(const Cta& target, u32 thread, Where where) {
-    fault("exit before a remote access: CTA %u ends with no cluster_sync after %s used its shared memory, at %s:%u", target.index,
-          Name(thread).text, base_name(where.file), where.line);
+[[noreturn]] __attribute__((noinline, cold)) inline void left_early(const Cta& target, u32 thread,
+                                                                    Where where) {
+    fault("exit before a remote access: CTA %u ends with no cluster_sync after %s used its memory, at %s",
+          target.index, Name(thread).text, Place(where).text);
 }
 
-[[noreturn]] __attribute__((noinline, cold)) inline void outside(u64 base, u64 index, u64 count, u32 size, Access access, Where where) {
+[[noreturn]] __attribute__((noinline, cold)) inline void outside(u64 base, u64 index, u64 count, u32 size,
+                                                                 Access access, Where where) {
     const char* verb = access == Access::read ? "read" : access == Access::write ? "write" : "add";
     const u64 address = base + index * size;
     if (address % size) {
-        fault("misaligned global %s: %s, address 0x%llx of an element of %u bytes, at %s:%u", verb, Name(thread_of_grid(*self)).text,
-              address, size, base_name(where.file), where.line);
+        fault("misaligned global %s: %s, address 0x%llx of an element of %u bytes, at %s", verb, Name().text,
+              address, size, Place(where).text);
     }
     for (u64 b = 0; b < launch->buffer_count; ++b) {
         const SimtBuffer& buffer = launch->buffers[b];
-        const bool inside = address - buffer.address < buffer.bytes && count * size <= buffer.bytes - (address - buffer.address);
+        const bool inside = address - buffer.address < buffer.bytes &&
+                            count * size <= buffer.bytes - (address - buffer.address);
         if (inside) {
-            fault("global %s of a read-only buffer: %s, byte %llu of buffer %llu, at %s:%u", verb, Name(thread_of_grid(*self)).text,
-                  address - buffer.address, b, base_name(where.file), where.line);
+            fault("global %s of a read-only buffer: %s, byte %llu of buffer %llu, at %s", verb, Name().text,
+                  address - buffer.address, b, Place(where).text);
         }
     }
     for (u64 b = 0; b < launch->buffer_count; ++b) {
         const SimtBuffer& buffer = launch->buffers[b];
         if (base - buffer.address <= buffer.bytes) {
-            fault("global index past its buffer: %s, %s of index %llu (%llu elements of %u bytes) from byte %llu of buffer %llu, "
-                  "which has %llu bytes, at %s:%u",
-                  Name(thread_of_grid(*self)).text, verb, index, count, size, base - buffer.address, b, buffer.bytes,
-                  base_name(where.file), where.line);
+            fault("global index past its buffer: %s, %s of index %llu (%llu elements of %u bytes) from byte "
+                  "%llu of buffer %llu, which has %llu bytes, at %s",
+                  Name().text, verb, index, count, size, base - buffer.address, b, buffer.bytes,
+                  Place(where).text);
         }
     }
-    fault("global address outside every buffer: %s, %s at 0x%llx, index %llu of elements of %u bytes, at %s:%u",
-          Name(thread_of_grid(*self)).text, verb, base, index, size, base_name(where.file), where.line);
+    fault("global address outside every buffer: %s, %s at 0x%llx, index %llu of elements of %u bytes, at %s",
+          Name().text, verb, base, index, size, Place(where).text);
 }
 
-// `count` elements from element `index` of what begins at address `base`.
+// `count` elements from element `index` of the memory that begins at address `base`.
 inline u8* global_range(u64 base, u64 index, u64 count, u32 size, Access access, Where where) {
     const u64 address = base + index * size;
     u64& last = access == Access::read ? launch->last_read : launch->last_written;
     for (u64 tried = 0; tried < launch->buffer_count; ++tried) {
         const SimtBuffer& buffer = launch->buffers[last];
         const u64 offset = address - buffer.address;
-        if (offset < buffer.bytes && count * size <= buffer.bytes - offset && (access == Access::read || buffer.writable) &&
-            address % size == 0 && index < u64{1} << 56) {
+        if (offset < buffer.bytes && count * size <= buffer.bytes - offset &&
+            (access == Access::read || buffer.writable) && address % size == 0 && index < u64{1} << 56) {
             return reinterpret_cast<u8*>(static_cast<std::uintptr_t>(address));
         }
         last = last + 1 == launch->buffer_count ? 0 : last + 1;
@@ -83,13 +89,13 @@ inline u8* shared_slot(u32 at, u32 count, u32 index, u32 size, Access access, Wh
     return slot;
 }
 
-// An element in the arena of another CTA of the cluster, which must have begun, and must not have ended.
+// An element in the arena of another CTA of the cluster. This CTA must have begun, and must not have ended.
 inline u8* remote_slot(u32 rank, u32 at, u32 count, u32 index, Access access, Where where) {
     Cta& target = self->cta[static_cast<i64>(rank) - self->cta->rank];
     if (&target != self->cta) {
-        if (!target.cluster->meeting.sync) {
-            fault("remote access before the first cluster_sync: %s, of CTA %u, which may not have begun, at %s:%u",
-                  Name(thread_of_grid(*self)).text, target.index, base_name(where.file), where.line);
+        if (!target.cluster->barrier.sync) {
+            fault("remote access before the first cluster_sync: %s, of CTA %u, which may not run yet, at %s",
+                  Name().text, target.index, Place(where).text);
         }
         if (target.returned == launch->threads) left_early(target, thread_of_grid(*self), where);
         target.remote_use = RemoteUse{thread_of_grid(*self), launch->clock, true, where};
@@ -101,16 +107,17 @@ inline u8* remote_slot(u32 rank, u32 at, u32 count, u32 index, Access access, Wh
 
 inline void check_rank(u32 rank, Where where) {
     if (rank < launch->kernel->cluster_ctas) return;
-    fault("no such CTA in the cluster: %s, rank %u of %u, at %s:%u", Name(thread_of_grid(*self)).text, rank, launch->kernel->cluster_ctas,
-          base_name(where.file), where.line);
+    fault("no such CTA in the cluster: %s, rank %u of %u, at %s", Name().text, rank,
+          launch->kernel->cluster_ctas, Place(where).text);
 }
 inline void check_arena(u32 at, u32 count, u32 size, Where where) {
     if (at % size || at + u64{count} * size > launch->shared_bytes) past_slice(at, count, 0, size, where);
 }
 inline void check_cast(u32 at, u64 bytes, u32 first, u32 count, u32 size, Where where) {
     if (at % size == 0 && (u64{first} + count) * size <= bytes) return;
-    fault("cast past its slice, or misaligned: %s, %u elements of %u bytes from element %u of a slice of %llu bytes at byte %u, at %s:%u",
-          Name(thread_of_grid(*self)).text, count, size, first, bytes, at, base_name(where.file), where.line);
+    fault("cast past its slice, or misaligned: %s, %u elements of %u bytes from element %u of a slice of "
+          "%llu bytes at byte %u, at %s",
+          Name().text, count, size, first, bytes, at, Place(where).text);
 }
 
 template <class T>
@@ -126,9 +133,10 @@ void write(u8* to, T value) {
 
 template <class T>
 constexpr bool plain() {
-    return (sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16) && std::is_trivially_copyable_v<T>;
+    constexpr auto size = sizeof(T);
+    return size <= 16 && (size & (size - 1)) == 0 && std::is_trivially_copyable_v<T>;
 }
-// No float atomics: their order would show.
+// There are no atomics of floats: their order would show.
 template <class T>
 constexpr bool countable() {
     return std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8);

@@ -1,4 +1,4 @@
-// The table of planted faults, and their door.
+// The table of planted faults, and the functions that run them.
 #pragma once
 #include "faults.cu"
 #include "launch.hpp"
@@ -6,10 +6,10 @@
 namespace faults {
 
 struct Fault {
-    const char* name;  // what is planted : what the message must say, or clean
+    const char* name;  // "what is planted: what the message must say", or "what is planted, mended: clean"
     host::Kernel kernel;
 };
-#define FAULT(name, says, body, cluster_ctas, together)                                              \
+#define FAULT(name, says, body, cluster_ctas, together) \
     Fault{name ": " says, {#body, body<false>, THREADS, cluster_ctas, host::Together::together}}, \
         Fault{name ", mended: clean", {#body, body<true>, THREADS, cluster_ctas, host::Together::together}},
 constexpr Fault ALL[] = {
@@ -34,19 +34,23 @@ constexpr u32 COUNT = sizeof(ALL) / sizeof(ALL[0]);
 
 }  // namespace faults
 
-extern "C" const char* critbeta_simt_fault_name(u32 index) { return index < faults::COUNT ? faults::ALL[index].name : nullptr; }
+extern "C" const char* critbeta_simt_fault_name(u32 index) {
+    return index < faults::COUNT ? faults::ALL[index].name : nullptr;
+}
 
-// As critbeta_simt_launch: 0 where nothing was found, 1 with the message of what was.
+// As critbeta_simt_launch: 0 if nothing was found, 1 and a message if something was.
 extern "C" int critbeta_simt_fault(u32 index, u64 seed, u32 shadow, SimtOutcome* outcome) {
     if (!outcome || index >= faults::COUNT) return 2;
-    // Apart from each other: an index past one buffer that lands in the next is no fault that can be seen.
+    // The buffers lie apart from each other: an index past one buffer and in the next is a fault that nothing
+    // can see.
     constexpr u64 BYTES = faults::WORDS * 4, APART = BYTES + 64;
     alignas(16) u8 memory[3 * APART] = {};
     RowParams params{};
     params.scores = static_cast<u64>(reinterpret_cast<std::uintptr_t>(memory));
     params.out = params.scores + APART;
     params.workspace = params.out + APART;
-    const SimtBuffer buffers[] = {{params.scores, BYTES, 0, 0}, {params.out, BYTES, 1, 0}, {params.workspace, BYTES, 1, 0}};
+    const SimtBuffer buffers[] = {
+        {params.scores, BYTES, 0, 0}, {params.out, BYTES, 1, 0}, {params.workspace, BYTES, 1, 0}};
     const SimtLaunch launch{0, faults::GRID, faults::SHARED_BYTES, shadow, seed, buffers, 3, &params};
     return simt::host::run_launch(faults::ALL[index].kernel, launch, *outcome);
 }

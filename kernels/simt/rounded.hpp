@@ -1,4 +1,4 @@
-// Arithmetic with one rounding each, to nearest even; the translation unit is compiled with -ffp-contract=off.
+// Arithmetic with one rounding each, to nearest even. The compiler needs -ffp-contract=off.
 #pragma once
 #include <cstring>
 
@@ -37,9 +37,9 @@ inline double div_rn(double a, double b) { return a / b; }
 inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline double sqrt_rn(double a) { return __builtin_sqrt(a); }
 
-constexpr u32 CANONICAL_NAN = 0x7FFFFFFF;  // what a GPU returns for every NaN
+constexpr u32 CANONICAL_NAN = 0x7FFFFFFF;  // a GPU returns it for every NaN
 
-// Of two zeros the positive one is larger, as on the device.
+// Of two zeros the positive one is larger, as on a GPU.
 inline float max_num(float a, float b) {
     if (a != a) return b != b ? float_of(CANONICAL_NAN) : b;
     if (b != b) return a;
@@ -69,9 +69,11 @@ inline float half_to_float(u16 h) {
 inline u16 float_to_half(float f) {
     const u32 bits = bits_of(f), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
     if (magnitude > 0x7F800000) return 0x7FFF;
-    if (magnitude >= 0x477FF000) return static_cast<u16>(sign | 0x7C00);  // 65520, half way to 2^16, and above
+    // 65520, half way to 2^16, and above.
+    if (magnitude >= 0x477FF000) return static_cast<u16>(sign | 0x7C00);
     if (magnitude < 0x38800000) {
-        // Below 2^-14 halves are multiples of 2^-24: the sum's last bit is worth just that, so the adder rounds.
+        // Below 2^-14 halves are multiples of 2^-24. The last bit of this sum is worth that: the addition
+        // rounds.
         const float sum = float_of(magnitude) + 0.5f;
         return static_cast<u16>(sign | (bits_of(sum) - bits_of(0.5f)));
     }
@@ -84,7 +86,11 @@ inline u16 float_to_bfloat(float f) {
     if (f != f) return 0x7FFF;
     return static_cast<u16>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
-inline u32 halves_of(float low, float high) { return float_to_half(low) | static_cast<u32>(float_to_half(high)) << 16; }
-inline u32 bfloats_of(float low, float high) { return float_to_bfloat(low) | static_cast<u32>(float_to_bfloat(high)) << 16; }
+inline u32 halves_of(float low, float high) {
+    return float_to_half(low) | static_cast<u32>(float_to_half(high)) << 16;
+}
+inline u32 bfloats_of(float low, float high) {
+    return float_to_bfloat(low) | static_cast<u32>(float_to_bfloat(high)) << 16;
+}
 
 }  // namespace simt

@@ -1,5 +1,4 @@
-// Threads, warps, CTAs and clusters as fibers, and who runs next. One launch at a time per OS thread, nothing shared between
-// OS threads.
+// Threads, warps, CTAs and clusters as fibers. An OS thread runs one launch at a time, and shares nothing.
 #pragma once
 #include <cstdarg>
 #include <cstdio>
@@ -11,7 +10,7 @@
 
 struct RowParams;
 
-// The C interface; twin of src/cuda/simt.rs.
+// The C interface. Twin of src/cuda/launch_simt.rs.
 struct SimtBuffer {
     u64 address, bytes;
     u32 writable, reserved;
@@ -35,7 +34,8 @@ namespace simt {
 struct Where {
     const char* file;
     u32 line;
-    constexpr Where(const char* file = __builtin_FILE(), u32 line = __builtin_LINE()) : file(file), line(line) {}
+    constexpr Where(const char* file = __builtin_FILE(), u32 line = __builtin_LINE())
+        : file(file), line(line) {}
 };
 #define HERE ::simt::Where()
 
@@ -52,9 +52,9 @@ struct Kernel {
 };
 
 // The threads that must come to one barrier or collective.
-struct Meeting {
+struct Barrier {
     u32 arrived = 0, first = 0;  // first: thread of the grid
-    u32 sync = 0;                // clock of the last time that all had come
+    u32 sync = 0;                // the clock when all had come for the last time
     const char* what = nullptr;
     Where where{};
 };
@@ -66,7 +66,7 @@ struct Fiber {
     Context context;
     Cta* cta = nullptr;
     Warp* warp = nullptr;
-    const Meeting* waits = nullptr;
+    const Barrier* waits = nullptr;
     u32 thread = 0, lane = 0;
     u32 loads = 0;  // calls of load_async
     bool returned = false;
@@ -76,18 +76,18 @@ struct Warp {
     Fiber* lanes = nullptr;
     u32 ready = 0;                        // lanes that may run
     u32 stride = 1, offset = 0, step = 0;  // their order: lane (stride * step + offset) mod 32
-    Meeting meeting;
+    Barrier barrier;
     void* slots[32] = {};  // what the lanes brought to a collective
 };
 
 struct Cluster {
-    Meeting meeting;
+    Barrier barrier;
 };
 // CTAs that share a group_sync counter.
 struct Group {
     u64 counter = 0;
     u32 ctas = 0, turns = 0;
-    Meeting meeting;
+    Barrier barrier;
 };
 
 struct Async {
@@ -110,7 +110,7 @@ struct Cta {
     Warp* warps = nullptr;
     Cluster* cluster = nullptr;
     Group* group = nullptr;
-    Meeting meeting;
+    Barrier barrier;
     Async async;
     RemoteUse remote_use;  // the latest access to this arena from another CTA
 };
@@ -140,7 +140,7 @@ struct Launch {
     u32 grid = 0, shared_bytes = 0, threads = 0, warps_per_cta = 0;
     u64 seed = 0;
     const SimtBuffer* buffers = nullptr;
-    u64 buffer_count = 0, last_read = 0, last_written = 0;  // the buffers that were met last
+    u64 buffer_count = 0, last_read = 0, last_written = 0;  // last_: the buffers of the latest accesses
     Shadow* shadow = nullptr;
     Random random{0};
     u32 clock = 0;  // barriers completed
@@ -148,7 +148,7 @@ struct Launch {
     Context origin;
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
-    std::vector<Warp*> queue;  // warps with lanes that may run, but for the one that runs
+    std::vector<Warp*> queue;  // warps with lanes that may run, without the warp that runs
     std::vector<Cta> ctas;
     std::vector<Cluster> clusters;
     std::vector<Group> groups;
@@ -159,31 +159,37 @@ static thread_local Launch* launch = nullptr;
 static thread_local Fiber* self = nullptr;
 static thread_local Stacks stacks;
 
-inline const char* base_name(const char* path) {
-    const char* slash = path ? std::strrchr(path, '/') : nullptr;
-    return slash ? slash + 1 : path ? path : "?";
-}
-
 inline u32 thread_of_grid(const Fiber& fiber) { return fiber.cta->index * launch->threads + fiber.thread; }
 
-// Ends the launch with its first fault, from a fiber: the others are left where they stand.
-[[noreturn]] __attribute__((format(printf, 1, 2), noinline, cold)) inline void fault(const char* format, ...) {
+// Ends the launch with its first fault. A fiber calls it; the other fibers are left where they stand.
+[[noreturn]] __attribute__((format(printf, 1, 2), noinline, cold))
+inline void fault(const char* format, ...) {
     SimtOutcome& out = *launch->outcome;
-    const int length = std::snprintf(out.message, sizeof out.message, "%s (seed %llu): ", launch->kernel->name, launch->seed);
+    const std::size_t size = sizeof out.message;
+    const char* kernel = launch->kernel->name;
+    const int length = std::snprintf(out.message, size, "%s (seed %llu): ", kernel, launch->seed);
     va_list values;
     va_start(values, format);
-    std::vsnprintf(out.message + length, sizeof out.message - static_cast<std::size_t>(length), format, values);
+    std::vsnprintf(out.message + length, size - static_cast<std::size_t>(length), format, values);
     va_end(values);
     out.faults = 1;
     change(self->context, launch->origin);
     __builtin_unreachable();
 }
 
-// "CTA 3 thread 70", for messages.
+// For messages: "CTA 3 thread 70", and "search.cuh:61".
 struct Name {
     char text[40];
-    explicit Name(u32 thread) {
-        std::snprintf(text, sizeof text, "CTA %u thread %u", thread / launch->threads, thread % launch->threads);
+    explicit Name(u32 thread = thread_of_grid(*self)) {
+        const u32 threads = launch->threads;
+        std::snprintf(text, sizeof text, "CTA %u thread %u", thread / threads, thread % threads);
+    }
+};
+struct Place {
+    char text[100];
+    explicit Place(Where where) {
+        const char* slash = std::strrchr(where.file, '/');
+        std::snprintf(text, sizeof text, "%s:%u", slash ? slash + 1 : where.file, where.line);
     }
 };
 

@@ -1,8 +1,10 @@
-// The shadow of memory: who touched every two bytes, at which barrier. Two accesses by different threads, at least one of them a
-// write, must have a barrier of both threads between them; atomics among themselves need none.
+// The shadow of memory: which threads touched every two bytes, and when. Between two accesses by different
+// threads, at least one of them a write, there must be a barrier of both threads; between two atomics there
+// need be none.
 //
-// Barriers are numbered by one clock. As one fiber runs at a time, an access at clock t lies before a barrier if and only if that
-// barrier was completed at a clock above t: so it is enough to know, per warp, CTA, cluster and group, the last one.
+// One clock numbers the barriers. One fiber runs at a time, so an access at clock t lies before a barrier if
+// and only if that barrier was completed at a clock above t. It is enough to know the last barrier of each
+// warp, CTA, cluster and group.
 #pragma once
 #include <cstdlib>
 #include <new>
@@ -21,27 +23,30 @@ struct Touch {
     u32 who = 0;  // thread of the grid + 1; 0: nobody
     u32 clock = 0;
     u16 site = 0;
-    u16 bytes = 0;  // which of the two
+    u16 bytes = 0;  // which of the two: one bit each
 };
 
-// How far apart two threads are, and so which barriers can order them.
+// How far apart two threads are. It decides which barriers can order them.
 enum Distance : u32 { same_thread, same_warp, same_cta, same_cluster_or_group, apart };
 
-// The latest touch, and for each distance the latest of those that far from it. An older one at that distance cannot be in a race
-// unless the one kept is too: barriers of a distance order all that came before them.
+// The latest touch, and for each distance the latest of the touches that are so far from it. An older one at
+// the same distance is in a race only if the kept one is too: a barrier orders all that came before it.
 using Trail = Touch[5];
 
-// A write is ordered behind all that was there, or it is a race: so one write is enough, and it clears the trails.
+// A write is ordered behind all earlier touches, or it is a race: so one write is enough, and it clears the
+// trails.
 struct Cell {
     Touch write;
     Trail reads, atomics;
-    u32 written;  // which of the two bytes, by anyone
+    u32 written;  // which of the two bytes some thread wrote
 };
 
 class Shadow {
   public:
-    explicit Shadow(const Launch& of) : l(of), shared(zeroed(u64{of.shared_bytes} / 2 * of.ctas.size())), regions() {
-        // In place or views of one allocation: bytes have one shadow whatever buffers they belong to.
+    explicit Shadow(const Launch& of)
+        : l(of), shared(zeroed(u64{of.shared_bytes} / 2 * of.ctas.size())), regions() {
+        // Buffers may overlap, as in place or as views of one allocation: a byte has one shadow in all of
+        // them.
         for (u64 b = 0; b < of.buffer_count; ++b) {
             u64 first = of.buffers[b].address & ~u64{15}, end = of.buffers[b].address + of.buffers[b].bytes;
             for (std::size_t r = 0; r < regions.size();) {
@@ -59,7 +64,7 @@ class Shadow {
         for (Region& region : regions) region.cells = zeroed((region.end - region.first + 1) / 2);
     }
 
-    // Arenas of new CTAs: nobody wrote anything.
+    // In the arenas of new CTAs no thread has written anything.
     void begin(std::vector<Cta>& ctas) {
         const u64 each = l.shared_bytes / 2;
         std::memset(static_cast<void*>(shared.get()), 0, each * ctas.size() * sizeof(Cell));
@@ -69,16 +74,16 @@ class Shadow {
     void touch_shared(const Cta& cta, u64 first, u64 size, Access access, Where where) {
         const Async& async = cta.async;
         if (async.pending && first < async.at + u64{16} * async.count && async.at < first + size) {
-            fault("destination of load_async before wait_async: %s %s byte %llu of the shared memory of CTA %u, at %s:%u",
-                  Name(thread_of_grid(*self)).text, past_tense(access), first, cta.index, base_name(where.file), where.line);
+            fault("destination of load_async before wait_async: %s %s shared byte %llu of CTA %u, at %s",
+                  Name().text, past_tense(access), first, cta.index, Place(where).text);
         }
         const Touch now = touch_of(where);
         for (u64 at = first; at < first + size; at = (at | 1) + 1) {
             Cell& cell = cta.cells[at / 2];
             const u16 bytes = bytes_of(at, first + size);
             if (access != Access::write && bytes & ~cell.written) {
-                fault("read of shared memory that nobody wrote: %s %s byte %llu of CTA %u, at %s:%u", Name(thread_of_grid(*self)).text,
-                      past_tense(access), at, cta.index, base_name(where.file), where.line);
+                fault("read of shared memory that nobody wrote: %s %s byte %llu of CTA %u, at %s",
+                      Name().text, past_tense(access), at, cta.index, Place(where).text);
             }
             cell.written |= bytes;
             if (const Touch* before = touch(cell, now, bytes, access)) {
@@ -91,9 +96,10 @@ class Shadow {
 
     void touch_global(u64 address, u64 size, Access access, Where where) {
         const Async& async = self->cta->async;
-        if (async.pending && access != Access::read && address < async.source + u64{16} * async.count && async.source < address + size) {
-            fault("source of load_async before wait_async: %s %s what CTA %u loads, at %s:%u", Name(thread_of_grid(*self)).text,
-                  past_tense(access), self->cta->index, base_name(where.file), where.line);
+        if (async.pending && access != Access::read && address < async.source + u64{16} * async.count &&
+            async.source < address + size) {
+            fault("source of load_async before wait_async: %s %s what CTA %u loads, at %s", Name().text,
+                  past_tense(access), self->cta->index, Place(where).text);
         }
         std::size_t r = 0;
         while (address - regions[r].first >= regions[r].end - regions[r].first) ++r;
@@ -104,9 +110,10 @@ class Shadow {
             Cell& cell = region.cells.get()[at / 2];
             if (const Touch* before = touch(cell, now, bytes_of(at, first + size), access)) {
                 char place[64];
-                u64 b = 0;  // the one that holds it: a range that was checked lies in one
+                u64 b = 0;  // the buffer that holds it: a range that was checked lies in one
                 while (region.first + at - l.buffers[b].address >= l.buffers[b].bytes) ++b;
-                std::snprintf(place, sizeof place, "byte %llu of buffer %llu", region.first + at - l.buffers[b].address, b);
+                std::snprintf(place, sizeof place, "byte %llu of buffer %llu",
+                              region.first + at - l.buffers[b].address, b);
                 race(cell, *before, access, where, place);
             }
         }
@@ -121,7 +128,7 @@ class Shadow {
         u64 first, end;
         Cells cells;
     };
-    // calloc: what no kernel touches costs no memory.
+    // By calloc: cells that no kernel touches cost no memory.
     static Cells zeroed(u64 count) {
         auto* cells = static_cast<Cell*>(std::calloc(count + 1, sizeof(Cell)));
         if (!cells) throw std::bad_alloc();
@@ -132,11 +139,13 @@ class Shadow {
     const Launch& l;
     Cells shared;
     std::vector<Region> regions;
-    std::vector<Where> sites;  // lines that touched memory
+    std::vector<Where> sites;  // lines of the source that touched memory
     std::size_t last_site = 0;
 
     Touch touch_of(Where where) {
-        const auto here = [&](const Where& site) { return site.line == where.line && site.file == where.file; };
+        const auto here = [&](const Where& site) {
+            return site.line == where.line && site.file == where.file;
+        };
         if (sites.empty() || !here(sites[last_site])) {
             last_site = 0;
             while (last_site < sites.size() && !here(sites[last_site])) ++last_site;
@@ -149,31 +158,37 @@ class Shadow {
         const u32 mine = thread_of_grid(*self);
         if (thread == mine) return same_thread;
         const u32 cta = thread / l.threads;
-        if (cta == self->cta->index) return thread % l.threads / 32 == self->thread / 32 ? same_warp : same_cta;
+        if (cta == self->cta->index) {
+            return thread % l.threads / 32 == self->thread / 32 ? same_warp : same_cta;
+        }
         if (cta - l.first_cta >= l.ctas.size()) return apart;
         const Cta& other = l.ctas[cta - l.first_cta];
-        return other.cluster == self->cta->cluster || (other.group && other.group == self->cta->group) ? same_cluster_or_group : apart;
+        const bool group = other.group && other.group == self->cta->group;
+        return group || other.cluster == self->cta->cluster ? same_cluster_or_group : apart;
     }
 
     bool ordered(const Touch& before) const {
         const Cta& cta = *self->cta;
         u32 last = 0;
-        const auto since = [&last](const Meeting& meeting) { last = meeting.sync > last ? meeting.sync : last; };
+        const auto since = [&last](const Barrier& barrier) {
+            last = barrier.sync > last ? barrier.sync : last;
+        };
         const Distance far = distance(before.who - 1);
         if (far == same_thread) return true;
         if (far == apart) return false;
-        if (far == same_warp) since(self->warp->meeting);
-        if (far <= same_cta) since(cta.meeting);
+        if (far == same_warp) since(self->warp->barrier);
+        if (far <= same_cta) since(cta.barrier);
         const Cta& other = l.ctas[(before.who - 1) / l.threads - l.first_cta];
-        if (other.cluster == cta.cluster) since(cta.cluster->meeting);
-        if (other.group && other.group == cta.group) since(cta.group->meeting);
+        if (other.cluster == cta.cluster) since(cta.cluster->barrier);
+        if (other.group && other.group == cta.group) since(cta.group->barrier);
         return last > before.clock;
     }
 
     const Touch* disorder(const Touch* touches, u32 count, const Touch& now, u16 bytes) const {
         for (u32 i = 0; i < count; ++i) {
             const Touch& before = touches[i];
-            if (before.who && before.who != now.who && before.bytes & bytes && !ordered(before)) return &before;
+            const bool other = before.who && before.who != now.who && before.bytes & bytes;
+            if (other && !ordered(before)) return &before;
         }
         return nullptr;
     }
@@ -187,7 +202,7 @@ class Shadow {
         trail[0] = now;
     }
 
-    // The earlier touch with which this one races, or null and the cell knows of it.
+    // The earlier touch with which this one races; or null, and then the cell remembers this one.
     const Touch* touch(Cell& cell, Touch now, u16 bytes, Access access) const {
         now.bytes = bytes;
         if (const Touch* before = disorder(&cell.write, 1, now, bytes)) return before;
@@ -207,13 +222,15 @@ class Shadow {
         return nullptr;
     }
 
-    [[noreturn]] void race(const Cell& cell, const Touch& before, Access access, Where where, const char* place) const {
+    [[noreturn]] void race(const Cell& cell, const Touch& before, Access access, Where where,
+                           const char* place) const {
         const bool of_reads = &before >= cell.reads && &before < cell.reads + 5;
-        const Access earlier = &before == &cell.write ? Access::write : of_reads ? Access::read : Access::atomic;
+        const Access others = of_reads ? Access::read : Access::atomic;
+        const Access earlier = &before == &cell.write ? Access::write : others;
         const Where there = sites[before.site];
-        fault("race: %s %s %s (%s:%u), and %s %s it (%s:%u), with no barrier of both between", Name(before.who - 1).text,
-              past_tense(earlier), place, base_name(there.file), there.line, Name(thread_of_grid(*self)).text, past_tense(access),
-              base_name(where.file), where.line);
+        fault("race: %s %s %s (%s), and %s %s it (%s), with no barrier of both between",
+              Name(before.who - 1).text, past_tense(earlier), place, Place(there).text, Name().text,
+              past_tense(access), Place(where).text);
     }
 };
 

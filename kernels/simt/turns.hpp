@@ -1,18 +1,18 @@
-// Who runs next, and what a barrier waits for.
+// Which thread runs next, and for whom a barrier waits.
 #pragma once
 #include "scheduler.hpp"
 
 namespace simt::host {
 
-// Some thread waits and nobody can run: name it, and one for which it waits.
+// A thread waits and none can run: names it, and one for which it waits.
 [[noreturn]] __attribute__((noinline, cold)) inline void stalled() {
     const Fiber* waiting = nullptr;
     const Fiber* missing = nullptr;
-    // Of all meetings the narrowest says most: a lane that its warp waits for, then a warp of the CTA.
+    // The narrowest barrier says most: that of a warp, then that of a CTA.
     u32 narrowest = ~0u;
     for (const Fiber& fiber : launch->fibers) {
         if (!fiber.waits) continue;
-        const Meeting* of[3] = {&fiber.warp->meeting, &fiber.cta->meeting, &fiber.cta->cluster->meeting};
+        const Barrier* of[3] = {&fiber.warp->barrier, &fiber.cta->barrier, &fiber.cta->cluster->barrier};
         u32 rank = 0;
         while (rank < 3 && of[rank] != fiber.waits) ++rank;
         if (rank >= narrowest) continue;
@@ -29,23 +29,24 @@ namespace simt::host {
         }
     }
     if (!waiting) {
-        // Every CTA that has a group waits in it: there are too few of them.
+        // All CTAs of a group wait in it: the group has too few CTAs.
         for (const Fiber& fiber : launch->fibers) {
             if (fiber.waits) waiting = &fiber;
         }
         const Group& group = *waiting->cta->group;
-        fault("barrier divergence: %s waits at %s (%s:%u) for %u CTAs, of which %u threads came",
-              Name(thread_of_grid(*waiting)).text, group.meeting.what, base_name(group.meeting.where.file), group.meeting.where.line,
-              group.ctas, group.meeting.arrived);
+        fault("barrier divergence: %s waits at %s (%s) for %u CTAs, of which %u threads came",
+              Name(thread_of_grid(*waiting)).text, group.barrier.what, Place(group.barrier.where).text,
+              group.ctas, group.barrier.arrived);
     }
-    const Meeting& meeting = *waiting->waits;
+    const Barrier& barrier = *waiting->waits;
     if (missing->returned || !missing->waits) {
-        fault("barrier divergence: %s waits at %s (%s:%u), but %s has returned", Name(thread_of_grid(*waiting)).text, meeting.what,
-              base_name(meeting.where.file), meeting.where.line, Name(thread_of_grid(*missing)).text);
+        fault("barrier divergence: %s waits at %s (%s), but %s has returned",
+              Name(thread_of_grid(*waiting)).text, barrier.what, Place(barrier.where).text,
+              Name(thread_of_grid(*missing)).text);
     }
-    fault("barrier divergence: %s waits at %s (%s:%u), %s at %s (%s:%u)", Name(thread_of_grid(*waiting)).text, meeting.what,
-          base_name(meeting.where.file), meeting.where.line, Name(thread_of_grid(*missing)).text, missing->waits->what,
-          base_name(missing->waits->where.file), missing->waits->where.line);
+    fault("barrier divergence: %s waits at %s (%s), %s at %s (%s)", Name(thread_of_grid(*waiting)).text,
+          barrier.what, Place(barrier.where).text, Name(thread_of_grid(*missing)).text, missing->waits->what,
+          Place(missing->waits->where).text);
 }
 
 inline Fiber* next_lane(Warp& warp) {
@@ -75,7 +76,8 @@ inline void run(Fiber* next) {
     change(left->context, next->context);
 }
 
-// The others of the warp go on, so that its stacks stay in the cache; now and then, by the seed, another warp.
+// The other lanes of the warp go on, so that its stacks stay in the cache. Now and then, by the seed, it is
+// another warp.
 inline Fiber* successor(Warp& warp) {
     if (warp.ready) {
         if (launch->random.next() >> 58) return next_lane(warp);
@@ -84,17 +86,16 @@ inline Fiber* successor(Warp& warp) {
     return next_fiber();
 }
 
-__attribute__((noinline)) inline void park(const Meeting& meeting) {
+__attribute__((noinline)) inline void park(const Barrier& barrier) {
     if (static_cast<u8*>(__builtin_frame_address(0)) < self->context.low + Stacks::MARGIN) {
-        fault("stack of %s is used up, at %s (%s:%u)", Name(thread_of_grid(*self)).text, meeting.what, base_name(meeting.where.file),
-              meeting.where.line);
+        fault("stack of %s is used up, at %s (%s)", Name().text, barrier.what, Place(barrier.where).text);
     }
-    self->waits = &meeting;
+    self->waits = &barrier;
     run(successor(*self->warp));
     self->waits = nullptr;
 }
 
-// A new order of lanes; all of them may run but the caller, who does.
+// Gives the lanes a new order. All of them may run; the caller runs already.
 inline void wake(Warp& warp) {
     const u64 order = launch->random.next();
     warp.stride = static_cast<u32>(order) | 1;
@@ -112,7 +113,7 @@ inline void wake(Cta& cta) {
     for (u32 w = 0; w < launch->warps_per_cta; ++w) wake(cta.warps[w]);
 }
 
-// Who came last goes on, or by the seed another warp does.
+// The thread that came last goes on, or by the seed another warp.
 inline void give_way() {
     if (launch->random.next() >> 62) return;
     self->warp->ready |= 1u << self->lane;
@@ -120,30 +121,33 @@ inline void give_way() {
     run(next_fiber());
 }
 
-[[noreturn]] __attribute__((noinline, cold)) inline void met_apart(const Meeting& meeting, const char* what, Where where) {
-    fault("barrier divergence: %s came to %s (%s:%u), %s to %s (%s:%u)", Name(meeting.first).text, meeting.what,
-          base_name(meeting.where.file), meeting.where.line, Name(thread_of_grid(*self)).text, what, base_name(where.file), where.line);
+[[noreturn]] __attribute__((noinline, cold)) inline void diverged(const Barrier& barrier, const char* what,
+                                                                   Where where) {
+    fault("barrier divergence: %s came to %s (%s), %s to %s (%s)", Name(barrier.first).text, barrier.what,
+          Place(barrier.where).text, Name().text, what, Place(where).text);
 }
 
 inline bool same(const char* a, const char* b) { return a == b || !std::strcmp(a, b); }
 
-// All came to a barrier: what they did before is ordered before what they do now.
-inline void complete(Meeting& meeting) { meeting.sync = ++launch->clock; }
+// All came to a barrier: it orders what they did before, and what they do from now on.
+inline void complete(Barrier& barrier) { barrier.sync = ++launch->clock; }
 
-// True in the last of `all` threads to come, which does the work and wakes the others; they return when woken.
-inline bool last_to(Meeting& meeting, u32 all, const char* what, Where where) {
-    if (meeting.arrived == 0) {
-        meeting.what = what;
-        meeting.where = where;
-        meeting.first = thread_of_grid(*self);
-    } else if (meeting.where.line != where.line || !same(meeting.what, what) || !same(meeting.where.file, where.file)) {
-        met_apart(meeting, what, where);
+// True for the last of `all` threads, which does the work and wakes the others. The others return when they
+// are woken.
+inline bool last_to(Barrier& barrier, u32 all, const char* what, Where where) {
+    if (barrier.arrived == 0) {
+        barrier.what = what;
+        barrier.where = where;
+        barrier.first = thread_of_grid(*self);
+    } else if (barrier.where.line != where.line || !same(barrier.what, what) ||
+               !same(barrier.where.file, where.file)) {
+        diverged(barrier, what, where);
     }
-    if (++meeting.arrived < all) {
-        park(meeting);
+    if (++barrier.arrived < all) {
+        park(barrier);
         return false;
     }
-    meeting.arrived = 0;
+    barrier.arrived = 0;
     return true;
 }
 

@@ -1,12 +1,13 @@
 """Instructions per element of the hot loops, counted in the disassembly.
 
 A loop is a natural loop of the control flow: the blocks from which a backward edge is reached without passing
-its head, wherever the assembler laid them. A loop over the row's elements is one that moves 16-byte vectors;
-an iteration handles as many elements as its vectors hold. Shared and global loads of one loop are two ways to
-the same vector (resident or not), so the more frequent of them counts, or the stores where a loop only
-stores. Loops around such loops are left out. Every instruction of a loop counts, whether its predicate or
-branch lets it run or not: an upper bound, except where a loop without vectors stands inside it (marked +),
-whose body counts once."""
+its head, wherever the assembler put them. A loop over the elements of a row moves 16-byte vectors, and an
+iteration handles as many elements as its vectors hold. Shared and global loads of one loop read the same
+vector (resident or not), so the more frequent of them counts; if a loop only stores, its stores count. Loops
+around such loops are left out. Every instruction of a loop counts, even if its predicate or branch does not
+let it run: an upper bound. The exception is a loop without vectors inside of it (marked +): its body counts
+once.
+"""
 
 import itertools
 import pathlib
@@ -23,10 +24,10 @@ FRAME = re.compile(r'\s*//## File "([^"]+)", line (\d+)')
 
 
 def disassembled(nvdisasm, image):
-    """Per hot function of the image: its instructions as (opcode, rest, frames, predicated), and its labels'
-    places.
+    """Each hot function of the image: its instructions as (opcode, rest, frames, predicated), and its labels.
 
-    Frames are (file, line), innermost first."""
+    Frames are (file, line), innermost first.
+    """
     ran = subprocess.run([nvdisasm, "-c", "-gi", str(image)], capture_output=True, text=True, check=True)
     found, code, labels, frames, fresh = {}, None, {}, [], False
     for line in ran.stdout.splitlines():
@@ -92,14 +93,12 @@ def loops_of(code, labels):
 
 def chains(body):
     """Where each instruction comes from: its lines from the kernel's own body inwards."""
-    return Counter(
-        tuple(f for f in reversed(frames) if not f[0].endswith(".def")) for _, _, frames, _ in body
-    )
+    lines = ([f for f in reversed(frames) if not f[0].endswith(".def")] for _, _, frames, _ in body)
+    return Counter(map(tuple, lines))
 
 
 def shared_prefix(all_chains):
-    """The lines that every loop is inside of: calls from the kernel to its verbs, which tell no loops
-    apart."""
+    """The lines around every loop: calls from the kernel to its verbs, the same for all loops."""
     shortest = min(map(len, all_chains), default=0)
     same = (len({chain[i] for chain in all_chains}) == 1 for i in range(max(shortest - 1, 0)))
     return sum(1 for _ in itertools.takewhile(bool, same))
@@ -133,16 +132,15 @@ def report(nvdisasm, images, kernels):
             exps = sum(o.startswith("MUFU.EX2") for o in opcodes)
             atomics = sum(o.startswith(("ATOM", "RED")) for o in opcodes)
             each = len(loop) / elements
-            told = f"{len(loop):11}{nested} {elements:8} {each:11.2f} {exps:4} {atomics:7}"
-            lines.append(f"{told}  {where(chain[skip:], kernels)}")
+            numbers = f"{len(loop):11}{nested} {elements:8} {each:11.2f} {exps:4} {atomics:7}"
+            lines.append(f"{numbers}  {where(chain[skip:], kernels)}")
     return "\n".join(lines)
 
 
 def vectors_of(loop, code):
     opcodes = [code[at][0] for at in loop]
-    moved = [
-        sum(o.startswith(kind) and ".128" in o for o in opcodes) for kind in ["LDS", "LDG", "STG", "STS"]
-    ]
+    kinds = ["LDS", "LDG", "STG", "STS"]
+    moved = [sum(o.startswith(kind) and ".128" in o for o in opcodes) for kind in kinds]
     return max(moved[:2]) or max(moved[2:])
 
 

@@ -1,5 +1,5 @@
-"""NVRTC by its C interface, and the expander that makes one text of a kernel source: what a user's machine
-without a toolkit compiles, so no header may be needed."""
+"""NVRTC by its C interface, and the expander that makes one text of a kernel source. A user's machine
+without a toolkit compiles this text, so it may need no header."""
 
 import ctypes
 import pathlib
@@ -10,10 +10,10 @@ QUOTED = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"[^\n]*$', re.MULTILINE
 
 
 def expand(source, once=None):
-    """The source with every quoted include in its place: a file with `#pragma once` the first time, another
-    every time.
+    """The source with every quoted include in its place; a file with `#pragma once` only the first time.
 
-    simt/host.cuh is the one include that no device compiler reaches; it stays as it is."""
+    simt/host.cuh is the one include that no device compiler reaches; it stays as it is.
+    """
     once = set() if once is None else once
     path = pathlib.Path(source).resolve()
     text = path.read_text()
@@ -33,8 +33,7 @@ def expand(source, once=None):
 
 class Nvrtc:
     def __init__(self, library):
-        # NVRTC opens its builtins by name alone, which finds them outside the system's folders only once they
-        # are loaded.
+        # NVRTC opens its builtins by name alone: outside of the system's folders they must be loaded already.
         for builtins in pathlib.Path(library).parent.glob("libnvrtc-builtins.so.*"):
             ctypes.CDLL(str(builtins))
         self.nvrtc = ctypes.CDLL(library)
@@ -59,19 +58,13 @@ class Nvrtc:
     def compile(self, text, name, arch):
         """PTX for compute_NN, a cubin for sm_NN."""
         program = ctypes.c_void_p()
-        made = self.nvrtc.nvrtcCreateProgram(
-            ctypes.byref(program), text.encode(), name.encode(), 0, None, None
-        )
+        source = text.encode()
+        made = self.nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, name.encode(), 0, None, None)
         self._check(made, name)
-        # nvcc takes a lambda inside a device function for one of the device; NVRTC has to be told.
-        options = [
-            f"--gpu-architecture={arch}".encode(),
-            b"--std=c++17",
-            b"--device-as-default-execution-space",
-        ]
-        code = self.nvrtc.nvrtcCompileProgram(
-            program, len(options), (ctypes.c_char_p * len(options))(*options)
-        )
+        # For nvcc a lambda inside a device function is one of the device; NVRTC needs an option for that.
+        options = [f"--gpu-architecture={arch}", "--std=c++17", "--device-as-default-execution-space"]
+        given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        code = self.nvrtc.nvrtcCompileProgram(program, len(options), given)
         if code != 0:
             log = self._bytes(program, "ProgramLog").decode().rstrip("\0")
             sys.exit(f"error: NVRTC, {name} for {arch}:\n{log}")

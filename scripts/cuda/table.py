@@ -1,7 +1,8 @@
-"""Compiles the kernels for every architecture, prints what each variant costs, and fails on a spill or a
-stack frame.
+"""Compiles the kernels for every architecture, prints what each variant costs, and fails if one spills or has
+a stack frame.
 
-scripts/cuda-compile.sh runs this with the tools it found."""
+scripts/cuda-compile.sh runs this with the tools it found.
+"""
 
 import argparse
 import concurrent.futures
@@ -26,10 +27,7 @@ def variants(kernels):
     rows = re.findall(r"^([A-Z_]+)\((\w+), (\w+), (\d+), (\d+)\)$", text, re.MULTILINE)
     if not rows:
         sys.exit(f"error: no FAMILY(dtype, scope, threads, ctas) in {kernels / 'variants.def'}")
-    return {
-        f"{family.lower()}_{dtype}_{scope}{threads}x{ctas}": scope
-        for family, dtype, scope, threads, ctas in rows
-    }
+    return {f"{row[0].lower()}_{row[1]}_{row[2]}{row[3]}x{row[4]}": row[2] for row in rows}
 
 
 def expected(table, arch):
@@ -45,8 +43,7 @@ def run(command):
 
 
 def compile_one(nvcc, source, arch, out):
-    """PTX, its cubin, and what the assembler said of it. In two steps, so that the PTX of sm_80 is there
-    too."""
+    """PTX, its cubin, and what the assembler says. In two steps, so that the PTX of sm_80 is there too."""
     ptx, cubin = (out / f"{source.stem}.{arch}.{kind}" for kind in ["ptx", "cubin"])
     virtual = arch.replace("sm", "compute")
     run([nvcc, "-ptx", f"-arch={virtual}", *FLAGS, str(source), "-o", str(ptx)])
@@ -61,9 +58,7 @@ def costs(said):
         if match := re.search(r"Function properties for (\S+)", line):
             name = match[1]
             found[name] = dict.fromkeys(COLUMNS, 0)
-        elif match := re.search(
-            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
-        ):
+        elif match := re.search(r"(\d+) bytes stack frame, (\d+) \D* stores, (\d+) \D* loads", line):
             found[name].update(zip(COLUMNS[1:4], map(int, match.groups())))
         elif match := re.search(r"Used (\d+) registers", line):
             found[name]["registers"] = int(match[1])
@@ -81,9 +76,9 @@ def plain(name):
 def differ(what, wanted, got):
     """Complaints where an image does not hold exactly the symbols of variants.def."""
     complaints = []
-    for told, symbols in [("not there", wanted - got), ("not in variants.def", got - wanted)]:
+    for problem, symbols in [("not there", wanted - got), ("not in variants.def", got - wanted)]:
         if symbols:
-            complaints.append(f"{what}: {len(symbols)} kernels {told}: {', '.join(sorted(symbols))}")
+            complaints.append(f"{what}: {len(symbols)} kernels {problem}: {', '.join(sorted(symbols))}")
     return complaints
 
 
@@ -102,14 +97,12 @@ def main():
     compiler = nvrtc.Nvrtc(args.nvrtc)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        offline = {
-            (s, a): pool.submit(compile_one, args.nvcc, s, a, args.out) for a in ARCHS for s in sources
-        }
-        online = {
-            (s, a): pool.submit(compiler.compile, nvrtc.expand(s), s.name, a)
-            for a in NVRTC_ARCHS
-            for s in sources
-        }
+        offline, online = {}, {}
+        for s in sources:
+            for a in ARCHS:
+                offline[s, a] = pool.submit(compile_one, args.nvcc, s, a, args.out)
+            for a in NVRTC_ARCHS:
+                online[s, a] = pool.submit(compiler.compile, nvrtc.expand(s), s.name, a)
         for (source, arch), job in offline.items():
             text, images[source.stem, arch], said = job.result()
             rows.update({(name, arch): cost for name, cost in costs(said).items()})
@@ -127,17 +120,16 @@ def main():
         bad = {}
         for name in [*(s for s in table if s in names), *sorted(names - table.keys())]:
             cost = rows[name, arch]
-            print(
-                f"{plain(name):{width}}  {arch:6}  " + "  ".join(f"{cost[column]:13}" for column in COLUMNS)
-            )
+            cells = "  ".join(f"{cost[column]:13}" for column in COLUMNS)
+            print(f"{plain(name):{width}}  {arch:6}  {cells}")
             if spilled := cost["stack"] + cost["spill stores"] + cost["spill loads"]:
                 bad[name] = spilled
         if bad:
             worst = max(bad, key=bad.get)
-            told = ", ".join(f"{column} {rows[worst, arch][column]}" for column in COLUMNS[1:4])
+            bytes_of = ", ".join(f"{column} {rows[worst, arch][column]}" for column in COLUMNS[1:4])
             names = ", ".join(map(plain, bad))
             complaints.append(
-                f"{arch}: {len(bad)} functions spill or have a stack frame, in bytes up to {told}: {names}"
+                f"{arch}: {len(bad)} functions spill or have a stack frame, bytes up to {bytes_of}: {names}"
             )
     complaints += differ("PTX", expected(table, ARCHS[0]), ptx)
     print(f"PTX compute_80: {len(ptx)} kernels")
@@ -148,12 +140,12 @@ def main():
         complaints += differ(f"NVRTC {arch}", expected(table, arch), got)
         print(f"NVRTC {compiler.version()} {arch}, no headers: {len(got)} kernels")
 
-    told = loops.report(args.nvdisasm, images, args.kernels)
-    print(told)
+    hot = loops.report(args.nvdisasm, images, args.kernels)
+    print(hot)
     if complaints:
         sys.exit("\n".join(f"error: {c}" for c in complaints))
     if args.record:
-        write_record(args, told, rows, table)
+        write_record(args, hot, rows, table)
     print(f"{len(table)} variants, 0 spills")
 
 
@@ -161,27 +153,27 @@ def output_of(command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def write_record(args, told, rows, table):
+def write_record(args, hot, rows, table):
     day = datetime.date.today().isoformat()
     path = pathlib.Path("benches/record/sass") / f"{day}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     commit = output_of(["git", "rev-parse", "--short", "HEAD"])
-    changed = output_of(["git", "status", "--porcelain", str(args.kernels)])
+    if output_of(["git", "status", "--porcelain", str(args.kernels)]):
+        commit += " and uncommitted kernels"
     release = output_of([args.nvcc, "--version"]).splitlines()[-1]
     lines = [
-        f"# scripts/cuda-compile.sh --record, {day}, commit {commit}"
-        f"{' and uncommitted kernels' if changed else ''}",
+        f"# scripts/cuda-compile.sh --record, {day}, commit {commit}",
         f"# {release}; flags {' '.join(FLAGS)}",
         "",
-        told,
+        hot,
         "",
         "Registers, and bytes of static shared memory; no variant spills or has a stack frame",
         f"{'variant':40} " + " ".join(f"{arch:>14}" for arch in ARCHS),
     ]
     for symbol in table:
         cells = [rows.get((symbol, arch)) for arch in ARCHS]
-        told_cells = [f"{c['registers']} ({c['static shared']})" if c else "-" for c in cells]
-        lines.append(f"{symbol:40} " + " ".join(f"{cell:>14}" for cell in told_cells))
+        shown = [f"{c['registers']} ({c['static shared']})" if c else "-" for c in cells]
+        lines.append(f"{symbol:40} " + " ".join(f"{cell:>14}" for cell in shown))
     path.write_text("\n".join(lines) + "\n")
     print(f"wrote {path}")
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Imports of the Rust modules run one way: no two files, and no two folders side by side, import each other.
 
-    scripts/imports.py [SOURCE_FOLDER ...]    by default those of the library, the diagnosis crate, the command
-                                              and the Python bindings
+    scripts/imports.py [SOURCE_FOLDER ...]    by default the library, the diagnosis crate, the command, and
+                                              the Python bindings
 
-It reads `crate::`, `super::` and `child::` paths outside of unit tests, and follows `pub use` to the file that
-defines a name. A mod.rs and the files below it may share words. The last line is `N files, M circles`.
+It reads `crate::`, `super::` and `child::` paths outside of unit tests, and follows `pub use` to the file
+that defines a name. A mod.rs and the files below it may share words. The last line is `N files, M circles`.
 """
 
 import pathlib
@@ -171,7 +171,7 @@ def main():
         for found in circles_of(source, code):
             circles += 1
             print(f"{source}, {found}")
-        # The check itself must find a circle: two files that import each other, in each of the ways to write it.
+        # The check itself must find a circle of two files, in each of the forms that imports have.
         for there, back in PLANTED:
             planted = {source / "a.rs": there, source / "b/mod.rs": "mod c;", source / "b/c.rs": back}
             assert list(circles_of(source, planted)), f"not found: {there} {back}"

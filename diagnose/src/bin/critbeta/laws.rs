@@ -40,9 +40,9 @@ pub fn run(args: &Laws) -> anyhow::Result<()> {
     }
     keep_whole(&mut about, 0..1);
     keep_whole(&mut values, 0..args.n.len() + 1);
-    let note = "n = visible keys, i = position of the query from 0 (here n - 1), L = training length, ln unless \
-                said.\nA factor below 0 is taken as 0. Theory fixes the order of beta in n, not its constant; \
-                parameters are trained or chosen.\n";
+    let note = "n = visible keys, i = position of the query from 0 (here n - 1), L = training length, ln \
+                unless said.\nA factor below 0 is taken as 0. Theory fixes the order of beta in n, not its \
+                constant; parameters are trained or chosen.\n";
     crate::print(|out| write!(out, "{about}\n{note}\n{values}\n"))?;
     Ok(())
 }

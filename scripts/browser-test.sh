@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The report in a real browser: Debian's chromium, headless, over the DevTools protocol. Nothing on the console, nothing
-# asked of the network, cells by click and key, the switch of quantities, all of it without JavaScript; contrast of every
-# text, texts on one another, layouts at 390, 1024 and 1920 px in light and dark; print to PDF. Pages of the example, of
-# hostile names, of 30 x 32 heads, and of rows that say nothing. Under a minute once critbeta is built.
+# Tests the report in a real browser: Debian's chromium, headless, over the DevTools protocol. The console must stay
+# empty, and no request may leave. Cells are chosen by click and by key, and everything works without JavaScript. It
+# checks the contrast of every text, overlaps, layouts at 390, 1024 and 1920 px in light and dark, and the PDF. The
+# pages are of the example, of hostile names, of 30 x 32 heads, and of rows that say nothing. It takes under a minute
+# once critbeta is built.
 #
 #   scripts/browser-test.sh [--keep FOLDER]    FOLDER: pages, PDFs and screenshots stay there, to be looked at
 #

@@ -10,7 +10,7 @@
 #   DIR/gpu-check.sh dry DIR             the same where there is no GPU: parts that need one are skipped by name, the others
 #                                        run on the simulator and on tiny shapes, and prove the harness
 #
-# Every part has its own time-out; one that fails is told, and the rest still runs. The last line is `N passed, M failed`
+# Every part has its own time-out; one that fails is reported, and the rest still runs. The last line is `N passed, M failed`
 # (and `, K skipped` where parts were); the exit status is 0 when none failed. records/ holds at most 8 files.
 set -uo pipefail
 
@@ -240,9 +240,9 @@ check() {
     done
     [ -e "$records/ratios.txt" ] && cat "$records/ratios.txt"
     rm -rf "$work/cache"
-    local told="$passed passed, $failed failed"
-    [ "$skipped" -gt 0 ] && told="$told, $skipped skipped"
-    echo "$told" | log
+    local summary="$passed passed, $failed failed"
+    [ "$skipped" -gt 0 ] && summary="$summary, $skipped skipped"
+    echo "$summary" | log
     [ "$failed" = 0 ]
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What others get of the two crates: how many crates the library compiles, and that both packages build from their own files.
+# Checks what others get: how many crates the library compiles, and that both packages build from their own files.
 #
 #   scripts/package.sh      the last line is `package: ...`
 #

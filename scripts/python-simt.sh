@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The CUDA side of the Python package without a GPU: builds it with the crate's simulator in it, and holds it to its CPU side
-# (python/tests/test_device.py). Behind scripts/python-test.sh, whose environment it uses; needs torch there, and a C++ compiler.
+# Tests the CUDA side of the Python package without a GPU. It builds the package with the simulator and compares it
+# with the CPU side (python/tests/test_device.py). It uses the environment of scripts/python-test.sh, which runs before
+# it, and needs a C++ compiler.
 #
 #   scripts/python-simt.sh           in target/python-simt
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Python package as its users get it: builds the wheel, installs it into a clean environment, tests it there.
+# Builds the wheel, installs it into a clean environment as a user would, and tests it there.
 #
 #   scripts/python-test.sh           prints the wheel's size (must be below 10 MB) and the time of its import with NumPy's in
 #                                    it (below 150 ms), then runs python/tests and the README's Python

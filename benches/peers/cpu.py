@@ -147,7 +147,7 @@ def turns(args, ours, x):
     runs = {way: (lambda way=way: ours.seconds(way)) for way in ours.ways}
     out, ones = torch.empty_like(x), torch.ones(len(x))
     exact = methods.critical_beta(methods.sorted_gaps(x[:4]).double())
-    told, failed = {}, {}
+    shares, failed = {}, {}
     for name, peer in peers(x, out).items():
         try:
             out.zero_()
@@ -160,7 +160,7 @@ def turns(args, ours, x):
                 raise ArithmeticError(wrong)
             near = None if beta is None else (beta[:4] - exact).abs() <= exact * 2**-20
             if name == "torch_topk_softmax":
-                told["topk_exact_share"] = near.double().mean().item()
+                shares["topk_exact_share"] = near.double().mean().item()
             elif near is not None and not near.all():
                 raise ArithmeticError(f"critical betas {beta[:4].tolist()}, expected {exact.tolist()}")
             runs[name] = lambda peer=peer: timed(peer)
@@ -182,7 +182,7 @@ def turns(args, ours, x):
         if times.get(a) and times.get(b)
     }
     seconds = {name: statistics.median(taken) for name, taken in times.items()}
-    return {"seconds": seconds, "ratios": ratios, "failed": failed, **told}
+    return {"seconds": seconds, "ratios": ratios, "failed": failed, **shares}
 
 
 def facts(args):
@@ -234,8 +234,8 @@ def main():
     args.add_argument("--small", action="store_true")
     args = args.parse_args()
     torch.set_num_threads(args.threads)
-    told = facts(args)
-    lines = [f"# {name}: {value}" for name, value in told.items()]
+    machine = facts(args)
+    lines = [f"# {name}: {value}" for name, value in machine.items()]
     print("\n".join(lines), flush=True)
     done = []
     with tempfile.TemporaryDirectory() as folder:
@@ -249,7 +249,7 @@ def main():
         with open(f"{args.record}.txt", "w") as file:
             print("\n".join(lines + list(table(done))), file=file)
         with open(f"{args.record}.json", "w") as file:
-            json.dump({**told, "cases": done}, file, indent=1)
+            json.dump({**machine, "cases": done}, file, indent=1)
     failed = sorted({name for case in done for name in case["failed"]})
     print(f"{len(done)} cases, peers that failed: {', '.join(failed) or 'none'}")
     sys.exit(1 if failed else 0)

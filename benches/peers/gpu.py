@@ -119,8 +119,8 @@ def main():
             continue
         torch.manual_seed(1)
         done.append(measure(case, clock, device))
-        told = "  ".join(f"{name} {seconds * 1e6:.1f}" for name, seconds in done[-1]["seconds"].items())
-        print(f"{case['rows']} x {case['n']} {case['dtype']} {case['family']}, us: {told}", flush=True)
+        times = "  ".join(f"{name} {seconds * 1e6:.1f}" for name, seconds in done[-1]["seconds"].items())
+        print(f"{case['rows']} x {case['n']} {case['dtype']} {case['family']}, us: {times}", flush=True)
         for name, why in done[-1]["failed"].items():
             print(f"  {name} failed: {why}", flush=True)
     failed = sorted({name for case in done for name in case["failed"]})

@@ -102,9 +102,9 @@ def summary(rows):
             continue
         worst, median = found[-1] if sense == "<=" else found[0], found[len(found) // 2]
         met = sum(r >= limit if sense == ">=" else r <= limit for r in found) if limit else None
-        told = f"{met}/{len(found)}" if limit else "-"
+        report = f"{met}/{len(found)}" if limit else "-"
         wanted = f"{goal} {sense} {limit}" if limit else ""
-        lines.append(f"{name:24} {wanted:12} {told:>9} {worst:9.3f} {median:9.3f}")
+        lines.append(f"{name:24} {wanted:12} {report:>9} {worst:9.3f} {median:9.3f}")
     return lines
 
 
@@ -130,8 +130,8 @@ def main():
     )
     for (count, n, dtype, family), ratios in rows:
         cells = [("" if r is None else f"{r:.3f}") for r in ratios]
-        told = " ".join(f"{cell:>{max(8, len(name))}}" for name, cell in zip(names, cells))
-        print(f"{f'{count} x {n}':>17} {dtype:5} {family:10} {told}")
+        report = " ".join(f"{cell:>{max(8, len(name))}}" for name, cell in zip(names, cells))
+        print(f"{f'{count} x {n}':>17} {dtype:5} {family:10} {report}")
     print("\n".join(summary(rows)))
 
 

@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import inputs  # noqa: E402
 from devtools import Browser, Page  # noqa: E402
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
 EXAMPLE = "examples/data/smollm2_gpl3.safetensors"
 WIDTHS = [390, 1024, 1920]
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "judge.js")) as source:

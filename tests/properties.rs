@@ -185,8 +185,8 @@ proptest! {
         prop_assert!(probs.iter().all(|p| (0.0..=1.0).contains(p)));
         let sum: f64 = probs.iter().map(|&p| f64::from(p)).sum();
         let expected = if RowMax::of(&row, 0).len == 0 { 0.0 } else { 1.0 };
-        // Each probability is within prob_error of its exact value, and these sum to 1. The bound of one f32 rounding
-        // that stood here failed on [-0.375, 5.4e-5, 0] at beta 35: 1.00000007, the same at ea9dbbe (2026-11-29).
+        // Each probability is within prob_error of its exact value, and these sum to 1. The bound of one f32
+        // rounding that stood here fails on [-0.375, 5.4e-5, 0] at beta 35: 1.00000007, the same at ea9dbbe.
         let max = Row::from_f32(&row).max();
         let error = |(&p, &score): (&f32, &f32)| {
             let gap = max - f64::from(score);

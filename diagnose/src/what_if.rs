@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_if_is_what_the_definition_says_of_the_rows() {
-        let path = Path::new("examples/data/smollm2_gpl3.safetensors");
+        let path = Path::new("../examples/data/smollm2_gpl3.safetensors");
         let selection = Selection { tensor: Some("layer10"), scale: None };
         let inputs = [open(path, &selection).unwrap()];
         let settings = Settings { measure: Measure::new(0.69, None), ..Settings::default() };

@@ -156,7 +156,7 @@ fn heads_of_one_name_are_pooled_over_files() {
     let directory = tempfile::tempdir().unwrap();
     let once = summary(&[EXAMPLE]);
     let copy = directory.path().join("copy.safetensors");
-    std::fs::copy(EXAMPLE, &copy).unwrap();
+    std::fs::copy(EXAMPLE_FILE, &copy).unwrap();
     let twice = summary(&[EXAMPLE, text(&copy)]);
     assert_eq!(twice["heads"].as_array().unwrap().len(), 12);
     assert_eq!(twice["heads"][4]["rows"], 2 * 646);

@@ -14,6 +14,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 const EXAMPLE: &str = "examples/data/smollm2_gpl3.safetensors";
+/// The same file, for tests that read it themselves.
+const EXAMPLE_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/data/smollm2_gpl3.safetensors");
 
 /// The command in the root of the repository, where the README runs it.
 fn command(args: &[&str]) -> Command {

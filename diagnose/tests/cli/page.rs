@@ -209,7 +209,7 @@ fn the_advice_is_for_the_beta_that_the_rows_were_run_at() {
     let (page, _) = diagnosed(&[EXAMPLE, "--beta", "2"]);
     let spec = plain(between(&page, "<code id=\"spec\">", "</code>"));
     assert_eq!(spec, "calibrated:calibration.json,anchor=8192");
-    assert!(plain(&page).contains("anchor=8192, as a factor on β = 2"));
+    assert!(plain(&page).contains("anchor=8192 as a factor on β = 2"));
     // Rows of one length tell no law.
     let directory = tempfile::tempdir().unwrap();
     let scores = (0..20 * 50).map(|i| (i as f32 * 0.618_034).fract() * 160.0).flat_map(f32::to_le_bytes);

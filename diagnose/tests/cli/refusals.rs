@@ -74,10 +74,10 @@ fn outputs_may_not_meet_each_other_or_an_input() {
     let out = directory.path().join("x.csv");
     let same = stderr(1, &["diagnose", EXAMPLE, "--rows", text(&out), "--json", text(&out)]);
     assert!(same.contains("x.csv") && same.contains("named twice"), "{same}");
-    let before = std::fs::read(EXAMPLE).unwrap();
+    let before = std::fs::read(EXAMPLE_FILE).unwrap();
     let input = stderr(1, &["diagnose", EXAMPLE, "--json", EXAMPLE]);
     assert!(input.contains("named twice"), "{input}");
-    assert_eq!(std::fs::read(EXAMPLE).unwrap(), before);
+    assert_eq!(std::fs::read(EXAMPLE_FILE).unwrap(), before);
     assert!(names(directory.path()).is_empty());
 }
 

@@ -44,17 +44,7 @@ def looks(browser, name, path):
             page.close()
 
 
-HEADINGS = [
-    "The answer",
-    "Where in the model",
-    "Gap count of a row",
-    "Phase plot",
-    "Length",
-    "What if",
-    "Provenance",
-    "Glossary",
-    "Citation",
-]
+HEADINGS = "[...document.querySelectorAll('h2, h3')].map(h => h.textContent.trim()).join('\\n')"
 SHOWN = "[...document.querySelectorAll('.head')].filter(h => h.checkVisibility()).map(h => h.id).join()"
 
 
@@ -159,7 +149,9 @@ def prints(browser, name, path, folder, wanted, most):
     data = page.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]
     with open(pdf, "wb") as file:
         file.write(base64.b64decode(data))
+    headings = set(page.ask(HEADINGS).split("\n"))
     page.close()
+    check(f"{name}: the page has headings", {"The answer", "Provenance"} <= headings, headings)
     text = subprocess.run(
         ["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True
     ).stdout
@@ -170,7 +162,7 @@ def prints(browser, name, path, folder, wanted, most):
     lines = [len(part.strip().splitlines()) for part in text.split("\f")[:-1]]
     check(f"{name}: no page is empty", min(lines) > 2, lines)
     ends = [part.strip().splitlines()[-1].strip() for part in text.split("\f")[:-1] if part.strip()]
-    alone = [end for end in ends if end in HEADINGS or end.lstrip("▼▾ ").startswith("The same as a table")]
+    alone = [end for end in ends if end in headings or end.lstrip("▼▾ ").startswith("The same as a table")]
     check(f"{name}: no heading ends a page", not alone, alone)
 
 
@@ -195,34 +187,23 @@ def main():
     os.makedirs(folder, exist_ok=True)
     cases = {"example": [EXAMPLE], **inputs.write(folder)}
     pages = {}
-    for name, arguments in cases.items():
+
+    def report(name, *arguments):
+        """Writes the page `name` with the command."""
         pages[name] = os.path.join(folder, f"{name}.html")
-        subprocess.run(
-            [args.critbeta, "diagnose", *arguments, "--html", pages[name]],
-            cwd=ROOT,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        critbeta(*arguments, "--html", pages[name])
+
+    def critbeta(*arguments):
+        subprocess.run([args.critbeta, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    for name, arguments in cases.items():
+        report(name, "diagnose", *arguments)
     rows = os.path.join(folder, "rows.parquet")
-    subprocess.run(
-        [args.critbeta, "diagnose", EXAMPLE, "--rows", rows], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
-    pages["records"] = os.path.join(folder, "records.html")
-    subprocess.run(
-        [args.critbeta, "report", rows, "--html", pages["records"]],
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    critbeta("diagnose", EXAMPLE, "--rows", rows)
+    report("records", "report", rows)
     empty = os.path.join(folder, "empty.jsonl")
     open(empty, "w").close()
-    pages["empty"] = os.path.join(folder, "empty.html")
-    subprocess.run(
-        [args.critbeta, "report", empty, "--html", pages["empty"]],
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    report("empty", "report", empty)
     browser = Browser(args.chromium)
     try:
         works(browser, pages["example"])

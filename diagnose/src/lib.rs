@@ -9,6 +9,8 @@ mod batches;
 pub mod bench;
 mod calibration;
 mod device;
+#[doc(hidden)]
+pub mod figures;
 mod from_records;
 mod heads;
 pub mod input;

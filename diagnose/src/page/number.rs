@@ -1,33 +1,16 @@
 //! Numbers and names as the page shows them.
 
+use crate::figures::{self, significant};
 use std::path::Path;
 
 /// Three significant digits, or a dash for NaN.
 pub(super) fn figure(value: f64) -> String {
-    let size = value.abs();
-    if value.is_nan() {
-        "–".into()
-    } else if value.is_infinite() {
-        "∞".into()
-    } else if value == 0.0 {
-        "0".into()
-    } else if (1e-3..1e5).contains(&size) {
-        // The rounded value counts: 0.9996 is 1.00.
-        let digits = format!("{size:.2e}").split_once('e').and_then(|(_, power)| power.parse::<i32>().ok());
-        let decimals = (2 - digits.unwrap_or(0)).max(0) as usize;
-        signed(format!("{value:.decimals$}"))
-    } else {
-        signed(format!("{value:.2e}"))
-    }
+    signed(&significant(value, 3))
 }
 
 /// Two decimals, for exponents.
 pub(super) fn hundredths(value: f64) -> String {
-    if value.is_nan() {
-        "–".into()
-    } else {
-        signed(format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0))
-    }
+    signed(&if value.is_nan() { "-".into() } else { figures::hundredths(value) })
 }
 
 /// A share in percent, or a dash for a share of nothing.
@@ -62,9 +45,13 @@ pub(super) fn count(value: u64) -> String {
     text
 }
 
-/// The text with minus signs that are as wide as a plus.
-fn signed(text: String) -> String {
-    text.replace('-', "−")
+/// The text with minus signs that are as wide as a plus, and signs for no number and for infinity.
+fn signed(text: &str) -> String {
+    match text {
+        "-" => "–".into(),
+        "inf" => "∞".into(),
+        _ => text.replace('-', "−"),
+    }
 }
 
 /// Whether a character cannot be seen, or turns the text around it.

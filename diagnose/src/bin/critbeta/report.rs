@@ -1,6 +1,7 @@
 //! The summary as tables.
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets};
+use critbeta_diagnose::figures::{hundredths, significant};
 use critbeta_diagnose::{ClosestLaw, Exponent, LengthLaw, Summary, Yardstick};
 use std::fmt::Write;
 
@@ -183,25 +184,9 @@ fn escaped(name: &str) -> String {
     name.escape_debug().to_string()
 }
 
-/// Two decimals, and no -0.00.
-fn hundredths(value: f64) -> String {
-    format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0)
-}
-
 /// Four significant digits.
 pub fn figure(value: f64) -> String {
-    if value.is_nan() {
-        "-".into()
-    } else if value.is_infinite() {
-        "inf".into()
-    } else if value == 0.0 {
-        "0".into()
-    } else if (1e-3..1e5).contains(&value.abs()) {
-        let digits = (3 - value.abs().log10().floor() as i32).max(0) as usize;
-        format!("{value:.digits$}")
-    } else {
-        format!("{value:.3e}")
-    }
+    significant(value, 4)
 }
 
 fn share(value: f64) -> String {

@@ -64,7 +64,7 @@ def cases(small):
 
 
 class Ours:
-    """critbeta in a process of its own, which runs one way of a case when it is told to."""
+    """critbeta in a process of its own, which runs one method of a case for each line that it reads."""
 
     def __init__(self, args, case, file):
         count, n, dtype, family = map(str, case)
@@ -76,10 +76,10 @@ class Ours:
         ready = self.process.stdout.readline()
         if not ready.startswith("ready: "):
             raise ArithmeticError(f"critbeta: {ready.strip() or 'it ended'}")
-        self.ways = ready.removeprefix("ready: ").split()
+        self.methods = ready.removeprefix("ready: ").split()
 
-    def seconds(self, way):
-        print(way, file=self.process.stdin, flush=True)
+    def seconds(self, method):
+        print(method, file=self.process.stdin, flush=True)
         return float(self.process.stdout.readline())
 
     def close(self):
@@ -144,7 +144,7 @@ def measure(args, case, folder):
 
 
 def turns(args, ours, x):
-    runs = {way: (lambda way=way: ours.seconds(way)) for way in ours.ways}
+    runs = {name: (lambda name=name: ours.seconds(name)) for name in ours.methods}
     out, ones = torch.empty_like(x), torch.ones(len(x))
     exact = methods.critical_beta(methods.sorted_gaps(x[:4]).double())
     shares, failed = {}, {}

@@ -95,8 +95,10 @@ fn simulator() {
     // scripts/simt-check.sh. rustc links without gcc's default libraries, so the runtime is named.
     if let Some(kind) = variable("CRITBETA_SIMT_SANITIZE") {
         build.opt_level(1).flag(format!("-fsanitize={kind}")).flag("-fno-sanitize-recover=all");
-        let runtime = if kind == "address" { "asan" } else { "ubsan" };
-        println!("cargo::rustc-link-arg=-Wl,--whole-archive,-l:lib{runtime}.a,--no-whole-archive,-lm");
+        // libubsan lacks what libasan has as well; whole, the two would clash.
+        let runtime = if kind.contains("address") { "asan" } else { "ubsan" };
+        let rest = "--no-whole-archive,-l:libubsan.a,-lm";
+        println!("cargo::rustc-link-arg=-Wl,--whole-archive,-l:lib{runtime}.a,{rest}");
     }
     let compiler = build.try_get_compiler().map(|compiler| compiler.to_command().arg("--version").output());
     if matches!(compiler, Ok(Ok(_))) {

@@ -151,7 +151,7 @@ fn main() {
         }
     }
     println!("examples/data, critical softmax / softmax");
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/smollm2_gpl3.safetensors");
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/data/smollm2_gpl3.safetensors");
     for source in open(example.as_ref(), &Selection::default()).unwrap().sources {
         let Source::Pair(pair) = source else { panic!("{} is no pair", source.layer()) };
         println!("{:20} {}", pair.layer(), one.install(|| real_ratios(&pair)));

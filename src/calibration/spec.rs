@@ -1,7 +1,8 @@
 //! The text form of what a user writes: a rescaling, or the name of a calibration file with a rule for each
 //! head.
 //!
-//! `calibrated:FILE` names the file. The name has JSON quotes if it could be read as parameters.
+//! `calibrated:FILE` names the file. A name may have JSON quotes. It needs them only if it begins with a
+//! quote, looks like a law (`c=1`, without a folder), or ends like a parameter (`,anchor=`).
 
 use crate::spec::{Number, Parameters, length};
 use crate::{Error, Rescaling, Result};
@@ -60,11 +61,11 @@ impl FromStr for RescalingSpec {
             let file = file.ok_or_else(|| Error::spec(spec, "the quoted file name is not a JSON string"))?;
             (file, &text[names.byte_offset()..])
         } else {
-            let end = text.find(',').unwrap_or(text.len());
-            if text[..end].contains('=') {
+            let file = without_options(text);
+            if is_law(file) {
                 return Ok(RescalingSpec::Uniform(spec.parse()?));
             }
-            (text[..end].to_owned(), &text[end..])
+            (file.to_owned(), &text[file.len()..])
         };
         if file.is_empty() {
             return Err(Error::spec(spec, "expected calibrated:FILE or calibrated:c=,xi="));
@@ -88,6 +89,22 @@ impl FromStr for RescalingSpec {
         };
         given.finish("anchor, of")?;
         Ok(RescalingSpec::PerHead { file: PathBuf::from(file), of, anchor })
+    }
+}
+
+/// Whether the text behind `calibrated:` is a law, `c=1.5,xi=0.61`, and not a path such as
+/// `runs/c=1,seed=3/cal.json`.
+fn is_law(text: &str) -> bool {
+    let is_path = text.contains(['/', '\\']) || text.ends_with(".json");
+    let key = text.split_once('=').map(|(key, _)| key.trim());
+    !is_path && key.is_some_and(|key| ["c", "xi", "anchor"].contains(&key))
+}
+
+/// The path without the parameters behind it. It may hold commas itself.
+fn without_options(text: &str) -> &str {
+    match text.rsplit_once(',') {
+        Some((path, last)) if last.starts_with("anchor=") || last.starts_with("of=") => without_options(path),
+        _ => text,
     }
 }
 
@@ -148,6 +165,29 @@ mod tests {
             assert_eq!(spec.to_string(), text);
             let json = serde_json::to_string(&spec).unwrap();
             assert_eq!(serde_json::from_str::<RescalingSpec>(&json).unwrap(), spec);
+        }
+    }
+
+    #[test]
+    fn paths_may_hold_equals_signs_and_commas() {
+        for path in [
+            "runs/lr=0.1,seed=3/cal.json",
+            "c=1,xi=2/cal.json",
+            "c=1.json",
+            r"C:\runs\c=1,b=2",
+            "a,b",
+            "lr=0.1,seed=3",
+            "./of=1,x/cal",
+        ] {
+            for (given, anchor) in
+                [("", None), (",anchor=8192", Some(8192.0)), (",anchor=8192,of=critical", Some(8192.0))]
+            {
+                let text = format!("calibrated:{path}{given}");
+                let spec: RescalingSpec = text.parse().unwrap();
+                let wanted = RescalingSpec::PerHead { file: path.into(), of: CalibratedOn::Critical, anchor };
+                assert_eq!(spec, wanted, "{text}");
+                assert_eq!(spec.to_string().parse::<RescalingSpec>().unwrap(), wanted, "{text}");
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod copy;
 mod exponent;
 mod lanes;
 mod ln;
+mod modes;
 mod partition;
 mod plan;
 mod probs;
@@ -49,8 +50,8 @@ pub fn streaming_copy() -> Option<CopyBytes> {
 /// [`Row::from_f32(scores).resolved_critical_beta(r)`](crate::reference::Row::resolved_critical_beta) bit for
 /// bit.
 pub fn critical_beta(scores: &[f32], resolve: f64) -> CriticalBeta {
-    let row = Chunks::of_one(scores);
-    Lent::new().critical_beta(&row, &row.top(Progress::NONE), resolve)
+    let (row, mut workspace) = (Chunks::of_one(scores), Lent::new());
+    workspace.critical_beta(&row, &row.top(Progress::NONE), resolve)
 }
 
 /// Everything about one row at inverse temperature `beta` >= 0.

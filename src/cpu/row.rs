@@ -1,6 +1,7 @@
 //! One row in five verbs: row max, count gaps, critical beta, partition, write probs.
 
 use super::lanes::InstructionSet;
+use super::modes::Standard;
 use super::partition::partition;
 use super::probs::Probs;
 use super::search::contact::Contact;
@@ -123,14 +124,14 @@ thread_local! {
 
 /// The workspace of this thread, borrowed for a while and kept from call to call. Fresh memory for every call
 /// costs page faults: a fifth of the time of rows of a million scores (2026-11-25).
-pub(super) struct Lent(Option<Box<Workspace>>);
+pub(super) struct Lent(Option<Box<Workspace>>, #[allow(dead_code, reason = "dropped at the end")] Standard);
 
 impl Lent {
     pub(super) fn new() -> Lent {
         // A thread gets a second workspace if it takes on another row while all threads share a first one.
         let mut workspace = SCRATCH.take().unwrap_or_default();
         workspace.next = None;
-        Lent(Some(workspace))
+        Lent(Some(workspace), Standard::modes())
     }
 }
 
@@ -215,6 +216,7 @@ impl Workspace {
 
     /// The report on a row at inverse temperature `beta` >= 0.
     pub fn report(&mut self, scores: &[f32], beta: f64, measure: Measure) -> RowReport {
+        let _modes = Standard::modes();
         self.report_on(&Chunks::of_one(scores), beta, measure)
     }
 
@@ -228,6 +230,7 @@ impl Workspace {
         position: u64,
         measure: Measure,
     ) -> Option<([CriticalBeta; 2], Vec<RowReport>)> {
+        let _modes = Standard::modes();
         let row = Chunks::of_one(scores);
         let found = row.top(Progress::NONE);
         let top = found.0;
@@ -319,6 +322,7 @@ impl Workspace {
         position: u64,
         out: &mut Vec<f64>,
     ) -> SoftmaxRow {
+        let _modes = Standard::modes();
         let row = Chunks::of_one(scores);
         let found = row.top(Progress::NONE);
         let beta = self.beta(&row, &found, Rule::Rescaling(rescaling, position));

@@ -11,6 +11,7 @@ mod avx512;
 mod neon;
 mod portable;
 
+use super::modes::Standard;
 use crate::{Element, Error, Result};
 use half::{bf16, f16};
 use std::any::TypeId;
@@ -225,6 +226,8 @@ impl InstructionSet {
     }
 
     pub(super) fn run<W: Work>(self, work: W) -> W::Out {
+        // Threads that share a row get no more of it than this.
+        let _modes = Standard::modes();
         match self.0 {
             Proof::Portable(lanes) => work.run(lanes),
             #[cfg(target_arch = "x86_64")]

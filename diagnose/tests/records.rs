@@ -16,7 +16,7 @@ fn records(top_k: Option<usize>) -> Vec<RowRecord> {
                 layer: ["a,\"b\"\n", "c"][i % 2].into(),
                 head: 1,
                 row: i as u64,
-                position: u64::MAX - i as u64,
+                position: i64::MAX as u64 - i as u64,
             };
             let report = row_report(row, 1.0, Measure::new(0.3, top_k));
             RowRecord::new(place, &report, 0.0, top_k.is_some())
@@ -118,4 +118,114 @@ fn no_damaged_byte_does_more_than_be_refused() {
         }
         assert!(refused > 100, "{extension}: {refused} of {}", good.len());
     }
+}
+
+/// The same records as other tools write them.
+#[test]
+fn tables_of_other_tools_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let lines =
+        std::fs::read_to_string(written(directory.path(), "csv", Some(2), &records(Some(2)))).unwrap();
+    let text = |records: Vec<RowRecord>| format!("{records:?}").replace("-NaN", "NaN");
+    let expected = text(read(&directory.path().join("rows.csv")).unwrap());
+    let table: Vec<Vec<String>> = csv_records(&lines);
+    let to_csv = |table: &[Vec<String>]| {
+        let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));
+        let line = |row: &Vec<String>| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
+        table.iter().map(line).collect::<String>()
+    };
+    let changed = |name: &str, change: &dyn Fn(usize, &str, &str) -> String| {
+        let mut changed = table.clone();
+        for (row, cells) in changed.iter_mut().enumerate().skip(1) {
+            for (cell, column) in cells.iter_mut().zip(&table[0]) {
+                *cell = change(row, column, cell);
+            }
+        }
+        (name.to_owned(), changed)
+    };
+    let is_flag = |column: &str| column == "poisoned" || column.ends_with("certified");
+    let counts = ["head", "row", "n", "argmax", "ties", "contact_rank"];
+    let mut tables = vec![
+        changed("pandas", &|_, column, cell| match cell {
+            "true" if is_flag(column) => "True".into(),
+            "false" if is_flag(column) => "False".into(),
+            _ => cell.into(),
+        }),
+        changed("R", &|_, column, cell| if is_flag(column) { cell.to_uppercase() } else { cell.into() }),
+        changed("SQLite", &|_, column, cell| match cell {
+            "true" if is_flag(column) => "1".into(),
+            "false" if is_flag(column) => "0".into(),
+            _ => cell.into(),
+        }),
+        changed("floats", &|_, column, cell| match counts.contains(&column) {
+            true => format!("{cell}.0"),
+            false => cell.into(),
+        }),
+        changed("infinity", &|_, _, cell| match cell {
+            "inf" => "Infinity".into(),
+            "NaN" => "nan".into(),
+            _ => cell.into(),
+        }),
+    ];
+    let mut indexed = table.clone();
+    for (row, cells) in indexed.iter_mut().enumerate() {
+        cells.insert(0, if row == 0 { String::new() } else { row.to_string() });
+        cells.push("more".into());
+    }
+    tables.push(("an index".into(), indexed));
+    for (name, table) in tables {
+        let path = directory.path().join("other.csv");
+        std::fs::write(&path, to_csv(&table)).unwrap();
+        assert_eq!(text(read(&path).unwrap()), expected, "{name}");
+    }
+    for (column, cell, says) in [
+        ("poisoned", "maybe", r#"record 1: column poisoned: "maybe", expected true or false"#),
+        ("n", "-1", r#"record 1: column n: "-1", expected a whole number"#),
+        ("n", "2.5", r#"record 1: column n: "2.5", expected a whole number"#),
+        ("entropy", "much", r#"record 1: column entropy: "much", expected a number"#),
+        ("row", "", r#"record 1: column row: "", expected a whole number"#),
+    ] {
+        let (_, table) =
+            changed("", &|row, name, old| if row == 1 && name == column { cell } else { old }.into());
+        let path = directory.path().join("wrong.csv");
+        std::fs::write(&path, to_csv(&table)).unwrap();
+        let message = read(&path).unwrap_err().to_string();
+        assert!(message.contains(says), "{message}");
+    }
+}
+
+/// The fields of a table of CSV, whose quoted ones may hold line breaks.
+fn csv_records(text: &str) -> Vec<Vec<String>> {
+    let (mut records, mut cells, mut cell, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' if quoted && rest.peek() == Some(&'"') => cell.extend(rest.next()),
+            '"' => quoted = !quoted,
+            ',' if !quoted => cells.push(std::mem::take(&mut cell)),
+            '\n' if !quoted => {
+                cells.push(std::mem::take(&mut cell));
+                records.push(std::mem::take(&mut cells));
+            }
+            _ => cell.push(c),
+        }
+    }
+    records
+}
+
+#[test]
+fn bare_numbers_of_python_are_read_in_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = written(directory.path(), "jsonl", None, &records(None));
+    let expected = format!("{:?}", read(&path).unwrap());
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let bare = lines.replace("\"critical_beta\":null", "\"critical_beta\": Infinity");
+    let bare = bare.replace("\"entropy\":null", "\"entropy\": NaN").replace(":false", ":0");
+    assert!(bare.contains("Infinity") && bare.contains("NaN") && bare.contains(":0"));
+    std::fs::write(&path, bare.replace("\"c\"", "\"NaN \\\\ Infinity\"")).unwrap();
+    let found = format!("{:?}", read(&path).unwrap());
+    assert_eq!(found, expected.replace("\"c\"", "\"NaN \\\\ Infinity\""));
+    let negative = lines.replace("\"critical_beta\":null", "\"critical_beta\": -Infinity");
+    std::fs::write(&path, negative).unwrap();
+    assert!(read(&path).is_err());
 }

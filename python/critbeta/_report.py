@@ -26,10 +26,10 @@ def report(
     in words, a map of layer x head, phase plots and length laws. A reader needs neither network nor scripts.
 
     rows: `Stats` or a `Diagnosis`, or files. The files are one file of row records (.parquet, .csv or .jsonl,
-        as `Stats.to_parquet` and `critbeta diagnose --rows` write them; .parquet uncompressed or with
-        snappy), or any number of attention files (.npy scores [..., rows, n]; .safetensors with score
-        tensors, or pairs NAME.q [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim]). Heads of one
-        layer name are pooled over files. Only attention files show gap counts and other rescalings.
+        as `Stats.to_parquet` and `critbeta diagnose --rows` write them, also after pandas or Polars), or any
+        number of attention files (.npy scores [..., rows, n]; .safetensors with score tensors, or pairs
+        NAME.q [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim]). Heads of one layer name are
+        pooled over files. Only attention files show gap counts and other rescalings.
     resolve, beta, top_k: settings of files. For attention they are as in `stats`, by default 0, 1 and all.
         Row records hold their own beta, and need resolve and top_k where their columns show that one was set.
         `Stats` and a `Diagnosis` know how they were measured.

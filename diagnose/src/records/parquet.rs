@@ -1,6 +1,6 @@
 //! Row records as Apache Parquet, one row group per 16,384 rows.
 
-use super::raw::RawRecord;
+use super::raw::{Cell, Cells};
 use super::record::{COLUMNS, Column, RowRecord};
 use ::parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
@@ -70,10 +70,10 @@ impl<W: Write + Send> ParquetRows<W> {
 }
 
 /// Calls `take` with every record and its place in words. Columns may be optional, in any order, and
-/// compressed by snappy or not at all.
+/// compressed by snappy, zstd or gzip.
 ///
 /// Errors: [`Error::Io`], those of `take`, and [`Error::File`] for a missing column or another type.
-pub(crate) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outcome<()>) -> Outcome<()> {
+pub(crate) fn read(path: &Path, mut take: impl FnMut(String, &Cells) -> Outcome<()>) -> Outcome<()> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let file = guarded(path, || SerializedFileReader::new(file))?;
     let schema = file.metadata().file_metadata().schema_descr_ptr();
@@ -90,21 +90,21 @@ pub(crate) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outco
                 None => return Err(Error::file(path, format!("has no column {name}: expected row records"))),
                 Some(column) => {
                     let codec = group.metadata().column(column).compression();
-                    if !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY) {
+                    let known = matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY)
+                        || matches!(codec, Compression::ZSTD(_) | Compression::GZIP(_));
+                    if !known {
                         // The message leaves out the level.
                         let codec = codec.to_string();
                         let codec = codec.split('(').next().unwrap_or_default();
                         let message =
-                            format!("column {name} is compressed by {codec}: expected SNAPPY, or none");
+                            format!("column {name} is compressed by {codec}: expected SNAPPY, ZSTD or GZIP");
                         return Err(Error::file(path, message));
                     }
                     let values = guarded(path, || Values::of(group.get_column_reader(column)?, rows))?;
-                    if !values.fits(kind) {
+                    if let Values::Absent = values {
                         let found = schema.column(column).physical_type();
-                        return Err(Error::file(
-                            path,
-                            format!("column {name} is {found}, expected {}", wanted(kind)),
-                        ));
+                        let detail = format!("column {name} is {found}, expected {}", wanted(kind));
+                        return Err(Error::file(path, detail));
                     }
                     values
                 }
@@ -113,10 +113,7 @@ pub(crate) fn read(path: &Path, mut take: impl FnMut(String, RawRecord) -> Outco
         }
         for i in 0..rows {
             row += 1;
-            let raw = raw_record(&columns, i).map_err(|name| {
-                Error::file(path, format!("row {row}: column {name} is null or no value of its kind"))
-            })?;
-            take(format!("row {row}"), raw)?;
+            take(format!("row {row}"), &std::array::from_fn(|at| columns[at].cell(i)))?;
         }
     }
     Ok(())
@@ -151,40 +148,36 @@ impl Values {
             ColumnReader::Int64ColumnReader(r) => read_all(r, rows).map(Values::Counts),
             ColumnReader::DoubleColumnReader(r) => read_all(r, rows).map(Values::Reals),
             ColumnReader::BoolColumnReader(r) => read_all(r, rows).map(Values::Flags),
+            // Other tools narrow columns.
+            ColumnReader::Int32ColumnReader(r) => Ok(Values::Counts(widened(read_all(r, rows)?))),
+            ColumnReader::FloatColumnReader(r) => Ok(Values::Reals(widened(read_all(r, rows)?))),
             _ => Ok(Values::Absent),
         }
     }
 
-    fn fits(&self, column: Column) -> bool {
-        matches!(
-            (self, column),
-            (Values::Texts(_), Column::Text(_))
-                | (Values::Counts(_), Column::Count(_))
-                | (Values::Reals(_), Column::Real(_))
-                | (Values::Flags(_), Column::Flag(_))
-        )
-    }
-
-    fn count(&self, i: usize) -> Option<u64> {
+    fn cell(&self, i: usize) -> Cell {
         match self {
-            Values::Counts(values) => values.get(i).copied().flatten().map(i64::cast_unsigned),
-            _ => None,
+            Values::Absent => Cell::Absent,
+            Values::Texts(values) => cell_of(values, i, |text| match text.as_utf8() {
+                Ok(text) => Cell::Text(text.to_owned()),
+                Err(_) => Cell::Null,
+            }),
+            Values::Counts(values) => cell_of(values, i, |&value| match u64::try_from(value) {
+                Ok(value) => Cell::Whole(value),
+                Err(_) => Cell::Real(value as f64),
+            }),
+            Values::Reals(values) => cell_of(values, i, |&value| Cell::Real(value)),
+            Values::Flags(values) => cell_of(values, i, |&value| Cell::Flag(value)),
         }
     }
+}
 
-    fn real(&self, i: usize) -> Option<f64> {
-        match self {
-            Values::Reals(values) => values.get(i).copied().flatten(),
-            _ => None,
-        }
-    }
+fn cell_of<T>(values: &[Option<T>], i: usize, of: impl Fn(&T) -> Cell) -> Cell {
+    values.get(i).and_then(Option::as_ref).map_or(Cell::Null, of)
+}
 
-    fn flag(&self, i: usize) -> Option<bool> {
-        match self {
-            Values::Flags(values) => values.get(i).copied().flatten(),
-            _ => None,
-        }
-    }
+fn widened<T, U: From<T>>(values: Vec<Option<T>>) -> Vec<Option<U>> {
+    values.into_iter().map(|value| value.map(U::from)).collect()
 }
 
 fn wanted(column: Column) -> &'static str {
@@ -212,48 +205,12 @@ fn read_all<T: DataType>(mut reader: ColumnReaderImpl<T>, rows: usize) -> Result
     Ok(levels.into_iter().map(|level| if level > 0 { values.next() } else { None }).collect())
 }
 
-/// Errors: the name of a column that is null, or of a text that is not UTF-8.
-fn raw_record(columns: &[Values], i: usize) -> Result<RawRecord, &'static str> {
-    let place = |name: &str| COLUMNS.iter().position(|(column, _)| *column == name);
-    let of = |name: &'static str| place(name).and_then(|at| columns.get(at)).ok_or(name);
-    let count = |name: &'static str| of(name)?.count(i).ok_or(name);
-    let real = |name: &'static str| of(name).map(|values| values.real(i));
-    let flag = |name: &'static str| of(name).map(|values| values.flag(i));
-    let layer = match of("layer")? {
-        Values::Texts(values) => values.get(i).and_then(Option::as_ref).ok_or("layer")?,
-        _ => return Err("layer"),
-    };
-    Ok(RawRecord {
-        layer: layer.as_utf8().map_err(|_| "layer")?.to_owned(),
-        head: count("head")?,
-        row: count("row")?,
-        position: count("position")?,
-        n: count("n")?,
-        max: real("max")?,
-        argmax: count("argmax")?,
-        ties: count("ties")?,
-        critical_beta: real("critical_beta")?,
-        contact_gap: real("contact_gap")?,
-        contact_rank: count("contact_rank")?,
-        alpha: real("alpha")?,
-        resolved_beta: real("resolved_beta")?,
-        beta: real("beta")?,
-        ratio: real("ratio")?,
-        log_partition: real("log_partition")?,
-        entropy: real("entropy")?,
-        top_two: real("top_two")?,
-        max_weight: real("max_weight")?,
-        poisoned: flag("poisoned")?.ok_or("poisoned")?,
-        certified: flag("certified")?,
-        resolved_certified: flag("resolved_certified")?,
-    })
-}
-
 fn schema(columns: &[(&str, Column)]) -> Result<Arc<Type>> {
     let fields = columns.iter().map(|(name, column)| {
         let (physical, logical) = match column {
             Column::Text(_) => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
-            Column::Count(_) => (Physical::INT64, Some(LogicalType::integer(64, false))),
+            // Signed, because people subtract columns, and unsigned differences wrap in their tools.
+            Column::Count(_) => (Physical::INT64, None),
             Column::Real(_) => (Physical::DOUBLE, None),
             Column::Flag(_) => (Physical::BOOLEAN, None),
         };
@@ -271,7 +228,8 @@ fn write_column(writer: &mut ColumnWriter, column: Column, rows: &[RowRecord]) -
             w.write_batch(&values, None, None)
         }
         (ColumnWriter::Int64ColumnWriter(w), Column::Count(of)) => {
-            let values: Vec<i64> = rows.iter().map(|r| of(r).cast_signed()).collect();
+            let values: Result<Vec<i64>, _> = rows.iter().map(|r| i64::try_from(of(r))).collect();
+            let values = values.map_err(|_| ParquetError::General("a count of 2^63 or more".into()))?;
             w.write_batch(&values, None, None)
         }
         (ColumnWriter::DoubleColumnWriter(w), Column::Real(of)) => {

@@ -1,8 +1,8 @@
 //! A record as a file holds it, and what must be true of it.
 
-use super::record::RowRecord;
+use super::record::{COLUMNS, RowRecord};
 use critbeta::operating_ratio;
-use serde::Deserialize;
+use std::fmt;
 use std::sync::Arc;
 
 /// One string for all rows of a layer.
@@ -18,84 +18,136 @@ impl Layers {
     }
 }
 
-/// A record as a file holds it, before any check.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct RawRecord {
-    pub layer: String,
-    pub head: u64,
-    pub row: u64,
-    pub position: u64,
-    pub n: u64,
-    pub max: Option<f64>,
-    pub argmax: u64,
-    pub ties: u64,
-    pub critical_beta: Option<f64>,
-    pub contact_gap: Option<f64>,
-    pub contact_rank: u64,
-    pub alpha: Option<f64>,
-    pub resolved_beta: Option<f64>,
-    pub beta: Option<f64>,
-    pub ratio: Option<f64>,
-    pub log_partition: Option<f64>,
-    pub entropy: Option<f64>,
-    pub top_two: Option<f64>,
-    pub max_weight: Option<f64>,
-    pub poisoned: bool,
-    #[serde(default)]
-    pub certified: Option<bool>,
-    #[serde(default)]
-    pub resolved_certified: Option<bool>,
+/// A value as any tool may have written it.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Cell {
+    /// There is no such column.
+    #[default]
+    Absent,
+    Null,
+    Flag(bool),
+    Whole(u64),
+    Real(f64),
+    /// Text, or whatever a table without types holds.
+    Text(String),
 }
 
-impl RawRecord {
-    /// Errors: the column that is wrong, and what was expected.
-    pub(super) fn checked(self, layers: &mut Layers) -> Result<RowRecord, String> {
-        let poisoned = self.poisoned;
-        let finite = |name: &str, value: Option<f64>, low: f64, high: f64| match value {
-            // Sums of f32 weights differ from 1 and 0 by a rounding.
-            Some(value) if (low - 1e-6..=high + 1e-6).contains(&value) => Ok(value),
-            value if poisoned => Ok(value.unwrap_or(f64::NAN)),
-            Some(value) => Err(format!("column {name}: {value}, expected {low} to {high}")),
-            None => Err(format!("column {name}: null, expected a number in a row that is not poisoned")),
-        };
-        let beta_like = |name: &str, value: Option<f64>| match value {
-            Some(value) if value >= 0.0 => Ok(value),
-            value if poisoned => Ok(value.unwrap_or(f64::NAN)),
-            None => Ok(f64::INFINITY),
-            Some(value) => Err(format!("column {name}: {value}, expected a number >= 0")),
-        };
-        let (any, log_n) = (f64::MAX, (self.n.max(1) as f64).ln());
-        let (rank, n) = (self.contact_rank, self.n);
-        if rank > n && !poisoned {
-            return Err(format!("column contact_rank: {rank}, expected at most n = {n}"));
+/// A record as a file holds it, before any check: one cell for each of [`COLUMNS`].
+pub(super) type Cells = [Cell; COLUMNS.len()];
+
+impl Cell {
+    /// A whole number of at least 0. Tables with gaps hold them as floats.
+    fn whole(&self) -> Option<u64> {
+        match self {
+            Cell::Whole(value) => Some(*value),
+            // 2^63, up to which the types of all tables go.
+            Cell::Real(value) if value.fract() == 0.0 && (0.0..9.3e18).contains(value) => Some(*value as u64),
+            Cell::Text(text) => text.parse().ok().or_else(|| Cell::Real(text.parse().ok()?).whole()),
+            _ => None,
         }
-        let record = RowRecord {
-            layer: layers.named(&self.layer),
-            head: self.head,
-            row: self.row,
-            position: self.position,
-            n: self.n,
-            max: finite("max", self.max, -any, any)?,
-            argmax: self.argmax,
-            ties: self.ties,
-            critical_beta: beta_like("critical_beta", self.critical_beta)?,
-            contact_gap: finite("contact_gap", self.contact_gap, 0.0, any)?,
-            contact_rank: self.contact_rank,
-            alpha: finite("alpha", self.alpha, 0.0, 1.0)?,
-            resolved_beta: beta_like("resolved_beta", self.resolved_beta)?,
-            beta: finite("beta", self.beta, 0.0, any)?,
-            ratio: beta_like("ratio", self.ratio)?,
-            log_partition: finite("log_partition", self.log_partition, 0.0, log_n)?,
-            entropy: finite("entropy", self.entropy, 0.0, log_n)?,
-            top_two: finite("top_two", self.top_two, 0.0, 1.0)?,
-            max_weight: finite("max_weight", self.max_weight, 0.0, 1.0)?,
-            poisoned,
-            certified: self.certified,
-            resolved_certified: self.resolved_certified,
-        };
-        consistent(&record)?;
-        Ok(record)
     }
+
+    /// A number, or nothing where it is null or NaN. Infinity has many spellings.
+    fn real(&self) -> Result<Option<f64>, ()> {
+        let value = match self {
+            Cell::Null => return Ok(None),
+            Cell::Text(text) if text.is_empty() => return Ok(None),
+            Cell::Whole(value) => *value as f64,
+            Cell::Real(value) => *value,
+            Cell::Text(text) => text.parse().map_err(|_| ())?,
+            Cell::Absent | Cell::Flag(_) => return Err(()),
+        };
+        Ok(Some(value).filter(|value| !value.is_nan()))
+    }
+
+    /// True, TRUE and 1, or false; nothing where it is null.
+    fn flag(&self) -> Result<Option<bool>, ()> {
+        match self {
+            Cell::Null | Cell::Absent => Ok(None),
+            Cell::Flag(value) => Ok(Some(*value)),
+            Cell::Whole(0) => Ok(Some(false)),
+            Cell::Whole(1) => Ok(Some(true)),
+            Cell::Real(value) if [0.0, 1.0].contains(value) => Ok(Some(*value == 1.0)),
+            Cell::Text(text) if text.is_empty() => Ok(None),
+            Cell::Text(text) if text.eq_ignore_ascii_case("true") => Ok(Some(true)),
+            Cell::Text(text) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
+            Cell::Text(text) => Cell::Real(text.parse().map_err(|_| ())?).flag(),
+            Cell::Real(_) | Cell::Whole(_) => Err(()),
+        }
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cell::Absent => f.write_str("not there"),
+            Cell::Null => f.write_str("null"),
+            Cell::Flag(value) => value.fmt(f),
+            Cell::Whole(value) => value.fmt(f),
+            Cell::Real(value) => value.fmt(f),
+            Cell::Text(text) => write!(f, "{:?}", text.chars().take(100).collect::<String>()),
+        }
+    }
+}
+
+/// The record of these cells.
+///
+/// Errors: the column that is wrong, and what was expected.
+pub(super) fn checked(cells: &Cells, layers: &mut Layers) -> Result<RowRecord, String> {
+    let of = |name: &str| match COLUMNS.iter().position(|(column, _)| *column == name) {
+        Some(at) => &cells[at],
+        None => &Cell::Absent,
+    };
+    let wrong = |name: &str, expected: &str| format!("column {name}: {}, expected {expected}", of(name));
+    let whole = |name: &str| of(name).whole().ok_or_else(|| wrong(name, "a whole number of at least 0"));
+    let flag = |name: &str| of(name).flag().map_err(|()| wrong(name, "true or false"));
+    let real = |name: &str| of(name).real().map_err(|()| wrong(name, "a number"));
+    let Cell::Text(layer) = of("layer") else { return Err(wrong("layer", "text")) };
+    let poisoned = flag("poisoned")?.ok_or_else(|| wrong("poisoned", "true or false"))?;
+    let finite = |name: &str, low: f64, high: f64| match real(name)? {
+        // Sums of f32 weights differ from 1 and 0 by a rounding.
+        Some(value) if (low - 1e-6..=high + 1e-6).contains(&value) => Ok(value),
+        value if poisoned => Ok(value.unwrap_or(f64::NAN)),
+        Some(value) => Err(format!("column {name}: {value}, expected {low} to {high}")),
+        None => Err(format!("column {name}: null, expected a number in a row that is not poisoned")),
+    };
+    let beta_like = |name: &str| match real(name)? {
+        Some(value) if value >= 0.0 => Ok(value),
+        value if poisoned => Ok(value.unwrap_or(f64::NAN)),
+        None => Ok(f64::INFINITY),
+        Some(value) => Err(format!("column {name}: {value}, expected a number >= 0")),
+    };
+    let (n, contact_rank) = (whole("n")?, whole("contact_rank")?);
+    let (any, log_n) = (f64::MAX, (n.max(1) as f64).ln());
+    if contact_rank > n && !poisoned {
+        return Err(format!("column contact_rank: {contact_rank}, expected at most n = {n}"));
+    }
+    let record = RowRecord {
+        layer: layers.named(layer),
+        head: whole("head")?,
+        row: whole("row")?,
+        position: whole("position")?,
+        n,
+        max: finite("max", -any, any)?,
+        argmax: whole("argmax")?,
+        ties: whole("ties")?,
+        critical_beta: beta_like("critical_beta")?,
+        contact_gap: finite("contact_gap", 0.0, any)?,
+        contact_rank,
+        alpha: finite("alpha", 0.0, 1.0)?,
+        resolved_beta: beta_like("resolved_beta")?,
+        beta: finite("beta", 0.0, any)?,
+        ratio: beta_like("ratio")?,
+        log_partition: finite("log_partition", 0.0, log_n)?,
+        entropy: finite("entropy", 0.0, log_n)?,
+        top_two: finite("top_two", 0.0, 1.0)?,
+        max_weight: finite("max_weight", 0.0, 1.0)?,
+        poisoned,
+        certified: flag("certified")?,
+        resolved_certified: flag("resolved_certified")?,
+    };
+    consistent(&record)?;
+    Ok(record)
 }
 
 /// Columns that hold the same fact must agree: bounds use one of them, and plots the other.

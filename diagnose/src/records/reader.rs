@@ -1,9 +1,13 @@
 //! Reads row records: JSON lines, CSV or Parquet as `--rows` writes them. Any tool may have changed them.
 
-use super::raw::{Layers, RawRecord};
-use super::record::RowRecord;
+use super::raw::{Cell, Cells, Layers, checked};
+use super::record::{COLUMNS, RowRecord};
 use super::writers::RowFormat;
 use critbeta::{Error, Result};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -11,9 +15,11 @@ use std::path::Path;
 /// Reads the records of a .jsonl, .csv or .parquet file in order, a batch at a time. A .csv with only a
 /// header has no records; neither has an empty .jsonl.
 ///
-/// Infinite and NaN values are null in JSON. Null means NaN in a poisoned row. In other rows it means
-/// infinity, for critical_beta, resolved_beta and ratio. Errors: those of `sink`; [`Error::Io`];
-/// [`Error::File`], which names the line or row and the column.
+/// Infinite and NaN values are null in JSON. Null and NaN mean NaN in a poisoned row. In other rows they mean
+/// infinity, for critical_beta, resolved_beta and ratio. What other tools write is read too: `True` and 1,
+/// whole numbers as floats, bare `NaN` and `Infinity`, and columns of their own.
+///
+/// Errors: those of `sink`; [`Error::Io`]; [`Error::File`], which names the line or row and the column.
 pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()>) -> Result<()> {
     let mut layers = Layers::default();
     let mut batch = Batch { held: Vec::new(), sink: &mut sink };
@@ -22,7 +28,7 @@ pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()
         RowFormat::Csv => read_csv(path, &mut layers, &mut batch)?,
         #[cfg(feature = "parquet")]
         RowFormat::Parquet => {
-            super::parquet::read(path, |place, raw| batch.add(path, &place, &mut layers, raw))?
+            super::parquet::read(path, |place, cells| batch.add(path, &place, &mut layers, cells))?
         }
         #[cfg(not(feature = "parquet"))]
         RowFormat::Parquet => return Err(Error::file(path, "this build has no Parquet")),
@@ -39,8 +45,8 @@ struct Batch<'a> {
 const BATCH: usize = 4096;
 
 impl Batch<'_> {
-    fn add(&mut self, path: &Path, place: &str, layers: &mut Layers, raw: RawRecord) -> Result<()> {
-        let record = raw.checked(layers).map_err(|why| Error::file(path, format!("{place}: {why}")))?;
+    fn add(&mut self, path: &Path, place: &str, layers: &mut Layers, cells: &Cells) -> Result<()> {
+        let record = checked(cells, layers).map_err(|why| Error::file(path, format!("{place}: {why}")))?;
         self.held.push(record);
         if self.held.len() == BATCH { self.flush() } else { Ok(()) }
     }
@@ -65,10 +71,14 @@ fn read_json_lines(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Resul
             continue;
         }
         let place = format!("line {number}");
-        let raw = serde_json::from_slice(&line).map_err(|e| {
+        let parsed = serde_json::from_slice(&line).or_else(|e| match without_bare_numbers(&line) {
+            Some(line) => serde_json::from_slice(&line),
+            None => Err(e),
+        });
+        let Line(cells) = parsed.map_err(|e| {
             Error::file(path, format!("{place}: not a row record as `diagnose --rows` writes it: {e}"))
         })?;
-        batch.add(path, &place, layers, raw)?;
+        batch.add(path, &place, layers, &cells)?;
     }
 }
 
@@ -84,8 +94,86 @@ fn read_csv(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Result<()> {
     if table.headers().map_err(fail)?.is_empty() {
         return Err(Error::file(path, "is empty: expected the header of row records"));
     }
-    for (i, raw) in table.deserialize().enumerate() {
-        batch.add(path, &format!("record {}", i + 1), layers, raw.map_err(fail)?)?;
+    let header = table.headers().map_err(fail)?;
+    let columns = COLUMNS.map(|(name, _)| header.iter().position(|column| column == name));
+    if let Some(at) =
+        (0..COLUMNS.len()).find(|&at| columns[at].is_none() && !COLUMNS[at].0.ends_with("certified"))
+    {
+        return Err(Error::file(path, format!("has no column {}: expected row records", COLUMNS[at].0)));
+    }
+    for (i, record) in table.records().enumerate() {
+        let record = record.map_err(fail)?;
+        let cell = |column: Option<usize>| match column {
+            Some(at) => Cell::Text(record.get(at).unwrap_or_default().to_owned()),
+            None => Cell::Absent,
+        };
+        batch.add(path, &format!("record {}", i + 1), layers, &columns.map(cell))?;
     }
     Ok(())
+}
+
+/// The cells of an object of JSON.
+struct Line(Cells);
+
+impl<'de> Deserialize<'de> for Line {
+    fn deserialize<D: Deserializer<'de>>(line: D) -> Result<Self, D::Error> {
+        struct Columns;
+        impl<'de> Visitor<'de> for Columns {
+            type Value = Line;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of columns")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Line, A::Error> {
+                let mut cells = Cells::default();
+                while let Some(name) = entries.next_key::<Cow<'de, str>>()? {
+                    let value = entries.next_value::<Value>()?;
+                    let Some(at) = COLUMNS.iter().position(|(column, _)| *column == name) else { continue };
+                    if !matches!(cells[at], Cell::Absent) {
+                        return Err(A::Error::custom(format_args!("column {name} is there twice")));
+                    }
+                    cells[at] = match value {
+                        Value::Null => Cell::Null,
+                        Value::Bool(value) => Cell::Flag(value),
+                        Value::String(text) => Cell::Text(text),
+                        Value::Number(value) => match value.as_u64() {
+                            Some(value) => Cell::Whole(value),
+                            None => Cell::Real(value.as_f64().unwrap_or(f64::NAN)),
+                        },
+                        Value::Array(_) | Value::Object(_) => {
+                            return Err(A::Error::custom(format_args!(
+                                "column {name} holds no single value"
+                            )));
+                        }
+                    };
+                }
+                Ok(Line(cells))
+            }
+        }
+        line.deserialize_map(Columns)
+    }
+}
+
+/// The line with null for the bare `NaN` and `Infinity` that Python writes, if it has any.
+fn without_bare_numbers(line: &[u8]) -> Option<Vec<u8>> {
+    let (mut out, mut rest, mut quoted) = (Vec::with_capacity(line.len()), line, false);
+    while let Some(&byte) = rest.first() {
+        let bare = [&b"NaN"[..], b"Infinity"].into_iter().find(|bare| rest.starts_with(bare));
+        let taken = match bare {
+            Some(bare) if !quoted => {
+                out.extend_from_slice(b"null");
+                bare.len()
+            }
+            _ => {
+                quoted ^= byte == b'"';
+                // What stands behind a backslash ends no string.
+                let taken = if quoted && byte == b'\\' { 2.min(rest.len()) } else { 1 };
+                out.extend_from_slice(&rest[..taken]);
+                taken
+            }
+        };
+        rest = &rest[taken..];
+    }
+    (out != line).then_some(out)
 }

@@ -167,7 +167,7 @@ mod tests {
                 assert_eq!(name, expected);
                 let same = match (column, field) {
                     (Column::Text(of), Field::Str(v)) => of(record) == v,
-                    (Column::Count(of), Field::ULong(v)) => of(record) == *v,
+                    (Column::Count(of), Field::Long(v)) => of(record).cast_signed() == *v,
                     (Column::Real(of), Field::Double(v)) => of(record).total_cmp(v).is_eq(),
                     (Column::Flag(of), Field::Bool(v)) => of(record) == *v,
                     _ => false,
@@ -184,7 +184,7 @@ mod tests {
             let row = row.unwrap();
             row.get_column_iter().find(|(name, _)| *name == "row").map(|(_, field)| field.clone())
         });
-        assert!(rows.eq((0..40_000).map(|row| Some(Field::ULong(row)))));
+        assert!(rows.eq((0..40_000).map(|row| Some(Field::Long(row)))));
         let empty = written(RowFormat::Parquet, None, &[]);
         assert_eq!(open(empty).metadata().file_metadata().num_rows(), 0);
     }

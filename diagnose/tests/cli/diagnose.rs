@@ -68,7 +68,7 @@ fn as_json(row: &parquet::record::Row) -> Value {
     let value = |field: &Field| -> Value {
         match field {
             Field::Str(text) => text.as_str().into(),
-            Field::ULong(count) => (*count).into(),
+            Field::Long(count) => (*count).into(),
             Field::Double(real) => (*real).into(),
             Field::Bool(flag) => (*flag).into(),
             other => panic!("{other:?}"),

@@ -76,7 +76,7 @@ fn records_that_are_none_are_refused_by_line_and_column() {
     );
     refused("g.jsonl", &with("critical_beta", "-1"), &["column critical_beta: -1"]);
     refused("h.parquet", "PAR1 but no more", &["no Parquet file"]);
-    refused("i.csv", "layer,head\na,0\n", &["not row records", "line: 2", "missing field `row`"]);
+    refused("i.csv", "layer,head\na,0\n", &["has no column row: expected row records"]);
     refused("j.txt", "", &[".jsonl, .csv or .parquet"]);
     let certified = line
         .replace("\"poisoned\":false", "\"poisoned\":false,\"certified\":true,\"resolved_certified\":true");

@@ -112,12 +112,13 @@ impl<'a> Probabilities<'a> {
         })
     }
 
-    /// Whether a tensor is copied: positions of written tensors, and scores without rows, are.
+    /// Whether a tensor is copied: positions of written tensors are, and so are scores without rows and what
+    /// is no score.
     fn keeps(&self, tensor: &Tensor) -> bool {
         let written = |name: &str| self.tensors.iter().any(|tensor| &**tensor.scores.layer() == name);
         match positions_of(&tensor.name) {
             Some(owner) => owner.is_none_or(written),
-            None => tensor.bytes.is_empty() && self.input.skipped.iter().any(|name| **name == *tensor.name),
+            None => self.input.skipped.iter().any(|name| **name == *tensor.name),
         }
     }
 }

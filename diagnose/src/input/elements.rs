@@ -27,6 +27,21 @@ pub(crate) fn write(dtype: DType, values: &[impl Copy + Into<f64>], out: &mut Ve
     }
 }
 
+/// Replaces the scores that are masks by -inf: those below half of the lowest number of their dtype. Models
+/// add that number to masked keys, and a score or a bias may have been added to it before.
+pub(crate) fn mask_lowest(dtype: DType, scores: &mut [f32]) {
+    let lowest = match dtype {
+        // These were masked before their shift.
+        DType::F64 => return,
+        DType::F32 => f32::MIN,
+        DType::F16 => f16::MIN.to_f32(),
+        DType::Bf16 => bf16::MIN.to_f32(),
+    };
+    for score in scores {
+        *score = if *score < lowest / 2.0 { f32::NEG_INFINITY } else { *score };
+    }
+}
+
 /// Replaces `out` by the contiguous elements of `bytes` as f32 scores and returns the shift
 /// that was subtracted first: score = value in `out` + shift.
 ///
@@ -39,7 +54,8 @@ pub(crate) fn decode_row(dtype: DType, bytes: &[u8], excluded: usize, out: &mut 
         DType::F64 => {
             let wide = bytes.chunks_exact(8).map(|c| f64::from_le_bytes(array(c, 0)));
             let shift = rebase_shift(wide.clone().skip(excluded));
-            out.extend(wide.map(|v| rebased(v, shift)));
+            let masked = |v: f64| if v < f64::MIN / 2.0 { f64::NEG_INFINITY } else { v };
+            out.extend(wide.map(|v| rebased(masked(v), shift)));
             return shift;
         }
         DType::F32 => out.extend(bytes.chunks_exact(4).map(|c| f32::from_le_bytes(array(c, 0)))),

@@ -28,7 +28,7 @@ use std::path::Path;
 /// Errors: [`Error::Io`] if it cannot be opened, [`Error::File`] and [`Error::Tensor`] for whatever does
 /// not fit. The message says what was expected.
 pub fn open(path: &Path, selection: &Selection) -> Result<Input> {
-    std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    let found = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     let fail = |detail: &str| Err(Error::file(path, detail));
     match extension.as_str() {
@@ -38,7 +38,12 @@ pub fn open(path: &Path, selection: &Selection) -> Result<Input> {
         "pt" | "pth" | "bin" | "pkl" => {
             fail("may hold pickled code, which is not read: save it with safetensors.torch.save_file")
         }
+        "gz" | "bz2" | "xz" | "zst" | "zip" | "tar" | "tgz" => {
+            fail("is packed: unpack it first, because files are mapped and not read")
+        }
         "gguf" => fail("holds weights, not attention: capture scores or queries and keys as .safetensors"),
+        // Such as /dev/stdin and a shell's <(...), which have no extension.
+        _ if !found.is_file() => MappedBytes::open(path).and_then(|_| fail("is no regular file")),
         _ => fail(
             "has an unknown extension: .npy and .safetensors are read, and by `report` row records: .parquet, .csv, .jsonl",
         ),

@@ -121,6 +121,10 @@ fn dtype(descr: &str) -> Result<DType, String> {
             "dtype {descr} is big endian, {accepted}: save array.astype({})",
             descr.replace('>', "<")
         )),
+        "'|V2'" | "'<V2'" => Err(format!(
+            "dtype {descr} is bfloat16 or another type that .npy has no name for, {accepted}: save \
+             array.astype('<f4'), or bfloat16 as .safetensors"
+        )),
         "'|O'" => Err(format!("dtype '|O' holds pickled Python objects, {accepted}")),
         other => Err(format!("dtype {}, {accepted}", excerpt(other))),
     }

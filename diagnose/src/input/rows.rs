@@ -92,15 +92,18 @@ impl FileRows {
 
     /// Replaces `out` by row `row` of head `head` as scores and returns the shift that was subtracted:
     /// score = value in `out` + shift. The shift is 0 unless the tensor is f64. It does not depend on the
-    /// first `excluded` scores.
+    /// first `excluded` scores. A score below half of the lowest number of the dtype is masked: it becomes
+    /// -inf.
     ///
     /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
     pub fn read_row(&self, head: usize, row: usize, excluded: usize, out: &mut Vec<f32>) -> f64 {
         assert!(head < self.heads && row < self.rows(), "head {head} row {row} of {:?}", self.shape);
-        match self.order {
+        let shift = match self.order {
             Order::C => elements::decode_row(self.dtype, self.span(head, row..row + 1), excluded, out),
             Order::Fortran => elements::decode_row(self.dtype, &self.gather(head, row), excluded, out),
-        }
+        };
+        elements::mask_lowest(self.dtype, out);
+        shift
     }
 
     /// Replaces `out` by the rows `rows` of head `head` as plain values, each rounded to f32 once.

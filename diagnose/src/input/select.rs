@@ -84,7 +84,8 @@ pub(super) fn select(file: &SafetensorsFile, selection: &Selection) -> Result<In
     Ok(Input { path: file.path().to_owned(), sources, skipped })
 }
 
-/// Every pair in file order, and the names of the other tensors. Without pairs, every score tensor.
+/// Every pair in file order, and the names of the other tensors. Without pairs, every tensor that can be
+/// scores, and the names of the others.
 fn all(file: &SafetensorsFile) -> Result<(Vec<Pick<'_>>, Vec<String>)> {
     let (mut stems, mut seen, mut others) = (Vec::new(), HashSet::new(), Vec::new());
     for tensor in file.tensors() {
@@ -108,12 +109,15 @@ fn all(file: &SafetensorsFile) -> Result<(Vec<Pick<'_>>, Vec<String>)> {
         let pairs = stems.into_iter().map(|stem| pair(file, stem)).collect::<Result<_>>()?;
         return Ok((pairs, others.iter().map(|tensor| tensor.name.to_string()).collect()));
     }
-    if let Some(odd) = others.iter().find(|tensor| tensor.float().is_none() || tensor.shape.is_empty()) {
-        let detail =
-            "expected scores in F64, F32, F16 or BF16 of at least one dimension: pick others with --tensor";
+    // Token ids and masks often lie beside scores.
+    let is_score = |tensor: &&Tensor| tensor.float().is_some() && !tensor.shape.is_empty();
+    let (scores, skipped): (Vec<_>, Vec<_>) = others.into_iter().partition(is_score);
+    if let (true, Some(odd)) = (scores.is_empty(), skipped.first()) {
+        let detail = "expected scores in F64, F32, F16 or BF16 of at least one dimension";
         return Err(file.fail(odd, detail));
     }
-    Ok((others.into_iter().map(Pick::Scores).collect(), Vec::new()))
+    let skipped = skipped.iter().map(|tensor| tensor.name.to_string()).collect();
+    Ok((scores.into_iter().map(Pick::Scores).collect(), skipped))
 }
 
 /// The tensor called `name`, or the pair with that stem or member.

@@ -20,7 +20,8 @@ pub struct Input {
     pub path: PathBuf,
     /// The sources to diagnose, in the order of the file: at least one, each with at least one row.
     pub sources: Vec<Source>,
-    /// Names of tensors that are left out: those beside pairs, and those without rows.
+    /// Names of tensors that are left out: those beside pairs, those that are no floats, and those without
+    /// rows.
     pub skipped: Vec<String>,
 }
 

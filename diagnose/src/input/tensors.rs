@@ -179,10 +179,11 @@ impl QkPair {
     ) -> Result<Option<Self>> {
         let wrong_q = |detail: String| Err(q.fail(path, detail));
         let wrong_k = |detail: String| Err(k.fail(path, detail));
-        let &[heads, rows, head_dim] = &q.shape[..] else {
+        // A batch of one text is as models hold it.
+        let (&[heads, rows, head_dim] | &[1, heads, rows, head_dim]) = &q.shape[..] else {
             return wrong_q("expected [heads, rows, head_dim]".into());
         };
-        let &[kv_heads, keys, key_dim] = &k.shape[..] else {
+        let (&[kv_heads, keys, key_dim] | &[1, kv_heads, keys, key_dim]) = &k.shape[..] else {
             return wrong_k("expected [kv_heads, keys, head_dim]".into());
         };
         if head_dim == 0 {
@@ -208,7 +209,12 @@ impl QkPair {
         let positions = match positions(rows, keys)? {
             Some(positions) => positions,
             None if rows <= keys => Positions::Consecutive { first: (keys - rows) as u64 },
-            None => return wrong_q(format!("{rows} rows for {keys} keys: such a pair needs positions")),
+            None => {
+                let detail = format!("{rows} rows for {keys} keys: such a pair needs positions");
+                return wrong_q(format!(
+                    "{detail}, or its heads come last, expected [heads, rows, head_dim]"
+                ));
+            }
         };
         let scale = scale.unwrap_or(1.0 / (head_dim as f64).sqrt());
         Ok(Some(QkPair { layer: name.into(), q: q_rows, k: k_rows, scale, positions }))

@@ -176,6 +176,65 @@ fn pairs_come_before_scores_and_a_name_picks_either() {
     assert!(open_part("layer.npy", &npy("<f4", false, "(2,)", &f32s(2)), &stem).is_ok());
 }
 
+/// Models add the lowest number of their dtype to masked keys, and a score may have been added before.
+#[test]
+fn the_lowest_numbers_of_a_dtype_are_masked() {
+    let (f16_min, bf16_min) = (f64::from(half::f16::MIN), f64::from(half::bf16::MIN));
+    for (dtype, lowest) in
+        [("F16", f16_min), ("BF16", bf16_min), ("F32", f64::from(f32::MIN)), ("F64", f64::MIN)]
+    {
+        let inf = f64::INFINITY;
+        let scores = [1.5, lowest, 0.6 * lowest, -inf, 0.4 * lowest, -3.0];
+        let bytes = scores.iter().flat_map(|&score| match dtype {
+            "F16" => half::f16::from_f64(score).to_le_bytes().to_vec(),
+            "BF16" => half::bf16::from_f64(score).to_le_bytes().to_vec(),
+            "F32" => (score as f32).to_le_bytes().to_vec(),
+            _ => score.to_le_bytes().to_vec(),
+        });
+        let file = safetensors(&[("s", dtype, &[1, 6], bytes.collect())], None);
+        let input = open("masked.safetensors", &file).unwrap();
+        let found = all_scores(self::scores(&input, 0));
+        assert_eq!(found[1..4], [-inf; 3], "{dtype}");
+        assert!(found[0] == 1.5 && found[4].is_finite() && found[5] == -3.0, "{dtype}: {found:?}");
+    }
+}
+
+#[test]
+fn what_is_no_score_is_left_out_by_name() {
+    let tensors = [
+        ("scores", "F32", &[2usize, 3][..], f32s(6)),
+        ("input_ids", "I64", &[1], i64s(&[7])),
+        ("mask", "BOOL", &[2], vec![0, 1]),
+        ("loss", "F32", &[], f32s(1)),
+    ];
+    let input = open("beside.safetensors", &safetensors(&tensors, None)).unwrap();
+    assert_eq!(layers(&input), ["scores"]);
+    let mut skipped = input.skipped.clone();
+    skipped.sort();
+    assert_eq!(skipped, ["input_ids", "loss", "mask"]);
+}
+
+#[test]
+fn a_batch_of_one_text_is_a_pair() {
+    let file = |q: &'static [usize], k: &'static [usize]| {
+        let mut tensors = pair();
+        (tensors[0].2, tensors[1].2) = (q, k);
+        safetensors(&tensors, None)
+    };
+    let plain = open("a.safetensors", &file(&[4, 3, 2], &[2, 5, 2])).unwrap();
+    let batch = open("a.safetensors", &file(&[1, 4, 3, 2], &[1, 2, 5, 2])).unwrap();
+    let of = |input: &Input| {
+        let (pair, mut rows) = (the_pair(input), Vec::new());
+        let mut values = Vec::new();
+        for (head, row) in (0..4).flat_map(|head| (0..3).map(move |row| (head, row))) {
+            pair.read_q(head, row, &mut values);
+            rows.push(values.clone());
+        }
+        (pair.heads(), pair.rows(), pair.kv_heads(), pair.keys(), pair.scale(), rows)
+    };
+    assert_eq!(of(&plain), of(&batch));
+}
+
 #[test]
 fn tensors_come_in_the_order_of_their_bytes_with_dtype_shape_and_metadata() {
     let shape = [1, 0];

@@ -138,22 +138,25 @@ fn an_output_whose_reader_hangs_up_is_an_error() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_interrupted_run_leaves_nothing_behind() {
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name);
-    // The pipe is opened last and has no reader, so the run waits there after it has begun its other outputs.
-    let (json, pipe) = (at("summary.json"), at("rows.jsonl"));
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let args = ["diagnose", EXAMPLE, "--rows", text(&pipe), "--json", text(&json)];
-    let mut child = command(&args).spawn().unwrap();
-    while names(directory.path()).len() < 2 {
-        assert!(child.try_wait().unwrap().is_none());
-        std::thread::sleep(std::time::Duration::from_millis(5));
+fn a_run_that_is_ended_leaves_nothing_behind() {
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        // The pipe is opened last and has no reader, so the run waits there after it has begun its other
+        // outputs.
+        let (json, pipe) = (at("summary.json"), at("rows.jsonl"));
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let args = ["diagnose", EXAMPLE, "--rows", text(&pipe), "--json", text(&json)];
+        let mut child = command(&args).spawn().unwrap();
+        while names(directory.path()).len() < 2 {
+            assert!(child.try_wait().unwrap().is_none());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let kill = format!("kill -{signal} {}", child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
+        assert_eq!(names(directory.path()), ["rows.jsonl"], "{signal}");
     }
-    let interrupt = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
-    assert!(interrupt.success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(names(directory.path()), ["rows.jsonl"]);
 }
 
 /// The instruction set in the environment variable computes the same. A missing one is refused.

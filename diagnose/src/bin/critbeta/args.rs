@@ -22,8 +22,7 @@ pub struct Cli {
     /// Compute with this many threads [default: one per core]
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-    /// Compute rows on this device: auto (a GPU if one works, else the CPU), cpu, cuda:N, or simt (CUDA
-    /// kernels, simulated)
+    /// Compute rows on this device: auto (the CPU), cpu, cuda:N, or simt (CUDA kernels, simulated)
     #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
     pub device: DeviceSpec,
 }

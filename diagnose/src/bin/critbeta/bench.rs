@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// Returns whether every result was right.
 pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
-    let device = crate::device(cli)?;
+    let device = Device::open(cli.device)?;
     let cases = match (args.len, args.rows) {
         (Some(n), Some(rows)) => vec![Case::new(rows, n, args.dtype, &args.family)?],
         (Some(n), None) => vec![Case::many_on(&device, n, args.dtype, &args.family)?],

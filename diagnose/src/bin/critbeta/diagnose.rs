@@ -8,7 +8,7 @@ use critbeta_diagnose::input::{self, Input, Selection};
 use critbeta_diagnose::output::{self, Output};
 #[cfg(feature = "html")]
 use critbeta_diagnose::page::write_of_inputs;
-use critbeta_diagnose::{Diagnosis, RowWriter, Settings, scan_on, write_calibration};
+use critbeta_diagnose::{Device, Diagnosis, RowWriter, Settings, scan_on, write_calibration};
 use std::path::Path;
 
 pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
@@ -31,7 +31,7 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
     let outputs = [row_file, json_target, args.calibration.as_deref(), html].into_iter().flatten();
     let paths: Vec<&Path> = args.files.iter().map(|file| file.as_path()).chain(outputs).collect();
     output::distinct(&paths)?;
-    let device = crate::device(cli)?;
+    let device = Device::open(cli.device)?;
     // The targets are opened before the work, so that one that cannot be written is an error at once.
     let create = |path: Option<&Path>| path.map(Output::create).transpose();
     let (json, calibration_file) = (create(json_file)?, create(args.calibration.as_deref())?);

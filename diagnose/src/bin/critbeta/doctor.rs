@@ -4,7 +4,7 @@ use crate::args::Cli;
 use crate::report::table;
 use critbeta::cpu::{self, InstructionSet, Measure};
 use critbeta::{Scores, cuda, reference};
-use critbeta_diagnose::{Device, DeviceSpec};
+use critbeta_diagnose::Device;
 use std::fs;
 use std::thread::available_parallelism;
 
@@ -26,10 +26,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     for (name, found) in cuda::facts() {
         fact(name, found);
     }
-    // The reason for no GPU is a fact here. It is an error only if the user named that GPU.
-    let mut notes = Vec::new();
-    let device = Device::open(cli.device, &mut |note| notes.push(note.to_owned()));
-    notes.into_iter().for_each(|note| fact("GPU", note));
+    let device = Device::open(cli.device);
     match &device {
         Ok(device) => fact("device", device.description()),
         Err(error) => fact("device", error.to_string()),
@@ -39,10 +36,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         fact("device against reference", self_check(device));
     }
     crate::print(|out| writeln!(out, "{facts}"))?;
-    match device {
-        Err(error) if cli.device != DeviceSpec::Auto => Err(error.into()),
-        _ => Ok(()),
-    }
+    device.map(|_| ()).map_err(Into::into)
 }
 
 fn supported() -> String {

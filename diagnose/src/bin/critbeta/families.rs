@@ -4,6 +4,7 @@ use crate::args::{Cli, Families};
 use crate::report::{keep_whole, table};
 use crate::{json_output, print, write_json};
 use anyhow::Result;
+use critbeta_diagnose::Device;
 use critbeta_diagnose::output::Output;
 use critbeta_diagnose::selftest::{Check, check_on};
 use serde::Serialize;
@@ -17,7 +18,7 @@ struct Report<'a> {
 /// Returns whether every family measures as it should.
 pub fn run(args: &Families, cli: &Cli) -> Result<bool> {
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
-    let device = crate::device(cli)?;
+    let device = Device::open(cli.device)?;
     let out = args.json.as_deref().filter(|_| !to_stdout).map(Output::create).transpose()?;
     let bar = crate::progress(cli, 0, "families");
     let checks = check_on(&device, cli.seed, &mut |done, total| {

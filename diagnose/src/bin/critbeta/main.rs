@@ -14,7 +14,6 @@ mod softmax;
 
 use args::{Cli, Command};
 use clap::Parser;
-use critbeta_diagnose::Device;
 use critbeta_diagnose::output::Output;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -35,11 +34,7 @@ fn main() -> ExitCode {
 
 /// Returns whether all is well. `Ok(false)` is a check that failed and printed why.
 fn run(cli: &Cli) -> anyhow::Result<bool> {
-    // Ctrl-C and termination leave no unfinished file. A shell reports 130 for them.
-    ctrlc::set_handler(|| {
-        critbeta_diagnose::output::remove_unfinished();
-        std::process::exit(130);
-    })?;
+    end_cleanly()?;
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
@@ -59,6 +54,30 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     }
 }
 
+/// Signals to end leave no unfinished file. The exit code is the one that a shell reports for the signal: 130
+/// for Ctrl-C, 143 for SIGTERM.
+#[cfg(unix)]
+fn end_cleanly() -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            critbeta_diagnose::output::remove_unfinished();
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn end_cleanly() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        critbeta_diagnose::output::remove_unfinished();
+        std::process::exit(130);
+    })?;
+    Ok(())
+}
+
 /// The Parquet reader panics on damaged files. The library makes an error of it, so stderr hides the panic.
 fn silence_caught_panics() {
     let report = std::panic::take_hook();
@@ -68,15 +87,6 @@ fn silence_caught_panics() {
             report(panic);
         }
     }));
-}
-
-/// The device of --device. If `auto` takes the CPU, the reason goes to stderr.
-fn device(cli: &Cli) -> critbeta::Result<Device> {
-    Device::open(cli.device, &mut |note| {
-        if !cli.quiet {
-            eprintln!("note: {note}");
-        }
-    })
 }
 
 /// A progress bar on stderr. indicatif hides it if stderr is not a terminal.

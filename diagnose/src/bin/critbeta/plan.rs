@@ -31,7 +31,7 @@ fn on_cpu(args: &Args) -> anyhow::Result<cpu::Plan> {
 fn on_gpu(args: &Args, cli: &Cli) -> anyhow::Result<Plan> {
     let arch = match &args.arch {
         Some(name) => Arch::named(name)?,
-        None => match crate::device(cli)? {
+        None => match Device::open(cli.device)? {
             Device::Cuda(engine) => engine.arch().clone(),
             Device::Cpu => Arch::named("sm_90")?,
         },

@@ -4,6 +4,7 @@ use crate::args::{Cli, Softmax};
 use crate::report::figure;
 use anyhow::Result;
 use critbeta::calibration::{HeadRescalings, RescalingSpec};
+use critbeta_diagnose::Device;
 use critbeta_diagnose::input::{self, Selection};
 use critbeta_diagnose::output::{self, Output};
 use critbeta_diagnose::probabilities::Probabilities;
@@ -20,7 +21,7 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
     let paths: Vec<&Path> =
         [Some(&args.file), calibration, Some(&args.out)].into_iter().flatten().map(|p| &**p).collect();
     output::distinct(&paths)?;
-    let device = crate::device(cli)?;
+    let device = Device::open(cli.device)?;
     let mut out = Output::create(&args.out)?;
     let bar = crate::progress(cli, input.rows(), "rows");
     let (inconclusive, laws) = rescalings.inconclusive();

@@ -205,14 +205,23 @@ _TABLE: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
     "softmax_stats_out": (_into(7), f"({_OUT_ARGUMENTS}) -> ({_SEVEN})", _fake_out(7)),
     "critical_beta": (_critical_beta, "(Tensor scores, float resolve=0.0) -> Tensor", _fake_critical_beta),
 }
-OPERATORS: dict[str, Any] = {}
-for _name, (_function, _schema, _fake_kernel) in _TABLE.items():
-    _writes = ("out",) if _name.endswith("_out") else ()
-    _full_name = f"critbeta::{_name}"
-    OPERATORS[_name] = torch.library.custom_op(_full_name, _function, mutates_args=_writes, schema=_schema)
-    OPERATORS[_name].register_fake(_fake_kernel)
-for _name, _results in (("softmax", 2), ("softmax_stats", 8), ("critical_beta", 1)):
-    OPERATORS[_name].register_vmap(_batched(OPERATORS[_name], _results))
-for _name in ("softmax", "softmax_stats"):
-    OPERATORS[_name].register_autograd(_gradient, setup_context=_keep)
-OPERATORS["critical_beta"].register_autograd(_no_gradient, setup_context=_keep_nothing)
+# A process has each operator once. If this package is imported a second time, it takes those of the first:
+# torch would replace them, and drop both with the copy of the package that ends first.
+OPERATORS: dict[str, Any] = torch.__dict__.setdefault("_critbeta_operators", {})
+
+
+def _register() -> None:
+    for name, (function, schema, fake_kernel) in _TABLE.items():
+        writes = ("out",) if name.endswith("_out") else ()
+        full_name = f"critbeta::{name}"
+        OPERATORS[name] = torch.library.custom_op(full_name, function, mutates_args=writes, schema=schema)
+        OPERATORS[name].register_fake(fake_kernel)
+    for name, results in (("softmax", 2), ("softmax_stats", 8), ("critical_beta", 1)):
+        OPERATORS[name].register_vmap(_batched(OPERATORS[name], results))
+    for name in ("softmax", "softmax_stats"):
+        OPERATORS[name].register_autograd(_gradient, setup_context=_keep)
+    OPERATORS["critical_beta"].register_autograd(_no_gradient, setup_context=_keep_nothing)
+
+
+if not OPERATORS:
+    _register()

@@ -110,7 +110,7 @@ def test_scores_are_float32_under_autocast(kind):
     with torch.no_grad(), autocast, critbeta.hf.record(model, rows=1000) as rec:
         session = rec._session
         tap = next(iter(session.layers.values())).__dict__["_critbeta"]
-        tap.observers.append(("", calls.append))
+        tap.observers.append(("", session.forward, calls.append))
         model(tokens(1, 40))
         tap.observers.pop()
     query, key, mask = calls[0].query.double()[0], calls[0].key.double()[0], calls[0].mask
@@ -133,8 +133,8 @@ def test_measured_rules_are_float32_under_autocast():
     with torch.no_grad(), critbeta.hf.rescale(model, "critical:resolve=1.2,cap=8"):
         x, calls = tokens(1, 40), []
         tap = attention.__dict__["_critbeta"]
-        name, replace = tap.replacement
-        tap.replacement = name, lambda call: calls.append(call) or replace(call)
+        name, forward, replace = tap.replacement
+        tap.replacement = name, forward, lambda call: calls.append(call) or replace(call)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model(x)
         under = found["out"].float()
@@ -150,7 +150,7 @@ def test_a_fixed_beta_rounds_no_query():
     with torch.no_grad(), critbeta.hf.rescale(model, "fixed:1.7"):
         layer = model.model.layers[0].self_attn
         tap = layer.__dict__["_critbeta"]
-        name, replace = tap.replacement
+        name, forward, replace = tap.replacement
 
         def replaced(call):
             function = call.function
@@ -162,7 +162,7 @@ def test_a_fixed_beta_rounds_no_query():
             call.function = recorded
             return replace(call)
 
-        tap.replacement = name, replaced
+        tap.replacement = name, forward, replaced
         model(tokens(1, 30))
     given, query, scaling = seen[0]
     assert given is query and scaling == pytest.approx(1.7 * query.shape[-1] ** -0.5)

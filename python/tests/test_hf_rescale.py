@@ -190,7 +190,6 @@ def test_a_calibration_is_a_law_per_layer_and_head(tmp_path, kind):
 def test_a_calibration_of_other_layers_or_heads_is_refused(tmp_path):
     model = tiny("llama")
     refused = [
-        (LAYERS[:1], {}, r"does not cover model\.layers\.1\.self_attn: expected"),
         ([*LAYERS, "layer07"], {}, r"has laws of layer07, which the model does not have"),
         (LAYERS, dict(heads=5), r"of model\.layers\.0\.self_attn it does not cover heads 5"),
         (LAYERS, dict(heads=7), r"it has laws of heads 6"),
@@ -199,6 +198,10 @@ def test_a_calibration_of_other_layers_or_heads_is_refused(tmp_path):
         path = calibration(tmp_path / "cal.json", layers, **changed)
         with pytest.raises(ValueError, match=message):
             critbeta.hf.rescale(model, f"calibrated:{path}")
+    path = calibration(tmp_path / "cal.json", LAYERS[:1])
+    message = r"does not cover model\.layers\.1\.self_attn, which runs"
+    with critbeta.hf.rescale(model, f"calibrated:{path}"), pytest.raises(ValueError, match=message):
+        model(tokens(1, 9))
     with pytest.raises(OSError, match="none.json"):
         critbeta.hf.rescale(model, "calibrated:none.json")
     assert not any("_critbeta" in vars(module) for module in model.modules())

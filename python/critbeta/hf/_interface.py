@@ -1,8 +1,9 @@
 """transformers' AttentionInterface, through which its models call their attention.
 
-An import of this file wraps the functions that models find there. The wrapper observes or replaces the
-attention of a tapped module, and passes every other call through. The names in configurations stay, because
-some twenty places in transformers compare them; so do the masks.
+While a model is recorded or rescaled, the functions that models find there are wrapped. The wrapper observes
+or replaces the attention of a tapped module, and passes every other call through. Otherwise the interface is
+as transformers made it. The names in configurations stay, because some twenty places in transformers compare
+them; so do the masks.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.utils.generic import GeneralInterface
 
 from ._modules import attention_modules, in_words, unwrapped
 
@@ -76,14 +78,22 @@ class Forward(threading.local):
     def __init__(self) -> None:
         self.positions: dict[tuple[int, ...], torch.Tensor] = {}
         """By batch and rows: the positions of the queries of its first attention in their texts."""
+        self.runs: dict[str, int] = {}
+        """How often each attention module has run."""
+
+    def layer(self, name: str) -> str:
+        """Returns the name of the layer that a module is now: a module that runs several times in a forward
+        pass is several layers, NAME, NAME#1, NAME#2."""
+        number = self.runs.get(name, 1) - 1
+        return f"{name}#{number}" if number > 0 else name
 
 
 @dataclass
 class _Tap:
     """The observers and the replacement of a module's attention, each with its own name for the module."""
 
-    observers: list[tuple[str, Callable[[Call], None]]] = field(default_factory=list)
-    replacement: tuple[str, Callable[[Call], Any]] | None = None
+    observers: list[tuple[str, Forward, Callable[[Call], None]]] = field(default_factory=list)
+    replacement: tuple[str, Forward, Callable[[Call], Any]] | None = None
 
     def __deepcopy__(self, _: Any) -> None:
         """A copy of a model is neither recorded nor rescaled, because nobody could end that."""
@@ -110,6 +120,21 @@ class Hook:
 
 def _nothing(*args: Any) -> None:
     pass
+
+
+@functools.lru_cache(maxsize=None)
+def _tapped(kind: Any) -> Any:
+    """Returns a class that does what `kind` does. Graphs that were compiled for `kind` do not hold for it, so
+    torch.compile traces a tapped module by itself, and finds its old graphs when the tap is gone."""
+
+    def reduced(self: nn.Module, protocol: Any) -> Any:
+        made: Any = kind.__reduce_ex__(self, protocol)
+        function, args, *rest = made
+        return function, tuple(kind if arg is tapped else arg for arg in args), *rest
+
+    own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    tapped = type(kind.__name__, (kind,), {**own, "__reduce_ex__": reduced, _TAP: None})
+    return tapped
 
 
 class Session:
@@ -141,11 +166,18 @@ class Session:
         begin = Hook(self._begin)
         self._hooks = [part.register_forward_pre_hook(begin, with_kwargs=True) for part in models or [model]]
         for name, module in self.layers.items():
-            tap = module.__dict__[_TAP] = module.__dict__.get(_TAP) or _Tap()
+            tap = module.__dict__.get(_TAP)
+            if tap is None:
+                tap = module.__dict__[_TAP] = _Tap()
+                kind: Any = type(module)
+                module.__class__ = _tapped(kind)
             if observe is not None:
-                tap.observers.append((name, observe))
+                tap.observers.append((name, self.forward, observe))
             if replace is not None:
-                tap.replacement = name, replace
+                tap.replacement = name, self.forward, replace
+            run = Hook(functools.partial(self._run, name))
+            self._hooks.append(module.register_forward_pre_hook(run))
+        _Lookups.open()
         self.is_open = True
 
     def close(self) -> None:
@@ -153,6 +185,7 @@ class Session:
         if not self.is_open:
             return
         self.is_open = False
+        _Lookups.close()
         for hook in self._hooks:
             hook.remove()
         for name, module in self.layers.items():
@@ -160,11 +193,14 @@ class Session:
             if tap is None:
                 continue
             if self._observe is not None:
-                tap.observers.remove((name, self._observe))
+                tap.observers.remove((name, self.forward, self._observe))
             if self._replace is not None:
                 tap.replacement = None
             if not tap.observers and tap.replacement is None:
                 del module.__dict__[_TAP]
+                tapped: Any = type(module)
+                if _TAP in vars(tapped):
+                    module.__class__ = tapped.__bases__[0]
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = kwargs.get("attention_mask")
@@ -174,7 +210,11 @@ class Session:
         self.ran = True
         # A mask of four dimensions already says which query sees which key.
         self.forward.padding = given if isinstance(given, torch.Tensor) and given.ndim == 2 else None
-        self.forward.number, self.forward.positions = next(_numbers), {}
+        self.forward.number, self.forward.positions, self.forward.runs = next(_numbers), {}, {}
+
+    def _run(self, name: str, *_: Any) -> None:
+        if not in_backward():
+            self.forward.runs[name] = self.forward.runs.get(name, 0) + 1
 
 
 def _attention(
@@ -187,7 +227,6 @@ def _attention(
     attention_mask: Any = None,
     **kwargs: Any,
 ) -> Any:
-    # The tap is an attribute, so torch.compile traces a module again when it gets or loses one.
     tap = getattr(module, _TAP, None)
     if tap is None:
         return function(module, query, key, value, attention_mask, **kwargs)
@@ -195,29 +234,61 @@ def _attention(
 
 
 def _run_tap(tap: _Tap, call: Call) -> Any:
-    for call.layer, observe in tap.observers:
+    for name, forward, observe in tap.observers:
+        call.layer = forward.layer(name)
         observe(call)
     if tap.replacement is None:
         return call.run()
-    call.layer, replace = tap.replacement
+    name, forward, replace = tap.replacement
+    call.layer = forward.layer(name)
     return replace(call)
 
 
 # The taps do not go into compiled graphs. The model's own attention leaves the graph with them.
 _run: Callable[[_Tap, Call], Any] = torch.compiler.disable(_run_tap)  # type: ignore[no-untyped-call]
-_get_interface = AttentionInterface.get_interface
 
 
-def _wrapped_get_interface(
-    self: AttentionInterface, attn_implementation: str, default: Callable[..., Any]
-) -> Any:
-    function = _get_interface(self, attn_implementation, default)
-    return functools.partial(_attention, attn_implementation, function)
+class _Lookups:
+    """The two lookups of the interface, which are wrapped while a session is open.
 
+    Their state is on the interface itself, so this package may be imported twice: each lookup is wrapped
+    once, and the last session that closes puts it back.
+    """
 
-AttentionInterface.get_interface = _wrapped_get_interface  # type: ignore[method-assign]
-# Graphs from before this import call the functions that they were traced with.
-torch.compiler.reset()
+    _STATE = "_critbeta"
+    _lock = threading.RLock()
+
+    @classmethod
+    def open(cls) -> None:
+        with cls._lock:
+            found = AttentionInterface.__dict__.get(cls._STATE)
+            if found is not None:
+                found["sessions"] += 1
+                return
+            lookup = AttentionInterface.get_interface
+            setattr(AttentionInterface, cls._STATE, {"sessions": 1, "lookup": lookup})
+
+            def get_interface(self: AttentionInterface, name: str, default: Callable[..., Any]) -> Any:
+                # What is registered comes from __getitem__. "eager" is not: it is the model's own function.
+                function = lookup(self, name, default)
+                return functools.partial(_attention, name, function) if function is default else function
+
+            def get_item(self: AttentionInterface, name: str) -> Any:
+                function = GeneralInterface.__getitem__(self, name)  # type: ignore[no-untyped-call]
+                return functools.partial(_attention, name, function)
+
+            AttentionInterface.get_interface = get_interface  # type: ignore[method-assign, assignment]
+            AttentionInterface.__getitem__ = get_item  # type: ignore[method-assign, assignment]
+
+    @classmethod
+    def close(cls) -> None:
+        with cls._lock:
+            found = AttentionInterface.__dict__[cls._STATE]
+            found["sessions"] -= 1
+            if found["sessions"] == 0:
+                AttentionInterface.get_interface = found["lookup"]  # type: ignore[method-assign]
+                del AttentionInterface.__getitem__
+                delattr(AttentionInterface, cls._STATE)
 
 
 def in_backward() -> bool:

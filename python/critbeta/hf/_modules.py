@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Hashable
 
 from torch import nn
 from transformers import PreTrainedModel
+
+# What torch.compile and FSDP put into the name of a module that they wrap by itself.
+_WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Code of remote models takes functions as items.
+_LOOKUP = re.compile(r"\.get_interface\(|\bALL_ATTENTION_FUNCTIONS\[")
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -15,8 +21,7 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
 
     Raises ValueError where there is none, and names modules that compute attention themselves.
     """
-    # A layer that is compiled by itself keeps its name this way.
-    named = {name.replace("_orig_mod.", ""): module for name, module in model.named_modules()}
+    named = {_WRAPPERS.sub("", name): module for name, module in model.named_modules()}
     found = {name: module for name, module in named.items() if _uses_interface(type(module))}
     if found:
         return found
@@ -39,7 +44,7 @@ def _uses_interface(kind: type[nn.Module]) -> bool:
 @functools.lru_cache(maxsize=None)
 def _calls_interface(kind: Hashable) -> bool:
     try:
-        return ".get_interface(" in inspect.getsource(kind)  # type: ignore[arg-type]
+        return bool(_LOOKUP.search(inspect.getsource(kind)))  # type: ignore[arg-type]
     except (OSError, TypeError):
         return False
 

@@ -117,7 +117,7 @@ class Recorder:
             self._measure(call)
 
     def _measure(self, call: Call) -> None:
-        self._silent.pop(call.layer, None)
+        self._silent.pop(call.layer.partition("#")[0], None)
         visible = self._visible.of(call)
         sampled = self._sampler.rows(visible)
         if visible not in self._prefixes:

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import _core, _host, _tensors
 from .._core import Rescaling
-from ._interface import Call, Session
+from ._interface import Call, Session, in_backward
 from ._modules import heads_of, in_words
 from ._named import NAME
 from ._scores import in_float32, refuse_sinks, scores
@@ -70,22 +70,52 @@ class Rescaled:
         rules: dict[str, dict[int, Rescaling]] = {}
         for layer, head, rule in entries:
             rules.setdefault(layer, {})[head] = rule
-        missing = [name for name in layers if name not in rules]
-        unknown = [name for name in rules if name not in layers]
-        if missing or unknown:
-            faults = [f"does not cover {in_words(missing)}"] if missing else []
-            faults += [f"has laws of {in_words(unknown)}, which the model does not have"] if unknown else []
-            expected = "expected the layers that hf.record names"
-            raise ValueError(f"{self.rescaling}: {' and '.join(faults)}: {expected}")
-        for layer, module in layers.items():
-            _check_heads(self.rescaling, layer, rules[layer], heads_of(module))
+        rules = self._in_model(rules)
+        for layer, of_layer in rules.items():
+            _check_heads(self.rescaling, layer, of_layer, heads_of(layers[_module(layer)]))
         if inconclusive:
             found = f"{inconclusive} of the {len(entries)} laws of this calibration are inconclusive"
             warnings.warn(f"{self.rescaling}: {found}", stacklevel=4)
-        return {layer: [rules[layer][head] for head in sorted(rules[layer])] for layer in layers}
+        return {layer: [of_layer[head] for head in sorted(of_layer)] for layer, of_layer in rules.items()}
+
+    def _in_model(self, rules: dict[str, dict[int, Rescaling]]) -> dict[str, dict[int, Rescaling]]:
+        """Returns the rules by the names that this model has for its layers. The model may be one within the
+        one that was calibrated, or around it, as adapters put one: then one name ends in the other."""
+        layers = self._session.layers
+        found: dict[str, str] = {}
+        for name in rules:
+            module = _module(name)
+            ends = [own for own in layers if f".{own}".endswith(f".{module}") or f".{module}".endswith(f".{own}")]
+            exact = [own for own in ends if own == module]
+            if len(exact or ends) == 1:
+                found[name] = (exact or ends)[0] + name[len(module) :]
+        unknown = [name for name in rules if name not in found]
+        taken = list(found.values())
+        unknown += [name for name in found if taken.count(found[name]) > 1]
+        # Layers that never run need no laws, such as the cross-attention of a decoder that is alone.
+        if unknown or not found:
+            missing = [name for name in layers if name not in taken]
+            faults = [f"has laws of {in_words(unknown)}, which the model does not have"] if unknown else []
+            faults += [f"does not cover {in_words(missing)}"] if missing else []
+            expected = "expected the layers that hf.record names"
+            raise ValueError(f"{self.rescaling}: {' and '.join(faults)}: {expected}")
+        return {found[name]: of_layer for name, of_layer in rules.items()}
+
+    def _rules_at(self, layer: str) -> list[Rescaling]:
+        """Returns the rules of a layer that runs."""
+        module = _module(layer)
+        repeated = any(name.startswith(f"{module}#") for name in self._rules)
+        if repeated and in_backward():
+            reason = "which of its layers it is, is known in the forward pass only"
+            raise RuntimeError(f"{module} runs again for a gradient: {reason}. Do not checkpoint gradients")
+        rules = self._rules.get(layer if repeated else module)
+        if rules is None:
+            expected = "calibrate the model on texts that make it run"
+            raise ValueError(f"{self.rescaling}: does not cover {layer}, which runs: {expected}")
+        return rules
 
     def _attention(self, call: Call) -> Any:
-        rules = self._rules[call.layer]
+        rules = self._rules_at(call.layer)
         if all(str(rule) == "identity" for rule in rules):
             return call.run()
         heads = call.query.shape[1]
@@ -116,6 +146,11 @@ class Rescaled:
         if key not in known:
             known[key] = _betas(visible, rules, call.query.dtype, f"{self.rescaling}: {call.layer}")
         return known[key]
+
+
+def _module(layer: str) -> str:
+    """Returns the name of the module of a layer."""
+    return layer.partition("#")[0]
 
 
 def _betas(visible: Visible, rules: list[Rescaling], dtype: torch.dtype, place: str) -> torch.Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from ._interface import Call
 from ._visible import Visible
+
+# exp(-_NO_WEIGHT) is half of the smallest float32, and rounds to 0.
+_NO_WEIGHT = 150 * math.log(2)
 
 
 def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: int) -> torch.Tensor:
@@ -29,11 +33,15 @@ def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: in
         of_text = position_bias[min(text, len(position_bias) - 1)]
         found = found + of_text[..., -visible.rows :, :][:, rows][..., :keys].float()
     bias = visible.bias_of(rows)
-    if bias is not None:
-        # Its value at a masked key does not matter.
-        found = found + bias[min(text, len(bias) - 1), ..., :keys].float()
     seen = visible.seen_by(rows)
-    return found.masked_fill(~seen[min(text, len(seen) - 1), ..., :keys], -torch.inf)
+    hidden = ~seen[min(text, len(seen) - 1), ..., :keys]
+    if bias is None:
+        return found.masked_fill(hidden, -torch.inf)
+    # Its value at a masked key does not matter.
+    added = bias[min(text, len(bias) - 1), ..., :keys].float()
+    found = (found + added).masked_fill(hidden, -torch.inf)
+    # Some models mask with -100: what the mask takes to a weight of 0 is hidden by it.
+    return found.masked_fill((added < 0) & (found.amax(-1, keepdim=True) - found > _NO_WEIGHT), -torch.inf)
 
 
 def in_float32(call: Call) -> torch.autocast:

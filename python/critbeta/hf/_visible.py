@@ -12,6 +12,9 @@ import torch
 from ._interface import Call, Forward, in_backward
 
 
+# What masks add to a hidden key: -inf, the lowest number of a dtype (or nearly that, after something was
+# added to it), -1e9, -1e4. bfloat16 has no -10000, but -9984.
+_HIDDEN = -9900.0
 # A model has few kinds of layers (with or without a window, cross-attention), and a step few forward passes.
 _KNOWN = 8
 
@@ -90,6 +93,10 @@ class Visible:
         if mask.dtype != torch.bool and not mask.is_floating_point():
             expected = "expected bool, or floating-point numbers to add to the scores"
             raise ValueError(f"{call.layer}: a mask of {mask.dtype}, {expected}")
+        if mask.dtype == torch.bool and call.implementation == "eager":
+            found = "a boolean mask, which eager attention adds to the scores as 0 and 1: it hides no key"
+            expected = "give 0 and -inf, or load the model with attn_implementation=\"sdpa\""
+            raise ValueError(f"{call.layer}: {found}. {expected.capitalize()}")
         if mask.ndim != 4 or any(size not in (1, most) for size, most in zip(mask.shape, wanted)):
             expected = f"expected a shape that broadcasts to {wanted}"
             raise ValueError(f"{call.layer}: a mask of shape {list(call.mask.shape)}, {expected}")
@@ -247,5 +254,4 @@ def _position_ids(call: Call) -> torch.Tensor | None:
 
 
 def _unmasked(mask: torch.Tensor) -> torch.Tensor:
-    # A masked key has -inf, or the lowest number of a dtype, or nearly that after something was added to it.
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return mask if mask.dtype == torch.bool else mask > _HIDDEN

@@ -80,10 +80,10 @@ impl<'a> Probabilities<'a> {
 
     /// Computes on `device` and writes everything. `sink` sees every row, in order.
     ///
-    /// A safetensors file keeps its metadata, the positions of written tensors, and tensors without rows. A
-    /// CPU computes probabilities in f64 from f32 scores and rounds once. A GPU computes them in f32, within
-    /// (4 + z) 2^-23 relative (z = beta x gap), then rounds to another dtype. Errors: [`Error::Io`] for the
-    /// target, those of the input, and those of the device.
+    /// A safetensors file keeps its metadata, the positions of written tensors, tensors without rows, and
+    /// what is no score. A CPU computes probabilities in f64 from f32 scores and rounds once. A GPU computes
+    /// them in f32, within (4 + z) 2^-23 relative (z = beta x gap), then rounds to another dtype. Errors:
+    /// [`Error::Io`] for the target, those of the input, and those of the device.
     pub fn write_on(
         self,
         device: &Device,

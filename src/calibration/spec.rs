@@ -102,8 +102,10 @@ fn is_law(text: &str) -> bool {
 
 /// The path without the parameters behind it. It may hold commas itself.
 fn without_options(text: &str) -> &str {
+    let is_option =
+        |last: &str| (last.starts_with("anchor=") || last.starts_with("of=")) && !last.contains(['/', '\\']);
     match text.rsplit_once(',') {
-        Some((path, last)) if last.starts_with("anchor=") || last.starts_with("of=") => without_options(path),
+        Some((path, last)) if is_option(last) => without_options(path),
         _ => text,
     }
 }
@@ -178,6 +180,7 @@ mod tests {
             "a,b",
             "lr=0.1,seed=3",
             "./of=1,x/cal",
+            "runs/lr=0.1,anchor=4096/cal.json",
         ] {
             for (given, anchor) in
                 [("", None), (",anchor=8192", Some(8192.0)), (",anchor=8192,of=critical", Some(8192.0))]

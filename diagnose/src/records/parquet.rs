@@ -2,7 +2,7 @@
 
 use super::raw::{Cell, Cells};
 use super::record::{COLUMNS, Column, RowRecord};
-use ::parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
+use ::parquet::basic::{Compression, ConvertedType, LogicalType, Repetition, Type as Physical};
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::column::writer::ColumnWriter;
 use ::parquet::data_type::{ByteArray, DataType};
@@ -101,7 +101,9 @@ pub(crate) fn read(path: &Path, mut take: impl FnMut(String, &Cells) -> Outcome<
                         return Err(Error::file(path, message));
                     }
                     let values = guarded(path, || Values::of(group.get_column_reader(column)?, rows))?;
-                    if let Values::Absent = values {
+                    // A decimal is stored as a whole number.
+                    let decimal = schema.column(column).converted_type() == ConvertedType::DECIMAL;
+                    if decimal || matches!(values, Values::Absent) {
                         let found = schema.column(column).physical_type();
                         let detail = format!("column {name} is {found}, expected {}", wanted(kind));
                         return Err(Error::file(path, detail));

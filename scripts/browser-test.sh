@@ -20,8 +20,8 @@ if [ -z "$chromium" ] || ! command -v pdftotext >/dev/null; then
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium poppler-utils fonts-dejavu-core >&2
     chromium=$(command -v chromium)
 fi
-# With the simulator, as `cargo test` builds it: one build serves both.
-cargo build --locked --features simt --bin critbeta
-critbeta=$(cargo build --locked --features simt --bin critbeta --message-format=json 2>/dev/null |
-    sed -n 's/.*"executable":"\([^"]*critbeta[^"]*\)".*/\1/p' | tail -n 1)
+# As `cargo test` builds it: one build serves both.
+cargo test --locked --no-run
+critbeta=$(cargo test --locked --no-run --message-format=json 2>/dev/null |
+    sed -n 's/.*"executable":"\([^"]*\/critbeta\)".*/\1/p' | tail -n 1)
 exec python3 -B diagnose/tests/browser/run.py --critbeta "$critbeta" --chromium "$chromium" "$@"

@@ -205,23 +205,24 @@ _TABLE: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
     "softmax_stats_out": (_into(7), f"({_OUT_ARGUMENTS}) -> ({_SEVEN})", _fake_out(7)),
     "critical_beta": (_critical_beta, "(Tensor scores, float resolve=0.0) -> Tensor", _fake_critical_beta),
 }
-# A process has each operator once. If this package is imported a second time, it takes those of the first:
-# torch would replace them, and drop both with the copy of the package that ends first.
-OPERATORS: dict[str, Any] = torch.__dict__.setdefault("_critbeta_operators", {})
 
 
-def _register() -> None:
+def _registered() -> dict[str, Any]:
+    operators: dict[str, Any] = {}
     for name, (function, schema, fake_kernel) in _TABLE.items():
         writes = ("out",) if name.endswith("_out") else ()
         full_name = f"critbeta::{name}"
-        OPERATORS[name] = torch.library.custom_op(full_name, function, mutates_args=writes, schema=schema)
-        OPERATORS[name].register_fake(fake_kernel)
+        operators[name] = torch.library.custom_op(full_name, function, mutates_args=writes, schema=schema)
+        operators[name].register_fake(fake_kernel)
     for name, results in (("softmax", 2), ("softmax_stats", 8), ("critical_beta", 1)):
-        OPERATORS[name].register_vmap(_batched(OPERATORS[name], results))
+        operators[name].register_vmap(_batched(operators[name], results))
     for name in ("softmax", "softmax_stats"):
-        OPERATORS[name].register_autograd(_gradient, setup_context=_keep)
-    OPERATORS["critical_beta"].register_autograd(_no_gradient, setup_context=_keep_nothing)
+        operators[name].register_autograd(_gradient, setup_context=_keep)
+    operators["critical_beta"].register_autograd(_no_gradient, setup_context=_keep_nothing)
+    return operators
 
 
-if not OPERATORS:
-    _register()
+# A process has each operator once. If this package is imported a second time, it takes those of the first:
+# torch would replace them, and drop both with the copy of the package that ends first.
+OPERATORS: dict[str, Any] = getattr(torch, "_critbeta_operators", None) or _registered()
+setattr(torch, "_critbeta_operators", OPERATORS)

@@ -6,6 +6,7 @@ import sys
 import critbeta.hf
 import pytest
 import torch
+import transformers
 from hf_models import tiny, tokens
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -103,6 +104,43 @@ def test_remote_code_takes_functions_as_items():
         plain = model(x).logits
         with critbeta.hf.rescale(model, "fixed:1.5"):
             assert not torch.equal(model(x).logits, plain)
+    # Such code has a branch for eager attention that no lookup sees.
+    Remote.forward = lambda self, hidden_states, **kwargs: (self.o_proj(self.q_proj(hidden_states)), None)
+    with critbeta.hf.rescale(model, "fixed:1.5"), pytest.raises(RuntimeError, match="was not rescaled. Load"):
+        model(x)
+
+
+def test_a_function_that_calls_another_is_rescaled_once():
+    def mine(module, *args, **kwargs):
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *args, **kwargs)
+
+    AttentionInterface.register("mine", mine)
+    transformers.masking_utils.AttentionMaskInterface.register("mine", transformers.masking_utils.sdpa_mask)
+    model, sdpa, x = tiny("llama", "mine"), tiny("llama"), tokens(1, 20)
+    for rule in ("fixed:1.5", "ssmax:s=0.4", "critical:resolve=0.69,cap=8"):
+        with critbeta.hf.rescale(model, rule), critbeta.hf.rescale(sdpa, rule), torch.no_grad():
+            torch.testing.assert_close(model(x).logits, sdpa(x).logits)
+    assert recorded(model, x) == 2 * 6 * 20
+
+
+class Calls(torch.nn.Module):
+    """As some adapters do: it calls the forward of a model, past its hooks."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model.forward(x)
+
+
+def test_a_model_whose_forward_is_called_has_its_layers_once():
+    model = Calls(tiny("llama").model)
+    with critbeta.hf.record(model) as rec, torch.no_grad():
+        for seed in range(3):
+            model(tokens(1, 20, seed=seed))
+    assert set(rec.rows.layer.tolist()) == {f"model.layers.{layer}.self_attn" for layer in (0, 1)}
+    assert rec.recorded == 3 * 2 * 6 * 20
 
 
 @pytest.mark.parametrize("rule", ["fixed:1.5", "critical:resolve=0.69"])

@@ -185,6 +185,11 @@ def test_layers_that_are_compiled_one_by_one_keep_their_names():
     with critbeta.hf.record(model) as rec, torch.no_grad():
         model(tokens(1, 20))
     assert list(dict.fromkeys(rec.rows.layer)) == ["model.layers.0.self_attn", "model.layers.1.self_attn"]
+    model = tiny("llama")
+    model.model.layers[0].self_attn = torch.compile(model.model.layers[0].self_attn, backend="eager")
+    with critbeta.hf.record(model) as rec, torch.no_grad():
+        model(tokens(1, 20))
+    assert list(dict.fromkeys(rec.rows.layer)) == ["model.layers.0.self_attn", "model.layers.1.self_attn"]
 
 
 def test_a_model_in_use_cannot_be_pickled():

@@ -93,10 +93,10 @@ def test_threads_that_begin_at_once_record_each_row_once():
     for _ in range(20):
         model, barrier = tiny("llama", "critbeta"), Barrier(4)
 
-        def run(_):
+        def run(thread):
             barrier.wait(timeout=60)
             with torch.no_grad():
-                return model(tokens(1, 9))[0]
+                return model(tokens(1, 9, seed=thread))[0]
 
         with critbeta.hf.record() as rec, ThreadPoolExecutor(4) as pool:
             list(pool.map(run, range(4)))

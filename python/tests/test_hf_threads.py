@@ -18,7 +18,7 @@ def batches(thread):
         padded = 3 * thread + number
         mask = torch.ones(2, 30, dtype=torch.long)
         mask[0, :padded] = 0
-        yield tokens(2, 30, seed=thread), mask
+        yield tokens(2, 30, seed=PASSES * thread + number), mask
 
 
 def run(model, thread, barrier):
@@ -51,7 +51,11 @@ def test_a_recorder_keeps_the_texts_of_threads_apart(tmp_path):
     with critbeta.hf.record(model, rows=1000) as rec:
         together(model)
     lengths = sorted(int(n) for thread in range(THREADS) for _, mask in batches(thread) for n in mask.sum(-1))
-    assert len(rec.rows) == 2 * 6 * sum(lengths)
+    # Two texts may begin with the same token: those rows count once, if they are bit-equal.
+    of_threads = [batch for thread in range(THREADS) for batch in batches(thread)]
+    texts = [text[seen > 0].tolist() for x, mask in of_threads for text, seen in zip(x, mask)]
+    different = {tuple(text[:end]) for text in texts for end in range(1, len(text) + 1)}
+    assert 2 * 6 * len(different) <= len(rec.rows) <= 2 * 6 * sum(lengths)
     assert (rec.rows.n == rec.rows.position + 1).all()
     files = rec.save(tmp_path / "qk.safetensors")
     assert len(files) == len(lengths)

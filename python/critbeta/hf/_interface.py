@@ -80,11 +80,13 @@ class Forward(threading.local):
         """By batch and rows: the positions of the queries of its first attention in their texts."""
         self.runs: dict[str, int] = {}
         """How often each attention module has run."""
+        self.reached: set[str] = set()
+        """The attention modules whose run has called the interface."""
 
     def layer(self, name: str) -> str:
         """Returns the name of the layer that a module is now: a module that runs several times in a forward
         pass is several layers, NAME, NAME#1, NAME#2."""
-        number = self.runs.get(name, 1) - 1
+        number = self.runs.get(name, 1) - 1 if self.number else 0
         return f"{name}#{number}" if number > 0 else name
 
 
@@ -164,7 +166,9 @@ class Session:
                 raise ValueError(f"rescaled already: {in_words(taken)}. Remove that rescaling first")
         models: list[nn.Module] = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
         begin = Hook(self._begin)
-        self._hooks = [part.register_forward_pre_hook(begin, with_kwargs=True) for part in models or [model]]
+        # Wrappers may call the forward of a model, and no hook: the outermost module begins a pass as well.
+        begins = dict.fromkeys([model, *models])
+        self._hooks = [part.register_forward_pre_hook(begin, with_kwargs=True) for part in begins]
         for name, module in self.layers.items():
             tap = module.__dict__.get(_TAP)
             if tap is None:
@@ -177,6 +181,9 @@ class Session:
                 tap.replacement = name, self.forward, replace
             run = Hook(functools.partial(self._run, name))
             self._hooks.append(module.register_forward_pre_hook(run))
+            if replace is not None:
+                end = Hook(functools.partial(self._end, name))
+                self._hooks.append(module.register_forward_hook(end))
         _Lookups.open()
         self.is_open = True
 
@@ -213,8 +220,16 @@ class Session:
         self.forward.number, self.forward.positions, self.forward.runs = next(_numbers), {}, {}
 
     def _run(self, name: str, *_: Any) -> None:
+        self.forward.reached.discard(name)
         if not in_backward():
             self.forward.runs[name] = self.forward.runs.get(name, 0) + 1
+
+    def _end(self, name: str, *_: Any) -> None:
+        if name not in self.forward.reached:
+            raise RuntimeError(
+                f"{name} ran without transformers' AttentionInterface, so it was not rescaled. Load the model "
+                'with attn_implementation="sdpa"'
+            )
 
 
 def _attention(
@@ -233,15 +248,33 @@ def _attention(
     return _run(tap, Call(implementation, function, module, query, key, value, attention_mask, kwargs))
 
 
+class _Inside(threading.local):
+    """The modules whose attention runs in this thread. A function may call another one of the interface."""
+
+    def __init__(self) -> None:
+        self.modules: set[int] = set()
+
+
+_inside = _Inside()
+
+
 def _run_tap(tap: _Tap, call: Call) -> Any:
-    for name, forward, observe in tap.observers:
-        call.layer = forward.layer(name)
-        observe(call)
-    if tap.replacement is None:
+    module = id(call.module)
+    if module in _inside.modules:
         return call.run()
-    name, forward, replace = tap.replacement
-    call.layer = forward.layer(name)
-    return replace(call)
+    _inside.modules.add(module)
+    try:
+        for name, forward, observe in tap.observers:
+            call.layer = forward.layer(name)
+            observe(call)
+        if tap.replacement is None:
+            return call.run()
+        name, forward, replace = tap.replacement
+        forward.reached.add(name)
+        call.layer = forward.layer(name)
+        return replace(call)
+    finally:
+        _inside.modules.discard(module)
 
 
 # The taps do not go into compiled graphs. The model's own attention leaves the graph with them.

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 # What torch.compile and FSDP put into the name of a module that they wrap by itself.
-_WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_WRAPPERS = re.compile(r"(?:^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 # Code of remote models takes functions as items.
 _LOOKUP = re.compile(r"\.get_interface\(|\bALL_ATTENTION_FUNCTIONS\[")
 
@@ -21,7 +21,7 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
 
     Raises ValueError where there is none, and names modules that compute attention themselves.
     """
-    named = {_WRAPPERS.sub("", name): module for name, module in model.named_modules()}
+    named = {_WRAPPERS.sub("", name).lstrip("."): module for name, module in model.named_modules()}
     found = {name: module for name, module in named.items() if _uses_interface(type(module))}
     if found:
         return found

@@ -21,8 +21,10 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from ._scores import refuse_sinks
 
 NAME = "critbeta"
-_waiting: list[Callable[[PreTrainedModel], None]] = []
-_lock = threading.RLock()
+# They are the same for every copy of this package, which all wait in one place.
+_shared: tuple[list[Callable[[PreTrainedModel], None]], Any]
+_shared = torch.__dict__.setdefault("_critbeta_waiting", ([], threading.RLock()))
+_waiting, _lock = _shared
 
 
 def _sdpa(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

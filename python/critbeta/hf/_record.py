@@ -21,6 +21,7 @@ from ._interface import Call, Session, in_backward
 from ._keep import Store
 from ._modules import in_words, unwrapped
 from ._named import NAME, await_model, stop_waiting
+from ._repeats import Repeats
 from ._sample import Rows, Sampler
 from ._scores import in_float32, refuse_sinks, scores
 from ._table import Table
@@ -44,6 +45,7 @@ class Recorder:
         self._parts: list[_core.Rows] = []
         self._joined: Stats | None = None
         self._store = Store(max_bytes)
+        self._repeats = Repeats()
         self._session: Session | None = None
         self._lock = threading.Lock()
         self._entered = False
@@ -131,24 +133,36 @@ class Recorder:
 
     def _record_pair(self, call: Call, rows: Rows, first: int) -> None:
         keys = first + int(rows.positions.max()) + 1
-        queries, all_keys = call.query[rows.batch][:, rows.queries], call.key[rows.batch][:, first:keys]
-        text, layer, scale = rows.text.number, call.layer, call.scaling
-        self._store.keep_pair(text, layer, queries, all_keys, rows.positions, scale)
-        q, q_shape = _arrays.heads(queries.cpu(), "q")
-        k, k_shape = _arrays.heads(all_keys.cpu(), "k")
-        positions, shapes = rows.positions.cpu().numpy(), [list(q_shape), list(k_shape)]
-        self._parts.append(_core.record_pair(q, k, shapes, positions, scale, layer, self.resolve, 1.0))
+        queries = call.query[rows.batch][:, rows.queries].cpu()
+        all_keys = call.key[rows.batch][:, first:keys].cpu()
+        text, layer, scale, positions = rows.text.number, call.layer, call.scaling, rows.positions.cpu()
+        new = self._repeats.new_in_pair(f"{layer} {scale}", queries, all_keys, positions)
+        if len(new) == 0:
+            return
+        if len(new) < len(positions):
+            queries, positions = queries[:, new], positions[new]
+        self._store.keep_pair(text, layer, queries, all_keys, positions, scale)
+        q, q_shape = _arrays.heads(queries, "q")
+        k, k_shape = _arrays.heads(all_keys, "k")
+        shapes = [list(q_shape), list(k_shape)]
+        part = _core.record_pair(q, k, shapes, positions.numpy(), scale, layer, self.resolve, 1.0)
+        self._parts.append(part)
 
     def _record_scores(self, call: Call, visible: Visible, rows: Rows) -> None:
         seen = visible.seen_by(rows.queries)
         columns = seen[min(rows.batch, len(seen) - 1)].flatten(0, 1).any(0).nonzero().flatten()
         first, keys = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 1)
         tile = scores(call, visible, rows.batch, rows.queries, keys)[..., first:].contiguous().cpu()
-        layer, resolve = call.layer, self.resolve
-        self._store.keep_scores(rows.text.number, layer, tile, rows.positions)
+        layer, resolve, where = call.layer, self.resolve, rows.positions.cpu()
+        new = self._repeats.new_in_scores(layer, tile, where)
+        if len(new) == 0:
+            return
+        if len(new) < len(where):
+            tile, where = tile[:, new], where[new]
+        self._store.keep_scores(rows.text.number, layer, tile, where)
         heads, count, _ = tile.shape
         block, _ = _arrays.rows(tile, "scores")
-        positions = rows.positions.cpu().repeat(heads).numpy()
+        positions = where.repeat(heads).numpy()
         self._parts.append(_core.record_scores(block, None, positions, count, layer, resolve, 1.0, None))
 
     @property
@@ -231,7 +245,7 @@ def record(
     rows: about how many query positions of every text a forward pass measures: three quarters of them evenly
         in log n from n = 8 on, and the last ones. In decoding, one token at a time, it measures all of the
         first `rows`, then every second one until as many more are taken, then every fourth, and so on. All
-        layers and heads have the same rows.
+        layers and heads have the same rows, but for repeated ones.
     resolve: as in `critbeta.stats`.
     max_bytes: the most bytes of queries, keys and scores to keep on the CPU for `save` and `report`. Beyond
         it only row records (about 200 bytes a row and head) are kept.
@@ -241,7 +255,8 @@ def record(
     model's scale, softcap and mask, in float32 (under autocast from queries and keys before they are
     rounded). n and positions count within the text of a row: padding, other texts of a packed batch, and keys
     beyond a window do not count. Under `rescale` the scores are those before it. A layer that runs again for
-    a checkpointed gradient is recorded once.
+    a checkpointed gradient is recorded once. So are bit-equal rows at one position, which copies of a text,
+    beams, and texts with a common beginning have.
 
     The rows are bit for bit those that `critbeta.diagnose` finds in the saved file.
 

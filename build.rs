@@ -92,13 +92,11 @@ fn simulator() {
     build.cpp(true).std("c++17").opt_level(2).file("kernels/simt/host.cpp").include("kernels");
     // Gaps and roundings must be those of a GPU, bit for bit, so no operations may be contracted.
     build.flag("-ffp-contract=off").flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas");
-    // scripts/simt-check.sh. rustc links without gcc's default libraries, so the runtime is named.
+    // scripts/simt-check.sh. rustc leaves out gcc's libraries; of two runtimes only one may be whole.
     if let Some(kind) = variable("CRITBETA_SIMT_SANITIZE") {
         build.opt_level(1).flag(format!("-fsanitize={kind}")).flag("-fno-sanitize-recover=all");
-        // libubsan lacks what libasan has as well; whole, the two would clash.
-        let runtime = if kind.contains("address") { "asan" } else { "ubsan" };
-        let rest = "--no-whole-archive,-l:libubsan.a,-lm";
-        println!("cargo::rustc-link-arg=-Wl,--whole-archive,-l:lib{runtime}.a,{rest}");
+        let whole = if kind.contains("address") { "libasan.a" } else { "libubsan.a" };
+        println!("cargo::rustc-link-arg=-Wl,--whole-archive,-l:{whole},--no-whole-archive,-l:libubsan.a,-lm");
     }
     let compiler = build.try_get_compiler().map(|compiler| compiler.to_command().arg("--version").output());
     if matches!(compiler, Ok(Ok(_))) {

@@ -208,3 +208,15 @@ def test_compressions_of_parquet_files(scores, tmp_path, codec):
     found = rf"column layer is compressed by {codec.upper()}(_RAW)?"
     with pytest.raises(ValueError, match=f"{found}: expected SNAPPY, ZSTD or GZIP"):
         critbeta.report(tmp_path / "rows.parquet", tmp_path / "page.html")
+
+
+def test_decimals_of_parquet_are_refused_by_name(scores, tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("pandas")
+    table = pyarrow.Table.from_pandas(critbeta.stats(scores).to_pandas())
+    at = table.schema.get_field_index("n")
+    decimals = table.column("n").cast(pyarrow.decimal128(19, 0)).cast(pyarrow.decimal128(9, 1))
+    table = table.set_column(at, "n", decimals)
+    parquet.write_table(table, tmp_path / "rows.parquet", store_decimal_as_integer=True)
+    with pytest.raises(ValueError, match="column n is INT32, expected INT64"):
+        critbeta.report(tmp_path / "rows.parquet", tmp_path / "page.html")

@@ -9,7 +9,6 @@ mod copy;
 mod exponent;
 mod lanes;
 mod ln;
-mod modes;
 mod partition;
 mod plan;
 mod probs;

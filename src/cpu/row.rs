@@ -1,7 +1,6 @@
 //! One row in five verbs: row max, count gaps, critical beta, partition, write probs.
 
-use super::lanes::InstructionSet;
-use super::modes::Standard;
+use super::lanes::{InstructionSet, Standard};
 use super::partition::partition;
 use super::probs::Probs;
 use super::search::contact::Contact;

@@ -324,6 +324,11 @@ class _Lookups:
                 delattr(AttentionInterface, cls._STATE)
 
 
+def module_of(layer: str) -> str:
+    """Returns the name of the module of a layer that `Forward.layer` named."""
+    return layer.partition("#")[0]
+
+
 def in_backward() -> bool:
     """Says whether a layer runs again for a checkpointed gradient."""
     return bool(torch._C._current_graph_task_id() != -1)

@@ -17,7 +17,7 @@ from torch import nn
 
 from .. import _arrays, _core
 from .._results import Stats, path_text
-from ._interface import Call, Session, in_backward
+from ._interface import Call, Session, in_backward, module_of
 from ._keep import Store
 from ._modules import in_words, unwrapped
 from ._named import NAME, await_model, stop_waiting
@@ -119,7 +119,7 @@ class Recorder:
             self._measure(call)
 
     def _measure(self, call: Call) -> None:
-        self._silent.pop(call.layer.partition("#")[0], None)
+        self._silent.pop(module_of(call.layer), None)
         visible = self._visible.of(call)
         sampled = self._sampler.rows(visible)
         if visible not in self._prefixes:

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import _core, _host, _tensors
 from .._core import Rescaling
-from ._interface import Call, Session, in_backward
+from ._interface import Call, Session, in_backward, module_of
 from ._modules import heads_of, in_words
 from ._named import NAME
 from ._scores import in_float32, refuse_sinks, scores
@@ -72,7 +72,7 @@ class Rescaled:
             rules.setdefault(layer, {})[head] = rule
         rules = self._in_model(rules)
         for layer, of_layer in rules.items():
-            _check_heads(self.rescaling, layer, of_layer, heads_of(layers[_module(layer)]))
+            _check_heads(self.rescaling, layer, of_layer, heads_of(layers[module_of(layer)]))
         if inconclusive:
             found = f"{inconclusive} of the {len(entries)} laws of this calibration are inconclusive"
             warnings.warn(f"{self.rescaling}: {found}", stacklevel=4)
@@ -84,7 +84,7 @@ class Rescaled:
         layers = self._session.layers
         found: dict[str, str] = {}
         for name in rules:
-            module = _module(name)
+            module = module_of(name)
             ends = [own for own in layers if f".{own}".endswith(f".{module}") or f".{module}".endswith(f".{own}")]
             exact = [own for own in ends if own == module]
             if len(exact or ends) == 1:
@@ -103,7 +103,7 @@ class Rescaled:
 
     def _rules_at(self, layer: str) -> list[Rescaling]:
         """Returns the rules of a layer that runs."""
-        module = _module(layer)
+        module = module_of(layer)
         repeated = any(name.startswith(f"{module}#") for name in self._rules)
         if repeated and in_backward():
             reason = "which of its layers it is, is known in the forward pass only"
@@ -146,11 +146,6 @@ class Rescaled:
         if key not in known:
             known[key] = _betas(visible, rules, call.query.dtype, f"{self.rescaling}: {call.layer}")
         return known[key]
-
-
-def _module(layer: str) -> str:
-    """Returns the name of the module of a layer."""
-    return layer.partition("#")[0]
 
 
 def _betas(visible: Visible, rules: list[Rescaling], dtype: torch.dtype, place: str) -> torch.Tensor:

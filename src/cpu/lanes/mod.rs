@@ -7,11 +7,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod modes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
 
-use super::modes::Standard;
+pub(super) use modes::Standard;
+
 use crate::{Element, Error, Result};
 use half::{bf16, f16};
 use std::any::TypeId;

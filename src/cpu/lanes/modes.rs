@@ -6,13 +6,13 @@
 use std::arch::asm;
 
 /// The modes of IEEE 754 on this thread, as Rust expects them, until the value is dropped.
-pub(super) struct Standard {
+pub(in crate::cpu) struct Standard {
     found: u64,
 }
 
 impl Standard {
     #[inline]
-    pub(super) fn modes() -> Standard {
+    pub(in crate::cpu) fn modes() -> Standard {
         let found = read();
         if found & CHANGED != 0 {
             write(found & !CHANGED);

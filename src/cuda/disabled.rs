@@ -1,6 +1,7 @@
 //! This file stands in for the driver in a build without the feature `cuda`. It never opens.
 
 use super::arch::Arch;
+use super::notice::Notice;
 use crate::{Error, Result};
 
 pub(super) enum Driver {}
@@ -17,7 +18,7 @@ impl DriverMemory {
 }
 
 impl Driver {
-    pub fn open(_: usize) -> Result<Driver> {
+    pub fn open(_: usize, _: Notice) -> Result<Driver> {
         Err(Error::NotBuilt { what: "CUDA", remedy: "build with --features cuda" })
     }
 

@@ -1,8 +1,9 @@
 //! A GPU through the CUDA driver. Opening it loads the kernels and sets them up.
 
 use super::arch::Arch;
-use super::launch_cuda::{self, refused};
+use super::launch_cuda::{self, CallersContext, refused};
 use super::loader;
+use super::notice::Notice;
 use super::variants::{Scope, Variant};
 use crate::{Error, Result};
 use cudarc::driver::sys::{
@@ -26,11 +27,27 @@ pub(super) struct Driver {
     functions: Vec<Option<CudaFunction>>,
     arch: Arch,
     description: String,
+    /// Set while the fields above are dropped, and dropped after them.
+    dropping: Option<CallersContext>,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.dropping = Some(CallersContext::saved());
+    }
 }
 
 pub(super) struct DriverMemory {
     slice: CudaSlice<u8>,
     address: u64,
+    /// As in [`Driver`].
+    dropping: Option<CallersContext>,
+}
+
+impl Drop for DriverMemory {
+    fn drop(&mut self) {
+        self.dropping = Some(CallersContext::saved());
+    }
 }
 
 impl DriverMemory {
@@ -53,13 +70,14 @@ pub(super) fn version_text(version: i32) -> String {
 }
 
 impl Driver {
-    pub fn open(ordinal: usize) -> Result<Driver> {
+    pub fn open(ordinal: usize, notice: Notice) -> Result<Driver> {
         let version = launch_cuda::driver_version()?;
         let driver = version_text(version);
         if version < OLDEST_DRIVER {
             let found = format!("the driver is for {driver}, but {} is needed", version_text(OLDEST_DRIVER));
             return Err(no_gpu(found, "install driver 525 or later"));
         }
+        let _callers = CallersContext::saved();
         let count = CudaContext::device_count().map_err(|DriverError(code)| {
             no_gpu(format!("the driver ({driver}) does not start: {code:?}"), "see what nvidia-smi says")
         })?;
@@ -74,13 +92,14 @@ impl Driver {
                 format!("{} is sm_{}, the kernels need sm_{} or later", arch.name, arch.sm, Arch::MIN_SM);
             return Err(no_gpu(found, "use a GPU of the Ampere generation or later"));
         }
-        let (module, image) = loader::load(&context, &arch, &driver)?;
+        let (module, image) = loader::load(&context, &arch, &driver, notice)?;
         let functions = functions(&module, &arch)?;
         let stream = context.new_stream().map_err(refused("making a stream"))?;
         arch.max_cluster = max_cluster(&functions, &arch, &stream);
         arch.clusters = arch.max_cluster > 1;
+        let dropping = None;
         let description = format!("cuda:{ordinal} {}, sm_{}, driver {driver}, {image}", arch.name, arch.sm);
-        Ok(Driver { context, stream, functions, arch, description })
+        Ok(Driver { context, stream, functions, arch, description, dropping })
     }
 
     pub fn arch(&self) -> &Arch {
@@ -104,15 +123,17 @@ impl Driver {
     }
 
     pub fn zeroed(&self, bytes: usize) -> Result<DriverMemory> {
+        let _callers = CallersContext::saved();
         let call = format!("allocating {bytes} bytes on {}", self.arch.name);
         let slice = self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(refused(call))?;
         let address = slice.device_ptr(&self.stream).0;
         // Other streams may use the memory as soon as this returns.
         self.stream.synchronize().map_err(refused("zeroing device memory"))?;
-        Ok(DriverMemory { slice, address })
+        Ok(DriverMemory { slice, address, dropping: None })
     }
 
     pub fn upload(&self, memory: &mut DriverMemory, at: usize, bytes: &[u8]) -> Result<()> {
+        let _callers = CallersContext::saved();
         let mut target = memory.slice.slice_mut(at..at + bytes.len());
         let failed = || refused(format!("copying {} bytes to the device", bytes.len()));
         self.stream.memcpy_htod(bytes, &mut target).map_err(failed())?;
@@ -120,6 +141,7 @@ impl Driver {
     }
 
     pub fn download(&self, memory: &DriverMemory, at: usize, into: &mut [u8]) -> Result<()> {
+        let _callers = CallersContext::saved();
         let source = memory.slice.slice(at..at + into.len());
         let call = format!("copying {} bytes from the device", into.len());
         self.stream.memcpy_dtoh(&source, into).map_err(refused(call.clone()))?;
@@ -128,6 +150,7 @@ impl Driver {
 
     /// Enqueues a copy of all of `from` to the begin of `to`, which must be at least as large.
     pub fn copy(&self, from: &DriverMemory, to: &mut DriverMemory) -> Result<()> {
+        let _callers = CallersContext::saved();
         let call = format!("copying {} bytes on {}", from.bytes(), self.arch.name);
         self.stream.memcpy_dtod(&from.slice, &mut to.slice).map_err(refused(call))
     }
@@ -135,6 +158,7 @@ impl Driver {
     /// Device seconds of the work that `begin` enqueues on the engine's own stream. `flush` is overwritten
     /// before it.
     pub fn timed(&self, flush: &mut DriverMemory, begin: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let _callers = CallersContext::saved();
         let failed = || refused("timing with events");
         self.stream.memset_zeros(&mut flush.slice).map_err(failed())?;
         let mark = || self.stream.record_event(Some(Flags::CU_EVENT_DEFAULT)).map_err(failed());
@@ -147,6 +171,7 @@ impl Driver {
     }
 
     pub fn synchronize(&self) -> Result<()> {
+        let _callers = CallersContext::saved();
         self.context.synchronize().map_err(refused(format!("work on {}", self.arch.name)))
     }
 }

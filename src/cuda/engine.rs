@@ -2,6 +2,7 @@
 
 use super::arch::Arch;
 use super::driver::{Driver, DriverMemory};
+use super::notice::Notice;
 use super::simulator::{HostMemory, SimtOptions, Simulator, Traffic};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -56,13 +57,22 @@ impl DeviceMemory {
 
 impl Engine {
     /// Opens the GPU of this number, and loads and sets up its kernels. A launch then does none of this.
+    /// Where kernels must be compiled first, which takes minutes, it says so on stderr.
     ///
     /// Errors: [`Error::NotBuilt`] without the feature `cuda`; [`Error::NoDriver`] without a driver;
     /// [`Error::NoGpu`] for a driver before CUDA 12.0, a number that the driver does not show, and a device
     /// before sm_80; [`Error::NoImage`] where no kernels load on the device; [`Error::Cuda`] for anything
     /// else that the driver refuses.
     pub fn cuda(ordinal: usize) -> Result<Engine> {
-        let driver = Driver::open(ordinal)?;
+        Engine::cuda_with(ordinal, &|text| eprintln!("critbeta: {text}"))
+    }
+
+    /// Like [`Engine::cuda`]. `notice` gets a line of text when kernels must be compiled, every ten seconds
+    /// until they are, and where another process compiles them or they cannot be cached.
+    ///
+    /// Errors: those of [`Engine::cuda`].
+    pub fn cuda_with(ordinal: usize, notice: Notice) -> Result<Engine> {
+        let driver = Driver::open(ordinal, notice)?;
         Ok(Engine { arch: driver.arch().clone(), machine: Arc::new(Machine::Driver(driver)) })
     }
 

@@ -36,6 +36,30 @@ pub(super) fn driver_version() -> Result<i32> {
     Ok(version)
 }
 
+/// The context that is current on the calling thread, or none. It is current again when this is dropped.
+/// cudarc makes its own context current in almost every call, so every door saves the caller's first.
+pub(super) struct CallersContext {
+    /// A `CUcontext`; null if none is current.
+    context: usize,
+}
+
+impl CallersContext {
+    pub(super) fn saved() -> CallersContext {
+        let mut context = ptr::null_mut();
+        // SAFETY: it writes one pointer. Before the driver has started it fails, and no context is current.
+        let found = unsafe { sys::cuCtxGetCurrent(&mut context) }.result();
+        CallersContext { context: found.map_or(0, |()| context as usize) }
+    }
+}
+
+impl Drop for CallersContext {
+    fn drop(&mut self) {
+        // SAFETY: the context was current on this thread, and the caller keeps it alive. Null takes ours
+        // away. If this fails, every later call of the driver fails too.
+        let _seen_by_the_next_call = unsafe { sys::cuCtxSetCurrent(self.context as sys::CUcontext) };
+    }
+}
+
 /// Makes a context current until this is dropped. The thread then has its own context again.
 struct Current;
 

@@ -3,17 +3,23 @@
 
 use super::arch::Arch;
 use super::launch_cuda::Nvrtc;
+use super::notice::Notice;
 use super::sources;
 use crate::{Error, Result};
 use cudarc::driver::{CudaContext, CudaModule, DriverError, sys::CUresult};
 use cudarc::nvrtc::Ptx;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The image that build.rs made or was given. It is empty if there was neither.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// How often a compilation says that it goes on.
+const TICK: Duration = Duration::from_secs(10);
 
 /// The size of the image in this build, in bytes; 0 if there is none.
 pub(super) const IMAGE_BYTES: usize = IMAGE.len();
@@ -25,6 +31,7 @@ pub(super) fn load(
     context: &Arc<CudaContext>,
     arch: &Arch,
     driver: &str,
+    notice: Notice,
 ) -> Result<(Arc<CudaModule>, String)> {
     let mut attempts = Vec::new();
     if IMAGE.is_empty() {
@@ -42,7 +49,7 @@ pub(super) fn load(
     }
     for nvrtc in compilers {
         let name = format!("NVRTC {}.{} ({})", nvrtc.version.0, nvrtc.version.1, nvrtc.name);
-        let (cubin, cached) = match cubin(&nvrtc, &target, cache_folder().as_deref()) {
+        let (cubin, cached) = match cubin(&nvrtc, &target, cache_folder().as_deref(), notice) {
             Ok(cubin) => cubin,
             Err(log) => {
                 attempts.push(format!("{name}: {log}"));
@@ -78,23 +85,68 @@ fn image_failure(DriverError(code): DriverError) -> Result<String> {
 }
 
 /// A cubin from the cache, or a new one that is then put there; and a text that says which.
-fn cubin(nvrtc: &Nvrtc, target: &str, folder: Option<&Path>) -> Result<(Vec<u8>, String), String> {
+///
+/// Processes that need the same one wait for the first, because each would take minutes and all cores. Where
+/// the folder takes no lock, as a read-only home does not, each compiles for itself.
+fn cubin(
+    nvrtc: &Nvrtc,
+    target: &str,
+    folder: Option<&Path>,
+    notice: Notice,
+) -> Result<(Vec<u8>, String), String> {
     let source = sources::translation_unit();
     let (major, minor) = nvrtc.version;
     let name = format!("kernels-{:016x}-{target}-nvrtc{major}.{minor}.cubin", hash(source.as_bytes()));
     let path = folder.map(|folder| folder.join(name));
-    if let Some(cubin) = path.as_deref().and_then(read_cached) {
-        return Ok((cubin, "from the cache".into()));
+    let from_cache = || Some((path.as_deref().and_then(read_cached)?, "from the cache".to_owned()));
+    if let Some(cached) = from_cache() {
+        return Ok(cached);
     }
-    let cubin = nvrtc.compile(&source, target)?;
-    let cached = match path {
-        None => "not cached: no HOME".to_owned(),
+    let _alone = folder.and_then(|folder| locked(folder, notice));
+    if let Some(cached) = from_cache() {
+        return Ok(cached);
+    }
+    let what = format!("compiling the CUDA kernels for {target} by NVRTC {major}.{minor}");
+    notice(&format!("{what}; this takes minutes, and happens once"));
+    let cubin = ticking(TICK, &what, notice, || nvrtc.compile(&source, target))?;
+    let failed = match path {
+        None => "no HOME".to_owned(),
         Some(path) => match write_cached(&path, &cubin) {
-            Ok(()) => format!("cached in {}", path.display()),
-            Err(e) => format!("not cached: {}: {e}", path.display()),
+            Ok(()) => return Ok((cubin, format!("cached in {}", path.display()))),
+            Err(e) => format!("{}: {e}", path.display()),
         },
     };
-    Ok((cubin, cached))
+    notice(&format!(
+        "the kernels are not cached, so the next start compiles them again ({failed}); \
+         set XDG_CACHE_HOME to a folder that can be written"
+    ));
+    Ok((cubin, format!("not cached: {failed}")))
+}
+
+/// The lock of the folder, held until the file is dropped. `None` where there can be none.
+fn locked(folder: &Path, notice: Notice) -> Option<fs::File> {
+    fs::create_dir_all(folder).ok()?;
+    let file = fs::File::options().create(true).append(true).open(folder.join("kernels.lock")).ok()?;
+    if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
+        notice("another process compiles the CUDA kernels; waiting for it");
+        file.lock().ok()?;
+    }
+    Some(file)
+}
+
+/// Does `work`, and gives `notice` a line at every `tick` until it ends.
+fn ticking<R>(tick: Duration, what: &str, notice: Notice, work: impl FnOnce() -> R) -> R {
+    let started = Instant::now();
+    let (ends, end) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while end.recv_timeout(tick) == Err(mpsc::RecvTimeoutError::Timeout) {
+                notice(&format!("{what}: {:.0} s so far", started.elapsed().as_secs_f64()));
+            }
+        });
+        let _ends = ends;
+        work()
+    })
 }
 
 fn cache_folder() -> Option<PathBuf> {
@@ -135,6 +187,7 @@ fn write_cached(path: &Path, cubin: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
 
     #[test]
     fn a_damaged_cache_file_is_made_again() {
@@ -158,6 +211,44 @@ mod tests {
     }
 
     #[test]
+    fn one_compiles_and_the_others_wait_and_say_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = Mutex::new(Vec::new());
+        let notice = |text: &str| said.lock().unwrap().push(text.to_owned());
+        let first = locked(folder.path(), &notice).unwrap();
+        thread::scope(|scope| {
+            let second = scope.spawn(|| locked(folder.path(), &notice).is_some());
+            while said.lock().unwrap().is_empty() {
+                thread::yield_now();
+            }
+            assert!(!second.is_finished(), "two at once");
+            drop(first);
+            assert!(second.join().unwrap());
+        });
+        assert_eq!(said.lock().unwrap().len(), 1);
+        // A file where the folder should be is like a home that cannot be written.
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(locked(&file, &notice).is_none());
+    }
+
+    #[test]
+    fn a_long_compilation_says_that_it_goes_on() {
+        let lines = AtomicU32::new(0);
+        let notice = |text: &str| {
+            assert!(text.starts_with("compiling: ") && text.ends_with(" s so far"), "{text}");
+            lines.fetch_add(1, Ordering::Relaxed);
+        };
+        let wait = || {
+            while lines.load(Ordering::Relaxed) < 3 {
+                thread::yield_now();
+            }
+            7
+        };
+        assert_eq!(ticking(Duration::from_millis(1), "compiling", &notice, wait), 7);
+    }
+
+    #[test]
     fn nvrtc_compiles_the_embedded_sources_without_a_header() {
         let Some(nvrtc) = Nvrtc::found().into_iter().next() else {
             eprintln!("skipped nvrtc_compiles_the_embedded_sources_without_a_header: no NVRTC here");
@@ -165,9 +256,9 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         let (made, origin) =
-            cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap_or_else(|log| panic!("{log}"));
+            cubin(&nvrtc, "sm_80", Some(folder.path()), &|_| ()).unwrap_or_else(|log| panic!("{log}"));
         assert!(made.len() > 100_000 && origin.starts_with("cached in"), "{} bytes, {origin}", made.len());
-        let (cached, origin) = cubin(&nvrtc, "sm_80", Some(folder.path())).unwrap();
+        let (cached, origin) = cubin(&nvrtc, "sm_80", Some(folder.path()), &|_| ()).unwrap();
         assert_eq!((cached == made, origin.as_str()), (true, "from the cache"));
         assert!(
             nvrtc.compile("__global__ void broken() { absent(); }", "sm_90").unwrap_err().contains("absent")

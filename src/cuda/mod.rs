@@ -33,6 +33,7 @@ mod launch_cuda;
 mod launch_simt;
 #[cfg(feature = "cuda")]
 mod loader;
+mod notice;
 mod params;
 mod plan;
 mod rule;
@@ -47,6 +48,7 @@ pub use arch::Arch;
 pub use call::{Call, DeviceOutput, DeviceRows, Workspace};
 pub use engine::{DeviceMemory, Engine};
 pub use facts::facts;
+pub use notice::Notice;
 pub use params::{Contact, RowReport};
 pub use plan::{Plan, Problem};
 pub use rule::Beta;

@@ -1,11 +1,14 @@
-// Element types of scores in memory, as bits. Every value converts to f32, in which kernels work, exactly.
+// Element types of scores in memory, as bits. Twin of src/dtype.rs. Every value converts to f32, in which
+// kernels work, exactly.
 #pragma once
 #include "simt.cuh"
 
-// PER_VECTOR: elements in 16 bytes. get(v, j): the j-th as f32. bits(f), pair(f, g): rounded to nearest even.
+// PER_VECTOR: elements in 16 bytes. LOW: half of the lowest number; a score below it is masked, as -inf is.
+// get(v, j): the j-th as f32. bits(f), pair(f, g): rounded to nearest even.
 struct f32 {
     typedef u32 Bits;
     static constexpr u32 PER_VECTOR = 4;
+    static constexpr float LOW = -0x1.fffffep126f;
     static DEVICE float get(const Vec16& v, u32 j) { return simt::float_of(v.word[j]); }
     static DEVICE float value(u32 bits) { return simt::float_of(bits); }
     static DEVICE u32 bits(float f) { return simt::bits_of(f); }
@@ -14,6 +17,7 @@ struct f32 {
 struct f16 {
     typedef u16 Bits;
     static constexpr u32 PER_VECTOR = 8;
+    static constexpr float LOW = -0x1.ffcp14f;
     static DEVICE float get(const Vec16& v, u32 j) {
         return simt::half_to_float(static_cast<u16>(v.word[j / 2] >> (16 * (j & 1))));
     }
@@ -25,6 +29,7 @@ struct f16 {
 struct bf16 {
     typedef u16 Bits;
     static constexpr u32 PER_VECTOR = 8;
+    static constexpr float LOW = -0x1.fep126f;
     static DEVICE float get(const Vec16& v, u32 j) {
         return simt::float_of(j & 1 ? v.word[j / 2] & 0xffff0000u : v.word[j / 2] << 16);
     }

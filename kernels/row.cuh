@@ -69,7 +69,7 @@ struct RowTile {
     // Score j of vector first + i, or the value that `replace` put in its place.
     DEVICE float score(u32 i, u32 j) const {
         if (is_resident(first + i)) return T::value(tile.template cast<typename T::Bits>(i * V, V).load(j));
-        return T::value(Global<typename T::Bits>(address).load(column(first + i, j)));
+        return unless_masked(T::value(Global<typename T::Bits>(address).load(column(first + i, j))), T::LOW);
     }
 
     // Loads the vectors that stay on chip. It ends with a barrier of the part.
@@ -121,7 +121,7 @@ struct RowTile {
         u32 i = own(scope, begin);
         const u32 on_chip = !STREAMS || end < resident ? end : resident;
 #pragma unroll 1
-        for (; i < on_chip; i += Scope::THREADS) visit(tile.load(i), first + i, f);
+        for (; i < on_chip; i += Scope::THREADS) visit<false>(tile.load(i), first + i, f);
         if (STREAMS) {
             // Two loads in flight per thread.
 #pragma unroll 1
@@ -129,8 +129,8 @@ struct RowTile {
                 const u32 next = i + Scope::THREADS;
                 const Vec16 raw = read(first + i);
                 const Vec16 ahead = next < end ? read(first + next) : raw;
-                visit(raw, first + i, f);
-                if (next < end) visit(ahead, first + next, f);
+                visit<true>(raw, first + i, f);
+                if (next < end) visit<true>(ahead, first + next, f);
             }
         }
     }
@@ -138,12 +138,26 @@ struct RowTile {
     DEVICE void for_each_vector(const Scope& scope, F f) const {
         for_vectors(scope, 0, count, f);
     }
-    template <class F>
+    template <bool MASKS, class F>
     static DEVICE void visit(const Vec16& raw, u32 v, F f) {
         float s[V];
 #pragma unroll
-        for (u32 j = 0; j < V; ++j) s[j] = T::get(raw, j);
+        for (u32 j = 0; j < V; ++j) {
+            s[j] = T::get(raw, j);
+            if (MASKS) s[j] = unless_masked(s[j], T::LOW);
+        }
         f(s, v);
+    }
+
+    // Replaces finite masks on chip by -inf. Off the chip, every pass does so itself.
+    template <class Scope>
+    DEVICE void mask(const Scope& scope) const {
+        for_vectors(scope, 0, resident, [&](const float(&s)[V], u32 v) {
+            float shown[V];
+#pragma unroll
+            for (u32 j = 0; j < V; ++j) shown[j] = unless_masked(s[j], T::LOW);
+            replace(v, shown);
+        });
     }
 
     DEVICE bool is_resident(u32 v) const { return !STREAMS || v - first < resident; }
@@ -160,39 +174,3 @@ struct RowTile {
         });
     }
 };
-
-// Writes value(score, its vector) of every column to the row's place in p.out, and 0 behind the row's length.
-template <class T, class Out, class Scope, class F>
-DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
-                         F value) {
-    constexpr u32 V = T::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / Out::PER_VECTOR;
-    const u64 out = p.out + static_cast<u64>(scope.row) * p.out_stride * SIZE;
-    const u64 base = out - row.phase * SIZE;
-    u32 begin, end;
-    row.full(row.count, begin, end);
-    if (base % 16 != 0) begin = end = 0;
-    row.for_vectors(scope, begin, end, [&](const float(&s)[V], u32 v) {
-#pragma unroll
-        for (u32 piece = 0; piece < PIECES; ++piece) {
-            const u32 at = piece * Out::PER_VECTOR;
-            Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece,
-                                      pack<Out>([&](u32 j) { return value(s[at + j], v); }));
-        }
-    });
-    // The ends of the row; all of it if the output is aligned otherwise than the scores.
-    const auto elements = [&](u32 from, u32 to) {
-#pragma unroll 1
-        for (u32 i = row.own(scope, from); i < to; i += Scope::THREADS) {
-#pragma unroll 1
-            for (u32 j = 0; j < V; ++j) {
-                const u32 c = row.column(row.first + i, j);
-                if (c < row.cols) {
-                    const auto of = [&] { return Out::bits(value(row.score(i, j), row.first + i)); };
-                    Global<typename Out::Bits>(out).store(c, c < row.len ? of() : 0);
-                }
-            }
-        }
-    };
-    elements(0, begin);
-    elements(end, row.count);
-}

@@ -8,16 +8,19 @@ struct MergeOf {
     DEVICE R operator()(const R& a, const R& b) const { return R::merge(a, b); }
 };
 
+// -inf in place of a score that is masked: one below `low`. NaN stays.
+DEVICE float unless_masked(float score, float low) { return score < low ? -INFINITE : score; }
+
 // The top of a part of a row. second: the largest score when one maximum is left out. len: the number of
-// scores above -inf, NaN included. If the row is poisoned, max is NaN or +inf.
+// scores that are not masked, NaN included. If the row is poisoned, max is NaN or +inf.
 struct RowMax {
     float max, second;
     u32 len;
     static DEVICE RowMax empty() { return RowMax{-INFINITE, -INFINITE, 0}; }
-    DEVICE void take(float s) {
+    DEVICE void take(float s, float low) {
         second = simt::max_num(second, simt::min_num(max, s));
         max = simt::max_nan(max, s);
-        len += s != -INFINITE;
+        len += !(s < low);
     }
     DEVICE bool poisoned() const { return !(max < INFINITE); }
     static DEVICE RowMax merge(const RowMax& a, const RowMax& b) {

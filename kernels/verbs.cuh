@@ -1,7 +1,7 @@
 // The steps of every kernel: row_max -> (count_gaps -> critical_beta) -> beta -> partition -> write_probs.
 // All threads of the scope call each of them, and its result is valid in all of them.
 #pragma once
-#include "partition.cuh"
+#include "probs.cuh"
 #include "report.cuh"
 #include "rule.cuh"
 #include "search.cuh"
@@ -17,11 +17,15 @@ DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, RowMa
     own = RowMax::empty();
     row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32 v) {
 #pragma unroll
-        for (u32 j = 0; j < T::PER_VECTOR; ++j) own.take(s[j]);
+        for (u32 j = 0; j < T::PER_VECTOR; ++j) own.take(s[j], T::LOW);
         if (early.on && !row.is_resident(v)) early.take(s);
     });
+    own.max = unless_masked(own.max, T::LOW);
+    own.second = unless_masked(own.second, T::LOW);
     RowMax top = scope.reduce(own, RowMax::empty(), MergeOf<RowMax>{});
     top.max = simt::add_rn(top.max, 0.0f);  // -0 and 0 are one score
+    // Two instructions a score and pass are 14% of a bf16 row. So only rows with masks pay, in one pass.
+    if (top.len < row.len) row.mask(scope);
     return top;
 }
 
@@ -41,32 +45,6 @@ DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const 
         });
     }
     return scope.reduce(found, Maxima::none(), MergeOf<Maxima>{});
-}
-
-// With KEPT the values on chip are weights already. If `sums`, `rest` adds up the weights of the others.
-template <bool KEPT, class T, class Scope>
-DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
-                        float max, const Exponent& b, double z, bool poisoned, bool sums, Sum& rest) {
-    const double inverse = z > 0.0 ? simt::div_rn(1.0 / WEIGHT_ONE, z) : 0.0;
-    const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
-    const auto write = [&](auto weight) {
-        const auto value = [&](float s, u32 v) {
-            const bool resident = row.is_resident(v);
-            const float w = KEPT && resident ? s : weight(s);
-            if (Scope::STREAMS && !resident && sums) rest.add(w);
-            return simt::mul_rn(w, factor);
-        };
-        if (p.out_f32) {
-            write_row_as<T, f32>(p, scope, row, value);
-        } else {
-            write_row_as<T, T>(p, scope, row, value);
-        }
-    };
-    if (b.special && (!KEPT || Scope::STREAMS)) {
-        write([&](float s) { return weigh<true>(s, max, b); });
-    } else {
-        write([&](float s) { return weigh<false>(s, max, b); });
-    }
 }
 
 // All results of one row; with OUT its probabilities too.

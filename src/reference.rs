@@ -13,6 +13,7 @@
 //! assert_eq!((critical.contact_gap, critical.contact_rank), (3.0, 8));
 //! ```
 
+use crate::DType;
 use crate::critical::{CriticalBeta, operating_ratio};
 use crate::stats::weight;
 use std::f64::consts::E;
@@ -27,18 +28,25 @@ pub struct Row {
 }
 
 impl Row {
-    /// A row of f64 scores. A score of -inf is masked. A NaN or +inf poisons the row.
+    /// A row of f64 scores. A score of -inf, or below half of f64's lowest, is masked. A NaN or +inf poisons
+    /// the row.
     pub fn new(scores: &[f64]) -> Self {
-        Row::with_gaps(scores.iter().copied(), |max, s| max - s)
+        Row::with_gaps(scores.iter().copied(), DType::F64, |max, s| max - s)
     }
 
-    /// A row of f32 scores. Each gap is one rounded f32 subtraction, as in every fast path.
+    /// A row of f32 scores. A score of -inf, or below half of f32's lowest, is masked. Each gap is one
+    /// rounded f32 subtraction, as in every fast path.
     pub fn from_f32(scores: &[f32]) -> Self {
-        Row::with_gaps(scores.iter().map(|&s| f64::from(s)), |max, s| f64::from(max as f32 - s as f32))
+        let gap = |max, s| f64::from(max as f32 - s as f32);
+        Row::with_gaps(scores.iter().map(|&s| f64::from(s)), DType::F32, gap)
     }
 
-    fn with_gaps(scores: impl Iterator<Item = f64> + Clone, gap: impl Fn(f64, f64) -> f64) -> Self {
-        let visible = scores.filter(|&s| s != f64::NEG_INFINITY);
+    fn with_gaps(
+        scores: impl Iterator<Item = f64> + Clone,
+        dtype: DType,
+        gap: impl Fn(f64, f64) -> f64,
+    ) -> Self {
+        let visible = scores.filter(|&s| !(s < dtype.masked_below()));
         let n = visible.clone().count() as u64;
         if visible.clone().any(|s| s.is_nan() || s == f64::INFINITY) {
             return Row { gaps: Vec::new(), n, max: f64::NAN };

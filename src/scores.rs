@@ -9,8 +9,14 @@ pub trait Element: bytemuck::Pod + Send + Sync + sealed::Sealed {
     /// The name of this type among the element types.
     const DTYPE: DType;
 
-    /// The score as f32.
+    /// The value as f32.
     fn to_f32(self) -> f32;
+
+    /// The score as f32. It is -inf if it is masked: -inf itself, or below [`DType::masked_below`].
+    fn score(self) -> f32 {
+        let value = self.to_f32();
+        if value < Self::DTYPE.masked_below() as f32 { f32::NEG_INFINITY } else { value }
+    }
 
     /// `value` rounded to nearest, ties to even.
     fn from_f32(value: f32) -> Self;
@@ -62,8 +68,9 @@ impl Element for bf16 {
 
 /// `rows` x `cols` attention scores in row-major order. Row `r` begins at `r * stride`.
 ///
-/// Scores are the logits that the softmax sees at beta = 1. A score of -inf is masked. With lengths, row `r`
-/// has `lens[r] <= cols` scores, and the elements behind them are never read.
+/// Scores are the logits that the softmax sees at beta = 1. A score of -inf is masked, and so is one below
+/// half of the lowest finite number of its type ([`DType::masked_below`]). With lengths, row `r` has
+/// `lens[r] <= cols` scores, and the elements behind them are never read.
 #[derive(Debug, Clone, Copy)]
 pub struct Scores<'a, T: Element = f32> {
     data: &'a [T],
@@ -151,7 +158,7 @@ impl<'a, T: Element> Scores<'a, T> {
 
 /// The position of a row if the caller gives none: its last unmasked key.
 pub(crate) fn last_visible<T: Element>(scores: &[T]) -> u64 {
-    scores.iter().rposition(|s| s.to_f32() != f32::NEG_INFINITY).unwrap_or(0) as u64
+    scores.iter().rposition(|s| s.score() != f32::NEG_INFINITY).unwrap_or(0) as u64
 }
 
 /// Score rows that are replaced by their probabilities. They are like [`Scores`], but borrowed for writing.

@@ -4,7 +4,7 @@
 //! against the same anchor. Only [`Partition`] adds floating-point numbers, so its order matters in the last
 //! bits.
 
-use crate::{Error, Result};
+use crate::{Element, Error, Result};
 
 /// The top of a row: its maximum, and the scores that attain it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,7 +14,7 @@ pub struct RowMax {
     pub max: f32,
     /// The largest score when one maximum is left out (equal to `max` under ties); -inf if there is none.
     pub second: f32,
-    /// Number of unmasked scores, n. NaN and +inf count; -inf does not.
+    /// Number of unmasked scores, n. NaN and +inf count.
     pub len: u64,
     /// Index of the first maximum. In a poisoned row it is that of the first NaN or +inf, and in an empty row
     /// it is 0.
@@ -39,7 +39,7 @@ impl RowMax {
     /// The top of `scores`, which begin at index `offset` of their row.
     pub fn of(scores: &[f32], offset: u64) -> Self {
         let mut top = RowMax::EMPTY;
-        for (i, &s) in scores.iter().enumerate() {
+        for (i, s) in scores.iter().map(|s| s.score()).enumerate() {
             if s > top.max {
                 if s == f32::INFINITY {
                     return RowMax::poisoned(scores, offset, i);
@@ -85,7 +85,7 @@ impl RowMax {
 }
 
 fn visible(scores: &[f32]) -> u64 {
-    scores.iter().filter(|&&s| s != f32::NEG_INFINITY).count() as u64
+    scores.iter().filter(|s| s.score() != f32::NEG_INFINITY).count() as u64
 }
 
 /// Number of level-1 bins. A bin is the exponent and three mantissa bits of a finite f32 gap.
@@ -118,7 +118,7 @@ impl GapProfile {
         self.anchor = anchor;
         self.counts.clear();
         self.counts.resize(BINS, 0);
-        for &s in scores {
+        for s in scores.iter().map(|s| s.score()) {
             // Masked and overflowing gaps are +inf, so their key is beyond the table.
             if let Some(count) = self.counts.get_mut(Self::bin((anchor - s).to_bits())) {
                 *count += 1;
@@ -174,7 +174,7 @@ impl TopK {
 
     /// Adds more scores of the row. It leaves out NaN, because a poisoned row has no gaps to count.
     pub fn extend(&mut self, scores: &[f32]) {
-        for &s in scores {
+        for s in scores.iter().map(|s| s.score()) {
             if s > self.floor {
                 self.kept.push(s);
                 if self.kept.len() >= self.k.saturating_mul(2) {
@@ -227,7 +227,7 @@ impl Partition {
     /// Sums `scores` below their maximum `max` (finite) at inverse temperature `beta` >= 0, in order, in f64.
     pub fn of(scores: &[f32], max: f32, beta: f64) -> Self {
         let mut part = Partition { max, ..Partition::EMPTY };
-        for &s in scores {
+        for s in scores.iter().map(|s| s.score()) {
             if s > f32::NEG_INFINITY {
                 let gap = f64::from(max - s);
                 let weight = weight(gap, beta);

@@ -17,7 +17,7 @@ const LENGTHS: [usize; 11] = [1, 2, 3, 7, 8, 63, 64, 65, 1000, 4097, 65_536];
 const BETAS: [f64; 6] = [0.0, 0.3, 1.0, 40.0, 1e300, f64::INFINITY];
 
 fn critical_betas_agree<T: Element>(family: Family, stored: &[T]) {
-    let wide: Vec<f32> = stored.iter().map(|s| s.to_f32()).collect();
+    let wide: Vec<f32> = stored.iter().map(|s| s.score()).collect();
     let reference = Row::from_f32(&wide);
     let view = Scores::dense(stored, 1, stored.len()).unwrap();
     for resolve in RESOLVES {

@@ -225,11 +225,11 @@ fn beyond_the_chip_there_are_two_reads_at_a_given_beta() {
     let Some(engine) = engine("beyond_the_chip_there_are_two_reads", &arch) else { return };
     let n = 3 * on_chip;
     let facts = |scores: &[f32]| {
-        let visible = scores.iter().filter(|&&s| s != f32::NEG_INFINITY).count() as u64;
+        let visible = Row::from_f32(scores).n();
         RowFacts::new(visible, visible - 1)
     };
     let mut rows = rows_of(n, 33);
-    rows.retain(|row| row.iter().any(|&s| s > f32::NEG_INFINITY));
+    rows.retain(|row| Row::from_f32(row).n() > 0 || Row::from_f32(row).is_poisoned());
     // The powers of these scores leave the range of floats on one side of 0, or lie far above those of the
     // part on chip.
     rows.push((0..n).map(|i| 1e4 + (i % 977) as f32).collect());

@@ -7,7 +7,7 @@ use critbeta::cpu::{self, Measure};
 use critbeta::families::Family;
 use critbeta::reference::{BOUNDS, Row, certificate_slack, tail_mass_slack};
 use critbeta::stats::{GapProfile, Partition, RowMax, TopK};
-use critbeta::{CriticalBeta, Rescaling, Scores, operating_ratio};
+use critbeta::{CriticalBeta, Element, Rescaling, Scores, operating_ratio};
 use proptest::prelude::*;
 
 fn lattice_row() -> impl Strategy<Value = Vec<f32>> {
@@ -102,7 +102,7 @@ proptest! {
     ) {
         let mut padded = row.clone();
         for place in places {
-            padded.insert(place.index(padded.len() + 1), f32::NEG_INFINITY);
+            padded.insert(place.index(padded.len() + 1), [f32::NEG_INFINITY, f32::MIN][padded.len() % 2]);
         }
         let (before, mut after) =
             [&row, &padded].map(|row| cpu::row_report(row, 1.0, Measure::default())).into();
@@ -153,7 +153,7 @@ proptest! {
             top
         };
         let merged = merge_pieces(&row, cuts, &picks, piece, |a, b| a.merge(&b)).into_sorted();
-        let mut sorted: Vec<f32> = row.into_iter().filter(|&s| s > f32::NEG_INFINITY).collect();
+        let mut sorted: Vec<f32> = row.into_iter().filter(|s| s.score() > f32::NEG_INFINITY).collect();
         sorted.sort_by(|a, b| b.total_cmp(a));
         sorted.truncate(k);
         prop_assert_eq!(merged, sorted);

@@ -14,6 +14,7 @@ mod plan;
 mod probs;
 mod row;
 mod scale;
+mod scratch;
 mod search;
 mod softmax;
 mod top;
@@ -29,8 +30,8 @@ pub use softmax::{softmax, softmax_at, softmax_in_place};
 use crate::{CriticalBeta, Element, Scores};
 use half::{bf16, f16};
 use rayon::prelude::*;
-use row::Lent;
-use top::{Chunks, Progress};
+use scratch::Lent;
+use top::Chunks;
 
 type CopyBytes = fn(&[u8], &mut [u8]);
 
@@ -50,7 +51,7 @@ pub fn streaming_copy() -> Option<CopyBytes> {
 /// bit.
 pub fn critical_beta(scores: &[f32], resolve: f64) -> CriticalBeta {
     let (row, mut workspace) = (Chunks::of_one(scores), Lent::new());
-    workspace.critical_beta(&row, &row.top(Progress::NONE), resolve)
+    workspace.critical_beta(&row, resolve)
 }
 
 /// Everything about one row at inverse temperature `beta` >= 0.
@@ -60,7 +61,7 @@ pub fn row_report(scores: &[f32], beta: f64, measure: Measure) -> RowReport {
 
 /// Lambda(r) of every row, in order. Each result is that of [`critical_beta`].
 pub fn critical_betas<T: Element>(scores: &Scores<T>, resolve: f64) -> Vec<CriticalBeta> {
-    each_row(scores, |workspace, row| workspace.critical_beta(row, &row.top(Progress::NONE), resolve))
+    each_row(scores, |workspace, row| workspace.critical_beta(row, resolve))
 }
 
 /// Everything about every row at inverse temperature `beta` >= 0, in order: one report per row.

@@ -40,7 +40,7 @@ fn exp(x: f64) -> f64 {
 pub(super) fn partition<T: Element>(row: &Chunks<T>, max: f32, beta: f64) -> Partition {
     if beta == 0.0 || !beta.is_finite() {
         // These two need no exponential, and each has limits of its own.
-        let wide: Vec<f32> = row.scores.iter().map(|s| s.to_f32()).collect();
+        let wide: Vec<f32> = row.scores.iter().map(|s| s.score()).collect();
         return Partition::of(&wide, max, beta);
     }
     let mut total = Partition { max, ..Partition::EMPTY };

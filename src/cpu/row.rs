@@ -1,6 +1,6 @@
 //! One row in five verbs: row max, count gaps, critical beta, partition, write probs.
 
-use super::lanes::{InstructionSet, Standard};
+use super::lanes::Standard;
 use super::partition::partition;
 use super::probs::Probs;
 use super::search::contact::Contact;
@@ -11,8 +11,6 @@ use crate::Element;
 use crate::critical::CriticalBeta;
 use crate::rescaling::{Rescaling, RowFacts};
 use crate::stats::{Partition, RowMax, weight};
-use std::cell::Cell;
-use std::ops::{Deref, DerefMut};
 
 /// What to measure for a row besides its weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,51 +108,13 @@ pub struct SoftmaxRow {
 pub struct Workspace {
     contact: Contact,
     wide: Vec<f32>,
+    /// The scores of a row whose masks are finite, with -inf in their place.
+    pub(super) masked: Vec<f32>,
     visible: Gather,
     /// Weights of the row that was measured last, or nothing.
     pub(super) kept: Vec<f32>,
     /// What is known about the top of a row before its turn, and which row that is.
     pub(super) next: Option<(usize, Progress)>,
-}
-
-thread_local! {
-    static SCRATCH: Cell<Option<Box<Workspace>>> = const { Cell::new(None) };
-}
-
-/// The workspace of this thread, borrowed for a while and kept from call to call. Fresh memory for every call
-/// costs page faults: a fifth of the time of rows of a million scores (2026-11-25).
-pub(super) struct Lent(Option<Box<Workspace>>, #[allow(dead_code, reason = "dropped at the end")] Standard);
-
-impl Lent {
-    pub(super) fn new() -> Lent {
-        // A thread gets a second workspace if it takes on another row while all threads share a first one.
-        let mut workspace = SCRATCH.take().unwrap_or_default();
-        workspace.next = None;
-        Lent(Some(workspace), Standard::modes())
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        // One fence covers all rows of a claim. A fence after every row would wait for memory: a tenth of the
-        // time of rows of 4096.
-        InstructionSet::chosen_or_fastest().fence();
-        SCRATCH.set(self.0.take());
-    }
-}
-
-impl Deref for Lent {
-    type Target = Workspace;
-
-    fn deref(&self) -> &Workspace {
-        self.0.as_ref().expect("taken back only when dropped")
-    }
-}
-
-impl DerefMut for Lent {
-    fn deref_mut(&mut self) -> &mut Workspace {
-        self.0.as_mut().expect("taken back only when dropped")
-    }
 }
 
 /// How the inverse temperature of a row is found.
@@ -171,23 +131,42 @@ pub(super) struct Measured {
     pub report: SoftmaxRow,
     /// `None` if all probabilities are one value: 0 in an empty row, NaN in a poisoned one.
     pub probs: Option<Probs>,
+    /// Whether the probabilities are those of [`Workspace::masked`].
+    pub masked: bool,
 }
 
 impl Workspace {
     /// Bytes per score of the longest row. They hold the gaps that are left, their buckets, the scores that
-    /// are visible, and all scores in f32, each with an eighth to grow.
-    pub const BYTES_PER_SCORE: u128 = 18;
+    /// are visible, all scores in f32, and all again without finite masks, each with an eighth to grow.
+    pub const BYTES_PER_SCORE: u128 = 23;
 
-    /// Returns Lambda(r) of a row, and nothing else.
-    pub(super) fn critical_beta<T: Element>(
+    /// Bytes that grow with the row.
+    pub(super) fn bytes(&self) -> usize {
+        let scores = self.wide.capacity() + self.masked.capacity() + self.kept.capacity();
+        self.contact.bytes() + self.visible.bytes() + size_of::<f32>() * scores
+    }
+
+    /// Does `work` on a copy of the row with -inf in place of finite masks. It sees no finite mask, so it can
+    /// be the method that found them.
+    fn unhidden<T: Element, R>(
         &mut self,
         row: &Chunks<T>,
-        (top, tops): &(RowMax, Tops),
-        resolve: f64,
-    ) -> CriticalBeta {
+        work: impl FnOnce(&mut Self, &Chunks<f32>) -> R,
+    ) -> R {
+        let mut masked = std::mem::take(&mut self.masked);
+        widen(row.scores, &mut masked);
+        let found = work(self, &Chunks { scores: &masked, ahead: &[], set: row.set, split: row.split });
+        self.masked = masked;
+        found
+    }
+
+    /// Returns Lambda(r) of a row, and nothing else.
+    pub(super) fn critical_beta<T: Element>(&mut self, row: &Chunks<T>, resolve: f64) -> CriticalBeta {
+        let (top, tops) = row.top(Progress::NONE);
         match top.poisoned {
+            _ if tops.hides => self.unhidden(row, |workspace, row| workspace.critical_beta(row, resolve)),
             true => CriticalBeta::UNKNOWN,
-            false => self.contact.critical_beta(row, top, tops, resolve),
+            false => self.contact.critical_beta(row, &top, &tops, resolve),
         }
     }
 
@@ -233,6 +212,9 @@ impl Workspace {
         let row = Chunks::of_one(scores);
         let found = row.top(Progress::NONE);
         let top = found.0;
+        if found.1.hides {
+            return self.unhidden(&row, |ws, row| ws.reports_under(row.scores, rules, position, measure));
+        }
         if top.poisoned || top.len < 2 {
             return None;
         }
@@ -263,6 +245,9 @@ impl Workspace {
         measure: Measure,
     ) -> RowReport {
         let found = row.top(Progress::NONE);
+        if found.1.hides {
+            return self.unhidden(row, |workspace, row| workspace.report_on(row, beta, measure));
+        }
         let betas = self.critical_betas(row, &found, measure);
         let part = self.partition(row, &found.0, beta);
         RowReport::of(found.0, betas, beta, part)
@@ -301,13 +286,18 @@ impl Workspace {
     pub(super) fn measure<T: Element>(&mut self, index: usize, row: &Chunks<T>, rule: Rule) -> Measured {
         let begun = self.next.take().filter(|(next, _)| *next == index);
         let found = row.top(begun.map_or(Progress::NONE, |(_, progress)| progress));
+        if found.1.hides {
+            let measured = self.unhidden(row, |workspace, row| workspace.measure(index, row, rule));
+            return Measured { masked: true, ..measured };
+        }
         let (top, beta) = (found.0, self.beta(row, &found, rule));
         if beta.is_nan() || top.len == 0 {
             let log_partition = if beta.is_nan() { f64::NAN } else { f64::NEG_INFINITY };
-            return Measured { report: SoftmaxRow { top, beta, log_partition }, probs: None };
+            return Measured { report: SoftmaxRow { top, beta, log_partition }, probs: None, masked: false };
         }
         let probs = Probs::new(row, top.max, beta, &mut self.kept);
-        Measured { report: SoftmaxRow { top, beta, log_partition: probs.log_partition }, probs: Some(probs) }
+        let report = SoftmaxRow { top, beta, log_partition: probs.log_partition };
+        Measured { report, probs: Some(probs), masked: false }
     }
 
     /// Writes the probabilities of a row under `rescaling` to `out` in f64, one per score. exp is computed in
@@ -324,6 +314,9 @@ impl Workspace {
         let _modes = Standard::modes();
         let row = Chunks::of_one(scores);
         let found = row.top(Progress::NONE);
+        if found.1.hides {
+            return self.unhidden(&row, |ws, row| ws.softmax_f64(row.scores, rescaling, position, out));
+        }
         let beta = self.beta(&row, &found, Rule::Rescaling(rescaling, position));
         let top = found.0;
         let log_partition = if top.poisoned { f64::NAN } else { self.partition(&row, &top, beta).log() };
@@ -343,9 +336,9 @@ fn write_probs(scores: &[f32], top: &RowMax, beta: f64, log_partition: f64, out:
     }));
 }
 
-/// Replaces `out` by `row` in f32, the working type.
+/// Replaces `out` by the scores of `row` in f32, the working type. Masked scores become -inf.
 pub(crate) fn widen<T: Element>(row: &[T], out: &mut Vec<f32>) {
     out.clear();
     out.reserve_exact(row.len());
-    out.extend(row.iter().map(|s| s.to_f32()));
+    out.extend(row.iter().map(|s| s.score()));
 }

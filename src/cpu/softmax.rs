@@ -1,6 +1,7 @@
 //! The rescaled softmax of blocks of rows.
 
-use super::row::{Lent, Measured, Rule, SoftmaxRow, Workspace};
+use super::row::{Measured, Rule, SoftmaxRow, Workspace};
+use super::scratch::Lent;
 use super::top::Chunks;
 use super::{InstructionSet, Plan, Sharing};
 use crate::scores::last_visible;
@@ -53,8 +54,11 @@ pub fn softmax_in_place<T: Element>(
     let plan = Plan::choose(rows, cols, T::DTYPE, rayon::current_num_threads());
     let one = |workspace: &mut Workspace, (index, (len, row)): (usize, (usize, &mut [T])), split| {
         let rule = Rule::Rescaling(rescaling, position(rescaling, positions, index, &row[..len]));
-        let Measured { report, probs } =
+        let Measured { report, probs, masked } =
             workspace.measure(index, &Chunks { scores: &row[..len], ahead: &[], set, split }, rule);
+        if masked {
+            row[..len].iter_mut().for_each(|score| *score = T::from_f32(score.score()));
+        }
         match probs {
             Some(probs) => probs.replace_row(set, &workspace.kept, &mut row[..len], split),
             None => row[..len].fill(T::from_f32(if report.beta.is_nan() { f32::NAN } else { 0.0 })),
@@ -115,9 +119,13 @@ fn write_rows<'r, T: Element, O: Element>(
     let one = |workspace: &mut Workspace, row: usize, out: &mut [O], split| {
         let ahead = if row + 1 < rows { scores.row(row + 1) } else { &[] };
         let scores = Chunks { scores: scores.row(row), ahead, set, split };
-        let Measured { report, probs } = workspace.measure(row, &scores, rule(row));
+        let Measured { report, probs, masked } = workspace.measure(row, &scores, rule(row));
         let (seen, behind) = out.split_at_mut(scores.scores.len());
         match probs {
+            Some(probs) if masked => {
+                let scores = Chunks { scores: &workspace.masked, ahead: &[], set, split };
+                probs.write_row(&scores, &workspace.kept, seen, plan.streams);
+            }
             Some(probs) => {
                 let progress = probs.write_row(&scores, &workspace.kept, seen, plan.streams);
                 workspace.next = Some((row + 1, progress));

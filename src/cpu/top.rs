@@ -17,11 +17,13 @@ pub(super) struct Tops {
     pub lowest: f32,
     /// Whether there is a NaN. If so, nothing else is of use.
     pub nan: bool,
+    /// Whether finite scores of the row are masked. [`Chunks::top`] finds it. Then nothing else is of use.
+    pub hides: bool,
 }
 
 impl Tops {
     pub(super) const EMPTY: Tops =
-        Tops { scores: [[f32::NEG_INFINITY; WIDTH]; 2], lowest: f32::INFINITY, nan: false };
+        Tops { scores: [[f32::NEG_INFINITY; WIDTH]; 2], lowest: f32::INFINITY, nan: false, hides: false };
 
     pub(super) fn max(&self) -> f32 {
         self.largest_two()[0]
@@ -113,7 +115,8 @@ impl<'a, T: Element> Chunks<'a, T> {
         self.scores.par_chunks(part).map(of).collect::<Vec<R>>().into_iter().for_each(see);
     }
 
-    /// The top of the row and what else the pass has found. The pass goes on from `begun`.
+    /// The top of the row and what else the pass has found. The pass goes on from `begun`. There is no top if
+    /// the row hides finite scores.
     pub(super) fn top(&self, begun: Progress) -> (RowMax, Tops) {
         let mut progress = begun;
         let rest = Chunks { scores: &self.scores[progress.done.min(self.scores.len())..], ..*self };
@@ -121,7 +124,7 @@ impl<'a, T: Element> Chunks<'a, T> {
         let Progress { mut tops, start, .. } = progress;
         let [max, second] = tops.largest_two();
         if tops.nan || max == f32::INFINITY {
-            let wide: Vec<f32> = self.scores.iter().map(|s| s.to_f32()).collect();
+            let wide: Vec<f32> = self.scores.iter().map(|s| s.score()).collect();
             return (RowMax::of(&wide, 0), tops);
         }
         if max == f32::NEG_INFINITY {
@@ -137,6 +140,11 @@ impl<'a, T: Element> Chunks<'a, T> {
                     tops.lowest = tops.lowest.min(lowest);
                 },
             );
+        }
+        // The pass compares with the lowest score, so a row without finite masks costs nothing more.
+        if tops.lowest < T::DTYPE.masked_below() as f32 {
+            tops.hides = true;
+            return (RowMax::EMPTY, tops);
         }
         // A lane that shows the maximum twice may hide more.
         let attained = |scores, counts| self.set.run(Attained { scores, max, counts });
@@ -228,7 +236,7 @@ impl<L: Lanes> Found<L> {
         lanes.store(second[0], &mut scores[1]);
         let mut lows = [0.0; WIDTH];
         lanes.store(lanes.min(lowest[0], lowest[1]), &mut lows);
-        Tops { scores, lowest: lowest_of(lows), nan: lanes.any(nan) }
+        Tops { scores, lowest: lowest_of(lows), nan: lanes.any(nan), hides: false }
     }
 }
 

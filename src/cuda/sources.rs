@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &embedded![
     "math.cuh",
     "params.cuh",
     "partition.cuh",
+    "probs.cuh",
     "report.cuh",
     "row.cuh",
     "rule.cuh",

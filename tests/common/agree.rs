@@ -9,7 +9,7 @@ use critbeta::cpu::{self, RowReport};
 use critbeta::cuda::Arch;
 use critbeta::cuda::internals::Scope;
 use critbeta::reference::Row;
-use critbeta::{DType, Rescaling};
+use critbeta::{DType, Element, Rescaling};
 
 pub fn rescaling(text: &str) -> Rescaling {
     text.parse().unwrap()
@@ -31,7 +31,7 @@ pub fn assert_probs(case: &str, scores: &[f32], beta: f64, probs: &[f32], dtype:
         _ => (8, 134),
     };
     assert!(probs[len..].iter().all(|&p| p == 0.0), "{case}: not 0 behind the row's length");
-    for (j, (&score, &prob)) in scores.iter().zip(probs).enumerate() {
+    for (j, (score, &prob)) in scores.iter().map(|s| s.score()).zip(probs).enumerate() {
         if row.is_poisoned() || beta.is_nan() {
             assert!(prob.is_nan(), "{case}: column {j} of a poisoned row is {prob}");
         } else if score == f32::NEG_INFINITY {
@@ -104,7 +104,13 @@ pub fn rows_of(n: usize, seed: u64) -> Vec<Vec<f32>> {
     let lonely = |value: f32| (0..n).map(|i| if i == n / 3 { value } else { f32::NEG_INFINITY }).collect();
     rows.extend([vec![f32::NEG_INFINITY; n], lonely(2.5), lonely(f32::MAX), lonely(-0.0)]);
     rows.extend([with(n / 2, f32::NAN), with(n - 1, f32::INFINITY), with(0, f32::NEG_INFINITY)]);
-    rows.push((0..n).map(|i| if i % 2 == 0 { f32::MAX } else { f32::MIN }).collect());
+    rows.push((0..n).map(|i| if i % 2 == 0 { f32::MAX } else { f32::MIN / 2.0 }).collect());
+    // Masks that are finite numbers: below half of the lowest number of f32 and bf16, and of f16 (-40,000).
+    rows.push(vec![f32::MIN * 0.75; n]);
+    rows.push(
+        gaussian.iter().zip([f32::MIN * 0.75, 0.0, -4e4, -3e4].iter().cycle()).map(|(s, m)| s + m).collect(),
+    );
+
     rows.push((0..n).map(|i| if i % 2 == 0 { 0.0 } else { -0.0 }).collect());
     rows.push((0..n).map(|i| -(i as f32) * 1e-45).collect());
     rows

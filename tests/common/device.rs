@@ -3,12 +3,12 @@
 // Every test binary compiles this module, and none needs all of it.
 #![allow(dead_code)]
 
-use critbeta::DType;
 use critbeta::cpu::Measure;
 use critbeta::cuda::internals::{self, Scope};
 use critbeta::cuda::{
     Arch, Beta, Call, DeviceMemory, DeviceOutput, DeviceRows, Engine, RowReport, SimtOptions, Workspace,
 };
+use critbeta::{DType, Element};
 use half::{bf16, f16};
 use std::sync::OnceLock;
 
@@ -62,9 +62,9 @@ pub fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
 pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     let two = |chunk: &[u8]| [chunk[0], chunk[1]];
     match dtype {
-        DType::F32 => bytes.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect(),
-        DType::F16 => bytes.chunks(2).map(|c| f16::from_le_bytes(two(c)).to_f32()).collect(),
-        DType::Bf16 => bytes.chunks(2).map(|c| bf16::from_le_bytes(two(c)).to_f32()).collect(),
+        DType::F32 => bytes.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap()).score()).collect(),
+        DType::F16 => bytes.chunks(2).map(|c| f16::from_le_bytes(two(c)).score()).collect(),
+        DType::Bf16 => bytes.chunks(2).map(|c| bf16::from_le_bytes(two(c)).score()).collect(),
         DType::F64 => unreachable!("no kernel reads f64"),
     }
 }

@@ -46,7 +46,7 @@ pub fn any_score() -> impl Strategy<Value = f32> {
         4 => lattice_score(),
         4 => -100.0f32..100.0,
         1 => prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL | prop::num::f32::ZERO,
-        1 => prop::sample::select(vec![0.0, -0.0, f32::MAX, f32::MIN, 1e-45]),
+        1 => prop::sample::select(vec![0.0, -0.0, f32::MAX, f32::MIN, f32::MIN / 2.0, 1e-45]),
     ]
 }
 

@@ -27,18 +27,13 @@ pub(crate) fn write(dtype: DType, values: &[impl Copy + Into<f64>], out: &mut Ve
     }
 }
 
-/// Replaces the scores that are masks by -inf: those below half of the lowest number of their dtype. Models
-/// add that number to masked keys, and a score or a bias may have been added to it before.
+/// Replaces the scores that `dtype` calls masked by -inf. Afterwards f32 holds them, whose lowest number is
+/// another.
 pub(crate) fn mask_lowest(dtype: DType, scores: &mut [f32]) {
-    let lowest = match dtype {
-        // These were masked before their shift.
-        DType::F64 => return,
-        DType::F32 => f32::MIN,
-        DType::F16 => f16::MIN.to_f32(),
-        DType::Bf16 => bf16::MIN.to_f32(),
-    };
+    // f64 scores were masked before their shift.
+    let below = if dtype == DType::F64 { f32::NEG_INFINITY } else { dtype.masked_below() as f32 };
     for score in scores {
-        *score = if *score < lowest / 2.0 { f32::NEG_INFINITY } else { *score };
+        *score = if *score < below { f32::NEG_INFINITY } else { *score };
     }
 }
 
@@ -54,8 +49,7 @@ pub(crate) fn decode_row(dtype: DType, bytes: &[u8], excluded: usize, out: &mut 
         DType::F64 => {
             let wide = bytes.chunks_exact(8).map(|c| f64::from_le_bytes(array(c, 0)));
             let shift = rebase_shift(wide.clone().skip(excluded));
-            let masked = |v: f64| if v < f64::MIN / 2.0 { f64::NEG_INFINITY } else { v };
-            out.extend(wide.map(|v| rebased(masked(v), shift)));
+            out.extend(wide.map(|v| rebased(v, shift)));
             return shift;
         }
         DType::F32 => out.extend(bytes.chunks_exact(4).map(|c| f32::from_le_bytes(array(c, 0)))),
@@ -100,9 +94,9 @@ mod tests {
         let shift = decode_row(DType::F64, &bytes, 0, &mut out);
         assert_eq!(shift, 1e300);
         assert_eq!(out[0], 0.0);
-        assert_eq!(out[1], f32::MIN);
+        assert_eq!(out[1], f32::MIN / 2.0);
         assert_eq!(out[2], f32::NEG_INFINITY);
-        assert_eq!(out[3], f32::MIN);
+        assert_eq!(out[3], f32::MIN / 2.0);
         let bytes: Vec<u8> = [1e9, 1e9 - 1e-4].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
         decode_row(DType::F64, &bytes, 0, &mut out);
         assert_eq!(out[1], (1e9 - 1e-4 - 1e9) as f32);

@@ -52,6 +52,11 @@ pub(in crate::cpu) struct Contact {
 }
 
 impl Contact {
+    /// Bytes that grow with the row.
+    pub(in crate::cpu) fn bytes(&self) -> usize {
+        self.near.bytes() + self.room.bytes()
+    }
+
     /// Lambda(resolve) of a row without NaN or +inf.
     pub(in crate::cpu) fn critical_beta<T: Element>(
         &mut self,

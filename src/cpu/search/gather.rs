@@ -83,6 +83,11 @@ pub(in crate::cpu) struct Gather {
 }
 
 impl Gather {
+    /// Bytes that its memory takes.
+    pub(in crate::cpu) fn bytes(&self) -> usize {
+        size_of::<f32>() * self.space.capacity()
+    }
+
     pub(in crate::cpu) fn kept(&self) -> &[f32] {
         &self.space[..self.used]
     }

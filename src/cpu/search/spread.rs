@@ -25,6 +25,15 @@ pub(super) struct Room {
     open: Vec<Stretch>,
 }
 
+impl Room {
+    /// Bytes that its memory takes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<f32>() * self.scores.capacity()
+            + size_of::<[u32; TABLES]>() * self.places.capacity()
+            + size_of::<Stretch>() * self.open.capacity()
+    }
+}
+
 /// Neighbours whose order among themselves is not known yet.
 struct Stretch {
     start: usize,

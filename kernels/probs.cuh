@@ -1,0 +1,66 @@
+// The probabilities of a row. Twin of src/cpu/probs.rs.
+#pragma once
+#include "partition.cuh"
+#include "row.cuh"
+
+// Writes value(score, its vector) of every column to the row's place in p.out, and 0 behind the row's length.
+template <class T, class Out, class Scope, class F>
+DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
+                         F value) {
+    constexpr u32 V = T::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / Out::PER_VECTOR;
+    const u64 out = p.out + static_cast<u64>(scope.row) * p.out_stride * SIZE;
+    const u64 base = out - row.phase * SIZE;
+    u32 begin, end;
+    row.full(row.count, begin, end);
+    if (base % 16 != 0) begin = end = 0;
+    row.for_vectors(scope, begin, end, [&](const float(&s)[V], u32 v) {
+#pragma unroll
+        for (u32 piece = 0; piece < PIECES; ++piece) {
+            const u32 at = piece * Out::PER_VECTOR;
+            Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece,
+                                      pack<Out>([&](u32 j) { return value(s[at + j], v); }));
+        }
+    });
+    // The ends of the row; all of it if the output is aligned otherwise than the scores.
+    const auto elements = [&](u32 from, u32 to) {
+#pragma unroll 1
+        for (u32 i = row.own(scope, from); i < to; i += Scope::THREADS) {
+#pragma unroll 1
+            for (u32 j = 0; j < V; ++j) {
+                const u32 c = row.column(row.first + i, j);
+                if (c < row.cols) {
+                    const auto of = [&] { return Out::bits(value(row.score(i, j), row.first + i)); };
+                    Global<typename Out::Bits>(out).store(c, c < row.len ? of() : 0);
+                }
+            }
+        }
+    };
+    elements(0, begin);
+    elements(end, row.count);
+}
+
+// With KEPT the values on chip are weights already. If `sums`, `rest` adds up the weights of the others.
+template <bool KEPT, class T, class Scope>
+DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
+                        float max, const Exponent& b, double z, bool poisoned, bool sums, Sum& rest) {
+    const double inverse = z > 0.0 ? simt::div_rn(1.0 / WEIGHT_ONE, z) : 0.0;
+    const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
+    const auto write = [&](auto weight) {
+        const auto value = [&](float s, u32 v) {
+            const bool resident = row.is_resident(v);
+            const float w = KEPT && resident ? s : weight(s);
+            if (Scope::STREAMS && !resident && sums) rest.add(w);
+            return simt::mul_rn(w, factor);
+        };
+        if (p.out_f32) {
+            write_row_as<T, f32>(p, scope, row, value);
+        } else {
+            write_row_as<T, T>(p, scope, row, value);
+        }
+    };
+    if (b.special && (!KEPT || Scope::STREAMS)) {
+        write([&](float s) { return weigh<true>(s, max, b); });
+    } else {
+        write([&](float s) { return weigh<false>(s, max, b); });
+    }
+}

@@ -215,8 +215,9 @@ def _last_visible(block: Any, within: Any) -> Any:
     columns = torch.arange(block.shape[-1], dtype=torch.int32, device=block.device)
     # It takes as many scores at a time as have indices of 32 MB.
     step = max(1, (8 << 20) // block.shape[-1])
+    low = torch.finfo(block.dtype).min / 2  # a score below is masked
     last = [
-        torch.where((some != -math.inf) & (columns < end[:, None]), columns, 0).amax(-1)
+        torch.where(~(some < low) & (columns < end[:, None]), columns, 0).amax(-1)
         for some, end in zip(block.split(step), within.split(step))
     ]
     return torch.cat(last).long() if last else within

@@ -49,8 +49,8 @@ impl Engine {
 
 #[pymethods]
 impl Engine {
-    /// Opens the GPU of this number. This takes seconds if NVRTC compiles the kernels. A cache on disk keeps
-    /// them.
+    /// Opens the GPU of this number. This takes minutes where NVRTC compiles the kernels, and says so on
+    /// stderr. A cache on disk keeps them.
     #[staticmethod]
     fn cuda(py: Python<'_>, ordinal: usize) -> PyResult<Self> {
         Engine::of(py.detach(|| cuda::Engine::cuda(ordinal)))

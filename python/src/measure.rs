@@ -50,7 +50,7 @@ impl Work for GapCount {
     type Output = Option<(Vec<f64>, Vec<i64>)>;
 
     fn run<T: Element>(self, scores: &Scores<T>, _: &[f64]) -> critbeta::Result<Self::Output> {
-        let wide: Vec<f32> = scores.row(0).iter().map(|score| score.to_f32()).collect();
+        let wide: Vec<f32> = scores.row(0).iter().map(|score| score.score()).collect();
         let row = Row::from_f32(&wide);
         let counts = row.gaps().iter().map(|&gap| row.gap_count(gap) as i64).collect();
         Ok((!row.is_poisoned()).then(|| (row.gaps().to_vec(), counts)))

@@ -93,6 +93,23 @@ def test_softmax_is_the_cpus(spec):
         assert_probabilities_agree(found, expected, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_finite_masks_are_masks(dtype):
+    scores = block(300, dtype)
+    scores[:, 100:250:2] = torch.finfo(dtype).min
+    scores[1:3, 200:] = torch.finfo(dtype).min * 0.75
+    scores[-1] = torch.finfo(dtype).min
+    plain = scores.masked_fill(scores < torch.finfo(dtype).min / 2, -torch.inf)
+    with Device() as put:
+        for spec in SPECS:
+            found, row_stats = critbeta.softmax(put(scores), spec, return_stats=True)
+            expected, columns = critbeta.softmax(put(plain), spec, return_stats=True)
+            assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7)), spec
+            assert_columns(row_stats, columns)
+        found, expected = critbeta.stats(put(scores)), critbeta.stats(put(plain))
+        assert np.array_equal(found.n, expected.n) and np.array_equal(found.position, expected.position)
+
+
 def test_lens_and_positions_are_followed():
     scores, rule = torch.randn(2, 3, 50), "qwen-logn:train=10"
     lens, positions = torch.tensor([[0, 1, 20], [50, 7, 3]]), torch.tensor([4, 9, 99])

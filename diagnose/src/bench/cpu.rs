@@ -164,7 +164,7 @@ fn widened<'a, T: Element>(row: &'a [T], wide: &'a mut Vec<f32>) -> &'a [f32] {
         Ok(row) if T::DTYPE == DType::F32 => row,
         _ => {
             wide.clear();
-            wide.extend(row.iter().map(|score| score.to_f32()));
+            wide.extend(row.iter().map(|score| score.score()));
             wide
         }
     }

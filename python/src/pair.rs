@@ -30,12 +30,14 @@ pub fn record_pair(
     let positions = positions.map(|positions| indices("positions", &positions, shapes[0][1])).transpose()?;
     let [q, k] = [values(&q, shapes[0])?, values(&k, shapes[1])?];
     let pair = QkPair::new(layer, q, k, positions, scale).map_err(raised)?;
-    let records = without_lock(py, || scanned(pair, &settings))??;
-    Ok(Rows { records, settings })
+    let source = Source::Pair(pair);
+    let notes = source.note().into_iter().collect();
+    let records = without_lock(py, || scanned(source, &settings))??;
+    Ok(Rows { records, settings, notes })
 }
 
-fn scanned(pair: QkPair, settings: &Settings) -> PyResult<Vec<RowRecord>> {
-    let input = Input { path: PathBuf::new(), sources: vec![Source::Pair(pair)], skipped: Vec::new() };
+fn scanned(source: Source, settings: &Settings) -> PyResult<Vec<RowRecord>> {
+    let input = Input { path: PathBuf::new(), sources: vec![source], skipped: Vec::new() };
     let mut records = Vec::new();
     let keep = |more: &[RowRecord]| {
         records.extend_from_slice(more);

@@ -160,13 +160,15 @@ def test_saved_files_of_an_earlier_run_are_gone(model, tmp_path):
             for seed in (5, 6):
                 model(tokens(1, 20, seed))
     names = lambda: sorted(path.name for path in tmp_path.iterdir())  # noqa: E731
-    kept = {"qk-7.safetensors": {"model": "mine", "text": "0"}, "qk-8.safetensors": None, "qk-a.safetensors": None}
+    mine = {"model": "mine", "text": "0"}
+    kept = {"qk-7.safetensors": mine, "qk-8.safetensors": None, "qk-a.safetensors": None}
     for name, metadata in kept.items():
         save_file({"x": torch.zeros(2)}, tmp_path / name, metadata=metadata)
     (tmp_path / "qk-9.safetensors").write_text("no safetensors")
     one.save(tmp_path / "qk-6.safetensors")
     other.save(tmp_path / "qkv.safetensors")
-    theirs = sorted([*kept, "qk-9.safetensors", "qk-6.safetensors", *(n for n in names() if n.startswith("qkv"))])
+    others = [name for name in names() if name.startswith("qkv")]
+    theirs = sorted([*kept, "qk-9.safetensors", "qk-6.safetensors", *others])
     assert names() == theirs
     for run in (several, one, several, other, one):
         files = run.save(tmp_path / "qk.safetensors")

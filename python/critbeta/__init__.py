@@ -32,6 +32,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -272,11 +273,12 @@ def diagnose(
         return Diagnosis(json.loads(found._rows.summary(train_length, seed)), found)
     if lens is not None:
         raise TypeError("lens are for scores: positions say how far the rows of q see")
+    texts = math.prod(getattr(q, "shape", ())[:-3])
     q, q_shape = _arrays.heads(q, "q")
     k, k_shape = _arrays.heads(k, "k")
     positions = _arrays.per_row(positions, q_shape[1:2], "positions")
     shapes = [list(q_shape), list(k_shape)]
-    rows = _core.record_pair(q, k, shapes, positions, scale, layer, resolve, beta)
+    rows = _core.record_pair(q, k, shapes, positions, scale, layer, resolve, beta, texts)
     return Diagnosis(json.loads(rows.summary(train_length, seed)), Stats(rows, q_shape[:2]))
 
 

@@ -159,6 +159,7 @@ def record_pair(
     layer: str,
     resolve: float,
     beta: float,
+    texts: int = 1,
 ) -> Rows: ...
 def record_scores(
     scores: _Block,

@@ -151,6 +151,8 @@ def test_heads_that_come_last_are_noticed():
     q, k, few = (rng.standard_normal((1, 40, heads, 8)) for heads in (4, 4, 2))
     (note,) = critbeta.diagnose(q=q, k=k).summary["notes"]
     assert "40 key heads with 4 keys each: if its heads come last" in note
+    batch = critbeta.diagnose(q=np.zeros((9, 2, 3, 8)), k=np.zeros((9, 1, 3, 8)))
+    assert "notes" not in batch.summary
     for given in (dict(q=q, k=few), dict(q=q[:, -3:], k=few), dict(q=q[:, -1:], k=k)):
         with pytest.raises(ValueError, match="its heads come last"):
             critbeta.diagnose(**given)

@@ -3,7 +3,8 @@
 //! Shapes show it, or they fit both ways. They fit both ways for scores whose heads and rows could be either,
 //! and for queries and keys of one text with as many key heads as heads. Then a note is all that can be had.
 
-/// The heads, the rows and the number of given positions of queries, and the heads and the rows of their keys.
+/// The heads, the rows and the number of given positions of queries, and the heads and the rows of their
+/// keys.
 pub(super) struct PairShape {
     pub heads: usize,
     pub rows: usize,

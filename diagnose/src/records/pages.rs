@@ -1,9 +1,9 @@
 //! Pages of a Parquet column, checked before the parquet crate decodes them.
 //!
-//! The parquet crate (60.1) panics on some damaged files. Of 3 changes to each byte of a small file, 68 made it
-//! panic (2026-11-29): 47 by a negative offset or length of a column, 20 by values of a dictionary without the
-//! dictionary, and 1 by packed values that end early. The first two are errors here. The last is deep in the
-//! decoder.
+//! The parquet crate (60.1) panics on some damaged files. Of 3 changes to each byte of a small file, 68
+//! made it panic (2026-11-29): 47 by a negative offset or length of a column, 20 by values of a dictionary
+//! without the dictionary, and 1 by packed values that end early. The first two are errors here. The last
+//! is deep in the decoder.
 
 use ::parquet::basic::Encoding;
 use ::parquet::column::page::{Page, PageMetadata, PageReader};

@@ -99,8 +99,8 @@ fn probabilities_given_as_scores_are_noticed_in_every_dtype() {
 fn masks_of_finite_numbers_that_count_as_visible_are_noticed() {
     let directory = tempfile::tempdir().unwrap();
     let n = 12;
-    let said = "rows have scores more than 1,000 below their largest one, which count as visible keys: if these \
-                are masked, give -inf";
+    let said = "rows have scores more than 1,000 below their largest one, which count as visible keys: if \
+                these are masked, give -inf";
     let lows = [
         ("F32", -1e9),
         ("F32", -1e4),

@@ -24,12 +24,33 @@ pub struct RecordSettings {
 /// The summary of the records in `path`, made as that of their scores. `seed` decides all resampling.
 ///
 /// Errors: [`Error::Io`]; [`Error::File`] with line and column for text that is not a record, and for records
-/// that contradict `settings` or need a setting that it lacks.
+/// that contradict `settings` or need a setting that it lacks. On damaged Parquet see [`read_records`].
 pub fn summary_of_records(path: &Path, settings: &RecordSettings, seed: u64) -> Result<Summary> {
     let names = InputNames { path: path.display().to_string(), skipped: Vec::new() };
-    let mut diagnosis = Diagnosis::of_records(vec![names], Settings::default(), seed);
+    summed_up(path, vec![names], settings, seed, |sink| read_records(path, sink))
+}
+
+/// The summary of records in memory, made as that of a file. Errors: those of [`summary_of_records`], which
+/// call the records `name`.
+pub fn summary_of_table(
+    name: &Path,
+    records: &[RowRecord],
+    settings: &RecordSettings,
+    seed: u64,
+) -> Result<Summary> {
+    summed_up(name, Vec::new(), settings, seed, |sink| sink(records))
+}
+
+fn summed_up(
+    path: &Path,
+    inputs: Vec<InputNames>,
+    settings: &RecordSettings,
+    seed: u64,
+    read: impl FnOnce(&mut dyn FnMut(&[RowRecord]) -> Result<()>) -> Result<()>,
+) -> Result<Summary> {
+    let mut diagnosis = Diagnosis::of_records(inputs, Settings::default(), seed);
     let mut facts = Facts::default();
-    read_records(path, |records| {
+    read(&mut |records| {
         records.iter().try_for_each(|record| facts.add(record)).map_err(|why| Error::file(path, why))?;
         diagnosis.add(records);
         Ok(())

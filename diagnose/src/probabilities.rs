@@ -3,9 +3,10 @@
 use crate::Device;
 use crate::batches::{check_memory, in_order};
 use crate::input::elements;
-use crate::input::safetensors::{SafetensorsFile, Tensor, stored};
-use crate::input::{Input, ScoreTensor, Source, positions_of};
+use crate::input::safetensors::{Tensor, stored};
+use crate::input::{Input, NamedTensors, ScoreTensor, Source, open_named, positions_of};
 use crate::output::Output;
+use crate::remarks::{LayerRows, Remark, Remarks, notes};
 use critbeta::calibration::HeadRescalings;
 use critbeta::cpu::{InstructionSet, SoftmaxRow, Workspace};
 use critbeta::{DType, Error, Rescaling, Result, Scores};
@@ -37,17 +38,18 @@ struct Planned<'a> {
 impl<'a> Probabilities<'a> {
     /// Plans the probabilities of all score tensors of `input` at `out`, in `dtype` or the scores' own.
     ///
-    /// Errors: [`Error::File`] for queries and keys, for another extension than the input's, for bf16 in
-    /// .npy, for rows too long for the memory, and for heads that a calibration does not cover.
+    /// Errors: [`Error::File`] for queries and keys, for another extension than the input's (.safetensors
+    /// for .npz and shards), for bf16 in .npy, for rows too long for the memory, and for heads that a
+    /// calibration does not cover.
     pub fn plan(
         input: &'a Input,
         rescalings: &HeadRescalings,
         dtype: Option<DType>,
         out: &Path,
     ) -> Result<Self> {
-        let extension = |path: &Path| path.extension().unwrap_or_default().to_ascii_lowercase();
-        if extension(out) != extension(&input.path) {
-            let wanted = format!("expected the extension of the input {}", input.path.display());
+        let wanted = if is_npy(&input.path) { "npy" } else { "safetensors" };
+        if !out.extension().is_some_and(|found| found.eq_ignore_ascii_case(wanted)) {
+            let wanted = format!("expected the extension .{wanted} for the input {}", input.path.display());
             return Err(Error::file(out, wanted));
         }
         let plan = |source: &'a Source| {
@@ -74,11 +76,12 @@ impl<'a> Probabilities<'a> {
     }
 
     /// [`Probabilities::write_on`] this CPU.
-    pub fn write(self, out: &mut Output, sink: impl FnMut(&[SoftmaxRow])) -> Result<()> {
+    pub fn write(self, out: &mut Output, sink: impl FnMut(&[SoftmaxRow])) -> Result<Vec<String>> {
         self.write_on(&Device::Cpu, out, sink)
     }
 
-    /// Computes on `device` and writes everything. `sink` sees every row, in order.
+    /// Computes on `device` and writes everything. `sink` sees every row, in order. Returns what to know
+    /// before trusting the result, as in [`Summary::notes`](crate::Summary::notes).
     ///
     /// A safetensors file keeps its metadata, the positions of written tensors, tensors without rows, and
     /// what is no score. A CPU computes probabilities in f64 from f32 scores and rounds once. A GPU computes
@@ -89,16 +92,18 @@ impl<'a> Probabilities<'a> {
         device: &Device,
         out: &mut Output,
         mut sink: impl FnMut(&[SoftmaxRow]),
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         InstructionSet::chosen()?;
         if is_npy(&self.input.path) {
-            return self.tensors.iter().try_for_each(|tensor| {
+            let mut layers = Vec::new();
+            for tensor in &self.tensors {
                 let header = npy_header(tensor).map_err(|e| Error::io(out.path(), e))?;
                 write_all(out, &header)?;
-                tensor.write(device, out, &mut sink)
-            });
+                layers.push(tensor.write(device, out, &mut sink)?);
+            }
+            return Ok(self.notes(&layers));
         }
-        let file = SafetensorsFile::open(&self.input.path)?;
+        let file = open_named(&self.input.path)?;
         let mut parts: Vec<Part> = self.tensors.iter().map(Part::Scores).collect();
         parts.extend(file.tensors().iter().filter(|tensor| self.keeps(tensor)).map(Part::Kept));
         // Wide elements come first, as in the format's library: every tensor is then aligned to its element.
@@ -106,10 +111,18 @@ impl<'a> Probabilities<'a> {
         let entries = parts.iter().map(Part::entry);
         let header = safetensors_header(&file, entries).map_err(|e| Error::file(out.path(), e))?;
         write_all(out, &header)?;
-        parts.iter().try_for_each(|part| match part {
-            Part::Kept(tensor) => write_all(out, &tensor.bytes),
-            Part::Scores(tensor) => tensor.write(device, out, &mut sink),
-        })
+        let mut layers = Vec::new();
+        for part in &parts {
+            match part {
+                Part::Kept(tensor) => write_all(out, &tensor.bytes)?,
+                Part::Scores(tensor) => layers.push(tensor.write(device, out, &mut sink)?),
+            }
+        }
+        Ok(self.notes(&layers))
+    }
+
+    fn notes(&self, layers: &[LayerRows]) -> Vec<String> {
+        self.input.sources.iter().filter_map(Source::note).chain(notes(layers)).collect()
     }
 
     /// Whether a tensor is copied: positions of written tensors are, and so are scores without rows and what
@@ -140,22 +153,36 @@ impl Part<'_> {
 }
 
 impl Planned<'_> {
-    fn write(&self, device: &Device, out: &mut Output, sink: &mut impl FnMut(&[SoftmaxRow])) -> Result<()> {
+    /// Writes all rows and returns what they show.
+    fn write(
+        &self,
+        device: &Device,
+        out: &mut Output,
+        sink: &mut impl FnMut(&[SoftmaxRow]),
+    ) -> Result<LayerRows<'_>> {
         let (heads, rows) = (self.scores.heads(), self.scores.rows());
         let step = (JOB_SCORES / self.scores.cols().max(1)).clamp(1, JOB_SCORES);
         let blocks = (0..heads).flat_map(|head| {
             (0..rows).step_by(step).map(move |start| (head, start..(start + step).min(rows)))
         });
-        let mut deliver = |reports: &[SoftmaxRow], bytes: &[u8]| {
+        let mut layer = LayerRows { name: self.scores.layer(), measured: 0, remarks: Remarks::default() };
+        let mut deliver = |reports: &[SoftmaxRow], remarks: &[Option<Remark>], bytes: &[u8]| {
+            for (report, &remark) in reports.iter().zip(remarks) {
+                if report.top.len > 1 && !report.top.poisoned {
+                    layer.measured += 1;
+                    layer.remarks.count(remark);
+                }
+            }
             sink(reports);
             write_all(out, bytes)
         };
         match device {
             Device::Cpu => {
                 let work = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
-                    let mut bytes = Vec::new();
+                    let (mut bytes, mut remarks) = (Vec::new(), Vec::with_capacity(rows.len()));
                     let one = |row| {
-                        let position = self.read(*head, row, &mut scratch.row);
+                        let (position, remark) = self.read(*head, row, &mut scratch.row);
+                        remarks.push(remark);
                         let rule = &self.rescalings[*head];
                         let report =
                             scratch.workspace.softmax_f64(&scratch.row, rule, position, &mut scratch.probs);
@@ -163,21 +190,24 @@ impl Planned<'_> {
                         report
                     };
                     let reports: Vec<SoftmaxRow> = rows.clone().map(one).collect();
-                    (reports, bytes)
+                    (reports, remarks, bytes)
                 };
-                in_order(blocks, JOBS_PER_THREAD, work, |(reports, bytes)| deliver(&reports, &bytes))
+                in_order(blocks, JOBS_PER_THREAD, work, |(reports, remarks, bytes)| {
+                    deliver(&reports, &remarks, &bytes)
+                })?;
             }
             Device::Cuda(engine) => {
                 let read = |scratch: &mut Scratch, (head, rows): &(usize, Range<usize>)| {
-                    let (mut scores, mut positions) = (Vec::new(), Vec::new());
+                    let (mut scores, mut positions, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
                     for row in rows.clone() {
-                        let position = self.read(*head, row, &mut scratch.row);
+                        let (position, remark) = self.read(*head, row, &mut scratch.row);
+                        remarks.push(remark);
                         positions.push(position);
                         scores.extend_from_slice(&scratch.row);
                     }
-                    (*head, scores, positions)
+                    (*head, scores, positions, remarks)
                 };
-                in_order(blocks, JOBS_PER_THREAD, read, |(head, scores, positions)| {
+                in_order(blocks, JOBS_PER_THREAD, read, |(head, scores, positions, remarks)| {
                     let view = Scores::dense(&scores, positions.len(), self.scores.cols())?;
                     let narrow = |position: u64| u32::try_from(position).map_err(|_| self.beyond(position));
                     let positions = positions.into_iter().map(narrow).collect::<Result<Vec<u32>>>()?;
@@ -186,10 +216,11 @@ impl Planned<'_> {
                         engine.softmax(&view, &self.rescalings[head], Some(&positions), &mut probs)?;
                     let mut bytes = Vec::new();
                     elements::write(self.dtype, &probs, &mut bytes);
-                    deliver(&reports, &bytes)
-                })
+                    deliver(&reports, &remarks, &bytes)
+                })?;
             }
         }
+        Ok(layer)
     }
 
     /// The error for a position that a GPU cannot take, because it has 32 bits for it.
@@ -199,10 +230,10 @@ impl Planned<'_> {
         Error::file(self.path, detail)
     }
 
-    /// Reads a row and returns its position.
-    fn read(&self, head: usize, row: usize, scores: &mut Vec<f32>) -> u64 {
-        self.scores.read_row(head, row, 0, scores);
-        self.scores.position_or_last(row, scores)
+    /// Reads a row and returns its position, and what its numbers show.
+    fn read(&self, head: usize, row: usize, scores: &mut Vec<f32>) -> (u64, Option<Remark>) {
+        let shift = self.scores.read_row(head, row, 0, scores);
+        (self.scores.position_or_last(row, scores), Remark::of(scores, 0, shift))
     }
 }
 
@@ -237,7 +268,7 @@ fn npy_header(tensor: &Planned) -> std::io::Result<Vec<u8>> {
 
 /// The header of a file of `tensors`, behind its length.
 fn safetensors_header(
-    file: &SafetensorsFile,
+    file: &NamedTensors,
     tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>,
 ) -> Result<Vec<u8>, String> {
     let mut end = 0;

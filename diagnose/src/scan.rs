@@ -5,8 +5,9 @@ use crate::batches::{check_memory, in_order};
 use crate::input::{Input, Source};
 use crate::qk::{self, QkBlock, block_rows};
 use crate::records::record::{RowPlace, RowRecord};
+use crate::remarks::Remark;
 use crate::settings::Settings;
-use critbeta::cpu::{InstructionSet, Workspace};
+use critbeta::cpu::{InstructionSet, RowReport, Workspace};
 use critbeta::cuda::Engine;
 use critbeta::{Result, Scores};
 use std::ops::Range;
@@ -89,7 +90,7 @@ pub(crate) fn visit<R: Send>(
     let jobs = jobs_of_head(source, head);
     let visit = |scratch: &mut Scratch, job: &Job| {
         let mut found = Vec::new();
-        scratch.each_row(job, settings, |workspace, place, scores, _| {
+        scratch.each_row(job, settings, |workspace, scores, Row { place, .. }| {
             found.extend(work(workspace, place.row as usize, place.position, scores));
         });
         (job.rows.len() as u64, found)
@@ -138,6 +139,21 @@ fn jobs_of_head(source: &Source, head: usize) -> impl Iterator<Item = Job<'_>> {
     (0..rows).step_by(step).map(move |start| Job { source, head, rows: start..(start + step).min(rows) })
 }
 
+/// What is known of a row beside its scores.
+struct Row {
+    place: RowPlace,
+    /// The scores were this much lower before.
+    shift: f64,
+    remark: Option<Remark>,
+}
+
+impl Row {
+    fn record(self, report: &RowReport, settings: &Settings) -> RowRecord {
+        let Row { place, shift, remark } = self;
+        RowRecord { remark, ..RowRecord::new(place, report, shift, settings.measure.top_k.is_some()) }
+    }
+}
+
 /// The memory of one thread, which its jobs reuse.
 #[derive(Default)]
 struct Scratch {
@@ -149,9 +165,9 @@ struct Scratch {
 impl Scratch {
     fn measure(&mut self, job: &Job, settings: &Settings) -> Vec<RowRecord> {
         let mut records = Vec::with_capacity(job.rows.len());
-        self.each_row(job, settings, |workspace, place, scores, shift| {
+        self.each_row(job, settings, |workspace, scores, row| {
             let report = workspace.report(scores, settings.beta, settings.measure);
-            records.push(RowRecord::new(place, &report, shift, settings.measure.top_k.is_some()));
+            records.push(row.record(&report, settings));
         });
         records
     }
@@ -159,21 +175,21 @@ impl Scratch {
     fn read(&mut self, job: &Job, settings: &Settings) -> Block {
         let cols = width(job.source);
         let mut block = Block { cols, ..Block::default() };
-        self.each_row(job, settings, |_, place, scores, shift| {
+        self.each_row(job, settings, |_, scores, row| {
             block.scores.extend_from_slice(scores);
             block.scores.resize((block.lens.len() + 1) * cols, 0.0);
             block.lens.push(scores.len() as u32);
-            block.places.push((place, shift));
+            block.rows.push(row);
         });
         block
     }
 
-    /// Every row of a job, without the keys that are left out, and the shift of its scores.
+    /// Every row of a job, without the keys that are left out.
     fn each_row(
         &mut self,
         job: &Job,
         settings: &Settings,
-        mut take: impl FnMut(&mut Workspace, RowPlace, &[f32], f64),
+        mut take: impl FnMut(&mut Workspace, &[f32], Row),
     ) {
         let Scratch { workspace, row: scores, block } = self;
         let place = |row: usize, position| {
@@ -189,8 +205,9 @@ impl Scratch {
                 for row in job.rows.clone() {
                     let shift = tensor.read_row(job.head, row, settings.exclude_sink, scores);
                     let position = tensor.position_or_last(row, scores);
+                    let remark = Remark::of(scores, settings.exclude_sink, shift);
                     exclude(scores);
-                    take(workspace, place(row, position), scores, shift);
+                    take(workspace, scores, Row { place: place(row, position), shift, remark });
                 }
             }
             Source::Pair(pair) => {
@@ -199,7 +216,8 @@ impl Scratch {
                     let position = pair.position(row);
                     let scores = block.row(index, position);
                     exclude(scores);
-                    take(workspace, place(row, position), scores, 0.0);
+                    // Products of queries and keys hold no mask.
+                    take(workspace, scores, Row { place: place(row, position), shift: 0.0, remark: None });
                 }
             }
         }
@@ -212,15 +230,13 @@ struct Block {
     scores: Vec<f32>,
     cols: usize,
     lens: Vec<u32>,
-    places: Vec<(RowPlace, f64)>,
+    rows: Vec<Row>,
 }
 
 impl Block {
     fn measure(self, engine: &Engine, settings: &Settings) -> Result<Vec<RowRecord>> {
         let view = Scores::dense(&self.scores, self.lens.len(), self.cols)?.with_lens(&self.lens)?;
         let reports = engine.row_reports(&view, settings.beta, settings.measure)?;
-        let top_k = settings.measure.top_k.is_some();
-        let record = |((place, shift), report)| RowRecord::new(place, report, shift, top_k);
-        Ok(self.places.into_iter().zip(&reports).map(record).collect())
+        Ok(self.rows.into_iter().zip(&reports).map(|(row, report)| row.record(report, settings)).collect())
     }
 }

@@ -32,6 +32,8 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import math
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
@@ -39,7 +41,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overlo
 from . import _arrays, _core, _host
 from ._core import Family, Law, Rescaling, __version__
 from ._report import report
-from ._results import Diagnosis, GapCount, SoftmaxStats, Stats
+from ._results import Diagnosis, GapCount, SoftmaxStats, Stats, path_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -215,7 +217,7 @@ def softmax(
 
 @_eager
 def diagnose(
-    scores: ArrayLike | None = None,
+    scores: ArrayLike | str | os.PathLike[str] | None = None,
     *,
     q: ArrayLike | None = None,
     k: ArrayLike | None = None,
@@ -234,19 +236,34 @@ def diagnose(
     rotary embedding and norms: `q` [..., heads, rows, head_dim] and `k` [..., kv_heads, keys, head_dim].
     Query head h reads key head h / (heads / kv_heads). Only a block of their scores is in memory at a time.
 
+    In place of an array, `scores` may be the path of anything that `critbeta diagnose` reads: .npy, .npz or
+    .safetensors, of scores or of queries and keys, or a folder of shards. Then layers and positions come from
+    the file, and `rows` has the shape [heads, rows] of its only tensor, or one dimension for several.
+
     positions: 0-based query positions. With q they are [rows], and row r sees keys 0..=positions[r]; without
         them the rows are the last ones. With scores they broadcast to the leading shape; without them each
         row stands at its last visible key.
-    scale: the factor of the products of q and k, by default 1 / sqrt(head_dim).
+    scale: the factor of the products of q and k, by default that in the file, else 1 / sqrt(head_dim).
     lens: the lengths of scores, as in `stats`.
     layer: the name of the layer in the summary and the rows.
     resolve, beta: as in `stats`.
     train_length: L of the published laws that depend on it, in keys, above 1.
     seed: the seed of the bootstrap and of the yardsticks.
 
-    Rows of one text are not independent: pool texts before you trust a narrow interval. Source:
+    The summary has `notes` where the numbers are no scores, as probabilities or masks of finite numbers, or
+    where heads may come last. Rows of one text are not independent: pool texts before you trust a narrow
+    interval. Raises OSError and ValueError for files as `report` does. Source:
     docs/how-it-works.md.
     """
+    if isinstance(scores, (str, os.PathLike)):
+        given = {"q": q, "k": k, "positions": positions, "lens": lens}
+        for name in [name for name, value in given.items() if value is not None]:
+            raise TypeError(f"{name} is for arrays: a file holds its own")
+        if layer != "attention":
+            raise TypeError("layer is for arrays: layers have the names of their tensors in the file")
+        file = path_text(scores)
+        rows, summary, shape = _core.record_file(file, scale, resolve, beta, train_length, seed)
+        return Diagnosis(json.loads(summary), Stats(rows, tuple(shape)))
     if (scores is None) == (q is None) or (q is None) != (k is None):
         raise TypeError("expected scores, or q and k")
     if scores is not None:
@@ -256,11 +273,12 @@ def diagnose(
         return Diagnosis(json.loads(found._rows.summary(train_length, seed)), found)
     if lens is not None:
         raise TypeError("lens are for scores: positions say how far the rows of q see")
+    texts = math.prod(getattr(q, "shape", ())[:-3])
     q, q_shape = _arrays.heads(q, "q")
     k, k_shape = _arrays.heads(k, "k")
     positions = _arrays.per_row(positions, q_shape[1:2], "positions")
     shapes = [list(q_shape), list(k_shape)]
-    rows = _core.record_pair(q, k, shapes, positions, scale, layer, resolve, beta)
+    rows = _core.record_pair(q, k, shapes, positions, scale, layer, resolve, beta, texts)
     return Diagnosis(json.loads(rows.summary(train_length, seed)), Stats(rows, q_shape[:2]))
 
 

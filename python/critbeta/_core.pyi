@@ -11,6 +11,7 @@ _Target: TypeAlias = NDArray[Any]
 _Indices: TypeAlias = NDArray[np.int64]
 
 __all__ = [
+    "COLUMNS",
     "Engine",
     "Family",
     "Law",
@@ -22,17 +23,20 @@ __all__ = [
     "gap_count",
     "head_rescalings",
     "laws",
+    "record_file",
     "record_pair",
     "record_scores",
     "report_files",
     "report_layout",
     "report_rows",
+    "report_table",
     "rows_of_reports",
     "softmax",
     "softmax_in_place",
 ]
 
 __version__: str
+COLUMNS: list[str]
 
 @final
 class Rescaling:
@@ -134,6 +138,18 @@ def report_files(
     train_length: float,
     seed: int,
 ) -> None: ...
+def report_table(
+    columns: list[tuple[str, list[Any]]],
+    path: str | PathLike[str],
+    command: str,
+    resolve: float | None,
+    top_k: int | None,
+    train_length: float,
+    seed: int,
+) -> None: ...
+def record_file(
+    file: str, scale: float | None, resolve: float, beta: float, train_length: float, seed: int
+) -> tuple[Rows, str, list[int]]: ...
 def record_pair(
     q: _Block,
     k: _Block,
@@ -143,6 +159,7 @@ def record_pair(
     layer: str,
     resolve: float,
     beta: float,
+    texts: int = 1,
 ) -> Rows: ...
 def record_scores(
     scores: _Block,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from . import _core
 from ._results import Diagnosis, Stats, path_text
@@ -13,7 +13,7 @@ _Path: TypeAlias = "str | os.PathLike[str]"
 
 
 def report(
-    rows: Stats | Diagnosis | _Path | Iterable[_Path],
+    rows: Stats | Diagnosis | _Path | Iterable[_Path] | Any,
     path: _Path,
     *,
     resolve: float | None = None,
@@ -25,13 +25,15 @@ def report(
     """Writes one self-contained HTML page about `rows` to `path`, whole or not at all. It holds the findings
     in words, a map of layer x head, phase plots and length laws. A reader needs neither network nor scripts.
 
-    rows: `Stats` or a `Diagnosis`, or files. The files are one file of row records (.parquet, .csv or .jsonl,
-        as `Stats.to_parquet` and `critbeta diagnose --rows` write them, also after pandas or Polars), or any
-        number of attention files (.npy scores [..., rows, n]; .safetensors with score tensors, or pairs
-        NAME.q [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim]). Heads of one layer name are
-        pooled over files. Only attention files show gap counts and other rescalings.
+    rows: `Stats` or a `Diagnosis`; a DataFrame of pandas or Polars with the columns of row records (an Arrow
+        table too); or files. The files are one file of row records (.parquet, .csv or .jsonl, as
+        `Stats.to_parquet` and `critbeta diagnose --rows` write them, also after pandas or Polars), or any
+        number of attention files (.npy scores [..., rows, n]; .safetensors or .npz with score tensors, or
+        pairs NAME.q [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim]; folders of shards). Heads
+        of one layer name are pooled over files. Only attention files show gap counts and other rescalings.
     resolve, beta, top_k: settings of files. For attention they are as in `stats`, by default 0, 1 and all.
-        Row records hold their own beta, and need resolve and top_k where their columns show that one was set.
+        Row records, also in a DataFrame, hold their own beta, and need resolve and top_k where their columns
+        show that one was set.
         `Stats` and a `Diagnosis` know how they were measured.
     train_length, seed: as in `diagnose`; by default those of the diagnosis, else 8192 and 1.
 
@@ -53,6 +55,14 @@ def report(
         command = f"critbeta.report(rows, {path!r}{settings})"
         _core.report_rows(stats._rows, path, command, train_length, seed)
         return
+    train_length, seed = 8192.0 if train_length is None else train_length, 1 if seed is None else seed
+    columns = _columns(rows)
+    if columns is not None:
+        if beta is not None:
+            raise TypeError("row records carry their own beta, so beta must not be given")
+        command = f"critbeta.report(rows, {path!r}{settings})"
+        _core.report_table(columns, path, command, resolve, top_k, train_length, seed)
+        return
     one = isinstance(rows, (str, os.PathLike))
     try:
         files = [os.fspath(file) for file in ([rows] if isinstance(rows, (str, os.PathLike)) else rows)]
@@ -60,5 +70,24 @@ def report(
         found = type(rows).__name__
         raise TypeError(f"rows is {found}: expected Stats, a Diagnosis, or paths of files") from None
     command = f"critbeta.report({(files[0] if one else files)!r}, {path!r}{settings})"
-    train_length, seed = 8192.0 if train_length is None else train_length, 1 if seed is None else seed
     _core.report_files(files, path, command, resolve, beta, top_k, train_length, seed)
+
+
+def _columns(rows: Any) -> list[tuple[str, list[Any]]] | None:
+    """Returns the columns of a table by name, or None for what is no table. Neither pandas nor Polars is
+    imported: a table has names, and each of its columns can be made a list."""
+    if hasattr(rows, "collect"):
+        raise TypeError(f"rows is {type(rows).__name__}: expected a DataFrame, pass rows.collect()")
+    # An Arrow table calls the arrays themselves `columns`.
+    names = getattr(rows, "column_names", getattr(rows, "columns", None))
+    if names is None or not hasattr(rows, "__getitem__"):
+        return None
+    columns = []
+    for name in names:
+        if name in _core.COLUMNS:
+            column = rows[name]
+            to_list = getattr(column, "to_list", getattr(column, "to_pylist", None))
+            if to_list is None:
+                raise ValueError(f"rows: column {name} is there twice")
+            columns.append((name, to_list()))
+    return columns

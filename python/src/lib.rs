@@ -25,6 +25,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("COLUMNS", critbeta_diagnose::COLUMNS.map(|(name, _)| name))?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 
@@ -33,7 +34,7 @@ mod _core {
     #[pymodule_export]
     use super::measure::{critical_beta, gap_count};
     #[pymodule_export]
-    use super::page::{report_files, report_rows};
+    use super::page::{record_file, report_files, report_rows, report_table};
     #[pymodule_export]
     use super::pair::record_pair;
     #[pymodule_export]

@@ -12,8 +12,9 @@ use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
-/// The records of queries and keys.
+/// The records of queries and keys. Heads may be those of several texts, `texts` times as many.
 #[pyfunction]
+#[pyo3(signature = (q, k, shapes, positions, scale, layer, resolve, beta, texts = 1))]
 #[allow(clippy::too_many_arguments)]
 pub fn record_pair(
     py: Python<'_>,
@@ -25,17 +26,21 @@ pub fn record_pair(
     layer: &str,
     resolve: f64,
     beta: f64,
+    texts: usize,
 ) -> PyResult<Rows> {
     let settings = settings(resolve, beta, None)?;
     let positions = positions.map(|positions| indices("positions", &positions, shapes[0][1])).transpose()?;
     let [q, k] = [values(&q, shapes[0])?, values(&k, shapes[1])?];
     let pair = QkPair::new(layer, q, k, positions, scale).map_err(raised)?;
-    let records = without_lock(py, || scanned(pair, &settings))??;
-    Ok(Rows { records, settings })
+    let source = Source::Pair(pair);
+    // A batch has more key heads than keys for a good reason.
+    let notes = source.note().filter(|_| texts == 1).into_iter().collect();
+    let records = without_lock(py, || scanned(source, &settings))??;
+    Ok(Rows { records, settings, notes })
 }
 
-fn scanned(pair: QkPair, settings: &Settings) -> PyResult<Vec<RowRecord>> {
-    let input = Input { path: PathBuf::new(), sources: vec![Source::Pair(pair)], skipped: Vec::new() };
+fn scanned(source: Source, settings: &Settings) -> PyResult<Vec<RowRecord>> {
+    let input = Input { path: PathBuf::new(), sources: vec![source], skipped: Vec::new() };
     let mut records = Vec::new();
     let keep = |more: &[RowRecord]| {
         records.extend_from_slice(more);

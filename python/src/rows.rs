@@ -7,13 +7,15 @@ use crate::numbers::{Whole, top_k as checked};
 use crate::threads::without_lock;
 use critbeta::cpu::{self, Measure};
 use critbeta::{Element, Scores};
+use critbeta_diagnose::input::note_on_scores;
 use critbeta_diagnose::output::Output;
-use critbeta_diagnose::{COLUMNS, Column, Diagnosis, write_calibration};
+use critbeta_diagnose::{COLUMNS, Column, Diagnosis, Remark, write_calibration};
 use critbeta_diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings, Summary};
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+use rayon::prelude::*;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ pub struct Rows {
     pub records: Vec<RowRecord>,
     /// The settings of the measurement.
     pub settings: Settings,
+    /// What the shapes of the scores show.
+    pub notes: Vec<String>,
 }
 
 #[pymethods]
@@ -60,7 +64,8 @@ impl Rows {
         };
         let settings = first.settings;
         let records = parts.iter().flat_map(|part| part.records.iter().cloned()).collect();
-        Ok(Rows { records, settings })
+        let notes = parts.iter().flat_map(|part| part.notes.iter().cloned()).collect();
+        Ok(Rows { records, settings, notes })
     }
 
     /// The summary of the records as JSON.
@@ -103,7 +108,9 @@ impl Rows {
         settings.check()?;
         let mut diagnosis = Diagnosis::of_records(Vec::new(), settings, seed);
         diagnosis.add(&self.records);
-        Ok(diagnosis.summary())
+        let mut summary = diagnosis.summary();
+        summary.notes.splice(0..0, self.notes.iter().cloned());
+        Ok(summary)
     }
 
     fn has_top_k(&self) -> bool {
@@ -134,8 +141,12 @@ pub fn record_scores(
     let positions = positions.map(|positions| indices("positions", &positions, rows.rows)).transpose()?;
     let (positions, measure) = (positions.as_deref(), settings.measure);
     let record = Record { layer, rows_per_head, positions, beta, measure };
+    let heads = rows.rows / rows_per_head.max(1);
+    // Positions of rows show which dimension the rows are.
+    let note = positions.is_none().then(|| note_on_scores(layer, heads, rows_per_head, rows.cols));
+    let notes = note.flatten().into_iter().collect();
     let records = without_lock(py, || rows.run(record))??;
-    Ok(Rows { records, settings })
+    Ok(Rows { records, settings, notes })
 }
 
 /// Measures rows and makes their records.
@@ -156,6 +167,13 @@ impl Work for Record<'_> {
     fn run<T: Element>(self, scores: &Scores<T>, shifts: &[f64]) -> critbeta::Result<Vec<RowRecord>> {
         let layer: Arc<str> = self.layer.into();
         let reports = cpu::row_reports(scores, self.beta, self.measure);
+        let remark = |wide: &mut Vec<f32>, row: usize| {
+            wide.clear();
+            wide.extend(scores.row(row).iter().map(|score| score.to_f32()));
+            Remark::of(wide, 0, shifts.get(row).copied().unwrap_or(0.0))
+        };
+        let rows = 0..scores.rows();
+        let remarks: Vec<Option<Remark>> = rows.into_par_iter().map_init(Vec::new, remark).collect();
         let record = |(index, report)| {
             let place = RowPlace {
                 layer: Arc::clone(&layer),
@@ -164,7 +182,8 @@ impl Work for Record<'_> {
                 position: self.positions.map_or_else(|| scores.last_visible(index), |given| given[index]),
             };
             let shift = shifts.get(index).copied().unwrap_or(0.0);
-            RowRecord::new(place, report, shift, self.measure.top_k.is_some())
+            let record = RowRecord::new(place, report, shift, self.measure.top_k.is_some());
+            RowRecord { remark: remarks[index], ..record }
         };
         Ok(reports.iter().enumerate().map(record).collect())
     }

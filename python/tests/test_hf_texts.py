@@ -144,3 +144,33 @@ def test_negative_positions_of_padding(model):
         padded = model(given, attention_mask=mask).logits[0, 4:]
         alone = model(given[:1, 4:], attention_mask=mask[:1, 4:]).logits[0]
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_saved_files_of_an_earlier_run_are_gone(model, tmp_path):
+    from safetensors.torch import save_file
+
+    several, one, other = critbeta.hf.record(model), critbeta.hf.record(model), critbeta.hf.record(model)
+    with torch.no_grad():
+        for seed in (1, 2, 3):
+            with several:
+                model(tokens(1, 20, seed))
+        with one:
+            model(tokens(1, 20, 4))
+        with other:
+            for seed in (5, 6):
+                model(tokens(1, 20, seed))
+    names = lambda: sorted(path.name for path in tmp_path.iterdir())  # noqa: E731
+    mine = {"model": "mine", "text": "0"}
+    kept = {"qk-7.safetensors": mine, "qk-8.safetensors": None, "qk-a.safetensors": None}
+    for name, metadata in kept.items():
+        save_file({"x": torch.zeros(2)}, tmp_path / name, metadata=metadata)
+    (tmp_path / "qk-9.safetensors").write_text("no safetensors")
+    one.save(tmp_path / "qk-6.safetensors")
+    other.save(tmp_path / "qkv.safetensors")
+    others = [name for name in names() if name.startswith("qkv")]
+    theirs = sorted([*kept, "qk-9.safetensors", "qk-6.safetensors", *others])
+    assert names() == theirs
+    for run in (several, one, several, other, one):
+        files = run.save(tmp_path / "qk.safetensors")
+        assert names() == sorted([*theirs, *(path.name for path in files)])
+        assert all(path.exists() for path in files)

@@ -1,6 +1,7 @@
 //! Gathers row records per layer and head until the head is complete.
 
 use super::bounds::violated;
+use super::notes::notes_of;
 use super::sketch::HeadSketch;
 use super::summary::{HeadSummary, InputNames, Quantiles, Regimes, Summary};
 use crate::input::Input;
@@ -9,6 +10,7 @@ use crate::law::quantile::{median, sorted};
 use crate::law::sample::RowSample;
 use crate::law::yardsticks::Yardsticks;
 use crate::records::record::RowRecord;
+use crate::remarks::Remarks;
 use crate::settings::Settings;
 use critbeta::operating_ratio;
 use rand::rngs::SmallRng;
@@ -33,6 +35,7 @@ pub struct Diagnosis {
     heads: Vec<Head>,
     by_name: HashMap<(Arc<str>, u64), usize>,
     yardsticks: Yardsticks,
+    notes: Vec<String>,
 }
 
 enum Head {
@@ -57,6 +60,7 @@ struct HeadRows {
     violations: u64,
     certified: u64,
     resolved_certified: u64,
+    remarks: Remarks,
     n: Option<[u64; 2]>,
     kept: Vec<RowSample>,
     rng: SmallRng,
@@ -68,6 +72,7 @@ impl Diagnosis {
         let mut diagnosis =
             Diagnosis::of_records(inputs.iter().map(InputNames::of).collect(), settings, seed);
         for source in inputs.iter().flat_map(|input| &input.sources) {
+            diagnosis.notes.extend(source.note());
             for head in 0..source.heads() as u64 {
                 let at = diagnosis.place(source.layer(), head);
                 if let Head::Open(rows) = &mut diagnosis.heads[at] {
@@ -96,6 +101,7 @@ impl Diagnosis {
             heads: Vec::new(),
             by_name: HashMap::new(),
             yardsticks: Yardsticks::new(seed),
+            notes: Vec::new(),
         }
     }
 
@@ -132,9 +138,12 @@ impl Diagnosis {
             Head::Complete(summary) => *summary,
             Head::Open(rows) => rows.summary(&self.settings, self.seed, &mut self.yardsticks),
         });
+        let heads: Vec<HeadSummary> = heads.collect();
+        self.notes.extend(notes_of(&heads));
         Summary {
             critbeta: env!("CARGO_PKG_VERSION"),
-            heads: heads.collect(),
+            notes: self.notes,
+            heads,
             inputs: self.inputs,
             beta,
             resolve: measure.resolve,
@@ -163,6 +172,7 @@ impl HeadRows {
             violations: 0,
             certified: 0,
             resolved_certified: 0,
+            remarks: Remarks::default(),
             n: None,
             kept: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),
@@ -182,6 +192,7 @@ impl HeadRows {
         self.above_critical += u64::from(record.beta > record.critical_beta);
         self.regimes.count(operating_ratio(record.beta, record.critical_beta));
         self.violations += u64::from(violated(record));
+        self.remarks.count(record.remark);
         self.certified += u64::from(record.certified == Some(true));
         self.resolved_certified += u64::from(record.resolved_certified == Some(true));
         self.n = Some(self.n.map_or([n, n], |[low, high]| [low.min(n), high.max(n)]));
@@ -239,6 +250,7 @@ impl HeadRows {
             share_certified: settings.measure.top_k.map(|_| share(self.certified)),
             length_law: LengthLaw::of(rows, settings, certified, seed, yardsticks),
             what_if: None,
+            remarks: self.remarks,
             sketch: HeadSketch::of(rows, settings.beta),
         }
     }

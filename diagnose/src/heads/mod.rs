@@ -2,5 +2,6 @@
 
 pub(crate) mod bounds;
 pub(crate) mod diagnosis;
+mod notes;
 pub(crate) mod sketch;
 pub(crate) mod summary;

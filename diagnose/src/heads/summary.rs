@@ -4,6 +4,7 @@ use super::sketch::HeadSketch;
 use crate::input::Input;
 use crate::law::length_law::LengthLaw;
 use crate::law::quantile::{quantile, sorted};
+use crate::remarks::Remarks;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -26,6 +27,10 @@ pub struct Summary {
     pub train_length: f64,
     /// Seed of the resampling.
     pub seed: u64,
+    /// What to know before trusting the numbers: probabilities in place of scores, masks that are finite
+    /// numbers, heads that come last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// One entry per layer and head.
     pub heads: Vec<HeadSummary>,
 }
@@ -35,7 +40,8 @@ pub struct Summary {
 pub struct InputNames {
     /// Its path.
     pub path: String,
-    /// Names of tensors that were not diagnosed: scores beside pairs, and tensors without rows.
+    /// Names of tensors that were not diagnosed: scores beside pairs, what is no float, and tensors
+    /// without rows.
     pub skipped: Vec<String>,
 }
 
@@ -93,6 +99,9 @@ pub struct HeadSummary {
     /// These rows under other rules, if they were [looked at again](crate::look_again).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub what_if: Option<Vec<LawOutcome>>,
+    /// How many of its measured rows show that they are no scores.
+    #[serde(skip)]
+    pub remarks: Remarks,
     /// A few of its rows, for plots.
     #[serde(skip)]
     pub sketch: HeadSketch,

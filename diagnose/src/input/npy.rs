@@ -7,7 +7,7 @@ use std::path::Path;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// numpy itself refuses headers above 10,000 bytes unless the caller trusts them.
-const HEADER_LIMIT: usize = 64 << 10;
+pub(super) const HEADER_LIMIT: usize = 64 << 10;
 const PLAIN_HEADER: &str = "{'descr': '<f4', 'fortran_order': False, 'shape': (rows, n), }";
 
 /// Maps `path`, checks its header against its length, and returns the array as rows of scores.
@@ -18,7 +18,30 @@ pub fn open(path: &Path) -> Result<FileRows> {
     parse(&MappedBytes::open(path)?).map_err(|detail| Error::file(path, detail))
 }
 
+/// What the header of an array says.
+pub(super) struct Header {
+    /// The dtype, in quotes.
+    pub descr: String,
+    pub shape: Vec<usize>,
+    pub order: Order,
+    /// Where the elements begin.
+    pub body: usize,
+}
+
 fn parse(file: &MappedBytes) -> Result<FileRows, String> {
+    let Header { descr, shape, order, body } = parsed(file)?;
+    let dtype = dtype(&descr)?;
+    let bytes = file.slice(body..file.len()).ok_or("ends within its header")?;
+    let about = format!("{dtype} {shape:?}");
+    FileRows::new(bytes, dtype, shape, order).map_err(|e| format!("array {about}: {e}"))
+}
+
+/// The header at the beginning of `file`, or `None` for a structured dtype.
+pub(super) fn read_header(file: &[u8]) -> Result<Option<Header>, String> {
+    if header(file)?.0.contains('[') { Ok(None) } else { parsed(file).map(Some) }
+}
+
+fn parsed(file: &[u8]) -> Result<Header, String> {
     let (text, body) = header(file)?;
     check_plain(text)?;
     let mut unread = &file[..body];
@@ -27,16 +50,13 @@ fn parse(file: &MappedBytes) -> Result<FileRows, String> {
         let reason = reason.lines().next().unwrap_or_default();
         format!("header {}: {reason}; expected {PLAIN_HEADER}", excerpt(text))
     })?;
-    let dtype = dtype(&header.dtype().descr())?;
     let shape: Option<Vec<usize>> = header.shape().iter().map(|&d| d.try_into().ok()).collect();
     let shape = shape.ok_or_else(|| format!("shape {:?} overflows", header.shape()))?;
     let order = match header.order() {
         npyz::Order::C => Order::C,
         npyz::Order::Fortran => Order::Fortran,
     };
-    let bytes = file.slice(body..file.len()).ok_or("ends within its header")?;
-    let about = format!("{dtype} {shape:?}");
-    FileRows::new(bytes, dtype, shape, order).map_err(|e| format!("array {about}: {e}"))
+    Ok(Header { descr: header.dtype().descr(), shape, order, body })
 }
 
 /// The header's text, and where the elements begin.
@@ -111,7 +131,8 @@ fn excerpt(text: &str) -> String {
     format!("{short:?}")
 }
 
-fn dtype(descr: &str) -> Result<DType, String> {
+/// The dtype of scores that a header names in quotes.
+pub(super) fn dtype(descr: &str) -> Result<DType, String> {
     let accepted = "expected '<f2', '<f4' or '<f8'";
     match descr {
         "'<f2'" => Ok(DType::F16),

@@ -1,7 +1,8 @@
 //! Query positions: the key that each row stands at.
 
 use super::mapped::MappedBytes;
-use super::safetensors::{SafetensorsFile, Tensor};
+use super::named::NamedTensors;
+use super::safetensors::Tensor;
 use critbeta::Result;
 use safetensors::Dtype;
 use std::sync::Arc;
@@ -49,17 +50,22 @@ impl Integer {
 }
 
 impl Positions {
+    /// How many positions the file has for `name`, if it has any.
+    pub(super) fn count(file: &NamedTensors, name: &str) -> Option<usize> {
+        let [count] = tensor(file, name)?.shape[..] else { return None };
+        Some(count)
+    }
+
     /// The positions of the `rows` rows of `name`: `NAME.positions`, else `positions`, else `None`.
     ///
     /// Errors: [`crate::Error::Tensor`] unless they are one integer per row, each in 0..limit.
     pub(super) fn of(
-        file: &SafetensorsFile,
+        file: &NamedTensors,
         name: &str,
         rows: usize,
         limit: Option<usize>,
     ) -> Result<Option<Self>> {
-        let own = file.tensor(&format!("{name}.positions"));
-        let Some(tensor) = own.or_else(|| file.tensor("positions")) else { return Ok(None) };
+        let Some(tensor) = tensor(file, name) else { return Ok(None) };
         if tensor.shape != [rows] {
             return Err(file.fail(tensor, format!("expected [{rows}], one position per row of {name:?}")));
         }
@@ -86,7 +92,12 @@ impl Positions {
     }
 }
 
-fn check(file: &SafetensorsFile, tensor: &Tensor, integer: Integer, limit: Option<usize>) -> Result<()> {
+/// The positions of `name`: its own, else those for all.
+fn tensor<'a>(file: &'a NamedTensors, name: &str) -> Option<&'a Tensor> {
+    file.tensor(&format!("{name}.positions")).or_else(|| file.tensor("positions"))
+}
+
+fn check(file: &NamedTensors, tensor: &Tensor, integer: Integer, limit: Option<usize>) -> Result<()> {
     for (r, bytes) in tensor.bytes.chunks_exact(integer.size).enumerate() {
         let value = integer.decode(bytes);
         if value < 0 {

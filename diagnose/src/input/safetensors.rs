@@ -130,11 +130,6 @@ impl SafetensorsFile {
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.by_name.get(name).map(|&i| &self.tensors[i])
     }
-
-    /// An error about one of the tensors.
-    pub(super) fn fail(&self, tensor: &Tensor, detail: impl Into<String>) -> Error {
-        tensor.fail(&self.path, detail)
-    }
 }
 
 /// A JSON object whose names are unique. The format forbids duplicates, but its library keeps the last one.

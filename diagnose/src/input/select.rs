@@ -1,9 +1,11 @@
-//! Selects the tensors of a `.safetensors` file to diagnose, by their names.
+//! Selects the tensors to diagnose by their names.
 
-use super::safetensors::{SafetensorsFile, Tensor};
+use super::named::NamedTensors;
+use super::safetensors::Tensor;
 use super::source::{Input, SCALE_OF_SCORES, Selection, Source};
 use super::tensors::{QkPair, ScoreTensor};
 use critbeta::{Error, Result};
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// What a tensor's name says about it.
@@ -33,6 +35,16 @@ fn role(name: &str) -> Role<'_> {
     }
 }
 
+/// As [`role`], among the tensors of `file`: `q` and `k` side by side are a pair without a NAME.
+fn role_in<'a>(file: &NamedTensors, name: &'a str) -> Role<'a> {
+    let bare = ["q", "k"].iter().all(|name| file.tensor(name).is_some());
+    match name {
+        "q" if bare => Role::Query(""),
+        "k" if bare => Role::Key(""),
+        _ => role(name),
+    }
+}
+
 /// The tensor whose positions are in the tensor `name`. `Some(None)` stands for all tensors, `None` for none.
 pub(crate) fn positions_of(name: &str) -> Option<Option<&str>> {
     match role(name) {
@@ -51,11 +63,15 @@ enum Pick<'a> {
 ///
 /// Errors: [`Error::Tensor`] if a picked tensor does not fit; [`Error::File`] for a name that does not
 /// exist, and if no row is left to diagnose.
-pub(super) fn select(file: &SafetensorsFile, selection: &Selection) -> Result<Input> {
+pub(super) fn select(file: &NamedTensors, selection: &Selection) -> Result<Input> {
     let (picks, mut skipped) = match selection.tensor {
         Some(name) => (vec![named(file, name)?], Vec::new()),
-        None => all(file)?,
+        None => {
+            let (picks, skipped) = all(file)?;
+            (picks, skipped.into_iter().chain(file.others.iter().cloned()).collect())
+        }
     };
+    let nothing = picks.is_empty();
     let any_pair = picks.iter().any(|pick| matches!(pick, Pick::Pair { .. }));
     let scale = if any_pair { scale(file, selection)? } else { None };
     let mut sources = Vec::new();
@@ -68,14 +84,14 @@ pub(super) fn select(file: &SafetensorsFile, selection: &Selection) -> Result<In
                 empty if empty.is_empty() => skipped.push(tensor.name.to_string()),
                 scores => sources.push(Source::Scores(scores)),
             },
-            Pick::Pair { name, q, k } => match QkPair::of(file, name, q, k, scale)? {
-                None => skipped.push(name.to_string()),
+            Pick::Pair { name, q, k } => match QkPair::of(file, &layer(file, name), q, k, scale)? {
+                None => skipped.push(layer(file, name).into_owned()),
                 Some(pair) => sources.push(Source::Pair(pair)),
             },
         }
     }
     if sources.is_empty() {
-        let detail = match skipped.first() {
+        let detail = match skipped.first().filter(|_| !nothing) {
             None => "holds no tensor of scores and no pair of queries and keys".to_owned(),
             Some(first) => format!("has nothing to diagnose: {first:?} has no rows, nor has any other"),
         };
@@ -86,10 +102,10 @@ pub(super) fn select(file: &SafetensorsFile, selection: &Selection) -> Result<In
 
 /// Every pair in file order, and the names of the other tensors. Without pairs, every tensor that can be
 /// scores, and the names of the others.
-fn all(file: &SafetensorsFile) -> Result<(Vec<Pick<'_>>, Vec<String>)> {
+fn all(file: &NamedTensors) -> Result<(Vec<Pick<'_>>, Vec<String>)> {
     let (mut stems, mut seen, mut others) = (Vec::new(), HashSet::new(), Vec::new());
     for tensor in file.tensors() {
-        match role(&tensor.name) {
+        match role_in(file, &tensor.name) {
             Role::Query(stem) | Role::Key(stem) => {
                 if seen.insert(stem) {
                     stems.push(stem);
@@ -121,9 +137,9 @@ fn all(file: &SafetensorsFile) -> Result<(Vec<Pick<'_>>, Vec<String>)> {
 }
 
 /// The tensor called `name`, or the pair with that stem or member.
-fn named<'a>(file: &'a SafetensorsFile, name: &'a str) -> Result<Pick<'a>> {
+fn named<'a>(file: &'a NamedTensors, name: &'a str) -> Result<Pick<'a>> {
     if let Some(tensor) = file.tensor(name) {
-        return match role(&tensor.name) {
+        return match role_in(file, &tensor.name) {
             Role::Query(stem) | Role::Key(stem) => pair(file, stem),
             Role::Positions(_) | Role::SharedPositions => {
                 Err(file.fail(tensor, "holds positions: expected the name of scores or of a pair"))
@@ -136,8 +152,8 @@ fn named<'a>(file: &'a SafetensorsFile, name: &'a str) -> Result<Pick<'a>> {
     }
     let mut there: Vec<&str> = Vec::new();
     for tensor in file.tensors() {
-        match role(&tensor.name) {
-            Role::Query(stem) => there.push(stem),
+        match role_in(file, &tensor.name) {
+            Role::Query(stem) => there.push(if stem.is_empty() { "q" } else { stem }),
             Role::Scores => there.push(&tensor.name),
             Role::Key(_) | Role::Positions(_) | Role::SharedPositions => {}
         }
@@ -151,8 +167,11 @@ fn named<'a>(file: &'a SafetensorsFile, name: &'a str) -> Result<Pick<'a>> {
     Err(Error::file(file.path(), detail))
 }
 
-fn pair<'a>(file: &'a SafetensorsFile, name: &'a str) -> Result<Pick<'a>> {
-    let (q_name, k_name) = (format!("{name}.q"), format!("{name}.k"));
+fn pair<'a>(file: &'a NamedTensors, name: &'a str) -> Result<Pick<'a>> {
+    let (q_name, k_name) = match name {
+        "" => ("q".to_owned(), "k".to_owned()),
+        _ => (format!("{name}.q"), format!("{name}.k")),
+    };
     match (file.tensor(&q_name), file.tensor(&k_name)) {
         (Some(q), Some(k)) => Ok(Pick::Pair { name, q, k }),
         (Some(q), None) => Err(file.fail(q, format!("has no {k_name:?} beside it"))),
@@ -161,8 +180,16 @@ fn pair<'a>(file: &'a SafetensorsFile, name: &'a str) -> Result<Pick<'a>> {
     }
 }
 
+/// The name of a pair's layer; that of the file where the pair has none.
+fn layer<'a>(file: &NamedTensors, name: &'a str) -> Cow<'a, str> {
+    match name {
+        "" => Cow::Owned(file.path().file_stem().unwrap_or_default().to_string_lossy().into_owned()),
+        _ => Cow::Borrowed(name),
+    }
+}
+
 /// The scale of `selection`, else the one in the file's metadata, else `None`.
-fn scale(file: &SafetensorsFile, selection: &Selection) -> Result<Option<f64>> {
+fn scale(file: &NamedTensors, selection: &Selection) -> Result<Option<f64>> {
     let legal = |scale: f64| scale.is_finite() && scale > 0.0;
     let fail = |detail: String| Err(Error::file(file.path(), detail));
     if let Some(scale) = selection.scale {
@@ -170,6 +197,9 @@ fn scale(file: &SafetensorsFile, selection: &Selection) -> Result<Option<f64>> {
             true => Ok(Some(scale)),
             false => fail(format!("--scale {scale}: expected a finite number above 0")),
         };
+    }
+    if let Some(why) = &file.scales_differ {
+        return fail(why.clone());
     }
     let Some(text) = file.metadata().get("scale") else { return Ok(None) };
     match text.trim().parse() {

@@ -1,6 +1,8 @@
 //! What a file of attention holds for a diagnosis.
 
+use super::shards;
 use super::tensors::{QkPair, ScoreTensor};
+use critbeta::Result;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ pub struct Selection<'a> {
 /// A file of attention, open.
 #[derive(Debug, Clone)]
 pub struct Input {
-    /// The file.
+    /// The file, the folder of shards, or their index.
     pub path: PathBuf,
     /// The sources to diagnose, in the order of the file: at least one, each with at least one row.
     pub sources: Vec<Source>,
@@ -35,6 +37,13 @@ pub enum Source {
 }
 
 impl Input {
+    /// The files behind [`Input::path`]: itself, or the shards of a folder or an index.
+    ///
+    /// Errors: those of finding the shards again.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        if shards::is_several(&self.path) { shards::files(&self.path) } else { Ok(vec![self.path.clone()]) }
+    }
+
     /// Rows of all heads of all sources.
     pub fn rows(&self) -> u64 {
         self.sources.iter().map(|source| source.heads() as u64 * source.rows() as u64).sum()
@@ -55,6 +64,14 @@ impl Source {
         match self {
             Source::Scores(tensor) => tensor.heads(),
             Source::Pair(pair) => pair.heads(),
+        }
+    }
+
+    /// What to know before trusting its numbers: its shape fits both ways, and its heads may come last.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Source::Scores(tensor) => tensor.note(),
+            Source::Pair(pair) => pair.note(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! The tensors that the rest of the crate reads: scores, and queries with the keys they attend to.
 
+use super::heads_last::{self, PairShape};
+use super::named::NamedTensors;
 use super::positions::Positions;
 use super::rows::{FileRows, Order};
-use super::safetensors::{SafetensorsFile, Tensor, stored};
+use super::safetensors::{Tensor, stored};
 use critbeta::{DType, Error, Result};
 use std::ops::Range;
 use std::path::Path;
@@ -26,8 +28,13 @@ impl ScoreTensor {
     }
 
     /// Errors: [`Error::Tensor`] unless it is a float tensor with a dimension, and any positions fit it.
-    pub(super) fn of(file: &SafetensorsFile, tensor: &Tensor) -> Result<Self> {
+    pub(super) fn of(file: &NamedTensors, tensor: &Tensor) -> Result<Self> {
         let rows = float_rows(file.path(), tensor)?;
+        let count = Positions::count(file, &tensor.name);
+        let turned = |count: usize| count > 1 && count == rows.heads() && count != rows.rows();
+        if count.is_some_and(turned) {
+            return Err(file.fail(tensor, heads_last::SCORES));
+        }
         let positions = Positions::of(file, &tensor.name, rows.rows(), None)?;
         Ok(ScoreTensor { layer: Arc::clone(&tensor.name), rows, positions })
     }
@@ -70,6 +77,16 @@ impl ScoreTensor {
     /// 0-based query position of a row, the same for every head, or `None` if the file does not say.
     pub fn position(&self, row: usize) -> Option<u64> {
         self.positions.as_ref().map(|positions| positions.at(row))
+    }
+
+    /// What its shape shows if it fits both ways.
+    pub(super) fn note(&self) -> Option<String> {
+        match self.shape() {
+            [.., heads, rows, n] if self.positions.is_none() => {
+                heads_last::note_on_scores(&self.layer, *heads, *rows, *n)
+            }
+            _ => None,
+        }
     }
 
     /// As [`ScoreTensor::position`]. Without one it is the last key that the row `scores` does not mask.
@@ -135,6 +152,7 @@ impl QkPair {
         }
         let memory = Path::new(MEMORY);
         let (q, k) = (q.named(format!("{layer}.q")), k.named(format!("{layer}.k")));
+        let count = positions.as_ref().map(Vec::len);
         let given = |rows: usize, keys: usize| {
             let Some(positions) = positions else { return Ok(None) };
             if positions.len() != rows {
@@ -149,7 +167,7 @@ impl QkPair {
                 }
             }
         };
-        let pair = QkPair::fit(memory, layer, &q, &k, scale, given)?;
+        let pair = QkPair::fit(memory, layer, &q, &k, scale, (count, given))?;
         pair.ok_or_else(|| q.fail(memory, "has no rows"))
     }
 
@@ -158,24 +176,24 @@ impl QkPair {
     ///
     /// Errors: [`Error::Tensor`] for dtypes, shapes or positions that do not fit together.
     pub(super) fn of(
-        file: &SafetensorsFile,
+        file: &NamedTensors,
         name: &str,
         q: &Tensor,
         k: &Tensor,
         scale: Option<f64>,
     ) -> Result<Option<Self>> {
         let positions = |rows, keys| Positions::of(file, name, rows, Some(keys));
-        QkPair::fit(file.path(), name, q, k, scale, positions)
+        QkPair::fit(file.path(), name, q, k, scale, (Positions::count(file, name), positions))
     }
 
-    /// As [`QkPair::of`]. `positions` returns those for this many rows and keys, if there are any.
+    /// As [`QkPair::of`]. `positions` says how many there are, and returns those for this many rows and keys.
     fn fit(
         path: &Path,
         name: &str,
         q: &Tensor,
         k: &Tensor,
         scale: Option<f64>,
-        positions: impl FnOnce(usize, usize) -> Result<Option<Positions>>,
+        (count, positions): (Option<usize>, impl FnOnce(usize, usize) -> Result<Option<Positions>>),
     ) -> Result<Option<Self>> {
         let wrong_q = |detail: String| Err(q.fail(path, detail));
         let wrong_k = |detail: String| Err(k.fail(path, detail));
@@ -195,6 +213,10 @@ impl QkPair {
         if kv_heads == 0 {
             return wrong_k("kv_heads is 0, expected at least 1".into());
         }
+        let shape = PairShape { heads, rows, kv_heads, keys, positions: count };
+        if shape.is_turned() {
+            return wrong_q(heads_last::PAIR.into());
+        }
         if !heads.is_multiple_of(kv_heads) {
             return wrong_q(format!("{heads} heads, expected a multiple of the {kv_heads} of {:?}", k.name));
         }
@@ -206,7 +228,11 @@ impl QkPair {
         if q_rows.is_empty() {
             return Ok(None);
         }
-        let positions = match positions(rows, keys)? {
+        let of_rows = positions(rows, keys);
+        let positions = match of_rows.or_else(|e| match shape.is_turned_beyond() {
+            true => Err(q.fail(path, heads_last::PAIR)),
+            false => Err(e),
+        })? {
             Some(positions) => positions,
             None if rows <= keys => Positions::Consecutive { first: (keys - rows) as u64 },
             None => {
@@ -218,6 +244,16 @@ impl QkPair {
         };
         let scale = scale.unwrap_or(1.0 / (head_dim as f64).sqrt());
         Ok(Some(QkPair { layer: name.into(), q: q_rows, k: k_rows, scale, positions }))
+    }
+
+    /// What its shape shows if it fits both ways.
+    pub(super) fn note(&self) -> Option<String> {
+        match self.positions {
+            Positions::Consecutive { .. } => {
+                heads_last::note_on_pair(&self.layer, self.kv_heads(), self.keys())
+            }
+            Positions::Given(_) | Positions::Stored { .. } => None,
+        }
     }
 
     /// NAME of `NAME.q` and `NAME.k`.

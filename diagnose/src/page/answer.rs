@@ -2,7 +2,7 @@
 
 use super::map::link;
 use super::names::Layers;
-use super::number::{count, figure, hundredths, json as quoted, percent};
+use super::number::{count, figure, hundredths, json as quoted, name, percent};
 use super::what_if::breakable;
 use crate::{HeadSummary, Regimes, Summary};
 use critbeta::calibration::{Calibration, HeadCalibration};
@@ -20,6 +20,7 @@ pub(super) fn section(summary: &Summary, layers: &Layers) -> Markup {
     html! {
         section #answer aria-labelledby="answer-title" {
             h2 #answer-title { "The answer" }
+            @for note in &summary.notes { p.note { strong { "Note" } ": " (name(note)) "." } }
             @if rows == 0 { p.lead { "There are no rows: nothing was measured." } }
             @else if measured == 0 { p.lead { (nothing(heads, rows)) } }
             @else {

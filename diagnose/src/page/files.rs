@@ -30,7 +30,7 @@ pub fn write_of_inputs(
     progress: impl FnMut(u64),
 ) -> Result<Output> {
     look_again(inputs, settings, summary, progress)?;
-    let files = inputs.iter().map(FileFacts::of).collect::<Result<Vec<_>>>()?;
+    let files = inputs.iter().map(FileFacts::of).collect::<Result<Vec<_>>>()?.concat();
     write(out, summary, &Provenance { command, files })
 }
 

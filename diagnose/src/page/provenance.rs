@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file that a page was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +45,10 @@ impl FileFacts {
         Ok(FileFacts { path: path(file), bytes, sha256, tensors: Vec::new() })
     }
 
-    /// The facts of a file of attention. Errors: [`Error::Io`].
-    pub fn of(input: &Input) -> Result<FileFacts> {
+    /// The facts of the files of an input of attention. The first of several shards has the tensors of all.
+    ///
+    /// Errors: [`Error::Io`], and those of finding the shards.
+    pub fn of(input: &Input) -> Result<Vec<FileFacts>> {
         let tensor = |source: &Source| match source {
             Source::Scores(tensor) => {
                 format!("{}: scores {} {:?}, already scaled", tensor.layer(), tensor.dtype(), tensor.shape())
@@ -57,10 +59,13 @@ impl FileFacts {
                 format!("{}: queries and keys {dtype}, scale {}", pair.layer(), pair.scale())
             }
         };
-        Ok(FileFacts {
-            tensors: input.sources.iter().map(tensor).collect(),
-            ..Self::of_records(&input.path)?
-        })
+        let mut tensors: Vec<String> = input.sources.iter().map(tensor).collect();
+        let one = |file: PathBuf| {
+            let rest = vec![format!("a shard of {}", path(&input.path))];
+            let tensors = std::mem::replace(&mut tensors, rest);
+            Ok(FileFacts { tensors, ..Self::of_records(&file)? })
+        };
+        input.files()?.into_iter().map(one).collect()
     }
 }
 

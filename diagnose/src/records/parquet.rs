@@ -1,5 +1,6 @@
 //! Row records as Apache Parquet, one row group per 16,384 rows.
 
+use super::pages;
 use super::raw::{Cell, Cells};
 use super::record::{COLUMNS, Column, RowRecord};
 use ::parquet::basic::{Compression, ConvertedType, LogicalType, Repetition, Type as Physical};
@@ -100,7 +101,7 @@ pub(crate) fn read(path: &Path, mut take: impl FnMut(String, &Cells) -> Outcome<
                             format!("column {name} is compressed by {codec}: expected SNAPPY, ZSTD or GZIP");
                         return Err(Error::file(path, message));
                     }
-                    let values = guarded(path, || Values::of(group.get_column_reader(column)?, rows))?;
+                    let values = guarded(path, || Values::of(pages::column(&*group, column)?, rows))?;
                     // A decimal is stored as a whole number.
                     let decimal = schema.column(column).converted_type() == ConvertedType::DECIMAL;
                     if decimal || matches!(values, Values::Absent) {
@@ -121,7 +122,8 @@ pub(crate) fn read(path: &Path, mut take: impl FnMut(String, &Cells) -> Outcome<
     Ok(())
 }
 
-/// Calls the parquet crate (60.1), which panics on some damaged files. A panic becomes an error.
+/// Calls the parquet crate (60.1), which panics on a few damaged files (`pages.rs`). A panic becomes an
+/// error, but not in a program that was built with `panic = "abort"`.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Outcome<T> {
     let damaged = || Error::file(path, "no Parquet file: damaged");
     match catch_unwind(AssertUnwindSafe(read)).map_err(|_| damaged())? {

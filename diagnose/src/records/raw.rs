@@ -20,20 +20,30 @@ impl Layers {
 
 /// A value as any tool may have written it.
 #[derive(Debug, Clone, Default)]
-pub(super) enum Cell {
+pub enum Cell {
     /// There is no such column.
     #[default]
     Absent,
+    /// Nothing, in a column that is there.
     Null,
+    /// True or false.
     Flag(bool),
+    /// A whole number of at least 0.
     Whole(u64),
+    /// Any other number.
     Real(f64),
     /// Text, or whatever a table without types holds.
     Text(String),
 }
 
 /// A record as a file holds it, before any check: one cell for each of [`COLUMNS`].
-pub(super) type Cells = [Cell; COLUMNS.len()];
+pub type Cells = [Cell; COLUMNS.len()];
+
+/// The first column that a table lacks. The two certificates need not be there.
+pub(super) fn lacks(has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let needed = |name: &&str| !name.ends_with("certified") && !has(name);
+    COLUMNS.iter().map(|(name, _)| *name).find(needed)
+}
 
 impl Cell {
     /// A whole number of at least 0. Tables with gaps hold them as floats.
@@ -145,6 +155,7 @@ pub(super) fn checked(cells: &Cells, layers: &mut Layers) -> Result<RowRecord, S
         poisoned,
         certified: flag("certified")?,
         resolved_certified: flag("resolved_certified")?,
+        remark: None,
     };
     consistent(&record)?;
     Ok(record)

@@ -1,6 +1,6 @@
 //! Reads row records: JSON lines, CSV or Parquet as `--rows` writes them. Any tool may have changed them.
 
-use super::raw::{Cell, Cells, Layers, checked};
+use super::raw::{Cell, Cells, Layers, checked, lacks};
 use super::record::{COLUMNS, RowRecord};
 use super::writers::RowFormat;
 use critbeta::{Error, Result};
@@ -20,6 +20,9 @@ use std::path::Path;
 /// whole numbers as floats, bare `NaN` and `Infinity`, and columns of their own.
 ///
 /// Errors: those of `sink`; [`Error::Io`]; [`Error::File`], which names the line or row and the column.
+///
+/// The Parquet reader panics on a few damaged files, which becomes an [`Error::File`] by unwinding. A program
+/// that is built with `panic = "abort"` ends there: it should take .csv or .jsonl from those it does not trust.
 pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()>) -> Result<()> {
     let mut layers = Layers::default();
     let mut batch = Batch { held: Vec::new(), sink: &mut sink };
@@ -34,6 +37,29 @@ pub fn read_records(path: &Path, mut sink: impl FnMut(&[RowRecord]) -> Result<()
         RowFormat::Parquet => return Err(Error::file(path, "this build has no Parquet")),
     }
     batch.flush()
+}
+
+/// Reads the records of a table in memory, as [`read_records`] does those of a file. `columns` are the names
+/// of its columns; the cells of a row are in the order of [`COLUMNS`]. Errors call the table `name`.
+pub fn read_table(
+    name: &Path,
+    columns: &[&str],
+    rows: impl Iterator<Item = Cells>,
+    mut sink: impl FnMut(&[RowRecord]) -> Result<()>,
+) -> Result<()> {
+    if let Some(column) = lacks(|name| columns.contains(&name)) {
+        return Err(no_column(name, column));
+    }
+    let mut layers = Layers::default();
+    let mut batch = Batch { held: Vec::new(), sink: &mut sink };
+    for (at, cells) in rows.enumerate() {
+        batch.add(name, &format!("row {}", at + 1), &mut layers, &cells)?;
+    }
+    batch.flush()
+}
+
+fn no_column(path: &Path, name: &str) -> Error {
+    Error::file(path, format!("has no column {name}: expected row records"))
 }
 
 /// Records that wait for the sink, at most `BATCH`.
@@ -96,10 +122,8 @@ fn read_csv(path: &Path, layers: &mut Layers, batch: &mut Batch) -> Result<()> {
     }
     let header = table.headers().map_err(fail)?;
     let columns = COLUMNS.map(|(name, _)| header.iter().position(|column| column == name));
-    if let Some(at) =
-        (0..COLUMNS.len()).find(|&at| columns[at].is_none() && !COLUMNS[at].0.ends_with("certified"))
-    {
-        return Err(Error::file(path, format!("has no column {}: expected row records", COLUMNS[at].0)));
+    if let Some(name) = lacks(|name| header.iter().any(|column| column == name)) {
+        return Err(no_column(path, name));
     }
     for (i, record) in table.records().enumerate() {
         let record = record.map_err(fail)?;

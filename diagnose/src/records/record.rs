@@ -1,5 +1,6 @@
 //! The record of one row. Files and other tools rely on its names.
 
+use crate::remarks::Remark;
 use critbeta::cpu::RowReport;
 use serde::Serialize;
 use std::sync::Arc;
@@ -67,6 +68,9 @@ pub struct RowRecord {
     /// The same for `resolved_beta`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved_certified: Option<bool>,
+    /// What the scores show about their origin. Files do not hold it.
+    #[serde(skip)]
+    pub remark: Option<Remark>,
 }
 
 impl RowRecord {
@@ -99,6 +103,7 @@ impl RowRecord {
             poisoned: top.poisoned,
             certified: top_k.then(|| critical.is_exact()),
             resolved_certified: top_k.then(|| resolved.is_exact()),
+            remark: None,
         }
     }
 }

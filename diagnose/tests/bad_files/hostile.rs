@@ -1,6 +1,7 @@
 //! Bytes that nobody wrote on purpose: truncated files, seeded mutations, seeded rows.
 
 use crate::build::*;
+use crate::npz::npz;
 use crate::opened::*;
 use crate::probe::{compare_with_reference, read_everything};
 use rand::rngs::StdRng;
@@ -17,6 +18,8 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("fortran.npy", npy("<f2", true, "(2, 2, 3)", &f16s(12))),
         ("scores.safetensors", safetensors(&scores, None)),
         ("pair.safetensors", safetensors(&placed, Some("0.5"))),
+        ("stored.npz", npz(&[("a.npy", npy("<f4", false, "(2, 3)", &f32s(6)))], false)),
+        ("deflated.npz", npz(&[("a.npy", npy("<f2", true, "(2, 3, 2)", &f16s(12)))], true)),
     ]
 }
 

@@ -4,8 +4,10 @@
 mod build;
 mod good;
 mod hostile;
+mod npz;
 mod opened;
 mod probe;
+mod shards;
 
 use build::*;
 use critbeta_diagnose::input::{Selection, open};
@@ -79,14 +81,14 @@ fn no_file_to_map() {
 fn other_formats_come_with_a_remedy() {
     refuse_all(
         vec![
-            bad("scores.npz", b"PK".to_vec(), "save one array as .npy"),
+            bad("scores.npz", b"PK".to_vec(), "no .npz file"),
             bad("scores.PT", b"PK".to_vec(), "safetensors.torch.save_file"),
             bad("model.pth", b"PK".to_vec(), "safetensors.torch.save_file"),
             bad("model.bin", b"PK".to_vec(), "safetensors.torch.save_file"),
             bad("scores.npy.gz", b"\x1f\x8b".to_vec(), "unpack it first"),
             bad("model.gguf", b"GGUF".to_vec(), "holds weights"),
-            bad("scores.csv", b"1,2".to_vec(), ".npy and .safetensors are read"),
-            bad("scores", npy("<f4", false, "(2,)", &f32s(2)), ".npy and .safetensors are read"),
+            bad("scores.csv", b"1,2".to_vec(), ".npy, .npz and .safetensors are read"),
+            bad("scores", npy("<f4", false, "(2,)", &f32s(2)), ".npy, .npz and .safetensors are read"),
         ],
         8,
     );

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod device;
 mod diagnose;
+mod notes;
 mod page;
 mod refusals;
 mod report;

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
@@ -99,7 +101,8 @@ class Store:
         return not self.full
 
     def save(self, path: str | os.PathLike[str], model: str) -> list[Path]:
-        """Writes a file for each text, scale, and kind of tensors: to `path`, or to its stem with numbers."""
+        """Writes a file for each text, scale, and kind of tensors: to `path`, or to its stem with numbers.
+        Files that an earlier call left there are removed, for a diagnosis would mix the two."""
         pairs, scores = self._pairs.items(), self._scores.items()
         files = [(text, {"scale": repr(scale)}, _pair_tensors(of)) for (text, _, scale), of in pairs]
         files += [(text, {}, _score_tensors(of)) for text, of in scores]
@@ -111,9 +114,33 @@ class Store:
         written = []
         for number, (text, metadata, tensors) in enumerate(files):
             to = path if len(files) == 1 else path.with_name(f"{path.stem}-{number:0{width}}{path.suffix}")
-            _write(to, tensors, {**metadata, "model": model, "text": str(text)})
+            _write(to, tensors, {**metadata, "model": model, "text": str(text), _MARK: path.name})
             written.append(to)
+        for left in _saved_as(path):
+            if left not in written:
+                left.unlink()
         return written
+
+
+# The metadata entry of every file here. It holds the name that `save` was called with.
+_MARK = "critbeta.save"
+
+
+def _saved_as(path: Path) -> list[Path]:
+    """Returns the files that calls of `save` with this path have written, and no others: what has the name
+    but not the mark is not ours."""
+    name = re.compile(rf"{re.escape(path.stem)}(-\d+)?{re.escape(path.suffix)}")
+    found = []
+    for file in path.parent.iterdir():
+        if name.fullmatch(file.name) and file.is_file() and not file.is_symlink():
+            try:
+                with safe_open(file, "pt") as tensors:
+                    mark = (tensors.metadata() or {}).get(_MARK)
+            except (OSError, SafetensorError):
+                continue
+            if mark == path.name:
+                found.append(file)
+    return found
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

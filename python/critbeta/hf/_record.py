@@ -201,7 +201,8 @@ class Recorder:
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Writes files for `critbeta diagnose` and returns them: `path`, or its stem with numbers for several
         texts, scales, or kinds of layers (below). A beam, a cache that was cut back, and tokens behind a jump
-        of position_ids are texts of their own. Layers have the names of their modules.
+        of position_ids are texts of their own. Layers have the names of their modules. Files that an earlier
+        call wrote for the same `path` are replaced or removed; other files stay.
 
         A layer whose rows see all keys of their text up to their own becomes queries and keys (LAYER.q
         [heads, rows, head_dim], LAYER.k [kv_heads, keys, head_dim], LAYER.positions [rows]; metadata

@@ -31,8 +31,9 @@ pub struct Cli {
 pub enum Command {
     /// Measure every attention row of the files and say which length law each head follows
     ///
-    /// FILE is .npy scores [..., rows, n], or .safetensors with score tensors or with pairs NAME.q
-    /// [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim]. Scores are the logits that the
+    /// FILE is .npy scores [..., rows, n], or .safetensors or .npz with score tensors or with pairs NAME.q
+    /// [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim], or a folder of .safetensors shards or
+    /// its index. Scores are the logits that the
     /// softmax sees; -inf is masked. Heads of the same layer name are pooled over files.
     Diagnose(Diagnose),
     /// Write the page of a diagnosis from its row records
@@ -126,10 +127,10 @@ pub struct Report {
 
 #[derive(Args)]
 pub struct Softmax {
-    /// Scores: .npy or .safetensors
+    /// Scores: .npy, .npz or .safetensors
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Write the probabilities to this file, in the same format
+    /// Write the probabilities to this file, in the same format (.safetensors for .npz)
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// identity, fixed:1.3, a law (see `critbeta laws`), critical:ratio=1,resolve=0.69,floor=0.5,cap=8,

@@ -28,8 +28,9 @@ pub fn run(args: &Diagnose, cli: &Cli) -> Result<()> {
     let html = args.html.as_deref();
     #[cfg(not(feature = "html"))]
     let html = None;
+    let files = inputs.iter().map(Input::files).collect::<Result<Vec<_>, _>>()?.concat();
     let outputs = [row_file, json_target, args.calibration.as_deref(), html].into_iter().flatten();
-    let paths: Vec<&Path> = args.files.iter().map(|file| file.as_path()).chain(outputs).collect();
+    let paths: Vec<&Path> = files.iter().map(|file| file.as_path()).chain(outputs).collect();
     output::distinct(&paths)?;
     let device = Device::open(cli.device)?;
     // The targets are opened before the work, so that one that cannot be written is an error at once.

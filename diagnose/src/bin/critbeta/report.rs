@@ -34,6 +34,9 @@ pub fn summary(summary: &Summary) -> String {
         let skipped = input.skipped.iter().map(|name| escaped(name)).collect::<Vec<_>>().join(", ");
         let _ = writeln!(text, "{}: not diagnosed: {skipped}", escaped(&input.path));
     }
+    for note in &summary.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
     if summary.heads.iter().any(|head| head.sources > 1) {
         let _ = writeln!(text, "heads of the same name are pooled: see `sources` in --json");
     }

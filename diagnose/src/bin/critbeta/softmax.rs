@@ -18,8 +18,9 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
         RescalingSpec::PerHead { file, .. } => Some(file),
         RescalingSpec::Uniform(_) => None,
     };
-    let paths: Vec<&Path> =
-        [Some(&args.file), calibration, Some(&args.out)].into_iter().flatten().map(|p| &**p).collect();
+    let files = input.files()?;
+    let paths = files.iter().chain(calibration).chain([&args.out]);
+    let paths: Vec<&Path> = paths.map(|path| path.as_path()).collect();
     output::distinct(&paths)?;
     let device = Device::open(cli.device)?;
     let mut out = Output::create(&args.out)?;
@@ -29,7 +30,7 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
         eprintln!("note: {inconclusive} of the {laws} laws of this calibration are inconclusive");
     }
     let (mut rows, mut empty, mut poisoned, mut senseless, mut betas) = (0u64, 0u64, 0u64, 0u64, None);
-    plan.write_on(&device, &mut out, |batch| {
+    let notes = plan.write_on(&device, &mut out, |batch| {
         for row in batch {
             rows += 1;
             poisoned += u64::from(row.top.poisoned);
@@ -45,6 +46,9 @@ pub fn run(args: &Softmax, cli: &Cli) -> Result<()> {
     })?;
     bar.finish_and_clear();
     out.commit()?;
+    if !cli.quiet {
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
     let mut message = format!("{}: {rows} rows", args.out.display());
     if let Some((low, high)) = betas {
         message += &format!(", beta {}..{}", figure(low), figure(high));

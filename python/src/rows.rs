@@ -169,7 +169,7 @@ impl Work for Record<'_> {
         let reports = cpu::row_reports(scores, self.beta, self.measure);
         let remark = |wide: &mut Vec<f32>, row: usize| {
             wide.clear();
-            wide.extend(scores.row(row).iter().map(|score| score.to_f32()));
+            wide.extend(scores.row(row).iter().map(|score| score.score()));
             Remark::of(wide, 0, shifts.get(row).copied().unwrap_or(0.0))
         };
         let rows = 0..scores.rows();

@@ -44,7 +44,10 @@ def test_every_function_takes_finite_masks_for_masks(dtype):
         if dtype != np.float64:
             assert critbeta.softmax(place, spec, out=place).tobytes() == one.astype(dtype).tobytes()
     found, expected = critbeta.diagnose(masked), critbeta.diagnose(plain)
-    assert found.summary["heads"] == expected.summary["heads"]
+    assert found.summary["heads"] == expected.summary["heads"] and "notes" not in found.summary
+    # A row that is masked by -1e4 is noted.
+    low = critbeta.diagnose(np.where(np.isneginf(plain), dtype(-1e4), plain))
+    assert "scores more than 1,000 below" in low.summary["notes"][0], low.summary
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

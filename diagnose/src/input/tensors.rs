@@ -229,9 +229,9 @@ impl QkPair {
             return Ok(None);
         }
         let of_rows = positions(rows, keys);
-        let positions = match of_rows.or_else(|e| match shape.is_turned_beyond() {
-            true => Err(q.fail(path, heads_last::PAIR)),
-            false => Err(e),
+        let positions = match of_rows.map_err(|e| match shape.is_turned_beyond() {
+            true => q.fail(path, heads_last::PAIR),
+            false => e,
         })? {
             Some(positions) => positions,
             None if rows <= keys => Positions::Consecutive { first: (keys - rows) as u64 },

@@ -34,15 +34,12 @@ struct Checked {
 impl PageReader for Checked {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
         let page = self.pages.get_next_page()?;
+        #[allow(deprecated)]
+        let by_dictionary = [Encoding::PLAIN_DICTIONARY, Encoding::RLE_DICTIONARY];
         match &page {
             Some(Page::DictionaryPage { .. }) => self.dictionary = true,
-            #[allow(deprecated)]
-            Some(page)
-                if [Encoding::PLAIN_DICTIONARY, Encoding::RLE_DICTIONARY].contains(&page.encoding()) =>
-            {
-                if !self.dictionary {
-                    return Err(ParquetError::General("a page lacks its dictionary".into()));
-                }
+            Some(page) if !self.dictionary && by_dictionary.contains(&page.encoding()) => {
+                return Err(ParquetError::General("a page lacks its dictionary".into()));
             }
             _ => {}
         }

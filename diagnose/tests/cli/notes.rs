@@ -151,6 +151,9 @@ fn notes_are_the_same_on_every_device_and_absent_where_nothing_is_odd() {
     assert!(example.get("notes").is_none());
 }
 
+/// The shapes of queries and keys, and positions.
+type Pair<'a> = (&'a [usize], &'a [usize], Option<&'a [u64]>);
+
 fn heads_last(q: &[usize], k: &[usize], positions: Option<&[u64]>) -> Vec<u8> {
     let values = |shape: &[usize]| -> Vec<u8> {
         (0..shape.iter().product()).flat_map(|i: usize| ((i as f32 * 0.37).sin()).to_le_bytes()).collect()
@@ -168,7 +171,7 @@ fn heads_last(q: &[usize], k: &[usize], positions: Option<&[u64]>) -> Vec<u8> {
 fn queries_and_keys_whose_heads_come_last_are_refused_by_name_where_shapes_show_it() {
     let directory = tempfile::tempdir().unwrap();
     let all: Vec<u64> = (0..60).collect();
-    let cases: [(&[usize], &[usize], Option<&[u64]>); 9] = [
+    let cases: [Pair; 9] = [
         // Grouped queries: one text, a part of its rows, the last row.
         (&[60, 8, 4], &[60, 2, 4], None),
         (&[1, 60, 8, 4], &[1, 60, 2, 4], None),
@@ -191,7 +194,7 @@ fn queries_and_keys_whose_heads_come_last_are_refused_by_name_where_shapes_show_
         );
         assert!(!found.contains("position"), "{found}");
     }
-    let good: [(&[usize], &[usize], Option<&[u64]>); 6] = [
+    let good: [Pair; 6] = [
         (&[8, 60, 4], &[2, 60, 4], None),
         (&[8, 1, 4], &[2, 60, 4], None),
         (&[8, 7, 4], &[8, 60, 4], None),

@@ -154,14 +154,17 @@ def _shared(array: ArrayLike, name: str) -> tuple[np.ndarray, bool]:
         if array.device.type != "cpu":
             expected = f"the CPU, pass {name}.cpu()"
             raise ValueError(f"{name} of shape {shape} is on {array.device}: expected {expected}")
-        array = array.detach().resolve_neg()
+        # Within a transform of torch.func any operation would wrap a tensor that it does not trace.
+        array = array.detach() if array.requires_grad else array
+        array = array.resolve_neg() if array.is_neg() else array
         if str(array.dtype) == "torch.bfloat16":
             return np.from_dlpack(array.view(sys.modules["torch"].int16)).view(np.uint16), True
     try:
         kind, index = array.__dlpack_device__()
         if kind in (_CPU, _CUDA_HOST):
             return np.from_dlpack(array), False
-    except (BufferError, RuntimeError, TypeError) as error:
+    except (AssertionError, BufferError, RuntimeError, TypeError) as error:
+        # Under FakeTensorMode torch asserts that a tensor of numbers is none of its own.
         kind, shape = getattr(array, "dtype", type(array).__name__), tuple(getattr(array, "shape", ()))
         expected = "expected numbers of a dtype that NumPy has, or bfloat16"
         raise TypeError(f"{name} is {kind} of shape {shape}: {expected}: {error}") from error

@@ -43,7 +43,7 @@ def _is_transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-@torch.compiler.disable(  # type: ignore[untyped-decorator, unused-ignore]
+@torch.compiler.disable(  # type: ignore[untyped-decorator, no-untyped-call, unused-ignore]
     reason="critbeta.stats, gap_count, diagnose and report read numbers and return NumPy columns: call them "
     "outside of torch.export and fullgraph=True. critbeta.softmax and critical_beta are operators"
 )

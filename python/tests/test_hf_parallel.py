@@ -30,7 +30,9 @@ def run(request, tmp_path_factory):
 def test_each_process_records_its_heads_by_their_numbers_in_the_model(run):
     _, (first, second) = run
     heads = list(first["whole"])
-    assert list(first["split"]) == heads[: len(heads) // 2] and list(second["split"]) == heads[len(heads) // 2 :]
+    assert (
+        list(first["split"]) == heads[: len(heads) // 2] and list(second["split"]) == heads[len(heads) // 2 :]
+    )
     for found in (first, second):
         for head, entropy in found["split"].items():
             assert entropy == pytest.approx(found["whole"][head], rel=1e-3)
@@ -143,5 +145,7 @@ def test_the_first_head_of_a_process(two, expected, given):
     ],
 )
 def test_a_split_that_is_not_known_is_refused(two, given):
-    with pytest.raises(ValueError, match="layer computes . of the . heads in this process, .* do not say which"):
+    with pytest.raises(
+        ValueError, match="layer computes . of the . heads in this process, .* do not say which"
+    ):
         first_head(layer(**given))

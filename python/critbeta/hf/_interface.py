@@ -116,7 +116,8 @@ def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
         "critbeta.hf records or rescales this model, which needs data: leave the with block (or remove() the "
         "rescaling) before torch.export, or compile without fullgraph=True"
     )
-    return cast(Any, torch.compiler.disable(function, reason=reason))  # type: ignore[no-untyped-call]
+    disable: Any = torch.compiler.disable
+    return cast("Callable[..., Any]", disable(function, reason=reason))
 
 
 class Hook:

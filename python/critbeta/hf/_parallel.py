@@ -33,8 +33,9 @@ def first_head(call: Call) -> int | None:
     found = {first for first in _firsts(call.module, heads, total) if first is not None}
     if len(found) == 1 and -1 not in found:
         return found.pop()
-    splits = total is not None and heads < total and total % heads == 0
-    if found or splits and torch.distributed.get_world_size() % (total // heads) == 0:
+    # Other models have layers with fewer heads than their configuration says, in every process.
+    parts = total // heads if total is not None and total % heads == 0 else 0
+    if found or parts > 1 and torch.distributed.get_world_size() % parts == 0:
         of = "its" if total is None else f"the {total}"
         raise ValueError(
             f"{call.layer} computes {heads} of {of} heads in this process, and its parameters do not say "

@@ -256,7 +256,8 @@ class VisibleKeys:
                 f"{_KNOWN} masks are kept, run backward() before more passes, or do not checkpoint gradients"
             )
         forward, shape = self._forward, call.query.shape[:3:2]
-        found = Visible(call, *([] if again else [forward.padding, forward.positions.get(shape), forward.past]))
+        of_pass = () if again else (forward.padding, forward.positions.get(shape), forward.past)
+        found = Visible(call, *of_pass)
         if not again:
             forward.positions.setdefault(shape, found.positions)
         references = [None if tensor is None else weakref.ref(tensor) for tensor in tensors]
@@ -303,7 +304,8 @@ def _position_ids(call: Call) -> torch.Tensor | None:
     if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
         return None
     # In OPT the position of padding is -1. Continuous batching gives int32.
-    return ids.to(call.query.device, torch.int64).clamp(min=0) if ids.shape[-1] == call.query.shape[2] else None
+    fits = ids.shape[-1] == call.query.shape[2]
+    return ids.to(call.query.device, torch.int64).clamp(min=0) if fits else None
 
 
 def _unmasked(mask: torch.Tensor) -> torch.Tensor:

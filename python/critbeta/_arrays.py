@@ -108,6 +108,17 @@ def dense(tensor: Any, name: str) -> None:
         raise ValueError(f"{name} of shape {tuple(tensor.shape)} are {tensor.layout}: {expected}")
 
 
+def without_numbers(tensor: Any) -> str | None:
+    """Says what a torch tensor is that stands for numbers, but has none that could be read; else None."""
+    functorch = sys.modules["torch"]._C._functorch
+    if tensor.is_meta:
+        return "a meta tensor"
+    if functorch.is_functorch_wrapped_tensor(tensor):
+        return "traced by torch.vmap" if functorch.is_batchedtensor(tensor) else "traced by torch.func"
+    kind = type(tensor).__name__
+    return f"a {kind}, as under torch.export" if kind in ("FakeTensor", "FunctionalTensor") else None
+
+
 def not_negated(out: Any) -> None:
     """Raises ValueError for a torch tensor that shows its memory with the other sign."""
     if out.is_neg():
@@ -136,18 +147,24 @@ def _shared(array: ArrayLike, name: str) -> tuple[np.ndarray, bool]:
     """As `_numpy`, for a DLPack producer; negated memory is copied."""
     if is_tensor(array):
         dense(array, name)
+        shape, is_abstract = tuple(array.shape), without_numbers(array)
+        if is_abstract:
+            others = "critbeta.softmax and critbeta.critical_beta are operators, which may be traced"
+            raise ValueError(f"{name} of shape {shape} is {is_abstract}: expected data, on the CPU; {others}")
         if array.device.type != "cpu":
-            expected = "data, on the CPU" if array.is_meta else f"the CPU, pass {name}.cpu()"
-            shape = tuple(array.shape)
+            expected = f"the CPU, pass {name}.cpu()"
             raise ValueError(f"{name} of shape {shape} is on {array.device}: expected {expected}")
-        array = array.detach().resolve_neg()
+        # Within a transform of torch.func any operation would wrap a tensor that it does not trace.
+        array = array.detach() if array.requires_grad else array
+        array = array.resolve_neg() if array.is_neg() else array
         if str(array.dtype) == "torch.bfloat16":
             return np.from_dlpack(array.view(sys.modules["torch"].int16)).view(np.uint16), True
     try:
         kind, index = array.__dlpack_device__()
         if kind in (_CPU, _CUDA_HOST):
             return np.from_dlpack(array), False
-    except (BufferError, RuntimeError, TypeError) as error:
+    except (AssertionError, BufferError, RuntimeError, TypeError) as error:
+        # Under FakeTensorMode torch asserts that a tensor of numbers is none of its own.
         kind, shape = getattr(array, "dtype", type(array).__name__), tuple(getattr(array, "shape", ()))
         expected = "expected numbers of a dtype that NumPy has, or bfloat16"
         raise TypeError(f"{name} is {kind} of shape {shape}: {expected}: {error}") from error

@@ -16,7 +16,37 @@ def _text(rescaling: _core.Rescaling) -> str:
     return str(rescaling)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+class _Softmax(torch.autograd.Function):
+    """The operator for the transforms of torch.func, which do not take the gradient of an operator."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(scores: Any, rescaling: str, positions: Any, lens: Any) -> Any:
+        return operators.OPERATORS["softmax_stats"](scores, rescaling, positions, lens)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        operators.keep(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return operators.gradient(ctx, *grads)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        operators.refuse_forward_mode(torch.Size())
+
+
+def _is_transformed() -> bool:
+    """Says whether a transform of torch.func runs, and no compiler that would see through it."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+@torch.compiler.disable(  # type: ignore[untyped-decorator, no-untyped-call, unused-ignore]
+    reason="critbeta.stats, gap_count, diagnose and report read numbers and return NumPy columns: call them "
+    "outside of torch.export and fullgraph=True. critbeta.softmax and critical_beta are operators"
+)
 def uncompiled(function: Any, args: Any, kwargs: Any) -> Any:
     """Calls `function` where no compiler sees it."""
     return function(*args, **kwargs)
@@ -37,6 +67,9 @@ def softmax(
     operators.no_forward_mode(scores)
     positions, lens = _per_row(positions, scores, "positions"), _per_row(lens, scores, "lens")
     given = scores, rescaling, positions, lens
+    if out is None and _is_transformed():
+        probabilities, *columns = _Softmax.apply(*given)
+        return (probabilities, SoftmaxStats(*columns)) if return_stats else probabilities
     if out is None:
         if not return_stats:
             return operators.OPERATORS["softmax"](*given)[0]
@@ -60,7 +93,9 @@ def softmax(
 def critical_beta(scores: Any, resolve: float = 0.0) -> Any:
     """Does the work of `critbeta.critical_beta` for a tensor."""
     _arrays.dense(scores, "scores")
-    return operators.OPERATORS["critical_beta"](scores, resolve)
+    operators.no_forward_mode(scores, "critical_beta")
+    # It is a constant to every derivative. The transforms of torch.func do not take that of an operator.
+    return operators.OPERATORS["critical_beta"](scores.detach() if _is_transformed() else scores, resolve)
 
 
 def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None) -> Stats:

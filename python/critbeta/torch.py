@@ -71,14 +71,19 @@ def check(scores: Any, positions: Any, lens: Any, out: Any = None) -> None:
             raise ValueError(f"out of shape {tuple(out.shape)}: expected {shape}, the shape of scores")
 
 
-def no_forward_mode(scores: Any) -> None:
+def no_forward_mode(scores: Any, of: str = "softmax") -> None:
     """Raises NotImplementedError for scores with a tangent. Operators of torch.library have no forward
     derivative: they would silently drop the tangent, as if the derivative were 0."""
     tangent = forward_ad.unpack_dual(scores).tangent  # type: ignore[no-untyped-call, unused-ignore]
     if tangent is not None:
-        expected = "use reverse mode (backward, torch.autograd.grad), or pass scores.detach()"
-        found = f"critbeta.softmax of scores of shape {tuple(scores.shape)} has no forward-mode derivative"
-        raise NotImplementedError(f"{found}: {expected}")
+        refuse_forward_mode(scores.shape, of)
+
+
+def refuse_forward_mode(shape: Any, of: str = "softmax") -> None:
+    """Raises NotImplementedError."""
+    expected = "use reverse mode (backward, torch.autograd.grad, torch.func.grad), or pass scores.detach()"
+    scores = f"scores of shape {tuple(shape)}" if len(shape) else "scores"
+    raise NotImplementedError(f"critbeta.{of} of {scores} has no forward-mode derivative: {expected}")
 
 
 def is_launched(scores: Any) -> bool:
@@ -153,12 +158,12 @@ def _fake_critical_beta(scores: Any, resolve: float = 0.0) -> Any:
     return scores.new_empty(scores.shape[:-1], dtype=torch.float64)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(output[0], output[1])
 
 
-def _gradient(ctx: Any, grad: Any, *_of_constants: Any) -> tuple[Any, ...]:
+def gradient(ctx: Any, grad: Any, *_of_constants: Any) -> tuple[Any, ...]:
     """Returns d/ds of softmax(beta s) for a constant beta: beta p (g - sum(p g)). It is 0 where p is 0, at
     masked scores and in rows without scores. It is also 0 at beta = inf, where the softmax is constant except
     where the largest scores change places. It is NaN in poisoned rows."""
@@ -217,7 +222,7 @@ def _registered() -> dict[str, Any]:
     for name, results in (("softmax", 2), ("softmax_stats", 8), ("critical_beta", 1)):
         operators[name].register_vmap(_batched(operators[name], results))
     for name in ("softmax", "softmax_stats"):
-        operators[name].register_autograd(_gradient, setup_context=_keep)
+        operators[name].register_autograd(gradient, setup_context=keep)
     operators["critical_beta"].register_autograd(_no_gradient, setup_context=_keep_nothing)
     return operators
 

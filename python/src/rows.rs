@@ -68,6 +68,12 @@ impl Rows {
         Ok(Rows { records, settings, notes })
     }
 
+    /// The same rows, their heads numbered from `first` where they were from 0.
+    fn with_first_head(&self, first: u64) -> Rows {
+        let shifted = |record: &RowRecord| RowRecord { head: record.head + first, ..record.clone() };
+        Rows { records: self.records.iter().map(shifted).collect(), settings: self.settings }
+    }
+
     /// The summary of the records as JSON.
     fn summary(&self, py: Python<'_>, train_length: f64, seed: Whole) -> PyResult<String> {
         let seed = seed.named("seed")?;

@@ -68,7 +68,7 @@ def test_masks_of_unknown_kinds_are_refused():
         ("sdpa", torch.zeros(1, 1, 3, 3, dtype=torch.int64), "a mask of torch.int64, expected bool"),
         ("sdpa", torch.zeros(1, 1, 2, 3), r"mask of shape \[1, 1, 2, 3\], expected a shape .*\[1, 4, 3, 3\]"),
         ("flash_attention_2", torch.zeros(1, 1, 3, 3), r"expected \[batch, keys\] for flash"),
-        ("paged|eager", None, "paged attention does not say"),
+        ("paged|eager", None, "without a mask it does not say which keys are whose"),
     ]:
         with pytest.raises(ValueError, match=message):
             Visible(call(implementation, 3, 3, mask), None)

@@ -11,16 +11,18 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils.generic import GeneralInterface
 
+from .._arrays import without_numbers
 from ._modules import attention_modules, in_words, unwrapped
 
 _TAP = "_critbeta"
@@ -28,6 +30,7 @@ _UNPICKLED = (
     "a model that is recorded or rescaled is not pickled: leave the with block, or remove() the rescaling"
 )
 _numbers = itertools.count(1)
+_log = logging.getLogger("critbeta.hf")
 
 
 @dataclass
@@ -72,10 +75,14 @@ class Forward(threading.local):
 
     padding: torch.Tensor | None = None
     """The caller's mask [batch, tokens seen so far], nonzero where there is a token."""
+    past: int | None = None
+    """The number of tokens in the cache that the caller gave, if it gave one."""
     number: int = 0
     """Counts forward passes, also those of a model within another; 0 in a thread that began none."""
 
     def __init__(self) -> None:
+        self.around: list[tuple[torch.Tensor | None, int | None]] = []
+        """The padding and the past of the models around the one that runs, the outermost first."""
         self.positions: dict[tuple[int, ...], torch.Tensor] = {}
         """By batch and rows: the positions of the queries of its first attention in their texts."""
         self.runs: dict[str, int] = {}
@@ -104,11 +111,20 @@ class _Tap:
         raise TypeError(_UNPICKLED)
 
 
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    reason = (
+        "critbeta.hf records or rescales this model, which needs data: leave the with block (or remove() the "
+        "rescaling) before torch.export, or compile without fullgraph=True"
+    )
+    disable: Any = torch.compiler.disable
+    return cast("Callable[..., Any]", disable(function, reason=reason))
+
+
 class Hook:
     """A hook of a model, which stays behind when the model is copied."""
 
     def __init__(self, call: Callable[..., None]) -> None:
-        self._call: Callable[..., None] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
+        self._call: Callable[..., None] = _uncompiled(call)
 
     def __call__(self, *args: Any) -> None:
         self._call(*args)
@@ -158,6 +174,10 @@ class Session:
         self.forward = Forward()
         self.ran = False
         """Whether any thread has begun a forward pass."""
+        self.error: Exception | None = None
+        """The first error of ours in a thread that did not open this session, and may keep it to itself."""
+        self._thread = threading.get_ident()
+        observe, replace = observe and self._watched(observe), replace and self._watched(replace)
         self._observe, self._replace = observe, replace
         if replace is not None:
             taps = {name: module.__dict__.get(_TAP) for name, module in self.layers.items()}
@@ -169,6 +189,8 @@ class Session:
         # Wrappers may call the forward of a model, and no hook: the outermost module begins a pass as well.
         begins = dict.fromkeys([model, *models])
         self._hooks = [part.register_forward_pre_hook(begin, with_kwargs=True) for part in begins]
+        leave = Hook(lambda *_: self._leave())
+        self._hooks += [part.register_forward_hook(leave, always_call=True) for part in begins]
         for name, module in self.layers.items():
             tap = module.__dict__.get(_TAP)
             if tap is None:
@@ -186,6 +208,24 @@ class Session:
                 self._hooks.append(module.register_forward_hook(end))
         _Lookups.open()
         self.is_open = True
+
+    def _watched(self, function: Callable[[Call], Any]) -> Callable[[Call], Any]:
+        def watched(call: Call) -> Any:
+            try:
+                return function(call)
+            except Exception as error:
+                if threading.get_ident() != self._thread and self.error is None:
+                    self.error = error
+                    _log.error("%s: %s", type(error).__name__, error)
+                raise
+
+        return watched
+
+    def raise_error(self) -> None:
+        """Raises RuntimeError if another thread met an error of ours."""
+        if self.error is not None:
+            found = "attention failed in a thread that did not begin this"
+            raise RuntimeError(f"{found}: {type(self.error).__name__}: {self.error}") from self.error
 
     def close(self) -> None:
         """Removes the taps. A second call does nothing."""
@@ -210,14 +250,20 @@ class Session:
                     module.__class__ = tapped.__bases__[0]
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = kwargs.get("attention_mask")
-        if given is None and args:
-            names = list(inspect.signature(module.forward).parameters)
-            given = dict(zip(names, args)).get("attention_mask")
-        self.ran = True
+        if args:
+            kwargs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
+        given, forward, self.ran = kwargs.get("attention_mask"), self.forward, True
+        forward.around.append((forward.padding, forward.past))
+        # A model may make the masks of a model within it, from the padding that it got.
+        padding = forward.padding if given is not None and len(forward.around) > 1 else None
         # A mask of four dimensions already says which query sees which key.
-        self.forward.padding = given if isinstance(given, torch.Tensor) and given.ndim == 2 else None
-        self.forward.number, self.forward.positions, self.forward.runs = next(_numbers), {}, {}
+        forward.padding = given if isinstance(given, torch.Tensor) and given.ndim == 2 else padding
+        forward.past = _tokens_in(kwargs.get("past_key_values", kwargs.get("cache")))
+        forward.number, forward.positions, forward.runs = next(_numbers), {}, {}
+
+    def _leave(self) -> None:
+        if self.forward.around:
+            self.forward.padding, self.forward.past = self.forward.around.pop()
 
     def _run(self, name: str, *_: Any) -> None:
         self.forward.reached.discard(name)
@@ -230,6 +276,13 @@ class Session:
                 f"{name} ran without transformers' AttentionInterface, so it was not rescaled. Load the model "
                 'with attn_implementation="sdpa"'
             )
+
+
+def _tokens_in(cache: Any) -> int | None:
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, TypeError, ValueError, NotImplementedError, IndexError):
+        return None
 
 
 def _attention(
@@ -266,19 +319,31 @@ def _run_tap(tap: _Tap, call: Call) -> Any:
     try:
         for name, forward, observe in tap.observers:
             call.layer = forward.layer(name)
+            refuse_abstract(call, "record")
             observe(call)
         if tap.replacement is None:
             return call.run()
         name, forward, replace = tap.replacement
         forward.reached.add(name)
         call.layer = forward.layer(name)
+        refuse_abstract(call, "rescale")
         return replace(call)
     finally:
         _inside.modules.discard(module)
 
 
+def refuse_abstract(call: Call, use: str) -> None:
+    """Raises ValueError for tensors without numbers: masks and positions must be read, and rows measured."""
+    for name, tensor in (("queries", call.query), ("mask", call.mask)):
+        found = without_numbers(tensor) if isinstance(tensor, torch.Tensor) else None
+        if found:
+            expected = f"critbeta.hf.{use} needs a model that runs on data. Leave its with block (or remove() "
+            expected += "the rescaling) before torch.export and torch.func, and take gradients by backward()"
+            raise ValueError(f"{call.layer}: {name} of shape {list(tensor.shape)}: {found}. {expected}")
+
+
 # The taps do not go into compiled graphs. The model's own attention leaves the graph with them.
-_run: Callable[[_Tap, Call], Any] = torch.compiler.disable(_run_tap)  # type: ignore[no-untyped-call]
+_run: Callable[[_Tap, Call], Any] = _uncompiled(_run_tap)
 
 
 class _Lookups:

@@ -21,6 +21,7 @@ from ._interface import Call, Session, in_backward, module_of
 from ._keep import Store
 from ._modules import in_words, unwrapped
 from ._named import NAME, await_model, stop_waiting
+from ._parallel import first_head
 from ._repeats import Repeats
 from ._sample import Rows, Sampler
 from ._scores import in_float32, refuse_sinks, scores
@@ -44,6 +45,7 @@ class Recorder:
         self._rows, self._texts = rows, 0
         self._parts: list[_core.Rows] = []
         self._joined: Stats | None = None
+        self._split: str | None = None
         self._store = Store(max_bytes)
         self._repeats = Repeats()
         self._session: Session | None = None
@@ -73,6 +75,8 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         session, was_open = self._session, self._entered
         self.close()
+        if kind is None and session is not None:
+            session.raise_error()
         if kind is None and was_open and self.model is None:
             found = f'no model that was loaded with attn_implementation="{NAME}" ran'
             raise RuntimeError(f"{found}: load it that way, or use record(model)")
@@ -146,7 +150,7 @@ class Recorder:
         k, k_shape = _arrays.heads(all_keys, "k")
         shapes = [list(q_shape), list(k_shape)]
         part = _core.record_pair(q, k, shapes, positions.numpy(), scale, layer, self.resolve, 1.0)
-        self._parts.append(part)
+        self._add(call, part)
 
     def _record_scores(self, call: Call, visible: Visible, rows: Rows) -> None:
         seen = visible.seen_by(rows.queries)
@@ -163,7 +167,14 @@ class Recorder:
         heads, count, _ = tile.shape
         block, _ = _arrays.rows(tile, "scores")
         positions = where.repeat(heads).numpy()
-        self._parts.append(_core.record_scores(block, None, positions, count, layer, resolve, 1.0, None))
+        self._add(call, _core.record_scores(block, None, positions, count, layer, resolve, 1.0, None))
+
+    def _add(self, call: Call, part: _core.Rows) -> None:
+        first = first_head(call)
+        if first is not None:
+            self._split = call.layer
+            part = part.with_first_head(first)
+        self._parts.append(part)
 
     @property
     def rows(self) -> Stats:
@@ -190,7 +201,7 @@ class Recorder:
         rescalings, unless `max_bytes` left rows out. Raises OSError where `path` cannot be written."""
         path = path_text(path)
         command = f"critbeta.hf.record({type(self.model).__name__}).report({path!r})"
-        if self._store.full:
+        if self._store.full or self._split is not None:
             _core.report_rows(self.rows._rows, path, command, train_length, seed)
             return
         self.rows
@@ -209,8 +220,11 @@ class Recorder:
         `scale`). Encoders, and layers with a softcap, a bias, or a window that hides keys, become scores
         (LAYER [heads, rows, keys], -inf where masked; LAYER.positions).
 
-        Raises RuntimeError where nothing is kept, OSError where a file cannot be written. Warns where
-        `max_bytes` left rows out."""
+        Raises RuntimeError where nothing is kept and where tensor parallelism splits heads; OSError where a
+        file cannot be written. Warns where `max_bytes` left rows out."""
+        if self._split is not None:
+            found = f"this process has some of the heads of {self._split}, and files number heads from 0"
+            raise RuntimeError(f"{found}: write the rows of every process by rec.rows.to_parquet(...)")
         kept, most = self._store.rows, self._store.max_bytes
         if not kept:
             found = f"none of the {len(self.rows)} rows is kept"

@@ -15,6 +15,7 @@ from .._core import Rescaling
 from ._interface import Call, Session, in_backward, module_of
 from ._modules import heads_of, in_words
 from ._named import NAME
+from ._parallel import first_head
 from ._scores import in_float32, refuse_sinks, scores
 from ._visible import Visible, VisibleKeys
 
@@ -52,8 +53,10 @@ class Rescaled:
             raise RuntimeError("this rescaling was removed: call rescale(model, ...) again")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.remove()
+        if kind is None:
+            self._session.raise_error()
 
     def __repr__(self) -> str:
         return f"<critbeta.hf.Rescaled {self.rescaling!r}, {len(self._rules)} layers>"
@@ -118,7 +121,8 @@ class Rescaled:
         rules = self._rules_at(call.layer)
         if all(str(rule) == "identity" for rule in rules):
             return call.run()
-        heads = call.query.shape[1]
+        heads, first = call.query.shape[1], first_head(call) if len(rules) > 1 else None
+        rules = rules if first is None else rules[first : first + heads]
         if len(rules) not in (1, heads):
             expected = f"expected the {len(rules)} of the calibration"
             raise ValueError(f"{self.rescaling}: {call.layer} has {heads} heads, {expected}")

@@ -14,6 +14,8 @@ from ._visible import Visible
 
 # Shorter rows say nothing about a length law.
 _SHORTEST = 8
+# The requests of continuous batching that may go on.
+_REQUESTS = 1023
 
 
 @dataclass(eq=False)
@@ -55,8 +57,8 @@ class _Reading(threading.local):
     """The texts that a thread reads."""
 
     def __init__(self) -> None:
-        self.texts: dict[int, Text] = {}
-        """The last text at each index of a batch."""
+        self.texts: dict[int, list[Text]] = {}
+        """The last text at each index of a batch, or the last ones where requests share it."""
         self.chosen: tuple[object, list[Rows]] = (None, [])
         """The rows of the forward pass."""
 
@@ -86,10 +88,14 @@ class Sampler:
         for batch in range(visible.batch):
             index = np.flatnonzero(real[batch])
             at = positions[batch, index]
-            for part in np.split(np.arange(len(index)), np.flatnonzero(np.diff(at) != 1) + 1):
+            breaks, read = np.diff(at) != 1, list[Text]()
+            if visible.requests is not None:
+                breaks |= np.diff(visible.requests.cpu().numpy()[index]) != 0
+            for part in np.split(np.arange(len(index)), np.flatnonzero(breaks) + 1):
                 if len(part) == 0:
                     continue
-                text = self._text(batch, int(at[part[0]]))
+                text = self._text(batch, int(at[part[0]]), read, visible.requests is not None)
+                read.append(text)
                 text.end = int(at[part[-1]]) + 1
                 if len(part) > 1 or at[part[0]] == 0:
                     part = part[spread(int(at[part[0]]) + 1, int(at[part[-1]]) + 1, self._rows)]
@@ -100,13 +106,16 @@ class Sampler:
                 chosen.append(Rows(text, batch, rows, where))
         return chosen
 
-    def _text(self, batch: int, position: int) -> Text:
-        known = self._reading.texts.get(batch)
+    def _text(self, batch: int, position: int, read: list[Text], shared: bool) -> Text:
+        known = self._reading.texts.setdefault(batch, [])
         # Any row but the next begins another text: a cache may be cut back, or used twice.
-        if known is None or position != known.end:
-            known = self._reading.texts[batch] = Text(self.texts)
-            self.texts += 1
-        return known
+        for text in known:
+            if text.end == position and text not in read:
+                return text
+        text = Text(self.texts)
+        self.texts += 1
+        known[:] = [*known[-_REQUESTS:], text] if shared else [text]
+        return text
 
 
 def spread(first: int, last: int, rows: int) -> np.ndarray:

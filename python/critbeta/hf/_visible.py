@@ -26,7 +26,11 @@ class Visible:
     """
 
     def __init__(
-        self, call: Call, padding: torch.Tensor | None, positions: torch.Tensor | None = None
+        self,
+        call: Call,
+        padding: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        past: int | None = None,
     ) -> None:
         self.batch, _, self.rows, _ = call.query.shape
         self.keys = call.key.shape[2]
@@ -36,12 +40,14 @@ class Visible:
         self._mask: torch.Tensor | None = None
         self._keys_seen = self.keys
         # Row r sees key j as if it stood at key r + offset.
-        self._offset, self._window = 0, None
+        self._offset: int | torch.Tensor = 0
+        self._window = None
         self._padding: torch.Tensor | None = None
-        self._segments: torch.Tensor | None = None
-        if "paged" in call.implementation:
-            expected = "use generate without paging"
-            raise ValueError(f"{call.layer}: paged attention does not say which keys are whose: {expected}")
+        # The text of each row and of each key of a packed batch: int64 [batch or 1, rows or keys].
+        self._segments: tuple[torch.Tensor, torch.Tensor] | None = None
+        refuse_keys_elsewhere(call)
+        self.requests = self._packed(call, "cu_seq_lens_q", self.rows)
+        """The request of each row, where several share a row of the batch: int64 [rows], or None."""
         if "flash" in call.implementation:
             self._read_flash(call)
         elif call.mask is None:
@@ -52,8 +58,8 @@ class Visible:
         self.real = self._real_rows(call, padding)
         """Whether each query belongs to a text, where that is known: bool [batch or 1, rows]."""
         # Cross-attention sees keys of another text. Its queries keep the positions of the attention before.
-        known = positions if not _is_causal(call) else None
-        self.positions = self._positions(call, padding) if known is None else known.to(self._device)
+        known = positions if not self.causal else None
+        self.positions = self._positions(call, padding, past) if known is None else known.to(self._device)
         """The 0-based position of every query in its own text, int64 [batch or 1, rows]."""
         additive = self._mask is not None and self._mask.dtype != torch.bool
         self.biased = additive and bool(self._by_rows(self._is_biased).any())
@@ -75,11 +81,25 @@ class Visible:
                 found = f"a mask of shape {list(call.mask.shape)}"
                 raise ValueError(f"{call.layer}: {found}, expected [batch, keys] for flash")
             self._padding = call.mask[:, -self.keys :].bool()
-        else:
-            ids = _position_ids(call)
-            if ids is not None and self.rows == self.keys:
-                starts = torch.nn.functional.pad(ids[:, 1:] != ids[:, :-1] + 1, (1, 0))
-                self._segments = starts.cumsum(-1)
+            return
+        of_keys, ids = self._packed(call, "cu_seq_lens_k", self.keys), _position_ids(call)
+        if self.requests is not None and of_keys is not None:
+            ends = [call.kwargs[f"cu_seq_lens_{name}"][1:].to(self._device).long() for name in "kq"]
+            # Padding behind the last request sees nothing: its number is that of no key.
+            self._segments = self.requests[None], torch.where(of_keys < 0, -2, of_keys)[None]
+            self._offset = (ends[0] - ends[1])[self.requests.clamp(min=0)]
+        elif ids is not None and self.rows == self.keys:
+            starts = torch.nn.functional.pad(ids[:, 1:] != ids[:, :-1] + 1, (1, 0)).cumsum(-1)
+            self._segments = starts, starts
+
+    def _packed(self, call: Call, name: str, count: int) -> torch.Tensor | None:
+        """Returns the number of the request that each row or key belongs to, -1 behind the last one."""
+        ends = call.kwargs.get(name)
+        if not isinstance(ends, torch.Tensor) or ends.ndim != 1 or self.batch != 1:
+            return None
+        ends, at = ends[1:].to(self._device).long(), torch.arange(count, device=self._device)
+        request = torch.bucketize(at, ends, right=True)
+        return torch.where(request < len(ends), request, -1)
 
     def _read_mask(self, call: Call) -> None:
         mask = call.mask
@@ -100,12 +120,22 @@ class Visible:
         if mask.ndim != 4 or any(size not in (1, most) for size, most in zip(mask.shape, wanted)):
             expected = f"expected a shape that broadcasts to {wanted}"
             raise ValueError(f"{call.layer}: a mask of shape {list(call.mask.shape)}, {expected}")
+        whole = mask.shape[2] == 1 and self.rows > 1
         self._mask = mask.expand(-1, -1, self.rows, self.keys)
+        # Some encoders do not say that they are none of the causal kind, but their masks do.
+        if self.causal and (whole or self.rows == self.keys):
+            some = torch.linspace(0, self.rows - 1, min(self.rows, 64), device=self._device).long()
+            later = torch.arange(self.keys, device=self._device) > some[:, None]
+            self.causal = not (whole or bool((_unmasked(self._mask[:, :, some]) & later).any()))
+
+    def _at(self, rows: torch.Tensor) -> torch.Tensor:
+        """Returns the key that each row would stand at."""
+        return rows + (self._offset if isinstance(self._offset, int) else self._offset[rows])
 
     def end(self, rows: torch.Tensor) -> int:
         """Returns a number of keys, counted from the first, that holds all keys that `rows` see."""
         if self._mask is None and self.causal and len(rows):
-            return min(self._keys_seen, int(rows.max()) + self._offset + 1)
+            return min(self._keys_seen, int(self._at(rows).max()) + 1)
         return self._keys_seen
 
     def seen_by(self, rows: torch.Tensor) -> torch.Tensor:
@@ -113,7 +143,7 @@ class Visible:
         if self._mask is not None:
             return _unmasked(self._mask[:, :, rows])
         keys = torch.arange(self.keys, device=self._device)
-        at = (rows + self._offset)[:, None]
+        at = self._at(rows)[:, None]
         seen = (keys < self._keys_seen).expand(len(rows), -1)
         if self.causal:
             seen = seen & (keys <= at)
@@ -123,7 +153,8 @@ class Visible:
         if self._padding is not None:
             seen = seen & self._padding[:, None, None]
         if self._segments is not None:
-            seen = seen & (self._segments[:, rows, None] == self._segments[:, None])[:, None]
+            of_rows, of_keys = self._segments
+            seen = seen & (of_rows[:, rows, None] == of_keys[:, None])[:, None]
         return seen
 
     def prefix(self, text: int, rows: torch.Tensor, positions: torch.Tensor) -> int | None:
@@ -147,7 +178,7 @@ class Visible:
     def counts(self) -> torch.Tensor:
         """Returns the number of visible keys of every row: int64 [batch or 1, heads or 1, rows]."""
         if all(limit is None for limit in (self._mask, self._padding, self._segments, self._window)):
-            at = torch.arange(self.rows, device=self._device) + self._offset + 1
+            at = self._at(torch.arange(self.rows, device=self._device)) + 1
             seen = at.clamp(max=self._keys_seen) if self.causal else torch.full_like(at, self.keys)
             return seen[None, None]
         return self._by_rows(lambda rows: self.seen_by(rows).sum(-1))
@@ -170,18 +201,18 @@ class Visible:
         if padding is None or padding.shape[0] not in (1, self.batch):
             return None
         columns = padding.shape[-1]
-        with_past = columns > self.rows and (_is_causal(call) or columns == self.keys)
+        with_past = columns > self.rows and (self.causal or columns == self.keys)
         return padding.to(self._device) != 0 if columns == self.rows or with_past else None
 
     def _real_rows(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor | None:
         if padding is not None:
             return padding[:, -self.rows :]
-        if self._mask is not None and not _is_causal(call) and self.rows == self.keys:
+        if self._mask is not None and not self.causal and self.rows == self.keys:
             # An encoder's mask that hides a key from its own row hides it from all rows.
             return _unmasked(self._mask.diagonal(dim1=-2, dim2=-1)).any(1)
         return None
 
-    def _positions(self, call: Call, padding: torch.Tensor | None) -> torch.Tensor:
+    def _positions(self, call: Call, padding: torch.Tensor | None, past: int | None) -> torch.Tensor:
         ids = _position_ids(call)
         if padding is not None:
             columns = torch.arange(padding.shape[-1] - self.rows, padding.shape[-1], device=self._device)
@@ -193,8 +224,11 @@ class Visible:
             return torch.where(counted, own, ids)
         if ids is not None:
             return ids
+        # The keys of a window are not all that the cache has seen.
+        if past is not None and self.keys <= past + self.rows:
+            return (torch.arange(self.rows, device=self._device) + past)[None]
         if self._mask is None or not self.causal:
-            return (torch.arange(self.rows, device=self._device) + self._offset)[None]
+            return self._at(torch.arange(self.rows, device=self._device))[None]
         keys = torch.arange(self.keys, device=self._device)
         return self._by_rows(lambda rows: torch.where(self.seen_by(rows)[:, 0], keys, 0).amax(-1))
 
@@ -222,7 +256,8 @@ class VisibleKeys:
                 f"{_KNOWN} masks are kept, run backward() before more passes, or do not checkpoint gradients"
             )
         forward, shape = self._forward, call.query.shape[:3:2]
-        found = Visible(call, None) if again else Visible(call, forward.padding, forward.positions.get(shape))
+        of_pass = () if again else (forward.padding, forward.positions.get(shape), forward.past)
+        found = Visible(call, *of_pass)
         if not again:
             forward.positions.setdefault(shape, found.positions)
         references = [None if tensor is None else weakref.ref(tensor) for tensor in tensors]
@@ -240,6 +275,25 @@ class VisibleKeys:
         return self._forward.number, call.implementation, window, _is_causal(call), *shapes
 
 
+def refuse_keys_elsewhere(call: Call) -> None:
+    """Raises ValueError where the keys of a call are not all that its rows see: paged attention may take
+    others from a cache, or find them by a table of blocks."""
+    given, keys = call.kwargs, call.key.shape[2]
+    ends = given.get("cu_seq_lens_k")
+    reason = None
+    if given.get("cache") is not None and ("read_index" in given or "paged" in call.implementation):
+        reason = "it puts the keys into the paged cache itself, so those of earlier tokens are not there yet"
+    elif given.get("block_table") is not None:
+        reason = "it finds keys by a table of blocks"
+    elif isinstance(ends, torch.Tensor) and ends.numel() and int(ends[-1]) > keys:
+        reason = f"its requests have {int(ends[-1])} keys, and {keys} are given"
+    elif "paged" in call.implementation and call.mask is None:
+        reason = "without a mask it does not say which keys are whose"
+    if reason:
+        expected = "use generate(), or transformers 5.24 with attn_implementation=\"sdpa\""
+        raise ValueError(f"{call.layer}: under {call.implementation!r} {reason}: {expected}")
+
+
 def _is_causal(call: Call) -> bool:
     given = call.kwargs.get("is_causal")
     return bool(given if given is not None else getattr(call.module, "is_causal", True))
@@ -249,8 +303,9 @@ def _position_ids(call: Call) -> torch.Tensor | None:
     ids: Any = call.kwargs.get("position_ids")
     if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.ndim != 2:
         return None
-    # In OPT the position of padding is -1.
-    return ids.to(call.query.device).clamp(min=0) if ids.shape[-1] == call.query.shape[2] else None
+    # In OPT the position of padding is -1. Continuous batching gives int32.
+    fits = ids.shape[-1] == call.query.shape[2]
+    return ids.to(call.query.device, torch.int64).clamp(min=0) if fits else None
 
 
 def _unmasked(mask: torch.Tensor) -> torch.Tensor:

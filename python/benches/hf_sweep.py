@@ -274,7 +274,9 @@ def in_a_process(name: str, kinds: list[type[PreTrainedModel]]) -> dict[str, Any
         text = file.read()
     _, status = os.waitpid(process, 0)
     return (
-        json.loads(text) if text else {"not built": [f"its process ended with {status} within {SECONDS} s of CPU time"]}
+        json.loads(text)
+        if text
+        else {"not built": [f"its process ended with {status} within {SECONDS} s of CPU time"]}
     )
 
 
@@ -327,9 +329,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     to, pattern = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
-    archs = {name: kinds for name, kinds in hf_tiny.architectures().items() if re.search(pattern, name)}
     with open(to, "w", encoding="utf-8") as file:
-        for number, (name, kinds) in enumerate(archs.items()):
+        for name, kinds in hf_tiny.architectures(pattern).items():
             start = time.monotonic()
             found = in_a_process(name, kinds)
             file.write(

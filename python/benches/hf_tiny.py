@@ -66,8 +66,9 @@ _BOTH: list[tuple[str, Any]] = [
 ]
 
 
-def architectures() -> dict[str, list[type[PreTrainedModel]]]:
-    """Returns, by "file/Config", the model classes of every file that has attention."""
+def architectures(pattern: str = "") -> dict[str, list[type[PreTrainedModel]]]:
+    """Returns, by "file/Config", the model classes of every file that has attention, where `pattern` is found
+    in that name. A pattern "^name/" imports no other file."""
     root = os.path.dirname(transformers.__file__)
     found: dict[str, list[type[PreTrainedModel]]] = {}
     for path in sorted(glob.glob(f"{root}/models/*/modeling_*.py")):
@@ -76,6 +77,12 @@ def architectures() -> dict[str, list[type[PreTrainedModel]]]:
         if not (_CALLS.search(source) or _ATTENDS.search(source)):
             continue
         folder, stem = path.split(os.sep)[-2], os.path.basename(path)[:-3]
+        if (
+            pattern.startswith("^")
+            and "/" in pattern
+            and not re.search(pattern.partition("/")[0] + "$", folder)
+        ):
+            continue
         module = importlib.import_module(f"transformers.models.{folder}.{stem}")
         for kind in vars(module).values():
             if not (inspect.isclass(kind) and issubclass(kind, PreTrainedModel)):
@@ -83,7 +90,7 @@ def architectures() -> dict[str, list[type[PreTrainedModel]]]:
             if kind.__module__ != module.__name__ or "forward" not in vars(kind):
                 continue
             config = kind.config_class
-            if inspect.isclass(config):
+            if inspect.isclass(config) and re.search(pattern, f"{folder}/{config.__name__}"):
                 found.setdefault(f"{folder}/{config.__name__}", []).append(kind)
     return {name: sorted(kinds, key=_by_weight) for name, kinds in found.items()}
 

@@ -120,7 +120,9 @@ _FILLED = dict(
     pad_token_id=0,
 )  # fmt: skip
 # What a default configuration leaves out, though its model needs it.
-_NEEDED: dict[str, dict[str, Any]] = {}
+_NEEDED: dict[str, dict[str, Any]] = {
+    "BambaConfig": dict(attn_layer_indices=[1]),
+}
 _NOT_GIVEN = (
     "transformers_version",
     "model_type",
@@ -154,13 +156,13 @@ def _shrink(given: dict[str, Any], level: str) -> None:
                 _shrink_rope(value, level)
             else:
                 _shrink(value, level)
+        elif isinstance(value, list) and len(value) == before and name not in ("layer_types",):
+            given[name] = value[:layers]
         elif isinstance(value, list) and value and all(type(item) is int for item in value):
             if name in ("depths", "layers", "num_layers"):
                 given[name] = [min(item, 2) for item in value]
             elif name == "image_size":
                 given[name] = [32] * len(value)
-            elif len(value) == before:
-                given[name] = value[:layers]
         elif type(value) is int and value > 0:
             given[name] = _number(name, value, level, layers, heads, ids)
         elif value is None and level == "filled" and name in _FILLED:
@@ -246,7 +248,7 @@ def inputs(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
         return torch.randn(*shape, generator=generator)
 
     def ids(*shape: int) -> torch.Tensor:
-        return torch.randint(3, min(80, vocabulary), shape, generator=generator)
+        return torch.randint(3, max(4, min(80, vocabulary)), shape, generator=generator)
 
     width = _first(config, ("hidden_size", "d_model", "n_embd", "embed_dim", "dim"), 32)
     channels = _first(config, ("num_channels", "in_channels", "in_chans"), 3)
@@ -297,8 +299,9 @@ def inputs(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
         "position_embeddings": [(numbers(LENGTH, 8), numbers(LENGTH, 8))],
         "cu_seqlens": [torch.tensor([0, 16, 40], dtype=torch.int32)],
     }
+    main_input = model.main_input_name
     mains = [
-        model.main_input_name,
+        main_input if isinstance(main_input, str) else main_input[0],
         "input_ids",
         "inputs_embeds",
         "pixel_values",

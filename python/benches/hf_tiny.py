@@ -66,8 +66,9 @@ _BOTH: list[tuple[str, Any]] = [
 ]
 
 
-def architectures() -> dict[str, list[type[PreTrainedModel]]]:
-    """Returns, by "file/Config", the model classes of every file that has attention."""
+def architectures(pattern: str = "") -> dict[str, list[type[PreTrainedModel]]]:
+    """Returns, by "file/Config", the model classes of every file that has attention, where `pattern` is found
+    in that name. A pattern "^name/" imports no other file."""
     root = os.path.dirname(transformers.__file__)
     found: dict[str, list[type[PreTrainedModel]]] = {}
     for path in sorted(glob.glob(f"{root}/models/*/modeling_*.py")):
@@ -76,6 +77,12 @@ def architectures() -> dict[str, list[type[PreTrainedModel]]]:
         if not (_CALLS.search(source) or _ATTENDS.search(source)):
             continue
         folder, stem = path.split(os.sep)[-2], os.path.basename(path)[:-3]
+        if (
+            pattern.startswith("^")
+            and "/" in pattern
+            and not re.search(pattern.partition("/")[0] + "$", folder)
+        ):
+            continue
         module = importlib.import_module(f"transformers.models.{folder}.{stem}")
         for kind in vars(module).values():
             if not (inspect.isclass(kind) and issubclass(kind, PreTrainedModel)):
@@ -83,7 +90,7 @@ def architectures() -> dict[str, list[type[PreTrainedModel]]]:
             if kind.__module__ != module.__name__ or "forward" not in vars(kind):
                 continue
             config = kind.config_class
-            if inspect.isclass(config):
+            if inspect.isclass(config) and re.search(pattern, f"{folder}/{config.__name__}"):
                 found.setdefault(f"{folder}/{config.__name__}", []).append(kind)
     return {name: sorted(kinds, key=_by_weight) for name, kinds in found.items()}
 
@@ -113,7 +120,9 @@ _FILLED = dict(
     pad_token_id=0,
 )  # fmt: skip
 # What a default configuration leaves out, though its model needs it.
-_NEEDED: dict[str, dict[str, Any]] = {}
+_NEEDED: dict[str, dict[str, Any]] = {
+    "BambaConfig": dict(attn_layer_indices=[1]),
+}
 _NOT_GIVEN = (
     "transformers_version",
     "model_type",
@@ -147,13 +156,13 @@ def _shrink(given: dict[str, Any], level: str) -> None:
                 _shrink_rope(value, level)
             else:
                 _shrink(value, level)
+        elif isinstance(value, list) and len(value) == before and name not in ("layer_types",):
+            given[name] = value[:layers]
         elif isinstance(value, list) and value and all(type(item) is int for item in value):
             if name in ("depths", "layers", "num_layers"):
                 given[name] = [min(item, 2) for item in value]
             elif name == "image_size":
                 given[name] = [32] * len(value)
-            elif len(value) == before:
-                given[name] = value[:layers]
         elif type(value) is int and value > 0:
             given[name] = _number(name, value, level, layers, heads, ids)
         elif value is None and level == "filled" and name in _FILLED:
@@ -239,7 +248,7 @@ def inputs(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
         return torch.randn(*shape, generator=generator)
 
     def ids(*shape: int) -> torch.Tensor:
-        return torch.randint(3, min(80, vocabulary), shape, generator=generator)
+        return torch.randint(3, max(4, min(80, vocabulary)), shape, generator=generator)
 
     width = _first(config, ("hidden_size", "d_model", "n_embd", "embed_dim", "dim"), 32)
     channels = _first(config, ("num_channels", "in_channels", "in_chans"), 3)
@@ -290,8 +299,9 @@ def inputs(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
         "position_embeddings": [(numbers(LENGTH, 8), numbers(LENGTH, 8))],
         "cu_seqlens": [torch.tensor([0, 16, 40], dtype=torch.int32)],
     }
+    main_input = model.main_input_name
     mains = [
-        model.main_input_name,
+        main_input if isinstance(main_input, str) else main_input[0],
         "input_ids",
         "inputs_embeds",
         "pixel_values",

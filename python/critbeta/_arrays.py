@@ -112,7 +112,7 @@ def without_numbers(tensor: Any) -> str | None:
     """Says what a torch tensor is that stands for numbers, but has none that could be read; else None."""
     functorch = sys.modules["torch"]._C._functorch
     if tensor.is_meta:
-        return "a meta tensor"
+        return "on meta"
     if functorch.is_functorch_wrapped_tensor(tensor):
         return "traced by torch.vmap" if functorch.is_batchedtensor(tensor) else "traced by torch.func"
     kind = type(tensor).__name__

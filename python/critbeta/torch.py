@@ -15,6 +15,7 @@ kernel, so torch.compile and torch.export accept it. Operators that write to no 
 for torch.vmap. The first two are differentiable in reverse mode with respect to scores; beta is a constant
 there, and so are all other results. Forward mode raises NotImplementedError in `critbeta.softmax`, and in
 these operators for dual tensors. Under torch.func.jvp these operators cannot see the tangent, and drop it.
+Under torch.func.grad torch refuses them; `critbeta.softmax` works there.
 
 Errors: as in `critbeta`; fake kernels raise them too.
 """

@@ -27,9 +27,8 @@ def one_by_one(model):
 
 
 def batched(model):
-    return sorted(
-        of.generated_tokens for of in model.generate_batch(PROMPTS, generation_config=SETTINGS, **SMALL).values()
-    )
+    made = model.generate_batch(PROMPTS, generation_config=SETTINGS, **SMALL)
+    return sorted(of.generated_tokens for of in made.values())
 
 
 def table(rec):

@@ -21,9 +21,9 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module", params=MODELS)
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     given = [str(HERE / "tensor_parallel.py"), str(folder), request.param]
-    subprocess.run([*torchrun, *given], check=True, timeout=240, capture_output=True, text=True)
+    subprocess.run([*torchrun, *given], check=True, timeout=400, capture_output=True, text=True)
     return folder, [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -11,6 +11,7 @@ use critbeta_diagnose::{RowRecord, Settings, scan};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The records of queries and keys.
 #[pyfunction]
@@ -31,7 +32,7 @@ pub fn record_pair(
     let [q, k] = [values(&q, shapes[0])?, values(&k, shapes[1])?];
     let pair = QkPair::new(layer, q, k, positions, scale).map_err(raised)?;
     let records = without_lock(py, || scanned(pair, &settings))??;
-    Ok(Rows { records, settings })
+    Ok(Rows { records: Arc::new(records), settings })
 }
 
 fn scanned(pair: QkPair, settings: &Settings) -> PyResult<Vec<RowRecord>> {

@@ -11,7 +11,7 @@ use critbeta_diagnose::output::Output;
 use critbeta_diagnose::{COLUMNS, Column, Diagnosis, write_calibration};
 use critbeta_diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings, Summary};
 use numpy::{PyArray1, PyReadonlyArray1};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// The records of rows, in order.
 #[pyclass(frozen, module = "critbeta._core")]
 pub struct Rows {
-    pub records: Vec<RowRecord>,
+    pub records: Arc<Vec<RowRecord>>,
     /// The settings of the measurement.
     pub settings: Settings,
 }
@@ -50,17 +50,6 @@ impl Rows {
             Column::Flag(of) => PyArray1::from_iter(py, records.map(of)).into_any(),
         };
         Ok(Some(column))
-    }
-
-    /// Joins several `Rows` in their order. The settings of the first hold for all.
-    #[staticmethod]
-    fn joined(parts: Vec<PyRef<'_, Rows>>) -> PyResult<Rows> {
-        let Some(first) = parts.first() else {
-            return Err(PyValueError::new_err("no rows: expected at least one"));
-        };
-        let settings = first.settings;
-        let records = parts.iter().flat_map(|part| part.records.iter().cloned()).collect();
-        Ok(Rows { records, settings })
     }
 
     /// The summary of the records as JSON.
@@ -135,7 +124,7 @@ pub fn record_scores(
     let (positions, measure) = (positions.as_deref(), settings.measure);
     let record = Record { layer, rows_per_head, positions, beta, measure };
     let records = without_lock(py, || rows.run(record))??;
-    Ok(Rows { records, settings })
+    Ok(Rows { records: Arc::new(records), settings })
 }
 
 /// Measures rows and makes their records.

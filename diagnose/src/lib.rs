@@ -20,6 +20,7 @@ pub mod output;
 pub mod page;
 pub mod probabilities;
 mod qk;
+pub mod recording;
 mod records;
 mod remarks;
 mod scan;

@@ -5,7 +5,6 @@
 //! score is a chain of fused multiply-adds over head_dim in order, where the processor has them (AVX2,
 //! AVX-512, NEON). Beyond 256 it is a sum of such chains. Without fused multiply-adds its last bits differ.
 
-use crate::input::QkPair;
 use critbeta::cpu;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
@@ -25,6 +24,8 @@ const BLOCK_ROWS: usize = 512;
 /// rows sees. Smaller groups waste fewer scores but pack keys more often (32 and 64: no faster, 256: a tenth
 /// slower).
 const GROUP_ROWS: usize = 128;
+/// Heads that share keys share one product, if it has at most this many scores.
+const SMALL: usize = 1 << 12;
 
 /// Scratch of one thread: one tile of keys and one block of scores.
 #[derive(Default)]
@@ -37,9 +38,44 @@ pub(crate) struct QkBlock {
     rest: f64,
 }
 
+/// Queries and the keys that they attend to. Row `r` sees the keys `0..=position(r)`.
+pub(crate) trait Attended {
+    /// Query heads, and key heads. As many consecutive query heads share each.
+    fn heads(&self) -> [usize; 2];
+    /// Queries per head.
+    fn rows(&self) -> usize;
+    /// Keys per key head.
+    fn keys(&self) -> usize;
+    /// Elements of one query or key.
+    fn head_dim(&self) -> usize;
+    /// The factor of the products.
+    fn scale(&self) -> f64;
+    /// 0-based position of a row, below `keys`.
+    fn position(&self, row: usize) -> u64;
+    /// Appends queries of a head, head_dim values each.
+    fn append_queries(&self, head: usize, rows: Range<usize>, out: &mut Vec<f32>);
+    /// Appends keys of a key head, head_dim values each.
+    fn append_keys(&self, kv_head: usize, keys: Range<usize>, out: &mut Vec<f32>);
+}
+
 /// Rows that share one pass over the keys. More rows save decoding; fewer rows save memory.
-pub(crate) fn block_rows(pair: &QkPair) -> usize {
+pub(crate) fn block_rows(pair: &impl Attended) -> usize {
     (BLOCK_VALUES / pair.keys().max(pair.head_dim())).clamp(2, BLOCK_ROWS)
+}
+
+/// Blocks of all rows of all heads, in order: some rows of one head, or all rows of heads that share keys.
+pub(crate) fn blocks<P: Attended>(pair: &P) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + use<P> {
+    let ([heads, kv_heads], rows, step) = (pair.heads(), pair.rows(), block_rows(pair));
+    let group = heads / kv_heads;
+    let share = (SMALL / (rows * pair.keys()).max(1)).min(step / rows.max(1)).clamp(1, group);
+    let shares = move |first: usize| {
+        let end = first + group;
+        (first..end).step_by(share).map(move |head| head..(head + share).min(end))
+    };
+    let of_heads = move |heads: Range<usize>| {
+        (0..rows).step_by(step).map(move |row| (heads.clone(), row..(row + step).min(rows)))
+    };
+    (0..heads).step_by(group).flat_map(shares).flat_map(of_heads)
 }
 
 fn tile_keys(head_dim: usize) -> usize {
@@ -48,7 +84,7 @@ fn tile_keys(head_dim: usize) -> usize {
 
 /// Bytes of scratch that one thread needs for `pair`. The product packs queries and keys, so they count
 /// twice.
-pub(crate) fn scratch_bytes(pair: &QkPair) -> u128 {
+pub(crate) fn scratch_bytes(pair: &impl Attended) -> u128 {
     let [rows, keys, dim, tile] =
         [block_rows(pair).min(pair.rows()), pair.keys(), pair.head_dim(), tile_keys(pair.head_dim())]
             .map(|n| n as u128);
@@ -56,18 +92,22 @@ pub(crate) fn scratch_bytes(pair: &QkPair) -> u128 {
 }
 
 impl QkBlock {
-    /// Computes scale * q k^T for `rows` of query head `head`, at most [`block_rows`] of them, and the keys
-    /// that each row sees. A score is a dot product in f32 with head_dim additions, times the scale in f64,
-    /// rounded once.
-    pub(crate) fn fill(&mut self, pair: &QkPair, head: usize, rows: Range<usize>) {
+    /// Computes scale * q k^T for `rows` of each of `heads`, which share a key head, and the keys that each
+    /// row sees. There are at most [`block_rows`] rows of all heads. A score is a dot product in f32 with
+    /// head_dim additions, times the scale in f64, rounded once.
+    pub(crate) fn fill(&mut self, pair: &impl Attended, heads: Range<usize>, rows: Range<usize>) {
         let dim = pair.head_dim();
-        let seen: Vec<usize> = rows.clone().map(|row| pair.position(row) as usize + 1).collect();
+        let of_head = || rows.clone().map(|row| pair.position(row) as usize + 1);
+        let seen: Vec<usize> = heads.clone().flat_map(|_| of_head()).collect();
         let (all_see, width) = (least(&seen), most(&seen));
         let groups: Vec<usize> = seen.chunks(GROUP_ROWS).map(most).collect();
         let QkBlock { queries, keys, scores, .. } = self;
-        pair.read_queries(head, rows, queries);
+        let [all_heads, kv_heads] = pair.heads();
+        let kv_head = heads.start / (all_heads / kv_heads);
+        queries.clear();
+        heads.for_each(|head| pair.append_queries(head, rows.clone(), queries));
         // All blocks of the pair share this memory. Pages that causal rows do not reach are never touched.
-        let room = block_rows(pair).min(pair.rows()) * pair.keys();
+        let room = seen.len().max(block_rows(pair).min(pair.rows())) * pair.keys();
         if scores.len() < room {
             *scores = vec![0.0; room];
         }
@@ -75,7 +115,8 @@ impl QkBlock {
         let mut start = 0;
         while start < width {
             let end = (start + tile_keys(dim)).min(if start < all_see { all_see } else { width });
-            pair.read_k(pair.kv_head(head), start..end, keys);
+            keys.clear();
+            pair.append_keys(kv_head, start..end, keys);
             let visible = |group: usize| group.clamp(start, end) - start;
             let mut first = 0;
             for run in groups.chunk_by(|&a, &b| visible(a) == visible(b)) {
@@ -94,8 +135,8 @@ impl QkBlock {
         (self.width, self.rest) = (width, rest);
     }
 
-    /// The scores of the `index`-th row of the block, for keys 0..=position. Call it once a row: it scales
-    /// the scores here, just before they are read.
+    /// The scores of the `index`-th row of the block, counted head by head, for keys 0..=position. Call it
+    /// once a row: it scales the scores here, just before they are read.
     pub(crate) fn row(&mut self, index: usize, position: u64) -> &mut [f32] {
         let row = &mut self.scores[index * self.width..][..position as usize + 1];
         cpu::scale(row, self.rest);
@@ -135,7 +176,7 @@ fn split_scale(scale: f64) -> (f32, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::{Selection, Source, open};
+    use crate::input::{QkPair, Selection, Source, open};
 
     /// A pair of two query heads on one key head, in f32, with these positions.
     fn pair(dim: usize, keys: usize, positions: &[u32], scale: f64, value: impl Fn(usize) -> f32) -> QkPair {
@@ -176,7 +217,7 @@ mod tests {
         let mut all = Vec::new();
         for start in (0..pair.rows()).step_by(step) {
             let rows = start..(start + step).min(pair.rows());
-            block.fill(pair, head, rows.clone());
+            block.fill(pair, head..head + 1, rows.clone());
             all.extend(rows.map(|row| block.row(row - start, pair.position(row)).to_vec()));
         }
         all

@@ -3,7 +3,7 @@
 use crate::Device;
 use crate::batches::{check_memory, in_order};
 use crate::input::{Input, Source};
-use crate::qk::{self, QkBlock, block_rows};
+use crate::qk::{self, QkBlock, block_rows, blocks};
 use crate::records::record::{RowPlace, RowRecord};
 use crate::remarks::Remark;
 use crate::settings::Settings;
@@ -12,10 +12,10 @@ use critbeta::cuda::Engine;
 use critbeta::{Result, Scores};
 use std::ops::Range;
 
-/// A thread takes these rows of one head of one source at once.
+/// A thread takes these rows of one source at once: of one head, or all rows of heads that share keys.
 struct Job<'a> {
     source: &'a Source,
-    head: usize,
+    heads: Range<usize>,
     rows: Range<usize>,
 }
 
@@ -25,6 +25,13 @@ const JOBS_PER_THREAD: usize = 8;
 /// Rows of a score tensor per job, and the scores that make a job worth the hand-over.
 const JOB_ROWS: usize = 256;
 const JOB_SCORES: usize = 1 << 18;
+
+impl Job<'_> {
+    /// Rows of all its heads.
+    fn rows(&self) -> usize {
+        self.heads.len() * self.rows.len()
+    }
+}
 
 /// This many jobs per thread wait for a device. Their scores take up to 8 MiB each (or two rows).
 const DEVICE_JOBS_PER_THREAD: usize = 2;
@@ -93,7 +100,7 @@ pub(crate) fn visit<R: Send>(
         scratch.each_row(job, settings, |workspace, scores, Row { place, .. }| {
             found.extend(work(workspace, place.row as usize, place.position, scores));
         });
-        (job.rows.len() as u64, found)
+        (job.rows() as u64, found)
     };
     let mut all = Vec::new();
     let sink = |(rows, found): (u64, Vec<R>)| {
@@ -130,13 +137,19 @@ fn scratch_bytes(source: &Source) -> u128 {
     }
 }
 
-fn jobs_of(source: &Source) -> impl Iterator<Item = Job<'_>> {
-    (0..source.heads()).flat_map(move |head| jobs_of_head(source, head))
+fn jobs_of(source: &Source) -> Box<dyn Iterator<Item = Job<'_>> + '_> {
+    match source {
+        Source::Scores(tensor) => {
+            Box::new((0..tensor.heads()).flat_map(move |head| jobs_of_head(source, head)))
+        }
+        Source::Pair(pair) => Box::new(blocks(pair).map(move |(heads, rows)| Job { source, heads, rows })),
+    }
 }
 
 fn jobs_of_head(source: &Source, head: usize) -> impl Iterator<Item = Job<'_>> {
     let (step, rows) = (job_rows(source), source.rows());
-    (0..rows).step_by(step).map(move |start| Job { source, head, rows: start..(start + step).min(rows) })
+    let job = move |start| Job { source, heads: head..head + 1, rows: start..(start + step).min(rows) };
+    (0..rows).step_by(step).map(job)
 }
 
 /// What is known of a row beside its scores.
@@ -164,7 +177,7 @@ struct Scratch {
 
 impl Scratch {
     fn measure(&mut self, job: &Job, settings: &Settings) -> Vec<RowRecord> {
-        let mut records = Vec::with_capacity(job.rows.len());
+        let mut records = Vec::with_capacity(job.rows());
         self.each_row(job, settings, |workspace, scores, row| {
             let report = workspace.report(scores, settings.beta, settings.measure);
             records.push(row.record(&report, settings));
@@ -192,32 +205,37 @@ impl Scratch {
         mut take: impl FnMut(&mut Workspace, &[f32], Row),
     ) {
         let Scratch { workspace, row: scores, block } = self;
-        let place = |row: usize, position| {
+        let place = |head: usize, row: usize, position| {
             let layer = job.source.layer().clone();
-            RowPlace { layer, head: job.head as u64, row: row as u64, position }
+            RowPlace { layer, head: head as u64, row: row as u64, position }
         };
+        let rows = || job.heads.clone().flat_map(|head| job.rows.clone().map(move |row| (head, row)));
         let exclude = |scores: &mut [f32]| {
             let excluded = settings.exclude_sink.min(scores.len());
             scores[..excluded].fill(f32::NEG_INFINITY);
         };
         match job.source {
             Source::Scores(tensor) => {
-                for row in job.rows.clone() {
-                    let shift = tensor.read_row(job.head, row, settings.exclude_sink, scores);
+                for (head, row) in rows() {
+                    let shift = tensor.read_row(head, row, settings.exclude_sink, scores);
                     let position = tensor.position_or_last(row, scores);
                     let remark = Remark::of(scores, settings.exclude_sink, shift);
                     exclude(scores);
-                    take(workspace, scores, Row { place: place(row, position), shift, remark });
+                    take(workspace, scores, Row { place: place(head, row, position), shift, remark });
                 }
             }
             Source::Pair(pair) => {
-                block.fill(pair, job.head, job.rows.clone());
-                for (index, row) in job.rows.clone().enumerate() {
+                block.fill(pair, job.heads.clone(), job.rows.clone());
+                for (index, (head, row)) in rows().enumerate() {
                     let position = pair.position(row);
                     let scores = block.row(index, position);
                     exclude(scores);
                     // Products of queries and keys hold no mask.
-                    take(workspace, scores, Row { place: place(row, position), shift: 0.0, remark: None });
+                    take(
+                        workspace,
+                        scores,
+                        Row { place: place(head, row, position), shift: 0.0, remark: None },
+                    );
                 }
             }
         }

@@ -171,5 +171,5 @@ pub fn rows_of_reports(
         RowRecord::new(place, &report, 0.0, top_k.is_some())
     };
     let records = reports.iter().zip(positions).enumerate().map(record).collect();
-    Ok(Rows { records, settings, notes: Vec::new() })
+    Ok(Rows { records: Arc::new(records), settings, notes: Vec::new() })
 }

@@ -12,6 +12,7 @@ mod measure;
 mod numbers;
 mod page;
 mod pair;
+mod recording;
 mod rows;
 mod rules;
 mod softmax;
@@ -37,6 +38,8 @@ mod _core {
     use super::page::{record_file, report_files, report_rows, report_table};
     #[pymodule_export]
     use super::pair::record_pair;
+    #[pymodule_export]
+    use super::recording::{Recording, Texts};
     #[pymodule_export]
     use super::rows::{Rows, record_scores};
     #[pymodule_export]

@@ -150,7 +150,7 @@ pub fn record_file(
     };
     let json = serde_json::to_string(&summary).map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
     let notes = input.sources.iter().filter_map(|source| source.note()).collect();
-    Ok((Rows { records, settings, notes }, json, shape))
+    Ok((Rows { records: records.into(), settings, notes }, json, shape))
 }
 
 /// Writes the page of files: files of attention, or one file of row records.

@@ -11,6 +11,7 @@ use critbeta_diagnose::{RowRecord, Settings, scan};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The records of queries and keys. Heads may be those of several texts, `texts` times as many.
 #[pyfunction]
@@ -36,7 +37,7 @@ pub fn record_pair(
     // A batch has more key heads than keys for a good reason.
     let notes = source.note().filter(|_| texts == 1).into_iter().collect();
     let records = without_lock(py, || scanned(source, &settings))??;
-    Ok(Rows { records, settings, notes })
+    Ok(Rows { records: Arc::new(records), settings, notes })
 }
 
 fn scanned(source: Source, settings: &Settings) -> PyResult<Vec<RowRecord>> {

@@ -12,7 +12,7 @@ use critbeta_diagnose::output::Output;
 use critbeta_diagnose::{COLUMNS, Column, Diagnosis, Remark, write_calibration};
 use critbeta_diagnose::{RowFormat, RowPlace, RowRecord, RowWriter, Settings, Summary};
 use numpy::{PyArray1, PyReadonlyArray1};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use rayon::prelude::*;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// The records of rows, in order.
 #[pyclass(frozen, module = "critbeta._core")]
 pub struct Rows {
-    pub records: Vec<RowRecord>,
+    pub records: Arc<Vec<RowRecord>>,
     /// The settings of the measurement.
     pub settings: Settings,
     /// What the shapes of the scores show.
@@ -54,24 +54,6 @@ impl Rows {
             Column::Flag(of) => PyArray1::from_iter(py, records.map(of)).into_any(),
         };
         Ok(Some(column))
-    }
-
-    /// Joins several `Rows` in their order. The settings of the first hold for all.
-    #[staticmethod]
-    fn joined(parts: Vec<PyRef<'_, Rows>>) -> PyResult<Rows> {
-        let Some(first) = parts.first() else {
-            return Err(PyValueError::new_err("no rows: expected at least one"));
-        };
-        let settings = first.settings;
-        let records = parts.iter().flat_map(|part| part.records.iter().cloned()).collect();
-        let notes = parts.iter().flat_map(|part| part.notes.iter().cloned()).collect();
-        Ok(Rows { records, settings, notes })
-    }
-
-    /// The same rows, their heads numbered from `first` where they were from 0.
-    fn with_first_head(&self, first: u64) -> Rows {
-        let shifted = |record: &RowRecord| RowRecord { head: record.head + first, ..record.clone() };
-        Rows { records: self.records.iter().map(shifted).collect(), settings: self.settings }
     }
 
     /// The summary of the records as JSON.
@@ -152,7 +134,7 @@ pub fn record_scores(
     let note = positions.is_none().then(|| note_on_scores(layer, heads, rows_per_head, rows.cols));
     let notes = note.flatten().into_iter().collect();
     let records = without_lock(py, || rows.run(record))??;
-    Ok(Rows { records, settings, notes })
+    Ok(Rows { records: Arc::new(records), settings, notes })
 }
 
 /// Measures rows and makes their records.

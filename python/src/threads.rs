@@ -3,6 +3,8 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The threads, and the process that has them. It is only locked under the interpreter lock. A fork of Python
@@ -15,11 +17,46 @@ static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
 /// A forked child makes its own threads. It does not have those of its parent, and would wait for them for
 /// ever. Errors: RuntimeError where the system refuses a thread.
 pub fn without_lock<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> PyResult<R> {
-    let pool = pool()?;
+    let pool = pool(py)?;
     Ok(py.detach(|| pool.install(work)))
 }
 
-fn pool() -> PyResult<Arc<ThreadPool>> {
+/// Work that threads of this process do while its caller goes on.
+pub struct Job<R> {
+    process: u32,
+    result: Receiver<std::thread::Result<R>>,
+}
+
+impl<R: Send + 'static> Job<R> {
+    /// Begins `work`.
+    pub fn begin(pool: &ThreadPool, work: impl FnOnce() -> R + Send + 'static) -> Job<R> {
+        let (done, result) = channel();
+        // Rayon ends the process at a panic that nobody catches.
+        let work = || std::panic::catch_unwind(AssertUnwindSafe(work));
+        // Nobody waits for a job that is dropped.
+        pool.spawn(move || drop(done.send(work())));
+        Job { process: std::process::id(), result }
+    }
+
+    /// Waits for the result. Call it without the interpreter lock.
+    ///
+    /// Errors: RuntimeError in a process that was forked after the job began: its thread is in the parent.
+    pub fn wait(&self) -> PyResult<R> {
+        if self.process != std::process::id() {
+            return Err(PyRuntimeError::new_err(
+                "a forked process cannot read what its parent was recording",
+            ));
+        }
+        match self.result.recv() {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(_) => Err(PyRuntimeError::new_err("a thread ended before its work did")),
+        }
+    }
+}
+
+/// The threads of this process. Errors: RuntimeError where the system refuses a thread.
+pub fn pool(_: Python<'_>) -> PyResult<Arc<ThreadPool>> {
     let mut held = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     let process = std::process::id();
     if let Some((owner, pool)) = &*held

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from critbeta.hf._repeats import Repeats
+from critbeta import _core
 from hf_models import tiny, tokens
 
 ROWS = 2 * 6
@@ -46,16 +46,26 @@ def test_a_common_beginning_counts_once(kind):
 
 
 def test_masked_keys_around_a_row_make_no_new_row():
-    repeats, positions = Repeats(), torch.arange(5)
-    scores = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
+    recording, positions = _core.Recording(0.0, 0), np.arange(5)
+    heads = 2
+
+    def new_rows(layer, scores, positions):
+        before = recording.count()
+        texts = _core.Texts([(0, 0, len(positions), 0, 0, scores.shape[2])], positions)
+        recording.add(layer, texts, None, scores[None].numpy())
+        found = recording.rows().column("position")[before:]
+        assert len(found) % heads == 0
+        return found[: len(found) // heads].tolist()
+
+    scores = torch.randn(heads, 5, 9, generator=torch.Generator().manual_seed(0))
     scores[:, torch.arange(9) > torch.arange(5)[:, None] + 2] = -torch.inf
-    assert repeats.new_in_scores("layer", scores, positions).tolist() == [0, 1, 2, 3, 4]
+    assert new_rows("layer", scores, positions) == [0, 1, 2, 3, 4]
     wider = torch.nn.functional.pad(scores, (3, 4), value=-torch.inf)
-    assert repeats.new_in_scores("layer", wider, positions).tolist() == []
+    assert new_rows("layer", wider, positions) == []
     wider[1, 2, 4] += 1e-6
-    assert repeats.new_in_scores("layer", wider, positions).tolist() == [2]
-    assert repeats.new_in_scores("layer", wider, positions + 1).tolist() == [0, 1, 2, 3, 4]
-    assert repeats.new_in_scores("other", wider, positions).tolist() == [0, 1, 2, 3, 4]
+    assert new_rows("layer", wider, positions) == [2]
+    assert new_rows("layer", wider, positions + 1) == [1, 2, 3, 4, 5]
+    assert new_rows("other", wider, positions) == [0, 1, 2, 3, 4]
 
 
 def test_rows_that_differ_in_one_key_are_two_rows():

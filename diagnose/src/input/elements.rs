@@ -45,18 +45,27 @@ pub(crate) fn mask_lowest(dtype: DType, scores: &mut [f32]) {
 /// gap of a low score overflows f32, the score stays finite: it is not masked.
 pub(crate) fn decode_row(dtype: DType, bytes: &[u8], excluded: usize, out: &mut Vec<f32>) -> f64 {
     out.clear();
+    if dtype != DType::F64 {
+        append_values(dtype, bytes, out);
+        return 0.0;
+    }
+    let wide = bytes.chunks_exact(8).map(|c| f64::from_le_bytes(array(c, 0)));
+    let shift = rebase_shift(wide.clone().skip(excluded));
+    out.extend(wide.map(|v| rebased(v, shift)));
+    shift
+}
+
+/// Appends the contiguous elements of `bytes` as plain values, each rounded to f32 once. No shift is
+/// subtracted: elements of a query or key are not scores.
+pub(crate) fn append_values(dtype: DType, bytes: &[u8], out: &mut Vec<f32>) {
     match dtype {
-        DType::F64 => {
-            let wide = bytes.chunks_exact(8).map(|c| f64::from_le_bytes(array(c, 0)));
-            let shift = rebase_shift(wide.clone().skip(excluded));
-            out.extend(wide.map(|v| rebased(v, shift)));
-            return shift;
-        }
+        DType::F64 => out.extend(bytes.chunks_exact(8).map(|c| f64::from_le_bytes(array(c, 0)) as f32)),
         DType::F32 => out.extend(bytes.chunks_exact(4).map(|c| f32::from_le_bytes(array(c, 0)))),
         DType::F16 => {
-            out.resize(bytes.len() / 2, 0.0);
+            let begin = out.len();
+            out.resize(begin + bytes.len() / 2, 0.0);
             let mut halves = [f16::ZERO; 128];
-            for (values, bytes) in out.chunks_mut(halves.len()).zip(bytes.chunks(2 * halves.len())) {
+            for (values, bytes) in out[begin..].chunks_mut(halves.len()).zip(bytes.chunks(2 * halves.len())) {
                 let halves = &mut halves[..values.len()];
                 halves
                     .iter_mut()
@@ -71,7 +80,6 @@ pub(crate) fn decode_row(dtype: DType, bytes: &[u8], excluded: usize, out: &mut 
             bytes.chunks_exact(2).map(|c| f32::from_bits(u32::from(u16::from_le_bytes(array(c, 0))) << 16)),
         ),
     }
-    0.0
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

@@ -106,24 +106,16 @@ impl FileRows {
         shift
     }
 
-    /// Replaces `out` by the rows `rows` of head `head` as plain values, each rounded to f32 once.
+    /// Appends the rows `rows` of head `head` as plain values, each rounded to f32 once.
     ///
     /// Panics as [`FileRows::read_row`] does. The order must be [`Order::C`].
-    pub(super) fn read_values(&self, head: usize, rows: Range<usize>, out: &mut Vec<f32>) {
+    pub(super) fn append_values(&self, head: usize, rows: Range<usize>, out: &mut Vec<f32>) {
         assert!(
             head < self.heads && rows.end <= self.rows(),
             "head {head} rows {rows:?} of {:?}",
             self.shape
         );
-        let bytes = self.span(head, rows);
-        if self.dtype == DType::F64 {
-            // No shift is subtracted here: elements of a query or key are not scores.
-            let size = self.dtype.size_bytes();
-            out.clear();
-            out.extend((0..bytes.len()).step_by(size).map(|at| elements::read(self.dtype, bytes, at) as f32));
-        } else {
-            elements::decode_row(self.dtype, bytes, 0, out);
-        }
+        elements::append_values(self.dtype, self.span(head, rows), out);
     }
 
     fn span(&self, head: usize, rows: Range<usize>) -> &[u8] {

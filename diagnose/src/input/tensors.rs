@@ -5,6 +5,7 @@ use super::named::NamedTensors;
 use super::positions::Positions;
 use super::rows::{FileRows, Order};
 use super::safetensors::{Tensor, stored};
+use crate::qk::Attended;
 use critbeta::{DType, Error, Result};
 use std::ops::Range;
 use std::path::Path;
@@ -310,19 +311,50 @@ impl QkPair {
     ///
     /// Panics unless `head < heads` and `row < rows`, as slice indexing does.
     pub fn read_q(&self, head: usize, row: usize, out: &mut Vec<f32>) {
-        self.read_queries(head, row..row + 1, out);
-    }
-
-    /// Replaces `out` by the queries `rows` of a head, head_dim values each.
-    pub(crate) fn read_queries(&self, head: usize, rows: Range<usize>, out: &mut Vec<f32>) {
-        self.q.read_values(head, rows, out);
+        out.clear();
+        self.q.append_values(head, row..row + 1, out);
     }
 
     /// Replaces `out` by the keys `keys` of a key head, head_dim values each.
     ///
     /// Panics unless `kv_head < kv_heads` and `keys` lies within them, as slice indexing does.
     pub fn read_k(&self, kv_head: usize, keys: Range<usize>, out: &mut Vec<f32>) {
-        self.k.read_values(kv_head, keys, out);
+        out.clear();
+        self.k.append_values(kv_head, keys, out);
+    }
+}
+
+impl Attended for QkPair {
+    fn heads(&self) -> [usize; 2] {
+        [self.heads(), self.kv_heads()]
+    }
+
+    fn rows(&self) -> usize {
+        self.rows()
+    }
+
+    fn keys(&self) -> usize {
+        self.keys()
+    }
+
+    fn head_dim(&self) -> usize {
+        self.head_dim()
+    }
+
+    fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    fn position(&self, row: usize) -> u64 {
+        self.position(row)
+    }
+
+    fn append_queries(&self, head: usize, rows: Range<usize>, out: &mut Vec<f32>) {
+        self.q.append_values(head, rows, out);
+    }
+
+    fn append_keys(&self, kv_head: usize, keys: Range<usize>, out: &mut Vec<f32>) {
+        self.k.append_values(kv_head, keys, out);
     }
 }
 

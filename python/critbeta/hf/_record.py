@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import tempfile
@@ -12,20 +11,19 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from .. import _arrays, _core
+from .. import _core
 from .._results import Stats, path_text
 from ._interface import Call, Session, in_backward, module_of
-from ._keep import Store
+from ._keep import save
 from ._modules import in_words, unwrapped
 from ._named import NAME, await_model, stop_waiting
 from ._parallel import first_head
-from ._repeats import Repeats
-from ._sample import Rows, Sampler
-from ._scores import in_float32, refuse_sinks, scores
+from ._sample import Sampler
+from ._scores import refuse_sinks
 from ._table import Table
+from ._texts import Part, parts
 from ._visible import Visible, VisibleKeys
 
 
@@ -43,11 +41,10 @@ class Recorder:
         """The model; None until one runs, if `record` got none."""
         self.resolve = float(resolve)
         self._rows, self._texts = rows, 0
-        self._parts: list[_core.Rows] = []
-        self._joined: Stats | None = None
         self._split: str | None = None
-        self._store = Store(max_bytes)
-        self._repeats = Repeats()
+        self._recording = _core.Recording(self.resolve, int(min(max_bytes, 2**63 - 1)))
+        self._max_bytes = max_bytes
+        self._found: Stats | None = None
         self._session: Session | None = None
         self._lock = threading.Lock()
         self._entered = False
@@ -69,7 +66,7 @@ class Recorder:
         self.model, self._session = model, Session(model, observe=self._observe)
         self._visible = VisibleKeys(self._session.forward)
         self._sampler = Sampler(self._session.forward, self._rows, self._texts)
-        self._prefixes: weakref.WeakKeyDictionary[Visible, list[int | None]] = weakref.WeakKeyDictionary()
+        self._parts: weakref.WeakKeyDictionary[Visible, dict[bool, list[Part]]] = weakref.WeakKeyDictionary()
         self._silent = dict.fromkeys(self._session.layers)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -93,11 +90,13 @@ class Recorder:
             # The next block records other texts.
             self._texts = self._sampler.texts
             self._visible.clear()
+            # Nothing is measured in the background after the block.
+            self._recording.count()
 
     @property
     def recorded(self) -> int:
         """The number of rows recorded so far, of all heads."""
-        return sum(len(part) for part in self._parts)
+        return self._recording.count()
 
     def _report_silent(self, session: Session) -> None:
         name = type(self.model).__name__
@@ -111,81 +110,39 @@ class Recorder:
         reason = "because they did not run or compute attention themselves"
         warnings.warn(f"{name}: not recorded, {reason}: {in_words(list(self._silent))}", stacklevel=3)
 
-    @torch.no_grad()
     def _observe(self, call: Call) -> None:
         # A checkpointed layer runs again here, for its gradient.
         if in_backward():
             return
         refuse_sinks(call.layer, call.kwargs)
-        call = dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
         # Several threads may run the model at once, each on its own text.
-        with self._lock, in_float32(call):
+        with self._lock:
             self._measure(call)
 
     def _measure(self, call: Call) -> None:
         self._silent.pop(module_of(call.layer), None)
         visible = self._visible.of(call)
-        sampled = self._sampler.rows(visible)
-        if visible not in self._prefixes:
-            self._prefixes[visible] = [visible.prefix(of.batch, of.queries, of.positions) for of in sampled]
-        for rows, first in zip(sampled, self._prefixes[visible]):
-            if first is None or call.changes_products or visible.biased:
-                self._record_scores(call, visible, rows)
-            else:
-                self._record_pair(call, rows, first)
-        self._joined = None
-
-    def _record_pair(self, call: Call, rows: Rows, first: int) -> None:
-        keys = first + int(rows.positions.max()) + 1
-        queries = call.query[rows.batch][:, rows.queries].cpu()
-        all_keys = call.key[rows.batch][:, first:keys].cpu()
-        text, layer, scale, positions = rows.text.number, call.layer, call.scaling, rows.positions.cpu()
-        new = self._repeats.new_in_pair(f"{layer} {scale}", queries, all_keys, positions)
-        if len(new) == 0:
-            return
-        if len(new) < len(positions):
-            queries, positions = queries[:, new], positions[new]
-        self._store.keep_pair(text, layer, queries, all_keys, positions, scale)
-        q, q_shape = _arrays.heads(queries, "q")
-        k, k_shape = _arrays.heads(all_keys, "k")
-        shapes = [list(q_shape), list(k_shape)]
-        part = _core.record_pair(q, k, shapes, positions.numpy(), scale, layer, self.resolve, 1.0)
-        self._add(call, part)
-
-    def _record_scores(self, call: Call, visible: Visible, rows: Rows) -> None:
-        seen = visible.seen_by(rows.queries)
-        columns = seen[min(rows.batch, len(seen) - 1)].flatten(0, 1).any(0).nonzero().flatten()
-        first, keys = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 1)
-        tile = scores(call, visible, rows.batch, rows.queries, keys)[..., first:].contiguous().cpu()
-        layer, resolve, where = call.layer, self.resolve, rows.positions.cpu()
-        new = self._repeats.new_in_scores(layer, tile, where)
-        if len(new) == 0:
-            return
-        if len(new) < len(where):
-            tile, where = tile[:, new], where[new]
-        self._store.keep_scores(rows.text.number, layer, tile, where)
-        heads, count, _ = tile.shape
-        block, _ = _arrays.rows(tile, "scores")
-        positions = where.repeat(heads).numpy()
-        self._add(call, _core.record_scores(block, None, positions, count, layer, resolve, 1.0, None))
-
-    def _add(self, call: Call, part: _core.Rows) -> None:
+        known, changed = self._parts.get(visible), visible.biased or call.changes_products
+        if known is None:
+            known = self._parts[visible] = {}
+        if changed not in known:
+            known[changed] = parts(visible, self._sampler.rows(visible), changed, call.query.shape[1])
         first = first_head(call)
         if first is not None:
             self._split = call.layer
-            part = part.with_first_head(first)
-        self._parts.append(part)
+        for part in known[changed]:
+            self._recording.add(call.layer, part.texts, part.products(call), part.scores(call), first or 0)
 
     @property
     def rows(self) -> Stats:
         """Every row at beta = 1, of shape [rows], layer by layer. Raises RuntimeError if there is none."""
-        if self._joined is None:
-            if not self._parts:
-                expected = "run the model within `with critbeta.hf.record(model) as rec:`"
-                raise RuntimeError(f"nothing is recorded: {expected}")
-            self._parts = [_core.Rows.joined(self._parts)]
-            self._joined = Stats(self._parts[0], (len(self._parts[0]),))
-        return self._joined
+        if self.recorded == 0:
+            expected = "run the model within `with critbeta.hf.record(model) as rec:`"
+            raise RuntimeError(f"nothing is recorded: {expected}")
+        if self._found is None or self._found.n.shape != (self.recorded,):
+            rows = self._recording.rows()
+            self._found = Stats(rows, (len(rows),))
+        return self._found
 
     def summary(self, train_length: float = 8192.0, seed: int = 1) -> dict[str, Any]:
         """Returns the JSON of `critbeta diagnose --json`: quantiles, shares and length law of each head."""
@@ -201,12 +158,12 @@ class Recorder:
         rescalings, unless `max_bytes` left rows out. Raises OSError where `path` cannot be written."""
         path = path_text(path)
         command = f"critbeta.hf.record({type(self.model).__name__}).report({path!r})"
-        if self._store.full or self._split is not None:
+        if self._recording.kept()[1] or self._split is not None:
             _core.report_rows(self.rows._rows, path, command, train_length, seed)
             return
         self.rows
         with tempfile.TemporaryDirectory(prefix="critbeta-") as folder:
-            files = list(map(str, self._store.save(Path(folder) / "recorded.safetensors", self._name)))
+            files = list(map(str, save(self._recording, Path(folder) / "recorded.safetensors", self._name)))
             _core.report_files(files, path, command, self.resolve, 1.0, None, train_length, seed)
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
@@ -225,14 +182,14 @@ class Recorder:
         if self._split is not None:
             found = f"this process has some of the heads of {self._split}, and files number heads from 0"
             raise RuntimeError(f"{found}: write the rows of every process by rec.rows.to_parquet(...)")
-        kept, most = self._store.rows, self._store.max_bytes
+        (kept, full), most = self._recording.kept(), self._max_bytes
         if not kept:
             found = f"none of the {len(self.rows)} rows is kept"
             raise RuntimeError(f"{found}, max_bytes is {most}: record with more")
-        if self._store.full:
+        if full:
             found = f"{kept} of the {len(self.rows)} recorded rows: max_bytes={most} left out the others"
             warnings.warn(f"{os.fspath(path)} holds {found}", stacklevel=2)
-        return self._store.save(path, self._name)
+        return save(self._recording, path, self._name)
 
     @property
     def _name(self) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ._interface import Forward
 from ._visible import Visible
@@ -44,12 +43,13 @@ class Text:
 class Rows(NamedTuple):
     """The rows of one text that a forward pass measures."""
 
-    text: Text
+    text: int
+    """The number of the text."""
     batch: int
     """The index of the text in the batch."""
-    queries: torch.Tensor
+    queries: np.ndarray
     """The indices of the queries, int64 [rows]."""
-    positions: torch.Tensor
+    positions: np.ndarray
     """Their 0-based positions in the text, int64 [rows]."""
 
 
@@ -84,29 +84,27 @@ class Sampler:
         real = np.ones(positions.shape, bool) if visible.real is None else visible.real.cpu().numpy()
         # Under a mask that was built before the call the caller's padding is unknown; its rows see no key.
         real = real & (visible.counts() > 0).any(1).expand(visible.batch, -1).cpu().numpy()
-        chosen = []
-        for batch in range(visible.batch):
-            index = np.flatnonzero(real[batch])
-            at = positions[batch, index]
-            breaks, read = np.diff(at) != 1, list[Text]()
-            if visible.requests is not None:
-                breaks |= np.diff(visible.requests.cpu().numpy()[index]) != 0
-            for part in np.split(np.arange(len(index)), np.flatnonzero(breaks) + 1):
-                if len(part) == 0:
-                    continue
-                text = self._text(batch, int(at[part[0]]), read, visible.requests is not None)
-                read.append(text)
-                text.end = int(at[part[-1]]) + 1
-                if len(part) > 1 or at[part[0]] == 0:
-                    part = part[spread(int(at[part[0]]) + 1, int(at[part[-1]]) + 1, self._rows)]
-                elif not text.takes_step(self._rows):
-                    continue
-                device = visible.positions.device
-                rows, where = (torch.from_numpy(array[part]).to(device) for array in (index, at))
-                chosen.append(Rows(text, batch, rows, where))
+        batch, index = np.nonzero(real)
+        at = positions[batch, index]
+        breaks = (np.diff(batch) != 0) | (np.diff(at) != 1)
+        if visible.requests is not None:
+            breaks |= np.diff(visible.requests.cpu().numpy()[index]) != 0
+        ends, chosen, read = np.flatnonzero(breaks) + 1, list[Rows](), set[Text]()
+        for first, end in zip([0, *ends.tolist()], [*ends.tolist(), len(at)]):
+            if first == end:
+                continue
+            of, begin = int(batch[first]), int(at[first])
+            text = self._text(of, begin, read, visible.requests is not None)
+            read.add(text)
+            text.end = begin + end - first
+            if end - first > 1 or begin == 0:
+                taken = first + spread(begin + 1, text.end, self._rows)
+                chosen.append(Rows(text.number, of, index[taken], at[taken]))
+            elif text.takes_step(self._rows):
+                chosen.append(Rows(text.number, of, index[first:end], at[first:end]))
         return chosen
 
-    def _text(self, batch: int, position: int, read: list[Text], shared: bool) -> Text:
+    def _text(self, batch: int, position: int, read: set[Text], shared: bool) -> Text:
         known = self._reading.texts.setdefault(batch, [])
         # Any row but the next begins another text: a cache may be cut back, or used twice.
         for text in known:

@@ -16,29 +16,37 @@ _NO_WEIGHT = 150 * math.log(2)
 
 def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: int) -> torch.Tensor:
     """Returns the scores of `rows`, indices int64 [rows], of text number `text` in the batch with its first
-    `keys`
-    keys: float32 [heads, rows, keys], after scale, softcap, position bias and additive mask, and -inf for
-    keys that a row does not see. Each is a float32 dot product of a query and a key of any dtype.
+    `keys` keys: float32 [heads, rows, keys], as `tile` does for several texts."""
+    return tile(call, visible, range(text, text + 1), rows[None], range(keys))[0]
+
+
+def tile(call: Call, visible: Visible, texts: range, rows: torch.Tensor, keys: range) -> torch.Tensor:
+    """Returns the scores of `rows`, indices int64 [texts, rows], of `texts` of the batch with `keys`: float32
+    [texts, heads, rows, keys], after scale, softcap, position bias and additive mask, and -inf for keys that
+    a row does not see. Each is a float32 dot product of a query and a key of any dtype.
     """
-    heads, head_dim = call.query.shape[1], call.query.shape[3]
-    kv_heads = call.key.shape[1]
-    query = call.query[text][:, rows].float().reshape(kv_heads, -1, head_dim)
-    found = torch.matmul(query, call.key[text][:, :keys].float().transpose(1, 2))
-    found = found.view(heads, len(rows), keys) * call.scaling
+    kv_heads, head_dim = call.key.shape[1], call.query.shape[3]
+    of = torch.arange(texts.start, texts.stop, device=rows.device)
+    query = call.query.transpose(1, 2)[of[:, None], rows].transpose(1, 2).float()
+    key = call.key[texts.start : texts.stop, :, keys.start : keys.stop].float()
+    shape = (*query.shape[:3], len(keys))
+    found = torch.matmul(query.reshape(len(texts), kv_heads, -1, head_dim), key.transpose(2, 3)).view(shape)
+    found = found * call.scaling
     softcap = call.kwargs.get("softcap")
     if softcap is not None:
         found = torch.tanh(found / softcap) * softcap
     position_bias = call.kwargs.get("position_bias")
     if position_bias is not None:
-        of_text = position_bias[min(text, len(position_bias) - 1)]
-        found = found + of_text[..., -visible.rows :, :][:, rows][..., :keys].float()
-    bias = visible.bias_of(rows)
-    seen = visible.seen_by(rows)
-    hidden = ~seen[min(text, len(seen) - 1), ..., :keys]
+        of_rows = position_bias[:, :, -visible.rows :].transpose(1, 2)
+        found = found + of_rows[of[:, None] if len(of_rows) > 1 else 0 * of[:, None], rows].transpose(1, 2)[
+            ..., keys.start : keys.stop
+        ].float()
+    bias = visible.bias_of(rows, of)
+    hidden = ~visible.seen_by(rows, of)[..., keys.start : keys.stop]
     if bias is None:
         return found.masked_fill(hidden, -torch.inf)
     # Its value at a masked key does not matter.
-    added = bias[min(text, len(bias) - 1), ..., :keys].float()
+    added = bias[..., keys.start : keys.stop].float()
     found = (found + added).masked_fill(hidden, -torch.inf)
     # Some models mask with -100: what the mask takes to a weight of 0 is hidden by it.
     return found.masked_fill((added < 0) & (found.amax(-1, keepdim=True) - found > _NO_WEIGHT), -torch.inf)

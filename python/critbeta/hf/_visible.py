@@ -132,52 +132,53 @@ class Visible:
         """Returns the key that each row would stand at."""
         return rows + (self._offset if isinstance(self._offset, int) else self._offset[rows])
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every row sees all keys from the first to some last one, whatever its text."""
+        return all(limit is None for limit in (self._mask, self._padding, self._segments, self._window))
+
+    @property
+    def mask_heads(self) -> int:
+        """The heads that have masks of their own: all, or 1."""
+        return 1 if self._mask is None else self._mask.shape[1]
+
     def end(self, rows: torch.Tensor) -> int:
         """Returns a number of keys, counted from the first, that holds all keys that `rows` see."""
         if self._mask is None and self.causal and len(rows):
             return min(self._keys_seen, int(self._at(rows).max()) + 1)
         return self._keys_seen
 
-    def seen_by(self, rows: torch.Tensor) -> torch.Tensor:
-        """Says which keys `rows`, indices int64 [rows], see: bool [batch or 1, heads or 1, rows, keys]."""
+    def seen_by(self, rows: torch.Tensor, texts: torch.Tensor | None = None) -> torch.Tensor:
+        """Says which keys `rows`, indices int64 [rows], see: bool [batch or 1, heads or 1, rows, keys]. Of
+        `texts`, indices int64 [texts], each has rows of its own, int64 [texts, rows]; then the result is
+        [texts, heads or 1, rows, keys]."""
         if self._mask is not None:
-            return _unmasked(self._mask[:, :, rows])
+            return _unmasked(_rows_of(self._mask, rows, texts))
         keys = torch.arange(self.keys, device=self._device)
-        at = self._at(rows)[:, None]
-        seen = (keys < self._keys_seen).expand(len(rows), -1)
+        at = self._at(rows)[..., None]
+        seen = (keys < self._keys_seen).expand(*rows.shape, -1)
         if self.causal:
             seen = seen & (keys <= at)
         if self._window is not None:
             seen = seen & (keys > at - self._window) & (keys < at + self._window)
-        seen = seen[None, None]
+        seen = seen[None, None] if texts is None else seen[:, None]
         if self._padding is not None:
-            seen = seen & self._padding[:, None, None]
+            seen = seen & _of(self._padding, texts)[:, None, None]
         if self._segments is not None:
-            of_rows, of_keys = self._segments
-            seen = seen & (of_rows[:, rows, None] == of_keys[:, None])[:, None]
+            own, of_keys = (_of(segments, texts) for segments in self._segments)
+            of_rows = own[:, rows] if texts is None else own.expand(len(rows), -1).gather(1, rows)
+            seen = seen & (of_rows[..., None] == of_keys[:, None])[:, None]
         return seen
 
-    def prefix(self, text: int, rows: torch.Tensor, positions: torch.Tensor) -> int | None:
-        """Returns the first key of a text of the batch, if each of `rows`, at `positions`, sees all keys from
-        that one to its own. Otherwise it returns None."""
-        seen = self.seen_by(rows)
-        seen = seen[min(text, len(seen) - 1)]
-        if len(seen) != 1:
-            return None
-        count, keys = seen[0].sum(-1), torch.arange(self.keys, device=self._device)
-        first, last = torch.where(seen[0], keys, self.keys).amin(-1), torch.where(seen[0], keys, -1).amax(-1)
-        whole = (last - first + 1 == count) & (last - first == positions) & (first == first[0])
-        return int(first[0]) if bool(whole.all()) else None
-
-    def bias_of(self, rows: torch.Tensor) -> torch.Tensor | None:
-        """Returns what the mask adds to the scores of `rows`: [batch or 1, heads or 1, rows, keys]."""
+    def bias_of(self, rows: torch.Tensor, texts: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Returns what the mask adds to the scores of `rows`, in the shape of `seen_by`."""
         if not self.biased or self._mask is None:
             return None
-        return self._mask[:, :, rows]
+        return _rows_of(self._mask, rows, texts)
 
     def counts(self) -> torch.Tensor:
         """Returns the number of visible keys of every row: int64 [batch or 1, heads or 1, rows]."""
-        if all(limit is None for limit in (self._mask, self._padding, self._segments, self._window)):
+        if self.is_plain:
             at = self._at(torch.arange(self.rows, device=self._device)) + 1
             seen = at.clamp(max=self._keys_seen) if self.causal else torch.full_like(at, self.keys)
             return seen[None, None]
@@ -306,6 +307,17 @@ def _position_ids(call: Call) -> torch.Tensor | None:
     # In OPT the position of padding is -1. Continuous batching gives int32.
     fits = ids.shape[-1] == call.query.shape[2]
     return ids.to(call.query.device, torch.int64).clamp(min=0) if fits else None
+
+
+def _of(tensor: torch.Tensor, texts: torch.Tensor | None) -> torch.Tensor:
+    return tensor if texts is None or len(tensor) == 1 else tensor[texts]
+
+
+def _rows_of(mask: torch.Tensor, rows: torch.Tensor, texts: torch.Tensor | None) -> torch.Tensor:
+    if texts is None:
+        return mask[:, :, rows]
+    of = texts[:, None] if len(mask) > 1 else torch.zeros_like(texts)[:, None]
+    return mask[of, :, rows].transpose(1, 2)
 
 
 def _unmasked(mask: torch.Tensor) -> torch.Tensor:

@@ -89,6 +89,7 @@ impl Recording {
         Ok(Recording(Mutex::new(State { recording, waiting: Vec::new(), bytes: 0, job: None })))
     }
 
+    #[pyo3(signature = (layer, texts, products, tile, first_head = 0))]
     fn add(
         &self,
         py: Python<'_>,

@@ -13,6 +13,10 @@ from hf_tiny import LENGTH
 from transformers import AttentionInterface, PreTrainedModel
 
 
+# Below the smallest normal float32 a weight counts as 0: processors differ in what they make of it.
+TINY = float(np.finfo(np.float32).tiny)
+
+
 class Eager:
     """The weights of every call of attention, and what to compute in its place."""
 
@@ -55,7 +59,7 @@ class Eager:
             self.unusual = True
             return out, weights
         wide = weights.double()
-        powers = torch.where(wide > 0, wide ** self.beta((wide > 0).sum(-1, keepdim=True)), 0.0)
+        powers = torch.where(wide > TINY, wide ** self.beta((wide > TINY).sum(-1, keepdim=True)), 0.0)
         again = (powers / powers.sum(-1, keepdim=True).clamp(min=1e-300)) @ many
         return again.transpose(1, 2).reshape(out.shape).to(out.dtype).contiguous(), weights
 
@@ -64,7 +68,7 @@ def rows_of(weights: torch.Tensor) -> np.ndarray:
     """Returns n, entropy and largest weight of every row: [batch, heads, rows, 3]."""
     wide = weights.double()
     entropy = -torch.xlogy(wide, wide).sum(-1)
-    return torch.stack([(wide > 0).sum(-1).double(), entropy, wide.amax(-1)], -1).numpy()
+    return torch.stack([(wide > TINY).sum(-1).double(), entropy, wide.amax(-1)], -1).numpy()
 
 
 def differences(rec: Any, eager: Eager, real: Any, past: int, positions: bool) -> list[str]:
@@ -92,18 +96,19 @@ def differences(rec: Any, eager: Eager, real: Any, past: int, positions: bool) -
         for weights in all_weights:
             table = rows_of(weights)
             batch, heads, count, _ = table.shape
-            own = real is not None and real.shape == (batch, count)
-            is_real = real.numpy() if own else np.ones((batch, count), bool)
+            of_text = fitted(real, batch, count)
+            is_real = np.ones((batch, count), bool) if of_text is None else of_text.numpy()
             # A row of an encoder that does not see itself is padding.
             sees = (
                 weights.diagonal(dim1=-2, dim2=-1).amax(1) > 0
                 if weights.shape[2] == weights.shape[3]
                 else None
             )
-            padding = (
-                ~sees.numpy() if sees is not None and name in encoders else np.zeros((batch, count), bool)
-            )
-            at = is_real.cumsum(-1) - 1 + (past if count == LENGTH - past else 0)
+            # So is one that sees nothing: eager attention gives it the same weight everywhere.
+            padding = (weights.amax(-1) - weights.amin(-1) < 1e-7).all(1).numpy() & (weights.shape[3] > 2)
+            if sees is not None and name in encoders:
+                padding = padding | ~sees.numpy()
+            at = (is_real & ~padding).cumsum(-1) - 1 + (past if count == LENGTH - past else 0)
             for text, head, row in np.ndindex(batch, heads, count):
                 expected.append((head, *table[text, head, row], at[text, row]))
                 must.append(
@@ -157,11 +162,20 @@ def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool(a.shape == b.shape and torch.equal(a.nan_to_num(1.5), b.nan_to_num(1.5)))
 
 
+def fitted(real: Any, batch: int, count: int) -> Any:
+    """Returns which of `count` rows are text, where `real` says it of the tokens: a model may add rows behind
+    them. None if that is not known."""
+    if real is None or real.shape[0] != batch or not real.shape[1] <= count <= real.shape[1] + 1:
+        return None
+    return torch.cat([real, torch.ones(batch, count - real.shape[1], dtype=torch.bool)], 1)
+
+
 def far(wanted: list[torch.Tensor], ours: list[torch.Tensor], real: Any, most: float) -> float:
     """Returns how far two outputs are apart, in standard deviations, if more than `most`, and 0 otherwise."""
     for a, b in zip(wanted, ours):
-        if real is not None and a.shape[:2] == real.shape:
-            a, b = a[real], b[real]
+        of_text = fitted(real, *a.shape[:2]) if a.ndim > 2 else None
+        if of_text is not None:
+            a, b = a[of_text], b[of_text]
         if a.numel() and a.isfinite().all():
             apart = float((a - b).abs().max()) / (float(a.std(unbiased=False)) + 1e-6)
             if not apart <= most:

@@ -32,11 +32,11 @@ import hf_tiny
 import numpy as np
 import torch
 import transformers
-from hf_eager import Eager, differences, equal, far, outputs
+from hf_eager import TINY, Eager, differences, equal, far, outputs
 from hf_tiny import LENGTH, TEXTS
 from transformers import PreTrainedModel
 
-SECONDS = 40
+SECONDS = 120
 LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -165,7 +165,7 @@ def milder(model: PreTrainedModel, given: dict[str, Any]) -> PreTrainedModel:
         eager = Eager(model)
         with torch.no_grad(), eager.watching():
             model(**given)
-        found = [weights[weights > 0] for _, weights in eager.calls if weights is not None]
+        found = [weights[weights > TINY] for _, weights in eager.calls if weights is not None]
         least = [float(weights.min()) for weights in found if weights.numel()]
         if not least or min(least) > 1e-12:
             break

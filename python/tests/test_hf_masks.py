@@ -65,3 +65,15 @@ def test_a_boolean_mask_under_eager_attention_is_refused(use):
     with critbeta.hf.record(sdpa, rows=100) as rec, torch.no_grad():
         sdpa(x, attention_mask=see)
     assert sorted(set(rec.rows.n.tolist())) == list(range(1, 21))
+
+
+@pytest.mark.parametrize("low", [-90.0, -100.0, -103.0])
+def test_weights_below_the_normal_numbers_are_0(low):
+    # The -100 of Swin leaves weights near 4e-44, which some processors take for 0 and others do not.
+    model, x = tiny("llama", "eager", num_hidden_layers=1), tokens(1, 20)
+    mask = causal(-torch.inf)
+    mask[..., 10:, 3] = low
+    with critbeta.hf.record(model, rows=100) as rec, torch.no_grad():
+        (weights,) = model(x, attention_mask=mask, output_attentions=True).attentions
+    seen = (weights[0] >= torch.finfo(torch.float32).tiny).sum(-1).flatten()
+    assert seen.tolist() == rec.rows.n.tolist() and int(seen[19]) == 19

@@ -116,12 +116,25 @@ def test_a_mask_says_whether_rows_see_later_keys(low):
     whole = torch.zeros(1, 1, 1, 6)
     whole[..., 4:] = low
     visible = Visible(call("eager", 6, 6, whole))
-    assert not visible.causal and visible.positions.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert not visible.causal and visible.positions.tolist() == [[0, 1, 2, 3, 3, 3]]
+    assert visible.real.tolist() == [[True] * 4 + [False] * 2]
     square = whole.expand(1, 1, 6, 6)
     assert not Visible(call("eager", 6, 6, square)).causal
     # One row of a cache sees the keys before it.
     step = Visible(call("eager", 1, 6, whole))
     assert step.causal and step.positions.tolist() == [[3]]
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_padding_that_only_a_mask_shows_counts_in_no_position(window):
+    see = torch.ones(7, 7).tril().bool()
+    if window is not None:
+        see &= torch.ones(7, 7).triu(1 - window).bool()
+    mask = see.expand(2, 1, 7, 7).clone()
+    mask[1, ..., :3] = False
+    visible = Visible(call("sdpa", 7, 7, mask, batch=2))
+    assert visible.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 1, 2, 3]]
+    assert visible.counts()[1, 0].tolist()[:3] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("beams", [2, 4])

@@ -59,8 +59,8 @@ class _Reading(threading.local):
     def __init__(self) -> None:
         self.texts: dict[int, list[Text]] = {}
         """The last text at each index of a batch, or the last ones where requests share it."""
-        self.chosen: tuple[object, list[Rows]] = (None, [])
-        """The rows of the forward pass."""
+        self.chosen: tuple[object, list[Rows], Visible | None] = (None, [], None)
+        """The rows of the forward pass, and the layer that chose them."""
 
 
 class Sampler:
@@ -76,8 +76,16 @@ class Sampler:
         """Returns the rows of this forward pass, the same for every layer."""
         key = self._forward.number, visible.batch, visible.rows
         if self._reading.chosen[0] != key:
-            self._reading.chosen = key, self._choose(visible)
-        return self._reading.chosen[1]
+            self._reading.chosen = key, self._choose(visible), visible
+        _, chosen, by = self._reading.chosen
+        if visible.real is None or visible is by:
+            return chosen
+        # Layers that divide a text into other blocks have padding elsewhere.
+        real, kept = visible.real, []
+        for of in chosen:
+            own = real[min(of.batch, len(real) - 1), of.queries]
+            kept.append(of._replace(queries=of.queries[own], positions=of.positions[own]))
+        return [of for of in kept if len(of.queries)]
 
     def _choose(self, visible: Visible) -> list[Rows]:
         positions = visible.positions.expand(visible.batch, -1).cpu().numpy()

@@ -10,8 +10,9 @@ import torch
 from ._interface import Call
 from ._visible import Visible
 
-# exp(-_NO_WEIGHT) is half of the smallest float32, and rounds to 0.
-_NO_WEIGHT = 150 * math.log(2)
+# exp(-_NO_WEIGHT) is the smallest normal float32. Whether a smaller weight is 0 depends on the modes of the
+# processor and on the library.
+_NO_WEIGHT = 126 * math.log(2)
 
 
 def scores(call: Call, visible: Visible, text: int, rows: torch.Tensor, keys: int) -> torch.Tensor:
@@ -49,7 +50,8 @@ def tile(call: Call, visible: Visible, texts: range, rows: torch.Tensor, keys: r
     added = bias[..., keys.start : keys.stop].float()
     found = (found + added).masked_fill(hidden, -torch.inf)
     # Some models mask with -100: what the mask takes to a weight of 0 is hidden by it.
-    return found.masked_fill((added < 0) & (found.amax(-1, keepdim=True) - found > _NO_WEIGHT), -torch.inf)
+    weightless = found.logsumexp(-1, keepdim=True) - found > _NO_WEIGHT
+    return found.masked_fill((added < 0) & weightless, -torch.inf)
 
 
 def in_float32(call: Call) -> torch.autocast:

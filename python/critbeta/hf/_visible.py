@@ -228,10 +228,17 @@ class Visible:
         # The keys of a window are not all that the cache has seen.
         if past is not None and self.keys <= past + self.rows:
             return (torch.arange(self.rows, device=self._device) + past)[None]
+        if not self.causal and self.real is not None:
+            return (self.real.cumsum(-1) - 1).clamp(min=0)
         if self._mask is None or not self.causal:
             return self._at(torch.arange(self.rows, device=self._device))[None]
         keys = torch.arange(self.keys, device=self._device)
-        return self._by_rows(lambda rows: torch.where(self.seen_by(rows)[:, 0], keys, 0).amax(-1))
+        last = self._by_rows(lambda rows: torch.where(self.seen_by(rows)[:, 0], keys, 0).amax(-1))
+        if self.rows < self.keys:
+            return last
+        # A text begins at the first key that any of its rows sees: before that there is padding.
+        first = self._by_rows(lambda rows: torch.where(self.seen_by(rows)[:, 0], keys, self.keys).amin(-1))
+        return (last - first.amin(-1, keepdim=True)).clamp(min=0)
 
 
 class VisibleKeys:

@@ -81,7 +81,7 @@ class Sampler:
         if visible.real is None or visible is by:
             return chosen
         # Layers that divide a text into other blocks have padding elsewhere.
-        real, kept = visible.real, []
+        real, kept = visible.real.cpu().numpy(), list[Rows]()
         for of in chosen:
             own = real[min(of.batch, len(real) - 1), of.queries]
             kept.append(of._replace(queries=of.queries[own], positions=of.positions[own]))

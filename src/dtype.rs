@@ -30,11 +30,11 @@ impl DType {
     }
 
     /// Scores below this are masked, as -inf is. It is half of the lowest finite number of this type. Models
-    /// add that number to the scores of masked keys, and a score or a bias may be in the sum.
+    /// add that number to the scores of masked keys, and a score or a bias may be in the sum. For f64 it is
+    /// that of f32, the working type: most f64 scores were f32 before, as numbers of a Python list are.
     pub const fn masked_below(self) -> f64 {
         let lowest = match self {
-            DType::F64 => f64::MIN,
-            DType::F32 => f32::MIN as f64,
+            DType::F64 | DType::F32 => f32::MIN as f64,
             DType::F16 => f16::MIN.to_f64_const(),
             DType::Bf16 => bf16::MIN.to_f64_const(),
         };

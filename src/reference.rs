@@ -28,7 +28,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// A row of f64 scores. A score of -inf, or below half of f64's lowest, is masked. A NaN or +inf poisons
+    /// A row of f64 scores. A score of -inf, or below half of f32's lowest, is masked. A NaN or +inf poisons
     /// the row.
     pub fn new(scores: &[f64]) -> Self {
         Row::with_gaps(scores.iter().copied(), DType::F64, |max, s| max - s)

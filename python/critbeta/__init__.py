@@ -35,6 +35,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -108,7 +109,8 @@ def stats(
     beta: finite, >= 0, per unit of score; 1 is the model as it is.
     top_k: counts gaps among the k largest scores only, 1 to 2,048. Then `certified` marks exact rows.
 
-    For a tensor on a GPU it waits for the device. Betas, counts and ranks there have the bits of the CPU
+    Warns where scores lie thousands below the rest of their row, as masks of -1e9 do. For a tensor on a GPU
+    it waits for the device, and does not warn. Betas, counts and ranks there have the bits of the CPU
     path; sums are those of float32 weights.
 
     Source: arXiv:2605.12697; for Lambda(r) and the certificate docs/how-it-works.md of this project.
@@ -117,7 +119,13 @@ def stats(
         from . import _tensors
 
         return _tensors.stats(scores, lens, resolve, beta, top_k)
-    return _host.stats(scores, lens, None, "scores", resolve, beta, top_k)
+    found = _host.stats(scores, lens, None, "scores", resolve, beta, top_k)
+    far = found._rows.far_below()
+    if far:
+        what = "have scores more than 1,000 below their largest one, which count as visible keys"
+        found_in = f"scores: {far} of {len(found)} rows"
+        warnings.warn(f"{found_in} {what}: if these are masked, give -inf", stacklevel=3)
+    return found
 
 
 def critical_beta(scores: ArrayLike, resolve: float = 0.0) -> Any:
@@ -273,7 +281,10 @@ def diagnose(
         return Diagnosis(json.loads(found._rows.summary(train_length, seed)), found)
     if lens is not None:
         raise TypeError("lens are for scores: positions say how far the rows of q see")
-    texts = math.prod(getattr(q, "shape", ())[:-3])
+    leads = [tuple(getattr(array, "shape", ())[:-3]) for array in (q, k)]
+    if leads[0] != leads[1] and any(math.prod(lead) != 1 for lead in leads):
+        raise ValueError(f"q has the leading shape {leads[0]}, and k {leads[1]}: expected the same texts")
+    texts = math.prod(leads[0])
     q, q_shape = _arrays.heads(q, "q")
     k, k_shape = _arrays.heads(k, "k")
     positions = _arrays.per_row(positions, q_shape[1:2], "positions")

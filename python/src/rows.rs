@@ -56,6 +56,11 @@ impl Rows {
         Ok(Some(column))
     }
 
+    /// The number of rows with scores far below their largest one.
+    fn far_below(&self) -> usize {
+        self.records.iter().filter(|record| record.remark == Some(Remark::FarBelow)).count()
+    }
+
     /// The summary of the records as JSON.
     fn summary(&self, py: Python<'_>, train_length: f64, seed: Whole) -> PyResult<String> {
         let seed = seed.named("seed")?;

@@ -217,3 +217,16 @@ def test_a_calibration_holds_the_fitted_law_of_every_head(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         found.rows.to_calibration("/nowhere/cal.json")
     assert [path.name for path in tmp_path.iterdir()] == ["cal.json"]
+
+
+def test_queries_and_keys_of_different_texts_are_refused():
+    q, k = np.ones((2, 8, 16, 4), np.float32), np.ones((1, 2, 16, 4), np.float32)
+    with pytest.raises(ValueError, match=r"q has the leading shape \(2,\), and k \(1,\)"):
+        critbeta.diagnose(q=q, k=k)
+    assert len(critbeta.diagnose(q=q[:1], k=k[0]).rows) == 8 * 16
+
+
+def test_heads_behind_the_keys_are_noted():
+    scores = np.random.default_rng(0).standard_normal((64, 64, 4)).astype(np.float32)
+    assert "if its heads come last" in critbeta.diagnose(scores).summary["notes"][0]
+    assert "notes" not in critbeta.diagnose(np.moveaxis(scores, -1, 0)).summary

@@ -174,3 +174,19 @@ def test_saved_files_of_an_earlier_run_are_gone(model, tmp_path):
         files = run.save(tmp_path / "qk.safetensors")
         assert names() == sorted([*theirs, *(path.name for path in files)])
         assert all(path.exists() for path in files)
+
+
+def test_numbered_files_never_replace_those_of_another_recording(model, tmp_path):
+    one, two = critbeta.hf.record(model), critbeta.hf.record(model)
+    with torch.no_grad():
+        with one:
+            model(tokens(1, 20, 1))
+        with two:
+            for seed in (2, 3):
+                model(tokens(1, 20, seed))
+    one.save(tmp_path / "b-0.safetensors")
+    before = (tmp_path / "b-0.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="b-0.safetensors is no file of an earlier save"):
+        two.save(tmp_path / "b.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["b-0.safetensors"]
+    assert (tmp_path / "b-0.safetensors").read_bytes() == before

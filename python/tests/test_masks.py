@@ -14,7 +14,7 @@ SPECS = ["identity", "fixed:0", "ssmax:s=0.43", "velickovic", "critical:ratio=1"
 def pair(dtype, n=70, seed=3):
     """Returns [5, n] scores with finite masks and with -inf. Row 1 is masked whole, row 2 has one key."""
     scores = np.random.default_rng(seed).standard_normal((5, n)).astype(dtype)
-    lowest = float(ml_dtypes.finfo(dtype).min)
+    lowest = float(ml_dtypes.finfo(dtype).min)  # in float64 far below the border, which is that of float32
     hidden = np.zeros((5, n), bool)
     hidden[0, n // 2 :] = hidden[1] = hidden[2, 1:] = hidden[3, ::3] = True
     # A model adds the lowest number to a score or a bias.
@@ -70,9 +70,23 @@ def test_tensors_take_finite_masks_for_masks(dtype):
     assert critbeta.stats(masked).n.tolist() == [4, 5, 6, 7]
 
 
+@pytest.mark.filterwarnings("ignore:scores")
 def test_other_low_numbers_are_scores():
     for low in (-1e9, -1e4, -65504.0, np.finfo(np.float32).min / 2):
         assert critbeta.stats(np.array([low, 1.0, 2.0], np.float32)).n == 3
     assert critbeta.stats(np.array([-32752, 1, 2], np.float16)).n == 3
     assert critbeta.stats(np.array([-32768, 1, 2], np.float16)).n == 2
-    assert critbeta.stats(np.array([np.finfo(np.float32).min, 1.0, 2.0])).n == 3  # float64
+
+
+@pytest.mark.filterwarnings("error")
+def test_lists_and_float64_hide_the_masks_of_float32():
+    masked, plain = pair(np.float32)
+    for wide in (masked.astype(np.float64), masked.tolist()):
+        assert critbeta.stats(wide).n.tolist() == critbeta.stats(plain).n.tolist()
+        found, expected = (critbeta.softmax(s, "ssmax:s=0.43") for s in (wide, plain.astype(np.float64)))
+        assert found.tobytes() == expected.tobytes()
+
+
+def test_stats_warns_of_scores_that_lie_thousands_below():
+    with pytest.warns(UserWarning, match="1 of 2 rows have scores more than 1,000 below"):
+        critbeta.stats(np.array([[-1e9, 1.0, 2.0], [0.0, 1.0, 2.0]], np.float32))

@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn f64_rows_keep_their_gaps_under_a_huge_offset() {
-        let bytes: Vec<u8> = [1e300, 1e300 - 1e284, f64::NEG_INFINITY, -1e300, 5.0]
+        let bytes: Vec<u8> = [1e300, 1e300 - 1e284, f64::NEG_INFINITY, -1e38, 5.0, -1e300]
             .iter()
             .flat_map(|v: &f64| v.to_le_bytes())
             .collect();
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(out[0], 0.0);
         assert_eq!(out[1], f32::MIN / 2.0);
         assert_eq!(out[2], f32::NEG_INFINITY);
-        assert_eq!(out[3], f32::MIN / 2.0);
+        assert_eq!(out[3..], [f32::MIN / 2.0, f32::MIN / 2.0, f32::NEG_INFINITY]);
         let bytes: Vec<u8> = [1e9, 1e9 - 1e-4].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
         decode_row(DType::F64, &bytes, 0, &mut out);
         assert_eq!(out[1], (1e9 - 1e-4 - 1e9) as f32);

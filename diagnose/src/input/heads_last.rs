@@ -41,13 +41,18 @@ impl PairShape {
 /// A note on a pair that fits both ways and has more key heads than keys.
 pub(super) fn note_on_pair(name: &str, kv_heads: usize, keys: usize) -> Option<String> {
     (kv_heads > keys).then(|| {
-        format!("{name:?}: {kv_heads} key heads with {keys} keys each: if its heads come last, turn it to [heads, rows, head_dim]")
+        format!(
+            "{name:?}: {kv_heads} key heads with {keys} keys each: if its heads come last, turn it to \
+             [heads, rows, head_dim]"
+        )
     })
 }
 
-/// A note on scores that are square but for their rows, such as [300, 8, 300].
+/// A note on scores that are square but for their rows, such as [300, 8, 300], or for their keys, such as
+/// [300, 300, 8].
 pub fn note_on_scores(name: &str, heads: usize, rows: usize, n: usize) -> Option<String> {
-    (heads == n && rows != n && n > 2).then(|| {
+    let square = heads == n && rows != n && n > 2 || heads == rows && (1..rows).contains(&n) && heads > 2;
+    square.then(|| {
         format!(
             "{name:?}: {heads} heads of {rows} rows with {n} keys each: if its heads come last, turn it to \
              [..., heads, rows, n]"

@@ -33,14 +33,25 @@ def _saved_as(path: Path) -> list[Path]:
     found = []
     for file in path.parent.iterdir():
         if name.fullmatch(file.name) and file.is_file() and not file.is_symlink():
-            try:
-                with safe_open(file, "pt") as tensors:
-                    mark = (tensors.metadata() or {}).get(_MARK)
-            except (OSError, SafetensorError):
-                continue
-            if mark == path.name:
+            if _mark(file) == path.name:
                 found.append(file)
     return found
+
+
+def _mark(file: Path) -> str | None:
+    try:
+        with safe_open(file, "pt") as tensors:
+            return (tensors.metadata() or {}).get(_MARK)
+    except (OSError, SafetensorError):
+        return None
+
+
+def _refuse_others(path: Path, files: list[Path]) -> None:
+    """Raises FileExistsError for a file that is neither `path` nor of an earlier call for it."""
+    for file in files:
+        if file != path and file.exists() and _mark(file) != path.name:
+            found = f"{file} is no file of an earlier save({path.name!r})"
+            raise FileExistsError(f"{found}: move it, or save elsewhere")
 
 
 def save(recording: _core.Recording, path: str | os.PathLike[str], model: str) -> list[Path]:
@@ -51,16 +62,16 @@ def save(recording: _core.Recording, path: str | os.PathLike[str], model: str) -
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
     count = recording.file_count()
     width = len(str(count - 1))
-    written = []
-    for number in range(count):
+    numbered = [path.with_name(f"{path.stem}-{number:0{width}}{path.suffix}") for number in range(count)]
+    written = [path] if count == 1 else numbered
+    _refuse_others(path, written)
+    for number, to in enumerate(written):
         text, scale, tensors = recording.file(number)
-        to = path if count == 1 else path.with_name(f"{path.stem}-{number:0{width}}{path.suffix}")
         metadata = {} if scale is None else {"scale": repr(scale)}
         named = {}
         for name, kind, shape, elements in tensors:
             named[name] = torch.from_numpy(elements).view(_DTYPES[kind]).view(shape)
         _write(to, named, {**metadata, "model": model, "text": str(text), _MARK: path.name})
-        written.append(to)
     for left in _saved_as(path):
         if left not in written:
             left.unlink()

@@ -46,7 +46,7 @@ impl Row {
         dtype: DType,
         gap: impl Fn(f64, f64) -> f64,
     ) -> Self {
-        let visible = scores.filter(|&s| !(s < dtype.masked_below()));
+        let visible = scores.filter(|&s| s.is_nan() || s >= dtype.masked_below());
         let n = visible.clone().count() as u64;
         if visible.clone().any(|s| s.is_nan() || s == f64::INFINITY) {
             return Row { gaps: Vec::new(), n, max: f64::NAN };

@@ -42,7 +42,8 @@ impl Remark {
     pub fn of(scores: &[f32], excluded: usize, shift: f64) -> Option<Remark> {
         let all = range(scores);
         let seen = if excluded == 0 { all } else { range(&scores[excluded.min(scores.len())..]) };
-        if seen[1] - seen[0] > Self::FAR {
+        // A row with +inf is poisoned, and says nothing about its other scores.
+        if seen[1] < f64::INFINITY && seen[1] - seen[0] > Self::FAR {
             return Some(Remark::FarBelow);
         }
         // A shifted 0 is off by the rounding of its gap.
@@ -211,6 +212,7 @@ mod tests {
         }
         // All scores are low alike, as in a row that is masked as a whole: nothing lies below the rest.
         assert_eq!(Remark::of(&[-1e9; 5], 0, 0.0), None);
+        assert_eq!(Remark::of(&[-1e9, INF], 0, 0.0), None);
         // A sink that is left out is no rest.
         assert_eq!(Remark::of(&[5e3, 1.0, 2.0], 1, 0.0), None);
         assert_eq!(Remark::of(&[5e3, 1.0, -2e3], 1, 0.0), Some(Remark::FarBelow));

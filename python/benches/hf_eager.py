@@ -26,6 +26,8 @@ class Eager:
             name for name, module in model.named_modules() if not getattr(module, "is_causal", True)
         }
         self.calls: list[tuple[str, torch.Tensor | None]] = []
+        self.masked: list[bool] = []
+        """Whether each call had a mask."""
         self.beta, self.unusual = beta, False
 
     @contextmanager
@@ -48,6 +50,7 @@ class Eager:
         out, weights = function(module, query, key, value, *args, **kwargs)
         shaped = isinstance(weights, torch.Tensor) and weights.ndim == 4
         self.calls.append((self.names.get(id(module), "?"), weights.detach() if shaped else None))
+        self.masked.append((args[0] if args else kwargs.get("attention_mask")) is not None)
         if self.beta is None:
             return out, weights
         if not shaped or weights.shape[:3] != query.shape[:3]:
@@ -74,12 +77,12 @@ def rows_of(weights: torch.Tensor) -> np.ndarray:
 def differences(rec: Any, eager: Eager, real: Any, past: int, positions: bool) -> list[str]:
     """Compares the recorded rows with those of eager attention, module by module."""
     found, calls, encoders = [], {}, eager.encoders
-    for name, weights in eager.calls:
-        calls.setdefault(name, []).append(weights)
+    for (name, weights), masked in zip(eager.calls, eager.masked):
+        calls.setdefault(name, []).append((weights, masked))
     rows = rec.rows
     modules = np.array([layer.partition("#")[0] for layer in rows.layer.tolist()])
     for name, all_weights in calls.items():
-        if any(weights is None for weights in all_weights):
+        if any(weights is None for weights, _ in all_weights):
             continue
         of = modules == name
         if not of.any():
@@ -93,7 +96,7 @@ def differences(rec: Any, eager: Eager, real: Any, past: int, positions: bool) -
             -1,
         )
         expected, must = [], []
-        for weights in all_weights:
+        for weights, masked in all_weights:
             table = rows_of(weights)
             batch, heads, count, _ = table.shape
             of_text = fitted(real, batch, count)
@@ -104,8 +107,10 @@ def differences(rec: Any, eager: Eager, real: Any, past: int, positions: bool) -
                 if weights.shape[2] == weights.shape[3]
                 else None
             )
-            # So is one that sees nothing: eager attention gives it the same weight everywhere.
-            padding = (weights.amax(-1) - weights.amin(-1) < 1e-7).all(1).numpy() & (weights.shape[3] > 2)
+            # So is one whose mask hides all keys: eager attention gives it the same weight everywhere.
+            padding = (weights.amax(-1) - weights.amin(-1) < 1e-7).all(1).numpy() & (
+                masked and weights.shape[3] > 2
+            )
             if sees is not None and name in encoders:
                 padding = padding | ~sees.numpy()
             at = (is_real & ~padding).cumsum(-1) - 1 + (past if count == LENGTH - past else 0)

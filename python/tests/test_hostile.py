@@ -5,7 +5,10 @@ import random
 import critbeta
 import ml_dtypes
 import numpy as np
+import pytest
 
+# Rows here have gaps of any size, of which `stats` warns.
+pytestmark = pytest.mark.filterwarnings("ignore:scores:UserWarning")
 DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16]
 SCORES = [0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-45, 1e-38, 3e38, -3e38, 65504, 1e300, -1e300, 88, 700]
 SPECS = [

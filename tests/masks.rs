@@ -27,7 +27,7 @@ fn blocks<T: Element>(rows: usize, cols: usize) -> [Vec<T>; 2] {
         (3, 2) => T::from_f32(f32::NAN),
         (4, 1) => lowest,
         (4, _) if col % 7 == 3 => T::from_f32(f32::NEG_INFINITY),
-        (0 | 3 | 4, _) if col % 3 == 0 || col > cols - cols / 4 => mask,
+        (0 | 3 | 4, _) if col.is_multiple_of(3) || col > cols - cols / 4 => mask,
         _ => T::from_f32(((row * 31 + col * 7919) % 997) as f32 / 64.0 - 8.0),
     };
     let block =

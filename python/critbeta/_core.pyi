@@ -15,8 +15,10 @@ __all__ = [
     "Engine",
     "Family",
     "Law",
+    "Recording",
     "Rescaling",
     "Rows",
+    "Texts",
     "__version__",
     "critical_beta",
     "families",
@@ -92,13 +94,13 @@ class Rows:
 @final
 class Texts:
     # Text, index in the batch, rows, the first row, and the keys: from one on, or columns of a tile.
-    def __init__(
-        self, places: list[tuple[int, int, int, int, int, int | None]], positions: NDArray[np.int64]
-    ) -> None: ...
+    def __new__(
+        cls, places: list[tuple[int, int, int, int, int, int | None]], positions: NDArray[np.int64]
+    ) -> Texts: ...
 
 @final
 class Recording:
-    def __init__(self, resolve: float, max_bytes: int) -> None: ...
+    def __new__(cls, resolve: float, max_bytes: int) -> Recording: ...
     def add(
         self,
         layer: str,

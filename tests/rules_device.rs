@@ -68,7 +68,7 @@ fn every_rule_gives_the_beta_of_the_cpu() {
             }
             let done = run(&engine, &rows, &request).unwrap_or_else(|error| panic!("{rule}: {error}"));
             for (r, row) in scores.iter().enumerate() {
-                let visible = row.iter().filter(|&&s| s != f32::NEG_INFINITY).count() as u64;
+                let visible = row.iter().filter(|s| s.score() != f32::NEG_INFINITY).count() as u64;
                 let at = if given { position(r).into() } else { visible.saturating_sub(1) };
                 let view = Scores::dense(row, 1, row.len()).unwrap();
                 let mut out = vec![0.0; row.len()];

@@ -176,13 +176,13 @@ fn pairs_come_before_scores_and_a_name_picks_either() {
     assert!(open_part("layer.npy", &npy("<f4", false, "(2,)", &f32s(2)), &stem).is_ok());
 }
 
-/// Models add the lowest number of their dtype to masked keys, and a score may have been added before.
+/// Models add the lowest number of their dtype to masked keys, and a score may have been added before. f64
+/// scores have the border of f32.
 #[test]
 fn the_lowest_numbers_of_a_dtype_are_masked() {
     let (f16_min, bf16_min) = (f64::from(half::f16::MIN), f64::from(half::bf16::MIN));
-    for (dtype, lowest) in
-        [("F16", f16_min), ("BF16", bf16_min), ("F32", f64::from(f32::MIN)), ("F64", f64::MIN)]
-    {
+    let f32_min = f64::from(f32::MIN);
+    for (dtype, lowest) in [("F16", f16_min), ("BF16", bf16_min), ("F32", f32_min), ("F64", f32_min)] {
         let inf = f64::INFINITY;
         let scores = [1.5, lowest, 0.6 * lowest, -inf, 0.4 * lowest, -3.0];
         let bytes = scores.iter().flat_map(|&score| match dtype {

@@ -26,8 +26,8 @@ class Eager:
             name for name, module in model.named_modules() if not getattr(module, "is_causal", True)
         }
         self.calls: list[tuple[str, torch.Tensor | None]] = []
-        self.masked: list[bool] = []
-        """Whether each call had a mask."""
+        self.blind: list[np.ndarray | None] = []
+        """Which rows of a call see no key, by its mask: [batch or 1, rows]."""
         self.beta, self.unusual = beta, False
 
     @contextmanager
@@ -50,7 +50,7 @@ class Eager:
         out, weights = function(module, query, key, value, *args, **kwargs)
         shaped = isinstance(weights, torch.Tensor) and weights.ndim == 4
         self.calls.append((self.names.get(id(module), "?"), weights.detach() if shaped else None))
-        self.masked.append((args[0] if args else kwargs.get("attention_mask")) is not None)
+        self.blind.append(without_keys(args[0] if args else kwargs.get("attention_mask")))
         if self.beta is None:
             return out, weights
         if not shaped or weights.shape[:3] != query.shape[:3]:
@@ -67,6 +67,14 @@ class Eager:
         return again.transpose(1, 2).reshape(out.shape).to(out.dtype).contiguous(), weights
 
 
+def without_keys(mask: Any) -> np.ndarray | None:
+    """Returns which rows a mask leaves no key: [batch or 1, rows]."""
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 4:
+        return None
+    sees = mask.any(-1) if mask.dtype == torch.bool else mask.amax(-1) > -1000
+    return (~sees).all(1).numpy()
+
+
 def rows_of(weights: torch.Tensor) -> np.ndarray:
     """Returns n, entropy and largest weight of every row: [batch, heads, rows, 3]."""
     wide = weights.double()
@@ -77,8 +85,8 @@ def rows_of(weights: torch.Tensor) -> np.ndarray:
 def differences(rec: Any, eager: Eager, real: Any, past: int, positions: bool) -> list[str]:
     """Compares the recorded rows with those of eager attention, module by module."""
     found, calls, encoders = [], {}, eager.encoders
-    for (name, weights), masked in zip(eager.calls, eager.masked):
-        calls.setdefault(name, []).append((weights, masked))
+    for (name, weights), blind in zip(eager.calls, eager.blind):
+        calls.setdefault(name, []).append((weights, blind))
     rows = rec.rows
     modules = np.array([layer.partition("#")[0] for layer in rows.layer.tolist()])
     for name, all_weights in calls.items():
@@ -96,7 +104,7 @@ def differences(rec: Any, eager: Eager, real: Any, past: int, positions: bool) -
             -1,
         )
         expected, must = [], []
-        for weights, masked in all_weights:
+        for weights, blind in all_weights:
             table = rows_of(weights)
             batch, heads, count, _ = table.shape
             of_text = fitted(real, batch, count)
@@ -108,9 +116,7 @@ def differences(rec: Any, eager: Eager, real: Any, past: int, positions: bool) -
                 else None
             )
             # So is one whose mask hides all keys: eager attention gives it the same weight everywhere.
-            padding = (weights.amax(-1) - weights.amin(-1) < 1e-7).all(1).numpy() & (
-                masked and weights.shape[3] > 2
-            )
+            padding = np.zeros((batch, count), bool) | (False if blind is None else blind)
             if sees is not None and name in encoders:
                 padding = padding | ~sees.numpy()
             at = (is_real & ~padding).cumsum(-1) - 1 + (past if count == LENGTH - past else 0)

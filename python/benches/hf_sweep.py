@@ -17,7 +17,6 @@ import copy
 import inspect
 import json
 import os
-import re
 import signal
 import sys
 import time

@@ -68,7 +68,7 @@ _BOTH: list[tuple[str, Any]] = [
 
 def architectures(pattern: str = "") -> dict[str, list[type[PreTrainedModel]]]:
     """Returns, by "file/Config", the model classes of every file that has attention, where `pattern` is found
-    in that name. A pattern "^name/" imports no other file."""
+    in that name. Patterns such as "^name/" import no other files."""
     root = os.path.dirname(transformers.__file__)
     found: dict[str, list[type[PreTrainedModel]]] = {}
     for path in sorted(glob.glob(f"{root}/models/*/modeling_*.py")):
@@ -77,11 +77,8 @@ def architectures(pattern: str = "") -> dict[str, list[type[PreTrainedModel]]]:
         if not (_CALLS.search(source) or _ATTENDS.search(source)):
             continue
         folder, stem = path.split(os.sep)[-2], os.path.basename(path)[:-3]
-        if (
-            pattern.startswith("^")
-            and "/" in pattern
-            and not re.search(pattern.partition("/")[0] + "$", folder)
-        ):
+        first = re.match(r"(\^\w+|\^\([\w|]+\))/", pattern)
+        if first and not re.search(first[1] + "$", folder):
             continue
         module = importlib.import_module(f"transformers.models.{folder}.{stem}")
         for kind in vars(module).values():

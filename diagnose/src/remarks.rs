@@ -37,6 +37,10 @@ impl Remark {
     /// one row and count it in the next.
     pub const FAR: f64 = 1000.0;
 
+    /// What a note says of rows with such scores.
+    pub const FAR_NOTE: &str = "have scores more than 1,000 below their largest one, which count as visible \
+                                keys: if these are masked, give -inf";
+
     /// The remark on a row whose scores were `shift` lower before, -inf where masked. The first `excluded` of
     /// them are left out of the measurement.
     pub fn of(scores: &[f32], excluded: usize, shift: f64) -> Option<Remark> {
@@ -127,12 +131,7 @@ pub(crate) fn notes(layers: &[LayerRows]) -> Vec<String> {
         |measured| measured / 2,
         "hold probabilities (each number lies from 0 to 1, and a row adds up to 1): give logits, or log p",
     );
-    note(
-        |remarks| remarks.far_below,
-        |_| 0,
-        "have scores more than 1,000 below their largest one, which count as visible keys: if these are \
-         masked, give -inf",
-    );
+    note(|remarks| remarks.far_below, |_| 0, Remark::FAR_NOTE);
     notes
 }
 

@@ -56,9 +56,10 @@ impl Rows {
         Ok(Some(column))
     }
 
-    /// The number of rows with scores far below their largest one.
-    fn far_below(&self) -> usize {
-        self.records.iter().filter(|record| record.remark == Some(Remark::FarBelow)).count()
+    /// What to say of rows with scores far below their largest one, if there are any.
+    fn far_below(&self) -> Option<String> {
+        let far = self.records.iter().filter(|record| record.remark == Some(Remark::FarBelow)).count();
+        (far > 0).then(|| format!("{far} of {} rows {}", self.records.len(), Remark::FAR_NOTE))
     }
 
     /// The summary of the records as JSON.

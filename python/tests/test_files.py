@@ -8,15 +8,7 @@ import critbeta
 import numpy as np
 import pytest
 from test_diagnose import safetensors
-from test_report import ATTENTION, assert_is_of, words
-
-
-@pytest.fixture(scope="module")
-def scores():
-    rng = np.random.default_rng(1)
-    scores = rng.standard_normal((2, 40, 60)).astype(np.float32)
-    scores[:, np.arange(60) > np.arange(20, 60)[:, None]] = -np.inf
-    return scores
+from test_report import ATTENTION, assert_is_of, scores, words  # noqa: F401  scores is a fixture
 
 
 def assert_same_rows(found, expected):

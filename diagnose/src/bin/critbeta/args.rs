@@ -33,8 +33,8 @@ pub enum Command {
     ///
     /// FILE is .npy scores [..., rows, n], or .safetensors or .npz with score tensors or with pairs NAME.q
     /// [heads, rows, head_dim] and NAME.k [kv_heads, keys, head_dim], or a folder of .safetensors shards or
-    /// its index. Scores are the logits that the
-    /// softmax sees; -inf is masked. Heads of the same layer name are pooled over files.
+    /// its index. Scores are the logits that the softmax sees; -inf is masked. Heads of the same layer name
+    /// are pooled over files.
     Diagnose(Diagnose),
     /// Write the page of a diagnosis from its row records
     ///

@@ -141,6 +141,19 @@ impl<'a> Group<'a, '_> {
         })
     }
 
+    /// The first score of every row.
+    pub(super) fn first_scores<Q: Element, T: Element>(
+        &self,
+        queries: &Queries<Q>,
+        keys: &Pages<T>,
+    ) -> Vec<f32> {
+        Scratch::lend(|scratch| {
+            let stride = self.score(queries, keys, &mut scratch.queries, &mut scratch.scores);
+            let rows = scratch.scores.chunks(stride.max(1)).take(self.rows());
+            rows.map(|row| row.first().copied().unwrap_or(f32::NAN)).collect()
+        })
+    }
+
     /// Writes the output of every row, and reports on it. See [`super::decode`]. `out` holds one slice for each
     /// query token.
     pub(super) fn decode<Q: Element, T: Element, O: Element>(

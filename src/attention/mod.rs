@@ -131,6 +131,20 @@ pub fn scores<Q: Element, T: Element>(
     Ok(each_group(set, &shared, &seqs, none, |group, ()| group.scores(queries, keys)))
 }
 
+/// The first score of every row, after the whole pass over the keys. Benchmarks time that pass alone.
+#[doc(hidden)]
+pub fn first_scores<Q: Element, T: Element>(
+    queries: &Queries<Q>,
+    keys: &Pages<T>,
+    sequences: &Sequences,
+    call: &DecodeCall,
+) -> Result<Vec<f32>> {
+    let (shared, seqs) = call::check(queries, keys, sequences, call)?;
+    let none = vec![(); seqs.len() * shared.kv_heads];
+    let set = InstructionSet::chosen()?;
+    Ok(each_group(set, &shared, &seqs, none, |group, ()| group.first_scores(queries, keys)))
+}
+
 /// Calls `of` with every group and its part, and puts what it finds for each row in the order `[tokens,
 /// heads]`.
 fn each_group<P: Send, R: Send>(

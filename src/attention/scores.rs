@@ -12,6 +12,10 @@ use crate::{DType, Element};
 
 /// Keys that one step reads: with 256 elements each they take half of a first cache.
 const STEP: usize = 16;
+/// How many keys are requested ahead.
+const AHEAD: usize = 48;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Scores below this would read as masked.
 const BORDER: f32 = DType::F32.masked_below() as f32;
 
@@ -41,9 +45,15 @@ impl<T: Element> Work for ScoreKeys<'_, '_, '_, T> {
         let dim = keys.dim();
         let vectors = dim.div_ceil(WIDTH);
         let mut room = [T::zeroed(); STEP * *DIMS.end()];
+        let (mut ahead, mut requested) = (keys, 0);
         let mut at = 0;
         while at < len {
             let count = STEP.min(len - at);
+            while keys.is_contiguous() && requested < len.min(at + AHEAD) {
+                let key = ahead.vector(from + requested);
+                key.iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
+                requested += 1;
+            }
             if !keys.is_contiguous() {
                 for (j, to) in room.chunks_exact_mut(dim).take(count).enumerate() {
                     keys.copy(from + at + j, to);

@@ -4,7 +4,7 @@ use super::call::{DecodeRow, MASS_ERROR, MASS_ONE, Sequence, Shared, visible};
 use super::cursor::Cursor;
 use super::scores::{Finish, ScoreKeys};
 use super::scratch::{Scratch, reserve};
-use super::selection::{RaiseMasses, cut};
+use super::selection::{RaiseMasses, worthwhile_cut};
 use super::values::{AddValues, CHUNK, Kept, Seen, Tally};
 use super::views::{PagedKv, Pages, Queries};
 use crate::cpu::{Hands, Lent, Measure, RowReport, WIDTH, Weighed};
@@ -204,7 +204,10 @@ impl<'a> Group<'a, '_> {
             true => masses.par_chunks_mut(CHUNK).enumerate().for_each(of_chunk),
             false => masses.chunks_mut(CHUNK).enumerate().for_each(of_chunk),
         }
-        cut(masses, self.shared.budget, self.hands)
+        worthwhile_cut(masses, self.shared.budget, self.hands).unwrap_or_else(|| {
+            masses.clear();
+            0.0
+        })
     }
 
     /// Sums the values of every row in `scratch.totals`, and what stays unread in `scratch.of_rows`.

@@ -45,15 +45,10 @@ impl<T: Element> Work for ScoreKeys<'_, '_, '_, T> {
         let dim = keys.dim();
         let vectors = dim.div_ceil(WIDTH);
         let mut room = [T::zeroed(); STEP * *DIMS.end()];
-        let (mut ahead, mut requested) = (keys, 0);
+        let mut ahead = keys;
         let mut at = 0;
         while at < len {
             let count = STEP.min(len - at);
-            while keys.is_contiguous() && requested < len.min(at + AHEAD) {
-                let key = ahead.vector(from + requested);
-                key.iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
-                requested += 1;
-            }
             if !keys.is_contiguous() {
                 for (j, to) in room.chunks_exact_mut(dim).take(count).enumerate() {
                     keys.copy(from + at + j, to);
@@ -65,94 +60,120 @@ impl<T: Element> Work for ScoreKeys<'_, '_, '_, T> {
                 let j = j.min(count - 1);
                 *k = if keys.is_contiguous() { keys.vector(from + at + j) } else { &room[j * dim..][..dim] };
             }
-            let mut row = 0;
-            while row < out.len() {
-                let q = &queries[row * vectors..];
-                let out = &mut out[row..];
-                row += match out.len() {
-                    1 => step::<L, T, 1, 16>(lanes, q, &k, finish, out, at, count),
-                    2 => step::<L, T, 2, 8>(lanes, q, &k, finish, out, at, count),
-                    3 => step::<L, T, 3, 4>(lanes, q, &k, finish, out, at, count),
-                    _ => step::<L, T, 4, 4>(lanes, q, &k, finish, out, at, count),
-                };
+            // Lines are requested between products. All at once, they would wait for room in the queue.
+            let mut next = k;
+            if keys.is_contiguous() {
+                for (j, next) in next.iter_mut().enumerate().take(len.saturating_sub(at + AHEAD).min(STEP)) {
+                    *next = ahead.vector(from + at + AHEAD + j);
+                }
+            }
+            let turns = out.len().div_ceil(4);
+            for (turn, out) in out.chunks_mut(4).enumerate() {
+                let step = Step { queries: &queries[4 * turn * vectors..], keys: &k, next: &next, turn, turns };
+                match out.len() {
+                    1 => step.score::<L, 1, 16>(lanes, finish, out, at, count),
+                    2 => step.score::<L, 2, 8>(lanes, finish, out, at, count),
+                    3 => step.score::<L, 3, 4>(lanes, finish, out, at, count),
+                    _ => step.score::<L, 4, 4>(lanes, finish, out, at, count),
+                }
             }
             at += count;
         }
     }
 }
 
-/// Scores 16 keys for the first H rows of `out`, N keys at once. Returns H.
-#[inline(always)]
-fn step<L: Lanes, T: Element, const H: usize, const N: usize>(
-    lanes: L,
-    queries: &[[f32; WIDTH]],
-    keys: &[&[T]; STEP],
-    finish: Finish,
-    out: &mut [&mut [f32]],
-    at: usize,
-    count: usize,
-) -> usize {
-    let (keys, _) = keys.as_chunks::<N>();
-    for (j, keys) in keys.iter().enumerate().take(count.div_ceil(N)) {
-        let mut scores = [0.0; WIDTH];
-        lanes.store(lanes.fold(products::<L, T, H, N>(lanes, queries, keys)), &mut scores);
-        finished(&mut scores, finish);
-        let at = at + j * N;
-        for (row, scores) in out[..H].iter_mut().zip(scores.as_chunks::<N>().0) {
-            match row[at..].first_chunk_mut::<N>() {
-                Some(to) => *to = *scores,
-                None => {
-                    let to = &mut row[at..];
-                    to.copy_from_slice(&scores[..to.len()]);
+/// Sixteen keys and up to four rows.
+struct Step<'a, T> {
+    queries: &'a [[f32; WIDTH]],
+    keys: &'a [&'a [T]; STEP],
+    /// The keys to request meanwhile.
+    next: &'a [&'a [T]; STEP],
+    /// Which rows these are, of how many times four: each requests some of the keys.
+    turn: usize,
+    turns: usize,
+}
+
+impl<T: Element> Step<'_, T> {
+    /// Scores the keys for the H rows of `out`, N keys at once.
+    #[inline(always)]
+    fn score<L: Lanes, const H: usize, const N: usize>(
+        &self,
+        lanes: L,
+        finish: Finish,
+        out: &mut [&mut [f32]],
+        at: usize,
+        count: usize,
+    ) {
+        for j in 0..count.div_ceil(N) {
+            let mut scores = [0.0; WIDTH];
+            let requests = j % self.turns == self.turn;
+            lanes.store(lanes.fold(self.products::<L, H, N>(lanes, j, requests)), &mut scores);
+            finished(&mut scores, finish);
+            let at = at + j * N;
+            for (row, scores) in out[..H].iter_mut().zip(scores.as_chunks::<N>().0) {
+                match row[at..].first_chunk_mut::<N>() {
+                    Some(to) => *to = *scores,
+                    None => {
+                        let to = &mut row[at..];
+                        to.copy_from_slice(&scores[..to.len()]);
+                    }
                 }
             }
         }
     }
-    H
-}
 
-/// The partial sums of H rows and N keys, row after row.
-#[inline(always)]
-fn products<L: Lanes, T: Element, const H: usize, const N: usize>(
-    lanes: L,
-    queries: &[[f32; WIDTH]],
-    keys: &[&[T]; N],
-) -> [L::F; WIDTH] {
-    let dim = keys[0].len();
-    let (whole, vectors) = (dim / WIDTH, dim.div_ceil(WIDTH));
-    // One length for all lets the compiler drop the checks of the loop.
-    let mut q: [&[[f32; WIDTH]]; H] = [&[]; H];
-    for (h, q) in q.iter_mut().enumerate() {
-        *q = &queries[h * vectors..][..vectors];
-    }
-    let mut k: [&[[T; WIDTH]]; N] = [&[]; N];
-    for (k, keys) in k.iter_mut().zip(keys) {
-        *k = &keys.as_chunks::<WIDTH>().0[..whole];
-    }
-    let mut sums = [lanes.splat(0.0); WIDTH];
-    for c in 0..whole {
-        let mut factors = [lanes.splat(0.0); H];
-        for h in 0..H {
-            factors[h] = lanes.load(&q[h][c]);
+    /// The partial sums of H rows and the j-th N keys, row after row.
+    #[inline(always)]
+    fn products<L: Lanes, const H: usize, const N: usize>(
+        &self,
+        lanes: L,
+        j: usize,
+        requests: bool,
+    ) -> [L::F; WIDTH] {
+        let keys = &self.keys.as_chunks::<N>().0[j];
+        let next = &self.next.as_chunks::<N>().0[j];
+        let dim = keys[0].len();
+        let (whole, vectors) = (dim / WIDTH, dim.div_ceil(WIDTH));
+        // One length for all lets the compiler drop the checks of the loop.
+        let mut q: [&[[f32; WIDTH]]; H] = [&[]; H];
+        for (h, q) in q.iter_mut().enumerate() {
+            *q = &self.queries[h * vectors..][..vectors];
         }
+        let (mut k, mut n): ([&[[T; WIDTH]]; N], [&[[T; WIDTH]]; N]) = ([&[]; N], [&[]; N]);
         for i in 0..N {
-            let key = load(lanes, &k[i][c]);
+            k[i] = &keys[i].as_chunks::<WIDTH>().0[..whole];
+            n[i] = &next[i].as_chunks::<WIDTH>().0[..whole];
+        }
+        let mut sums = [lanes.splat(0.0); WIDTH];
+        for c in 0..whole {
+            if requests && (c * WIDTH * size_of::<T>()).is_multiple_of(LINE) {
+                for i in 0..N {
+                    lanes.prefetch(&n[i][c]);
+                }
+            }
+            let mut factors = [lanes.splat(0.0); H];
             for h in 0..H {
-                sums[h * N + i] = lanes.fma(factors[h], key, sums[h * N + i]);
+                factors[h] = lanes.load(&q[h][c]);
+            }
+            for i in 0..N {
+                let key = load(lanes, &k[i][c]);
+                for h in 0..H {
+                    sums[h * N + i] = lanes.fma(factors[h], key, sums[h * N + i]);
+                }
             }
         }
-    }
-    if whole < vectors {
-        for i in 0..N {
-            let mut last = [T::zeroed(); WIDTH];
-            last[..dim - whole * WIDTH].copy_from_slice(&keys[i][whole * WIDTH..]);
-            let key = load(lanes, &last);
-            for h in 0..H {
-                sums[h * N + i] = lanes.fma(lanes.load(&q[h][whole]), key, sums[h * N + i]);
+        if whole < vectors {
+            for i in 0..N {
+                let mut last = [T::zeroed(); WIDTH];
+                last[..dim - whole * WIDTH].copy_from_slice(&keys[i][whole * WIDTH..]);
+                let key = load(lanes, &last);
+                for h in 0..H {
+                    sums[h * N + i] = lanes.fma(lanes.load(&q[h][whole]), key, sums[h * N + i]);
+                }
             }
         }
+        sums
     }
-    sums
 }
 
 #[inline(always)]

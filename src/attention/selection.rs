@@ -12,6 +12,9 @@ use rayon::prelude::*;
 
 /// A bin is the exponent of a mass and two bits of its mantissa.
 const BIN_SHIFT: u32 = 21;
+/// If fewer keys than one in so many could be left out, all are read. Uniform rows then take 1.01 of the time
+/// without a budget, in place of 1.05 (2026-11-29).
+const FEW: usize = 16;
 /// Masses that one thread sums at once.
 const PART: usize = 1 << 14;
 
@@ -44,8 +47,14 @@ impl Work for RaiseMasses<'_> {
 }
 
 /// The cut for the masses of a group: a key is read if its mass is at least this. The masses below it sum to at
-/// most `budget`.
-pub(super) fn cut(masses: &[f32], budget: f64, hands: Hands) -> f32 {
+/// most `budget`. It is `None` if too few masses are below it.
+pub(super) fn worthwhile_cut(masses: &[f32], budget: f64, hands: Hands) -> Option<f32> {
+    let cut = cut(masses, budget, hands);
+    let left = hands.set.run(CountBelow { masses, edge: cut });
+    (left > masses.len() / FEW).then_some(cut)
+}
+
+fn cut(masses: &[f32], budget: f64, hands: Hands) -> f32 {
     let below = |bin: u32| -> f64 {
         let sum = |masses| hands.set.run(SumBelow { masses, edge: edge(bin) });
         match hands.split {
@@ -95,6 +104,20 @@ impl Work for SumBelow<'_> {
         // Exact integers: any order.
         let [a, b] = sums;
         lanes.sums(a).into_iter().chain(lanes.sums(b)).sum()
+    }
+}
+
+struct CountBelow<'a> {
+    masses: &'a [f32],
+    edge: f32,
+}
+
+impl Work for CountBelow<'_> {
+    type Out = usize;
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) -> usize {
+        // The compiler vectorises this plain loop.
+        self.masses.iter().filter(|mass| **mass < self.edge).count()
     }
 }
 

@@ -15,6 +15,8 @@ use std::ops::Range;
 pub(super) const CHUNK: usize = 1024;
 /// Vectors that are added in one run, and how many are requested ahead.
 const TILE: usize = 64;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Vectors of copied values: those of 256 elements take a third of a first cache.
 const COPIED: usize = 16;
 
@@ -42,6 +44,24 @@ pub(super) struct Kept<'a> {
     /// Empty if every value is read.
     pub masses: &'a [f32],
     pub cut: f32,
+}
+
+/// Keys whose values are added in one run.
+struct Tile<'a, T> {
+    list: &'a [u32],
+    values: &'a [&'a [T]; TILE],
+    /// The values to request meanwhile.
+    next: &'a [&'a [T]; TILE],
+}
+
+/// Up to four rows, and a part of every value.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    rows: &'a [u16],
+    /// Elements of a row's sums.
+    padded: usize,
+    at: usize,
+    requests: bool,
 }
 
 /// Adds the values of one chunk.
@@ -110,6 +130,8 @@ impl<T: Element> AddValues<'_, '_, T> {
         }
         let left = keys.len() - count;
         if left > 0 {
+            // The first values come while the masses are summed.
+            self.request(lanes, &list[..count.min(TILE)]);
             self.tally(lanes, keys, rows);
         }
         for &row in rows {
@@ -118,6 +140,17 @@ impl<T: Element> AddValues<'_, '_, T> {
             tally.left += left as u64;
         }
         self.add(lanes, &list[..count], rows);
+    }
+
+    #[inline(always)]
+    fn request<L: Lanes>(&self, lanes: L, list: &[u32]) {
+        if self.values.is_contiguous() {
+            let mut cursor = self.values;
+            for &key in list {
+                let value = cursor.vector(self.first + key as usize);
+                value.iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
+            }
+        }
     }
 
     /// Sums the masses that stay unread.
@@ -163,78 +196,69 @@ impl<T: Element> AddValues<'_, '_, T> {
     #[inline(always)]
     fn add<L: Lanes>(&mut self, lanes: L, list: &[u32], rows: &[u16]) {
         let contiguous = self.values.is_contiguous();
-        let tile = if contiguous { TILE } else { COPIED };
         let mut room = [T::zeroed(); COPIED * *DIMS.end()];
         let mut cursor = self.values;
         let dim = cursor.dim();
-        let mut ahead: [&[T]; TILE] = [&[]; TILE];
+        let mut next: [&[T]; TILE] = [&[]; TILE];
+        let mut tiles = list.chunks(if contiguous { TILE } else { COPIED });
+        let mut now = tiles.next().unwrap_or_default();
         if contiguous {
-            self.request(lanes, &mut cursor, &list[..tile.min(list.len())], &mut ahead);
+            self.find(&mut cursor, now, &mut next);
         }
-        let mut at = 0;
-        while at < list.len() {
-            let now = &list[at..(at + tile).min(list.len())];
-            at += now.len();
+        while !now.is_empty() {
+            let ahead = tiles.next().unwrap_or_default();
+            let values = next;
             if contiguous {
-                let values = ahead;
-                self.request(lanes, &mut cursor, &list[at..(at + tile).min(list.len())], &mut ahead);
-                self.add_tile(lanes, now, &values, rows);
+                self.find(&mut cursor, ahead, &mut next);
+                self.add_tile(lanes, &Tile { list: now, values: &values, next: &next }, rows);
             } else {
                 for (&key, to) in now.iter().zip(room.chunks_exact_mut(dim)) {
                     cursor.copy(self.first + key as usize, to);
                 }
                 let mut values: [&[T]; TILE] = [&[]; TILE];
                 values.iter_mut().zip(room.chunks_exact(dim)).for_each(|(to, from)| *to = from);
-                self.add_tile(lanes, now, &values, rows);
+                self.add_tile(lanes, &Tile { list: now, values: &values, next: &values }, rows);
             }
+            now = ahead;
         }
     }
 
-    /// Finds vectors that will be read soon, and requests their cache lines.
+    /// Finds the vectors of `list`. Where it ends early, what `values` held stays.
     #[inline(always)]
-    fn request<'v, L: Lanes>(
-        &self,
-        lanes: L,
-        cursor: &mut Cursor<'v, T>,
-        list: &[u32],
-        values: &mut [&'v [T]; TILE],
-    ) {
-        const LINE: usize = 64;
+    fn find<'v>(&self, cursor: &mut Cursor<'v, T>, list: &[u32], values: &mut [&'v [T]; TILE]) {
         for (value, &key) in values.iter_mut().zip(list) {
             *value = cursor.vector(self.first + key as usize);
-            for line in value.iter().step_by(LINE / size_of::<T>()) {
-                lanes.prefetch(line);
-            }
         }
     }
 
     #[inline(always)]
-    fn add_tile<L: Lanes>(&mut self, lanes: L, list: &[u32], values: &[&[T]; TILE], rows: &[u16]) {
-        let values = &values[..list.len()];
+    fn add_tile<L: Lanes>(&mut self, lanes: L, tile: &Tile<T>, rows: &[u16]) {
         let dim = self.values.dim();
         let (vectors, padded) = (dim / WIDTH, dim.next_multiple_of(WIDTH));
-        let mut rows = rows;
-        while !rows.is_empty() {
-            let (now, rest) = rows.split_at(rows.len().min(4));
-            rows = rest;
-            let mut at = 0;
+        let turns = rows.len().div_ceil(4);
+        for (turn, rows) in rows.chunks(4).enumerate() {
+            let (mut at, mut part) = (0, 0);
             while at < vectors {
                 let left = vectors - at;
-                at += match now.len() {
-                    1 if left >= 8 => self.block::<L, 1, 8>(lanes, list, values, now, padded, at),
-                    2 if left >= 8 => self.block::<L, 2, 8>(lanes, list, values, now, padded, at),
-                    1 if left >= 4 => self.block::<L, 1, 4>(lanes, list, values, now, padded, at),
-                    2 if left >= 4 => self.block::<L, 2, 4>(lanes, list, values, now, padded, at),
-                    3 if left >= 4 => self.block::<L, 3, 4>(lanes, list, values, now, padded, at),
-                    4 if left >= 4 => self.block::<L, 4, 4>(lanes, list, values, now, padded, at),
-                    1 => self.block::<L, 1, 1>(lanes, list, values, now, padded, at),
-                    2 => self.block::<L, 2, 1>(lanes, list, values, now, padded, at),
-                    3 => self.block::<L, 3, 1>(lanes, list, values, now, padded, at),
-                    _ => self.block::<L, 4, 1>(lanes, list, values, now, padded, at),
+                // The turns share the requests.
+                let requests = part % turns == turn;
+                let of = Part { rows, padded, at, requests };
+                at += match rows.len() {
+                    1 if left >= 8 => self.block::<L, 1, 8>(lanes, tile, of),
+                    2 if left >= 8 => self.block::<L, 2, 8>(lanes, tile, of),
+                    1 if left >= 4 => self.block::<L, 1, 4>(lanes, tile, of),
+                    2 if left >= 4 => self.block::<L, 2, 4>(lanes, tile, of),
+                    3 if left >= 4 => self.block::<L, 3, 4>(lanes, tile, of),
+                    4 if left >= 4 => self.block::<L, 4, 4>(lanes, tile, of),
+                    1 => self.block::<L, 1, 1>(lanes, tile, of),
+                    2 => self.block::<L, 2, 1>(lanes, tile, of),
+                    3 => self.block::<L, 3, 1>(lanes, tile, of),
+                    _ => self.block::<L, 4, 1>(lanes, tile, of),
                 };
+                part += 1;
             }
             if dim < padded {
-                self.ends(lanes, list, values, now, padded);
+                self.ends(lanes, tile, rows, padded);
             }
         }
     }
@@ -244,11 +268,8 @@ impl<T: Element> AddValues<'_, '_, T> {
     fn block<L: Lanes, const H: usize, const M: usize>(
         &mut self,
         lanes: L,
-        list: &[u32],
-        values: &[&[T]],
-        rows: &[u16],
-        padded: usize,
-        at: usize,
+        tile: &Tile<T>,
+        Part { rows, padded, at, requests }: Part,
     ) -> usize {
         let mut probs: [&[f32]; H] = [&[]; H];
         let mut sums = [[lanes.splat(0.0); M]; H];
@@ -260,8 +281,14 @@ impl<T: Element> AddValues<'_, '_, T> {
                 sums[h][m] = lanes.load(&from[m]);
             }
         }
-        for (&key, value) in list.iter().zip(values) {
+        for ((&key, value), next) in tile.list.iter().zip(tile.values).zip(tile.next) {
             let value = &value[at * WIDTH..].as_chunks::<WIDTH>().0[..M];
+            if requests {
+                let next = &next[at * WIDTH..][..M * WIDTH];
+                for line in 0..(M * WIDTH * size_of::<T>()).div_ceil(LINE) {
+                    lanes.prefetch(&next[line * (LINE / size_of::<T>())]);
+                }
+            }
             let mut factors = [lanes.splat(0.0); H];
             for h in 0..H {
                 factors[h] = lanes.splat(probs[h][key as usize]);
@@ -285,8 +312,9 @@ impl<T: Element> AddValues<'_, '_, T> {
 
     /// Adds the last 8 elements of each value, where they are half a vector.
     #[inline(always)]
-    fn ends<L: Lanes>(&mut self, lanes: L, list: &[u32], values: &[&[T]], rows: &[u16], padded: usize) {
-        for (&key, value) in list.iter().zip(values) {
+    fn ends<L: Lanes>(&mut self, lanes: L, tile: &Tile<T>, rows: &[u16], padded: usize) {
+        for ((&key, value), next) in tile.list.iter().zip(tile.values).zip(tile.next) {
+            lanes.prefetch(&next[padded - WIDTH]);
             let mut last = [T::zeroed(); WIDTH];
             let end = &value[padded - WIDTH..];
             last[..end.len()].copy_from_slice(end);

@@ -49,6 +49,14 @@ pub enum Error {
         /// What does not fit.
         detail: String,
     },
+    /// The arguments of an attention call do not fit together. Nothing was written.
+    #[error("attention: {what}: {detail}")]
+    Attention {
+        /// The argument that was refused, with its shape.
+        what: String,
+        /// What was found and what was expected.
+        detail: String,
+    },
     /// The settings of a measurement make no sense.
     #[error("{detail}")]
     Settings {
@@ -149,6 +157,10 @@ impl Error {
     /// `path` as a whole does not follow its format.
     pub fn file(path: &Path, detail: impl Into<String>) -> Self {
         Error::File { path: path.to_owned(), detail: detail.into() }
+    }
+
+    pub(crate) fn attention(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Error::Attention { what: what.into(), detail: detail.into() }
     }
 
     pub(crate) fn spec(spec: &str, detail: impl Into<String>) -> Self {

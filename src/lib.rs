@@ -52,6 +52,7 @@
 //!
 //! The crate `critbeta-diagnose` holds files, reports and the command `critbeta`.
 
+pub mod attention;
 #[cfg(feature = "calibration")]
 pub mod calibration;
 pub mod cpu;

@@ -5,6 +5,7 @@
 //! every [`InstructionSet`], every result has the same bits: counts are integers, maxima have no order, and
 //! sums add fixed chunks in a fixed order.
 
+mod attend;
 mod copy;
 mod exponent;
 mod lanes;
@@ -20,17 +21,20 @@ mod softmax;
 mod top;
 mod weights;
 
+pub(crate) use attend::{Hands, Weighed};
 pub use lanes::InstructionSet;
+pub(crate) use lanes::{Lanes, WIDTH, Work, load};
+pub(crate) use partition::exp;
 pub use plan::{Plan, Sharing};
 pub use row::Workspace;
 pub use row::{Measure, RowReport, SoftmaxRow};
 pub use scale::scale;
+pub(crate) use scratch::Lent;
 pub use softmax::{softmax, softmax_at, softmax_in_place};
 
 use crate::{CriticalBeta, Element, Scores};
 use half::{bf16, f16};
 use rayon::prelude::*;
-use scratch::Lent;
 use top::Chunks;
 
 type CopyBytes = fn(&[u8], &mut [u8]);

@@ -255,7 +255,7 @@ impl Workspace {
 
     /// Sums in the order of the scores that are not masked, so that masked scores change no bit of the
     /// result.
-    fn partition<T: Element>(&mut self, row: &Chunks<T>, top: &RowMax, beta: f64) -> Partition {
+    pub(super) fn partition<T: Element>(&mut self, row: &Chunks<T>, top: &RowMax, beta: f64) -> Partition {
         if top.poisoned || top.len == row.scores.len() as u64 {
             return if top.poisoned { Partition::EMPTY } else { partition(row, top.max, beta) };
         }
@@ -265,15 +265,29 @@ impl Workspace {
     }
 
     fn beta<T: Element>(&mut self, row: &Chunks<T>, found: &(RowMax, Tops), rule: Rule) -> f64 {
+        self.beta_knowing(row, found, rule, None)
+    }
+
+    /// Like `beta`. `known` holds what [`Workspace::critical_betas`] has found, and for which measure.
+    pub(super) fn beta_knowing<T: Element>(
+        &mut self,
+        row: &Chunks<T>,
+        found: &(RowMax, Tops),
+        rule: Rule,
+        known: Option<(Measure, [CriticalBeta; 2])>,
+    ) -> f64 {
+        let known = known.filter(|(measure, _)| measure.top_k.is_none());
         let (rescaling, position) = match rule {
             _ if found.0.poisoned => return f64::NAN,
             // At a negative beta no weight decreases with the gap.
             Rule::At(beta) => return if beta >= 0.0 { beta } else { f64::NAN },
             Rule::Rescaling(rescaling, position) => (rescaling, position),
         };
-        let critical = match rescaling.resolve() {
-            Some(resolve) => self.contact.critical_beta(row, &found.0, &found.1, resolve).beta,
-            None => f64::NAN,
+        let critical = match (rescaling.resolve(), known) {
+            (Some(resolve), Some((measure, [_, found]))) if resolve == measure.resolve => found.beta,
+            (Some(0.0), Some((_, [found, _]))) => found.beta,
+            (Some(resolve), _) => self.contact.critical_beta(row, &found.0, &found.1, resolve).beta,
+            (None, _) => f64::NAN,
         };
         let entropy = match rescaling.needs_entropy() {
             true => self.partition(row, &found.0, 1.0).entropy(1.0),

@@ -15,10 +15,10 @@ const KEPT_BYTES: usize = 1 << 25;
 /// The workspace of this thread, borrowed for a while and kept from call to call. Fresh memory for every call
 /// costs page faults: a fifth of the time of rows of a million scores (2026-11-25). One that has grown beyond
 /// [`KEPT_BYTES`] is given back, so that a single long row does not stay in memory for every thread.
-pub(super) struct Lent(Option<Box<Workspace>>, #[allow(dead_code, reason = "dropped at the end")] Standard);
+pub(crate) struct Lent(Option<Box<Workspace>>, #[allow(dead_code, reason = "dropped at the end")] Standard);
 
 impl Lent {
-    pub(super) fn new() -> Lent {
+    pub(crate) fn new() -> Lent {
         // A thread gets a second workspace if it takes on another row while all threads share a first one.
         let mut workspace = SCRATCH.take().unwrap_or_default();
         workspace.next = None;

@@ -129,3 +129,43 @@ fn keep<L: Lanes>(lanes: L, w: [L::F; 4], to: &mut [f32; BLOCK]) {
         lanes.store(w[j], &mut to[j]);
     }
 }
+
+/// Replaces the scores of a chunk by their weights, and sums them as [`SumWeights`] does.
+pub(super) struct ReplaceByWeights<'a> {
+    pub row: &'a mut [f32],
+    pub max: f32,
+    pub exponent: Exponent,
+}
+
+impl Work for ReplaceByWeights<'_> {
+    type Out = f64;
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> f64 {
+        match self.exponent.special {
+            true => self.replace::<L, true>(lanes),
+            false => self.replace::<L, false>(lanes),
+        }
+    }
+}
+
+impl ReplaceByWeights<'_> {
+    #[inline(always)]
+    fn replace<L: Lanes, const SPECIAL: bool>(self, lanes: L) -> f64 {
+        let ReplaceByWeights { row, max, exponent } = self;
+        let (blocks, tail) = row.as_chunks_mut::<BLOCK>();
+        let mut sum = lanes.zero();
+        for block in blocks {
+            let w = weigh_block::<L, f32, SPECIAL>(lanes, block, max, &exponent);
+            keep(lanes, w, block);
+            sum = lanes.accumulate(sum, lanes.add(lanes.add(w[0], w[1]), lanes.add(w[2], w[3])));
+        }
+        if !tail.is_empty() {
+            let mut last = padded(tail);
+            let w = weigh_block::<L, f32, SPECIAL>(lanes, &last, max, &exponent);
+            keep(lanes, w, &mut last);
+            tail.copy_from_slice(&last[..tail.len()]);
+            sum = lanes.accumulate(sum, lanes.add(lanes.add(w[0], w[1]), lanes.add(w[2], w[3])));
+        }
+        fold(lanes.sums(sum))
+    }
+}

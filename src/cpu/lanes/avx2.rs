@@ -263,4 +263,35 @@ impl Lanes for Avx2 {
         }
         to
     }
+
+    #[inline(always)]
+    fn ceil(self, v: F) -> F {
+        halves!(_mm256_ceil_ps, v)
+    }
+    // Sixteen vectors are added as they are transposed: 28 shuffles and 30 additions.
+    #[inline(always)]
+    fn fold(self, v: [F; WIDTH]) -> F {
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            let mut sums = [zero; 2];
+            for (half, sum) in sums.iter_mut().enumerate() {
+                let (mut fours, mut twos) = ([zero; 4], [zero; 2]);
+                for (i, to) in fours.iter_mut().enumerate() {
+                    // Vector i ends up in the first half, and vector i + 4 in the second.
+                    let (a, b) = (v[8 * half + i], v[8 * half + i + 4]);
+                    let (a, b) = (_mm256_add_ps(a[0], a[1]), _mm256_add_ps(b[0], b[1]));
+                    let low = _mm256_permute2f128_ps::<0x20>(a, b);
+                    *to = _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b));
+                }
+                for (i, to) in twos.iter_mut().enumerate() {
+                    let (a, b) = (_mm256_castps_pd(fours[2 * i]), _mm256_castps_pd(fours[2 * i + 1]));
+                    let low = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                    *to = _mm256_add_ps(low, _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+                }
+                let [a, b] = twos;
+                *sum = _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
+            }
+            sums
+        }
+    }
 }

@@ -197,4 +197,37 @@ impl Lanes for Avx512 {
         }
         to
     }
+
+    #[inline(always)]
+    fn ceil(self, v: __m512) -> __m512 {
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC }>(v) }
+    }
+    // Sixteen vectors are added as they are transposed: 30 shuffles and 15 additions.
+    #[inline(always)]
+    fn fold(self, v: [__m512; WIDTH]) -> __m512 {
+        unsafe {
+            let zero = _mm512_setzero_ps();
+            let (mut eights, mut fours) = ([zero; 8], [zero; 4]);
+            for (i, to) in eights.iter_mut().enumerate() {
+                // Vector 4 l + s ends up in lane s of quarter l.
+                let at = |i: usize| v[4 * (i % 4) + i / 4];
+                let (a, b) = (at(2 * i), at(2 * i + 1));
+                let low = _mm512_shuffle_f32x4::<0x44>(a, b);
+                *to = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xee>(a, b));
+            }
+            for (i, to) in fours.iter_mut().enumerate() {
+                let (a, b) = (eights[2 * i], eights[2 * i + 1]);
+                let low = _mm512_shuffle_f32x4::<0x88>(a, b);
+                *to = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xdd>(a, b));
+            }
+            let mut twos = [zero; 2];
+            for (i, to) in twos.iter_mut().enumerate() {
+                let (a, b) = (_mm512_castps_pd(fours[2 * i]), _mm512_castps_pd(fours[2 * i + 1]));
+                let low = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                *to = _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+            }
+            let [a, b] = twos;
+            _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b))
+        }
+    }
 }

@@ -21,11 +21,11 @@ use std::fmt;
 use std::sync::OnceLock;
 
 /// Number of lanes of a vector.
-pub(super) const WIDTH: usize = 16;
+pub(crate) const WIDTH: usize = 16;
 
 /// Operations on vectors of [`WIDTH`] lanes. A value of an implementing type proves that this machine has its
 /// instructions. So the methods are safe.
-pub(super) trait Lanes: Copy {
+pub(crate) trait Lanes: Copy {
     /// f32 lanes.
     type F: Copy;
     /// Bits of 16-bit lanes.
@@ -91,11 +91,31 @@ pub(super) trait Lanes: Copy {
     /// `sum` + `v`, in f64.
     fn accumulate(self, sum: Self::D, v: Self::F) -> Self::D;
     fn sums(self, sum: Self::D) -> [f64; WIDTH];
+
+    /// The smallest integer at or above each lane.
+    fn ceil(self, v: Self::F) -> Self::F;
+    /// Lane i of the result is the sum of all lanes of `v[i]`. Each step adds the upper half of the lanes to
+    /// the lower half.
+    #[inline(always)]
+    fn fold(self, v: [Self::F; WIDTH]) -> Self::F {
+        let mut sums = [0.0; WIDTH];
+        for (sum, v) in sums.iter_mut().zip(v) {
+            let mut lanes = [0.0; WIDTH];
+            self.store(v, &mut lanes);
+            for width in [8, 4, 2, 1] {
+                for j in 0..width {
+                    lanes[j] += lanes[j + width];
+                }
+            }
+            *sum = lanes[0];
+        }
+        self.load(&sums)
+    }
 }
 
 /// Loads lanes of any element type.
 #[inline(always)]
-pub(super) fn load<L: Lanes, T: Element>(lanes: L, from: &[T; WIDTH]) -> L::F {
+pub(crate) fn load<L: Lanes, T: Element>(lanes: L, from: &[T; WIDTH]) -> L::F {
     let of = TypeId::of::<T>();
     if of == TypeId::of::<f32>() {
         lanes.load(bytemuck::cast_ref(from))
@@ -131,7 +151,7 @@ pub(super) fn store<L: Lanes, O: Element, const STREAM: bool>(lanes: L, v: L::F,
 
 /// Work on the lanes of whatever instruction set the machine has. `run` must be `#[inline(always)]`, because
 /// only then is it compiled for that instruction set.
-pub(super) trait Work {
+pub(crate) trait Work {
     type Out;
     fn run<L: Lanes>(self, lanes: L) -> Self::Out;
 }
@@ -186,7 +206,7 @@ impl InstructionSet {
         })
     }
 
-    pub(super) fn chosen_or_fastest() -> InstructionSet {
+    pub(crate) fn chosen_or_fastest() -> InstructionSet {
         InstructionSet::chosen().unwrap_or_else(|_| InstructionSet::supported()[0])
     }
 
@@ -227,7 +247,7 @@ impl InstructionSet {
         self.run(Fence);
     }
 
-    pub(super) fn run<W: Work>(self, work: W) -> W::Out {
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Out {
         // Threads that share a row get no more of it than this.
         let _modes = Standard::modes();
         match self.0 {

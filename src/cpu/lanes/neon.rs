@@ -220,4 +220,9 @@ impl Lanes for Neon {
         }
         to
     }
+
+    #[inline(always)]
+    fn ceil(self, v: F) -> F {
+        quarters!(j => vrndpq_f32(v[j]))
+    }
 }

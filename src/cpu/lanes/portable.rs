@@ -154,4 +154,9 @@ impl Lanes for Portable {
     fn sums(self, sum: [f64; WIDTH]) -> [f64; WIDTH] {
         sum
     }
+
+    #[inline(always)]
+    fn ceil(self, v: F) -> F {
+        v.map(f32::ceil)
+    }
 }

@@ -1,0 +1,316 @@
+//! One group: the query heads and tokens of one sequence that share a key head.
+
+use super::call::{DecodeRow, MASS_ERROR, MASS_ONE, Sequence, Shared, visible};
+use super::cursor::Cursor;
+use super::scores::{Finish, ScoreKeys};
+use super::scratch::{Scratch, reserve};
+use super::selection::{RaiseMasses, worthwhile_cut};
+use super::values::{AddValues, CHUNK, Kept, Seen, Tally};
+use super::views::{PagedKv, Pages, Queries};
+use crate::cpu::{Hands, Lent, Measure, RowReport, WIDTH, Weighed};
+use crate::{Element, Rescaling};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Keys that a thread scores at once where all threads share a group.
+const CLAIM: usize = 512;
+/// The columns of shorter rows are not shared: three hand-overs cost more than they save.
+const SHARED_ROW: usize = 1 << 16;
+
+/// A group of a checked call.
+#[derive(Clone, Copy)]
+pub(super) struct Group<'a, 'b> {
+    pub shared: &'b Shared<'a>,
+    pub seq: &'b Sequence<'a>,
+    pub kv_head: usize,
+    pub hands: Hands,
+}
+
+impl<'a> Group<'a, '_> {
+    pub(super) fn rows(&self) -> usize {
+        self.seq.query_len * self.shared.group
+    }
+
+    /// The keys that row `row` sees, counted from the group's first key.
+    fn seen(&self, row: usize) -> Seen {
+        let Sequence { len, query_len, keys, .. } = self.seq;
+        let seen = visible(*len, *query_len, row / self.shared.group, self.shared.call.window);
+        if seen.is_empty() { 0..0 } else { seen.start - keys.start..seen.end - keys.start }
+    }
+
+    fn rule(&self, row: usize) -> (&'a Rescaling, u64) {
+        let head = self.kv_head * self.shared.group + row % self.shared.group;
+        let position = (self.seq.len + row / self.shared.group).saturating_sub(self.seq.query_len);
+        (self.shared.rule(head), position as u64)
+    }
+
+    /// Writes the scores of every row to `scores`, and returns how far apart rows begin.
+    fn score<Q: Element, T: Element>(
+        &self,
+        queries: &Queries<Q>,
+        keys: &Pages<T>,
+        room: &mut Vec<f32>,
+        scores: &mut Vec<f32>,
+    ) -> usize {
+        let (rows, span, padded) = (self.rows(), self.seq.keys.len(), keys.dim().next_multiple_of(WIDTH));
+        let stride = span.next_multiple_of(WIDTH);
+        let vectors = reserve(room, rows * padded);
+        vectors.fill(0.0);
+        for (row, to) in vectors.chunks_exact_mut(padded).enumerate() {
+            let (token, head) = (row / self.shared.group, row % self.shared.group);
+            queries.widen(self.seq.token + token, self.kv_head * self.shared.group + head, to);
+        }
+        let scores = reserve(scores, rows * stride);
+        if span == 0 {
+            return stride;
+        }
+        let queries = vectors.as_chunks::<WIDTH>().0;
+        let finish = Finish { scale: self.shared.scale, softcap: self.shared.call.softcap };
+        let score = |at: usize, out: &mut [&mut [f32]]| {
+            let from = self.seq.keys.start + at;
+            let keys = Cursor::new(keys, self.seq.ids, self.kv_head, from);
+            self.hands.set.run(ScoreKeys { keys, from, queries, finish, out });
+        };
+        let claim = if self.hands.split { CLAIM } else { span };
+        let claims = span.div_ceil(claim);
+        let mut of_rows: Vec<_> =
+            scores.chunks_mut(stride).map(|row| row[..span].chunks_mut(claim)).collect();
+        let parts = (0..claims * rows).filter_map(|i| of_rows[i % rows].next());
+        let mut parts: Vec<&mut [f32]> = parts.collect();
+        match self.hands.split {
+            true => parts.par_chunks_mut(rows).enumerate().for_each(|(i, out)| score(i * claim, out)),
+            false => score(0, &mut parts),
+        }
+        stride
+    }
+
+    /// Calls `of` with every row's scores, its number and who works on it, and returns what it finds.
+    fn each_row<R: Send>(
+        &self,
+        scores: &mut [f32],
+        stride: usize,
+        of: impl Fn(&mut Lent, &mut [f32], usize, Hands) -> R + Sync,
+    ) -> Vec<R> {
+        let Hands { set, split } = self.hands;
+        let rows = self.rows();
+        if stride == 0 {
+            let mut workspace = Lent::new();
+            let alone = Hands { set, split: false };
+            return (0..rows).map(|row| of(&mut workspace, &mut [], row, alone)).collect();
+        }
+        // Rows keep threads busy while there are enough of them.
+        let columns = split && rows < rayon::current_num_threads() && stride >= SHARED_ROW;
+        let one = |workspace: &mut Lent, (row, scores): (usize, &mut [f32])| {
+            of(workspace, &mut scores[self.seen(row)], row, Hands { set, split: columns })
+        };
+        if split && !columns && rows > 1 {
+            scores.par_chunks_mut(stride).enumerate().map_init(Lent::new, one).collect()
+        } else {
+            let mut workspace = Lent::new();
+            scores.chunks_mut(stride).enumerate().map(|row| one(&mut workspace, row)).collect()
+        }
+    }
+
+    /// The reports of every row. See [`super::measure`].
+    pub(super) fn measure<Q: Element, T: Element>(
+        &self,
+        queries: &Queries<Q>,
+        keys: &Pages<T>,
+        measure: Measure,
+    ) -> Vec<RowReport> {
+        Scratch::lend(|scratch| {
+            let stride = self.score(queries, keys, &mut scratch.queries, &mut scratch.scores);
+            let scores = &mut scratch.scores[..self.rows() * stride];
+            self.each_row(scores, stride, |workspace, scores, row, hands| {
+                let (rescaling, position) = self.rule(row);
+                workspace.report_by(scores, rescaling, position, measure, hands)
+            })
+        })
+    }
+
+    /// The scores of every row.
+    pub(super) fn scores<Q: Element, T: Element>(
+        &self,
+        queries: &Queries<Q>,
+        keys: &Pages<T>,
+    ) -> Vec<Vec<f32>> {
+        Scratch::lend(|scratch| {
+            let stride = self.score(queries, keys, &mut scratch.queries, &mut scratch.scores);
+            let scores = &mut scratch.scores[..self.rows() * stride];
+            self.each_row(scores, stride, |_, scores, _, _| scores.to_vec())
+        })
+    }
+
+    /// The first score of every row.
+    pub(super) fn first_scores<Q: Element, T: Element>(
+        &self,
+        queries: &Queries<Q>,
+        keys: &Pages<T>,
+    ) -> Vec<f32> {
+        Scratch::lend(|scratch| {
+            let stride = self.score(queries, keys, &mut scratch.queries, &mut scratch.scores);
+            let rows = scratch.scores.chunks(stride.max(1)).take(self.rows());
+            rows.map(|row| row.first().copied().unwrap_or(f32::NAN)).collect()
+        })
+    }
+
+    /// Writes the output of every row, and reports on it. See [`super::decode`]. `out` holds one slice for each
+    /// query token.
+    pub(super) fn decode<Q: Element, T: Element, O: Element>(
+        &self,
+        queries: &Queries<Q>,
+        kv: &PagedKv<T>,
+        out: &mut [&mut [O]],
+    ) -> Vec<DecodeRow> {
+        Scratch::lend(|scratch| {
+            let stride = self.score(queries, &kv.k, &mut scratch.queries, &mut scratch.scores);
+            let scores = &mut scratch.scores[..self.rows() * stride];
+            let weighed = self.each_row(scores, stride, |workspace, scores, row, hands| {
+                let (rescaling, position) = self.rule(row);
+                workspace.weigh(scores, rescaling, position, self.shared.call.measure, hands)
+            });
+            scratch.seen.clear();
+            let has_probs = |(row, weighed): (usize, &Weighed)| {
+                if weighed.rest.is_some() { self.seen(row) } else { 0..0 }
+            };
+            scratch.seen.extend(weighed.iter().enumerate().map(has_probs));
+            let cut = self.select(scratch, stride);
+            self.values(&kv.v, scratch, stride, cut);
+            self.finish(&kv.v, scratch, &weighed, out)
+        })
+    }
+
+    /// Finds the masses of the group's keys, and the cut. Without a budget there are no masses.
+    fn select(&self, scratch: &mut Scratch, stride: usize) -> f32 {
+        let Scratch { scores: probs, masses, seen, .. } = scratch;
+        let span = self.seq.keys.len();
+        if self.shared.budget < 1.0 || span == 0 {
+            masses.clear();
+            return 0.0;
+        }
+        masses.resize(span, 0.0);
+        let of_chunk = |(at, masses): (usize, &mut [f32])| {
+            masses.fill(0.0);
+            let keys = at * CHUNK..at * CHUNK + masses.len();
+            for (row, seen) in seen.iter().enumerate() {
+                let both = keys.start.max(seen.start)..keys.end.min(seen.end);
+                if !both.is_empty() {
+                    let masses = &mut masses[both.start - keys.start..both.end - keys.start];
+                    self.hands.set.run(RaiseMasses { probs: &probs[row * stride..][both], masses });
+                }
+            }
+        };
+        match self.hands.split {
+            true => masses.par_chunks_mut(CHUNK).enumerate().for_each(of_chunk),
+            false => masses.chunks_mut(CHUNK).enumerate().for_each(of_chunk),
+        }
+        worthwhile_cut(masses, self.shared.budget, self.hands).unwrap_or_else(|| {
+            masses.clear();
+            0.0
+        })
+    }
+
+    /// Sums the values of every row in `scratch.totals`, and what stays unread in `scratch.of_rows`.
+    fn values<T: Element>(&self, values: &Pages<T>, scratch: &mut Scratch, stride: usize, cut: f32) {
+        let rows = self.rows();
+        let padded = values.dim().next_multiple_of(WIDTH);
+        let Scratch { scores: probs, masses, seen, sums, totals, tallies, of_rows, .. } = scratch;
+        let kept = Kept { probs: &probs[..rows * stride], stride, seen, masses, cut };
+        let totals = reserve(totals, rows * padded);
+        let of_rows = reserve(of_rows, rows);
+        totals.fill(0.0);
+        of_rows.fill(Tally::default());
+        let chunks = self.chunks();
+        let at_once = if self.hands.split { chunks.len() } else { chunks.len().min(1) };
+        let sums = reserve(sums, at_once * rows * padded);
+        let tallies = reserve(tallies, at_once * rows);
+        let radii = self.shared.call.v_radius.map(|radii| (&radii[self.kv_head..], self.shared.kv_heads));
+        let add = |chunk: usize, sums: &mut [f32], tallies: &mut [Tally]| {
+            sums.fill(0.0);
+            tallies.fill(Tally::default());
+            let keys = self.chunk(chunk);
+            let first = self.seq.keys.start;
+            let values = Cursor::new(values, self.seq.ids, self.kv_head, first + keys.start);
+            self.hands.set.run(AddValues { values, first, keys, kept, radii, sums, tallies });
+        };
+        let mut merge = |sums: &[f32], tallies: &[Tally]| {
+            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(*sum));
+            for (of_row, tally) in of_rows.iter_mut().zip(tallies) {
+                of_row.dropped += tally.dropped;
+                of_row.weighted += tally.weighted;
+                of_row.kept += tally.kept;
+                of_row.left += tally.left;
+            }
+        };
+        match self.hands.split {
+            true => {
+                let sums_of = sums.par_chunks_mut(rows * padded).zip(tallies.par_chunks_mut(rows));
+                chunks
+                    .into_par_iter()
+                    .zip(sums_of)
+                    .for_each(|(chunk, (sums, tallies))| add(chunk, sums, tallies));
+                sums.chunks(rows * padded)
+                    .zip(tallies.chunks(rows))
+                    .for_each(|(sums, tallies)| merge(sums, tallies));
+            }
+            false => chunks.for_each(|chunk| {
+                add(chunk, sums, tallies);
+                merge(sums, tallies);
+            }),
+        }
+    }
+
+    /// The chunks of positions that hold keys of the group.
+    fn chunks(&self) -> Range<usize> {
+        let keys = &self.seq.keys;
+        if keys.is_empty() { 0..0 } else { keys.start / CHUNK..keys.end.div_ceil(CHUNK) }
+    }
+
+    /// The keys of a chunk of positions, counted from the group's first key.
+    fn chunk(&self, chunk: usize) -> Range<usize> {
+        let Range { start, end } = self.seq.keys;
+        (chunk * CHUNK).max(start) - start..((chunk + 1) * CHUNK).min(end) - start
+    }
+
+    fn finish<T: Element, O: Element>(
+        &self,
+        values: &Pages<T>,
+        scratch: &Scratch,
+        weighed: &[Weighed],
+        out: &mut [&mut [O]],
+    ) -> Vec<DecodeRow> {
+        let (dim, call) = (values.dim(), &self.shared.call);
+        let centre = call.centre.map(|centre| &centre[self.kv_head * dim..][..dim]);
+        let norm = centre.map_or(0.0, |c| c.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>().sqrt());
+        let outs = out.iter_mut().flat_map(|out| out.chunks_exact_mut(dim));
+        let totals = scratch.totals.chunks(dim.next_multiple_of(WIDTH));
+        let rows = weighed.iter().zip(&scratch.of_rows).zip(totals.zip(outs));
+        let row = |((weighed, tally), (totals, out)): ((&Weighed, &Tally), (&[f64], &mut [O]))| {
+            let &Weighed { row, report, rest } = weighed;
+            let Some(rest) = rest else {
+                let all = if row.beta.is_nan() { f32::NAN } else { 0.0 };
+                out.fill(O::from_f32(all));
+                return DecodeRow { row, report, dropped: 0, kept: 0, bound: all.into() };
+            };
+            let share = tally.dropped / MASS_ONE;
+            for (e, (out, total)) in out.iter_mut().zip(totals).enumerate() {
+                let instead = centre.map_or(0.0, |centre| share * f64::from(centre[e]));
+                *out = O::from_f32((total * rest + instead) as f32);
+            }
+            let bound = match (tally.left, call.v_radius) {
+                (0, _) => 0.0,
+                (_, None) => f64::NAN,
+                (left, Some(_)) => {
+                    // The share is rounded up, so the centre stands for a little too much.
+                    let excess = norm * (left as f64 / MASS_ONE + share * MASS_ERROR);
+                    // A sum of `left` terms in f64 errs by less than left 2^-52 relative.
+                    let rounding = 1.0 + MASS_ERROR + (left as f64 + 8.0) * f64::EPSILON;
+                    (tally.weighted / MASS_ONE + excess) * rounding
+                }
+            };
+            let dropped = tally.dropped as u64;
+            DecodeRow { row, report, dropped, kept: tally.kept, bound }
+        };
+        rows.map(row).collect()
+    }
+}

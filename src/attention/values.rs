@@ -1,0 +1,330 @@
+//! The values of a group: a gather of the vectors that are read, weighted by the probabilities of each row.
+//!
+//! Positions fall into fixed chunks. Within a chunk, a row adds its values in the order of positions, by f32
+//! fused multiply-adds. The sums of chunks are added in order in f64. So no bit depends on the threads, on
+//! the instruction set, or on where pages lie.
+
+use super::cursor::Cursor;
+use super::selection::mass;
+use super::views::DIMS;
+use crate::Element;
+use crate::cpu::{Lanes, WIDTH, Work, load};
+use std::ops::Range;
+
+/// Positions of a chunk. With 4,096, two threads could not share 8,192 keys evenly.
+pub(super) const CHUNK: usize = 1024;
+/// Vectors that are added in one run, and how many are requested ahead.
+const TILE: usize = 64;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Vectors of copied values: those of 256 elements take a third of a first cache.
+const COPIED: usize = 16;
+
+/// The keys that one row sees, counted from the group's first key. A row without probabilities sees none.
+pub(super) type Seen = Range<usize>;
+
+/// What a chunk holds for one row besides the sum of its values.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    /// Masses that stayed unread: an exact integer.
+    pub dropped: f64,
+    /// The same masses, each times the radius of its page.
+    pub weighted: f64,
+    pub kept: u64,
+    pub left: u64,
+}
+
+/// The probabilities and masses of a group.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<'a> {
+    /// One row after another, `stride` apart.
+    pub probs: &'a [f32],
+    pub stride: usize,
+    pub seen: &'a [Seen],
+    /// Empty if every value is read.
+    pub masses: &'a [f32],
+    pub cut: f32,
+}
+
+/// Keys whose values are added in one run.
+struct Tile<'a, T> {
+    list: &'a [u32],
+    values: &'a [&'a [T]; TILE],
+    /// The values to request meanwhile.
+    next: &'a [&'a [T]; TILE],
+}
+
+/// Up to four rows, and a part of every value.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    rows: &'a [u16],
+    /// Elements of a row's sums.
+    padded: usize,
+    at: usize,
+    requests: bool,
+}
+
+/// Adds the values of one chunk.
+pub(super) struct AddValues<'a, 'b, T: Element> {
+    pub values: Cursor<'a, T>,
+    /// The position of the group's first key.
+    pub first: usize,
+    /// The chunk, counted from the group's first key.
+    pub keys: Range<usize>,
+    pub kept: Kept<'b>,
+    /// The radius of each page for this head, `kv_heads` apart.
+    pub radii: Option<(&'b [f32], usize)>,
+    /// For each row a sum of whole vectors.
+    pub sums: &'b mut [f32],
+    pub tallies: &'b mut [Tally],
+}
+
+impl<T: Element> Work for AddValues<'_, '_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let Range { start, end } = self.keys.clone();
+        let mut at = start;
+        while at < end {
+            // The rows that see a key change where one of them begins or ends.
+            let borders = self.kept.seen.iter().flat_map(|seen| [seen.start, seen.end]);
+            let next = borders.filter(|&border| border > at).min().unwrap_or(end).min(end);
+            let seers = self.kept.seen.iter().enumerate().filter(|(_, seen)| seen.contains(&at));
+            let (mut rows, mut count) = ([0u16; super::call::MAX_ROWS], 0);
+            for (row, _) in seers {
+                rows[count] = row as u16;
+                count += 1;
+            }
+            // Values that nobody sees are not read.
+            if count > 0 {
+                self.segment(lanes, at..next, &rows[..count]);
+            }
+            at = next;
+        }
+    }
+}
+
+impl<T: Element> AddValues<'_, '_, T> {
+    /// Adds the values of keys that all of `rows` see, and no other row does.
+    #[inline(always)]
+    fn segment<L: Lanes>(&mut self, lanes: L, keys: Range<usize>, rows: &[u16]) {
+        let (mut list, mut count) = ([0u32; CHUNK], 0);
+        if self.kept.masses.is_empty() {
+            for (to, key) in list.iter_mut().zip(keys.clone()) {
+                *to = key as u32;
+            }
+            count = keys.len();
+        } else {
+            let cut = lanes.splat(self.kept.cut);
+            for (i, masses) in self.kept.masses[keys.clone()].chunks(WIDTH).enumerate() {
+                // A mass of 0 is below every cut.
+                let mut block = [0.0; WIDTH];
+                block[..masses.len()].copy_from_slice(masses);
+                let mut bits = lanes.bits(lanes.ge(lanes.load(&block), cut));
+                while bits != 0 {
+                    list[count] = (keys.start + i * WIDTH) as u32 + bits.trailing_zeros();
+                    count += 1;
+                    bits &= bits - 1;
+                }
+            }
+        }
+        let left = keys.len() - count;
+        if left > 0 {
+            // The first values come while the masses are summed.
+            self.request(lanes, &list[..count.min(TILE)]);
+            self.tally(lanes, keys, rows);
+        }
+        for &row in rows {
+            let tally = &mut self.tallies[usize::from(row)];
+            tally.kept += count as u64;
+            tally.left += left as u64;
+        }
+        self.add(lanes, &list[..count], rows);
+    }
+
+    #[inline(always)]
+    fn request<L: Lanes>(&self, lanes: L, list: &[u32]) {
+        if self.values.is_contiguous() {
+            let mut cursor = self.values;
+            for &key in list {
+                let value = cursor.vector(self.first + key as usize);
+                value.iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
+            }
+        }
+    }
+
+    /// Sums the masses that stay unread.
+    #[inline(always)]
+    fn tally<L: Lanes>(&mut self, lanes: L, keys: Range<usize>, rows: &[u16]) {
+        let mut radii = [0.0f32; CHUNK];
+        if let Some((of_pages, heads)) = self.radii {
+            let mut cursor = self.values;
+            for (radius, key) in radii.iter_mut().zip(keys.clone()) {
+                *radius = of_pages[cursor.page(self.first + key) * heads];
+            }
+        }
+        let cut = lanes.splat(self.kept.cut);
+        for &row in rows {
+            let row = usize::from(row);
+            let probs = &self.kept.probs[row * self.kept.stride..][keys.clone()];
+            let masses = &self.kept.masses[keys.clone()];
+            let (mut dropped, mut weighted) = (lanes.zero(), [0.0f64; WIDTH]);
+            for (i, (probs, masses)) in probs.chunks(WIDTH).zip(masses.chunks(WIDTH)).enumerate() {
+                let (mut p, mut m) = ([0.0; WIDTH], [0.0; WIDTH]);
+                p[..probs.len()].copy_from_slice(probs);
+                m[..masses.len()].copy_from_slice(masses);
+                let is_read = lanes.ge(lanes.load(&m), cut);
+                let own = lanes.select(is_read, lanes.splat(0.0), mass(lanes, lanes.load(&p)));
+                dropped = lanes.accumulate(dropped, own);
+                if self.radii.is_some() {
+                    let mut own_masses = [0.0; WIDTH];
+                    lanes.store(own, &mut own_masses);
+                    for j in 0..WIDTH {
+                        // An infinite radius of an unused page must not meet a mass of 0.
+                        let radius = radii[i * WIDTH + j];
+                        let add = f64::from(own_masses[j]) * f64::from(radius);
+                        weighted[j] += if own_masses[j] > 0.0 { add } else { 0.0 };
+                    }
+                }
+            }
+            let tally = &mut self.tallies[row];
+            tally.dropped += lanes.sums(dropped).into_iter().sum::<f64>();
+            tally.weighted += weighted.into_iter().sum::<f64>();
+        }
+    }
+
+    #[inline(always)]
+    fn add<L: Lanes>(&mut self, lanes: L, list: &[u32], rows: &[u16]) {
+        let contiguous = self.values.is_contiguous();
+        let mut room = [T::zeroed(); COPIED * *DIMS.end()];
+        let mut cursor = self.values;
+        let dim = cursor.dim();
+        let mut next: [&[T]; TILE] = [&[]; TILE];
+        let mut tiles = list.chunks(if contiguous { TILE } else { COPIED });
+        let mut now = tiles.next().unwrap_or_default();
+        if contiguous {
+            self.find(&mut cursor, now, &mut next);
+        }
+        while !now.is_empty() {
+            let ahead = tiles.next().unwrap_or_default();
+            let values = next;
+            if contiguous {
+                self.find(&mut cursor, ahead, &mut next);
+                self.add_tile(lanes, &Tile { list: now, values: &values, next: &next }, rows);
+            } else {
+                for (&key, to) in now.iter().zip(room.chunks_exact_mut(dim)) {
+                    cursor.copy(self.first + key as usize, to);
+                }
+                let mut values: [&[T]; TILE] = [&[]; TILE];
+                values.iter_mut().zip(room.chunks_exact(dim)).for_each(|(to, from)| *to = from);
+                self.add_tile(lanes, &Tile { list: now, values: &values, next: &values }, rows);
+            }
+            now = ahead;
+        }
+    }
+
+    /// Finds the vectors of `list`. Where it ends early, what `values` held stays.
+    #[inline(always)]
+    fn find<'v>(&self, cursor: &mut Cursor<'v, T>, list: &[u32], values: &mut [&'v [T]; TILE]) {
+        for (value, &key) in values.iter_mut().zip(list) {
+            *value = cursor.vector(self.first + key as usize);
+        }
+    }
+
+    #[inline(always)]
+    fn add_tile<L: Lanes>(&mut self, lanes: L, tile: &Tile<T>, rows: &[u16]) {
+        let dim = self.values.dim();
+        let (vectors, padded) = (dim / WIDTH, dim.next_multiple_of(WIDTH));
+        let turns = rows.len().div_ceil(4);
+        for (turn, rows) in rows.chunks(4).enumerate() {
+            let (mut at, mut part) = (0, 0);
+            while at < vectors {
+                let left = vectors - at;
+                // The turns share the requests.
+                let requests = part % turns == turn;
+                let of = Part { rows, padded, at, requests };
+                at += match rows.len() {
+                    1 if left >= 8 => self.block::<L, 1, 8>(lanes, tile, of),
+                    2 if left >= 8 => self.block::<L, 2, 8>(lanes, tile, of),
+                    1 if left >= 4 => self.block::<L, 1, 4>(lanes, tile, of),
+                    2 if left >= 4 => self.block::<L, 2, 4>(lanes, tile, of),
+                    3 if left >= 4 => self.block::<L, 3, 4>(lanes, tile, of),
+                    4 if left >= 4 => self.block::<L, 4, 4>(lanes, tile, of),
+                    1 => self.block::<L, 1, 1>(lanes, tile, of),
+                    2 => self.block::<L, 2, 1>(lanes, tile, of),
+                    3 => self.block::<L, 3, 1>(lanes, tile, of),
+                    _ => self.block::<L, 4, 1>(lanes, tile, of),
+                };
+                part += 1;
+            }
+            if dim < padded {
+                self.ends(lanes, tile, rows, padded);
+            }
+        }
+    }
+
+    /// Adds M vectors of each value to H rows, from vector `at` on. Returns M.
+    #[inline(always)]
+    fn block<L: Lanes, const H: usize, const M: usize>(
+        &mut self,
+        lanes: L,
+        tile: &Tile<T>,
+        Part { rows, padded, at, requests }: Part,
+    ) -> usize {
+        let mut probs: [&[f32]; H] = [&[]; H];
+        let mut sums = [[lanes.splat(0.0); M]; H];
+        for h in 0..H {
+            let row = usize::from(rows[h]);
+            probs[h] = &self.kept.probs[row * self.kept.stride..][..self.kept.stride];
+            let from = &self.sums[row * padded + at * WIDTH..].as_chunks::<WIDTH>().0[..M];
+            for m in 0..M {
+                sums[h][m] = lanes.load(&from[m]);
+            }
+        }
+        for ((&key, value), next) in tile.list.iter().zip(tile.values).zip(tile.next) {
+            let value = &value[at * WIDTH..].as_chunks::<WIDTH>().0[..M];
+            if requests {
+                let next = &next[at * WIDTH..][..M * WIDTH];
+                for line in 0..(M * WIDTH * size_of::<T>()).div_ceil(LINE) {
+                    lanes.prefetch(&next[line * (LINE / size_of::<T>())]);
+                }
+            }
+            let mut factors = [lanes.splat(0.0); H];
+            for h in 0..H {
+                factors[h] = lanes.splat(probs[h][key as usize]);
+            }
+            for m in 0..M {
+                let v = load(lanes, &value[m]);
+                for h in 0..H {
+                    sums[h][m] = lanes.fma(factors[h], v, sums[h][m]);
+                }
+            }
+        }
+        for h in 0..H {
+            let row = usize::from(rows[h]);
+            let to = &mut self.sums[row * padded + at * WIDTH..].as_chunks_mut::<WIDTH>().0[..M];
+            for m in 0..M {
+                lanes.store(sums[h][m], &mut to[m]);
+            }
+        }
+        M
+    }
+
+    /// Adds the last 8 elements of each value, where they are half a vector.
+    #[inline(always)]
+    fn ends<L: Lanes>(&mut self, lanes: L, tile: &Tile<T>, rows: &[u16], padded: usize) {
+        for ((&key, value), next) in tile.list.iter().zip(tile.values).zip(tile.next) {
+            lanes.prefetch(&next[padded - WIDTH]);
+            let mut last = [T::zeroed(); WIDTH];
+            let end = &value[padded - WIDTH..];
+            last[..end.len()].copy_from_slice(end);
+            let v = load(lanes, &last);
+            for &row in rows {
+                let row = usize::from(row);
+                let p = lanes.splat(self.kept.probs[row * self.kept.stride + key as usize]);
+                let (sums, _) = self.sums[(row + 1) * padded - WIDTH..].as_chunks_mut::<WIDTH>();
+                lanes.store(lanes.fma(p, v, lanes.load(&sums[0])), &mut sums[0]);
+            }
+        }
+    }
+}

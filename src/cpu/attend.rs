@@ -1,0 +1,100 @@
+//! What attention needs of a row of scores that it has computed: beta, reports, and the weights in place of
+//! the scores. A score of such a row is never masked, because a row holds the keys that its query sees.
+
+use super::InstructionSet;
+use super::exponent::{Exponent, WEIGHT_ONE};
+use super::lanes::{Lanes, Work};
+use super::plan::CHUNK;
+use super::row::{Measure, RowReport, Rule, SoftmaxRow, Workspace};
+use super::top::{Chunks, Progress};
+use super::weights::ReplaceByWeights;
+use crate::Rescaling;
+use rayon::prelude::*;
+
+/// Who works on a row: one thread, or all threads if it is `split`.
+#[derive(Clone, Copy)]
+pub(crate) struct Hands {
+    pub set: InstructionSet,
+    pub split: bool,
+}
+
+/// A row whose probabilities stand in place of its scores.
+pub(crate) struct Weighed {
+    pub row: SoftmaxRow,
+    pub report: Option<RowReport>,
+    /// The factor near 1 that the rounded 1 / Z of the probabilities lacks. It is `None` if the row has no
+    /// probabilities, because it is empty or has no beta.
+    pub rest: Option<f64>,
+}
+
+struct Scale<'a> {
+    row: &'a mut [f32],
+    factor: f32,
+}
+
+impl Work for Scale<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        // The compiler vectorises this plain loop.
+        self.row.iter_mut().for_each(|weight| *weight *= self.factor);
+    }
+}
+
+impl Workspace {
+    /// Replaces the scores of a row at query `position` by their probabilities, at the beta that `rescaling`
+    /// chooses. A row without probabilities keeps its scores.
+    pub(crate) fn weigh(
+        &mut self,
+        scores: &mut [f32],
+        rescaling: &Rescaling,
+        position: u64,
+        measure: Option<Measure>,
+        hands: Hands,
+    ) -> Weighed {
+        let Hands { set, split } = hands;
+        let row = Chunks { scores: &*scores, ahead: &[], set, split };
+        let found = row.top(Progress::NONE);
+        let top = found.0;
+        let known = measure.map(|measure| (measure, self.critical_betas(&row, &found, measure)));
+        let beta = self.beta_knowing(&row, &found, Rule::Rescaling(rescaling, position), known);
+        let report =
+            known.map(|(_, betas)| RowReport::of(top, betas, beta, self.partition(&row, &top, beta)));
+        let log_partition = if beta.is_nan() { f64::NAN } else { f64::NEG_INFINITY };
+        if beta.is_nan() || top.len == 0 {
+            return Weighed { row: SoftmaxRow { top, beta, log_partition }, report, rest: None };
+        }
+        let exponent = Exponent::new(beta);
+        let replace = |row| set.run(ReplaceByWeights { row, max: top.max, exponent });
+        let sum: f64 = match split {
+            true => scores.par_chunks_mut(CHUNK).map(replace).collect::<Vec<f64>>().into_iter().sum(),
+            false => scores.chunks_mut(CHUNK).map(replace).sum(),
+        };
+        let log_partition = (sum / f64::from(WEIGHT_ONE)).ln();
+        let factor = (1.0 / sum) as f32;
+        let scale = |row| set.run(Scale { row, factor });
+        match split {
+            true => scores.par_chunks_mut(CHUNK).for_each(scale),
+            false => scale(scores),
+        }
+        let rest = Some(1.0 / (sum * f64::from(factor)));
+        Weighed { row: SoftmaxRow { top, beta, log_partition }, report, rest }
+    }
+
+    /// The report on a row at query `position`, at the beta that `rescaling` chooses.
+    pub(crate) fn report_by(
+        &mut self,
+        scores: &[f32],
+        rescaling: &Rescaling,
+        position: u64,
+        measure: Measure,
+        hands: Hands,
+    ) -> RowReport {
+        let row = Chunks { scores, ahead: &[], set: hands.set, split: hands.split };
+        let found = row.top(Progress::NONE);
+        let betas = self.critical_betas(&row, &found, measure);
+        let beta =
+            self.beta_knowing(&row, &found, Rule::Rescaling(rescaling, position), Some((measure, betas)));
+        RowReport::of(found.0, betas, beta, self.partition(&row, &found.0, beta))
+    }
+}

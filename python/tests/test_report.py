@@ -167,9 +167,9 @@ NOT_WRITTEN = [
     (
         lambda at: report(np.zeros((2, 3)), at / "page.html"),
         TypeError,
-        "expected Stats, a Diagnosis, or paths",
+        "expected Stats, a Diagnosis, a DataFrame",
     ),
-    (lambda at: report(3, at / "page.html"), TypeError, "expected Stats, a Diagnosis, or paths"),
+    (lambda at: report(3, at / "page.html"), TypeError, "expected Stats, a Diagnosis, a DataFrame"),
     (lambda at: report(STATS, 3), TypeError, "int"),
 ]
 

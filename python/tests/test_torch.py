@@ -213,6 +213,7 @@ print(torch.ops.critbeta.softmax(torch.zeros(2, 4), "identity", None, None)[0].t
     assert done.stdout == f"{[[0.25] * 4] * 2}\n", done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:scores:UserWarning")
 def test_nonsense_has_the_results_of_arrays():
     rng = np.random.default_rng(1)
     pick = lambda *of: of[rng.integers(len(of))]  # noqa: E731

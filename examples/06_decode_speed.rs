@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example 06_decode_speed -- LEN GROUP DIM FAMILY [PAGE]`, where FAMILY is the
 //! deviation of Gaussian scores, or a safetensors file with `layer10.q` and `layer10.k` in f16. The cache is
-//! cold: each call takes the next of many copies, 256 MiB in all. RAYON_NUM_THREADS sets the threads.
+//! cold: each call takes the next of many copies, COLD_MIB in all (256). RAYON_NUM_THREADS sets the threads.
 
 use critbeta::Rescaling;
 use critbeta::attention::{
@@ -15,8 +15,6 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 use std::hint::black_box;
 use std::time::Instant;
-
-const COLD_BYTES: usize = 256 << 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -36,12 +34,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let values: Vec<f16> = (0..n * dim).map(|_| f16::from_f32(normal())).collect();
 
     // Copies of the cache, with their pages in random order.
-    let (blocks, copies) = (n.div_ceil(page), COLD_BYTES.div_ceil(4 * n * dim).max(3));
+    let cold = std::env::var("COLD_MIB").map_or(Ok(256), |mib| mib.parse::<usize>())? << 20;
+    let (blocks, copies) = (n.div_ceil(page), cold.div_ceil(4 * n * dim));
     let mut ids: Vec<i32> = (0..(blocks * copies) as i32).collect();
     if page < n {
         ids.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(2));
     }
-    let mut pools = [vec![f16::ZERO; blocks * copies * page * dim], vec![f16::ZERO; blocks * copies * page * dim]];
+    let mut pools =
+        [vec![f16::ZERO; blocks * copies * page * dim], vec![f16::ZERO; blocks * copies * page * dim]];
     for (pool, from) in pools.iter_mut().zip([&keys, &values]) {
         for (i, &id) in ids.iter().enumerate() {
             let vectors = &from[i % blocks * page * dim..];
@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let names = ["stream", "stream k", "k phase", "measure"];
     let mut times = vec![Vec::new(); names.len() + calls.len()];
     let mut keep = vec![0.0; calls.len()];
-    for round in 0..5 * copies {
+    for round in 0..(5 * copies).max(cold.div_ceil(4 * n * dim * 8).max(300)) {
         let copy = round % copies;
         let ids = &ids[copy * blocks..][..blocks];
         let sequences = Sequences::new(BlockTable::rows(ids, [1, blocks], blocks)?, &lens[..])?;
@@ -119,7 +119,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn read(pools: &[Vec<f16>], ids: &[i32], page_elements: usize) -> u64 {
     let of = |&id: &i32| {
         let pages = pools.iter().map(|pool| &pool[id as usize * page_elements..][..page_elements]);
-        pages.flat_map(|page| bytemuck::cast_slice::<f16, u64>(page)).fold(0u64, |sum, word| sum.wrapping_add(*word))
+        pages
+            .flat_map(|page| bytemuck::cast_slice::<f16, u64>(page))
+            .fold(0u64, |sum, word| sum.wrapping_add(*word))
     };
     ids.iter().map(of).fold(0, u64::wrapping_add)
 }

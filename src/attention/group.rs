@@ -231,7 +231,8 @@ impl<'a> Group<'a, '_> {
             let keys = self.chunk(chunk);
             let first = self.seq.keys.start;
             let values = Cursor::new(values, self.seq.ids, self.kv_head, first + keys.start);
-            self.hands.set.run(AddValues { values, first, keys, kept, radii, sums, tallies });
+            let ahead = if self.hands.split { 0 } else { self.seq.keys.len() };
+            self.hands.set.run(AddValues { values, first, keys, kept, ahead, radii, sums, tallies });
         };
         let mut merge = |sums: &[f32], tallies: &[Tally]| {
             totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(*sum));

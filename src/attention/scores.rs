@@ -69,7 +69,8 @@ impl<T: Element> Work for ScoreKeys<'_, '_, '_, T> {
             }
             let turns = out.len().div_ceil(4);
             for (turn, out) in out.chunks_mut(4).enumerate() {
-                let step = Step { queries: &queries[4 * turn * vectors..], keys: &k, next: &next, turn, turns };
+                let step =
+                    Step { queries: &queries[4 * turn * vectors..], keys: &k, next: &next, turn, turns };
                 match out.len() {
                     1 => step.score::<L, 1, 16>(lanes, finish, out, at, count),
                     2 => step.score::<L, 2, 8>(lanes, finish, out, at, count),

@@ -61,7 +61,9 @@ struct Part<'a> {
     /// Elements of a row's sums.
     padded: usize,
     at: usize,
-    requests: bool,
+    /// The first of the next values to request, and the distance to the others.
+    due: usize,
+    every: usize,
 }
 
 /// Adds the values of one chunk.
@@ -72,6 +74,8 @@ pub(super) struct AddValues<'a, 'b, T: Element> {
     /// The chunk, counted from the group's first key.
     pub keys: Range<usize>,
     pub kept: Kept<'b>,
+    /// Where the keys end whose values this thread adds next.
+    pub ahead: usize,
     /// The radius of each page for this head, `kv_heads` apart.
     pub radii: Option<(&'b [f32], usize)>,
     /// For each row a sum of whole vectors.
@@ -104,51 +108,59 @@ impl<T: Element> Work for AddValues<'_, '_, T> {
     }
 }
 
+/// The end of a row, with zeros behind it.
+#[inline(always)]
+fn padded(tail: &[f32]) -> [f32; WIDTH] {
+    let mut last = [0.0; WIDTH];
+    last[..tail.len()].copy_from_slice(tail);
+    last
+}
+
 impl<T: Element> AddValues<'_, '_, T> {
     /// Adds the values of keys that all of `rows` see, and no other row does.
     #[inline(always)]
     fn segment<L: Lanes>(&mut self, lanes: L, keys: Range<usize>, rows: &[u16]) {
-        let (mut list, mut count) = ([0u32; CHUNK], 0);
-        if self.kept.masses.is_empty() {
-            for (to, key) in list.iter_mut().zip(keys.clone()) {
-                *to = key as u32;
-            }
-            count = keys.len();
-        } else {
-            let cut = lanes.splat(self.kept.cut);
-            for (i, masses) in self.kept.masses[keys.clone()].chunks(WIDTH).enumerate() {
-                // A mass of 0 is below every cut.
-                let mut block = [0.0; WIDTH];
-                block[..masses.len()].copy_from_slice(masses);
-                let mut bits = lanes.bits(lanes.ge(lanes.load(&block), cut));
-                while bits != 0 {
-                    list[count] = (keys.start + i * WIDTH) as u32 + bits.trailing_zeros();
-                    count += 1;
-                    bits &= bits - 1;
-                }
-            }
-        }
+        let (mut list, mut count) = ([0u32; CHUNK + TILE], 0);
+        self.collect(lanes, keys.clone(), &mut list, &mut count);
         let left = keys.len() - count;
         if left > 0 {
-            // The first values come while the masses are summed.
-            self.request(lanes, &list[..count.min(TILE)]);
-            self.tally(lanes, keys, rows);
+            self.tally(lanes, keys.clone(), rows);
         }
         for &row in rows {
             let tally = &mut self.tallies[usize::from(row)];
             tally.kept += count as u64;
             tally.left += left as u64;
         }
-        self.add(lanes, &list[..count], rows);
+        // Then the first values of the next chunk are requested with the last ones of this.
+        let mut requested = count;
+        let following = keys.end..(keys.end + CHUNK).min(self.ahead);
+        self.collect(lanes, following, &mut list[..count + TILE], &mut requested);
+        self.add(lanes, &list[..requested], count, rows);
     }
 
+    /// Lists the keys whose values are read, while there is room.
     #[inline(always)]
-    fn request<L: Lanes>(&self, lanes: L, list: &[u32]) {
-        if self.values.is_contiguous() {
-            let mut cursor = self.values;
-            for &key in list {
-                let value = cursor.vector(self.first + key as usize);
-                value.iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
+    fn collect<L: Lanes>(&self, lanes: L, keys: Range<usize>, list: &mut [u32], count: &mut usize) {
+        if self.kept.masses.is_empty() {
+            for (to, key) in list[*count..].iter_mut().zip(keys) {
+                *to = key as u32;
+                *count += 1;
+            }
+            return;
+        }
+        let cut = lanes.splat(self.kept.cut);
+        let (blocks, tail) = self.kept.masses[keys.start..keys.end.max(keys.start)].as_chunks::<WIDTH>();
+        // A mass of 0 is below every cut.
+        let last = padded(tail);
+        for (i, masses) in blocks.iter().chain([&last]).enumerate() {
+            let mut bits = lanes.bits(lanes.ge(lanes.load(masses), cut));
+            while bits != 0 {
+                if *count == list.len() {
+                    return;
+                }
+                list[*count] = (keys.start + i * WIDTH) as u32 + bits.trailing_zeros();
+                *count += 1;
+                bits &= bits - 1;
             }
         }
     }
@@ -156,7 +168,7 @@ impl<T: Element> AddValues<'_, '_, T> {
     /// Sums the masses that stay unread.
     #[inline(always)]
     fn tally<L: Lanes>(&mut self, lanes: L, keys: Range<usize>, rows: &[u16]) {
-        let mut radii = [0.0f32; CHUNK];
+        let mut radii = [0.0f32; CHUNK + WIDTH];
         if let Some((of_pages, heads)) = self.radii {
             let mut cursor = self.values;
             for (radius, key) in radii.iter_mut().zip(keys.clone()) {
@@ -169,20 +181,20 @@ impl<T: Element> AddValues<'_, '_, T> {
             let probs = &self.kept.probs[row * self.kept.stride..][keys.clone()];
             let masses = &self.kept.masses[keys.clone()];
             let (mut dropped, mut weighted) = (lanes.zero(), [0.0f64; WIDTH]);
-            for (i, (probs, masses)) in probs.chunks(WIDTH).zip(masses.chunks(WIDTH)).enumerate() {
-                let (mut p, mut m) = ([0.0; WIDTH], [0.0; WIDTH]);
-                p[..probs.len()].copy_from_slice(probs);
-                m[..masses.len()].copy_from_slice(masses);
-                let is_read = lanes.ge(lanes.load(&m), cut);
-                let own = lanes.select(is_read, lanes.splat(0.0), mass(lanes, lanes.load(&p)));
+            let (probs, probs_tail) = probs.as_chunks::<WIDTH>();
+            let (masses, masses_tail) = masses.as_chunks::<WIDTH>();
+            let last = (padded(probs_tail), padded(masses_tail));
+            let blocks = probs.iter().zip(masses).chain([(&last.0, &last.1)]);
+            for ((p, m), radii) in blocks.zip(radii.as_chunks::<WIDTH>().0) {
+                let is_read = lanes.ge(lanes.load(m), cut);
+                let own = lanes.select(is_read, lanes.splat(0.0), mass(lanes, lanes.load(p)));
                 dropped = lanes.accumulate(dropped, own);
                 if self.radii.is_some() {
                     let mut own_masses = [0.0; WIDTH];
                     lanes.store(own, &mut own_masses);
                     for j in 0..WIDTH {
-                        // An infinite radius of an unused page must not meet a mass of 0.
-                        let radius = radii[i * WIDTH + j];
-                        let add = f64::from(own_masses[j]) * f64::from(radius);
+                        // An infinite radius of a page must not meet a mass of 0.
+                        let add = f64::from(own_masses[j]) * f64::from(radii[j]);
                         weighted[j] += if own_masses[j] > 0.0 { add } else { 0.0 };
                     }
                 }
@@ -194,21 +206,21 @@ impl<T: Element> AddValues<'_, '_, T> {
     }
 
     #[inline(always)]
-    fn add<L: Lanes>(&mut self, lanes: L, list: &[u32], rows: &[u16]) {
+    fn add<L: Lanes>(&mut self, lanes: L, list: &[u32], count: usize, rows: &[u16]) {
         let contiguous = self.values.is_contiguous();
         let mut room = [T::zeroed(); COPIED * *DIMS.end()];
         let mut cursor = self.values;
         let dim = cursor.dim();
         let mut next: [&[T]; TILE] = [&[]; TILE];
-        let mut tiles = list.chunks(if contiguous { TILE } else { COPIED });
-        let mut now = tiles.next().unwrap_or_default();
+        let tile = if contiguous { TILE } else { COPIED };
+        let tile_at = |at: usize| &list[at.min(list.len())..(at + tile).min(list.len())];
         if contiguous {
-            self.find(&mut cursor, now, &mut next);
+            self.find(&mut cursor, tile_at(0), &mut next);
         }
-        while !now.is_empty() {
-            let ahead = tiles.next().unwrap_or_default();
-            let values = next;
+        for at in (0..count).step_by(tile) {
+            let (now, ahead) = (&list[at..(at + tile).min(count)], tile_at(at + tile));
             if contiguous {
+                let values = next;
                 self.find(&mut cursor, ahead, &mut next);
                 self.add_tile(lanes, &Tile { list: now, values: &values, next: &next }, rows);
             } else {
@@ -219,7 +231,6 @@ impl<T: Element> AddValues<'_, '_, T> {
                 values.iter_mut().zip(room.chunks_exact(dim)).for_each(|(to, from)| *to = from);
                 self.add_tile(lanes, &Tile { list: now, values: &values, next: &values }, rows);
             }
-            now = ahead;
         }
     }
 
@@ -235,14 +246,14 @@ impl<T: Element> AddValues<'_, '_, T> {
     fn add_tile<L: Lanes>(&mut self, lanes: L, tile: &Tile<T>, rows: &[u16]) {
         let dim = self.values.dim();
         let (vectors, padded) = (dim / WIDTH, dim.next_multiple_of(WIDTH));
-        let turns = rows.len().div_ceil(4);
-        for (turn, rows) in rows.chunks(4).enumerate() {
-            let (mut at, mut part) = (0, 0);
+        // Each part requests as many of the next values, so that memory is never idle.
+        let every = rows.len().div_ceil(4) * (vectors / if rows.len() > 2 { 4 } else { 8 }).max(1);
+        let mut due = 0;
+        for rows in rows.chunks(4) {
+            let mut at = 0;
             while at < vectors {
                 let left = vectors - at;
-                // The turns share the requests.
-                let requests = part % turns == turn;
-                let of = Part { rows, padded, at, requests };
+                let of = Part { rows, padded, at, due, every };
                 at += match rows.len() {
                     1 if left >= 8 => self.block::<L, 1, 8>(lanes, tile, of),
                     2 if left >= 8 => self.block::<L, 2, 8>(lanes, tile, of),
@@ -255,7 +266,7 @@ impl<T: Element> AddValues<'_, '_, T> {
                     3 => self.block::<L, 3, 1>(lanes, tile, of),
                     _ => self.block::<L, 4, 1>(lanes, tile, of),
                 };
-                part += 1;
+                due += 1;
             }
             if dim < padded {
                 self.ends(lanes, tile, rows, padded);
@@ -269,7 +280,7 @@ impl<T: Element> AddValues<'_, '_, T> {
         &mut self,
         lanes: L,
         tile: &Tile<T>,
-        Part { rows, padded, at, requests }: Part,
+        Part { rows, padded, at, mut due, every }: Part,
     ) -> usize {
         let mut probs: [&[f32]; H] = [&[]; H];
         let mut sums = [[lanes.splat(0.0); M]; H];
@@ -281,14 +292,12 @@ impl<T: Element> AddValues<'_, '_, T> {
                 sums[h][m] = lanes.load(&from[m]);
             }
         }
-        for ((&key, value), next) in tile.list.iter().zip(tile.values).zip(tile.next) {
-            let value = &value[at * WIDTH..].as_chunks::<WIDTH>().0[..M];
-            if requests {
-                let next = &next[at * WIDTH..][..M * WIDTH];
-                for line in 0..(M * WIDTH * size_of::<T>()).div_ceil(LINE) {
-                    lanes.prefetch(&next[line * (LINE / size_of::<T>())]);
-                }
+        for (t, (&key, value)) in tile.list.iter().zip(tile.values).enumerate() {
+            if t == due {
+                tile.next[t].iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
+                due += every;
             }
+            let value = &value[at * WIDTH..].as_chunks::<WIDTH>().0[..M];
             let mut factors = [lanes.splat(0.0); H];
             for h in 0..H {
                 factors[h] = lanes.splat(probs[h][key as usize]);
@@ -313,8 +322,7 @@ impl<T: Element> AddValues<'_, '_, T> {
     /// Adds the last 8 elements of each value, where they are half a vector.
     #[inline(always)]
     fn ends<L: Lanes>(&mut self, lanes: L, tile: &Tile<T>, rows: &[u16], padded: usize) {
-        for ((&key, value), next) in tile.list.iter().zip(tile.values).zip(tile.next) {
-            lanes.prefetch(&next[padded - WIDTH]);
+        for (&key, value) in tile.list.iter().zip(tile.values) {
             let mut last = [T::zeroed(); WIDTH];
             let end = &value[padded - WIDTH..];
             last[..end.len()].copy_from_slice(end);

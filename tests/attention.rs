@@ -212,7 +212,7 @@ fn a_poisoned_key_poisons_the_rows_that_see_it() {
                 let ((good, _), (bad, rows)) = (clean.decode(&call), dirty.decode(&call));
                 for row in 0..5 * 4 {
                     let (token, head) = (row / 4, row % 4);
-                    let first = if window.is_some() { (47 + token) - window.unwrap() } else { 0 };
+                    let first = window.map_or(0, |window| 47 + token - window);
                     let sees = token < 4 && head >= 2 && (first..47 + token).contains(&at);
                     let (good, bad) = (&good[row * 64..][..64], &bad[row * 64..][..64]);
                     match sees {

@@ -122,7 +122,10 @@ proptest! {
 fn adversaries_of_the_bins_stay_within_eps() {
     let uniform = vec![0.5f32; 400];
     // A uniform row cannot spare a key unless eps covers more than one in sixteen.
-    assert_eq!(check("uniform", &with_scores(&[uniform.clone()]), &call!(&IDENTITY, eps = 0.05)), 0);
+    assert_eq!(
+        check("uniform", &with_scores(std::slice::from_ref(&uniform)), &call!(&IDENTITY, eps = 0.05)),
+        0
+    );
     assert_eq!(check("one key", &with_scores(&[vec![3.0]]), &call!(&IDENTITY, eps = 0.999)), 0);
     // Two levels whose masses lie at, just below and just above the edge of a bin.
     for edge in [1.0f64, 1.25, 1.5, 1.75] {
@@ -131,7 +134,11 @@ fn adversaries_of_the_bins_stay_within_eps() {
             let mut row = vec![low as f32; 100];
             row[37] = 0.0;
             for eps in [0.01, 0.03, 0.2] {
-                let left = check("two levels", &with_scores(&[row.clone()]), &call!(&IDENTITY, eps = eps));
+                let left = check(
+                    "two levels",
+                    &with_scores(std::slice::from_ref(&row)),
+                    &call!(&IDENTITY, eps = eps),
+                );
                 // All the low keys go, or none: they are in one bin.
                 assert!(left == 0 || left == 99, "{left}");
                 assert!(eps < 0.05 || left == 99);

@@ -1,7 +1,7 @@
 //! Which values are read: the keys whose masses can be left out together are found before any value is.
 //!
-//! The mass of a key in a row is its probability in units of 2^-32, rounded up to an integer >= 1. The mass of a
-//! key in its group is the largest of its rows. Masses fall into bins, four to an octave. The cut is the
+//! The mass of a key in a row is its probability in units of 2^-32, rounded up to an integer >= 1. The mass
+//! of a key in its group is the largest of its rows. Masses fall into bins, four to an octave. The cut is the
 //! highest bin edge for which the masses below it sum to at most eps. The sum of the largest is at least each
 //! row's own sum, so every row stays within eps. Masses are integers below 2^53 in f32 and f64, so their sums
 //! are exact and have no order.
@@ -48,8 +48,8 @@ impl Work for RaiseMasses<'_> {
     }
 }
 
-/// The cut for the masses of a group: a key is read if its mass is at least this. The masses below it sum to at
-/// most `budget`. It is `None` if too few masses are below it.
+/// The cut for the masses of a group: a key is read if its mass is at least this. The masses below it sum to
+/// at most `budget`. It is `None` if too few masses are below it.
 pub(super) fn worthwhile_cut(masses: &[f32], budget: f64, hands: Hands) -> Option<f32> {
     let cut = cut(masses, budget, hands);
     let left = hands.set.run(CountBelow { masses, edge: cut });

@@ -196,6 +196,29 @@ fn unused_slots_and_table_entries_change_nothing() {
     assert_eq!(bits(&tight.decode(&call).0), bits(&clean.decode(&call).0));
 }
 
+/// Sequences share pages under prefix caching, and a table may name a page twice.
+#[test]
+fn shared_pages_serve_every_sequence() {
+    let rules = rule("critical:cap=20");
+    let call = call!(&rules, eps = 0.01);
+    let mut cache = Cache::<f16>::draw(&Shape::new(&[44, 60], [1, 4, 64]), 1.0);
+    let (alone, _) = cache.decode(&call);
+    // The second sequence is now the first one, with its queries.
+    for block in 0..3 {
+        cache.table[cache.blocks + block] = cache.table[block];
+    }
+    cache.lens[1] = 44;
+    cache.shape.lens[1] = 44;
+    let (first, second) = cache.queries.split_at_mut(4 * 64);
+    second.copy_from_slice(first);
+    let (both, _) = cache.decode(&call);
+    assert_eq!(bits(&both[..4 * 64]), bits(&alone[..4 * 64]));
+    assert_eq!(bits(&both[4 * 64..]), bits(&alone[..4 * 64]));
+    // A page twice in one table: the reference follows the table too.
+    cache.table[1] = cache.table[0];
+    agrees_on("a page twice", &cache, &call);
+}
+
 /// attention.md section 7: a poisoned key poisons the rows that see it and no other.
 #[test]
 fn a_poisoned_key_poisons_the_rows_that_see_it() {

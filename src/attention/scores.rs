@@ -2,8 +2,8 @@
 //!
 //! A score has one definition on every machine. Elements become f32. Element i goes to the partial sum i mod
 //! 16 by a fused multiply-add, in order; a head that ends within 16 elements is padded with zeros. The
-//! partial sums are added as a tree: each step adds the upper half to the lower half. The sum is multiplied by the
-//! scale in f64 and rounded once.
+//! partial sums are added as a tree: each step adds the upper half to the lower half. The sum is multiplied
+//! by the scale in f64 and rounded once.
 
 use super::cursor::Cursor;
 use super::views::DIMS;

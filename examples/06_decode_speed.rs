@@ -119,9 +119,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn read(pools: &[Vec<f16>], ids: &[i32], page_elements: usize) -> u64 {
     let of = |&id: &i32| {
         let pages = pools.iter().map(|pool| &pool[id as usize * page_elements..][..page_elements]);
-        pages
-            .flat_map(|page| bytemuck::cast_slice::<f16, u64>(page))
-            .fold(0u64, |sum, word| sum.wrapping_add(*word))
+        pages.flat_map(bytemuck::cast_slice::<f16, u64>).fold(0u64, |sum, word| sum.wrapping_add(*word))
     };
     ids.iter().map(of).fold(0, u64::wrapping_add)
 }

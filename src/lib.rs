@@ -42,6 +42,8 @@
 //!
 //! - [`Scores`] says what a legal block of rows is. An empty row has critical beta 0, a single score also has
 //!   0, and tied maxima have +inf. A NaN or +inf makes its own row NaN, and no other row.
+//! - [`attention`] takes queries, and keys and values in pages: the critical beta of each row, and an output
+//!   that leaves unread what the row does not need.
 //! - [`Rescaling`] chooses beta. It is plain data with one text form. [`laws`] lists the published length
 //!   laws.
 //! - Feature `calibration` (default): the module `calibration` reads a rule for each layer and head from a

@@ -61,14 +61,14 @@ pub struct DecodeRow {
     /// What [`DecodeCall::measure`] asked for.
     pub report: Option<RowReport>,
     /// The share of the weights whose values stayed unread, in units of 2^-32. Each weight is rounded up to a
-    /// unit, so the share is never more than this. It is at most `eps * 2^32`.
+    /// unit, so the true share is at most this and 2^-18 of it. It is at most `eps * (1 - 2^-18) * 2^32`.
     pub dropped: u64,
     /// How many of the row's keys had their values read.
     pub kept: u64,
     /// At least the distance from the output in exact arithmetic, in the norm of [`DecodeCall::v_radius`].
     /// Without radii it is 0 if nothing stayed unread, and NaN otherwise: then the distance is at most
-    /// `dropped * 2^-32` times the diameter of the row's values and, if there is one, the centre (or 0). It is
-    /// NaN for a poisoned row.
+    /// `dropped * 2^-32` times the diameter of the row's values and the centre, which is 0 if there is none. It
+    /// is NaN for a poisoned row.
     pub bound: f64,
 }
 

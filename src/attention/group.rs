@@ -154,8 +154,8 @@ impl<'a> Group<'a, '_> {
         })
     }
 
-    /// Writes the output of every row, and reports on it. See [`super::decode`]. `out` holds one slice for each
-    /// query token.
+    /// Writes the output of every row, and reports on it. See [`super::decode`]. `out` holds one slice for
+    /// each query token.
     pub(super) fn decode<Q: Element, T: Element, O: Element>(
         &self,
         queries: &Queries<Q>,
@@ -285,13 +285,14 @@ impl<'a> Group<'a, '_> {
         let norm = centre.map_or(0.0, |c| c.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>().sqrt());
         let outs = out.iter_mut().flat_map(|out| out.chunks_exact_mut(dim));
         let totals = scratch.totals.chunks(dim.next_multiple_of(WIDTH));
-        let rows = weighed.iter().zip(&scratch.of_rows).zip(totals.zip(outs));
-        let row = |((weighed, tally), (totals, out)): ((&Weighed, &Tally), (&[f64], &mut [O]))| {
+        let mut rows = Vec::with_capacity(weighed.len());
+        for (((weighed, tally), totals), out) in weighed.iter().zip(&scratch.of_rows).zip(totals).zip(outs) {
             let &Weighed { row, report, rest } = weighed;
             let Some(rest) = rest else {
                 let all = if row.beta.is_nan() { f32::NAN } else { 0.0 };
                 out.fill(O::from_f32(all));
-                return DecodeRow { row, report, dropped: 0, kept: 0, bound: all.into() };
+                rows.push(DecodeRow { row, report, dropped: 0, kept: 0, bound: all.into() });
+                continue;
             };
             let share = tally.dropped / MASS_ONE;
             for (e, (out, total)) in out.iter_mut().zip(totals).enumerate() {
@@ -310,8 +311,8 @@ impl<'a> Group<'a, '_> {
                 }
             };
             let dropped = tally.dropped as u64;
-            DecodeRow { row, report, dropped, kept: tally.kept, bound }
-        };
-        rows.map(row).collect()
+            rows.push(DecodeRow { row, report, dropped, kept: tally.kept, bound });
+        }
+        rows
     }
 }

@@ -1,10 +1,10 @@
 //! Attention of few query tokens over a paged cache of keys and values, at each row's own beta, with a
 //! certified skip of values.
 //!
-//! A row is one query token and head. Its scores come from one pass over the keys, and the row's critical beta
-//! from its scores, exactly. Then the probabilities say which values matter. Values are left unread as long as
-//! their probabilities sum to at most `eps` in every row. The report says how much that is, and bounds the
-//! error.
+//! A row is one query token and head. Its scores come from one pass over the keys, and the row's critical
+//! beta from its scores, exactly. Then the probabilities say which values matter. Values are left unread as
+//! long as their probabilities sum to at most `eps` in every row. The report says how much that is, and
+//! bounds the error.
 //!
 //! ```
 //! use critbeta::Rescaling;
@@ -60,12 +60,12 @@ const SHARED_KEYS: usize = 2048;
 /// v_head_dim]`. Reports on each row, in the order `[tokens, heads]`.
 ///
 /// A row without keys gives 0. A row that sees a NaN or an infinite score gives NaN, and no other row does.
-/// Every result has the same bits on any number of threads, any instruction set, any page size and layout, and
-/// whatever else is in the batch. `out` cannot overlap the pages, because Rust lends no memory for reading and
-/// writing at once.
+/// Every result has the same bits on any number of threads, any instruction set, any page size and layout,
+/// and whatever else is in the batch. `out` cannot overlap the pages, because Rust lends no memory for
+/// reading and writing at once.
 ///
-/// Errors: [`Error::Attention`] for arguments that do not fit together; [`Error::Settings`] if the environment
-/// names an unknown instruction set. `out` then stays as it was.
+/// Errors: [`Error::Attention`] for arguments that do not fit together; [`Error::Settings`] if the
+/// environment names an unknown instruction set. `out` then stays as it was.
 pub fn decode<Q: Element, T: Element, O: Element>(
     queries: &Queries<Q>,
     kv: &PagedKv<T>,

@@ -58,8 +58,8 @@ pub fn rows<Q: Element, T: Element>(
     Ok(rows)
 }
 
-/// The output of a row with these scores, for the keys from `row.first_key` on, at inverse temperature `beta`.
-/// All keys are read, and no score is NaN or +inf.
+/// The output of a row with these scores, for the keys from `row.first_key` on, at inverse temperature
+/// `beta`. All keys are read, and no score is NaN or +inf.
 pub fn output<T: Element>(
     row: &Row,
     scores: &[f64],

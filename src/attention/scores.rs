@@ -1,9 +1,9 @@
 //! The scores of a group: one pass over its keys, for all its rows.
 //!
 //! A score has one definition on every machine. Elements become f32. Element i goes to the partial sum i mod
-//! 16 by a fused multiply-add, in order; a head that ends within 16 elements is padded with zeros. The partial
-//! sums are added as a tree: each step adds the upper half to the lower half. The sum is multiplied by the
-//! scale in f64 and rounded once.
+//! 16 by a fused multiply-add, in order; a head that ends within 16 elements is padded with zeros. The
+//! partial sums are added as a tree: each step adds the upper half to the lower half. The sum is multiplied
+//! by the scale in f64 and rounded once.
 
 use super::cursor::Cursor;
 use super::views::DIMS;
@@ -26,7 +26,8 @@ pub(super) struct Finish {
     pub softcap: Option<f64>,
 }
 
-/// Writes the scores of the keys from `from` on. There is one slice of scores for each row, all of one length.
+/// Writes the scores of the keys from `from` on. There is one slice of scores for each row, all of one
+/// length.
 pub(super) struct ScoreKeys<'a, 'b, 'c, T: Element> {
     pub keys: Cursor<'a, T>,
     pub from: usize,
@@ -140,16 +141,15 @@ impl<T: Element> Step<'_, T> {
         for (h, q) in q.iter_mut().enumerate() {
             *q = &self.queries[h * vectors..][..vectors];
         }
-        let (mut k, mut n): ([&[[T; WIDTH]]; N], [&[[T; WIDTH]]; N]) = ([&[]; N], [&[]; N]);
-        for i in 0..N {
-            k[i] = &keys[i].as_chunks::<WIDTH>().0[..whole];
-            n[i] = &next[i].as_chunks::<WIDTH>().0[..whole];
+        let mut k: [&[[T; WIDTH]]; N] = [&[]; N];
+        for (k, key) in k.iter_mut().zip(keys) {
+            *k = &key.as_chunks::<WIDTH>().0[..whole];
         }
         let mut sums = [lanes.splat(0.0); WIDTH];
         for c in 0..whole {
             if requests && (c * WIDTH * size_of::<T>()).is_multiple_of(LINE) {
-                for i in 0..N {
-                    lanes.prefetch(&n[i][c]);
+                for key in next {
+                    lanes.prefetch(&key[c * WIDTH]);
                 }
             }
             let mut factors = [lanes.splat(0.0); H];

@@ -1,7 +1,7 @@
 //! Which values are read: the keys whose masses can be left out together are found before any value is.
 //!
-//! The mass of a key in a row is its probability in units of 2^-32, rounded up to an integer. The mass of a
-//! key in its group is the largest of its rows. Masses fall into bins, four to an octave. The cut is the
+//! The mass of a key in a row is its probability in units of 2^-32, rounded up to an integer >= 1. The mass
+//! of a key in its group is the largest of its rows. Masses fall into bins, four to an octave. The cut is the
 //! highest bin edge for which the masses below it sum to at most eps. The sum of the largest is at least each
 //! row's own sum, so every row stays within eps. Masses are integers below 2^53 in f32 and f64, so their sums
 //! are exact and have no order.
@@ -20,10 +20,10 @@ const SAMPLES: usize = 256;
 /// Masses that one thread sums at once.
 const PART: usize = 1 << 14;
 
-/// The mass of probabilities.
+/// The mass of probabilities. A probability that was rounded to 0 also has a unit.
 #[inline(always)]
 pub(super) fn mass<L: Lanes>(lanes: L, probs: L::F) -> L::F {
-    lanes.ceil(lanes.mul(probs, lanes.splat(MASS_ONE as f32)))
+    lanes.max(lanes.ceil(lanes.mul(probs, lanes.splat(MASS_ONE as f32))), lanes.splat(1.0))
 }
 
 /// Raises the masses of a group's keys to those of one row. Both have one length.
@@ -43,13 +43,13 @@ impl Work for RaiseMasses<'_> {
             lanes.store(raised, masses);
         }
         for (&p, m) in probs_tail.iter().zip(masses_tail) {
-            *m = m.max((p * MASS_ONE as f32).ceil());
+            *m = m.max((p * MASS_ONE as f32).ceil()).max(1.0);
         }
     }
 }
 
-/// The cut for the masses of a group: a key is read if its mass is at least this. The masses below it sum to at
-/// most `budget`. It is `None` if too few masses are below it.
+/// The cut for the masses of a group: a key is read if its mass is at least this. The masses below it sum to
+/// at most `budget`. It is `None` if too few masses are below it.
 pub(super) fn worthwhile_cut(masses: &[f32], budget: f64, hands: Hands) -> Option<f32> {
     let cut = cut(masses, budget, hands);
     let left = hands.set.run(CountBelow { masses, edge: cut });
@@ -64,7 +64,7 @@ fn cut(masses: &[f32], budget: f64, hands: Hands) -> f32 {
             false => masses.chunks(PART).map(sum).sum(),
         }
     };
-    // Below the first bin is only a mass of 0. A mass in the bin of the budget can be within it.
+    // Below the first bin are only keys that no row needs. A mass in the bin of the budget can be within it.
     let (mut low, mut high) = (1f32.to_bits() >> BIN_SHIFT, ((budget as f32).to_bits() >> BIN_SHIFT) + 1);
     // The first edges to try are those around the cut of a sample.
     let step = masses.len().div_ceil(SAMPLES).max(1);
@@ -182,7 +182,7 @@ mod tests {
             let mut masses = vec![0.0; probs.len()];
             set.run(RaiseMasses { probs: &probs, masses: &mut masses });
             for (p, m) in probs.iter().zip(&masses) {
-                assert_eq!(f64::from(*m), (f64::from(*p) * MASS_ONE).ceil(), "{p} on {set}");
+                assert_eq!(f64::from(*m), (f64::from(*p) * MASS_ONE).ceil().max(1.0), "{p} on {set}");
             }
         }
     }

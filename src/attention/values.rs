@@ -108,10 +108,10 @@ impl<T: Element> Work for AddValues<'_, '_, T> {
     }
 }
 
-/// The end of a row, with zeros behind it.
+/// The end of a row as a whole vector, with `value` behind it.
 #[inline(always)]
-fn padded(tail: &[f32]) -> [f32; WIDTH] {
-    let mut last = [0.0; WIDTH];
+fn padded(tail: &[f32], value: f32) -> [f32; WIDTH] {
+    let mut last = [value; WIDTH];
     last[..tail.len()].copy_from_slice(tail);
     last
 }
@@ -151,7 +151,7 @@ impl<T: Element> AddValues<'_, '_, T> {
         let cut = lanes.splat(self.kept.cut);
         let (blocks, tail) = self.kept.masses[keys.start..keys.end.max(keys.start)].as_chunks::<WIDTH>();
         // A mass of 0 is below every cut.
-        let last = padded(tail);
+        let last = padded(tail, 0.0);
         for (i, masses) in blocks.iter().chain([&last]).enumerate() {
             let mut bits = lanes.bits(lanes.ge(lanes.load(masses), cut));
             while bits != 0 {
@@ -183,7 +183,8 @@ impl<T: Element> AddValues<'_, '_, T> {
             let (mut dropped, mut weighted) = (lanes.zero(), [0.0f64; WIDTH]);
             let (probs, probs_tail) = probs.as_chunks::<WIDTH>();
             let (masses, masses_tail) = masses.as_chunks::<WIDTH>();
-            let last = (padded(probs_tail), padded(masses_tail));
+            // What lies behind the end counts as read.
+            let last = (padded(probs_tail, 0.0), padded(masses_tail, f32::INFINITY));
             let blocks = probs.iter().zip(masses).chain([(&last.0, &last.1)]);
             for ((p, m), radii) in blocks.zip(radii.as_chunks::<WIDTH>().0) {
                 let is_read = lanes.ge(lanes.load(m), cut);

@@ -15,9 +15,12 @@ use rand_distr::StandardNormal;
 /// A call with some of its options set.
 #[macro_export]
 macro_rules! call {
-    ($rules:expr $(, $field:ident = $value:expr)*) => {{
+    ($rules:expr) => {
+        critbeta::attention::DecodeCall::new($rules)
+    };
+    ($rules:expr $(, $field:ident = $value:expr)+) => {{
         let mut call = critbeta::attention::DecodeCall::new($rules);
-        $(call.$field = $value;)*
+        $(call.$field = $value;)+
         call
     }};
 }

@@ -32,16 +32,25 @@ impl<'a> Group<'a, '_> {
     }
 
     /// The keys that row `row` sees, counted from the group's first key.
-    fn seen(&self, row: usize) -> Seen {
+    pub(super) fn seen(&self, row: usize) -> Seen {
         let Sequence { len, query_len, keys, .. } = self.seq;
         let seen = visible(*len, *query_len, row / self.shared.group, self.shared.call.window);
         if seen.is_empty() { 0..0 } else { seen.start - keys.start..seen.end - keys.start }
     }
 
-    fn rule(&self, row: usize) -> (&'a Rescaling, u64) {
+    pub(super) fn rule(&self, row: usize) -> (&'a Rescaling, u64) {
         let head = self.kv_head * self.shared.group + row % self.shared.group;
         let position = (self.seq.len + row / self.shared.group).saturating_sub(self.seq.query_len);
         (self.shared.rule(head), position as u64)
+    }
+
+    /// Writes the query of each row in f32, padded to whole vectors.
+    pub(super) fn widen<Q: Element>(&self, queries: &Queries<Q>, vectors: &mut [f32]) {
+        vectors.fill(0.0);
+        for (row, to) in vectors.chunks_exact_mut(queries.dim.next_multiple_of(WIDTH)).enumerate() {
+            let (token, head) = (row / self.shared.group, row % self.shared.group);
+            queries.widen(self.seq.token + token, self.kv_head * self.shared.group + head, to);
+        }
     }
 
     /// Writes the scores of every row to `scores`, and returns how far apart rows begin.
@@ -55,11 +64,7 @@ impl<'a> Group<'a, '_> {
         let (rows, span, padded) = (self.rows(), self.seq.keys.len(), keys.dim().next_multiple_of(WIDTH));
         let stride = span.next_multiple_of(WIDTH);
         let vectors = reserve(room, rows * padded);
-        vectors.fill(0.0);
-        for (row, to) in vectors.chunks_exact_mut(padded).enumerate() {
-            let (token, head) = (row / self.shared.group, row % self.shared.group);
-            queries.widen(self.seq.token + token, self.kv_head * self.shared.group + head, to);
-        }
+        self.widen(queries, vectors);
         let scores = reserve(scores, rows * stride);
         if span == 0 {
             return stride;

@@ -33,6 +33,7 @@
 mod call;
 mod cursor;
 mod group;
+mod one_pass;
 pub mod reference;
 mod scores;
 mod scratch;
@@ -86,16 +87,25 @@ fn decode_on<Q: Element, T: Element, O: Element>(
 ) -> Result<Vec<DecodeRow>> {
     let (shared, seqs) = call::check(queries, &kv.k, sequences, call)?;
     call::check_values(&kv.v, [queries.tokens, queries.heads], call, &seqs, out.len())?;
-    let mut parts = out.chunks_mut(shared.group * kv.v.dim());
-    let mut outs: Vec<Vec<&mut [O]>> = Vec::new();
-    for seq in &seqs {
-        let first = outs.len();
-        outs.resize_with(first + shared.kv_heads, Vec::new);
-        for _ in 0..seq.query_len {
-            outs[first..].iter_mut().for_each(|out| out.extend(parts.next()));
-        }
-    }
+    let outs = outs_of(&shared, &seqs, kv.v.dim(), out);
     Ok(each_group(set, &shared, &seqs, outs, |group, mut out| group.decode(queries, kv, &mut out)))
+}
+
+/// As [`decode`] for a rule that measures nothing, in one pass over keys and values. It returns log Z of every
+/// row with its largest score taken out. Benchmarks compare the two phases with it.
+#[doc(hidden)]
+pub fn one_pass<Q: Element, T: Element, O: Element>(
+    queries: &Queries<Q>,
+    kv: &PagedKv<T>,
+    sequences: &Sequences,
+    call: &DecodeCall,
+    out: &mut [O],
+) -> Result<Vec<f64>> {
+    let (shared, seqs) = call::check(queries, &kv.k, sequences, call)?;
+    call::check_values(&kv.v, [queries.tokens, queries.heads], call, &seqs, out.len())?;
+    let outs = outs_of(&shared, &seqs, kv.v.dim(), out);
+    let set = InstructionSet::chosen()?;
+    Ok(each_group(set, &shared, &seqs, outs, |group, mut out| group.one_pass(queries, kv, &mut out)))
 }
 
 /// Reports on the row of every query token and head, in the order `[tokens, heads]`, without any values. The
@@ -143,6 +153,20 @@ pub fn first_scores<Q: Element, T: Element>(
     let none = vec![(); seqs.len() * shared.kv_heads];
     let set = InstructionSet::chosen()?;
     Ok(each_group(set, &shared, &seqs, none, |group, ()| group.first_scores(queries, keys)))
+}
+
+/// The output of every group: a slice for each of its query tokens.
+fn outs_of<'o, O>(shared: &Shared, seqs: &[Sequence], dim: usize, out: &'o mut [O]) -> Vec<Vec<&'o mut [O]>> {
+    let mut parts = out.chunks_mut(shared.group * dim);
+    let mut outs: Vec<Vec<&mut [O]>> = Vec::new();
+    for seq in seqs {
+        let first = outs.len();
+        outs.resize_with(first + shared.kv_heads, Vec::new);
+        for _ in 0..seq.query_len {
+            outs[first..].iter_mut().for_each(|out| out.extend(parts.next()));
+        }
+    }
+    outs
 }
 
 /// Calls `of` with every group and its part, and puts what it finds for each row in the order `[tokens,

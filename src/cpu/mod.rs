@@ -21,7 +21,7 @@ mod softmax;
 mod top;
 mod weights;
 
-pub(crate) use attend::{Hands, Weighed};
+pub(crate) use attend::{Hands, Weighed, weights_at};
 pub use lanes::InstructionSet;
 pub(crate) use lanes::{Lanes, WIDTH, Work, load};
 pub(crate) use partition::exp;

@@ -10,6 +10,7 @@ pub mod cases;
 mod check;
 mod cpu;
 mod cuda;
+pub mod decode;
 mod peers;
 
 pub use cases::Case;

@@ -1,6 +1,6 @@
 //! `critbeta bench` without its times: what it measures, writes and refuses.
 
-use super::{critbeta, names, stderr, stdout, text};
+use super::{build, critbeta, names, stderr, stdout, text};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -104,6 +104,11 @@ fn what_cannot_be_measured_is_refused() {
         (&["--small", "--turns", "scores"], "cannot be used with"),
         (&["--len", "9", "--turns", "-"], "expected a file"),
         (&["--turns", "scores"], "--len"),
+        (&["--len", "9", "--heads", "8"], "--decode"),
+        (&["--len", "9", "--eps", "0.1"], "--decode"),
+        (&["--decode", "--small"], "cannot be used with"),
+        (&["--decode", "--heads", "4"], "--len"),
+        (&["--decode", "--len", "99", "--heads", "0"], "expected a whole number from 1"),
     ] {
         let error = stderr(2, &[&["bench", "--device", "cpu"], args].concat());
         assert!(error.contains(says), "{args:?}: {error}");
@@ -117,12 +122,104 @@ fn what_cannot_be_measured_is_refused() {
         (&["--len", "16777216", "--rows", "18446744073709551615"], "expected scores that fit in memory"),
         (&["--len", "16777216", "--rows", "68719476736"], "scores"),
         (&["--len", "9", "--rows", "2", "--json", text(&absent)], "No such file"),
+        (&["--len", "9", "--rows", "qk.safetensors"], "a file is for --decode"),
+        (&["--decode", "--rows", "4", "--len", "99"], "expected a file of queries and keys"),
+        (&["--decode", "--rows", text(&absent)], "No such file"),
+        (&["--decode", "--len", "99", "--family", "masked"], "no product of a query and a key is masked"),
+        (&["--decode", "--len", "99", "--dtype", "f64"], "expected sizes above 0 and f32, f16 or bf16"),
+        (&["--decode", "--len", "99", "--eps", "1"], "eps 1"),
+        (&["--decode", "--len", "99", "--eps", "nan"], "eps NaN"),
+        (&["--decode", "--len", "99", "--head-dim", "60"], "60 elements"),
+        (&["--decode", "--len", "99", "--heads", "6", "--kv-heads", "4"], "6 query heads"),
+        (&["--decode", "--len", "16777216", "--seqs", "2147483648"], "no memory"),
         (&["--len", "9", "--rows", "2", "--turns", text(&absent)], "No such file"),
     ] {
         let error = stderr(1, &[&["bench", "--device", "cpu"], args].concat());
         assert!(error.contains(says) && error.lines().count() == 1, "{args:?}: {error}");
     }
     assert!(names(directory.path()).is_empty());
+}
+
+const DECODE: [&str; 8] = [
+    "decode",
+    "decode_critical",
+    "decode_critical_full",
+    "decode_full",
+    "dense",
+    "measure",
+    "stream",
+    "stream_keys",
+];
+
+fn sorted_keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort();
+    keys
+}
+
+#[test]
+fn decode_is_right_and_has_the_seconds_of_every_method() {
+    for (dtype, family) in ["f32", "f16", "bf16"].into_iter().cycle().zip(FAMILIES) {
+        if family == "masked" {
+            continue;
+        }
+        let shape = ["--seqs", "2", "--heads", "6", "--kv-heads", "2", "--len", "300", "--head-dim", "72"];
+        let case = ["bench", "--decode", "--page", "7", "--eps", "0.01", "--rounds", "2", "--json", "-"];
+        let args = [&case[..], &shape, &["--dtype", dtype, "--family", family]].concat();
+        let json: Value = serde_json::from_str(&stdout(&args)).unwrap();
+        let [case] = &json["cases"].as_array().unwrap()[..] else { panic!("{json}") };
+        assert_eq!(case["failed"], serde_json::json!({}), "{family} {dtype}");
+        assert_eq!(sorted_keys(&case["seconds"]), DECODE);
+        assert_eq!((case["heads"].as_u64(), case["len"].as_u64()), (Some(6), Some(300)));
+        assert_eq!((case["dtype"].as_str(), case["rows"].as_str()), (Some(dtype), Some(family)));
+        // One needle holds the whole row, and equal scores are needed alike: their budget is 3 keys of 300.
+        let keep = case["keep"].as_f64().unwrap();
+        assert!(if family == "needles" { keep < 0.5 } else { keep > 0.0 && keep <= 1.0 }, "{family}: {keep}");
+        assert!(family != "equal" || keep > 0.98, "{keep}");
+    }
+}
+
+#[test]
+fn decode_takes_the_rows_of_a_file_a_case_for_each_layer() {
+    let directory = tempfile::tempdir().unwrap();
+    let numbers = |count: usize, factor: f32| -> Vec<u8> {
+        (0..count).flat_map(|i| ((i as f32 * factor).sin()).to_le_bytes()).collect()
+    };
+    let pair = |layer: &str| {
+        [
+            (format!("{layer}.q"), [4, 3, 64], numbers(4 * 3 * 64, 0.37)),
+            (format!("{layer}.k"), [2, 50, 64], numbers(2 * 50 * 64, 0.73)),
+        ]
+    };
+    let tensors: Vec<_> = ["a", "b"].into_iter().flat_map(pair).collect();
+    let named: Vec<build::Named> =
+        tensors.iter().map(|(name, shape, bytes)| (&name[..], "F32", &shape[..], bytes.clone())).collect();
+    let file = build::write(directory.path(), "qk.safetensors", &build::safetensors(&named, None));
+    let run = |more: &[&str]| -> Value {
+        let args =
+            [&["bench", "--decode", "--rounds", "1", "--json", "-", "--rows", text(&file)], more].concat();
+        serde_json::from_str(&stdout(&args)).unwrap()
+    };
+    let json = run(&["--seqs", "2"]);
+    let cases = json["cases"].as_array().unwrap();
+    assert_eq!(cases.iter().map(|case| case["rows"].as_str().unwrap()).collect::<Vec<_>>(), ["a", "b"]);
+    for case in cases {
+        assert_eq!(case["failed"], serde_json::json!({}));
+        assert_eq!((case["len"].as_u64(), case["dtype"].as_str()), (Some(50), Some("f32")));
+        // Two sequences of 50 and 49 keys.
+        assert_eq!(case["bytes"].as_u64(), Some(2 * 2 * 99 * 64 * 4));
+    }
+    assert_eq!(run(&["--len", "49", "--dtype", "f16"])["cases"][0]["len"].as_u64(), Some(49));
+    for (args, says) in [
+        (&["--len", "47"][..], "layer \"a\" has 0 rows that see at most 47 keys, expected one for each of 1"),
+        (&["--seqs", "4"], "has 3 rows, expected one for each of 4 sequences"),
+        (&["--tensor", "c"], "has no tensor \"c\", but \"a\", \"b\""),
+        (&["--turns", "unused"], "--turns takes one case, found 2"),
+    ] {
+        let all = [&["bench", "--decode", "--rows", text(&file)], args].concat();
+        let error = stderr(1, &all);
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]

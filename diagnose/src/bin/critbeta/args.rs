@@ -213,25 +213,46 @@ fn row_file(text: &str) -> Result<(RowFormat, PathBuf), String> {
     RowFormat::of(&path).map(|format| (format, path)).map_err(|e| e.to_string())
 }
 
+/// What `--rows` holds: a number of rows, or a file with rows to decode.
+#[derive(Debug, Clone)]
+pub enum BenchRows {
+    Count(u64),
+    File(PathBuf),
+}
+
+fn bench_rows(text: &str) -> Result<BenchRows, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1, or a file".into()),
+        Ok(count) => Ok(BenchRows::Count(count)),
+        Err(_) if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => {
+            Err("expected a number of rows, or a file".into())
+        }
+        Err(_) => Ok(BenchRows::File(text.into())),
+    }
+}
+
 #[derive(Args)]
+#[command(group(clap::ArgGroup::new("case").args(["len", "decode"]).multiple(true)))]
 pub struct Bench {
-    /// Rows of the one case to measure [default: as many as make 64 MiB of scores, or 256 MiB on a GPU]
-    #[arg(long, value_name = "R", requires = "len", value_parser = clap::value_parser!(u64).range(1..))]
-    pub rows: Option<u64>,
-    /// Columns of the one case to measure [default: a ladder of shapes and families]
+    /// Rows of the one case to measure [default: as many as make 64 MiB of scores, or 256 MiB on a GPU]; with
+    /// --decode a file of queries and keys, whose layers are the cases
+    #[arg(long, value_name = "R|FILE", requires = "case", value_parser = bench_rows)]
+    pub rows: Option<BenchRows>,
+    /// Columns of the one case to measure [default: a ladder of shapes and families]; with --decode the keys of
+    /// a sequence
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
     pub len: Option<u64>,
-    /// f32, f16 or bf16
-    #[arg(long, value_name = "DTYPE", requires = "len", default_value = "f32")]
-    pub dtype: DType,
+    /// f32, f16 or bf16 [default: f32; with --decode bf16, or that of the file]
+    #[arg(long, value_name = "DTYPE", requires = "case")]
+    pub dtype: Option<DType>,
     /// gaussian, sink, needles, student-t, log-grid, equal, masked, bf16 or ascending
-    #[arg(long, value_name = "FAMILY", requires = "len", default_value = "gaussian")]
+    #[arg(long, value_name = "FAMILY", requires = "case", default_value = "gaussian")]
     pub family: String,
     /// Put the scores of each row in a random order, not in the family's own
-    #[arg(long, requires = "len")]
+    #[arg(long, requires = "len", conflicts_with = "decode")]
     pub shuffled: bool,
     /// Measure a few tiny cases instead of the ladder, for a memory checker; their times mean nothing
-    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "family", "shuffled", "turns"])]
+    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "family", "shuffled", "turns", "decode"])]
     pub small: bool,
     /// Run each method of a case K times, the slowest fewer; the median counts
     #[arg(long, value_name = "K", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
@@ -241,7 +262,46 @@ pub struct Bench {
     pub json: Option<PathBuf>,
     /// Take turns with another program, on the CPU only: check every method, write the scores to FILE (little
     /// endian, one row after another), then read names of methods from stdin and print the seconds of one run
-    /// for each line
-    #[arg(long, value_name = "FILE", requires = "len", conflicts_with = "json", value_parser = file)]
+    /// for each line. With --decode the file is .safetensors: q [seqs, heads, dim], k and v [seqs, kv_heads, len,
+    /// dim], and the metadata `lens`
+    #[arg(long, value_name = "FILE", requires = "case", conflicts_with = "json", value_parser = file)]
     pub turns: Option<PathBuf>,
+    #[command(flatten)]
+    pub decode: BenchDecode,
+}
+
+/// Decode attention in place of the softmax.
+#[derive(Args)]
+pub struct BenchDecode {
+    /// Time decode attention over paged keys and values, beside a read of the same bytes
+    #[arg(long)]
+    pub decode: bool,
+    /// Only this layer of the file of --rows
+    #[arg(long, value_name = "NAME", requires = "rows", requires = "decode")]
+    pub tensor: Option<String>,
+    /// Sequences, one token each [default: 1]
+    #[arg(long, value_name = "N", requires = "decode", value_parser = size)]
+    pub seqs: Option<usize>,
+    /// Query heads [default: 8]; a file has its own
+    #[arg(long, value_name = "H", requires = "len", requires = "decode", value_parser = size)]
+    pub heads: Option<usize>,
+    /// Key heads [default: as many as query heads]; a file has its own
+    #[arg(long, value_name = "K", requires = "len", requires = "decode", value_parser = size)]
+    pub kv_heads: Option<usize>,
+    /// Elements of a head [default: 128]; a file has its own
+    #[arg(long, value_name = "D", requires = "len", requires = "decode", value_parser = size)]
+    pub head_dim: Option<usize>,
+    /// Slots of a page [default: 16]
+    #[arg(long, value_name = "P", requires = "decode", value_parser = size)]
+    pub page: Option<usize>,
+    /// The share of weights whose values may stay unread [default: 0.001]
+    #[arg(long, value_name = "E", requires = "decode")]
+    pub eps: Option<f64>,
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size @ 1..=0x8000_0000) => Ok(size),
+        _ => Err("expected a whole number from 1 to 2147483648".into()),
+    }
 }

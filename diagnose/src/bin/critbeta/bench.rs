@@ -1,8 +1,9 @@
 //! `critbeta bench`.
 
-use crate::args::{Bench, Cli};
+use crate::args::{Bench, BenchRows, Cli};
+use crate::bench_decode;
 use crate::report::table;
-use critbeta::Error;
+use critbeta::{DType, Error};
 use critbeta_diagnose::Device;
 use critbeta_diagnose::bench::{self, Case, Measured, Method, Setup, cases};
 use critbeta_diagnose::output::Output;
@@ -12,10 +13,18 @@ use std::path::Path;
 
 /// Returns whether every result was right.
 pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
+    if args.decode.decode {
+        return bench_decode::run(args, cli);
+    }
     let device = Device::open(cli.device)?;
-    let cases = match (args.len, args.rows) {
-        (Some(n), Some(rows)) => vec![Case::new(rows, n, args.dtype, &args.family)?],
-        (Some(n), None) => vec![Case::many_on(&device, n, args.dtype, &args.family)?],
+    let dtype = args.dtype.unwrap_or(DType::F32);
+    let cases = match (args.len, &args.rows) {
+        (_, Some(BenchRows::File(path))) => {
+            let detail = format!("--rows {}: a file is for --decode, expected a number", path.display());
+            return Err(Error::Settings { detail }.into());
+        }
+        (Some(n), Some(BenchRows::Count(rows))) => vec![Case::new(*rows, n, dtype, &args.family)?],
+        (Some(n), None) => vec![Case::many_on(&device, n, dtype, &args.family)?],
         _ if args.small => cases::small()?,
         _ => cases::of(&device)?,
     };

@@ -117,8 +117,9 @@ fn views_beyond_their_memory_are_refused() {
     let strided = |strides| Pages::strided(&data, [4, 16, 2, 64], strides);
     assert_says(&message(strided(strides(usize::MAX, 128, 1))), &["beyond", "8192"]);
     assert_says(&message(strided(strides(2048, 129, 1))), &["beyond"]);
-    assert_says(&message(strided(strides(2048, 128, 0))), &["would be one"]);
-    assert_says(&message(strided(strides(2048, 0, 1))), &["would be one"]);
+    assert_says(&message(strided(strides(2048, 128, 0))), &["would overlap"]);
+    assert_says(&message(strided(strides(2048, 0, 1))), &["would overlap"]);
+    assert_says(&message(strided(strides(2048, 63, 1))), &["slots 63", "would overlap"]);
     let (k, v) = (Pages::nhd(&data, [4, 16, 2, 64]).unwrap(), Pages::nhd(&data, [8, 16, 1, 64]).unwrap());
     assert_says(&PagedKv::new(k, v).unwrap_err().to_string(), &["keys of 4 pages", "values have 8 pages"]);
 

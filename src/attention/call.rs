@@ -67,8 +67,8 @@ pub struct DecodeRow {
     pub kept: u64,
     /// At least the distance from the output in exact arithmetic, in the norm of [`DecodeCall::v_radius`].
     /// Without radii it is 0 if nothing stayed unread, and NaN otherwise: then the distance is at most
-    /// `dropped * 2^-32` times the diameter of the row's values and the centre, which is 0 if there is none. It
-    /// is NaN for a poisoned row.
+    /// `dropped * 2^-32` times the diameter of the row's values and the centre, which is 0 if there is none.
+    /// It is NaN for a poisoned row.
     pub bound: f64,
 }
 

@@ -49,6 +49,25 @@ impl<'a, T: Element> Cursor<'a, T> {
         self.pages.vector(self.start, slot)
     }
 
+    /// Finds the vectors at the positions from `at` on.
+    #[inline(always)]
+    pub(super) fn vectors(&mut self, mut at: usize, mut to: &mut [&'a [T]]) {
+        while !to.is_empty() {
+            let slot = self.slot(at);
+            let (here, rest) = to.split_at_mut(to.len().min(self.pages.page() - slot));
+            self.pages.vectors(self.start, slot, here);
+            at += here.len();
+            to = rest;
+        }
+    }
+
+    /// See [`Pages::columns`].
+    #[inline(always)]
+    pub(super) fn columns(&mut self, at: usize) -> Option<(&'a [T], usize)> {
+        let slot = self.slot(at);
+        self.pages.columns(self.start, slot)
+    }
+
     /// Copies the vector at position `at`.
     pub(super) fn copy(&mut self, at: usize, to: &mut [T]) {
         let slot = self.slot(at);

@@ -186,9 +186,14 @@ fn each_group<P: Send, R: Send>(
         let hands = Hands { set, split: split && seq.keys.len() >= SHARED_KEYS };
         of(&Group { shared, seq, kv_head: index % shared.kv_heads, hands }, part)
     };
-    let found: Vec<Vec<R>> = match split {
-        true => parts.into_iter().enumerate().map(one).collect(),
-        false => parts.into_par_iter().enumerate().map(one).collect(),
+    let one_by_one = |parts: Vec<P>| parts.into_iter().enumerate().map(one).collect();
+    let found: Vec<Vec<R>> = if split {
+        // A caller outside of the thread pool would wait at the door for each of its loops.
+        rayon::scope(|_| one_by_one(parts))
+    } else if threads == 1 || parts.len() == 1 {
+        one_by_one(parts)
+    } else {
+        parts.into_par_iter().enumerate().map(one).collect()
     };
     let mut found: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
     let mut rows = Vec::new();

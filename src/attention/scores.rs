@@ -12,8 +12,8 @@ use crate::{DType, Element};
 
 /// Keys that one step reads: with 256 elements each they take half of a first cache.
 const STEP: usize = 16;
-/// How many keys are requested ahead.
-const AHEAD: usize = 48;
+/// How many steps ahead keys are requested.
+const AHEAD: usize = 3;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 /// Scores below this would read as masked.
@@ -37,51 +37,111 @@ pub(super) struct ScoreKeys<'a, 'b, 'c, T: Element> {
     pub out: &'b mut [&'c mut [f32]],
 }
 
-impl<T: Element> Work for ScoreKeys<'_, '_, '_, T> {
+impl<'a, T: Element> Work for ScoreKeys<'a, '_, '_, T> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let ScoreKeys { mut keys, from, queries, finish, out } = self;
-        let Some(len) = out.first().map(|row| row.len()) else { return };
+        let len = out.first().map_or(0, |row| row.len());
+        if len == 0 {
+            return;
+        }
         let dim = keys.dim();
         let vectors = dim.div_ceil(WIDTH);
         let mut room = [T::zeroed(); STEP * *DIMS.end()];
-        let mut ahead = keys;
-        let mut at = 0;
-        while at < len {
+        let contiguous = keys.is_contiguous();
+        // The keys of this step and of those that follow, which are requested meanwhile.
+        let any = if contiguous { keys.vector(from) } else { &[] };
+        let mut steps: [[&[T]; STEP]; AHEAD + 1] = [[any; STEP]; AHEAD + 1];
+        let find = |keys: &mut Cursor<'a, T>, at: usize, to: &mut [&'a [T]; STEP]| {
+            keys.vectors(from + at, &mut to[..STEP.min(len.saturating_sub(at))]);
+        };
+        if contiguous {
+            for (step, to) in steps.iter_mut().enumerate().take(AHEAD) {
+                find(&mut keys, step * STEP, to);
+            }
+        }
+        for at in (0..len).step_by(STEP) {
             let count = STEP.min(len - at);
-            if !keys.is_contiguous() {
-                for (j, to) in room.chunks_exact_mut(dim).take(count).enumerate() {
+            let mut k: [&[T]; STEP];
+            if contiguous {
+                let step = at / STEP;
+                find(&mut keys, at + AHEAD * STEP, &mut steps[(step + AHEAD) % (AHEAD + 1)]);
+                k = steps[step % (AHEAD + 1)];
+            } else {
+                if let Some((columns, apart)) = keys.columns(from + at).filter(|_| count == STEP) {
+                    for (query, row) in queries.chunks_exact(vectors).zip(&mut *out) {
+                        side_by_side(lanes, query, columns, apart, dim, finish, &mut row[at..]);
+                    }
+                    continue;
+                }
+                k = [&[]; STEP];
+                for (j, (k, to)) in k.iter_mut().zip(room.chunks_exact_mut(dim)).take(count).enumerate() {
                     keys.copy(from + at + j, to);
+                    *k = to;
                 }
             }
-            let mut k: [&[T]; STEP] = [&[]; STEP];
-            for (j, k) in k.iter_mut().enumerate() {
-                // Behind the last key it stands again, and its scores are not stored.
-                let j = j.min(count - 1);
-                *k = if keys.is_contiguous() { keys.vector(from + at + j) } else { &room[j * dim..][..dim] };
-            }
-            // Lines are requested between products. All at once, they would wait for room in the queue.
-            let mut next = k;
-            if keys.is_contiguous() {
-                for (j, next) in next.iter_mut().enumerate().take(len.saturating_sub(at + AHEAD).min(STEP)) {
-                    *next = ahead.vector(from + at + AHEAD + j);
-                }
-            }
+            // Behind the last key it stands again, and its scores are not stored.
+            let last = k[count - 1];
+            k[count..].fill(last);
+            let next = if contiguous { &steps[(at / STEP + AHEAD) % (AHEAD + 1)] } else { &k };
             let turns = out.len().div_ceil(4);
             for (turn, out) in out.chunks_mut(4).enumerate() {
-                let step =
-                    Step { queries: &queries[4 * turn * vectors..], keys: &k, next: &next, turn, turns };
+                let step = Step { queries: &queries[4 * turn * vectors..], keys: &k, next, turn, turns };
+                let place = Place { at, count, finish };
                 match out.len() {
-                    1 => step.score::<L, 1, 16>(lanes, finish, out, at, count),
-                    2 => step.score::<L, 2, 8>(lanes, finish, out, at, count),
-                    3 => step.score::<L, 3, 4>(lanes, finish, out, at, count),
-                    _ => step.score::<L, 4, 4>(lanes, finish, out, at, count),
+                    1 => step.score::<L, 1, 16>(lanes, out, place),
+                    2 => step.score::<L, 2, 8>(lanes, out, place),
+                    3 => step.score::<L, 3, 4>(lanes, out, place),
+                    _ => step.score::<L, 4, 4>(lanes, out, place),
                 }
             }
-            at += count;
         }
     }
+}
+
+/// Scores the sixteen keys that lie side by side, `apart` elements from one to the next element of each.
+#[inline(always)]
+fn side_by_side<L: Lanes, T: Element>(
+    lanes: L,
+    query: &[[f32; WIDTH]],
+    columns: &[T],
+    apart: usize,
+    dim: usize,
+    finish: Finish,
+    to: &mut [f32],
+) {
+    // Here a vector holds one partial sum of sixteen keys.
+    let mut sums = [lanes.splat(0.0); WIDTH];
+    for (c, query) in query.iter().enumerate() {
+        for (j, sum) in sums.iter_mut().enumerate() {
+            let e = c * WIDTH + j;
+            let key = match e < dim {
+                true => {
+                    load(lanes, columns[e * apart..].first_chunk().expect("sixteen keys are side by side"))
+                }
+                false => lanes.splat(0.0),
+            };
+            *sum = lanes.fma(lanes.splat(query[j]), key, *sum);
+        }
+    }
+    for width in [8, 4, 2, 1] {
+        for j in 0..width {
+            sums[j] = lanes.add(sums[j], sums[j + width]);
+        }
+    }
+    let mut scores = [0.0; WIDTH];
+    lanes.store(sums[0], &mut scores);
+    finished(&mut scores, finish);
+    to[..WIDTH].copy_from_slice(&scores);
+}
+
+/// Where up to sixteen scores go, and what makes them.
+#[derive(Clone, Copy)]
+struct Place {
+    at: usize,
+    count: usize,
+    finish: Finish,
 }
 
 /// Sixteen keys and up to four rows.
@@ -101,10 +161,8 @@ impl<T: Element> Step<'_, T> {
     fn score<L: Lanes, const H: usize, const N: usize>(
         &self,
         lanes: L,
-        finish: Finish,
         out: &mut [&mut [f32]],
-        at: usize,
-        count: usize,
+        Place { at, count, finish }: Place,
     ) {
         for j in 0..count.div_ceil(N) {
             let mut scores = [0.0; WIDTH];
@@ -145,11 +203,16 @@ impl<T: Element> Step<'_, T> {
         for (k, key) in k.iter_mut().zip(keys) {
             *k = &key.as_chunks::<WIDTH>().0[..whole];
         }
+        let lines = next[0].len() / WIDTH;
+        let mut n: [&[[T; WIDTH]]; N] = [&[]; N];
+        for (n, next) in n.iter_mut().zip(next) {
+            *n = &next.as_chunks::<WIDTH>().0[..lines];
+        }
         let mut sums = [lanes.splat(0.0); WIDTH];
         for c in 0..whole {
-            if requests && (c * WIDTH * size_of::<T>()).is_multiple_of(LINE) {
-                for key in next {
-                    lanes.prefetch(&key[c * WIDTH]);
+            if requests && c < lines && c % (LINE / (WIDTH * size_of::<T>())) == 0 {
+                for next in n {
+                    lanes.prefetch(&next[c]);
                 }
             }
             let mut factors = [lanes.splat(0.0); H];
@@ -166,7 +229,10 @@ impl<T: Element> Step<'_, T> {
         if whole < vectors {
             for i in 0..N {
                 let mut last = [T::zeroed(); WIDTH];
-                last[..dim - whole * WIDTH].copy_from_slice(&keys[i][whole * WIDTH..]);
+                // A head has a multiple of 8 elements.
+                if let (Some(to), Some(end)) = (last.first_chunk_mut::<8>(), keys[i].last_chunk::<8>()) {
+                    *to = *end;
+                }
                 let key = load(lanes, &last);
                 for h in 0..H {
                     sums[h * N + i] = lanes.fma(lanes.load(&q[h][whole]), key, sums[h * N + i]);

@@ -325,8 +325,10 @@ impl<T: Element> AddValues<'_, '_, T> {
     fn ends<L: Lanes>(&mut self, lanes: L, tile: &Tile<T>, rows: &[u16], padded: usize) {
         for (&key, value) in tile.list.iter().zip(tile.values) {
             let mut last = [T::zeroed(); WIDTH];
-            let end = &value[padded - WIDTH..];
-            last[..end.len()].copy_from_slice(end);
+            // A head has a multiple of 8 elements.
+            if let (Some(to), Some(end)) = (last.first_chunk_mut::<8>(), value.last_chunk::<8>()) {
+                *to = *end;
+            }
             let v = load(lanes, &last);
             for &row in rows {
                 let row = usize::from(row);

@@ -1,5 +1,6 @@
 //! Checked, borrowed views of what a server holds: pages of keys and values, block tables, and queries.
 
+use crate::cpu::WIDTH;
 use crate::{Element, Error, Result};
 
 /// Smallest and largest number of elements of a head. It is also a multiple of [`DIM_STEP`].
@@ -73,7 +74,8 @@ impl<'a, T: Element> Pages<'a, T> {
     /// Pages with any strides. Element `e` of head `h` in slot `s` of page `p` is at `p * strides.page + s *
     /// strides.slot + h * strides.head + e * strides.element`. The sizes are `[pages, page, heads, dim]`.
     ///
-    /// Errors: [`Error::Attention`] if an element lies beyond `data`, a size is 0, or `dim` is no multiple of
+    /// Errors: [`Error::Attention`] if an element lies beyond `data`, slots overlap, a size is 0, or `dim` is
+    /// no multiple of
     /// 8 in 64..=256.
     pub fn strided(data: &'a [T], sizes: [usize; 4], strides: Strides) -> Result<Self> {
         let fail = |detail| Err(Error::attention(shape(sizes), detail));
@@ -85,8 +87,8 @@ impl<'a, T: Element> Pages<'a, T> {
             return fail(format!("a head has {dim} elements, expected a multiple of 8 in 64..=256"));
         }
         let Strides { page: a, slot: b, head: c, element: d } = strides;
-        if d == 0 || (b == 0 && page > 1) {
-            return fail(format!("slots {b} and elements {d} apart would be one"));
+        if d == 0 || (page > 1 && (b == 0 || (d == 1 && b < dim))) {
+            return fail(format!("slots {b} and elements {d} apart would overlap"));
         }
         if !reaches_within([(pages, a), (page, b), (heads, c), (dim, d)], data.len()) {
             return fail(format!(
@@ -132,6 +134,25 @@ impl<'a, T: Element> Pages<'a, T> {
     #[inline(always)]
     pub(super) fn vector(&self, start: usize, slot: usize) -> &'a [T] {
         &self.data[start + slot * self.strides.slot..][..self.dim]
+    }
+
+    /// The vectors at the slots from `slot` on. Their elements are neighbours.
+    #[inline(always)]
+    pub(super) fn vectors(&self, start: usize, slot: usize, to: &mut [&'a [T]]) {
+        // One page of one slot may have any stride.
+        let stride = if self.page == 1 { self.data.len() } else { self.strides.slot };
+        let vectors = self.data[start + slot * self.strides.slot..].chunks(stride);
+        for (to, vector) in to.iter_mut().zip(vectors) {
+            *to = &vector[..self.dim];
+        }
+    }
+
+    /// The elements of the vectors from slot `slot` on, where vectors of 16 slots lie side by side: those of
+    /// element `e` begin at `e` times the returned distance.
+    #[inline(always)]
+    pub(super) fn columns(&self, start: usize, slot: usize) -> Option<(&'a [T], usize)> {
+        let beside = self.strides.slot == 1 && slot + WIDTH <= self.page;
+        beside.then(|| (&self.data[start + slot..], self.strides.element))
     }
 
     /// Copies the vector at slot `slot` after `start`, whatever the distance of its elements is.

@@ -25,7 +25,8 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Does `work` with the scratch of this thread, in the standard modes of floating-point numbers. It is given back if a group was very large.
+    /// Does `work` with the scratch of this thread, in the standard modes of floating-point numbers. It is
+    /// given back if a group was very large.
     pub(super) fn lend<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
         // A thread that takes on another group while all threads share a first one gets a second scratch.
         let _modes = Standard::modes();

@@ -3,6 +3,7 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(unsafe_code)]
 
+use critbeta::attention::{BlockTable, DecodeCall, DecodeRow, PagedKv, Pages, Queries, Sequences, decode};
 use critbeta::cpu::{self, Measure, Workspace};
 use critbeta::{Rescaling, Scores, ScoresMut};
 use std::arch::asm;
@@ -69,7 +70,23 @@ fn everything(data: &[f32], cols: usize, rule: &Rescaling) -> Found {
         found.push(Box::new(workspace.softmax_f64(row, rule, 3, &mut wide)));
         found.push(Box::new(wide.clone()));
     }
+    found.push(Box::new(decoded(data, rule)));
     found
+}
+
+/// Attention whose queries, keys and values are these numbers: its scores and outputs are subnormal too.
+fn decoded(data: &[f32], rule: &Rescaling) -> (Vec<DecodeRow>, Vec<f32>) {
+    let n = (data.len() / 64).min(5000);
+    let pages = Pages::nhd(&data[..n * 64], [n, 1, 1, 64]).unwrap();
+    let ids: Vec<i32> = (0..n as i32).collect();
+    let sequences =
+        Sequences::new(BlockTable::rows(&ids, [1, n], n).unwrap(), std::slice::from_ref(&n)).unwrap();
+    let queries = Queries::dense(&data[..128], [1, 2, 64]).unwrap();
+    let mut call = DecodeCall::new(std::slice::from_ref(rule));
+    (call.scale, call.eps) = (Some(1.0), 0.01);
+    let mut out = vec![0.0; 128];
+    let kv = PagedKv::new(pages, pages).unwrap();
+    (decode(&queries, &kv, &sequences, &call, &mut out).unwrap(), out)
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The scratch that a thread keeps from call to call.
 
 use super::values::{Seen, Tally};
+use crate::cpu::Standard;
 use std::cell::Cell;
 
 thread_local! {
@@ -24,9 +25,11 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Does `work` with the scratch of this thread. It is given back if a group was very large.
+    /// Does `work` with the scratch of this thread, in the standard modes of floating-point numbers. It is
+    /// given back if a group was very large.
     pub(super) fn lend<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
         // A thread that takes on another group while all threads share a first one gets a second scratch.
+        let _modes = Standard::modes();
         let mut scratch = SCRATCH.take().unwrap_or_default();
         let found = work(&mut scratch);
         SCRATCH.set(Some(scratch).filter(|scratch| scratch.bytes() <= KEPT_BYTES));

@@ -12,7 +12,7 @@ mod modes;
 mod neon;
 mod portable;
 
-pub(super) use modes::Standard;
+pub(crate) use modes::Standard;
 
 use crate::{Element, Error, Result};
 use half::{bf16, f16};

@@ -6,13 +6,13 @@
 use std::arch::asm;
 
 /// The modes of IEEE 754 on this thread, as Rust expects them, until the value is dropped.
-pub(in crate::cpu) struct Standard {
+pub(crate) struct Standard {
     found: u64,
 }
 
 impl Standard {
     #[inline]
-    pub(in crate::cpu) fn modes() -> Standard {
+    pub(crate) fn modes() -> Standard {
         let found = read();
         if found & CHANGED != 0 {
             write(found & !CHANGED);

@@ -5,6 +5,8 @@
 pub enum Remark {
     /// All numbers lie from 0 to 1 and add up to 1: the row is the result of a softmax.
     Probabilities,
+    /// All numbers are 0 or 1, and they are no probabilities: the row is one of a mask.
+    Mask,
     /// A score that counts as visible lies more than [`Remark::FAR`] below the largest one.
     FarBelow,
 }
@@ -14,6 +16,8 @@ pub enum Remark {
 pub struct Remarks {
     /// Rows of probabilities.
     pub probabilities: u64,
+    /// Rows of a mask.
+    pub mask: u64,
     /// Rows with scores far below the rest.
     pub far_below: u64,
 }
@@ -56,13 +60,17 @@ impl Remark {
         if !(low >= least && high <= 1.0 + ROUNDING) {
             return None;
         }
-        let (mut sum, mut n) = (0.0, 0.0);
+        let (mut sum, mut n, mut flags) = (0.0, 0.0, 0.0);
         for &score in scores.iter().filter(|score| **score != f32::NEG_INFINITY) {
-            sum += f64::from(score) + shift;
+            let number = f64::from(score) + shift;
+            sum += number;
             n += 1.0;
+            flags += f64::from(u8::from(number == 0.0 || number == 1.0));
         }
-        let near = (sum - 1.0).abs() <= (ROUNDING + n * LEAST_F16).min(LOOSEST);
-        near.then_some(Remark::Probabilities)
+        if (sum - 1.0).abs() <= (ROUNDING + n * LEAST_F16).min(LOOSEST) {
+            return Some(Remark::Probabilities);
+        }
+        (n > 1.0 && flags == n).then_some(Remark::Mask)
     }
 }
 
@@ -91,6 +99,7 @@ impl Remarks {
     pub fn count(&mut self, remark: Option<Remark>) {
         match remark {
             Some(Remark::Probabilities) => self.probabilities += 1,
+            Some(Remark::Mask) => self.mask += 1,
             Some(Remark::FarBelow) => self.far_below += 1,
             None => {}
         }
@@ -100,6 +109,7 @@ impl Remarks {
     pub(crate) fn and(self, other: Remarks) -> Remarks {
         Remarks {
             probabilities: self.probabilities + other.probabilities,
+            mask: self.mask + other.mask,
             far_below: self.far_below + other.far_below,
         }
     }
@@ -130,6 +140,12 @@ pub(crate) fn notes(layers: &[LayerRows]) -> Vec<String> {
         |remarks| remarks.probabilities,
         |measured| measured / 2,
         "hold probabilities (each number lies from 0 to 1, and a row adds up to 1): give logits, or log p",
+    );
+    note(
+        |remarks| remarks.mask,
+        // One row of real scores shows that it is none.
+        |measured| measured.saturating_sub(1),
+        "hold no number but 0 and 1, as a mask does, and no scores",
     );
     note(|remarks| remarks.far_below, |_| 0, Remark::FAR_NOTE);
     notes
@@ -162,7 +178,7 @@ mod tests {
         assert_eq!(remark(&[0.5, 0.51]), None);
         assert_eq!(remark(&[1.5, -0.5]), None);
         assert_eq!(remark(&[-1e-6, 1.0]), None);
-        assert_eq!(remark(&[0.0, 0.0]), None);
+        assert_eq!(remark(&[0.0]), None);
         assert_eq!(remark(&[-INF, -INF]), None);
         assert_eq!(remark(&[]), None);
         // The logs of them are scores.
@@ -170,6 +186,23 @@ mod tests {
         // A sink that is left out belongs to the sum.
         assert_eq!(Remark::of(&[0.9, 0.05, 0.05], 1, 0.0), is);
         assert_eq!(Remark::of(&[0.9, 0.5, 0.5], 1, 0.0), None);
+    }
+
+    #[test]
+    fn masks_are_told_from_scores_and_probabilities() {
+        let remark = |row: &[f32], shift| Remark::of(row, 0, shift);
+        for row in [&[1.0f32, 1.0, 0.0][..], &[0.0, 0.0], &[0.0, -INF, 0.0], &[1.0; 40]] {
+            assert_eq!(remark(row, 0.0), Some(Remark::Mask), "{row:?}");
+            // As rows of f64 arrive.
+            let most = row.iter().copied().fold(-INF, f32::max);
+            let shifted: Vec<f32> = row.iter().map(|score| score - most).collect();
+            assert_eq!(remark(&shifted, f64::from(most)), Some(Remark::Mask), "{row:?}");
+        }
+        for row in
+            [&[1.0f32, 0.0, 0.5, 1.0][..], &[2.0, 2.0], &[0.0, -1.0], &[1.0, 1.0, f32::NAN], &[-INF, 1.0]]
+        {
+            assert_ne!(remark(row, 0.0), Some(Remark::Mask), "{row:?}");
+        }
     }
 
     #[test]
@@ -222,12 +255,16 @@ mod tests {
         let layer = |name, probabilities, far_below| LayerRows {
             name,
             measured: 10,
-            remarks: Remarks { probabilities, far_below },
+            remarks: Remarks { probabilities, mask: 0, far_below },
         };
         assert!(notes(&[layer("a", 5, 0)]).is_empty());
         let found = notes(&[layer("a", 10, 0), layer("b", 0, 1), layer("c", 6, 2)]);
         assert!(found[0].starts_with("\"a\", \"c\": 16 of 20 rows hold probabilities"), "{found:?}");
         assert!(found[1].starts_with("\"b\", \"c\": 3 of 20 rows have scores"), "{found:?}");
+        let masks =
+            |mask| LayerRows { name: "m", measured: 10, remarks: Remarks { mask, ..Remarks::default() } };
+        assert!(notes(&[masks(9)]).is_empty());
+        assert!(notes(&[masks(10)])[0].starts_with("\"m\": 10 of 10 rows hold no number but 0 and 1"));
         let many: Vec<LayerRows> = (0..9).map(|_| layer("x", 10, 0)).collect();
         assert!(notes(&many)[0].contains("and 5 more: 90 of 90"));
     }

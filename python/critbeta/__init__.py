@@ -203,7 +203,8 @@ def softmax(
     lens: as in `stats`; the result is 0 behind the length of a row.
     return_stats: returns (probabilities, `SoftmaxStats`) if true.
 
-    A row without scores is all 0, a poisoned row all NaN. At beta = inf tied maxima share the weight.
+    A row without scores is all 0, a poisoned row all NaN. At beta = inf tied maxima share the weight. On a
+    CPU it warns as `stats` does under a law of n, or a calibrated one, where such scores count in n.
 
     For tensors it is differentiable in reverse mode with respect to scores, also under torch.compile (which
     takes rescaling only as text before torch 2.15). The gradient treats beta as a constant. That is exact

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from . import _core
@@ -65,10 +65,12 @@ def report(
         return
     one = isinstance(rows, (str, os.PathLike))
     try:
+        if isinstance(rows, Mapping):
+            raise TypeError
         files = [os.fspath(file) for file in ([rows] if isinstance(rows, (str, os.PathLike)) else rows)]
     except TypeError:
-        found = type(rows).__name__
-        raise TypeError(f"rows is {found}: expected Stats, a Diagnosis, or paths of files") from None
+        expected = "expected Stats, a Diagnosis, a DataFrame of row records, or paths of files"
+        raise TypeError(f"rows is {type(rows).__name__}: {expected}") from None
     command = f"critbeta.report({(files[0] if one else files)!r}, {path!r}{settings})"
     _core.report_files(files, path, command, resolve, beta, top_k, train_length, seed)
 
@@ -82,6 +84,10 @@ def _columns(rows: Any) -> list[tuple[str, list[Any]]] | None:
     names = getattr(rows, "column_names", getattr(rows, "columns", None))
     if names is None or not hasattr(rows, "__getitem__"):
         return None
+    index = [name for name in getattr(getattr(rows, "index", None), "names", []) if name not in names]
+    index = [name for name in index if name in _core.COLUMNS]
+    if index:
+        raise ValueError(f"rows: {index[0]} is an index: expected a column, pass rows.reset_index()")
     columns = []
     for name in names:
         if name in _core.COLUMNS:

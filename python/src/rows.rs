@@ -58,8 +58,7 @@ impl Rows {
 
     /// What to say of rows with scores far below their largest one, if there are any.
     fn far_below(&self) -> Option<String> {
-        let far = self.records.iter().filter(|record| record.remark == Some(Remark::FarBelow)).count();
-        (far > 0).then(|| format!("{far} of {} rows {}", self.records.len(), Remark::FAR_NOTE))
+        far_note(self.records.iter().map(|record| record.remark))
     }
 
     /// The summary of the records as JSON.
@@ -143,6 +142,23 @@ pub fn record_scores(
     Ok(Rows { records: Arc::new(records), settings, notes })
 }
 
+/// What the numbers of each row show.
+pub fn remarks<T: Element>(scores: &Scores<T>, shifts: &[f64]) -> Vec<Option<Remark>> {
+    let remark = |wide: &mut Vec<f32>, row: usize| {
+        wide.clear();
+        wide.extend(scores.row(row).iter().map(|score| score.score()));
+        Remark::of(wide, 0, shifts.get(row).copied().unwrap_or(0.0))
+    };
+    (0..scores.rows()).into_par_iter().map_init(Vec::new, remark).collect()
+}
+
+/// What to say of rows with scores far below their largest one, if there are any.
+pub fn far_note(remarks: impl ExactSizeIterator<Item = Option<Remark>>) -> Option<String> {
+    let all = remarks.len();
+    let far = remarks.filter(|remark| *remark == Some(Remark::FarBelow)).count();
+    (far > 0).then(|| format!("{far} of {all} rows {}", Remark::FAR_NOTE))
+}
+
 /// Measures rows and makes their records.
 pub struct Record<'a> {
     /// The name of the layer of every row.
@@ -161,13 +177,7 @@ impl Work for Record<'_> {
     fn run<T: Element>(self, scores: &Scores<T>, shifts: &[f64]) -> critbeta::Result<Vec<RowRecord>> {
         let layer: Arc<str> = self.layer.into();
         let reports = cpu::row_reports(scores, self.beta, self.measure);
-        let remark = |wide: &mut Vec<f32>, row: usize| {
-            wide.clear();
-            wide.extend(scores.row(row).iter().map(|score| score.score()));
-            Remark::of(wide, 0, shifts.get(row).copied().unwrap_or(0.0))
-        };
-        let rows = 0..scores.rows();
-        let remarks: Vec<Option<Remark>> = rows.into_par_iter().map_init(Vec::new, remark).collect();
+        let remarks = remarks(scores, shifts);
         let record = |(index, report)| {
             let place = RowPlace {
                 layer: Arc::clone(&layer),

@@ -2,13 +2,16 @@
 
 use crate::block::{Block, Out, Target, Work, lengths, places};
 use crate::errors::raised;
+use crate::rows::{far_note, remarks};
 use crate::rules::Rescaling;
 use crate::threads::without_lock;
 use critbeta::cpu::{self, SoftmaxRow};
 use critbeta::{Element, Scores, ScoresMut};
 use numpy::{PyArray1, PyReadonlyArray1};
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use std::ffi::CString;
 
 struct Softmax<'a> {
     rule: &'a critbeta::Rescaling,
@@ -16,17 +19,27 @@ struct Softmax<'a> {
     out: Out<'a>,
 }
 
-impl Work for Softmax<'_> {
-    type Output = (Vec<SoftmaxRow>, Vec<f64>);
+/// The rows, the shifts of their scores, and what to say of the scores.
+type Found = (Vec<SoftmaxRow>, Vec<f64>, Option<String>);
 
-    fn run<T: Element>(self, scores: &Scores<T>, shifts: &[f64]) -> critbeta::Result<Self::Output> {
+impl Work for Softmax<'_> {
+    type Output = Found;
+
+    fn run<T: Element>(self, scores: &Scores<T>, shifts: &[f64]) -> critbeta::Result<Found> {
+        let note = note(scores, shifts, self.rule);
         let rows = match self.out {
             Out::F32(out) => cpu::softmax(scores, self.rule, self.positions, out),
             Out::F16(out) => cpu::softmax(scores, self.rule, self.positions, out),
             Out::Bf16(out) => cpu::softmax(scores, self.rule, self.positions, out),
         }?;
-        Ok((rows, shifts.to_vec()))
+        Ok((rows, shifts.to_vec(), note))
     }
+}
+
+/// What to say of scores far below their largest one. They count in n, which these rules read.
+fn note<T: Element>(scores: &Scores<T>, shifts: &[f64], rule: &critbeta::Rescaling) -> Option<String> {
+    let reads_n = matches!(rule, critbeta::Rescaling::Law(_) | critbeta::Rescaling::Calibrated(_));
+    reads_n.then(|| far_note(remarks(scores, shifts).into_iter())).flatten()
 }
 
 #[pyfunction]
@@ -41,8 +54,8 @@ pub fn softmax<'py>(
     let rows = scores.rows(lens.as_ref())?;
     let positions = positions.map(|positions| places(&positions, rows.rows)).transpose()?;
     let (rule, positions, out) = (&rescaling.0, positions.as_deref(), out.elements()?);
-    let (rows, shifts) = without_lock(py, || rows.run(Softmax { rule, positions, out }))??;
-    columns(py, &rows, &shifts)
+    let found = without_lock(py, || rows.run(Softmax { rule, positions, out }))??;
+    columns(py, &found)
 }
 
 #[pyfunction]
@@ -63,7 +76,7 @@ pub fn softmax_in_place<'py>(
         Out::F16(data) => replace(ScoresMut::dense(data, rows, cols), lens.as_deref(), rule, positions),
         Out::Bf16(data) => replace(ScoresMut::dense(data, rows, cols), lens.as_deref(), rule, positions),
     })?;
-    columns(py, &rows.map_err(raised)?, &[])
+    columns(py, &rows.map_err(raised)?)
 }
 
 fn replace<T: Element>(
@@ -71,16 +84,22 @@ fn replace<T: Element>(
     lens: Option<&[u32]>,
     rule: &critbeta::Rescaling,
     positions: Option<&[u32]>,
-) -> critbeta::Result<Vec<SoftmaxRow>> {
+) -> critbeta::Result<Found> {
     let scores = scores?;
     let mut scores = match lens {
         Some(lens) => scores.with_lens(lens)?,
         None => scores,
     };
-    cpu::softmax_in_place(&mut scores, rule, positions)
+    let note = note(&scores.as_scores(), &[], rule);
+    Ok((cpu::softmax_in_place(&mut scores, rule, positions)?, Vec::new(), note))
 }
 
-fn columns<'py>(py: Python<'py>, rows: &[SoftmaxRow], shifts: &[f64]) -> PyResult<Bound<'py, PyDict>> {
+fn columns<'py>(py: Python<'py>, (rows, shifts, note): &Found) -> PyResult<Bound<'py, PyDict>> {
+    if let Some(note) = note {
+        // The frames between are two functions of this package.
+        let note = CString::new(format!("scores: {note}"))?;
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &note, 3)?;
+    }
     let columns = PyDict::new(py);
     let tops = || rows.iter().map(|row| row.top);
     let shift = |row: usize| shifts.get(row).copied().unwrap_or(0.0);

@@ -214,6 +214,8 @@ def test_a_data_frame_that_holds_no_records_is_refused_by_row_and_column(scores,
         (text, 'rows: row 9: column alpha: "many", expected a number'),
         (several, "rows: row 9: column alpha: .*list"),
         (pandas.concat([frame, frame[["n"]]], axis=1), "rows: column n is there twice"),
+        (frame.set_index("layer"), "layer is an index: expected a column, pass rows.reset_index"),
+        (frame.set_index(["head", "layer"]), "head is an index"),
         (pandas.DataFrame({"a": [1]}), "rows: has no column layer"),
         (polars.DataFrame({"a": [1]}), "rows: has no column layer"),
     ]:
@@ -223,6 +225,9 @@ def test_a_data_frame_that_holds_no_records_is_refused_by_row_and_column(scores,
         critbeta.report(frame, page, beta=1.0)
     with pytest.raises(TypeError, match=r"LazyFrame: expected a DataFrame, pass rows\.collect"):
         critbeta.report(polars.from_pandas(frame).lazy(), page)
+    for given in (frame.to_dict("list"), frame.to_dict("records")):
+        with pytest.raises(TypeError, match="expected Stats, a Diagnosis, a DataFrame of row records"):
+            critbeta.report(given, page)
     assert not page.exists()
 
 

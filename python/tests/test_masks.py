@@ -1,5 +1,7 @@
 """Masks that are finite numbers: a score below half of the dtype's lowest number is masked, as -inf is."""
 
+import warnings
+
 import critbeta
 import critbeta.torch
 import ml_dtypes
@@ -85,6 +87,21 @@ def test_lists_and_float64_hide_the_masks_of_float32():
         assert critbeta.stats(wide).n.tolist() == critbeta.stats(plain).n.tolist()
         found, expected = (critbeta.softmax(s, "ssmax:s=0.43") for s in (wide, plain.astype(np.float64)))
         assert found.tobytes() == expected.tobytes()
+
+
+def test_softmax_warns_of_scores_far_below_where_a_law_counts_them():
+    row = np.array([[1.0, 0.5, -1e4, -1e9], [1.0, 0.5, 0.25, -np.inf]], np.float32)
+    for rule in ("ssmax:s=0.43", "calibrated:c=1.2,xi=0.5"):
+        for out in (None, row.copy()):
+            with pytest.warns(UserWarning, match="^scores: 1 of 2 rows have scores more than 1,000 below") as found:
+                critbeta.softmax(row if out is None else out, rule, out=out)
+            assert found[0].filename == __file__
+        with pytest.warns(UserWarning, match="1 of 2 rows"):
+            critbeta.softmax(row.astype(np.float64), rule)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        critbeta.softmax(row, "critical:ratio=1")
+        critbeta.softmax(row[1:], "ssmax:s=0.43")
 
 
 def test_stats_warns_of_scores_that_lie_thousands_below():

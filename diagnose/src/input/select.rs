@@ -10,10 +10,8 @@ use std::collections::HashSet;
 
 /// What a tensor's name says about it.
 enum Role<'a> {
-    /// `NAME.q`.
-    Query(&'a str),
-    /// `NAME.k`.
-    Key(&'a str),
+    /// One of the two tensors of a pair.
+    Member(Pair<'a>),
     /// `positions`, for every tensor.
     SharedPositions,
     /// `NAME.positions`.
@@ -21,37 +19,51 @@ enum Role<'a> {
     Scores,
 }
 
-fn role(name: &str) -> Role<'_> {
-    if let Some(stem) = name.strip_suffix(".q") {
-        Role::Query(stem)
-    } else if let Some(stem) = name.strip_suffix(".k") {
-        Role::Key(stem)
-    } else if let Some(stem) = name.strip_suffix(".positions") {
-        Role::Positions(stem)
-    } else if name == "positions" {
-        Role::SharedPositions
-    } else {
-        Role::Scores
+/// The names of a pair's tensors.
+struct Pair<'a> {
+    /// NAME of `NAME.q` and `NAME.k`; empty without one.
+    name: &'a str,
+    q: String,
+    k: String,
+}
+
+/// How people call queries and the keys that they attend to.
+const MEMBERS: [[&str; 2]; 5] =
+    [["q", "k"], ["query", "key"], ["queries", "keys"], ["query_states", "key_states"], ["q_proj", "k_proj"]];
+
+impl<'a> Pair<'a> {
+    /// The pair that the tensor `member` of `file` belongs to, if its name says so and its partner is there.
+    /// `NAME.q` and `NAME.k` need no partner to say it.
+    fn of(file: &NamedTensors, member: &'a str) -> Option<Self> {
+        let spelled = MEMBERS.iter().flat_map(|&[q, k]| [(q, q, k), (k, q, k)]);
+        spelled.into_iter().find_map(|(own, q, k)| {
+            let stem = member.strip_suffix(own)?;
+            let name = if stem.is_empty() { stem } else { stem.strip_suffix(['.', '_', '/', '-'])? };
+            let pair = Pair { name, q: format!("{stem}{q}"), k: format!("{stem}{k}") };
+            let both = [&pair.q, &pair.k].iter().all(|name| file.tensor(name).is_some());
+            (both || own.len() == 1 && stem.ends_with('.')).then_some(pair)
+        })
     }
 }
 
-/// As [`role`], among the tensors of `file`: `q` and `k` side by side are a pair without a NAME.
-fn role_in<'a>(file: &NamedTensors, name: &'a str) -> Role<'a> {
-    let bare = ["q", "k"].iter().all(|name| file.tensor(name).is_some());
-    match name {
-        "q" if bare => Role::Query(""),
-        "k" if bare => Role::Key(""),
-        _ => role(name),
+fn role<'a>(file: &NamedTensors, name: &'a str) -> Role<'a> {
+    match positions_of(name) {
+        Some(Some(owner)) => Role::Positions(owner),
+        Some(None) => Role::SharedPositions,
+        None => Pair::of(file, name).map_or(Role::Scores, Role::Member),
     }
 }
 
 /// The tensor whose positions are in the tensor `name`. `Some(None)` stands for all tensors, `None` for none.
 pub(crate) fn positions_of(name: &str) -> Option<Option<&str>> {
-    match role(name) {
-        Role::Positions(owner) => Some(Some(owner)),
-        Role::SharedPositions => Some(None),
-        Role::Query(_) | Role::Key(_) | Role::Scores => None,
-    }
+    if name == "positions" { Some(None) } else { name.strip_suffix(".positions").map(Some) }
+}
+
+/// Whether a tensor is called a mask or a bias, as `attention_mask` is, or a weight, as parameters of a model
+/// are. Its numbers are no scores.
+fn is_no_score(name: &str) -> bool {
+    let last = name.rsplit(['.', '/']).next().unwrap_or(name).to_ascii_lowercase();
+    last == "weight" || last.split(['_', '-']).any(|word| ["mask", "masks", "bias"].contains(&word))
 }
 
 enum Pick<'a> {
@@ -103,33 +115,38 @@ pub(super) fn select(file: &NamedTensors, selection: &Selection) -> Result<Input
 /// Every pair in file order, and the names of the other tensors. Without pairs, every tensor that can be
 /// scores, and the names of the others.
 fn all(file: &NamedTensors) -> Result<(Vec<Pick<'_>>, Vec<String>)> {
-    let (mut stems, mut seen, mut others) = (Vec::new(), HashSet::new(), Vec::new());
+    let (mut pairs, mut seen, mut others) = (Vec::new(), HashSet::new(), Vec::new());
+    let (mut names, mut owners) = (HashSet::new(), Vec::new());
     for tensor in file.tensors() {
-        match role_in(file, &tensor.name) {
-            Role::Query(stem) | Role::Key(stem) => {
-                if seen.insert(stem) {
-                    stems.push(stem);
+        match role(file, &tensor.name) {
+            Role::Member(pair) => {
+                names.insert(pair.name);
+                if seen.insert(pair.q.clone()) {
+                    pairs.push(pair);
                 }
             }
-            Role::Positions(stem) => {
-                let owners = [stem.to_owned(), format!("{stem}.q"), format!("{stem}.k")];
-                if !owners.iter().any(|owner| file.tensor(owner).is_some()) {
-                    return Err(file.fail(tensor, format!("are positions of {stem:?}, which is not there")));
-                }
-            }
+            Role::Positions(owner) => owners.push((owner, tensor)),
             Role::SharedPositions => {}
             Role::Scores => others.push(tensor),
         }
     }
-    if !stems.is_empty() {
-        let pairs = stems.into_iter().map(|stem| pair(file, stem)).collect::<Result<_>>()?;
+    let lost = |&&(owner, _): &&(&str, &Tensor)| !names.contains(owner) && file.tensor(owner).is_none();
+    if let Some((owner, tensor)) = owners.iter().find(lost) {
+        return Err(file.fail(tensor, format!("are positions of {owner:?}, which is not there")));
+    }
+    if !pairs.is_empty() {
+        let pairs = pairs.into_iter().map(|pair| pick(file, pair)).collect::<Result<_>>()?;
         return Ok((pairs, others.iter().map(|tensor| tensor.name.to_string()).collect()));
     }
     // Token ids and masks often lie beside scores.
-    let is_score = |tensor: &&Tensor| tensor.float().is_some() && !tensor.shape.is_empty();
+    let is_score =
+        |tensor: &&Tensor| tensor.float().is_some() && !tensor.shape.is_empty() && !is_no_score(&tensor.name);
     let (scores, skipped): (Vec<_>, Vec<_>) = others.into_iter().partition(is_score);
     if let (true, Some(odd)) = (scores.is_empty(), skipped.first()) {
-        let detail = "expected scores in F64, F32, F16 or BF16 of at least one dimension";
+        let detail = match is_no_score(&odd.name) && odd.float().is_some() {
+            true => "is no scores by its name (a mask, bias or weight): if it is, select it by name",
+            false => "expected scores in F64, F32, F16 or BF16 of at least one dimension",
+        };
         return Err(file.fail(odd, detail));
     }
     let skipped = skipped.iter().map(|tensor| tensor.name.to_string()).collect();
@@ -139,23 +156,24 @@ fn all(file: &NamedTensors) -> Result<(Vec<Pick<'_>>, Vec<String>)> {
 /// The tensor called `name`, or the pair with that stem or member.
 fn named<'a>(file: &'a NamedTensors, name: &'a str) -> Result<Pick<'a>> {
     if let Some(tensor) = file.tensor(name) {
-        return match role_in(file, &tensor.name) {
-            Role::Query(stem) | Role::Key(stem) => pair(file, stem),
+        return match role(file, &tensor.name) {
+            Role::Member(pair) => pick(file, pair),
             Role::Positions(_) | Role::SharedPositions => {
                 Err(file.fail(tensor, "holds positions: expected the name of scores or of a pair"))
             }
             Role::Scores => Ok(Pick::Scores(tensor)),
         };
     }
-    if file.tensor(&format!("{name}.q")).or_else(|| file.tensor(&format!("{name}.k"))).is_some() {
-        return pair(file, name);
-    }
     let mut there: Vec<&str> = Vec::new();
     for tensor in file.tensors() {
-        match role_in(file, &tensor.name) {
-            Role::Query(stem) => there.push(if stem.is_empty() { "q" } else { stem }),
+        match role(file, &tensor.name) {
+            Role::Member(pair) if pair.name == name => return pick(file, pair),
+            // A pair is listed once, by the name that selects it.
+            Role::Member(pair) if *pair.q == *tensor.name => {
+                there.push(if pair.name.is_empty() { &tensor.name } else { pair.name });
+            }
             Role::Scores => there.push(&tensor.name),
-            Role::Key(_) | Role::Positions(_) | Role::SharedPositions => {}
+            Role::Member(_) | Role::Positions(_) | Role::SharedPositions => {}
         }
     }
     let listed: Vec<String> = there.iter().take(8).map(|name| format!("{name:?}")).collect();
@@ -167,11 +185,8 @@ fn named<'a>(file: &'a NamedTensors, name: &'a str) -> Result<Pick<'a>> {
     Err(Error::file(file.path(), detail))
 }
 
-fn pair<'a>(file: &'a NamedTensors, name: &'a str) -> Result<Pick<'a>> {
-    let (q_name, k_name) = match name {
-        "" => ("q".to_owned(), "k".to_owned()),
-        _ => (format!("{name}.q"), format!("{name}.k")),
-    };
+fn pick<'a>(file: &'a NamedTensors, pair: Pair<'a>) -> Result<Pick<'a>> {
+    let Pair { name, q: q_name, k: k_name } = pair;
     match (file.tensor(&q_name), file.tensor(&k_name)) {
         (Some(q), Some(k)) => Ok(Pick::Pair { name, q, k }),
         (Some(q), None) => Err(file.fail(q, format!("has no {k_name:?} beside it"))),

@@ -206,12 +206,56 @@ fn what_is_no_score_is_left_out_by_name() {
         ("input_ids", "I64", &[1], i64s(&[7])),
         ("mask", "BOOL", &[2], vec![0, 1]),
         ("loss", "F32", &[], f32s(1)),
+        ("attention_mask", "F32", &[1, 3], f32s(3)),
+        ("layers.0.attn.weight", "F32", &[2, 3], f32s(6)),
+        ("l.position_bias", "F32", &[2, 3], f32s(6)),
     ];
-    let input = open("beside.safetensors", &safetensors(&tensors, None)).unwrap();
+    let file = safetensors(&tensors, None);
+    let input = open("beside.safetensors", &file).unwrap();
     assert_eq!(layers(&input), ["scores"]);
     let mut skipped = input.skipped.clone();
     skipped.sort();
-    assert_eq!(skipped, ["input_ids", "loss", "mask"]);
+    let left_out = ["attention_mask", "input_ids", "l.position_bias", "layers.0.attn.weight", "loss", "mask"];
+    assert_eq!(skipped, left_out);
+    let by_name = Selection { tensor: Some("attention_mask"), scale: None };
+    assert_eq!(layers(&open_part("beside.safetensors", &file, &by_name).unwrap()), ["attention_mask"]);
+    let only = safetensors(&tensors[4..5], None);
+    let refused = open("only.safetensors", &only).unwrap_err().to_string();
+    assert!(refused.contains("\"attention_mask\"") && refused.contains("select it by name"), "{refused}");
+}
+
+/// Tools call queries and keys by other names than ours. Read as scores, they would be silently wrong.
+#[test]
+fn pairs_have_many_spellings() {
+    let words = [
+        ["q", "k"],
+        ["query", "key"],
+        ["queries", "keys"],
+        ["query_states", "key_states"],
+        ["q_proj", "k_proj"],
+    ];
+    for [q, k] in words {
+        for before in ["l.", "l_", "l/", "l-", ""] {
+            let (q, k) = (format!("{before}{q}"), format!("{before}{k}"));
+            let mut tensors = pair();
+            (tensors[0].0, tensors[1].0) = (&q, &k);
+            tensors.push(("value", "F32", &[2, 3], f32s(6)));
+            let file = safetensors(&tensors, None);
+            let layer = if before.is_empty() { "here" } else { "l" };
+            let input = open("here.safetensors", &file).unwrap();
+            assert_eq!((layers(&input), &input.skipped[..]), (vec![layer], &["value".to_owned()][..]), "{q}");
+            the_pair(&input);
+            for name in [&q, &k, "l"].into_iter().filter(|name| !before.is_empty() || *name != "l") {
+                let by_name = Selection { tensor: Some(name), scale: None };
+                the_pair(&open_part("here.safetensors", &file, &by_name).unwrap());
+            }
+            // Alone, any word but `.q` and `.k` may be a name of scores.
+            if !(q == "l.q") {
+                let alone = open("alone.safetensors", &safetensors(&tensors[..1], None)).unwrap();
+                assert_eq!(layers(&alone), [q.as_str()]);
+            }
+        }
+    }
 }
 
 #[test]

@@ -39,10 +39,11 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from . import _arrays, _core, _host
+from . import _arrays, _core, _decode, _host
 from ._core import Family, Law, Rescaling, __version__
+from ._decode import decode
 from ._report import report
-from ._results import Diagnosis, GapCount, SoftmaxStats, Stats, path_text
+from ._results import DecodeStats, Diagnosis, GapCount, SoftmaxStats, Stats, path_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from ._arrays import ArrayLike
 
 __all__ = [
+    "DecodeStats",
     "Diagnosis",
     "Family",
     "GapCount",
@@ -60,10 +62,12 @@ __all__ = [
     "Stats",
     "__version__",
     "critical_beta",
+    "decode",
     "diagnose",
     "families",
     "gap_count",
     "laws",
+    "measure",
     "report",
     "softmax",
     "stats",
@@ -92,6 +96,9 @@ def _eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return function(*args, **kwargs)
 
     return call
+
+
+measure = _eager(_decode.measure)
 
 
 @_eager

@@ -8,6 +8,10 @@
 | softmax_out(scores, rescaling, positions, lens, out) | nothing: it writes to out, which may be scores |
 | softmax_stats_out(scores, rescaling, positions, lens, out) | the seven columns, and writes to out |
 | critical_beta(scores, resolve) | Lambda(resolve) of every row, float64 |
+| decode(q, k_pages, v_pages, block_tables, indices, ...) | the output of `critbeta.decode` |
+| decode_stats(...) | the output, and the six columns of `DecodeStats` |
+| decode_out(..., out), decode_stats_out(..., out) | nothing, or the six columns, and they write to out |
+| measure(q, k_pages, block_tables, indices, ...) | beta and critical beta of `critbeta.measure`, float64 |
 
 scores [..., n] are float32, float16, bfloat16, or on the CPU float64. rescaling is text. positions and lens
 are None, or integers on the device of scores that broadcast to the leading shape. Every operator has a fake
@@ -28,7 +32,7 @@ from typing import Any
 import torch  # type: ignore[import-not-found, unused-ignore]
 from torch.autograd import forward_ad  # type: ignore[import-not-found, unused-ignore]
 
-from . import _arrays, _core, _cuda, _host
+from . import _arrays, _core, _cuda, _host, _paged
 
 __all__: list[str] = []
 
@@ -210,6 +214,7 @@ _TABLE: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
     "softmax_out": (_into(0), f"({_OUT_ARGUMENTS}) -> ()", _fake_out(0)),
     "softmax_stats_out": (_into(7), f"({_OUT_ARGUMENTS}) -> ({_SEVEN})", _fake_out(7)),
     "critical_beta": (_critical_beta, "(Tensor scores, float resolve=0.0) -> Tensor", _fake_critical_beta),
+    **_paged.TABLE,
 }
 
 

@@ -19,12 +19,15 @@ float16, bfloat16 or float64. No array is copied, except that
 kernels read them there, on torch's current stream. The first call loads the kernels; it takes minutes where
 it must compile them. These kernels have only run on a simulator so far: nothing has been measured on a GPU.
 
+`decode` is attention itself: queries against keys and values in pages, on a CPU. `measure` gives its rows.
+
 On a CPU the work runs without the interpreter lock, on one thread per core (RAYON_NUM_THREADS, set before the
 first call, changes that). No other thread may write to an array meanwhile.
 
 Errors say what was found and what was expected: TypeError for a wrong type or dtype, ValueError for a
 wrong shape, device, number, text or file content, OSError (or its subclass from the system) for a file that
-cannot be read or written, RuntimeError from a GPU, NotImplementedError for forward mode, and MemoryError.
+cannot be read or written, RuntimeError from a GPU, NotImplementedError for forward mode and for `decode` with
+a gradient or on a GPU, and MemoryError.
 """
 
 from __future__ import annotations

@@ -31,13 +31,12 @@ def _check(
         if tensor is None:
             continue
         _arrays.dense(tensor, name)
-        found = f"{name} of shape {tuple(tensor.shape)} is on {tensor.device}"
-        if tensor.device.type == "cuda":
-            raise NotImplementedError(f"{found}: {_pages.ON_CPUS}")
-        if tensor.device.type not in ("cpu", "meta"):
-            raise ValueError(f"{found}: expected the CPU")
-        if tensor.device != q.device:
-            raise ValueError(f"{found}, and q on {q.device}: expected one device")
+        device = tensor.device
+        if device != q.device or device.type not in ("cpu", "meta"):
+            found = f"{name} of shape {tuple(tensor.shape)} is on {device}"
+            if device.type == "cuda":
+                raise NotImplementedError(f"{found}: {_pages.ON_CPUS}")
+            raise ValueError(f"{found}, and q on {q.device}: expected one device, the CPU")
         if name in integers and (
             tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool
         ):

@@ -57,12 +57,16 @@ def check(q: Sequence[int], pages: dict[str, Sequence[int]], layout: str) -> Non
                 f"{name} of shape {tuple(shape)}: expected {_PAGES[layout]} for layout {layout!r}"
             )
     k, *others = pages.values()
-    found = f"q of shape {tuple(q)} and k_pages of shape {tuple(k)} in layout {layout!r}"
-    kv_heads = k[_PAGES[layout].split(", ").index("kv_heads")]
+    kv_heads = k[1 if layout == "HND" else 2]
+    fault = None
     if q[2] != k[3]:
-        raise ValueError(f"{found}: expected one head_dim, found {q[2]} and {k[3]}")
-    if kv_heads == 0 or q[1] % kv_heads != 0:
-        raise ValueError(f"{found}: expected {kv_heads} kv_heads to divide {q[1]} heads")
+        fault = f"expected one head_dim, found {q[2]} and {k[3]}"
+    elif kv_heads == 0 or q[1] % kv_heads != 0:
+        fault = f"expected {kv_heads} kv_heads to divide {q[1]} heads"
+    if fault:
+        raise ValueError(
+            f"q of shape {tuple(q)} and k_pages of shape {tuple(k)} in layout {layout!r}: {fault}"
+        )
     for v in others:
         if tuple(v[:3]) != tuple(k[:3]):
             found = f"k_pages of shape {tuple(k)} and v_pages of shape {tuple(v)}"

@@ -368,7 +368,7 @@ def test_tensors_elsewhere_and_without_numbers():
     on_meta = {name: value.to("meta") for name, value in given.items()}
     assert critbeta.decode(**on_meta).shape == Q.shape
     for name in given:
-        with pytest.raises(ValueError, match="on meta.*expected one device|is on cpu, and q on meta"):
+        with pytest.raises(ValueError, match="is on (meta|cpu), and q on (meta|cpu): expected one device"):
             critbeta.decode(**given | {name: on_meta[name]})
     of_keys = {name: value for name, value in on_meta.items() if name != "v_pages"}
     with pytest.raises(ValueError, match="q of shape .* is on meta: expected data, on the CPU"):

@@ -60,7 +60,9 @@ def main() -> None:
         with critbeta.hf.rescale(model, "identity", decode="critbeta", eps=eps):
             found, wall, work = generated(model, prompt, tokens)
         differ = next((i for i, pair in enumerate(zip(plain, found)) if pair[0] != pair[1]), None)
-        same = f"all {tokens} tokens equal" if differ is None else f"tokens differ from number {differ + 1} on"
+        same = (
+            f"all {tokens} tokens equal" if differ is None else f"tokens differ from number {differ + 1} on"
+        )
         print(f"critbeta.decode, eps {eps:g}: {same}; {wall:.1f} ms a step, {work:.1f} ms of CPU time")
 
 

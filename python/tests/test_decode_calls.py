@@ -56,7 +56,9 @@ def test_opcheck(name, given):
     torch.library.opcheck(getattr(OPS, name).default, given)
 
 
-RULE = critbeta.Rescaling.parse("critical:cap=8")
+# Earlier versions of torch.compile took no objects of compiled types as constants.
+TAKES_RESCALINGS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
+CAPPED = critbeta.Rescaling.parse("critical:cap=8") if TAKES_RESCALINGS else "critical:cap=8"
 
 
 def new(q, k, v, tables, lens):
@@ -68,7 +70,7 @@ def new(q, k, v, tables, lens):
 
 def into(q, k, v, tables, lens):
     out = torch.empty_like(q)
-    critbeta.decode(q, k, v, tables, lens, q_lens=Q_LENS, rescaling="critical:cap=8", window=9, out=out)
+    critbeta.decode(q, k, v, tables, lens, q_lens=Q_LENS, rescaling=CAPPED, window=9, out=out)
     return out + 1, critbeta.decode(q, k, v, tables, lens, q_lens=Q_LENS, rescaling=["su"] * 6)
 
 

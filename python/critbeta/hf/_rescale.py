@@ -36,7 +36,7 @@ class Rescaled:
         if not 0.0 <= eps < 1.0:
             raise ValueError(f"eps {eps}: expected at least 0 and below 1")
         if decode is None and eps > 0.0:
-            raise ValueError(f"eps {eps} is for decode='critbeta': the model's own attention reads all values")
+            raise ValueError(f"eps {eps} is for decode='critbeta': other attention reads all values")
         per_head = None
         if isinstance(rescaling, str):
             per_head = _core.head_rescalings(rescaling)

@@ -19,12 +19,15 @@ float16, bfloat16 or float64. No array is copied, except that
 kernels read them there, on torch's current stream. The first call loads the kernels; it takes minutes where
 it must compile them. These kernels have only run on a simulator so far: nothing has been measured on a GPU.
 
+`decode` is attention itself: queries against keys and values in pages, on a CPU. `measure` gives its rows.
+
 On a CPU the work runs without the interpreter lock, on one thread per core (RAYON_NUM_THREADS, set before the
 first call, changes that). No other thread may write to an array meanwhile.
 
 Errors say what was found and what was expected: TypeError for a wrong type or dtype, ValueError for a
 wrong shape, device, number, text or file content, OSError (or its subclass from the system) for a file that
-cannot be read or written, RuntimeError from a GPU, NotImplementedError for forward mode, and MemoryError.
+cannot be read or written, RuntimeError from a GPU, NotImplementedError for forward mode and for `decode` with
+a gradient or on a GPU, and MemoryError.
 """
 
 from __future__ import annotations
@@ -39,10 +42,11 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from . import _arrays, _core, _host
+from . import _arrays, _core, _decode, _host
 from ._core import Family, Law, Rescaling, __version__
+from ._decode import decode
 from ._report import report
-from ._results import Diagnosis, GapCount, SoftmaxStats, Stats, path_text
+from ._results import DecodeStats, Diagnosis, GapCount, SoftmaxStats, Stats, path_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
     from ._arrays import ArrayLike
 
 __all__ = [
+    "DecodeStats",
     "Diagnosis",
     "Family",
     "GapCount",
@@ -60,10 +65,12 @@ __all__ = [
     "Stats",
     "__version__",
     "critical_beta",
+    "decode",
     "diagnose",
     "families",
     "gap_count",
     "laws",
+    "measure",
     "report",
     "softmax",
     "stats",
@@ -92,6 +99,9 @@ def _eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return function(*args, **kwargs)
 
     return call
+
+
+measure = _eager(_decode.measure)
 
 
 @_eager

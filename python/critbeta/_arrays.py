@@ -11,7 +11,7 @@ import numpy as np
 # An array is a numpy.ndarray, anything with __dlpack__ (a torch CPU tensor), or whatever numpy.asarray takes.
 ArrayLike: TypeAlias = Any
 
-_SCORES = ("float32", "float16", "float64")
+_SCORES = ("float32", "float16", "bfloat16", "float64")
 _CPU, _CUDA_HOST = 1, 3
 
 
@@ -41,16 +41,19 @@ def heads(array: ArrayLike, name: str) -> tuple[np.ndarray, tuple[int, int, int]
     return np.require(array.reshape(shape[0] * shape[1], shape[2]), requirements=["C", "A"]), shape
 
 
-def scores(array: ArrayLike, name: str) -> np.ndarray:
-    """Returns `array` as float64, float32 or float16, or the bits of bfloat16 as uint16."""
+def scores(array: ArrayLike, name: str, dtypes: tuple[str, ...] = _SCORES) -> np.ndarray:
+    """Returns `array` as one of `dtypes`, or the bits of bfloat16 as uint16."""
     found, is_bfloat16 = _numpy(array, name)
-    if not is_bfloat16 and (found.dtype.name not in _SCORES or not found.dtype.isnative):
-        expected = "expected float32, float16, bfloat16 or float64 in native byte order"
-        raise TypeError(f"{name} is {found.dtype!r} of shape {found.shape}: {expected}")
+    kind = "bfloat16" if is_bfloat16 else found.dtype.name
+    if kind not in dtypes or not found.dtype.isnative:
+        *others, last = dtypes
+        expected = f"expected {', '.join(others)} or {last}" if others else f"expected {last}"
+        kind = kind if is_bfloat16 else repr(found.dtype)
+        raise TypeError(f"{name} is {kind} of shape {found.shape}: {expected} in native byte order")
     return found
 
 
-def target(out: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+def target(out: ArrayLike, shape: tuple[int, ...], expected: str | None = None) -> np.ndarray:
     """Returns `out` as a block [rows, n] that the core writes to."""
     if getattr(out, "requires_grad", False):
         raise ValueError("out requires gradients, and this write would bypass them: pass out.detach()")
@@ -60,7 +63,8 @@ def target(out: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     if not isinstance(out, np.ndarray) and not hasattr(out, "__dlpack__"):
         raise TypeError(f"out is {type(out).__name__}: expected an array that can be written to")
     if array.shape != shape:
-        raise ValueError(f"out of shape {array.shape}: expected {shape}, the shape of scores")
+        expected = expected or f"{shape}, the shape of scores"
+        raise ValueError(f"out of shape {array.shape}: expected {expected}")
     if not is_bfloat16 and (array.dtype.name not in ("float32", "float16") or not array.dtype.isnative):
         raise TypeError(f"out is {array.dtype!r}: expected float32, float16 or bfloat16 in native byte order")
     if not array.flags.writeable:
@@ -82,14 +86,14 @@ def per_row(values: ArrayLike, lead: tuple[int, ...], name: str) -> np.ndarray |
         raise ValueError(f"{name} of shape {array.shape}: {expected}") from None
 
 
-def integers(values: ArrayLike, name: str) -> np.ndarray:
-    """Returns `values` as int64."""
+def integers(values: ArrayLike, name: str, dtype: type[np.signedinteger[Any]] = np.int64) -> np.ndarray:
+    """Returns `values` as int64, or as they are if they are of `dtype`."""
     array, is_bfloat16 = _numpy(values, name)
     if (is_bfloat16 or array.dtype.kind not in "iu") and array.size > 0:
         raise TypeError(f"{name} is {'bfloat16' if is_bfloat16 else repr(array.dtype)}: expected integers")
     if array.size > 0 and array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: {array.max()}, expected at most {np.iinfo(np.int64).max}")
-    return array.astype(np.int64)
+    return array if array.dtype == dtype else array.astype(np.int64)
 
 
 def is_tensor(array: ArrayLike) -> bool:
@@ -149,7 +153,7 @@ def _shared(array: ArrayLike, name: str) -> tuple[np.ndarray, bool]:
         dense(array, name)
         shape, is_abstract = tuple(array.shape), without_numbers(array)
         if is_abstract:
-            others = "critbeta.softmax and critbeta.critical_beta are operators, which may be traced"
+            others = "critbeta.softmax, critical_beta and decode are operators, which may be traced"
             raise ValueError(f"{name} of shape {shape} is {is_abstract}: expected data, on the CPU; {others}")
         if array.device.type != "cpu":
             expected = f"the CPU, pass {name}.cpu()"

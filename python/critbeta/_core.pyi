@@ -9,6 +9,13 @@ from numpy.typing import NDArray
 _Block: TypeAlias = NDArray[Any]
 _Target: TypeAlias = NDArray[Any]
 _Indices: TypeAlias = NDArray[np.int64]
+# The memory of a pool as one row, then sizes and strides of page, slot, kv head and element.
+_Pool: TypeAlias = tuple[_Block, list[int], list[int]]
+# Queries [tokens x heads, head_dim], their shape, and how many each sequence has.
+_Queries: TypeAlias = tuple[_Block, list[int], NDArray[np.int32] | None]
+_Tables: TypeAlias = NDArray[np.int32] | tuple[NDArray[np.int32], NDArray[np.int32]]
+# Scale, rescalings, softcap, window.
+_Rules: TypeAlias = tuple[float | None, list[Rescaling], float | None, int | None]
 
 __all__ = [
     "COLUMNS",
@@ -21,10 +28,12 @@ __all__ = [
     "Texts",
     "__version__",
     "critical_beta",
+    "decode",
     "families",
     "gap_count",
     "head_rescalings",
     "laws",
+    "measure",
     "record_file",
     "record_pair",
     "record_scores",
@@ -143,6 +152,26 @@ def families() -> list[Family]: ...
 def head_rescalings(spec: str) -> tuple[list[tuple[str, int, Rescaling]], int] | None: ...
 def laws() -> list[Law]: ...
 def critical_beta(scores: _Block, resolve: float) -> NDArray[np.float64]: ...
+def decode(
+    queries: _Queries,
+    keys: _Pool,
+    values: _Pool,
+    tables: _Tables,
+    lens: NDArray[np.int32],
+    rules: _Rules,
+    skip: tuple[float, NDArray[np.float32] | None, NDArray[np.float32] | None],
+    out: _Target,
+    measured: bool,
+) -> dict[str, NDArray[Any]]: ...
+def measure(
+    queries: _Queries,
+    keys: _Pool,
+    tables: _Tables,
+    lens: NDArray[np.int32],
+    rules: _Rules,
+    resolve: float,
+    top_k: int | None,
+) -> Rows: ...
 def gap_count(scores: _Block) -> tuple[NDArray[np.float64], NDArray[np.int64]]: ...
 def softmax(
     scores: _Block, lens: _Indices | None, rescaling: Rescaling, positions: _Indices | None, out: _Target

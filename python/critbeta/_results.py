@@ -152,6 +152,27 @@ class SoftmaxStats(NamedTuple):
     """Whether a NaN or +inf score makes the row NaN."""
 
 
+class DecodeStats(NamedTuple):
+    """What is known about every row of `decode`: arrays of shape [tokens, heads], or tensors."""
+
+    beta: _Column
+    """The inverse temperature that the rescaling chose; nan where poisoned."""
+    critical_beta: _Column
+    """Lambda of the row's scores; inf under ties, 0 for n < 2, nan where poisoned."""
+    lse: _Column
+    """log of the sum of exp(beta * score) over all keys of the row, read or not, nats. It merges parts of a
+    sequence. A row without keys has -inf."""
+    dropped: _Column
+    """The share of the weights whose values stayed unread, a multiple of 2^-32. It is never below the true
+    share, and at most eps."""
+    kept: _Column
+    """How many of the row's keys had their values read."""
+    bound: _Column
+    """At least the distance of the output from that of all values, before it is rounded to its dtype, in the
+    norm of `v_radius`. Without `v_radius` it is 0 where nothing was dropped, and nan elsewhere; there the
+    distance is at most `dropped` times the diameter of the row's values and the centre (or 0)."""
+
+
 class GapCount(NamedTuple):
     """The gap count of one row: N(t) at every gap."""
 

@@ -1,4 +1,4 @@
-"""`critbeta.softmax`, `critical_beta` and `stats` of torch tensors."""
+"""`critbeta.softmax`, `critical_beta`, `stats` and `decode` of torch tensors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 import torch  # type: ignore[import-not-found, unused-ignore]
 
-from . import _arrays, _core, _cuda, _host
+from . import _arrays, _core, _cuda, _host, _paged, _pages
 from . import torch as operators
-from ._results import SoftmaxStats, Stats
+from ._pages import Arguments
+from ._results import DecodeStats, SoftmaxStats, Stats
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
@@ -107,6 +108,39 @@ def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None
         return _cuda.stats(scores, lens, resolve, beta, top_k)
     scores, lens = operators.on_host(scores), operators.on_host(lens)
     return _host.stats(scores, lens, None, "scores", resolve, beta, top_k)
+
+
+def decode(given: Arguments, out: Any, return_stats: bool) -> Any:
+    """Does the work of `critbeta.decode` for a tensor."""
+    q, tables, rules = given.q, given.block_tables, given.rescaling
+    for name, pages in (("k_pages", given.k_pages), ("v_pages", given.v_pages)):
+        if not isinstance(pages, torch.Tensor):
+            found = f"{name} is {type(pages).__name__}, q a tensor on {q.device}"
+            raise TypeError(f"{found}: expected a tensor there")
+    _paged.no_gradient(q=q, k_pages=given.k_pages, v_pages=given.v_pages)
+    pair = tables if isinstance(tables, tuple) else (tables, None)
+    if len(pair) != 2:
+        _pages.refuse_tables(len(pair))
+    names = ("block_tables", "indices", "lens", "q_lens")
+    words = [_per_row(value, q, name) for value, name in zip((*pair, given.lens, given.q_lens), names)]
+    of_heads: Any = rules if isinstance(rules, (list, tuple)) else [rules]
+    texts = [rule if isinstance(rule, str) else _text(_host.rule(rule)) for rule in of_heads]
+    radii = [value if value is None else torch.as_tensor(value) for value in (given.v_radius, given.centre)]
+    options = texts, given.eps, given.layout, given.softcap, given.window
+    arguments = q, given.k_pages, given.v_pages, *words, given.scale, *options, *radii
+    if out is None:
+        if not return_stats:
+            return operators.OPERATORS["decode"](*arguments)
+        found, *columns = operators.OPERATORS["decode_stats"](*arguments)
+        return found, DecodeStats(*columns)
+    _arrays.dense(out, "out")
+    if not torch.compiler.is_compiling():
+        _arrays.not_negated(out)
+    _paged.no_gradient(out=out)
+    if not return_stats:
+        operators.OPERATORS["decode_out"](*arguments, out)
+        return out
+    return out, DecodeStats(*operators.OPERATORS["decode_stats_out"](*arguments, out))
 
 
 def _per_row(values: Any, scores: Any, name: str) -> Any:

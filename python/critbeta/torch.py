@@ -1,5 +1,5 @@
 """torch operators. An import of this module registers them, and so does the first tensor that
-`critbeta.softmax` or `critbeta.critical_beta` gets.
+`critbeta.softmax`, `critical_beta` or `decode` gets.
 
 | torch.ops.critbeta | returns |
 | --- | --- |
@@ -8,6 +8,10 @@
 | softmax_out(scores, rescaling, positions, lens, out) | nothing: it writes to out, which may be scores |
 | softmax_stats_out(scores, rescaling, positions, lens, out) | the seven columns, and writes to out |
 | critical_beta(scores, resolve) | Lambda(resolve) of every row, float64 |
+| decode(q, k_pages, v_pages, TABLES, scale, rescaling, eps, SCORES, v_radius, centre) | the output |
+| decode_stats(...), decode_stats_out(..., out) | the same, and the six columns of `DecodeStats` |
+| decode_out(..., out) | nothing: it writes to out |
+| measure(q, k_pages, TABLES, scale, rescaling, SCORES, resolve) | beta and critical beta, float64 |
 
 scores [..., n] are float32, float16, bfloat16, or on the CPU float64. rescaling is text. positions and lens
 are None, or integers on the device of scores that broadcast to the leading shape. Every operator has a fake
@@ -16,6 +20,10 @@ for torch.vmap. The first two are differentiable in reverse mode with respect to
 there, and so are all other results. Forward mode raises NotImplementedError in `critbeta.softmax`, and in
 these operators for dual tensors. Under torch.func.jvp these operators cannot see the tangent, and drop it.
 Under torch.func.grad torch refuses them; `critbeta.softmax` works there.
+
+TABLES are block_tables, indices, lens, q_lens, and SCORES are layout, softcap, window. With indices,
+block_tables are indptr. rescaling is a list of texts there, and the arguments are those of `critbeta.decode`.
+These operators have no gradient, run on a CPU, and have no batching rule.
 
 Errors: as in `critbeta`; fake kernels raise them too.
 """
@@ -28,7 +36,7 @@ from typing import Any
 import torch  # type: ignore[import-not-found, unused-ignore]
 from torch.autograd import forward_ad  # type: ignore[import-not-found, unused-ignore]
 
-from . import _arrays, _core, _cuda, _host
+from . import _arrays, _core, _cuda, _host, _paged
 
 __all__: list[str] = []
 
@@ -210,6 +218,7 @@ _TABLE: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
     "softmax_out": (_into(0), f"({_OUT_ARGUMENTS}) -> ()", _fake_out(0)),
     "softmax_stats_out": (_into(7), f"({_OUT_ARGUMENTS}) -> ({_SEVEN})", _fake_out(7)),
     "critical_beta": (_critical_beta, "(Tensor scores, float resolve=0.0) -> Tensor", _fake_critical_beta),
+    **_paged.TABLE,
 }
 
 

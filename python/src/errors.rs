@@ -13,7 +13,8 @@ pub fn raised(error: critbeta::Error) -> PyErr {
             Some(code) => Python::attach(|py| refused(py, code, &path)).unwrap_or_else(|error| error),
             None => PyOSError::new_err(text),
         },
-        Error::File { .. }
+        Error::Attention { .. }
+        | Error::File { .. }
         | Error::Launch { .. }
         | Error::Scores { .. }
         | Error::Settings { .. }

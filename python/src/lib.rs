@@ -5,6 +5,7 @@
 //! half only borrows the blocks, releases the interpreter lock, and calls the crate. `critbeta/_core.pyi` is
 //! the interface between the two.
 
+mod attention;
 mod block;
 mod cuda;
 mod errors;
@@ -30,6 +31,8 @@ mod _core {
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 
+    #[pymodule_export]
+    use super::attention::{decode, measure};
     #[pymodule_export]
     use super::cuda::{Engine, report_layout, rows_of_reports};
     #[pymodule_export]

@@ -40,7 +40,8 @@ impl Rescaling {
             RescalingSpec::Uniform(rule) => Ok(Rescaling(rule)),
             RescalingSpec::PerHead { .. } => Err(PyValueError::new_err(format!(
                 "rescaling {spec:?}: a file holds one law per head, \
-                 expected the law of your head: calibrated:c=,xi="
+                 expected the law of your head: calibrated:c=,xi= with the numbers under its \"heads\". \
+                 decode and measure take a list of one rule per query head"
             ))),
         }
     }

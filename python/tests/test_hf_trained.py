@@ -68,3 +68,14 @@ def test_a_law_that_is_one_within_its_training_length_changes_no_bit(trained):
     plain = logits(model, tokens)
     with critbeta.hf.rescale(model, "qwen-logn:train=8192"):
         assert torch.equal(logits(model, tokens), plain)
+
+
+def test_decoding_through_critbeta_gives_the_model_s_own_tokens(trained):
+    # python/benches/hf_decode.py does it over 256 tokens.
+    model, tokens = trained
+    prompt = tokens[:, :96]
+    options = dict(max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
+    options["attention_mask"] = torch.ones_like(prompt)
+    expected = model.generate(prompt, **options)
+    with critbeta.hf.rescale(model, "identity", decode="critbeta"):
+        assert torch.equal(model.generate(prompt, **options), expected)

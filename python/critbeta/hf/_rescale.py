@@ -12,6 +12,7 @@ from torch import nn
 
 from .. import _core, _host, _tensors
 from .._core import Rescaling
+from ._decode import Runs, decoded, is_step, runs_of
 from ._interface import Call, Session, in_backward, module_of
 from ._modules import heads_of, in_words
 from ._named import NAME
@@ -20,23 +21,34 @@ from ._scores import in_float32, refuse_sinks, scores
 from ._visible import Visible, VisibleKeys
 
 _TILE_BYTES = 64 << 20
+_IDENTITY = Rescaling.parse("identity")
 _HEED_SCALE = ("sdpa", NAME, "flash_attention_2", "flash_attention_3")
 
 
 class Rescaled:
     """A model under a rescaling, until `remove()` or the end of a `with` block."""
 
-    def __init__(self, model: nn.Module, rescaling: str | Rescaling) -> None:
+    def __init__(
+        self, model: nn.Module, rescaling: str | Rescaling, decode: str | None = None, eps: float = 0.0
+    ) -> None:
+        if decode not in (None, "critbeta"):
+            raise ValueError(f"decode {decode!r}: expected None or 'critbeta'")
+        if not 0.0 <= eps < 1.0:
+            raise ValueError(f"eps {eps}: expected at least 0 and below 1")
+        if decode is None and eps > 0.0:
+            raise ValueError(f"eps {eps} is for decode='critbeta': other attention reads all values")
         per_head = None
         if isinstance(rescaling, str):
             per_head = _core.head_rescalings(rescaling)
         self.model = model
         self.rescaling = str(rescaling)
         """The text of the rescaling."""
+        self._decode, self._eps = decode is not None, eps
         self._session = Session(model, replace=self._attention)
         self._visible = VisibleKeys(self._session.forward)
         self._known_betas: weakref.WeakKeyDictionary[Visible, dict[tuple[str, ...], torch.Tensor]]
         self._known_betas = weakref.WeakKeyDictionary()
+        self._known_runs: weakref.WeakKeyDictionary[Visible, Runs | None] = weakref.WeakKeyDictionary()
         try:
             self._rules = self._rules_of(rescaling, per_head)
         except BaseException:
@@ -119,7 +131,9 @@ class Rescaled:
 
     def _attention(self, call: Call) -> Any:
         rules = self._rules_at(call.layer)
-        if all(str(rule) == "identity" for rule in rules):
+        runs = self._runs(call)
+        plain = all(str(rule) == "identity" for rule in rules)
+        if plain and runs is None:
             return call.run()
         heads, first = call.query.shape[1], first_head(call) if len(rules) > 1 else None
         rules = rules if first is None else rules[first : first + heads]
@@ -129,20 +143,35 @@ class Rescaled:
         refuse_sinks(call.layer, call.kwargs)
         visible = self._visible.of(call)
         measured = any(rule.resolve is not None or rule.needs_entropy for rule in rules)
+        if runs is not None and (plain or measured):
+            return decoded(call, runs, call.query, call.scaling, rules, self._eps)
         # Scaled queries would not scale a softcap, a bias, or a mask that adds to scores.
         if measured or call.changes_products or visible.biased:
             with in_float32(call):
                 return _tiled(call, visible, rules)
         beta = self._betas(visible, call, rules)
         one = float(beta.flatten()[0]) if bool((beta == beta.flatten()[0]).all()) else None
+        wide = torch.promote_types(call.query.dtype, torch.float32)
+        if runs is not None:
+            query = call.query if one is not None else call.query.to(wide) * beta.to(wide)
+            scale = call.scaling * (1.0 if one is None else one)
+            return decoded(call, runs, query, scale, [_IDENTITY], self._eps)
         if one == 1:
             return call.run()
         # Other functions may ignore their scale, as Llama 4's vision model does; sdpa makes NaN from scale 0.
         if one and call.implementation in _HEED_SCALE:
             return call.run(scaling=call.scaling * one)
         # The product is rounded once, to any dtype.
-        wide = torch.promote_types(call.query.dtype, torch.float32)
         return call.run(query=(call.query.to(wide) * beta.to(wide)).to(call.query.dtype))
+
+    def _runs(self, call: Call) -> Runs | None:
+        """Returns the keys that a decoding step sees, or None for a call that critbeta.decode does not run."""
+        if not self._decode or not is_step(call):
+            return None
+        visible = self._visible.of(call)
+        if visible not in self._known_runs:
+            self._known_runs[visible] = runs_of(visible)
+        return self._known_runs[visible]
 
     def _betas(self, visible: Visible, call: Call, rules: list[Rescaling]) -> torch.Tensor:
         known = self._known_betas.setdefault(visible, {})
@@ -218,7 +247,9 @@ def _check_heads(rescaling: str, layer: str, rules: dict[int, Rescaling], heads:
         raise ValueError(f"{rescaling}: of {layer} it {found}: {expected}")
 
 
-def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
+def rescale(
+    model: nn.Module, rescaling: str | Rescaling, *, decode: str | None = None, eps: float = 0.0
+) -> Rescaled:
     """Runs `model` at another inverse temperature: `rescaling` chooses the beta of every row of scores.
 
     rescaling: a `critbeta.Rescaling` or its text, such as "qwen-logn:train=8192", "fixed:1.1",
@@ -243,6 +274,13 @@ def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
     float32 scores in tiles of at most 64 MB, and return no attention weights. There beta multiplies the whole
     logit with softcap and bias. It is a constant to gradients, which keep all tiles.
 
+    decode: "critbeta" runs decoding steps through `critbeta.decode`, on the cache as it lies: 1 to 8 tokens
+        a text with keys of earlier tokens, each of which sees one run of keys (padding on the left, a window
+        or a static cache are fine). Attention with gradients, dropout, sinks, a bias, or a softcap under a
+        length law runs as before, and so does the prompt. head_dim is a multiple of 8 from 64 to 256, and
+        the model is on the CPU in float32, float16 or bfloat16. Scaled queries stay in float32.
+    eps: the share of each row's weights whose values may stay unread in these steps, 0 <= eps < 1.
+
     Raises ValueError for a rescaling that does not parse, for a calibration with other layers or heads than
     the model's, for a model that does not call attention through transformers' AttentionInterface or is
     rescaled already, and, when it runs, for learned sinks; OSError for a file that cannot be read. Warns
@@ -250,4 +288,4 @@ def rescale(model: nn.Module, rescaling: str | Rescaling) -> Rescaled:
 
     Source: docs/how-it-works.md, "Choosing beta"; the laws: `critbeta.laws`.
     """
-    return Rescaled(model, rescaling)
+    return Rescaled(model, rescaling, decode, eps)

@@ -91,8 +91,8 @@ fn decode_on<Q: Element, T: Element, O: Element>(
     Ok(each_group(set, &shared, &seqs, outs, |group, mut out| group.decode(queries, kv, &mut out)))
 }
 
-/// As [`decode`] for a rule that measures nothing, in one pass over keys and values. It returns log Z of every
-/// row with its largest score taken out. Benchmarks compare the two phases with it.
+/// As [`decode`] for a rule that measures nothing, in one pass over keys and values. It returns log Z of
+/// every row with its largest score taken out. Benchmarks compare the two phases with it.
 #[doc(hidden)]
 pub fn one_pass<Q: Element, T: Element, O: Element>(
     queries: &Queries<Q>,

@@ -2,8 +2,9 @@
 //!
 //! A tile of keys is scored, weighted against the largest score so far, and its values are added, before the
 //! next tile. When a larger score comes, all sums shrink. Beta must be known before the row is, no value can
-//! stay unread, and the bits depend on how positions are shared between threads. It is not faster than the two
-//! phases (`critbeta bench --decode`, `dense` beside `decode_full`), so it is no path of [`super::decode`].
+//! stay unread, and the bits depend on how positions are shared between threads. It is not faster than the
+//! two phases (`critbeta bench --decode`, `dense` beside `decode_full`), so it is no path of
+//! [`super::decode`].
 
 use super::call::Sequence;
 use super::cursor::Cursor;

@@ -250,7 +250,7 @@ fn pairs_have_many_spellings() {
                 the_pair(&open_part("here.safetensors", &file, &by_name).unwrap());
             }
             // Alone, any word but `.q` and `.k` may be a name of scores.
-            if !(q == "l.q") {
+            if q != "l.q" {
                 let alone = open("alone.safetensors", &safetensors(&tensors[..1], None)).unwrap();
                 assert_eq!(layers(&alone), [q.as_str()]);
             }

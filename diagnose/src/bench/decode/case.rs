@@ -40,7 +40,7 @@ pub enum DecodeRows {
     /// Each head's row is drawn from a family.
     Family(Family),
     /// The last rows of a layer that see at most `len` keys, a sequence for each.
-    Layer(QkPair),
+    Layer(Box<QkPair>),
 }
 
 /// What every decode case has, however its rows come.
@@ -74,11 +74,11 @@ impl DecodeCase {
         DecodeCase { seqs, heads, kv_heads, len, head_dim, page, dtype, eps, rows }.checked()
     }
 
-    /// A case for each layer of a file of queries and keys, or for the one called `layer`. A sequence is one of the last rows that see at most
-    /// `len` keys, with its keys.
+    /// A case for each layer of a file of queries and keys, or for the one called `layer`. A sequence is one
+    /// of the last rows that see at most `len` keys, with its keys.
     ///
-    /// Errors: those of [`input::open`]; [`Error::File`] for scores without queries, and for a layer with fewer
-    /// such rows than sequences; [`Error::Settings`] as for [`DecodeCase::of_family`].
+    /// Errors: those of [`input::open`]; [`Error::File`] for scores without queries, and for a layer with
+    /// fewer such rows than sequences; [`Error::Settings`] as for [`DecodeCase::of_family`].
     pub fn of_file(
         shape: DecodeShape,
         path: &Path,
@@ -107,7 +107,7 @@ impl DecodeCase {
             let dtype = dtype.unwrap_or(if stored == DType::F64 { DType::F32 } else { stored });
             let DecodeShape { seqs, page, eps } = shape;
             let (heads, kv_heads, head_dim) = (pair.heads(), pair.kv_heads(), pair.head_dim());
-            let rows = DecodeRows::Layer(pair);
+            let rows = DecodeRows::Layer(Box::new(pair));
             DecodeCase { seqs, heads, kv_heads, len: longest, head_dim, page, dtype, eps, rows }.checked()
         };
         input.sources.into_iter().map(case).collect()

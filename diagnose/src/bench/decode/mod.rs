@@ -1,7 +1,7 @@
 //! Times of decode attention, and of a read of the bytes that it must read, each checked before it is timed.
 //!
-//! A server's cache is larger than a CPU's. So each run takes the next of several copies of the cache, which are
-//! 256 MiB together, and finds none of its bytes in a cache of the CPU.
+//! A server's cache is larger than a CPU's. So each run takes the next of several copies of the cache, which
+//! are 256 MiB together, and finds none of its bytes in a cache of the CPU.
 
 mod case;
 mod runs;

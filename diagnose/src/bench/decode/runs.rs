@@ -264,7 +264,7 @@ impl<T: Element> Runs for Cache<T> {
     }
 
     fn keep(&self) -> f64 {
-        let seen: u64 = self.rows.iter().map(|row| u64::from(row.row.top.len)).sum();
+        let seen: u64 = self.rows.iter().map(|row| row.row.top.len).sum();
         self.rows.iter().map(|row| row.kept).sum::<u64>() as f64 / seen.max(1) as f64
     }
 

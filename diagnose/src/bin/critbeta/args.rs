@@ -238,8 +238,8 @@ pub struct Bench {
     /// --decode a file of queries and keys, whose layers are the cases
     #[arg(long, value_name = "R|FILE", requires = "case", value_parser = bench_rows)]
     pub rows: Option<BenchRows>,
-    /// Columns of the one case to measure [default: a ladder of shapes and families]; with --decode the keys of
-    /// a sequence
+    /// Columns of the one case to measure [default: a ladder of shapes and families]; with --decode the keys
+    /// of a sequence
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
     pub len: Option<u64>,
     /// f32, f16 or bf16 [default: f32; with --decode bf16, or that of the file]
@@ -262,8 +262,8 @@ pub struct Bench {
     pub json: Option<PathBuf>,
     /// Take turns with another program, on the CPU only: check every method, write the scores to FILE (little
     /// endian, one row after another), then read names of methods from stdin and print the seconds of one run
-    /// for each line. With --decode the file is .safetensors: q [seqs, heads, dim], k and v [seqs, kv_heads, len,
-    /// dim], and the metadata `lens`
+    /// for each line. With --decode the file is .safetensors: q [seqs, heads, dim], k and v [seqs, kv_heads,
+    /// len, dim], and the metadata `lens`
     #[arg(long, value_name = "FILE", requires = "case", conflicts_with = "json", value_parser = file)]
     pub turns: Option<PathBuf>,
     #[command(flatten)]

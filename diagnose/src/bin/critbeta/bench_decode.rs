@@ -118,7 +118,7 @@ fn cases(args: &Bench) -> Result<Vec<DecodeCase>, Error> {
 /// A column of the table: its header, and the number that it computes from a case's times.
 type Column = (&'static str, fn(&DecodeMeasured) -> Option<f64>);
 
-/// The read of all bytes is the limit of what reads all, and the read of the keys that of what reads no value.
+/// A read of all bytes is the limit of what reads all, and a read of the keys that of what reads no value.
 const COLUMNS: [Column; 9] = {
     use DecodeMethod::*;
     [

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import _arrays, _pages
 from ._arrays import ArrayLike
-from ._pages import Arguments, Rules, Tables
+from ._pages import Arguments, Rules, Tables, number, whole
 from ._results import DecodeStats, Stats
 
 
@@ -64,8 +64,11 @@ def decode(
     For inference only: it raises NotImplementedError for tensors that require a gradient, unless gradients
     are off, and for tensors on a GPU. On an error `out` stays as it was. Source: docs/how-it-works.md.
     """
-    of_scores = scale, rescaling, eps, layout, softcap, window
-    given = Arguments(q, k_pages, v_pages, block_tables, lens, q_lens, *of_scores, v_radius, centre)
+    if eps is None:
+        raise TypeError("eps is None: expected a number")
+    of_scores = number(scale, "scale"), rescaling, number(eps, "eps"), layout
+    limits = number(softcap, "softcap"), whole(window, "window")
+    given = Arguments(q, k_pages, v_pages, block_tables, lens, q_lens, *of_scores, *limits, v_radius, centre)
     if _arrays.is_tensor(q) and (out is None or _arrays.is_tensor(out)):
         from . import _tensors
 
@@ -96,6 +99,7 @@ def measure(
     one that `rescaling` chose. A server multiplies its queries by beta, in front of its own kernel.
     `torch.ops.critbeta.measure` gives beta and critical beta as tensors.
     """
-    of_scores = scale, rescaling, 0.0, layout, softcap, window
-    given = Arguments(q, k_pages, None, block_tables, lens, q_lens, *of_scores)
+    of_scores = number(scale, "scale"), rescaling, 0.0, layout
+    limits = number(softcap, "softcap"), whole(window, "window")
+    given = Arguments(q, k_pages, None, block_tables, lens, q_lens, *of_scores, *limits)
     return _pages.measure(given, resolve, top_k)

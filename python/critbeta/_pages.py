@@ -23,6 +23,7 @@ _QUERIES = "[tokens, heads, head_dim]"
 _PAGES = {"NHD": "[pages, page, kv_heads, head_dim]", "HND": "[pages, kv_heads, page, head_dim]"}
 _DTYPES = ("float32", "float16", "bfloat16")
 _INT32 = np.iinfo(np.int32)
+_LONGEST = 1 << 62
 
 
 class Arguments(NamedTuple):
@@ -71,6 +72,23 @@ def check(q: Sequence[int], pages: dict[str, Sequence[int]], layout: str) -> Non
         if tuple(v[:3]) != tuple(k[:3]):
             found = f"k_pages of shape {tuple(k)} and v_pages of shape {tuple(v)}"
             raise ValueError(f"{found}: expected the same pages, slots and kv_heads")
+
+
+def number(value: Any, name: str) -> Any:
+    """Returns a number or None as torch takes it. Raises TypeError for anything else."""
+    if isinstance(value, np.number):
+        return value.item()
+    if value is not None and not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is {type(value).__name__}: expected a number")
+    return value
+
+
+def whole(value: Any, name: str) -> Any:
+    """As `number`, for an integer. No sequence is longer than the largest."""
+    value = number(value, name)
+    if isinstance(value, float):
+        raise TypeError(f"{name} is {value}: expected an integer")
+    return value if value is None else min(value, _LONGEST)
 
 
 def rules(rescaling: Rules) -> list[_core.Rescaling]:

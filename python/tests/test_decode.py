@@ -292,3 +292,50 @@ def test_empty_batches():
         case.q[:0], case.k, case.v, case.tables, case.lens, q_lens=[0] * 5, return_stats=True
     )
     assert row_stats.beta.shape == (0, 6)
+
+
+def test_nonsense_is_answered_alike_or_refused_for_arrays_and_tensors():
+    rng = np.random.default_rng(1)
+    pick = lambda *of: of[rng.integers(len(of))]  # noqa: E731
+    answered = refused = 0
+    for _ in range(600):
+        kv, d, pages, seqs, blocks = pick(1, 2), pick(64, 72), pick(1, 4, 9), pick(0, 1, 3), pick(0, 1, 3)
+        layout, dtype, page = pick("NHD", "HND"), pick(np.float32, np.float16), pick(1, 3, 16)
+        order = (pages, page, kv) if layout == "NHD" else (pages, kv, page)
+        q_lens = rng.integers(0, 4, seqs)
+        q = rng.standard_normal((int(q_lens.sum()), kv * pick(1, 2, 3, 5), d)).astype(dtype)
+        k, v = (rng.standard_normal((*order, pick(d, d, d, 64))).astype(dtype) for _ in range(2))
+        k = np.broadcast_to(k[:1], k.shape) if pick(*range(8)) == 0 else k[:, :, :: pick(1, 1, 1, 2)]
+        v = np.where(rng.random(v.shape) < pick(0, 0, 0.001), pick(np.nan, np.inf), v).astype(dtype)
+        tables = rng.integers(pick(0, 0, -1), pages + pick(0, 0, 1), (seqs, blocks))
+        if pick(True, False):
+            tables = np.arange(seqs + 1) * blocks, tables.ravel()
+        lens = rng.integers(0, max(blocks * page, 1) + pick(0, 0, 9), seqs)
+        rule = pick(
+            "identity", "critical", "su", "velickovic", "fixed:0", "fixed:1e300", "critical:resolve=1e308"
+        )
+        options = dict(q_lens=pick(q_lens, q_lens, q_lens, None), layout=layout, rescaling=rule)
+        options |= dict(window=pick(None, None, 1, 2**63), softcap=pick(None, None, 1e-300, 1e300))
+        eps = pick(0, 1e-300, np.float32(0.3), 0.999)
+        options |= dict(scale=pick(None, None, 0, -1, 1e300))
+        try:
+            found, row_stats = critbeta.decode(q, k, v, tables, lens, **options, eps=eps, return_stats=True)
+        except ValueError:
+            with pytest.raises(ValueError):
+                critbeta.decode(*map(tensor, (q, k.copy(), v)), tables, lens, **options, eps=eps)
+            refused += 1
+            continue
+        answered += 1
+        tensors = critbeta.decode(*map(tensor, (q, k.copy(), v)), tables, lens, **options, eps=eps)
+        assert np.array_equal(bits(tensors), bits(tensor(found)))
+        measured = critbeta.measure(q, k, tables, lens, **options)
+        assert np.array_equal(measured.critical_beta, row_stats.critical_beta, equal_nan=True)
+        assert (row_stats.dropped <= eps).all() and (row_stats.kept <= measured.n).all()
+    assert answered > 100 and refused > 100
+
+
+def test_bfloat16_of_numpy_is_that_of_ml_dtypes():
+    case = Case(dtype=BF16)
+    assert critbeta.decode(*case.given, **case.options).dtype == BF16
+    with pytest.raises(TypeError, match="k_pages is dtype.'uint16'"):
+        critbeta.decode(case.q, case.k.view(np.uint16), *case.given[2:], **case.options)

@@ -3,7 +3,7 @@
 import critbeta
 import numpy as np
 import pytest
-from test_decode import BF16, Case, tensor
+from test_decode import Case, tensor
 
 torch = pytest.importorskip("torch")
 import critbeta.torch  # noqa: E402
@@ -270,6 +270,8 @@ BAD = {
     "scale": ({}, dict(scale=float("inf")), ValueError, "scale inf: expected a finite number"),
     "softcap": ({}, dict(softcap=0.0), ValueError, "softcap 0: expected a finite number above 0"),
     "window of 0": ({}, dict(window=0), ValueError, "window 0: expected at least 1"),
+    "eps of text": ({}, dict(eps="a"), TypeError, "eps is str: expected a number"),
+    "window of a fraction": ({}, dict(window=1.5), TypeError, "window is 1.5: expected an integer"),
     "negative window": ({}, dict(window=-3), ValueError, "window is -3"),
     "rescaling": ({}, dict(rescaling="no such law"), ValueError, "no such law"),
     "kind of rescaling": ({}, dict(rescaling=3), TypeError, "rescaling is int"),
@@ -391,10 +393,3 @@ def test_tensors_elsewhere_and_without_numbers():
             critbeta.decode(**on_gpu)
         with pytest.raises(NotImplementedError, match="q of shape .* is on cuda:0"):
             critbeta.measure(**{name: value for name, value in on_gpu.items() if name != "v_pages"})
-
-
-def test_bfloat16_of_numpy_is_that_of_ml_dtypes():
-    case = Case(dtype=BF16)
-    assert critbeta.decode(*case.given, **case.options).dtype == BF16
-    with pytest.raises(TypeError, match="k_pages is dtype.'uint16'"):
-        critbeta.decode(case.q, case.k.view(np.uint16), *case.given[2:], **case.options)

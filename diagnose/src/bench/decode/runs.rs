@@ -295,15 +295,19 @@ impl<T: Element> Runs for Cache<T> {
     }
 }
 
-/// The sum of the words of `bytes`.
+/// The sum of the words of `bytes`, but for those behind the last whole 256 bytes.
 fn words(bytes: &[u8]) -> u64 {
-    // Eight sums fill vectors.
-    let (blocks, _) = bytemuck::cast_slice::<u8, [u64; 8]>(&bytes[..bytes.len() / 64 * 64]).as_chunks::<1>();
-    let mut sums = [0u64; 8];
-    for [block] in blocks {
-        for (sum, word) in sums.iter_mut().zip(block) {
-            *sum = sum.wrapping_add(*word);
+    // Four places at once keep more lines on their way than the hardware requests for one: 7.4 GB/s a thread
+    // was the most of one place (2026-11-29). Eight sums a place fill vectors.
+    let lines: &[[u64; 8]] = bytemuck::cast_slice(&bytes[..bytes.len() / 64 * 64]);
+    let quarter = lines.len() / 4;
+    let (mut sums, mut parts) = ([[0u64; 8]; 4], lines.chunks_exact(quarter.max(1)));
+    let mut next = || parts.next().unwrap_or_default();
+    let places = [next(), next(), next(), next()];
+    for at in 0..quarter {
+        for (sums, place) in sums.iter_mut().zip(places) {
+            sums.iter_mut().zip(place[at]).for_each(|(sum, word)| *sum = sum.wrapping_add(word));
         }
     }
-    sums.into_iter().fold(0, u64::wrapping_add)
+    sums.into_iter().flatten().fold(0, u64::wrapping_add)
 }

@@ -145,7 +145,7 @@ def bits(found):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 def test_tensors_and_arrays_have_the_same_bits(dtype):
     case = Case(dtype=dtype)
-    options = dict(case.options, rescaling="critical:cap=4", eps=0.3, return_stats=True, window=60)
+    options = dict(case.options, rescaling="fixed:3", eps=0.3, return_stats=True, window=60)
     found, row_stats = critbeta.decode(*case.given, **options)
     tensors, columns = critbeta.decode(*map(tensor, case.given), **options)
     assert type(found) is np.ndarray and tensors.dtype == tensor(found).dtype
@@ -215,12 +215,12 @@ def test_what_is_dropped_is_within_eps_and_the_bound_holds(eps, shifted):
     centre = np.full((KV_HEADS, D), 0.25, np.float32) if shifted else None
     away = np.where(np.isnan(case.v), 0.0, case.v - 0.25 * shifted).astype(np.float64)
     radius = np.linalg.norm(away, axis=-1).max(1).astype(np.float32)
-    options = dict(case.options, rescaling="fixed:2", eps=eps, centre=centre, return_stats=True)
+    options = dict(case.options, rescaling="fixed:4", eps=eps, centre=centre, return_stats=True)
     found, row_stats = critbeta.decode(*case.given, **options, v_radius=np.nextafter(radius, np.float32(99)))
     assert (row_stats.dropped <= eps).all() and (row_stats.dropped > 0).any()
     assert (row_stats.dropped * 2.0**32 % 1 == 0).all() and row_stats.kept.dtype == np.int64
     assert (row_stats.kept[:2] < 1999).all() and (row_stats.kept > 0).all()
-    apart = np.linalg.norm(found - case.expected(beta=lambda scores: 2.0), axis=-1)
+    apart = np.linalg.norm(found - case.expected(beta=lambda scores: 4.0), axis=-1)
     assert (apart <= row_stats.bound + 1e-5).all() and (apart > 0.01 * row_stats.bound).any()
     again, without = critbeta.decode(*case.given, **options)
     assert np.array_equal(again, found) and np.isnan(without.bound[without.dropped > 0]).all()

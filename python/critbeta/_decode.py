@@ -59,7 +59,8 @@ def decode(
     return_stats: returns (output, `DecodeStats`) if true. It measures the critical beta of every row.
 
     A row without keys gives 0. A row that sees a NaN or an infinite score gives NaN, and no other row does.
-    The bits do not depend on threads, page size, layout, strides or the rest of the batch.
+    The bits do not depend on threads, page size, layout, strides or other sequences. With eps above 0, what
+    a row leaves unread depends on the heads and query tokens that share its keys.
 
     For inference only: it raises NotImplementedError for tensors that require a gradient, unless gradients
     are off, and for tensors on a GPU. On an error `out` stays as it was. Source: docs/how-it-works.md.

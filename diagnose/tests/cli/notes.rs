@@ -249,6 +249,6 @@ fn heads_that_may_come_last_are_noted() {
     assert!(found.contains("expected [4], one position per row"), "{found}");
     // Heads first are in order.
     no_note(&file(directory.path(), "F32", &[4, 30, 30], &causal(30, |_| NOTHING).repeat(4)));
-    let npy = npy("<f4", false, "(4, 2)", &[0; 32]);
-    no_note(&build::write(directory.path(), "zeros.npy", &npy));
+    let npy = npy("<f4", false, "(4, 2)", &2f32.to_le_bytes().repeat(8));
+    no_note(&build::write(directory.path(), "twos.npy", &npy));
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The text that readers see: how long lines are, and whether what they point to is there.
+# The text that readers see: how long lines are, and whether what they point to is there. Tracked files lie in folders
+# of the project.
 #
 #   scripts/text-check.sh [md|code]      both, unless one is named
 #
@@ -18,6 +19,12 @@ tracked = [path for path in tracked if path and os.path.isfile(path)]
 endings = {path.split("/", depth)[-1] for path in tracked for depth in range(path.count("/") + 1)}
 places = set(tracked) | {os.path.dirname(path[: at + 1]) for path in tracked for at, c in enumerate(path) if c == "/"}
 wrong = []
+# What a trial run leaves behind is not tracked by accident.
+TOP = set("benches diagnose docs examples fuzz kernels python scripts src tests .ci".split())
+for path in tracked:
+    folder = path.split("/")[0]
+    if "/" in path and folder not in TOP:
+        wrong.append(f"{path}: no part of the project is in {folder}/, expected {' '.join(sorted(TOP))}")
 
 
 def lines_of(path):

@@ -66,12 +66,8 @@ def cases(small):
 class Ours:
     """critbeta in a process of its own, which runs one method of a case for each line that it reads."""
 
-    def __init__(self, args, case, file):
-        count, n, dtype, family = map(str, case)
-        family, *shuffled = family.split()
-        command = [args.critbeta, "bench", "--device", "cpu", "--threads", str(args.threads), "--turns", file]
-        command += ["--rows", count, "--len", n, "--dtype", dtype, "--family", family]
-        command += [f"--{word}" for word in shuffled]
+    def __init__(self, args, words, file):
+        command = [args.critbeta, "bench", *words, "--threads", str(args.threads), "--turns", file]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         ready = self.process.stdout.readline()
         if not ready.startswith("ready: "):
@@ -130,10 +126,17 @@ def timed(run):
     return time.perf_counter() - start
 
 
+def words_of(case):
+    count, n, dtype, family = map(str, case)
+    family, *shuffled = family.split()
+    words = ["--device", "cpu", "--rows", count, "--len", n, "--dtype", dtype, "--family", family]
+    return words + [f"--{word}" for word in shuffled]
+
+
 def measure(args, case, folder):
     count, n, dtype, family = case
     file = os.path.join(folder, "scores")
-    ours = Ours(args, case, file)
+    ours = Ours(args, words_of(case), file)
     try:
         x = torch.frombuffer(bytearray(pathlib.Path(file).read_bytes()), dtype=rows.DTYPES[dtype]).reshape(
             count, n
@@ -225,6 +228,13 @@ def table(done):
         yield from (f"  {name} failed: {why}" for name, why in case["failed"].items())
 
 
+def record(stem, lines, found):
+    with open(f"{stem}.txt", "w") as file:
+        print("\n".join(lines), file=file)
+    with open(f"{stem}.json", "w") as file:
+        json.dump(found, file, indent=1)
+
+
 def main():
     args = argparse.ArgumentParser()
     args.add_argument("--critbeta", required=True)
@@ -246,10 +256,7 @@ def main():
             rendered = list(table(done[-1:]))
             print("\n".join(rendered[1:] if len(done) > 1 else rendered), flush=True)
     if args.record:
-        with open(f"{args.record}.txt", "w") as file:
-            print("\n".join(lines + list(table(done))), file=file)
-        with open(f"{args.record}.json", "w") as file:
-            json.dump({**machine, "cases": done}, file, indent=1)
+        record(args.record, lines + list(table(done)), {**machine, "cases": done})
     failed = sorted({name for case in done for name in case["failed"]})
     print(f"{len(done)} cases, peers that failed: {', '.join(failed) or 'none'}")
     sys.exit(1 if failed else 0)

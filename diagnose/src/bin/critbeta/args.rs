@@ -245,9 +245,9 @@ pub struct Bench {
     /// f32, f16 or bf16 [default: f32; with --decode bf16, or that of the file]
     #[arg(long, value_name = "DTYPE", requires = "case")]
     pub dtype: Option<DType>,
-    /// gaussian, sink, needles, student-t, log-grid, equal, masked, bf16 or ascending
-    #[arg(long, value_name = "FAMILY", requires = "case", default_value = "gaussian")]
-    pub family: String,
+    /// gaussian, sink, needles, student-t, log-grid, equal, masked, bf16 or ascending [default: gaussian]
+    #[arg(long, value_name = "FAMILY", requires = "len")]
+    pub family: Option<String>,
     /// Put the scores of each row in a random order, not in the family's own
     #[arg(long, requires = "len", conflicts_with = "decode")]
     pub shuffled: bool,
@@ -268,6 +268,13 @@ pub struct Bench {
     pub turns: Option<PathBuf>,
     #[command(flatten)]
     pub decode: BenchDecode,
+}
+
+impl Bench {
+    /// The family that rows are drawn from.
+    pub fn family_or_default(&self) -> &str {
+        self.family.as_deref().unwrap_or("gaussian")
+    }
 }
 
 /// Decode attention in place of the softmax.

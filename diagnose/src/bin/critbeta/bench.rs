@@ -18,13 +18,14 @@ pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
     }
     let device = Device::open(cli.device)?;
     let dtype = args.dtype.unwrap_or(DType::F32);
+    let family = args.family_or_default();
     let cases = match (args.len, &args.rows) {
         (_, Some(BenchRows::File(path))) => {
             let detail = format!("--rows {}: a file is for --decode, expected a number", path.display());
             return Err(Error::Settings { detail }.into());
         }
-        (Some(n), Some(BenchRows::Count(rows))) => vec![Case::new(*rows, n, dtype, &args.family)?],
-        (Some(n), None) => vec![Case::many_on(&device, n, dtype, &args.family)?],
+        (Some(n), Some(BenchRows::Count(rows))) => vec![Case::new(*rows, n, dtype, family)?],
+        (Some(n), None) => vec![Case::many_on(&device, n, dtype, family)?],
         _ if args.small => cases::small()?,
         _ => cases::of(&device)?,
     };

@@ -76,7 +76,8 @@ fn cases(args: &Bench) -> Result<Vec<DecodeCase>, Error> {
         }
         (Some(BenchRows::File(path)), len) => {
             let given = [("--heads", of.heads), ("--kv-heads", of.kv_heads), ("--head-dim", of.head_dim)];
-            if let Some((name, _)) = given.iter().find(|(_, given)| given.is_some()) {
+            let mut given = given.iter().filter(|(_, given)| given.is_some()).map(|(name, _)| *name);
+            if let Some(name) = given.next().or(args.family.as_ref().map(|_| "--family")) {
                 let detail = format!("{name}: {} has its own", path.display());
                 return Err(Error::Settings { detail });
             }
@@ -87,7 +88,7 @@ fn cases(args: &Bench) -> Result<Vec<DecodeCase>, Error> {
             let heads = of.heads.unwrap_or(8);
             let sizes = [heads, of.kv_heads.unwrap_or(heads), len as usize, of.head_dim.unwrap_or(128)];
             let dtype = args.dtype.unwrap_or(DType::Bf16);
-            Ok(vec![DecodeCase::of_family(shape(seqs), sizes, dtype, &args.family)?])
+            Ok(vec![DecodeCase::of_family(shape(seqs), sizes, dtype, args.family_or_default())?])
         }
         (None, None) => {
             // Groups of 8, of 4 and of 1, a batch, other dtypes, and rows that are not Gaussian.
@@ -119,11 +120,12 @@ fn cases(args: &Bench) -> Result<Vec<DecodeCase>, Error> {
 type Column = (&'static str, fn(&DecodeMeasured) -> Option<f64>);
 
 /// A read of all bytes is the limit of what reads all, and a read of the keys that of what reads no value.
-const COLUMNS: [Column; 9] = {
+const COLUMNS: [Column; 10] = {
     use DecodeMethod::*;
     [
         ("read GB/s", |of| of.of(Stream).map(|seconds| of.bytes() as f64 / seconds * 1e-9)),
         ("read / full", |of| of.ratio(Stream, Full)),
+        ("read keys / keys", |of| of.ratio(StreamKeys, Keys)),
         ("full / dense", |of| of.ratio(Full, Dense)),
         ("decode / full", |of| of.ratio(Decode, Full)),
         ("keep", |of| Some(of.keep[0])),

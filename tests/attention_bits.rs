@@ -28,10 +28,14 @@ fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let rules = rules();
-    // A single long sequence is shared by all threads; so are few of different lengths.
-    for (lens, query_lens) in [(vec![70_001], vec![1]), (vec![9000, 1, 0, 3000], vec![2, 1, 1, 3])] {
+    // A single long sequence is shared by all threads; so are few of different lengths. Short ones are not.
+    for (lens, query_lens, kv_heads) in [
+        (vec![70_001], vec![1], 1),
+        (vec![9000, 1, 0, 3000], vec![2, 1, 1, 3], 3),
+        (vec![600, 1, 400, 550, 700, 650], vec![1, 1, 0, 2, 1, 1], 4),
+    ] {
         for (eps, window) in [(0.0, None), (1e-3, None), (0.02, Some(5000))] {
-            let shape = Shape { query_lens: query_lens.clone(), ..Shape::new(&lens, [1, 2, 64]) };
+            let shape = Shape { query_lens: query_lens.clone(), ..Shape::new(&lens, [kv_heads, 2, 64]) };
             let cache = Cache::<bf16>::draw(&shape, 2.0);
             let radii = cache.radii();
             let measure = Some(Measure::default());

@@ -5,7 +5,8 @@
 mod paged;
 
 use critbeta::Rescaling;
-use critbeta::attention::{self, DecodeCall, reference};
+use critbeta::attention::{self, DecodeCall, PagedKv, Pages, Queries, reference};
+use half::bf16;
 use paged::{Cache, Layout, Shape, bits};
 use proptest::prelude::*;
 
@@ -278,4 +279,48 @@ fn eps_zero_and_below_a_unit_have_the_bits_of_the_dense_path() {
     // Without radii, there is no absolute bound, and it says so.
     let (_, rows) = cache.decode(&call!(&IDENTITY, eps = 0.1));
     assert!(rows.iter().all(|row| row.dropped > 0 && row.bound.is_nan()), "{:?}", rows[0]);
+}
+
+/// The keys (`which` is 0) or values (1) of one head.
+fn one_head(cache: &Cache<bf16>, which: usize, head: usize) -> Pages<'_, bf16> {
+    let ([pages, page, _, dim], strides) = (cache.sizes[which], cache.strides[which]);
+    let pool = if which == 0 { &cache.k } else { &cache.v };
+    Pages::strided(&pool[head * strides.head..], [pages, page, 1, dim], strides).unwrap()
+}
+
+/// A call takes all key heads of a sequence together. Each has its own cut, radii and centre.
+#[test]
+fn key_heads_choose_on_their_own() {
+    let (kv_heads, group, tokens) = (5, 2, 2);
+    for layout in [Layout::Nhd, Layout::Hnd, Layout::Transposed, Layout::Gaps] {
+        let shape = Shape { layout, query_lens: vec![tokens], ..Shape::new(&[1100], [kv_heads, group, 72]) };
+        let cache = Cache::<bf16>::draw(&shape, 3.0);
+        let (radii, centre) = (cache.radii(), vec![0.25; kv_heads * 72]);
+        let rules = ["critical".parse().unwrap()];
+        for eps in [0.0, 0.05] {
+            let call = call!(&rules, eps = eps, v_radius = Some(&radii[..]), centre = Some(&centre[..]));
+            let (out, rows) = cache.decode(&call);
+            let mut kept = Vec::new();
+            for head in 0..kv_heads {
+                let kv = PagedKv::new(one_head(&cache, 0, head), one_head(&cache, 1, head)).unwrap();
+                let first = head * group * 72;
+                let strides = [kv_heads * group * 72, 72, 1];
+                let queries =
+                    Queries::strided(&cache.queries[first..], [tokens, group, 72], strides).unwrap();
+                let queries = queries.with_lens(&cache.query_lens[..]);
+                let radii: Vec<f32> = radii.iter().skip(head).step_by(kv_heads).copied().collect();
+                let centre = &centre[head * 72..][..72];
+                let call = call!(&rules, eps = eps, v_radius = Some(&radii[..]), centre = Some(centre));
+                let mut own = vec![0.0f32; tokens * group * 72];
+                let found = attention::decode(&queries, &kv, &cache.sequences(), &call, &mut own).unwrap();
+                for token in 0..tokens {
+                    let at = (token * kv_heads + head) * group;
+                    assert_eq!(rows[at..][..group], found[token * group..][..group], "{layout:?}, {head}");
+                    assert_eq!(out[at * 72..][..group * 72], own[token * group * 72..][..group * 72]);
+                }
+                kept.push(found[0].kept);
+            }
+            assert!(eps == 0.0 || kept.iter().any(|of| *of != kept[0]), "{kept:?}");
+        }
+    }
 }

@@ -112,6 +112,8 @@ pub(super) struct Shared<'a> {
     pub call: DecodeCall<'a>,
     pub scale: f64,
     pub kv_heads: usize,
+    /// Elements of a key.
+    pub dim: usize,
     /// Query heads that share a key head.
     pub group: usize,
     /// The largest sum of masses that may stay unread, in units of 2^-32. It is 0 if all are read.
@@ -173,7 +175,7 @@ pub(super) fn check<'a, Q: Element, T: Element>(
         return fail(format!("resolve {}", measure.resolve), "expected a finite number >= 0".to_owned());
     }
     let budget = (call.eps * (1.0 - MASS_ERROR) * MASS_ONE).floor();
-    let shared = Shared { call: *call, scale, kv_heads, group, budget };
+    let shared = Shared { call: *call, scale, kv_heads, dim: keys.dim(), group, budget };
     let seqs = checked_sequences(queries, keys, sequences, call)?;
     Ok((shared, seqs))
 }

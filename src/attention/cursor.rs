@@ -1,9 +1,9 @@
-//! Walks over the vectors of one sequence and head, page by page.
+//! Walks over the vectors of one sequence and some heads, page by page.
 
 use super::views::Pages;
 use crate::Element;
 
-/// A place in a sequence that moves forward. It divides once; then it counts pages.
+/// A place in a sequence. Where it moves on by one page, it does not divide. Heads count from its own.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'a, T: Element> {
     pages: Pages<'a, T>,
@@ -23,14 +23,15 @@ impl<'a, T: Element> Cursor<'a, T> {
         Cursor { pages: *pages, ids, head, block, first: block * pages.page(), start }
     }
 
-    /// The slot of position `at` in its page, after which the fields are those of that page. Positions must
-    /// not fall.
+    /// The slot of position `at` in its page, after which the fields are those of that page.
     #[inline(always)]
     fn slot(&mut self, at: usize) -> usize {
-        if at - self.first >= self.pages.page() {
-            let on = (at - self.first) / self.pages.page();
-            self.block += on;
-            self.first += on * self.pages.page();
+        let page = self.pages.page();
+        // It is far beyond the page if `at` lies before it.
+        let past = at.wrapping_sub(self.first);
+        if past >= page {
+            self.block = if past < 2 * page { self.block + 1 } else { at / page };
+            self.first = self.block * page;
             self.start = self.pages.start(self.ids[self.block] as usize, self.head);
         }
         at - self.first
@@ -42,20 +43,20 @@ impl<'a, T: Element> Cursor<'a, T> {
         self.ids[self.block] as usize
     }
 
-    /// The vector at position `at`, whose elements are neighbours.
+    /// The vector at position `at` of head `head`, whose elements are neighbours.
     #[inline(always)]
-    pub(super) fn vector(&mut self, at: usize) -> &'a [T] {
+    pub(super) fn vector(&mut self, at: usize, head: usize) -> &'a [T] {
         let slot = self.slot(at);
-        self.pages.vector(self.start, slot)
+        self.pages.vector(self.pages.of_head(self.start, head), slot)
     }
 
-    /// Finds the vectors at the positions from `at` on.
+    /// Finds the vectors of a head at the positions from `at` on.
     #[inline(always)]
-    pub(super) fn vectors(&mut self, mut at: usize, mut to: &mut [&'a [T]]) {
+    pub(super) fn vectors(&mut self, mut at: usize, head: usize, mut to: &mut [&'a [T]]) {
         while !to.is_empty() {
             let slot = self.slot(at);
             let (here, rest) = to.split_at_mut(to.len().min(self.pages.page() - slot));
-            self.pages.vectors(self.start, slot, here);
+            self.pages.vectors(self.pages.of_head(self.start, head), slot, here);
             at += here.len();
             to = rest;
         }
@@ -63,15 +64,15 @@ impl<'a, T: Element> Cursor<'a, T> {
 
     /// See [`Pages::columns`].
     #[inline(always)]
-    pub(super) fn columns(&mut self, at: usize) -> Option<(&'a [T], usize)> {
+    pub(super) fn columns(&mut self, at: usize, head: usize) -> Option<(&'a [T], usize)> {
         let slot = self.slot(at);
-        self.pages.columns(self.start, slot)
+        self.pages.columns(self.pages.of_head(self.start, head), slot)
     }
 
-    /// Copies the vector at position `at`.
-    pub(super) fn copy(&mut self, at: usize, to: &mut [T]) {
+    /// Copies the vector at position `at` of a head.
+    pub(super) fn copy(&mut self, at: usize, head: usize, to: &mut [T]) {
         let slot = self.slot(at);
-        self.pages.copy(self.start, slot, to);
+        self.pages.copy(self.pages.of_head(self.start, head), slot, to);
     }
 
     /// Elements of a vector.

@@ -30,9 +30,9 @@
 //! # Ok::<(), critbeta::Error>(())
 //! ```
 
+mod bundle;
 mod call;
 mod cursor;
-mod group;
 mod one_pass;
 pub mod reference;
 mod scores;
@@ -48,14 +48,20 @@ pub use views::{BlockTable, Lens, PagedKv, Pages, Queries, Sequences, Strides};
 use crate::Error;
 use crate::cpu::{Hands, InstructionSet, RowReport};
 use crate::{Element, Result};
+use bundle::Bundle;
 use call::{Sequence, Shared};
-use group::Group;
 use rayon::prelude::*;
 
-/// While there are this many groups for each thread, a thread takes whole groups.
-const GROUPS_PER_THREAD: usize = 4;
-/// Threads do not share a group with fewer keys.
+/// While there are this many bundles for each thread, a thread takes whole bundles.
+const BUNDLES_PER_THREAD: usize = 4;
+/// One thread does a call whose keys have fewer elements in all, about 0.15 ms of work: with two threads, 9
+/// query heads over 3 key heads and 1,024 keys of 64 elements took 1.6 times as long (2026-11-29).
+const ALONE: usize = 1 << 19;
+/// Threads do not share a bundle with fewer keys.
 const SHARED_KEYS: usize = 2048;
+/// A bundle has at most this many scores, which are 16 MiB, unless one key head has more. With an eighth of
+/// it, 32 query heads over 8 key heads and 32,768 keys took 1.15 times as long (2026-11-29).
+const BUNDLE_SCORES: usize = 1 << 22;
 
 /// Writes the attention output of every query token and head to `out`, which is dense, `[tokens, heads,
 /// v_head_dim]`. Reports on each row, in the order `[tokens, heads]`.
@@ -88,7 +94,7 @@ fn decode_on<Q: Element, T: Element, O: Element>(
     let (shared, seqs) = call::check(queries, &kv.k, sequences, call)?;
     call::check_values(&kv.v, [queries.tokens, queries.heads], call, &seqs, out.len())?;
     let outs = outs_of(&shared, &seqs, kv.v.dim(), out);
-    Ok(each_group(set, &shared, &seqs, outs, |group, mut out| group.decode(queries, kv, &mut out)))
+    Ok(each_bundle(set, &shared, &seqs, outs, |bundle, mut out| bundle.decode(queries, kv, &mut out)))
 }
 
 /// As [`decode`] for a rule that measures nothing, in one pass over keys and values. It returns log Z of
@@ -105,7 +111,7 @@ pub fn one_pass<Q: Element, T: Element, O: Element>(
     call::check_values(&kv.v, [queries.tokens, queries.heads], call, &seqs, out.len())?;
     let outs = outs_of(&shared, &seqs, kv.v.dim(), out);
     let set = InstructionSet::chosen()?;
-    Ok(each_group(set, &shared, &seqs, outs, |group, mut out| group.one_pass(queries, kv, &mut out)))
+    Ok(each_bundle(set, &shared, &seqs, outs, |bundle, mut out| bundle.one_pass(queries, kv, &mut out)))
 }
 
 /// Reports on the row of every query token and head, in the order `[tokens, heads]`, without any values. The
@@ -123,7 +129,7 @@ pub fn measure<Q: Element, T: Element>(
     let measure = call.measure.unwrap_or_default();
     let none = vec![(); seqs.len() * shared.kv_heads];
     let set = InstructionSet::chosen()?;
-    Ok(each_group(set, &shared, &seqs, none, |group, ()| group.measure(queries, keys, measure)))
+    Ok(each_bundle(set, &shared, &seqs, none, |bundle, _| bundle.measure(queries, keys, measure)))
 }
 
 /// The scores of every query token and head over the keys that it sees, in the order `[tokens, heads]`. Tests
@@ -138,7 +144,7 @@ pub fn scores<Q: Element, T: Element>(
     let (shared, seqs) = call::check(queries, keys, sequences, call)?;
     let none = vec![(); seqs.len() * shared.kv_heads];
     let set = InstructionSet::chosen()?;
-    Ok(each_group(set, &shared, &seqs, none, |group, ()| group.scores(queries, keys)))
+    Ok(each_bundle(set, &shared, &seqs, none, |bundle, _| bundle.scores(queries, keys)))
 }
 
 /// The first score of every row, after the whole pass over the keys. Benchmarks time that pass alone.
@@ -152,10 +158,10 @@ pub fn first_scores<Q: Element, T: Element>(
     let (shared, seqs) = call::check(queries, keys, sequences, call)?;
     let none = vec![(); seqs.len() * shared.kv_heads];
     let set = InstructionSet::chosen()?;
-    Ok(each_group(set, &shared, &seqs, none, |group, ()| group.first_scores(queries, keys)))
+    Ok(each_bundle(set, &shared, &seqs, none, |bundle, _| bundle.first_scores(queries, keys)))
 }
 
-/// The output of every group: a slice for each of its query tokens.
+/// The output of every key head of every sequence: a slice for each query token.
 fn outs_of<'o, O>(shared: &Shared, seqs: &[Sequence], dim: usize, out: &'o mut [O]) -> Vec<Vec<&'o mut [O]>> {
     let mut parts = out.chunks_mut(shared.group * dim);
     let mut outs: Vec<Vec<&mut [O]>> = Vec::new();
@@ -169,37 +175,56 @@ fn outs_of<'o, O>(shared: &Shared, seqs: &[Sequence], dim: usize, out: &'o mut [
     outs
 }
 
-/// Calls `of` with every group and its part, and puts what it finds for each row in the order `[tokens,
-/// heads]`.
-fn each_group<P: Send, R: Send>(
+/// Calls `of` with every bundle and the parts of its key heads, and puts what it finds for each row in the
+/// order `[tokens, heads]`.
+fn each_bundle<P: Send, R: Send>(
     set: InstructionSet,
     shared: &Shared,
     seqs: &[Sequence],
     parts: Vec<P>,
-    of: impl Fn(&Group, P) -> Vec<R> + Sync,
+    of: impl Fn(&Bundle, Vec<P>) -> Vec<R> + Sync,
 ) -> Vec<R> {
-    let threads = rayon::current_num_threads();
+    let keys: usize = seqs.iter().map(|seq| seq.keys.len()).sum();
+    let is_small = keys.saturating_mul(shared.kv_heads * shared.dim) < ALONE;
+    let threads = if is_small { 1 } else { rayon::current_num_threads() };
     let longest = seqs.iter().map(|seq| seq.keys.len()).max().unwrap_or(0);
-    let split = threads > 1 && parts.len() < GROUPS_PER_THREAD * threads && longest >= SHARED_KEYS;
-    let one = |(index, part): (usize, P)| {
-        let seq = &seqs[index / shared.kv_heads];
-        let hands = Hands { set, split: split && seq.keys.len() >= SHARED_KEYS };
-        of(&Group { shared, seq, kv_head: index % shared.kv_heads, hands }, part)
+    let can_split = threads > 1 && longest >= SHARED_KEYS;
+    // Where threads cannot share a bundle, they need enough of them.
+    let most = match threads == 1 || can_split {
+        true => shared.kv_heads,
+        false => parts.len() / (BUNDLES_PER_THREAD * threads),
     };
-    let one_by_one = |parts: Vec<P>| parts.into_iter().enumerate().map(one).collect();
+    let (mut bundles, mut parts) = (Vec::new(), parts.into_iter());
+    for seq in seqs {
+        let scores = seq.keys.len() * seq.query_len * shared.group;
+        let most = (BUNDLE_SCORES / scores.max(1)).min(most).clamp(1, shared.kv_heads);
+        let count = shared.kv_heads.div_ceil(most);
+        for i in 0..count {
+            let heads = i * shared.kv_heads / count..(i + 1) * shared.kv_heads / count;
+            let parts: Vec<P> = parts.by_ref().take(heads.len()).collect();
+            bundles.push((Bundle { shared, seq, heads, hands: Hands { set, split: false } }, parts));
+        }
+    }
+    let split = can_split && bundles.len() < BUNDLES_PER_THREAD * threads;
+    let one = |(mut bundle, parts): (Bundle, Vec<P>)| {
+        bundle.hands.split = split && bundle.seq.keys.len() >= SHARED_KEYS;
+        of(&bundle, parts)
+    };
     let found: Vec<Vec<R>> = if split {
         // A caller outside of the thread pool would wait at the door for each of its loops.
-        rayon::scope(|_| one_by_one(parts))
-    } else if threads == 1 || parts.len() == 1 {
-        one_by_one(parts)
+        rayon::scope(|_| bundles.into_iter().map(one).collect())
+    } else if threads == 1 || bundles.len() == 1 {
+        bundles.into_iter().map(one).collect()
     } else {
-        parts.into_par_iter().enumerate().map(one).collect()
+        bundles.into_par_iter().map(one).collect()
     };
-    let mut found: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
+    let mut found = found.into_iter().flatten();
     let mut rows = Vec::new();
-    for (seq, found) in seqs.iter().zip(found.chunks_mut(shared.kv_heads)) {
+    for seq in seqs {
+        let of_head = |_| found.by_ref().take(seq.query_len * shared.group).collect::<Vec<R>>().into_iter();
+        let mut of_heads: Vec<_> = (0..shared.kv_heads).map(of_head).collect();
         for _ in 0..seq.query_len {
-            found.iter_mut().for_each(|rows_of| rows.extend(rows_of.take(shared.group)));
+            of_heads.iter_mut().for_each(|rows_of| rows.extend(rows_of.take(shared.group)));
         }
     }
     rows

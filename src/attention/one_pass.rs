@@ -6,14 +6,14 @@
 //! two phases (`critbeta bench --decode`, `dense` beside `decode_full`), so it is no path of
 //! [`super::decode`].
 
+use super::bundle::Bundle;
 use super::call::Sequence;
 use super::cursor::Cursor;
-use super::group::Group;
 use super::scores::{Finish, ScoreKeys};
 use super::values::{AddValues, Kept, Tally};
 use super::views::{PagedKv, Queries};
 use crate::Element;
-use crate::cpu::{Lanes, WIDTH, Work, weights_at};
+use crate::cpu::{BLOCK, Lanes, WIDTH, Work, element_of, weights_at};
 use crate::rescaling::RowFacts;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -28,38 +28,40 @@ struct Part {
     sums: Vec<f32>,
 }
 
-impl Group<'_, '_> {
+impl Bundle<'_, '_> {
     /// Writes the output of every row, and returns log Z of each with its largest score taken out.
     pub(super) fn one_pass<Q: Element, T: Element, O: Element>(
         &self,
         queries: &Queries<Q>,
         kv: &PagedKv<T>,
-        out: &mut [&mut [O]],
+        out: &mut [Vec<&mut [O]>],
     ) -> Vec<f64> {
         let (rows, span) = (self.rows(), self.seq.keys.len());
-        let mut vectors = vec![0.0; rows * kv.k.dim().next_multiple_of(WIDTH)];
-        self.widen(queries, &mut vectors);
-        let vectors = vectors.as_chunks::<WIDTH>().0;
+        let mut blocks = vec![0.0; rows * kv.k.dim().next_multiple_of(BLOCK)];
+        self.widen::<Q, T>(queries, &mut blocks);
+        let blocks = blocks.as_chunks::<BLOCK>().0;
         let parts = if self.hands.split { rayon::current_num_threads() } else { 1 };
         let each = span.div_ceil(parts).next_multiple_of(TILE);
         let part = |i: usize| {
             let keys = (i * each).min(span)..((i + 1) * each).min(span);
-            self.part(vectors, kv, keys)
+            self.part(blocks, kv, keys)
         };
         let parts: Vec<Part> = match self.hands.split {
             true => (0..parts).into_par_iter().map(part).collect(),
             false => vec![part(0)],
         };
-        let (dim, padded) = (kv.v.dim(), kv.v.dim().next_multiple_of(WIDTH));
-        let outs = out.iter_mut().flat_map(|out| out.chunks_exact_mut(dim));
+        let (dim, padded) = (kv.v.dim(), kv.v.dim().next_multiple_of(BLOCK));
+        let outs = out.iter_mut().flatten().flat_map(|out| out.chunks_exact_mut(dim));
         let of_row = |(row, out): (usize, &mut [O])| {
             let max = parts.iter().map(|part| part.max[row]).fold(f32::NEG_INFINITY, f32::max);
             let beta = self.known_beta(row);
             let shrink = |part: &Part| if part.z[row] > 0.0 { shrunk(part.max[row], max, beta) } else { 0.0 };
             let z: f64 = parts.iter().map(|part| part.z[row] * f64::from(shrink(part))).sum();
-            for (e, out) in out.iter_mut().enumerate() {
-                let sum = parts.iter().map(|part| part.sums[row * padded + e] * shrink(part)).sum::<f32>();
-                *out = O::from_f32(if z > 0.0 { (f64::from(sum) / z) as f32 } else { 0.0 });
+            for at in 0..padded {
+                let sum = parts.iter().map(|part| part.sums[row * padded + at] * shrink(part)).sum::<f32>();
+                if let Some(out) = out.get_mut(at / BLOCK * BLOCK + element_of::<T>(at % BLOCK)) {
+                    *out = O::from_f32(if z > 0.0 { (f64::from(sum) / z) as f32 } else { 0.0 });
+                }
             }
             z.ln()
         };
@@ -72,22 +74,23 @@ impl Group<'_, '_> {
         rule.beta(&RowFacts { n, position, critical: f64::NAN, entropy: f64::NAN })
     }
 
-    fn part<T: Element>(&self, vectors: &[[f32; WIDTH]], kv: &PagedKv<T>, keys: Range<usize>) -> Part {
-        let (rows, padded) = (self.rows(), kv.v.dim().next_multiple_of(WIDTH));
+    fn part<T: Element>(&self, queries: &[[f32; BLOCK]], kv: &PagedKv<T>, keys: Range<usize>) -> Part {
+        let (rows, padded) = (self.rows(), kv.v.dim().next_multiple_of(BLOCK));
         let mut part =
             Part { max: vec![f32::NEG_INFINITY; rows], z: vec![0.0; rows], sums: vec![0.0; rows * padded] };
         let Sequence { keys: all, ids, .. } = self.seq;
         let finish = Finish { scale: self.shared.scale, softcap: self.shared.call.softcap };
         let (mut scores, mut tallies) = (vec![0.0f32; rows * TILE], vec![Tally::default(); rows]);
-        let mut seen = vec![0..0; rows];
+        let (mut seen, cuts) = (vec![0..0; rows], vec![0.0; self.heads.len()]);
         let set = self.hands.set;
         for at in keys.clone().step_by(TILE) {
             let tile = at..(at + TILE).min(keys.end);
             let from = all.start + at;
             let mut out: Vec<&mut [f32]> =
                 scores.chunks_mut(TILE).map(|row| &mut row[..tile.len()]).collect();
-            let cursor = Cursor::new(&kv.k, ids, self.kv_head, from);
-            set.run(ScoreKeys { keys: cursor, from, queries: vectors, finish, out: &mut out });
+            let cursor = Cursor::new(&kv.k, ids, self.heads.start, from);
+            let heads = self.heads.len();
+            set.run(ScoreKeys { keys: cursor, from, heads, queries, finish, out: &mut out });
             for (row, scores) in out.iter_mut().enumerate() {
                 let own = self.seen(row);
                 let own =
@@ -107,8 +110,8 @@ impl Group<'_, '_> {
                 part.max[row] = max;
                 part.z[row] += weights_at(set, scores, max, beta);
             }
-            let kept = Kept { probs: &scores, stride: TILE, seen: &seen, masses: &[], cut: 0.0 };
-            let values = Cursor::new(&kv.v, ids, self.kv_head, from);
+            let kept = Kept { probs: &scores, stride: TILE, seen: &seen, masses: &[], cuts: &cuts };
+            let values = Cursor::new(&kv.v, ids, self.heads.start, from);
             let (sums, tallies) = (&mut part.sums[..], &mut tallies[..]);
             let keys = 0..tile.len();
             set.run(AddValues { values, first: from, keys, kept, ahead: 0, radii: None, sums, tallies });

@@ -11,12 +11,13 @@ thread_local! {
 /// A thread keeps at most this much: the scores of 8 rows of 1.9 million keys.
 const KEPT_BYTES: usize = 1 << 26;
 
-/// Room for one group: its queries, scores, masses, and sums of values.
+/// Room for one bundle: its queries, scores, masses, and sums of values.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub queries: Vec<f32>,
     pub scores: Vec<f32>,
     pub masses: Vec<f32>,
+    pub cuts: Vec<f32>,
     pub sums: Vec<f32>,
     pub totals: Vec<f64>,
     pub seen: Vec<Seen>,
@@ -26,9 +27,9 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// Does `work` with the scratch of this thread, in the standard modes of floating-point numbers. It is
-    /// given back if a group was very large.
+    /// given back if a bundle was very large.
     pub(super) fn lend<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
-        // A thread that takes on another group while all threads share a first one gets a second scratch.
+        // A thread that takes on another bundle while all threads share a first one gets a second scratch.
         let _modes = Standard::modes();
         let mut scratch = SCRATCH.take().unwrap_or_default();
         let found = work(&mut scratch);

@@ -1,4 +1,4 @@
-//! The values of a group: a gather of the vectors that are read, weighted by the probabilities of each row.
+//! The values of a bundle: a gather of the vectors that are read, weighted by the probabilities of each row.
 //!
 //! Positions fall into fixed chunks. Within a chunk, a row adds its values in the order of positions, by f32
 //! fused multiply-adds. The sums of chunks are added in order in f64. So no bit depends on the threads, on
@@ -8,13 +8,13 @@ use super::cursor::Cursor;
 use super::selection::mass;
 use super::views::DIMS;
 use crate::Element;
-use crate::cpu::{Lanes, WIDTH, Work, load};
+use crate::cpu::{BLOCK, Lanes, WIDTH, Work, load_block};
 use std::ops::Range;
 
 /// Positions of a chunk. With 4,096, two threads could not share 8,192 keys evenly.
 pub(super) const CHUNK: usize = 1024;
-/// Vectors that are added in one run, and how many are requested ahead.
-const TILE: usize = 64;
+/// Keys of a tile, which are those of one head.
+const TILE: usize = 128;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 /// Vectors of copied values: those of 256 elements take a third of a first cache.
@@ -34,76 +34,93 @@ pub(super) struct Tally {
     pub left: u64,
 }
 
-/// The probabilities and masses of a group.
+/// The probabilities and masses of a bundle.
 #[derive(Clone, Copy)]
 pub(super) struct Kept<'a> {
-    /// One row after another, `stride` apart.
+    /// One row after another, `stride` apart: first the rows of the first head, then those of each other.
     pub probs: &'a [f32],
     pub stride: usize,
     pub seen: &'a [Seen],
-    /// Empty if every value is read.
+    /// One head after another, `stride` apart. It is empty if every head reads all.
     pub masses: &'a [f32],
-    pub cut: f32,
+    /// For each head the smallest mass that is read. It is 0 where every value is read.
+    pub cuts: &'a [f32],
 }
 
-/// Keys whose values are added in one run.
+impl Kept<'_> {
+    fn rows(&self) -> usize {
+        self.seen.len() / self.cuts.len()
+    }
+
+    fn seen_by(&self, head: usize) -> &[Seen] {
+        &self.seen[head * self.rows()..][..self.rows()]
+    }
+
+    /// The masses of some keys of a head.
+    fn masses(&self, head: usize, keys: Range<usize>) -> &[f32] {
+        &self.masses[head * self.stride..][keys]
+    }
+}
+
+/// Keys of one head whose values are read.
 struct Tile<'a, T> {
-    list: &'a [u32],
-    values: &'a [&'a [T]; TILE],
-    /// The values to request meanwhile.
-    next: &'a [&'a [T]; TILE],
+    keys: [u32; TILE],
+    /// Their values, where elements are neighbours.
+    values: [&'a [T]; TILE],
+    count: usize,
 }
 
-/// Up to four rows, and a part of every value.
-#[derive(Clone, Copy)]
-struct Part<'a> {
+/// Some of a tile, and the rows that see it.
+struct Seers<'a, T> {
+    keys: &'a [u32],
+    values: &'a [&'a [T]],
     rows: &'a [u16],
-    /// Elements of a row's sums.
-    padded: usize,
-    at: usize,
-    /// The first of the next values to request, and the distance to the others.
-    due: usize,
-    every: usize,
+    /// The values to request meanwhile.
+    next: &'a [&'a [T]],
 }
 
 /// Adds the values of one chunk.
 pub(super) struct AddValues<'a, 'b, T: Element> {
     pub values: Cursor<'a, T>,
-    /// The position of the group's first key.
+    /// The position of the bundle's first key.
     pub first: usize,
-    /// The chunk, counted from the group's first key.
+    /// The chunk, counted from the bundle's first key.
     pub keys: Range<usize>,
     pub kept: Kept<'b>,
     /// Where the keys end whose values this thread adds next.
     pub ahead: usize,
-    /// The radius of each page for this head, `kv_heads` apart.
+    /// The radius of each page for the first head, and the number of heads in a page.
     pub radii: Option<(&'b [f32], usize)>,
-    /// For each row a sum of whole vectors.
+    /// For each row a sum of whole blocks, as [`element_of`](crate::cpu::element_of) lays them out.
     pub sums: &'b mut [f32],
     pub tallies: &'b mut [Tally],
 }
 
-impl<T: Element> Work for AddValues<'_, '_, T> {
+impl<'a, T: Element> Work for AddValues<'a, '_, T> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lanes>(mut self, lanes: L) {
         let Range { start, end } = self.keys.clone();
-        let mut at = start;
-        while at < end {
-            // The rows that see a key change where one of them begins or ends.
-            let borders = self.kept.seen.iter().flat_map(|seen| [seen.start, seen.end]);
-            let next = borders.filter(|&border| border > at).min().unwrap_or(end).min(end);
-            let seers = self.kept.seen.iter().enumerate().filter(|(_, seen)| seen.contains(&at));
-            let (mut rows, mut count) = ([0u16; super::call::MAX_ROWS], 0);
-            for (row, _) in seers {
-                rows[count] = row as u16;
-                count += 1;
+        let heads = self.kept.cuts.len();
+        let mut cursor = self.values;
+        let new = || Tile { keys: [0; TILE], values: [&[]; TILE], count: 0 };
+        let (mut now, mut next) = (&mut new(), &mut new());
+        let mut rows = [0u16; super::call::MAX_ROWS];
+        self.find(lanes, &mut cursor, start..(start + TILE).min(end), 0, next);
+        // The heads take turns, because a page holds the values of all of them.
+        for at in (start..end).step_by(TILE) {
+            let keys = at..(at + TILE).min(end);
+            for head in 0..heads {
+                std::mem::swap(&mut now, &mut next);
+                if head + 1 < heads {
+                    self.find(lanes, &mut cursor, keys.clone(), head + 1, next);
+                } else {
+                    let end = if keys.end < end { end } else { self.ahead };
+                    let following = keys.end..(keys.end + TILE).min(end);
+                    self.find(lanes, &mut cursor, following, 0, next);
+                }
+                self.add(lanes, keys.clone(), head, now, next, &mut rows);
             }
-            // Values that nobody sees are not read.
-            if count > 0 {
-                self.segment(lanes, at..next, &rows[..count]);
-            }
-            at = next;
         }
     }
 }
@@ -116,70 +133,113 @@ fn padded(tail: &[f32], value: f32) -> [f32; WIDTH] {
     last
 }
 
-impl<T: Element> AddValues<'_, '_, T> {
-    /// Adds the values of keys that all of `rows` see, and no other row does.
+impl<'a, T: Element> AddValues<'a, '_, T> {
+    /// Finds the keys of a head whose values are read.
     #[inline(always)]
-    fn segment<L: Lanes>(&mut self, lanes: L, keys: Range<usize>, rows: &[u16]) {
-        let (mut list, mut count) = ([0u32; CHUNK + TILE], 0);
-        self.collect(lanes, keys.clone(), &mut list, &mut count);
-        let left = keys.len() - count;
-        if left > 0 {
-            self.tally(lanes, keys.clone(), rows);
+    fn find<L: Lanes>(
+        &self,
+        lanes: L,
+        cursor: &mut Cursor<'a, T>,
+        keys: Range<usize>,
+        head: usize,
+        to: &mut Tile<'a, T>,
+    ) {
+        to.count = 0;
+        // Values that nobody sees are not read.
+        let seen = self.kept.seen_by(head).iter().filter(|seen| !seen.is_empty());
+        let (first, last) = seen.fold((usize::MAX, 0), |(a, b), seen| (a.min(seen.start), b.max(seen.end)));
+        let keys = keys.start.max(first)..keys.end.min(last);
+        if keys.is_empty() {
+            return;
         }
-        for &row in rows {
-            let tally = &mut self.tallies[usize::from(row)];
-            tally.kept += count as u64;
-            tally.left += left as u64;
-        }
-        // Then the first values of the next chunk are requested with the last ones of this.
-        let mut requested = count;
-        let following = keys.end..(keys.end + CHUNK).min(self.ahead);
-        self.collect(lanes, following, &mut list[..count + TILE], &mut requested);
-        self.add(lanes, &list[..requested], count, rows);
-    }
-
-    /// Lists the keys whose values are read, while there is room.
-    #[inline(always)]
-    fn collect<L: Lanes>(&self, lanes: L, keys: Range<usize>, list: &mut [u32], count: &mut usize) {
-        if self.kept.masses.is_empty() {
-            for (to, key) in list[*count..].iter_mut().zip(keys) {
-                *to = key as u32;
-                *count += 1;
+        let contiguous = cursor.is_contiguous();
+        if self.kept.cuts[head] == 0.0 {
+            to.count = keys.len();
+            to.keys.iter_mut().zip(keys.clone()).for_each(|(to, key)| *to = key as u32);
+            if contiguous {
+                cursor.vectors(self.first + keys.start, head, &mut to.values[..keys.len()]);
             }
             return;
         }
-        let cut = lanes.splat(self.kept.cut);
-        let (blocks, tail) = self.kept.masses[keys.start..keys.end.max(keys.start)].as_chunks::<WIDTH>();
+        let cut = lanes.splat(self.kept.cuts[head]);
+        let (blocks, tail) = self.kept.masses(head, keys.clone()).as_chunks::<WIDTH>();
         // A mass of 0 is below every cut.
         let last = padded(tail, 0.0);
         for (i, masses) in blocks.iter().chain([&last]).enumerate() {
             let mut bits = lanes.bits(lanes.ge(lanes.load(masses), cut));
             while bits != 0 {
-                if *count == list.len() {
-                    return;
-                }
-                list[*count] = (keys.start + i * WIDTH) as u32 + bits.trailing_zeros();
-                *count += 1;
+                to.keys[to.count] = (keys.start + i * WIDTH) as u32 + bits.trailing_zeros();
+                to.count += 1;
                 bits &= bits - 1;
             }
+        }
+        if contiguous {
+            for (value, &key) in to.values.iter_mut().zip(&to.keys[..to.count]) {
+                *value = cursor.vector(self.first + key as usize, head);
+            }
+        }
+    }
+
+    /// Adds the values of a tile to the rows that see them.
+    #[inline(always)]
+    fn add<L: Lanes>(
+        &mut self,
+        lanes: L,
+        keys: Range<usize>,
+        head: usize,
+        now: &Tile<'a, T>,
+        next: &Tile<'a, T>,
+        rows: &mut [u16],
+    ) {
+        let (mut at, mut done, mut next) = (keys.start, 0, &next.values[..next.count]);
+        if !self.values.is_contiguous() {
+            next = &[];
+        }
+        while at < keys.end {
+            // The rows that see a key change where one of them begins or ends.
+            let seen = self.kept.seen_by(head);
+            let borders = seen.iter().flat_map(|seen| [seen.start, seen.end]);
+            let border = borders.filter(|&border| border > at).min().unwrap_or(keys.end).min(keys.end);
+            let mut count = 0;
+            for (row, _) in seen.iter().enumerate().filter(|(_, seen)| seen.contains(&at)) {
+                rows[count] = (head * seen.len() + row) as u16;
+                count += 1;
+            }
+            let rows = &rows[..count];
+            let upto = done + now.keys[done..now.count].partition_point(|&key| (key as usize) < border);
+            if count > 0 {
+                let (kept, left) = (upto - done, border - at - (upto - done));
+                if left > 0 {
+                    self.tally(lanes, at..border, head, rows);
+                }
+                for &row in rows {
+                    let tally = &mut self.tallies[usize::from(row)];
+                    tally.kept += kept as u64;
+                    tally.left += left as u64;
+                }
+                let (keys, values) = (&now.keys[done..upto], &now.values[done..upto]);
+                self.add_values(lanes, head, Seers { keys, values, rows, next });
+                next = &[];
+            }
+            (at, done) = (border, upto);
         }
     }
 
     /// Sums the masses that stay unread.
     #[inline(always)]
-    fn tally<L: Lanes>(&mut self, lanes: L, keys: Range<usize>, rows: &[u16]) {
-        let mut radii = [0.0f32; CHUNK + WIDTH];
+    fn tally<L: Lanes>(&mut self, lanes: L, keys: Range<usize>, head: usize, rows: &[u16]) {
+        let mut radii = [0.0f32; TILE + WIDTH];
         if let Some((of_pages, heads)) = self.radii {
             let mut cursor = self.values;
             for (radius, key) in radii.iter_mut().zip(keys.clone()) {
-                *radius = of_pages[cursor.page(self.first + key) * heads];
+                *radius = of_pages[cursor.page(self.first + key) * heads + head];
             }
         }
-        let cut = lanes.splat(self.kept.cut);
+        let cut = lanes.splat(self.kept.cuts[head]);
         for &row in rows {
             let row = usize::from(row);
             let probs = &self.kept.probs[row * self.kept.stride..][keys.clone()];
-            let masses = &self.kept.masses[keys.clone()];
+            let masses = self.kept.masses(head, keys.clone());
             let (mut dropped, mut weighted) = (lanes.zero(), [0.0f64; WIDTH]);
             let (probs, probs_tail) = probs.as_chunks::<WIDTH>();
             let (masses, masses_tail) = masses.as_chunks::<WIDTH>();
@@ -207,135 +267,121 @@ impl<T: Element> AddValues<'_, '_, T> {
     }
 
     #[inline(always)]
-    fn add<L: Lanes>(&mut self, lanes: L, list: &[u32], count: usize, rows: &[u16]) {
-        let contiguous = self.values.is_contiguous();
+    fn add_values<L: Lanes>(&mut self, lanes: L, head: usize, seers: Seers<T>) {
+        if self.values.is_contiguous() {
+            return self.add_tile(lanes, seers);
+        }
         let mut room = [T::zeroed(); COPIED * *DIMS.end()];
-        let mut cursor = self.values;
-        let dim = cursor.dim();
-        let mut next: [&[T]; TILE] = [&[]; TILE];
-        let tile = if contiguous { TILE } else { COPIED };
-        let tile_at = |at: usize| &list[at.min(list.len())..(at + tile).min(list.len())];
-        if contiguous {
-            self.find(&mut cursor, tile_at(0), &mut next);
-        }
-        for at in (0..count).step_by(tile) {
-            let (now, ahead) = (&list[at..(at + tile).min(count)], tile_at(at + tile));
-            if contiguous {
-                let values = next;
-                self.find(&mut cursor, ahead, &mut next);
-                self.add_tile(lanes, &Tile { list: now, values: &values, next: &next }, rows);
-            } else {
-                for (&key, to) in now.iter().zip(room.chunks_exact_mut(dim)) {
-                    cursor.copy(self.first + key as usize, to);
-                }
-                let mut values: [&[T]; TILE] = [&[]; TILE];
-                values.iter_mut().zip(room.chunks_exact(dim)).for_each(|(to, from)| *to = from);
-                self.add_tile(lanes, &Tile { list: now, values: &values, next: &values }, rows);
+        let (mut cursor, dim) = (self.values, self.values.dim());
+        for keys in seers.keys.chunks(COPIED) {
+            for (&key, to) in keys.iter().zip(room.chunks_exact_mut(dim)) {
+                cursor.copy(self.first + key as usize, head, to);
             }
-        }
-    }
-
-    /// Finds the vectors of `list`. Where it ends early, what `values` held stays.
-    #[inline(always)]
-    fn find<'v>(&self, cursor: &mut Cursor<'v, T>, list: &[u32], values: &mut [&'v [T]; TILE]) {
-        for (value, &key) in values.iter_mut().zip(list) {
-            *value = cursor.vector(self.first + key as usize);
+            let mut values: [&[T]; COPIED] = [&[]; COPIED];
+            values.iter_mut().zip(room.chunks_exact(dim)).for_each(|(to, from)| *to = from);
+            self.add_tile(lanes, Seers { keys, values: &values, ..seers });
         }
     }
 
     #[inline(always)]
-    fn add_tile<L: Lanes>(&mut self, lanes: L, tile: &Tile<T>, rows: &[u16]) {
+    fn add_tile<L: Lanes>(&mut self, lanes: L, Seers { keys, values, rows, mut next }: Seers<T>) {
         let dim = self.values.dim();
-        let (vectors, padded) = (dim / WIDTH, dim.next_multiple_of(WIDTH));
-        // Each part requests as many of the next values, so that memory is never idle.
-        let every = rows.len().div_ceil(4) * (vectors / if rows.len() > 2 { 4 } else { 8 }).max(1);
-        let mut due = 0;
-        for rows in rows.chunks(4) {
+        let (whole, blocks) = (dim / BLOCK, dim.div_ceil(BLOCK));
+        let mut rows = rows;
+        while !rows.is_empty() {
+            let count = if rows.len() < 4 { rows.len() } else { 4 };
+            let (here, rest) = rows.split_at(count);
             let mut at = 0;
-            while at < vectors {
-                let left = vectors - at;
-                let of = Part { rows, padded, at, due, every };
-                at += match rows.len() {
-                    1 if left >= 8 => self.block::<L, 1, 8>(lanes, tile, of),
-                    2 if left >= 8 => self.block::<L, 2, 8>(lanes, tile, of),
-                    1 if left >= 4 => self.block::<L, 1, 4>(lanes, tile, of),
-                    2 if left >= 4 => self.block::<L, 2, 4>(lanes, tile, of),
-                    3 if left >= 4 => self.block::<L, 3, 4>(lanes, tile, of),
-                    4 if left >= 4 => self.block::<L, 4, 4>(lanes, tile, of),
-                    1 => self.block::<L, 1, 1>(lanes, tile, of),
-                    2 => self.block::<L, 2, 1>(lanes, tile, of),
-                    3 => self.block::<L, 3, 1>(lanes, tile, of),
-                    _ => self.block::<L, 4, 1>(lanes, tile, of),
+            while at < blocks {
+                let left = whole - at.min(whole);
+                let of = Seers { keys, values, rows: here, next };
+                let done;
+                (done, next) = match (count, left) {
+                    (1, 0) => self.block::<L, 1, 1, true>(lanes, of, at),
+                    (2, 0) => self.block::<L, 2, 1, true>(lanes, of, at),
+                    (3, 0) => self.block::<L, 3, 1, true>(lanes, of, at),
+                    (_, 0) => self.block::<L, 4, 1, true>(lanes, of, at),
+                    (1, 4..) => self.block::<L, 1, 4, false>(lanes, of, at),
+                    (2, 4..) => self.block::<L, 2, 4, false>(lanes, of, at),
+                    (1, 2..) => self.block::<L, 1, 2, false>(lanes, of, at),
+                    (2, 2..) => self.block::<L, 2, 2, false>(lanes, of, at),
+                    (3, 2..) => self.block::<L, 3, 2, false>(lanes, of, at),
+                    (4, 2..) => self.block::<L, 4, 2, false>(lanes, of, at),
+                    (1, _) => self.block::<L, 1, 1, false>(lanes, of, at),
+                    (2, _) => self.block::<L, 2, 1, false>(lanes, of, at),
+                    (3, _) => self.block::<L, 3, 1, false>(lanes, of, at),
+                    (_, _) => self.block::<L, 4, 1, false>(lanes, of, at),
                 };
-                due += 1;
+                at += done;
             }
-            if dim < padded {
-                self.ends(lanes, tile, rows, padded);
-            }
+            rows = rest;
         }
+        request(lanes, next);
     }
 
-    /// Adds M vectors of each value to H rows, from vector `at` on. Returns M.
+    /// Adds B blocks of each value to H rows, from block `at` on; END if it is the end of a head. Returns B,
+    /// and what is left to request.
     #[inline(always)]
-    fn block<L: Lanes, const H: usize, const M: usize>(
+    fn block<'n, L: Lanes, const H: usize, const B: usize, const END: bool>(
         &mut self,
         lanes: L,
-        tile: &Tile<T>,
-        Part { rows, padded, at, mut due, every }: Part,
-    ) -> usize {
+        Seers { keys, values, rows, mut next }: Seers<'n, T>,
+        at: usize,
+    ) -> (usize, &'n [&'n [T]]) {
+        let padded = self.values.dim().next_multiple_of(BLOCK);
         let mut probs: [&[f32]; H] = [&[]; H];
-        let mut sums = [[lanes.splat(0.0); M]; H];
+        let mut sums = [[[lanes.splat(0.0); 2]; B]; H];
         for h in 0..H {
             let row = usize::from(rows[h]);
             probs[h] = &self.kept.probs[row * self.kept.stride..][..self.kept.stride];
-            let from = &self.sums[row * padded + at * WIDTH..].as_chunks::<WIDTH>().0[..M];
-            for m in 0..M {
-                sums[h][m] = lanes.load(&from[m]);
+            let from = &self.sums[row * padded + at * BLOCK..].as_chunks::<WIDTH>().0[..2 * B];
+            for b in 0..B {
+                sums[h][b] = [lanes.load(&from[2 * b]), lanes.load(&from[2 * b + 1])];
             }
         }
-        for (t, (&key, value)) in tile.list.iter().zip(tile.values).enumerate() {
-            if t == due {
-                tile.next[t].iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
-                due += every;
+        for (&key, value) in keys.iter().zip(values) {
+            if let Some((first, rest)) = next.split_first() {
+                request(lanes, std::slice::from_ref(first));
+                next = rest;
             }
-            let value = &value[at * WIDTH..].as_chunks::<WIDTH>().0[..M];
+            let mut end = [[T::zeroed(); BLOCK]; B];
+            let value = match END {
+                true => {
+                    let rest = value.as_chunks::<BLOCK>().1;
+                    end[0][..rest.len()].copy_from_slice(rest);
+                    &end[..]
+                }
+                false => &value[at * BLOCK..].as_chunks::<BLOCK>().0[..B],
+            };
             let mut factors = [lanes.splat(0.0); H];
             for h in 0..H {
                 factors[h] = lanes.splat(probs[h][key as usize]);
             }
-            for m in 0..M {
-                let v = load(lanes, &value[m]);
+            for b in 0..B {
+                let halves = load_block(lanes, &value[b]);
                 for h in 0..H {
-                    sums[h][m] = lanes.fma(factors[h], v, sums[h][m]);
+                    for half in 0..2 {
+                        sums[h][b][half] = lanes.fma(factors[h], halves[half], sums[h][b][half]);
+                    }
                 }
             }
         }
         for h in 0..H {
             let row = usize::from(rows[h]);
-            let to = &mut self.sums[row * padded + at * WIDTH..].as_chunks_mut::<WIDTH>().0[..M];
-            for m in 0..M {
-                lanes.store(sums[h][m], &mut to[m]);
+            let to = &mut self.sums[row * padded + at * BLOCK..].as_chunks_mut::<WIDTH>().0[..2 * B];
+            for b in 0..B {
+                lanes.store(sums[h][b][0], &mut to[2 * b]);
+                lanes.store(sums[h][b][1], &mut to[2 * b + 1]);
             }
         }
-        M
+        (B, next)
     }
+}
 
-    /// Adds the last 8 elements of each value, where they are half a vector.
-    #[inline(always)]
-    fn ends<L: Lanes>(&mut self, lanes: L, tile: &Tile<T>, rows: &[u16], padded: usize) {
-        for (&key, value) in tile.list.iter().zip(tile.values) {
-            let mut last = [T::zeroed(); WIDTH];
-            // A head has a multiple of 8 elements.
-            if let (Some(to), Some(end)) = (last.first_chunk_mut::<8>(), value.last_chunk::<8>()) {
-                *to = *end;
-            }
-            let v = load(lanes, &last);
-            for &row in rows {
-                let row = usize::from(row);
-                let p = lanes.splat(self.kept.probs[row * self.kept.stride + key as usize]);
-                let (sums, _) = self.sums[(row + 1) * padded - WIDTH..].as_chunks_mut::<WIDTH>();
-                lanes.store(lanes.fma(p, v, lanes.load(&sums[0])), &mut sums[0]);
-            }
-        }
+/// Requests vectors.
+#[inline(always)]
+fn request<L: Lanes, T>(lanes: L, vectors: &[&[T]]) {
+    for vector in vectors {
+        vector.iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
     }
 }

@@ -130,6 +130,12 @@ impl<'a, T: Element> Pages<'a, T> {
         id * self.strides.page + head * self.strides.head
     }
 
+    /// Where a slot begins for the head that is `head` after that of `start`.
+    #[inline(always)]
+    pub(super) fn of_head(&self, start: usize, head: usize) -> usize {
+        start + head * self.strides.head
+    }
+
     /// The vector at slot `slot` after `start`. Its elements are neighbours.
     #[inline(always)]
     pub(super) fn vector(&self, start: usize, slot: usize) -> &'a [T] {

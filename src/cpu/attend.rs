@@ -30,12 +30,12 @@ pub(crate) struct Weighed {
 /// A smaller probability counts as 0. It is 2^-100.
 const SMALLEST: f32 = 7.888609e-31;
 
-/// Multiplies weights by 1 / Z.
 /// Replaces scores by 2^25 exp(-beta (max - score)), and returns the sum of these.
 pub(crate) fn weights_at(set: InstructionSet, row: &mut [f32], max: f32, beta: f64) -> f64 {
     set.run(ReplaceByWeights { row, max, exponent: Exponent::new(beta) })
 }
 
+/// Multiplies weights by 1 / Z.
 struct Scale<'a> {
     row: &'a mut [f32],
     factor: f32,

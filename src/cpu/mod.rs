@@ -23,7 +23,7 @@ mod weights;
 
 pub(crate) use attend::{Hands, Weighed, weights_at};
 pub use lanes::InstructionSet;
-pub(crate) use lanes::{Lanes, Standard, WIDTH, Work, load};
+pub(crate) use lanes::{BLOCK, Lanes, Standard, WIDTH, Work, element_of, load, load_block};
 pub(crate) use partition::exp;
 pub use plan::{Plan, Sharing};
 pub use row::Workspace;

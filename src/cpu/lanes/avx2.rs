@@ -1,7 +1,7 @@
 //! Lanes of two AVX2 registers.
 #![allow(unsafe_code)]
 
-use super::{Lanes, WIDTH, Work};
+use super::{BLOCK, Lanes, WIDTH, Work};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -87,6 +87,17 @@ impl Lanes for Avx2 {
             let wide = halves!(_mm256_cvtepu16_epi32, wide);
             let wide = halves!(_mm256_slli_epi32::<16>, wide);
             halves!(_mm256_castsi256_ps, wide)
+        }
+    }
+    #[inline(always)]
+    fn load_bf16_pairs(self, from: &[bf16; BLOCK]) -> [F; 2] {
+        unsafe {
+            let (low, high) = (from.as_ptr().cast(), from[WIDTH..].as_ptr().cast());
+            let pairs = [_mm256_loadu_si256(low), _mm256_loadu_si256(high)];
+            let upper = [_mm256_set1_epi32(0xffff_0000u32 as i32); 2];
+            let odd = halves!(_mm256_and_si256, pairs, upper);
+            let even = halves!(_mm256_slli_epi32::<16>, pairs);
+            [halves!(_mm256_castsi256_ps, odd), halves!(_mm256_castsi256_ps, even)]
         }
     }
     #[inline(always)]

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::avx2::Avx2;
-use super::{Lanes, WIDTH, Work};
+use super::{BLOCK, Lanes, WIDTH, Work};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -55,6 +55,14 @@ impl Lanes for Avx512 {
         unsafe {
             let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        }
+    }
+    #[inline(always)]
+    fn load_bf16_pairs(self, from: &[bf16; BLOCK]) -> [__m512; 2] {
+        unsafe {
+            let pairs = _mm512_loadu_si512(from.as_ptr().cast());
+            let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000u32 as i32));
+            [_mm512_castsi512_ps(odd), _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))]
         }
     }
     #[inline(always)]

@@ -22,6 +22,8 @@ use std::sync::OnceLock;
 
 /// Number of lanes of a vector.
 pub(crate) const WIDTH: usize = 16;
+/// Number of elements of a block, which loads as two vectors.
+pub(crate) const BLOCK: usize = 2 * WIDTH;
 
 /// Operations on vectors of [`WIDTH`] lanes. A value of an implementing type proves that this machine has its
 /// instructions. So the methods are safe.
@@ -39,6 +41,8 @@ pub(crate) trait Lanes: Copy {
     fn load(self, from: &[f32; WIDTH]) -> Self::F;
     fn load_f16(self, from: &[f16; WIDTH]) -> Self::F;
     fn load_bf16(self, from: &[bf16; WIDTH]) -> Self::F;
+    /// The odd elements of a block, and the even ones.
+    fn load_bf16_pairs(self, from: &[bf16; BLOCK]) -> [Self::F; 2];
     fn store(self, v: Self::F, to: &mut [f32; WIDTH]);
     /// Like `store`, but past the caches if `to` is aligned for that. [`Lanes::fence`] must follow.
     fn stream(self, v: Self::F, to: &mut [f32; WIDTH]);
@@ -126,6 +130,24 @@ pub(crate) fn load<L: Lanes, T: Element>(lanes: L, from: &[T; WIDTH]) -> L::F {
     } else {
         lanes.load(&from.map(T::to_f32))
     }
+}
+
+/// Loads a block of any element type. [`element_of`] says which lane holds which element. Pairs of bf16 come
+/// apart by a mask and a shift, which are half of the operations that it takes to widen each vector.
+#[inline(always)]
+pub(crate) fn load_block<L: Lanes, T: Element>(lanes: L, from: &[T; BLOCK]) -> [L::F; 2] {
+    if TypeId::of::<T>() == TypeId::of::<bf16>() {
+        return lanes.load_bf16_pairs(bytemuck::cast_ref(from));
+    }
+    let halves = from.as_chunks::<WIDTH>().0;
+    [load(lanes, &halves[0]), load(lanes, &halves[1])]
+}
+
+/// The element of a block that lane `lane` of its two vectors holds.
+#[inline(always)]
+pub(crate) fn element_of<T: Element>(lane: usize) -> usize {
+    let is_paired = TypeId::of::<T>() == TypeId::of::<bf16>();
+    if is_paired { 2 * (lane % WIDTH) + 1 - lane / WIDTH } else { lane }
 }
 
 /// Stores lanes as any element type. No lane may be NaN. With STREAM it stores like [`Lanes::stream`].

@@ -1,7 +1,7 @@
 //! Lanes of four NEON registers.
 #![allow(unsafe_code)]
 
-use super::{Lanes, WIDTH, Work};
+use super::{BLOCK, Lanes, WIDTH, Work};
 use half::{bf16, f16};
 use std::arch::aarch64::*;
 
@@ -63,6 +63,11 @@ impl Lanes for Neon {
             let bits = vmovl_u16(vld1_u16(from[4 * j..][..4].as_ptr().cast()));
             vreinterpretq_f32_u32(vshlq_n_u32::<16>(bits))
         })
+    }
+    #[inline(always)]
+    fn load_bf16_pairs(self, from: &[bf16; BLOCK]) -> [F; 2] {
+        let pairs: [[bf16; 2]; WIDTH] = bytemuck::cast(*from);
+        [self.load(&pairs.map(|[_, odd]| odd.to_f32())), self.load(&pairs.map(|[even, _]| even.to_f32()))]
     }
     #[inline(always)]
     fn store(self, v: F, to: &mut [f32; WIDTH]) {

@@ -2,7 +2,7 @@
 //!
 //! `mul_add` rounds once everywhere. It is a library call if the compiler's target has no such instruction.
 
-use super::{Lanes, WIDTH};
+use super::{BLOCK, Lanes, WIDTH};
 use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
@@ -37,6 +37,11 @@ impl Lanes for Portable {
     #[inline(always)]
     fn load_bf16(self, from: &[bf16; WIDTH]) -> F {
         from.map(bf16::to_f32)
+    }
+    #[inline(always)]
+    fn load_bf16_pairs(self, from: &[bf16; BLOCK]) -> [F; 2] {
+        let pairs: [[bf16; 2]; WIDTH] = bytemuck::cast(*from);
+        [pairs.map(|[_, odd]| odd.to_f32()), pairs.map(|[even, _]| even.to_f32())]
     }
     #[inline(always)]
     fn store(self, v: F, to: &mut [f32; WIDTH]) {

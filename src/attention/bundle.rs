@@ -1,4 +1,4 @@
-//! One group: the query heads and tokens of one sequence that share a key head.
+//! A bundle: the query heads and tokens of one sequence that share some key heads.
 
 use super::call::{DecodeRow, MASS_ERROR, MASS_ONE, Sequence, Shared, visible};
 use super::cursor::Cursor;
@@ -6,50 +6,63 @@ use super::scores::{Finish, ScoreKeys};
 use super::scratch::{Scratch, reserve};
 use super::selection::{RaiseMasses, worthwhile_cut};
 use super::values::{AddValues, CHUNK, Kept, Seen, Tally};
-use super::views::{PagedKv, Pages, Queries};
-use crate::cpu::{Hands, Lent, Measure, RowReport, WIDTH, Weighed};
+use super::views::{DIMS, PagedKv, Pages, Queries};
+use crate::cpu::{BLOCK, Hands, Lent, Measure, RowReport, WIDTH, Weighed, element_of};
 use crate::{Element, Rescaling};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Keys that a thread scores at once where all threads share a group.
+/// Keys that a thread scores at once where all threads share a bundle.
 const CLAIM: usize = 512;
 /// The columns of shorter rows are not shared: three hand-overs cost more than they save.
 const SHARED_ROW: usize = 1 << 16;
 
-/// A group of a checked call.
-#[derive(Clone, Copy)]
-pub(super) struct Group<'a, 'b> {
+/// A bundle of a checked call. Its rows are those of its first key head, then those of each other.
+pub(super) struct Bundle<'a, 'b> {
     pub shared: &'b Shared<'a>,
     pub seq: &'b Sequence<'a>,
-    pub kv_head: usize,
+    pub heads: Range<usize>,
     pub hands: Hands,
 }
 
-impl<'a> Group<'a, '_> {
+impl<'a> Bundle<'a, '_> {
     pub(super) fn rows(&self) -> usize {
+        self.heads.len() * self.rows_of_head()
+    }
+
+    fn rows_of_head(&self) -> usize {
         self.seq.query_len * self.shared.group
     }
 
-    /// The keys that row `row` sees, counted from the group's first key.
+    /// The token and the query head of a row.
+    fn place(&self, row: usize) -> (usize, usize) {
+        let (head, row) = (self.heads.start + row / self.rows_of_head(), row % self.rows_of_head());
+        (row / self.shared.group, head * self.shared.group + row % self.shared.group)
+    }
+
+    /// The keys that row `row` sees, counted from the bundle's first key.
     pub(super) fn seen(&self, row: usize) -> Seen {
         let Sequence { len, query_len, keys, .. } = self.seq;
-        let seen = visible(*len, *query_len, row / self.shared.group, self.shared.call.window);
+        let seen = visible(*len, *query_len, self.place(row).0, self.shared.call.window);
         if seen.is_empty() { 0..0 } else { seen.start - keys.start..seen.end - keys.start }
     }
 
     pub(super) fn rule(&self, row: usize) -> (&'a Rescaling, u64) {
-        let head = self.kv_head * self.shared.group + row % self.shared.group;
-        let position = (self.seq.len + row / self.shared.group).saturating_sub(self.seq.query_len);
+        let (token, head) = self.place(row);
+        let position = (self.seq.len + token).saturating_sub(self.seq.query_len);
         (self.shared.rule(head), position as u64)
     }
 
-    /// Writes the query of each row in f32, padded to whole vectors.
-    pub(super) fn widen<Q: Element>(&self, queries: &Queries<Q>, vectors: &mut [f32]) {
-        vectors.fill(0.0);
-        for (row, to) in vectors.chunks_exact_mut(queries.dim.next_multiple_of(WIDTH)).enumerate() {
-            let (token, head) = (row / self.shared.group, row % self.shared.group);
-            queries.widen(self.seq.token + token, self.kv_head * self.shared.group + head, to);
+    /// Writes the query of each row in f32, as [`element_of`] lays out keys of type T.
+    pub(super) fn widen<Q: Element, T: Element>(&self, queries: &Queries<Q>, blocks: &mut [f32]) {
+        let dim = queries.dim;
+        for (row, to) in blocks.chunks_exact_mut(dim.next_multiple_of(BLOCK)).enumerate() {
+            let (token, head) = self.place(row);
+            let mut query = [0.0; *DIMS.end()];
+            queries.widen(self.seq.token + token, head, &mut query);
+            for (to, query) in to.chunks_exact_mut(BLOCK).zip(query.chunks(BLOCK)) {
+                to.iter_mut().enumerate().for_each(|(lane, to)| *to = query[element_of::<T>(lane)]);
+            }
         }
     }
 
@@ -61,20 +74,20 @@ impl<'a> Group<'a, '_> {
         room: &mut Vec<f32>,
         scores: &mut Vec<f32>,
     ) -> usize {
-        let (rows, span, padded) = (self.rows(), self.seq.keys.len(), keys.dim().next_multiple_of(WIDTH));
+        let (rows, span, padded) = (self.rows(), self.seq.keys.len(), keys.dim().next_multiple_of(BLOCK));
         let stride = span.next_multiple_of(WIDTH);
-        let vectors = reserve(room, rows * padded);
-        self.widen(queries, vectors);
+        let blocks = reserve(room, rows * padded);
+        self.widen::<Q, T>(queries, blocks);
         let scores = reserve(scores, rows * stride);
         if span == 0 {
             return stride;
         }
-        let queries = vectors.as_chunks::<WIDTH>().0;
+        let queries = blocks.as_chunks::<BLOCK>().0;
         let finish = Finish { scale: self.shared.scale, softcap: self.shared.call.softcap };
         let score = |at: usize, out: &mut [&mut [f32]]| {
             let from = self.seq.keys.start + at;
-            let keys = Cursor::new(keys, self.seq.ids, self.kv_head, from);
-            self.hands.set.run(ScoreKeys { keys, from, queries, finish, out });
+            let keys = Cursor::new(keys, self.seq.ids, self.heads.start, from);
+            self.hands.set.run(ScoreKeys { keys, from, heads: self.heads.len(), queries, finish, out });
         };
         let claim = if self.hands.split { CLAIM } else { span };
         let claims = span.div_ceil(claim);
@@ -159,13 +172,13 @@ impl<'a> Group<'a, '_> {
         })
     }
 
-    /// Writes the output of every row, and reports on it. See [`super::decode`]. `out` holds one slice for
-    /// each query token.
+    /// Writes the output of every row, and reports on it. See [`super::decode`]. `out` holds, for
+    /// each key head, one slice for each query token.
     pub(super) fn decode<Q: Element, T: Element, O: Element>(
         &self,
         queries: &Queries<Q>,
         kv: &PagedKv<T>,
-        out: &mut [&mut [O]],
+        out: &mut [Vec<&mut [O]>],
     ) -> Vec<DecodeRow> {
         Scratch::lend(|scratch| {
             let stride = self.score(queries, &kv.k, &mut scratch.queries, &mut scratch.scores);
@@ -179,48 +192,61 @@ impl<'a> Group<'a, '_> {
                 if weighed.rest.is_some() { self.seen(row) } else { 0..0 }
             };
             scratch.seen.extend(weighed.iter().enumerate().map(has_probs));
-            let cut = self.select(scratch, stride);
-            self.values(&kv.v, scratch, stride, cut);
+            self.select(scratch, stride);
+            self.values(&kv.v, scratch, stride);
             self.finish(&kv.v, scratch, &weighed, out)
         })
     }
 
-    /// Finds the masses of the group's keys, and the cut. Without a budget there are no masses.
-    fn select(&self, scratch: &mut Scratch, stride: usize) -> f32 {
-        let Scratch { scores: probs, masses, seen, .. } = scratch;
+    /// Finds the masses of the keys of each head, and the cut. Without a budget there are no masses.
+    fn select(&self, scratch: &mut Scratch, stride: usize) {
+        let Scratch { scores: probs, masses, cuts, seen, .. } = scratch;
+        let Hands { set, split } = self.hands;
         let span = self.seq.keys.len();
+        cuts.clear();
+        cuts.resize(self.heads.len(), 0.0);
         if self.shared.budget < 1.0 || span == 0 {
             masses.clear();
-            return 0.0;
+            return;
         }
-        masses.resize(span, 0.0);
-        let of_chunk = |(at, masses): (usize, &mut [f32])| {
-            masses.fill(0.0);
-            let keys = at * CHUNK..at * CHUNK + masses.len();
-            for (row, seen) in seen.iter().enumerate() {
-                let both = keys.start.max(seen.start)..keys.end.min(seen.end);
-                if !both.is_empty() {
-                    let masses = &mut masses[both.start - keys.start..both.end - keys.start];
-                    self.hands.set.run(RaiseMasses { probs: &probs[row * stride..][both], masses });
+        masses.resize(self.heads.len() * stride, 0.0);
+        let of_head = |(head, (masses, cut)): (usize, (&mut [f32], &mut f32)), split: bool| {
+            let first = head * self.rows_of_head();
+            let of_chunk = |(at, masses): (usize, &mut [f32])| {
+                masses.fill(0.0);
+                let keys = at * CHUNK..at * CHUNK + masses.len();
+                for (row, seen) in seen.iter().enumerate().skip(first).take(self.rows_of_head()) {
+                    let both = keys.start.max(seen.start)..keys.end.min(seen.end);
+                    if !both.is_empty() {
+                        let masses = &mut masses[both.start - keys.start..both.end - keys.start];
+                        set.run(RaiseMasses { probs: &probs[row * stride..][both], masses });
+                    }
                 }
+            };
+            let masses = &mut masses[..span];
+            match split {
+                true => masses.par_chunks_mut(CHUNK).enumerate().for_each(of_chunk),
+                false => masses.chunks_mut(CHUNK).enumerate().for_each(of_chunk),
             }
+            let hands = Hands { set, split };
+            *cut = worthwhile_cut(masses, self.shared.budget, hands).unwrap_or(0.0);
         };
-        match self.hands.split {
-            true => masses.par_chunks_mut(CHUNK).enumerate().for_each(of_chunk),
-            false => masses.chunks_mut(CHUNK).enumerate().for_each(of_chunk),
+        // Heads keep threads busy while there are enough of them.
+        if split && self.heads.len() >= rayon::current_num_threads() {
+            let heads = masses.par_chunks_mut(stride).zip(&mut *cuts).enumerate();
+            heads.for_each(|head| of_head(head, false));
+        } else {
+            let heads = masses.chunks_mut(stride).zip(&mut *cuts).enumerate();
+            heads.for_each(|head| of_head(head, split));
         }
-        worthwhile_cut(masses, self.shared.budget, self.hands).unwrap_or_else(|| {
-            masses.clear();
-            0.0
-        })
     }
 
     /// Sums the values of every row in `scratch.totals`, and what stays unread in `scratch.of_rows`.
-    fn values<T: Element>(&self, values: &Pages<T>, scratch: &mut Scratch, stride: usize, cut: f32) {
+    fn values<T: Element>(&self, values: &Pages<T>, scratch: &mut Scratch, stride: usize) {
         let rows = self.rows();
-        let padded = values.dim().next_multiple_of(WIDTH);
-        let Scratch { scores: probs, masses, seen, sums, totals, tallies, of_rows, .. } = scratch;
-        let kept = Kept { probs: &probs[..rows * stride], stride, seen, masses, cut };
+        let padded = values.dim().next_multiple_of(BLOCK);
+        let Scratch { scores: probs, masses, cuts, seen, sums, totals, tallies, of_rows, .. } = scratch;
+        let kept = Kept { probs: &probs[..rows * stride], stride, seen, masses, cuts };
         let totals = reserve(totals, rows * padded);
         let of_rows = reserve(of_rows, rows);
         totals.fill(0.0);
@@ -229,13 +255,13 @@ impl<'a> Group<'a, '_> {
         let at_once = if self.hands.split { chunks.len() } else { chunks.len().min(1) };
         let sums = reserve(sums, at_once * rows * padded);
         let tallies = reserve(tallies, at_once * rows);
-        let radii = self.shared.call.v_radius.map(|radii| (&radii[self.kv_head..], self.shared.kv_heads));
+        let radii = self.shared.call.v_radius.map(|radii| (&radii[self.heads.start..], self.shared.kv_heads));
         let add = |chunk: usize, sums: &mut [f32], tallies: &mut [Tally]| {
             sums.fill(0.0);
             tallies.fill(Tally::default());
             let keys = self.chunk(chunk);
             let first = self.seq.keys.start;
-            let values = Cursor::new(values, self.seq.ids, self.kv_head, first + keys.start);
+            let values = Cursor::new(values, self.seq.ids, self.heads.start, first + keys.start);
             let ahead = if self.hands.split { 0 } else { self.seq.keys.len() };
             self.hands.set.run(AddValues { values, first, keys, kept, ahead, radii, sums, tallies });
         };
@@ -266,13 +292,13 @@ impl<'a> Group<'a, '_> {
         }
     }
 
-    /// The chunks of positions that hold keys of the group.
+    /// The chunks of positions that hold keys of the bundle.
     fn chunks(&self) -> Range<usize> {
         let keys = &self.seq.keys;
         if keys.is_empty() { 0..0 } else { keys.start / CHUNK..keys.end.div_ceil(CHUNK) }
     }
 
-    /// The keys of a chunk of positions, counted from the group's first key.
+    /// The keys of a chunk of positions, counted from the bundle's first key.
     fn chunk(&self, chunk: usize) -> Range<usize> {
         let Range { start, end } = self.seq.keys;
         (chunk * CHUNK).max(start) - start..((chunk + 1) * CHUNK).min(end) - start
@@ -283,15 +309,17 @@ impl<'a> Group<'a, '_> {
         values: &Pages<T>,
         scratch: &Scratch,
         weighed: &[Weighed],
-        out: &mut [&mut [O]],
+        out: &mut [Vec<&mut [O]>],
     ) -> Vec<DecodeRow> {
         let (dim, call) = (values.dim(), &self.shared.call);
-        let centre = call.centre.map(|centre| &centre[self.kv_head * dim..][..dim]);
-        let norm = centre.map_or(0.0, |c| c.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>().sqrt());
-        let outs = out.iter_mut().flat_map(|out| out.chunks_exact_mut(dim));
-        let totals = scratch.totals.chunks(dim.next_multiple_of(WIDTH));
+        let centres = call.centre.map(|centres| &centres[self.heads.start * dim..]);
+        let outs = out.iter_mut().flatten().flat_map(|out| out.chunks_exact_mut(dim));
+        let totals = scratch.totals.chunks(dim.next_multiple_of(BLOCK));
         let mut rows = Vec::with_capacity(weighed.len());
-        for (((weighed, tally), totals), out) in weighed.iter().zip(&scratch.of_rows).zip(totals).zip(outs) {
+        let found = weighed.iter().zip(&scratch.of_rows).zip(totals).zip(outs);
+        for (row, (((weighed, tally), totals), out)) in found.enumerate() {
+            let centre = centres.map(|centres| &centres[row / self.rows_of_head() * dim..][..dim]);
+            let norm = centre.map_or(0.0, |c| c.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>().sqrt());
             let &Weighed { row, report, rest } = weighed;
             let Some(rest) = rest else {
                 let all = if row.beta.is_nan() { f32::NAN } else { 0.0 };
@@ -300,9 +328,12 @@ impl<'a> Group<'a, '_> {
                 continue;
             };
             let share = tally.dropped / MASS_ONE;
-            for (e, (out, total)) in out.iter_mut().zip(totals).enumerate() {
-                let instead = centre.map_or(0.0, |centre| share * f64::from(centre[e]));
-                *out = O::from_f32((total * rest + instead) as f32);
+            for (at, total) in totals.iter().enumerate() {
+                let e = at / BLOCK * BLOCK + element_of::<T>(at % BLOCK);
+                if let Some(out) = out.get_mut(e) {
+                    let instead = centre.map_or(0.0, |centre| share * f64::from(centre[e]));
+                    *out = O::from_f32((total * rest + instead) as f32);
+                }
             }
             let bound = match (tally.left, call.v_radius) {
                 (0, _) => 0.0,

@@ -9,7 +9,6 @@ use super::values::{AddValues, CHUNK, Kept, Seen, Tally};
 use super::views::{DIMS, PagedKv, Pages, Queries};
 use crate::cpu::{BLOCK, Hands, Lent, Measure, RowReport, WIDTH, Weighed, element_of};
 use crate::{Element, Rescaling};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Keys that a thread scores at once where all threads share a bundle.
@@ -95,10 +94,7 @@ impl<'a> Bundle<'a, '_> {
             scores.chunks_mut(stride).map(|row| row[..span].chunks_mut(claim)).collect();
         let parts = (0..claims * rows).filter_map(|i| of_rows[i % rows].next());
         let mut parts: Vec<&mut [f32]> = parts.collect();
-        match self.hands.split {
-            true => parts.par_chunks_mut(rows).enumerate().for_each(|(i, out)| score(i * claim, out)),
-            false => score(0, &mut parts),
-        }
+        self.hands.each(parts.chunks_mut(rows).collect(), |i, out| score(i * claim, out));
         stride
     }
 
@@ -117,16 +113,29 @@ impl<'a> Bundle<'a, '_> {
             return (0..rows).map(|row| of(&mut workspace, &mut [], row, alone)).collect();
         }
         // Rows keep threads busy while there are enough of them.
-        let columns = split && rows < rayon::current_num_threads() && stride >= SHARED_ROW;
-        let one = |workspace: &mut Lent, (row, scores): (usize, &mut [f32])| {
+        let columns = self.shares_columns();
+        let one = |workspace: &mut Lent, scores: &mut [f32], row| {
             of(workspace, &mut scores[self.seen(row)], row, Hands { set, split: columns })
         };
-        if split && !columns && rows > 1 {
-            scores.par_chunks_mut(stride).enumerate().map_init(Lent::new, one).collect()
+        if split && !columns {
+            let mut found: Vec<Option<R>> = (0..rows).map(|_| None).collect();
+            let parts = scores.chunks_mut(stride).zip(&mut found).collect();
+            self.hands.each(parts, |row, (scores, found)| *found = Some(one(&mut Lent::new(), scores, row)));
+            found.into_iter().flatten().collect()
         } else {
             let mut workspace = Lent::new();
-            scores.chunks_mut(stride).enumerate().map(|row| one(&mut workspace, row)).collect()
+            scores
+                .chunks_mut(stride)
+                .enumerate()
+                .map(|(row, scores)| one(&mut workspace, scores, row))
+                .collect()
         }
+    }
+
+    /// Whether all threads share the columns of each row. These loops run inside the thread pool.
+    pub(super) fn shares_columns(&self) -> bool {
+        let few = self.rows() < rayon::current_num_threads();
+        self.hands.split && few && self.seq.keys.len() >= SHARED_ROW
     }
 
     /// The reports of every row. See [`super::measure`].
@@ -201,7 +210,7 @@ impl<'a> Bundle<'a, '_> {
     /// Finds the masses of the keys of each head, and the cut. Without a budget there are no masses.
     fn select(&self, scratch: &mut Scratch, stride: usize) {
         let Scratch { scores: probs, masses, cuts, seen, .. } = scratch;
-        let Hands { set, split } = self.hands;
+        let set = self.hands.set;
         let span = self.seq.keys.len();
         cuts.clear();
         cuts.resize(self.heads.len(), 0.0);
@@ -210,35 +219,17 @@ impl<'a> Bundle<'a, '_> {
             return;
         }
         masses.resize(self.heads.len() * stride, 0.0);
-        let of_head = |(head, (masses, cut)): (usize, (&mut [f32], &mut f32)), split: bool| {
-            let first = head * self.rows_of_head();
-            let of_chunk = |(at, masses): (usize, &mut [f32])| {
-                masses.fill(0.0);
-                let keys = at * CHUNK..at * CHUNK + masses.len();
-                for (row, seen) in seen.iter().enumerate().skip(first).take(self.rows_of_head()) {
-                    let both = keys.start.max(seen.start)..keys.end.min(seen.end);
-                    if !both.is_empty() {
-                        let masses = &mut masses[both.start - keys.start..both.end - keys.start];
-                        set.run(RaiseMasses { probs: &probs[row * stride..][both], masses });
-                    }
-                }
-            };
+        let of_head = |head: usize, (masses, cut): (&mut [f32], &mut f32)| {
             let masses = &mut masses[..span];
-            match split {
-                true => masses.par_chunks_mut(CHUNK).enumerate().for_each(of_chunk),
-                false => masses.chunks_mut(CHUNK).enumerate().for_each(of_chunk),
+            masses.fill(0.0);
+            let rows = head * self.rows_of_head()..(head + 1) * self.rows_of_head();
+            for (row, seen) in rows.clone().zip(&seen[rows]).filter(|(_, seen)| !seen.is_empty()) {
+                let masses = &mut masses[seen.clone()];
+                set.run(RaiseMasses { probs: &probs[row * stride..][seen.clone()], masses });
             }
-            let hands = Hands { set, split };
-            *cut = worthwhile_cut(masses, self.shared.budget, hands).unwrap_or(0.0);
+            *cut = worthwhile_cut(masses, self.shared.budget, set).unwrap_or(0.0);
         };
-        // Heads keep threads busy while there are enough of them.
-        if split && self.heads.len() >= rayon::current_num_threads() {
-            let heads = masses.par_chunks_mut(stride).zip(&mut *cuts).enumerate();
-            heads.for_each(|head| of_head(head, false));
-        } else {
-            let heads = masses.chunks_mut(stride).zip(&mut *cuts).enumerate();
-            heads.for_each(|head| of_head(head, split));
-        }
+        self.hands.each(masses.chunks_mut(stride).zip(cuts).collect(), of_head);
     }
 
     /// Sums the values of every row in `scratch.totals`, and what stays unread in `scratch.of_rows`.
@@ -276,11 +267,8 @@ impl<'a> Bundle<'a, '_> {
         };
         match self.hands.split {
             true => {
-                let sums_of = sums.par_chunks_mut(rows * padded).zip(tallies.par_chunks_mut(rows));
-                chunks
-                    .into_par_iter()
-                    .zip(sums_of)
-                    .for_each(|(chunk, (sums, tallies))| add(chunk, sums, tallies));
+                let parts = chunks.zip(sums.chunks_mut(rows * padded)).zip(tallies.chunks_mut(rows));
+                self.hands.each(parts.collect(), |_, ((chunk, sums), tallies)| add(chunk, sums, tallies));
                 sums.chunks(rows * padded)
                     .zip(tallies.chunks(rows))
                     .for_each(|(sums, tallies)| merge(sums, tallies));

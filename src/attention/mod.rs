@@ -206,14 +206,16 @@ fn each_bundle<P: Send, R: Send>(
         }
     }
     let split = can_split && bundles.len() < BUNDLES_PER_THREAD * threads;
-    let one = |(mut bundle, parts): (Bundle, Vec<P>)| {
-        bundle.hands.split = split && bundle.seq.keys.len() >= SHARED_KEYS;
-        of(&bundle, parts)
-    };
-    let found: Vec<Vec<R>> = if split {
+    if split {
+        let shared = bundles.iter_mut().filter(|(bundle, _)| bundle.seq.keys.len() >= SHARED_KEYS);
+        shared.for_each(|(bundle, _)| bundle.hands.split = true);
+    }
+    let in_pool = bundles.iter().any(|(bundle, _)| bundle.shares_columns());
+    let one = |(bundle, parts): (Bundle, Vec<P>)| of(&bundle, parts);
+    let found: Vec<Vec<R>> = if in_pool {
         // A caller outside of the thread pool would wait at the door for each of its loops.
         rayon::scope(|_| bundles.into_iter().map(one).collect())
-    } else if threads == 1 || bundles.len() == 1 {
+    } else if split || threads == 1 || bundles.len() == 1 {
         bundles.into_iter().map(one).collect()
     } else {
         bundles.into_par_iter().map(one).collect()

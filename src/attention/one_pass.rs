@@ -15,7 +15,6 @@ use super::views::{PagedKv, Queries};
 use crate::Element;
 use crate::cpu::{BLOCK, Lanes, WIDTH, Work, element_of, weights_at};
 use crate::rescaling::RowFacts;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Keys of a tile. Their scores, and the keys and values of one head, stay in a second cache.
@@ -46,10 +45,9 @@ impl Bundle<'_, '_> {
             let keys = (i * each).min(span)..((i + 1) * each).min(span);
             self.part(blocks, kv, keys)
         };
-        let parts: Vec<Part> = match self.hands.split {
-            true => (0..parts).into_par_iter().map(part).collect(),
-            false => vec![part(0)],
-        };
+        let mut parts: Vec<Option<Part>> = (0..parts).map(|_| None).collect();
+        self.hands.each(parts.iter_mut().collect(), |i, to| *to = Some(part(i)));
+        let parts: Vec<Part> = parts.into_iter().flatten().collect();
         let (dim, padded) = (kv.v.dim(), kv.v.dim().next_multiple_of(BLOCK));
         let outs = out.iter_mut().flatten().flat_map(|out| out.chunks_exact_mut(dim));
         let of_row = |(row, out): (usize, &mut [O])| {

@@ -7,8 +7,7 @@
 //! are exact and have no order.
 
 use super::call::MASS_ONE;
-use crate::cpu::{Hands, Lanes, WIDTH, Work};
-use rayon::prelude::*;
+use crate::cpu::{InstructionSet, Lanes, WIDTH, Work};
 
 /// A bin is the exponent of a mass and two bits of its mantissa.
 const BIN_SHIFT: u32 = 21;
@@ -18,8 +17,6 @@ const BIN_SHIFT: u32 = 21;
 const FEW: usize = 4;
 /// Masses of a sample.
 const SAMPLES: usize = 256;
-/// Masses that one thread sums at once.
-const PART: usize = 1 << 14;
 
 /// The mass of probabilities. A probability that was rounded to 0 also has a unit.
 #[inline(always)]
@@ -51,27 +48,21 @@ impl Work for RaiseMasses<'_> {
 
 /// The cut for the masses of a group: a key is read if its mass is at least this. The masses below it sum to
 /// at most `budget`. It is `None` if too few masses are below it.
-pub(super) fn worthwhile_cut(masses: &[f32], budget: f64, hands: Hands) -> Option<f32> {
-    let cut = cut(masses, budget, hands);
-    let left = hands.set.run(CountBelow { masses, edge: cut });
+pub(super) fn worthwhile_cut(masses: &[f32], budget: f64, set: InstructionSet) -> Option<f32> {
+    let cut = cut(masses, budget, set);
+    let left = set.run(CountBelow { masses, edge: cut });
     (left > masses.len() / FEW).then_some(cut)
 }
 
-fn cut(masses: &[f32], budget: f64, hands: Hands) -> f32 {
-    let below = |bin: u32| -> f64 {
-        let sum = |masses| hands.set.run(SumBelow { masses, edge: edge(bin) });
-        match hands.split {
-            true => masses.par_chunks(PART).map(sum).sum(),
-            false => masses.chunks(PART).map(sum).sum(),
-        }
-    };
+fn cut(masses: &[f32], budget: f64, set: InstructionSet) -> f32 {
+    let below = |bin: u32| set.run(SumBelow { masses, edge: edge(bin) });
     // Below the first bin are only keys that no row needs. A mass in the bin of the budget can be within it.
     let (mut low, mut high) = (1f32.to_bits() >> BIN_SHIFT, ((budget as f32).to_bits() >> BIN_SHIFT) + 1);
     // The first edges to try are those around the cut of a sample.
     let step = masses.len().div_ceil(SAMPLES).max(1);
     let mut sample = [0.0; SAMPLES];
     sample.iter_mut().zip(masses.iter().step_by(step)).for_each(|(to, mass)| *to = *mass);
-    let seems = |bin| hands.set.run(SumBelow { masses: &sample, edge: edge(bin) });
+    let seems = |bin| set.run(SumBelow { masses: &sample, edge: edge(bin) });
     let (mut guess, mut top) = (low, high);
     while guess < top {
         let middle = (guess + top).div_ceil(2);
@@ -142,7 +133,6 @@ impl Work for CountBelow<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::InstructionSet;
 
     #[test]
     fn masses_below_the_cut_sum_to_at_most_the_budget_and_no_higher_edge_does() {
@@ -158,8 +148,7 @@ mod tests {
                 for budget in [1.0, 2.0, 1000.0, 4e6, 2147483648.0, 4294950911.0] {
                     let mut cuts = Vec::new();
                     for set in InstructionSet::supported() {
-                        cuts.push(cut(&masses, budget, Hands { set, split: false }));
-                        cuts.push(cut(&masses, budget, Hands { set, split: true }));
+                        cuts.push(cut(&masses, budget, set));
                     }
                     assert!(cuts.iter().all(|cut| *cut == cuts[0]), "{cuts:?}");
                     let sum =

@@ -10,12 +10,51 @@ use super::top::{Chunks, Progress};
 use super::weights::ReplaceByWeights;
 use crate::Rescaling;
 use rayon::prelude::*;
+use std::hint;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Who works on a row: one thread, or all threads if it is `split`.
 #[derive(Clone, Copy)]
 pub(crate) struct Hands {
     pub set: InstructionSet,
     pub split: bool,
+}
+
+/// The calling thread turns this often before it sleeps until others are done, for about 0.05 ms.
+const SPINS: usize = 2000;
+
+impl Hands {
+    /// Calls `of` with each part and its number, on this thread or on all.
+    ///
+    /// This thread begins at once, while others wake up: with loops inside the thread pool, two threads took
+    /// 1.17 times as long as one for 8,192 keys of 128 elements after a pause (2026-11-29).
+    pub(crate) fn each<P: Send>(self, parts: Vec<P>, of: impl Fn(usize, P) + Sync) {
+        let others =
+            if self.split { parts.len().min(rayon::current_num_threads()).saturating_sub(1) } else { 0 };
+        let parts = Mutex::new(parts.into_iter().enumerate());
+        let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            while let Some((at, part)) = next() {
+                of(at, part);
+            }
+        };
+        if others == 0 {
+            return work();
+        }
+        let done = AtomicUsize::new(0);
+        rayon::in_place_scope(|scope| {
+            for _ in 0..others {
+                scope.spawn(|_| {
+                    work();
+                    done.fetch_add(1, Ordering::Release);
+                });
+            }
+            work();
+            // The scope puts this thread to sleep at once, and to wake it takes long.
+            (0..SPINS).take_while(|_| done.load(Ordering::Acquire) < others).for_each(|_| hint::spin_loop());
+        });
+    }
 }
 
 /// A row whose probabilities stand in place of its scores.

@@ -1,5 +1,7 @@
 //! Bad input gets an error with its numbers, and the output stays as it was.
 
+#[path = "common/attention_probe.rs"]
+mod attention_probe;
 #[macro_use]
 #[path = "common/paged.rs"]
 mod paged;
@@ -8,6 +10,8 @@ use critbeta::Rescaling;
 use critbeta::attention::{BlockTable, DecodeCall, PagedKv, Pages, Queries, Sequences, Strides, decode};
 use critbeta::cpu::Measure;
 use paged::{Cache, Shape};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 
 const IDENTITY: [Rescaling; 1] = [Rescaling::Identity];
 
@@ -170,4 +174,21 @@ fn nothing_is_asked_of_nobody() {
     let queries = Queries::<f32>::dense(&[], [0, 4, 64]).unwrap();
     let rows = decode::<f32, f32, f32>(&queries, &kv, &sequences, &call!(&IDENTITY), &mut []).unwrap();
     assert!(rows.is_empty());
+}
+
+/// The body of a fuzz target, on seeded bytes.
+#[test]
+fn any_call_is_refused_or_right() {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(5);
+    let (mut rows, mut refused) = (0, std::collections::BTreeSet::new());
+    for _ in 0..4000 {
+        let bytes: Vec<u8> = (0..rng.random_range(0..400)).map(|_| rng.random()).collect();
+        match attention_probe::call_anything(&bytes) {
+            Ok(found) => rows += found,
+            Err(error) => {
+                refused.insert(error.to_string().chars().filter(|c| c.is_alphabetic()).collect::<String>());
+            }
+        }
+    }
+    assert!(rows > 5000 && refused.len() >= 10, "{rows} rows, refused {refused:?}");
 }

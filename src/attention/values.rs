@@ -5,7 +5,7 @@
 //! the instruction set, or on where pages lie.
 
 use super::cursor::Cursor;
-use super::selection::mass;
+use super::selection::{EXACT, mass};
 use super::views::DIMS;
 use crate::Element;
 use crate::cpu::{BLOCK, Lanes, WIDTH, Work, load_block};
@@ -64,7 +64,10 @@ impl Kept<'_> {
 
 /// Keys of one head whose values are read.
 struct Tile<'a, T> {
-    keys: [u32; TILE],
+    /// Places in the tile.
+    keys: [u16; TILE + WIDTH],
+    /// Where the tile begins.
+    start: usize,
     /// Their values, where elements are neighbours.
     values: [&'a [T]; TILE],
     count: usize,
@@ -72,7 +75,8 @@ struct Tile<'a, T> {
 
 /// Some of a tile, and the rows that see it.
 struct Seers<'a, T> {
-    keys: &'a [u32],
+    keys: &'a [u16],
+    start: usize,
     values: &'a [&'a [T]],
     rows: &'a [u16],
     /// The values to request meanwhile.
@@ -103,7 +107,7 @@ impl<'a, T: Element> Work for AddValues<'a, '_, T> {
         let Range { start, end } = self.keys.clone();
         let heads = self.kept.cuts.len();
         let mut cursor = self.values;
-        let new = || Tile { keys: [0; TILE], values: [&[]; TILE], count: 0 };
+        let new = || Tile { keys: [0; TILE + WIDTH], start: 0, values: [&[]; TILE], count: 0 };
         let (mut now, mut next) = (&mut new(), &mut new());
         let mut rows = [0u16; super::call::MAX_ROWS];
         self.find(lanes, &mut cursor, start..(start + TILE).min(end), 0, next);
@@ -153,9 +157,10 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
             return;
         }
         let contiguous = cursor.is_contiguous();
+        to.start = keys.start;
         if self.kept.cuts[head] == 0.0 {
             to.count = keys.len();
-            to.keys.iter_mut().zip(keys.clone()).for_each(|(to, key)| *to = key as u32);
+            to.keys.iter_mut().enumerate().for_each(|(key, to)| *to = key as u16);
             if contiguous {
                 cursor.vectors(self.first + keys.start, head, &mut to.values[..keys.len()]);
             }
@@ -165,17 +170,20 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
         let (blocks, tail) = self.kept.masses(head, keys.clone()).as_chunks::<WIDTH>();
         // A mass of 0 is below every cut.
         let last = padded(tail, 0.0);
-        for (i, masses) in blocks.iter().chain([&last]).enumerate() {
-            let mut bits = lanes.bits(lanes.ge(lanes.load(masses), cut));
-            while bits != 0 {
-                to.keys[to.count] = (keys.start + i * WIDTH) as u32 + bits.trailing_zeros();
-                to.count += 1;
-                bits &= bits - 1;
-            }
+        // Branches on single keys would be guessed wrong.
+        let (mut these, mut kept) = ([0.0; WIDTH], [0.0; WIDTH]);
+        these.iter_mut().enumerate().for_each(|(j, this)| *this = j as f32);
+        let mut these = lanes.load(&these);
+        for masses in blocks.iter().chain([&last]) {
+            let count = lanes.compress(these, lanes.ge(lanes.load(masses), cut), &mut kept);
+            let room = to.keys[to.count..].first_chunk_mut().expect("a tile has room for a vector behind it");
+            lanes.truncate(lanes.load(&kept), room);
+            to.count += count;
+            these = lanes.add(these, lanes.splat(WIDTH as f32));
         }
         if contiguous {
             for (value, &key) in to.values.iter_mut().zip(&to.keys[..to.count]) {
-                *value = cursor.vector(self.first + key as usize, head);
+                *value = cursor.vector(self.first + to.start + usize::from(key), head);
             }
         }
     }
@@ -206,7 +214,8 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
                 count += 1;
             }
             let rows = &rows[..count];
-            let upto = done + now.keys[done..now.count].partition_point(|&key| (key as usize) < border);
+            let upto = done
+                + now.keys[done..now.count].partition_point(|&key| now.start + usize::from(key) < border);
             if count > 0 {
                 let (kept, left) = (upto - done, border - at - (upto - done));
                 if left > 0 {
@@ -218,7 +227,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
                     tally.left += left as u64;
                 }
                 let (keys, values) = (&now.keys[done..upto], &now.values[done..upto]);
-                self.add_values(lanes, head, Seers { keys, values, rows, next });
+                self.add_values(lanes, head, Seers { keys, start: now.start, values, rows, next });
                 next = &[];
             }
             (at, done) = (border, upto);
@@ -235,6 +244,8 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
                 *radius = of_pages[cursor.page(self.first + key) * heads + head];
             }
         }
+        // Below such a cut, f32 holds the sum over a tile exactly.
+        let is_small = self.kept.cuts[head] * (TILE / WIDTH + 1) as f32 <= EXACT;
         let cut = lanes.splat(self.kept.cuts[head]);
         for &row in rows {
             let row = usize::from(row);
@@ -246,10 +257,15 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
             // What lies behind the end counts as read.
             let last = (padded(probs_tail, 0.0), padded(masses_tail, f32::INFINITY));
             let blocks = probs.iter().zip(masses).chain([(&last.0, &last.1)]);
+            let mut sum = lanes.splat(0.0);
             for ((p, m), radii) in blocks.zip(radii.as_chunks::<WIDTH>().0) {
                 let is_read = lanes.ge(lanes.load(m), cut);
                 let own = lanes.select(is_read, lanes.splat(0.0), mass(lanes, lanes.load(p)));
-                dropped = lanes.accumulate(dropped, own);
+                if is_small {
+                    sum = lanes.add(sum, own);
+                } else {
+                    dropped = lanes.accumulate(dropped, own);
+                }
                 if self.radii.is_some() {
                     let mut own_masses = [0.0; WIDTH];
                     lanes.store(own, &mut own_masses);
@@ -260,6 +276,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
                     }
                 }
             }
+            dropped = lanes.accumulate(dropped, sum);
             let tally = &mut self.tallies[row];
             tally.dropped += lanes.sums(dropped).into_iter().sum::<f64>();
             tally.weighted += weighted.into_iter().sum::<f64>();
@@ -275,7 +292,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
         let (mut cursor, dim) = (self.values, self.values.dim());
         for keys in seers.keys.chunks(COPIED) {
             for (&key, to) in keys.iter().zip(room.chunks_exact_mut(dim)) {
-                cursor.copy(self.first + key as usize, head, to);
+                cursor.copy(self.first + seers.start + usize::from(key), head, to);
             }
             let mut values: [&[T]; COPIED] = [&[]; COPIED];
             values.iter_mut().zip(room.chunks_exact(dim)).for_each(|(to, from)| *to = from);
@@ -284,19 +301,15 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
     }
 
     #[inline(always)]
-    fn add_tile<L: Lanes>(&mut self, lanes: L, Seers { keys, values, rows, mut next }: Seers<T>) {
+    fn add_tile<L: Lanes>(&mut self, lanes: L, Seers { keys, start, values, rows, mut next }: Seers<T>) {
         let dim = self.values.dim();
         let (whole, blocks) = (dim / BLOCK, dim.div_ceil(BLOCK));
-        let mut rows = rows;
-        while !rows.is_empty() {
-            let count = if rows.len() < 4 { rows.len() } else { 4 };
-            let (here, rest) = rows.split_at(count);
+        for rows in rows.chunks(4) {
             let mut at = 0;
             while at < blocks {
-                let left = whole - at.min(whole);
-                let of = Seers { keys, values, rows: here, next };
+                let of = Seers { keys, start, values, rows, next };
                 let done;
-                (done, next) = match (count, left) {
+                (done, next) = match (rows.len(), whole - at) {
                     (1, 0) => self.block::<L, 1, 1, true>(lanes, of, at),
                     (2, 0) => self.block::<L, 2, 1, true>(lanes, of, at),
                     (3, 0) => self.block::<L, 3, 1, true>(lanes, of, at),
@@ -314,7 +327,6 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
                 };
                 at += done;
             }
-            rows = rest;
         }
         request(lanes, next);
     }
@@ -325,7 +337,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
     fn block<'n, L: Lanes, const H: usize, const B: usize, const END: bool>(
         &mut self,
         lanes: L,
-        Seers { keys, values, rows, mut next }: Seers<'n, T>,
+        Seers { keys, start, values, rows, mut next }: Seers<'n, T>,
         at: usize,
     ) -> (usize, &'n [&'n [T]]) {
         let padded = self.values.dim().next_multiple_of(BLOCK);
@@ -333,7 +345,8 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
         let mut sums = [[[lanes.splat(0.0); 2]; B]; H];
         for h in 0..H {
             let row = usize::from(rows[h]);
-            probs[h] = &self.kept.probs[row * self.kept.stride..][..self.kept.stride];
+            let row_probs = &self.kept.probs[row * self.kept.stride..][..self.kept.stride];
+            probs[h] = &row_probs[start..row_probs.len().min(start + TILE)];
             let from = &self.sums[row * padded + at * BLOCK..].as_chunks::<WIDTH>().0[..2 * B];
             for b in 0..B {
                 sums[h][b] = [lanes.load(&from[2 * b]), lanes.load(&from[2 * b + 1])];
@@ -355,7 +368,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
             };
             let mut factors = [lanes.splat(0.0); H];
             for h in 0..H {
-                factors[h] = lanes.splat(probs[h][key as usize]);
+                factors[h] = lanes.splat(probs[h][usize::from(key)]);
             }
             for b in 0..B {
                 let halves = load_block(lanes, &value[b]);

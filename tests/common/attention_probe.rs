@@ -7,8 +7,7 @@ use critbeta::attention::{
 use critbeta::cpu::Measure;
 use critbeta::reference::Row;
 
-const RULES: [&str; 6] =
-    ["identity", "critical", "critical:cap=4", "fixed:0", "ssmax:s=0.43", "fixed:30"];
+const RULES: [&str; 6] = ["identity", "critical", "critical:cap=4", "fixed:0", "ssmax:s=0.43", "fixed:30"];
 const UNTOUCHED: f32 = 7.25;
 
 /// Bytes that are used up; then zeros follow.

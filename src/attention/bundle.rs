@@ -223,8 +223,8 @@ impl<'a> Bundle<'a, '_> {
             let rows = head * self.rows_of_head()..(head + 1) * self.rows_of_head();
             let rows = rows.clone().zip(&seen[rows]).filter(|(_, seen)| !seen.is_empty());
             let budget = self.shared.budget;
-            // Few keys tell whether a skip can pay. To look at all of them took 5 to 10 % of a call that reads
-            // all values in the end (2026-11-29).
+            // Few keys tell whether a skip can pay. To look at all took 5 to 10 % of a call that then reads
+            // every value (2026-11-29).
             let step = span.div_ceil(SAMPLES);
             let mut sampled = [0.0f32; SAMPLES];
             let sampled = &mut sampled[..span.div_ceil(step)];

@@ -54,11 +54,12 @@ use rayon::prelude::*;
 
 /// While there are this many bundles for each thread, a thread takes whole bundles.
 const BUNDLES_PER_THREAD: usize = 4;
-/// One thread does a call whose keys have fewer elements in all, about 0.15 ms of work: with two threads, 9
-/// query heads over 3 key heads and 1,024 keys of 64 elements took 1.6 times as long (2026-11-29).
-const ALONE: usize = 1 << 19;
+/// One thread does a call whose keys have fewer elements in all, about 0.05 ms of work. From there on two
+/// threads gain: 3 query heads over 3 key heads and 2,048 keys of 64 elements took 0.65 of the time of one
+/// (2026-11-29).
+const ALONE: usize = 1 << 17;
 /// Threads do not share a bundle with fewer keys.
-const SHARED_KEYS: usize = 2048;
+const SHARED_KEYS: usize = 1024;
 /// A bundle has at most this many scores, which are 16 MiB, unless one key head has more. With an eighth of
 /// it, 32 query heads over 8 key heads and 32,768 keys took 1.15 times as long (2026-11-29).
 const BUNDLE_SCORES: usize = 1 << 22;

@@ -50,16 +50,17 @@ use crate::cpu::{Hands, InstructionSet, RowReport};
 use crate::{Element, Result};
 use bundle::Bundle;
 use call::{Sequence, Shared};
-use rayon::prelude::*;
 
 /// While there are this many bundles for each thread, a thread takes whole bundles.
 const BUNDLES_PER_THREAD: usize = 4;
+/// Where threads cannot share a bundle, there are this many for each, if there are enough key heads.
+const SMALL_BUNDLES_PER_THREAD: usize = 2;
 /// One thread does a call whose keys have fewer elements in all, about 0.05 ms of work. From there on two
 /// threads gain: 3 query heads over 3 key heads and 2,048 keys of 64 elements took 0.65 of the time of one
 /// (2026-11-29).
 const ALONE: usize = 1 << 17;
 /// Threads do not share a bundle with fewer keys.
-const SHARED_KEYS: usize = 1024;
+const SHARED_KEYS: usize = 2048;
 /// A bundle has at most this many scores, which are 16 MiB, unless one key head has more. With an eighth of
 /// it, 32 query heads over 8 key heads and 32,768 keys took 1.15 times as long (2026-11-29).
 const BUNDLE_SCORES: usize = 1 << 22;
@@ -190,10 +191,9 @@ fn each_bundle<P: Send, R: Send>(
     let threads = if is_small { 1 } else { rayon::current_num_threads() };
     let longest = seqs.iter().map(|seq| seq.keys.len()).max().unwrap_or(0);
     let can_split = threads > 1 && longest >= SHARED_KEYS;
-    // Where threads cannot share a bundle, they need enough of them.
     let most = match threads == 1 || can_split {
         true => shared.kv_heads,
-        false => parts.len() / (BUNDLES_PER_THREAD * threads),
+        false => parts.len() / (SMALL_BUNDLES_PER_THREAD * threads),
     };
     let (mut bundles, mut parts) = (Vec::new(), parts.into_iter());
     for seq in seqs {
@@ -216,10 +216,11 @@ fn each_bundle<P: Send, R: Send>(
     let found: Vec<Vec<R>> = if in_pool {
         // A caller outside of the thread pool would wait at the door for each of its loops.
         rayon::scope(|_| bundles.into_iter().map(one).collect())
-    } else if split || threads == 1 || bundles.len() == 1 {
-        bundles.into_iter().map(one).collect()
     } else {
-        bundles.into_par_iter().map(one).collect()
+        let mut found: Vec<_> = bundles.iter().map(|_| Vec::new()).collect();
+        let whole = Hands { set, split: !split && threads > 1 };
+        whole.each(bundles.into_iter().zip(&mut found).collect(), |_, (bundle, to)| *to = one(bundle));
+        found
     };
     let mut found = found.into_iter().flatten();
     let mut rows = Vec::new();

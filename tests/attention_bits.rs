@@ -33,6 +33,8 @@ fn any_number_of_threads_gives_the_same_bits() {
         (vec![70_001], vec![1], 1),
         (vec![9000, 1, 0, 3000], vec![2, 1, 1, 3], 3),
         (vec![600, 1, 400, 550, 700, 650], vec![1, 1, 0, 2, 1, 1], 4),
+        // One of many has more than the part of a thread.
+        ([vec![700; 9], vec![9000]].concat(), vec![1; 10], 2),
     ] {
         for (eps, window) in [(0.0, None), (1e-3, None), (0.02, Some(5000))] {
             let shape = Shape { query_lens: query_lens.clone(), ..Shape::new(&lens, [kv_heads, 2, 64]) };

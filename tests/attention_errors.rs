@@ -119,6 +119,8 @@ fn views_beyond_their_memory_are_refused() {
     }
     let strides = |page, slot, element| Strides { page, slot, head: 64, element };
     let strided = |strides| Pages::strided(&data, [4, 16, 2, 64], strides);
+    let broadcast = Strides { page: 64, slot: 64, head: 0, element: 1 };
+    assert_says(&message(Pages::strided(&data, [1, 1, 65_537, 64], broadcast)), &["65537 heads", "65536"]);
     assert_says(&message(strided(strides(usize::MAX, 128, 1))), &["beyond", "8192"]);
     assert_says(&message(strided(strides(2048, 129, 1))), &["beyond"]);
     assert_says(&message(strided(strides(2048, 128, 0))), &["would overlap"]);

@@ -291,36 +291,42 @@ fn one_head(cache: &Cache<bf16>, which: usize, head: usize) -> Pages<'_, bf16> {
 /// A call takes all key heads of a sequence together. Each has its own cut, radii and centre.
 #[test]
 fn key_heads_choose_on_their_own() {
-    let (kv_heads, group, tokens) = (5, 2, 2);
     for layout in [Layout::Nhd, Layout::Hnd, Layout::Transposed, Layout::Gaps] {
-        let shape = Shape { layout, query_lens: vec![tokens], ..Shape::new(&[1100], [kv_heads, group, 72]) };
-        let cache = Cache::<bf16>::draw(&shape, 3.0);
-        let (radii, centre) = (cache.radii(), vec![0.25; kv_heads * 72]);
-        let rules = ["critical".parse().unwrap()];
-        for eps in [0.0, 0.05] {
-            let call = call!(&rules, eps = eps, v_radius = Some(&radii[..]), centre = Some(&centre[..]));
-            let (out, rows) = cache.decode(&call);
-            let mut kept = Vec::new();
-            for head in 0..kv_heads {
-                let kv = PagedKv::new(one_head(&cache, 0, head), one_head(&cache, 1, head)).unwrap();
-                let first = head * group * 72;
-                let strides = [kv_heads * group * 72, 72, 1];
-                let queries =
-                    Queries::strided(&cache.queries[first..], [tokens, group, 72], strides).unwrap();
-                let queries = queries.with_lens(&cache.query_lens[..]);
-                let radii: Vec<f32> = radii.iter().skip(head).step_by(kv_heads).copied().collect();
-                let centre = &centre[head * 72..][..72];
-                let call = call!(&rules, eps = eps, v_radius = Some(&radii[..]), centre = Some(centre));
-                let mut own = vec![0.0f32; tokens * group * 72];
-                let found = attention::decode(&queries, &kv, &cache.sequences(), &call, &mut own).unwrap();
-                for token in 0..tokens {
-                    let at = (token * kv_heads + head) * group;
-                    assert_eq!(rows[at..][..group], found[token * group..][..group], "{layout:?}, {head}");
-                    assert_eq!(out[at * 72..][..group * 72], own[token * group * 72..][..group * 72]);
-                }
-                kept.push(found[0].kept);
-            }
-            assert!(eps == 0.0 || kept.iter().any(|of| *of != kept[0]), "{kept:?}");
-        }
+        let shape = Shape { layout, query_lens: vec![2], ..Shape::new(&[1100], [5, 2, 72]) };
+        heads_agree(&shape, 0.0);
+        let kept = heads_agree(&shape, 0.05);
+        assert!(kept.iter().any(|of| *of != kept[0]), "{kept:?}");
     }
+    // More rows than 16 bits count, in one bundle.
+    heads_agree(&Shape { query_lens: vec![8], ..Shape::new(&[8], [65, 128, 64]) }, 0.0);
+}
+
+/// Compares some key heads with what each gives alone. Returns how many keys their first rows keep.
+fn heads_agree(shape: &Shape, eps: f64) -> Vec<u64> {
+    let Shape { kv_heads, group, dim, .. } = *shape;
+    let tokens = shape.query_lens[0];
+    let cache = Cache::<bf16>::draw(shape, 3.0);
+    let (radii, centre) = (cache.radii(), vec![0.25; kv_heads * dim]);
+    let rules = ["critical".parse().unwrap()];
+    let call = call!(&rules, eps = eps, v_radius = Some(&radii[..]), centre = Some(&centre[..]));
+    let (out, rows) = cache.decode(&call);
+    let mut kept = Vec::new();
+    for head in [0, 1, kv_heads - 2, kv_heads - 1] {
+        let kv = PagedKv::new(one_head(&cache, 0, head), one_head(&cache, 1, head)).unwrap();
+        let (first, strides) = (head * group * dim, [kv_heads * group * dim, dim, 1]);
+        let queries = Queries::strided(&cache.queries[first..], [tokens, group, dim], strides).unwrap();
+        let queries = queries.with_lens(&cache.query_lens[..]);
+        let radii: Vec<f32> = radii.iter().skip(head).step_by(kv_heads).copied().collect();
+        let centre = &centre[head * dim..][..dim];
+        let call = call!(&rules, eps = eps, v_radius = Some(&radii[..]), centre = Some(centre));
+        let mut own = vec![0.0f32; tokens * group * dim];
+        let found = attention::decode(&queries, &kv, &cache.sequences(), &call, &mut own).unwrap();
+        for token in 0..tokens {
+            let at = (token * kv_heads + head) * group;
+            assert_eq!(rows[at..][..group], found[token * group..][..group], "{shape:?}, {head}");
+            assert_eq!(out[at * dim..][..group * dim], own[token * group * dim..][..group * dim], "{head}");
+        }
+        kept.push(found[0].kept);
+    }
+    kept
 }

@@ -163,14 +163,15 @@ class DecodeStats(NamedTuple):
     """log of the sum of exp(beta * score) over all keys of the row, read or not, nats. It merges parts of a
     sequence. A row without keys has -inf."""
     dropped: _Column
-    """The share of the weights whose values stayed unread, a multiple of 2^-32. It is never below the true
-    share, and at most eps."""
+    """The share of the weights whose values stayed unread, a multiple of 2^-32. The true share is at most
+    this and 2^-18 of it. It is at most eps."""
     kept: _Column
     """How many of the row's keys had their values read."""
     bound: _Column
-    """At least the distance of the output from that of all values, before it is rounded to its dtype, in the
-    norm of `v_radius`. Without `v_radius` it is 0 where nothing was dropped, and nan elsewhere; there the
-    distance is at most `dropped` times the diameter of the row's values and the centre (or 0)."""
+    """At least what the unread values change in the output, in the norm of `v_radius`. The rounding of sums
+    in float32 and of the output to its dtype comes on top. Without `v_radius` it is 0 where nothing was
+    dropped, and nan elsewhere; there the change is at most `dropped` times the diameter of the row's values
+    and the centre (or 0)."""
 
 
 class GapCount(NamedTuple):

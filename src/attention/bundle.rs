@@ -16,7 +16,8 @@ const CLAIM: usize = 512;
 /// The columns of shorter rows are not shared: three hand-overs cost more than they save.
 const SHARED_ROW: usize = 1 << 16;
 
-/// A bundle of a checked call. Its rows are those of its first key head, then those of each other.
+/// A bundle of a checked call. Its rows are those of its first key head, then those of each that
+/// follows.
 pub(super) struct Bundle<'a, 'b> {
     pub shared: &'b Shared<'a>,
     pub seq: &'b Sequence<'a>,
@@ -134,8 +135,8 @@ impl<'a> Bundle<'a, '_> {
 
     /// Whether all threads share the columns of each row. These loops run inside the thread pool.
     pub(super) fn shares_columns(&self) -> bool {
-        let few = self.rows() < rayon::current_num_threads();
-        self.hands.split && few && self.seq.keys.len() >= SHARED_ROW
+        let is_long = self.hands.split && self.seq.keys.len() >= SHARED_ROW;
+        is_long && self.rows() < rayon::current_num_threads()
     }
 
     /// The reports of every row. See [`super::measure`].
@@ -168,7 +169,7 @@ impl<'a> Bundle<'a, '_> {
         })
     }
 
-    /// The first score of every row.
+    /// The first score of every row; NaN if it has none.
     pub(super) fn first_scores<Q: Element, T: Element>(
         &self,
         queries: &Queries<Q>,
@@ -176,8 +177,11 @@ impl<'a> Bundle<'a, '_> {
     ) -> Vec<f32> {
         Scratch::lend(|scratch| {
             let stride = self.score(queries, keys, &mut scratch.queries, &mut scratch.scores);
-            let rows = scratch.scores.chunks(stride.max(1)).take(self.rows());
-            rows.map(|row| row.first().copied().unwrap_or(f32::NAN)).collect()
+            let first = |row| match self.seen(row) {
+                seen if seen.is_empty() => f32::NAN,
+                seen => scratch.scores[row * stride + seen.start],
+            };
+            (0..self.rows()).map(first).collect()
         })
     }
 
@@ -225,7 +229,8 @@ impl<'a> Bundle<'a, '_> {
             let budget = self.shared.budget;
             // Few keys tell whether a skip can pay. To look at all took 5 to 10 % of a call that then reads
             // every value (2026-11-29).
-            let step = span.div_ceil(SAMPLES);
+            // An even step would meet the same slots of every page.
+            let step = span.div_ceil(SAMPLES) | 1;
             let mut sampled = [0.0f32; SAMPLES];
             let sampled = &mut sampled[..span.div_ceil(step)];
             for (row, seen) in rows.clone() {

@@ -65,7 +65,8 @@ pub struct DecodeRow {
     pub dropped: u64,
     /// How many of the row's keys had their values read.
     pub kept: u64,
-    /// At least the distance from the output in exact arithmetic, in the norm of [`DecodeCall::v_radius`].
+    /// At least what the unread values change in the output, in the norm of [`DecodeCall::v_radius`]. The
+    /// rounding of sums in f32 and of the output to its type comes on top.
     /// Without radii it is 0 if nothing stayed unread, and NaN otherwise: then the distance is at most
     /// `dropped * 2^-32` times the diameter of the row's values and the centre, which is 0 if there is none.
     /// It is NaN for a poisoned row.
@@ -105,7 +106,7 @@ pub(super) struct Sequence<'a> {
     pub ids: &'a [i32],
 }
 
-/// What all groups of a checked call share.
+/// What all bundles of a checked call share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shared<'a> {
     /// The call, whose scale is now given.
@@ -126,7 +127,7 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// The largest number of rows of a group.
+/// The largest number of rows of a key head.
 pub(super) const MAX_ROWS: usize = MAX_GROUP * MAX_QUERY_LEN;
 
 /// The relative error of a mass is below 2^-18: 2^-23 each for a weight and for their sum, and two roundings
@@ -270,7 +271,7 @@ pub(super) fn check_values<T: Element>(
         }
     }
     let Some(radii) = call.v_radius else { return Ok(()) };
-    if radii.len() != values.pages() * kv_heads {
+    if Some(radii.len()) != values.pages().checked_mul(kv_heads) {
         let detail = format!("expected {} pages x {kv_heads} kv heads", values.pages());
         return fail(format!("{} radii", radii.len()), detail);
     }

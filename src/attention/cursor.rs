@@ -2,6 +2,18 @@
 
 use super::views::Pages;
 use crate::Element;
+use crate::cpu::Lanes;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Requests the cache lines of some elements.
+#[inline(always)]
+pub(super) fn request<L: Lanes, T>(lanes: L, elements: &[T]) {
+    for line in elements.iter().step_by(LINE / size_of::<T>()) {
+        lanes.prefetch(line);
+    }
+}
 
 /// A place in a sequence. Where it moves on by one page, it does not divide. Heads count from its own.
 #[derive(Clone, Copy)]

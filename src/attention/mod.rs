@@ -51,10 +51,11 @@ use crate::{Element, Result};
 use bundle::Bundle;
 use call::{Sequence, Shared};
 
-/// While there are this many bundles for each thread, a thread takes whole bundles.
-const BUNDLES_PER_THREAD: usize = 4;
-/// Where threads cannot share a bundle, there are this many for each, if there are enough key heads.
-const SMALL_BUNDLES_PER_THREAD: usize = 2;
+/// While there are this many sequences for each thread, only those share threads that have more than a
+/// thread's part of all keys.
+const SEQS_PER_THREAD: usize = 4;
+/// Sequences that do not share threads fall into this many bundles for each, if there are enough key heads.
+const BUNDLES_PER_THREAD: usize = 2;
 /// One thread does a call whose keys have fewer elements in all, about 0.05 ms of work. From there on two
 /// threads gain: 3 query heads over 3 key heads and 2,048 keys of 64 elements took 0.65 of the time of one
 /// (2026-11-29).
@@ -100,7 +101,8 @@ fn decode_on<Q: Element, T: Element, O: Element>(
 }
 
 /// As [`decode`] for a rule that measures nothing, in one pass over keys and values. It returns log Z of
-/// every row with its largest score taken out. Benchmarks compare the two phases with it.
+/// every row with its largest score taken out. No row may be poisoned. Benchmarks compare the two phases
+/// with it.
 #[doc(hidden)]
 pub fn one_pass<Q: Element, T: Element, O: Element>(
     queries: &Queries<Q>,
@@ -163,6 +165,11 @@ pub fn first_scores<Q: Element, T: Element>(
     Ok(each_bundle(set, &shared, &seqs, none, |bundle, _| bundle.first_scores(queries, keys)))
 }
 
+/// Whether one thread does a call with `keys` keys in all.
+fn is_small(keys: usize, shared: &Shared) -> bool {
+    keys.saturating_mul(shared.kv_heads * shared.dim) < ALONE
+}
+
 /// The output of every key head of every sequence: a slice for each query token.
 fn outs_of<'o, O>(shared: &Shared, seqs: &[Sequence], dim: usize, out: &'o mut [O]) -> Vec<Vec<&'o mut [O]>> {
     let mut parts = out.chunks_mut(shared.group * dim);
@@ -187,41 +194,43 @@ fn each_bundle<P: Send, R: Send>(
     of: impl Fn(&Bundle, Vec<P>) -> Vec<R> + Sync,
 ) -> Vec<R> {
     let keys: usize = seqs.iter().map(|seq| seq.keys.len()).sum();
-    let is_small = keys.saturating_mul(shared.kv_heads * shared.dim) < ALONE;
-    let threads = if is_small { 1 } else { rayon::current_num_threads() };
-    let longest = seqs.iter().map(|seq| seq.keys.len()).max().unwrap_or(0);
-    let can_split = threads > 1 && longest >= SHARED_KEYS;
-    let most = match threads == 1 || can_split {
-        true => shared.kv_heads,
-        false => parts.len() / (SMALL_BUNDLES_PER_THREAD * threads),
+    let threads = if is_small(keys, shared) { 1 } else { rayon::current_num_threads() };
+    let few = seqs.len() < SEQS_PER_THREAD * threads;
+    let splits = |seq: &Sequence| {
+        let n = seq.keys.len();
+        threads > 1 && n >= SHARED_KEYS && (few || n > keys / threads)
     };
-    let (mut bundles, mut parts) = (Vec::new(), parts.into_iter());
+    let whole = seqs.iter().filter(|seq| !splits(seq)).count() * shared.kv_heads;
+    let (mut bundles, mut parts) = ([Vec::new(), Vec::new()], parts.into_iter());
+    let mut found = Vec::new();
     for seq in seqs {
+        let split = splits(seq);
         let scores = seq.keys.len() * seq.query_len * shared.group;
+        let most =
+            if split || threads == 1 { shared.kv_heads } else { whole / (BUNDLES_PER_THREAD * threads) };
         let most = (BUNDLE_SCORES / scores.max(1)).min(most).clamp(1, shared.kv_heads);
         let count = shared.kv_heads.div_ceil(most);
         for i in 0..count {
             let heads = i * shared.kv_heads / count..(i + 1) * shared.kv_heads / count;
             let parts: Vec<P> = parts.by_ref().take(heads.len()).collect();
-            bundles.push((Bundle { shared, seq, heads, hands: Hands { set, split: false } }, parts));
+            let bundle = Bundle { shared, seq, heads, hands: Hands { set, split } };
+            bundles[usize::from(split)].push((bundle, parts, found.len()));
+            found.push(Vec::new());
         }
     }
-    let split = can_split && bundles.len() < BUNDLES_PER_THREAD * threads;
-    if split {
-        let shared = bundles.iter_mut().filter(|(bundle, _)| bundle.seq.keys.len() >= SHARED_KEYS);
-        shared.for_each(|(bundle, _)| bundle.hands.split = true);
-    }
-    let in_pool = bundles.iter().any(|(bundle, _)| bundle.shares_columns());
-    let one = |(bundle, parts): (Bundle, Vec<P>)| of(&bundle, parts);
-    let found: Vec<Vec<R>> = if in_pool {
+    let [mut whole, split] = bundles;
+    // The longest go first, so that no thread ends with one of them alone.
+    whole.sort_by_key(|(bundle, ..)| std::cmp::Reverse(bundle.seq.keys.len()));
+    let one = |(bundle, parts, at): (Bundle, Vec<P>, usize)| (at, of(&bundle, parts));
+    let mut of_whole: Vec<_> = whole.iter().map(|_| (0, Vec::new())).collect();
+    let hands = Hands { set, split: threads > 1 };
+    hands.each(whole.into_iter().zip(&mut of_whole).collect(), |_, (bundle, to)| *to = one(bundle));
+    let of_split: Vec<_> = match split.iter().any(|(bundle, ..)| bundle.shares_columns()) {
         // A caller outside of the thread pool would wait at the door for each of its loops.
-        rayon::scope(|_| bundles.into_iter().map(one).collect())
-    } else {
-        let mut found: Vec<_> = bundles.iter().map(|_| Vec::new()).collect();
-        let whole = Hands { set, split: !split && threads > 1 };
-        whole.each(bundles.into_iter().zip(&mut found).collect(), |_, (bundle, to)| *to = one(bundle));
-        found
+        true => rayon::scope(|_| split.into_iter().map(one).collect()),
+        false => split.into_iter().map(one).collect(),
     };
+    of_whole.into_iter().chain(of_split).for_each(|(at, rows)| found[at] = rows);
     let mut found = found.into_iter().flatten();
     let mut rows = Vec::new();
     for seq in seqs {

@@ -6,17 +6,15 @@
 //! are added as a tree: each step adds the upper half to the lower half. The sum is multiplied by the scale
 //! in f64 and rounded once.
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, request};
 use super::views::DIMS;
 use crate::cpu::{BLOCK, Lanes, WIDTH, Work, element_of, exp, load, load_block};
 use crate::{DType, Element};
 
-/// Keys of a tile, which are those of one head: with 256 elements each they take half of a first cache.
+/// Keys of a tile, which are those of one head: with 256 f32 elements each they take 16 KiB.
 const TILE: usize = 16;
 /// How many tiles ahead keys are requested.
 const AHEAD: usize = 3;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// Scores below this would read as masked.
 const BORDER: f32 = DType::F32.masked_below() as f32;
 
@@ -230,7 +228,7 @@ impl<T: Element> Tile<'_, T> {
         for b in 0..whole {
             if requests {
                 for next in n {
-                    next[b].iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
+                    request(lanes, &next[b]);
                 }
             }
             let mut keys = [&k[0][b]; N];

@@ -38,8 +38,11 @@ impl Scratch {
     }
 
     fn bytes(&self) -> usize {
-        let floats = [&self.queries, &self.scores, &self.masses, &self.sums];
-        floats.iter().map(|room| size_of::<f32>() * room.capacity()).sum()
+        let floats = [&self.queries, &self.scores, &self.masses, &self.sums, &self.cuts];
+        let floats: usize = floats.iter().map(|room| size_of::<f32>() * room.capacity()).sum();
+        let tallies = self.tallies.capacity() + self.of_rows.capacity();
+        let (totals, seen) = (size_of::<f64>() * self.totals.capacity(), self.seen.capacity());
+        floats + totals + size_of::<Tally>() * tallies + size_of::<Seen>() * seen
     }
 }
 

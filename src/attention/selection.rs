@@ -1,7 +1,7 @@
 //! Which values are read: the keys whose masses can be left out together are found before any value is.
 //!
 //! The mass of a key in a row is its probability in units of 2^-32, rounded up to an integer >= 1. The mass
-//! of a key in its group is the largest of its rows. Masses fall into bins, four to an octave. The cut is the
+//! of a key of a head is the largest of its rows. Masses fall into bins, four to an octave. The cut is the
 //! highest bin edge for which the masses below it sum to at most eps. The sum of the largest is at least each
 //! row's own sum, so every row stays within eps. Masses are integers below 2^53 in f32 and f64, so their sums
 //! are exact and have no order.
@@ -26,7 +26,15 @@ pub(super) fn mass<L: Lanes>(lanes: L, probs: L::F) -> L::F {
     lanes.max(lanes.ceil(lanes.mul(probs, lanes.splat(MASS_ONE as f32))), lanes.splat(1.0))
 }
 
-/// Raises the masses of a group's keys to those of one row. Both have one length.
+/// The end of a row as a whole vector, with `value` behind it.
+#[inline(always)]
+pub(super) fn padded(tail: &[f32], value: f32) -> [f32; WIDTH] {
+    let mut last = [value; WIDTH];
+    last[..tail.len()].copy_from_slice(tail);
+    last
+}
+
+/// Raises the masses of a head's keys to those of one row. Both have one length.
 pub(super) struct RaiseMasses<'a> {
     pub probs: &'a [f32],
     pub masses: &'a mut [f32],
@@ -42,9 +50,11 @@ impl Work for RaiseMasses<'_> {
             let raised = lanes.max(mass(lanes, lanes.load(probs)), lanes.load(masses));
             lanes.store(raised, masses);
         }
-        for (&p, m) in probs_tail.iter().zip(masses_tail) {
-            *m = m.max((p * MASS_ONE as f32).ceil()).max(1.0);
-        }
+        let last = (padded(probs_tail, 0.0), padded(masses_tail, 0.0));
+        let raised = lanes.max(mass(lanes, lanes.load(&last.0)), lanes.load(&last.1));
+        let mut to = [0.0; WIDTH];
+        lanes.store(raised, &mut to);
+        masses_tail.copy_from_slice(&to[..masses_tail.len()]);
     }
 }
 
@@ -113,8 +123,7 @@ impl Work for SumBelow<'_> {
     fn run<L: Lanes>(self, lanes: L) -> f64 {
         let (edge, none) = (lanes.splat(self.edge), lanes.splat(0.0));
         let (masses, tail) = self.masses.as_chunks::<WIDTH>();
-        let mut last = [0.0; WIDTH];
-        last[..tail.len()].copy_from_slice(tail);
+        let last = padded(tail, 0.0);
         let mut sums = lanes.zero();
         // f32 holds the sums of so many vectors exactly, which takes half of the time of f64.
         let exact = (EXACT / self.edge).clamp(2.0, 64.0) as usize / 2 * 2;

@@ -4,8 +4,8 @@
 //! fused multiply-adds. The sums of chunks are added in order in f64. So no bit depends on the threads, on
 //! the instruction set, or on where pages lie.
 
-use super::cursor::Cursor;
-use super::selection::{EXACT, mass};
+use super::cursor::{Cursor, request};
+use super::selection::{EXACT, mass, padded};
 use super::views::DIMS;
 use crate::Element;
 use crate::cpu::{BLOCK, Lanes, WIDTH, Work, load_block};
@@ -15,12 +15,10 @@ use std::ops::Range;
 pub(super) const CHUNK: usize = 1024;
 /// Keys of a tile, which are those of one head.
 const TILE: usize = 128;
-/// Bytes of a cache line.
-const LINE: usize = 64;
-/// Vectors of copied values: those of 256 elements take a third of a first cache.
+/// Vectors of copied values: those of 256 f32 elements take 16 KiB.
 const COPIED: usize = 16;
 
-/// The keys that one row sees, counted from the group's first key. A row without probabilities sees none.
+/// The keys that one row sees, counted from the bundle's first key. A row without probabilities sees none.
 pub(super) type Seen = Range<usize>;
 
 /// What a chunk holds for one row besides the sum of its values.
@@ -37,7 +35,8 @@ pub(super) struct Tally {
 /// The probabilities and masses of a bundle.
 #[derive(Clone, Copy)]
 pub(super) struct Kept<'a> {
-    /// One row after another, `stride` apart: first the rows of the first head, then those of each other.
+    /// One row after another, `stride` apart: first the rows of the first head, then those of each that
+    /// follows.
     pub probs: &'a [f32],
     pub stride: usize,
     pub seen: &'a [Seen],
@@ -78,7 +77,7 @@ struct Seers<'a, T> {
     keys: &'a [u16],
     start: usize,
     values: &'a [&'a [T]],
-    rows: &'a [u16],
+    rows: &'a [u32],
     /// The values to request meanwhile.
     next: &'a [&'a [T]],
 }
@@ -109,7 +108,7 @@ impl<'a, T: Element> Work for AddValues<'a, '_, T> {
         let mut cursor = self.values;
         let new = || Tile { keys: [0; TILE + WIDTH], start: 0, values: [&[]; TILE], count: 0 };
         let (mut now, mut next) = (&mut new(), &mut new());
-        let mut rows = [0u16; super::call::MAX_ROWS];
+        let mut rows = [0u32; super::call::MAX_ROWS];
         self.find(lanes, &mut cursor, start..(start + TILE).min(end), 0, next);
         // The heads take turns, because a page holds the values of all of them.
         for at in (start..end).step_by(TILE) {
@@ -127,14 +126,6 @@ impl<'a, T: Element> Work for AddValues<'a, '_, T> {
             }
         }
     }
-}
-
-/// The end of a row as a whole vector, with `value` behind it.
-#[inline(always)]
-fn padded(tail: &[f32], value: f32) -> [f32; WIDTH] {
-    let mut last = [value; WIDTH];
-    last[..tail.len()].copy_from_slice(tail);
-    last
 }
 
 impl<'a, T: Element> AddValues<'a, '_, T> {
@@ -197,7 +188,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
         head: usize,
         now: &Tile<'a, T>,
         next: &Tile<'a, T>,
-        rows: &mut [u16],
+        rows: &mut [u32],
     ) {
         let (mut at, mut done, mut next) = (keys.start, 0, &next.values[..next.count]);
         if !self.values.is_contiguous() {
@@ -210,7 +201,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
             let border = borders.filter(|&border| border > at).min().unwrap_or(keys.end).min(keys.end);
             let mut count = 0;
             for (row, _) in seen.iter().enumerate().filter(|(_, seen)| seen.contains(&at)) {
-                rows[count] = (head * seen.len() + row) as u16;
+                rows[count] = (head * seen.len() + row) as u32;
                 count += 1;
             }
             let rows = &rows[..count];
@@ -222,7 +213,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
                     self.tally(lanes, at..border, head, rows);
                 }
                 for &row in rows {
-                    let tally = &mut self.tallies[usize::from(row)];
+                    let tally = &mut self.tallies[row as usize];
                     tally.kept += kept as u64;
                     tally.left += left as u64;
                 }
@@ -236,7 +227,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
 
     /// Sums the masses that stay unread.
     #[inline(always)]
-    fn tally<L: Lanes>(&mut self, lanes: L, keys: Range<usize>, head: usize, rows: &[u16]) {
+    fn tally<L: Lanes>(&mut self, lanes: L, keys: Range<usize>, head: usize, rows: &[u32]) {
         let mut radii = [0.0f32; TILE + WIDTH];
         if let Some((of_pages, heads)) = self.radii {
             let mut cursor = self.values;
@@ -248,7 +239,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
         let is_small = self.kept.cuts[head] * (TILE / WIDTH + 1) as f32 <= EXACT;
         let cut = lanes.splat(self.kept.cuts[head]);
         for &row in rows {
-            let row = usize::from(row);
+            let row = row as usize;
             let probs = &self.kept.probs[row * self.kept.stride..][keys.clone()];
             let masses = self.kept.masses(head, keys.clone());
             let (mut dropped, mut weighted) = (lanes.zero(), [0.0f64; WIDTH]);
@@ -328,7 +319,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
                 at += done;
             }
         }
-        request(lanes, next);
+        next.iter().for_each(|vector| request(lanes, vector));
     }
 
     /// Adds B blocks of each value to H rows, from block `at` on; END if it is the end of a head. Returns B,
@@ -344,7 +335,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
         let mut probs: [&[f32]; H] = [&[]; H];
         let mut sums = [[[lanes.splat(0.0); 2]; B]; H];
         for h in 0..H {
-            let row = usize::from(rows[h]);
+            let row = rows[h] as usize;
             let row_probs = &self.kept.probs[row * self.kept.stride..][..self.kept.stride];
             probs[h] = &row_probs[start..row_probs.len().min(start + TILE)];
             let from = &self.sums[row * padded + at * BLOCK..].as_chunks::<WIDTH>().0[..2 * B];
@@ -354,7 +345,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
         }
         for (&key, value) in keys.iter().zip(values) {
             if let Some((first, rest)) = next.split_first() {
-                request(lanes, std::slice::from_ref(first));
+                request(lanes, first);
                 next = rest;
             }
             let mut end = [[T::zeroed(); BLOCK]; B];
@@ -380,7 +371,7 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
             }
         }
         for h in 0..H {
-            let row = usize::from(rows[h]);
+            let row = rows[h] as usize;
             let to = &mut self.sums[row * padded + at * BLOCK..].as_chunks_mut::<WIDTH>().0[..2 * B];
             for b in 0..B {
                 lanes.store(sums[h][b][0], &mut to[2 * b]);
@@ -388,13 +379,5 @@ impl<'a, T: Element> AddValues<'a, '_, T> {
             }
         }
         (B, next)
-    }
-}
-
-/// Requests vectors.
-#[inline(always)]
-fn request<L: Lanes, T>(lanes: L, vectors: &[&[T]]) {
-    for vector in vectors {
-        vector.iter().step_by(LINE / size_of::<T>()).for_each(|line| lanes.prefetch(line));
     }
 }

@@ -8,6 +8,8 @@ pub(super) const DIMS: std::ops::RangeInclusive<usize> = 64..=256;
 pub(super) const DIM_STEP: usize = 8;
 /// The largest number of query tokens of one sequence.
 pub(super) const MAX_QUERY_LEN: usize = 8;
+/// Key heads of a page. No model has nearly as many, and a stride of 0 would allow any number.
+const MAX_KV_HEADS: usize = 1 << 16;
 /// The largest number of query heads that share a key head.
 pub(super) const MAX_GROUP: usize = 128;
 
@@ -74,14 +76,16 @@ impl<'a, T: Element> Pages<'a, T> {
     /// Pages with any strides. Element `e` of head `h` in slot `s` of page `p` is at `p * strides.page + s *
     /// strides.slot + h * strides.head + e * strides.element`. The sizes are `[pages, page, heads, dim]`.
     ///
-    /// Errors: [`Error::Attention`] if an element lies beyond `data`, slots overlap, a size is 0, or `dim` is
-    /// no multiple of
-    /// 8 in 64..=256.
+    /// Errors: [`Error::Attention`] if an element lies beyond `data`, neighbouring elements of two slots
+    /// overlap, a size is 0, there are more than 65,536 heads, or `dim` is no multiple of 8 in 64..=256.
     pub fn strided(data: &'a [T], sizes: [usize; 4], strides: Strides) -> Result<Self> {
         let fail = |detail| Err(Error::attention(shape(sizes), detail));
         let [pages, page, heads, dim] = sizes;
         if sizes.contains(&0) {
             return fail("each size must be at least 1".to_owned());
+        }
+        if heads > MAX_KV_HEADS {
+            return fail(format!("{heads} heads, expected at most {MAX_KV_HEADS}"));
         }
         if !DIMS.contains(&dim) || !dim.is_multiple_of(DIM_STEP) {
             return fail(format!("a head has {dim} elements, expected a multiple of 8 in 64..=256"));

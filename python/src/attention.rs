@@ -6,7 +6,7 @@ use crate::measure::settings;
 use crate::numbers::{Whole, top_k as checked};
 use crate::rows::Rows;
 use crate::rules::Rescaling;
-use crate::threads::without_lock;
+use crate::threads::without_lock_if_small;
 use critbeta::attention::{self, BlockTable, DecodeCall, DecodeRow, PagedKv, Pages, Queries, Sequences};
 use critbeta::cpu::{Measure, RowReport};
 use critbeta::{Element, Result};
@@ -133,7 +133,8 @@ pub fn decode<'py>(
     let given = given(&wide, &queries, &tables, &lens, rules, call)?;
     let (k, v, out) = (keys.0.rows(None)?.data, values.0.rows(None)?.data, out.elements()?);
     let (of_k, of_v) = ([keys.1, keys.2], [values.1, values.2]);
-    let rows = without_lock(py, || match (k, v) {
+    let small = attention::is_small(&given.sequences, keys.1[2], keys.1[3]);
+    let rows = without_lock_if_small(py, small, || match (k, v) {
         (Data::F32(k), Data::F32(v)) => given.decode(pool(k, of_k), pool(v, of_v), out),
         (Data::F16(k), Data::F16(v)) => given.decode(pool(k, of_k), pool(v, of_v), out),
         (Data::Bf16(k), Data::Bf16(v)) => given.decode(pool(k, of_k), pool(v, of_v), out),
@@ -179,7 +180,8 @@ pub fn measure<'py>(
     let wide = widened(&queries.0)?;
     let given = given(&wide, &queries, &tables, &lens, rules, call)?;
     let (data, of_k) = (keys.0.rows(None)?.data, [keys.1, keys.2]);
-    let reports = without_lock(py, || match data {
+    let small = attention::is_small(&given.sequences, keys.1[2], keys.1[3]);
+    let reports = without_lock_if_small(py, small, || match data {
         Data::F32(data) => given.measure(pool(data, of_k)),
         Data::F16(data) => given.measure(pool(data, of_k)),
         Data::Bf16(data) => given.measure(pool(data, of_k)),

@@ -21,6 +21,16 @@ pub fn without_lock<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) ->
     Ok(py.detach(|| pool.install(work)))
 }
 
+/// The same for work that may be too small to share: that of `is_small` stays on the calling thread, which
+/// saves a hand-over of some 0.05 ms.
+pub fn without_lock_if_small<R: Send>(
+    py: Python<'_>,
+    is_small: bool,
+    work: impl FnOnce() -> R + Send,
+) -> PyResult<R> {
+    if is_small { Ok(py.detach(work)) } else { without_lock(py, work) }
+}
+
 /// Work that threads of this process do while its caller goes on.
 pub struct Job<R> {
     process: u32,

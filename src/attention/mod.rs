@@ -165,9 +165,16 @@ pub fn first_scores<Q: Element, T: Element>(
     Ok(each_bundle(set, &shared, &seqs, none, |bundle, _| bundle.first_scores(queries, keys)))
 }
 
-/// Whether one thread does a call with `keys` keys in all.
-fn is_small(keys: usize, shared: &Shared) -> bool {
-    keys.saturating_mul(shared.kv_heads * shared.dim) < ALONE
+/// Whether the calling thread alone does a call on these sequences, whatever else it asks for. Then it needs
+/// no thread pool.
+#[doc(hidden)]
+pub fn is_small(sequences: &Sequences, kv_heads: usize, dim: usize) -> bool {
+    let lens = (0..sequences.table.seqs()).map(|seq| sequences.lens.get(seq).unwrap_or(0));
+    is_for_one(lens.fold(0, usize::saturating_add), kv_heads.saturating_mul(dim))
+}
+
+fn is_for_one(keys: usize, elements: usize) -> bool {
+    keys.saturating_mul(elements) < ALONE
 }
 
 /// The output of every key head of every sequence: a slice for each query token.
@@ -194,7 +201,8 @@ fn each_bundle<P: Send, R: Send>(
     of: impl Fn(&Bundle, Vec<P>) -> Vec<R> + Sync,
 ) -> Vec<R> {
     let keys: usize = seqs.iter().map(|seq| seq.keys.len()).sum();
-    let threads = if is_small(keys, shared) { 1 } else { rayon::current_num_threads() };
+    let threads =
+        if is_for_one(keys, shared.kv_heads * shared.dim) { 1 } else { rayon::current_num_threads() };
     let few = seqs.len() < SEQS_PER_THREAD * threads;
     let splits = |seq: &Sequence| {
         let n = seq.keys.len();

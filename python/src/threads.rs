@@ -21,8 +21,8 @@ pub fn without_lock<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) ->
     Ok(py.detach(|| pool.install(work)))
 }
 
-/// The same for work that may be too small to share: that of `is_small` stays on the calling thread, which
-/// saves a hand-over of some 0.05 ms.
+/// The same for work that may be too small to share: if `is_small`, it stays on the calling thread, and no
+/// hand-over to the pool is paid.
 pub fn without_lock_if_small<R: Send>(
     py: Python<'_>,
     is_small: bool,

@@ -16,8 +16,7 @@ const CLAIM: usize = 512;
 /// The columns of shorter rows are not shared: three hand-overs cost more than they save.
 const SHARED_ROW: usize = 1 << 16;
 
-/// A bundle of a checked call. Its rows are those of its first key head, then those of each that
-/// follows.
+/// A bundle of a checked call. Its rows are those of its first key head, then those of each that follows.
 pub(super) struct Bundle<'a, 'b> {
     pub shared: &'b Shared<'a>,
     pub seq: &'b Sequence<'a>,
@@ -228,8 +227,7 @@ impl<'a> Bundle<'a, '_> {
             let rows = rows.clone().zip(&seen[rows]).filter(|(_, seen)| !seen.is_empty());
             let budget = self.shared.budget;
             // Few keys tell whether a skip can pay. To look at all took 5 to 10 % of a call that then reads
-            // every value (2026-11-29).
-            // An even step would meet the same slots of every page.
+            // every value (2026-11-29). An even step could meet the same slots of every page.
             let step = span.div_ceil(SAMPLES) | 1;
             let mut sampled = [0.0f32; SAMPLES];
             let sampled = &mut sampled[..span.div_ceil(step)];

@@ -130,12 +130,17 @@ impl Recording {
         self.with(py, |recording| recording.records().len())
     }
 
-    /// The records so far.
-    fn rows(&self, py: Python<'_>) -> PyResult<Rows> {
-        self.with(py, |recording| Rows {
-            records: recording.records(),
-            settings: *recording.settings(),
-            notes: Vec::new(),
+    /// The records so far, without the `first` ones.
+    #[pyo3(signature = (first = 0))]
+    fn rows(&self, py: Python<'_>, first: usize) -> PyResult<Rows> {
+        self.with(py, |recording| {
+            let records = recording.records();
+            let records = if first == 0 {
+                records
+            } else {
+                Arc::new(records.get(first..).unwrap_or_default().to_vec())
+            };
+            Rows { records, settings: *recording.settings(), notes: Vec::new() }
         })
     }
 

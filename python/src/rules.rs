@@ -85,6 +85,14 @@ impl Rescaling {
         self.0.needs_entropy()
     }
 
+    /// (a, xi) of a rule that is beta = exp(a) (ln n)^xi for every n above 1: a calibrated law. None for
+    /// other rules.
+    #[getter]
+    fn log_power(&self) -> Option<(f64, f64)> {
+        let critbeta::Rescaling::Calibrated(law) = &self.0 else { return None };
+        Some((law.anchor.map_or_else(|| law.c.ln(), |length| -law.xi * length.ln().ln()), law.xi))
+    }
+
     fn __str__(&self) -> String {
         self.0.to_string()
     }

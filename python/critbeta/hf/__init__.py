@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from .._table import Table
+
 try:
     from ._monitor import Monitor
     from ._record import Recorder, record
     from ._rescale import Rescaled, rescale
-    from ._table import Table
 except ImportError as error:
     expected = "pip install torch 'transformers>=5'"
     raise ImportError(f"critbeta.hf needs torch and transformers 5: {expected} ({error})") from error

@@ -23,7 +23,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils.generic import GeneralInterface
 
 from .._arrays import without_numbers
-from ._modules import attention_modules, in_words, unwrapped
+from .._layers import in_words
+from ._modules import attention_modules, unwrapped
 
 _TAP = "_critbeta"
 _UNPICKLED = (

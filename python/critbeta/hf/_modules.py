@@ -73,9 +73,3 @@ def heads_of(module: nn.Module) -> int | None:
             if isinstance(heads, int):
                 return heads
     return None
-
-
-def in_words(names: list[str]) -> str:
-    """Returns up to eight names, and how many more there are."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more

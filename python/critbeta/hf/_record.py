@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import threading
 import warnings
 import weakref
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from .. import _core
-from .._results import Stats, path_text
+from .._layers import in_words
+from .._recorded import Recorded
 from ._interface import Call, Session, in_backward, module_of
-from ._keep import save
-from ._modules import in_words, unwrapped
+from ._modules import unwrapped
 from ._named import NAME, await_model, stop_waiting
 from ._parallel import first_head
 from ._sample import Sampler
 from ._scores import refuse_sinks
-from ._table import Table
 from ._texts import Part, parts
 from ._visible import Visible, VisibleKeys
 
 
-class Recorder:
+class Recorder(Recorded):
     """The rows that the attention of a model saw within the `with` block: see `record`."""
+
+    _expected = "run the model within `with critbeta.hf.record(model) as rec:`"
 
     def __init__(self, model: nn.Module | None, rows: int, resolve: float, max_bytes: int) -> None:
         if rows < 1:
             raise ValueError(f"rows is {rows}: expected at least 1")
-        if not 0 <= resolve < float("inf"):
-            raise ValueError(f"resolve is {resolve}: expected finite nats of at least 0")
-        if not max_bytes >= 0:
-            raise ValueError(f"max_bytes is {max_bytes}: expected at least 0")
+        super().__init__(resolve, max_bytes)
         self.model = None if model is None else unwrapped(model)
         """The model; None until one runs, if `record` got none."""
-        self.resolve = float(resolve)
         self._rows, self._texts = rows, 0
-        self._split: str | None = None
-        self._recording = _core.Recording(self.resolve, int(min(max_bytes, 2**63 - 1)))
-        self._max_bytes = max_bytes
-        self._found: Stats | None = None
         self._session: Session | None = None
         self._lock = threading.Lock()
         self._entered = False
@@ -93,11 +81,6 @@ class Recorder:
             # Nothing is measured in the background after the block.
             self._recording.count()
 
-    @property
-    def recorded(self) -> int:
-        """The number of rows recorded so far, of all heads."""
-        return self._recording.count()
-
     def _report_silent(self, session: Session) -> None:
         name = type(self.model).__name__
         if len(self._silent) == len(session.layers):
@@ -134,62 +117,8 @@ class Recorder:
             self._recording.add(call.layer, part.texts, part.products(call), part.scores(call), first or 0)
 
     @property
-    def rows(self) -> Stats:
-        """Every row at beta = 1, of shape [rows], layer by layer. Raises RuntimeError if there is none."""
-        if self.recorded == 0:
-            expected = "run the model within `with critbeta.hf.record(model) as rec:`"
-            raise RuntimeError(f"nothing is recorded: {expected}")
-        if self._found is None or self._found.n.shape != (self.recorded,):
-            rows = self._recording.rows()
-            self._found = Stats(rows, (len(rows),))
-        return self._found
-
-    def summary(self, train_length: float = 8192.0, seed: int = 1) -> dict[str, Any]:
-        """Returns the JSON of `critbeta diagnose --json`: quantiles, shares and length law of each head."""
-        summary: dict[str, Any] = json.loads(self.rows._rows.summary(train_length, seed))
-        return summary
-
-    def table(self) -> Table:
-        """Returns medians, shares and the length law of every head, to print or to turn into a DataFrame."""
-        return Table(self.summary())
-
-    def report(self, path: str | os.PathLike[str], train_length: float = 8192.0, seed: int = 1) -> None:
-        """Writes the page of the rows, as `critbeta.report` does. It shows gap counts and the effect of other
-        rescalings, unless `max_bytes` left rows out. Raises OSError where `path` cannot be written."""
-        path = path_text(path)
-        command = f"critbeta.hf.record({type(self.model).__name__}).report({path!r})"
-        if self._recording.kept()[1] or self._split is not None:
-            _core.report_rows(self.rows._rows, path, command, train_length, seed)
-            return
-        self.rows
-        with tempfile.TemporaryDirectory(prefix="critbeta-") as folder:
-            files = list(map(str, save(self._recording, Path(folder) / "recorded.safetensors", self._name)))
-            _core.report_files(files, path, command, self.resolve, 1.0, None, train_length, seed)
-
-    def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Writes files for `critbeta diagnose` and returns them: `path`, or its stem with numbers for several
-        texts, scales, or kinds of layers (below). A beam, a cache that was cut back, and tokens behind a jump
-        of position_ids are texts of their own. Layers have the names of their modules. Files that an earlier
-        call wrote for the same `path` are replaced or removed; other files stay.
-
-        A layer whose rows see all keys of their text up to their own becomes queries and keys (LAYER.q
-        [heads, rows, head_dim], LAYER.k [kv_heads, keys, head_dim], LAYER.positions [rows]; metadata
-        `scale`). Encoders, and layers with a softcap, a bias, or a window that hides keys, become scores
-        (LAYER [heads, rows, keys], -inf where masked; LAYER.positions).
-
-        Raises RuntimeError where nothing is kept and where tensor parallelism splits heads; OSError where a
-        file cannot be written. Warns where `max_bytes` left rows out."""
-        if self._split is not None:
-            found = f"this process has some of the heads of {self._split}, and files number heads from 0"
-            raise RuntimeError(f"{found}: write the rows of every process by rec.rows.to_parquet(...)")
-        (kept, full), most = self._recording.kept(), self._max_bytes
-        if not kept:
-            found = f"none of the {len(self.rows)} rows is kept"
-            raise RuntimeError(f"{found}, max_bytes is {most}: record with more")
-        if full:
-            found = f"{kept} of the {len(self.rows)} recorded rows: max_bytes={most} left out the others"
-            warnings.warn(f"{os.fspath(path)} holds {found}", stacklevel=2)
-        return save(self._recording, path, self._name)
+    def _made_by(self) -> str:
+        return f"critbeta.hf.record({type(self.model).__name__})"
 
     @property
     def _name(self) -> str:

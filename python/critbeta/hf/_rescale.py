@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import _core, _host, _tensors
+from .. import _host, _tensors
 from .._core import Rescaling
+from .._layers import calibrated, check_heads, own_names
 from ._decode import Runs, decoded, is_step, runs_of
 from ._interface import Call, Session, in_backward, module_of
-from ._modules import heads_of, in_words
+from ._modules import heads_of
 from ._named import NAME
 from ._parallel import first_head
 from ._scores import in_float32, refuse_sinks, scores
@@ -37,9 +38,7 @@ class Rescaled:
             raise ValueError(f"eps {eps}: expected at least 0 and below 1")
         if decode is None and eps > 0.0:
             raise ValueError(f"eps {eps} is for decode='critbeta': other attention reads all values")
-        per_head = None
-        if isinstance(rescaling, str):
-            per_head = _core.head_rescalings(rescaling)
+        calibration = calibrated(rescaling) if isinstance(rescaling, str) else None
         self.model = model
         self.rescaling = str(rescaling)
         """The text of the rescaling."""
@@ -50,7 +49,7 @@ class Rescaled:
         self._known_betas = weakref.WeakKeyDictionary()
         self._known_runs: weakref.WeakKeyDictionary[Visible, Runs | None] = weakref.WeakKeyDictionary()
         try:
-            self._rules = self._rules_of(rescaling, per_head)
+            self._rules = self._rules_of(rescaling, calibration)
         except BaseException:
             self._session.close()
             raise
@@ -74,47 +73,25 @@ class Rescaled:
         return f"<critbeta.hf.Rescaled {self.rescaling!r}, {len(self._rules)} layers>"
 
     def _rules_of(
-        self, rescaling: str | Rescaling, per_head: tuple[list[tuple[str, int, Rescaling]], int] | None
+        self,
+        rescaling: str | Rescaling,
+        calibration: tuple[dict[str, dict[int, Rescaling]], int] | None,
     ) -> dict[str, list[Rescaling]]:
         """Returns the rules of every layer: one, or one per head."""
         layers = self._session.layers
-        if per_head is None:
+        if calibration is None:
             rule = _host.rule(rescaling)
             return {name: [rule] for name in layers}
-        entries, inconclusive = per_head
-        rules: dict[str, dict[int, Rescaling]] = {}
-        for layer, head, rule in entries:
-            rules.setdefault(layer, {})[head] = rule
-        rules = self._in_model(rules)
+        by_name, inconclusive = calibration
+        own = own_names(self.rescaling, by_name, layers, module_of)
+        rules = {own[name]: of_layer for name, of_layer in by_name.items()}
         for layer, of_layer in rules.items():
-            _check_heads(self.rescaling, layer, of_layer, heads_of(layers[module_of(layer)]))
+            check_heads(self.rescaling, layer, of_layer, heads_of(layers[module_of(layer)]))
         if inconclusive:
-            found = f"{inconclusive} of the {len(entries)} laws of this calibration are inconclusive"
+            laws = sum(map(len, rules.values()))
+            found = f"{inconclusive} of the {laws} laws of this calibration are inconclusive"
             warnings.warn(f"{self.rescaling}: {found}", stacklevel=4)
         return {layer: [of_layer[head] for head in sorted(of_layer)] for layer, of_layer in rules.items()}
-
-    def _in_model(self, rules: dict[str, dict[int, Rescaling]]) -> dict[str, dict[int, Rescaling]]:
-        """Returns the rules by the names that this model has for its layers. The model may be one within the
-        one that was calibrated, or around it, as adapters put one: then one name ends in the other."""
-        layers = self._session.layers
-        found: dict[str, str] = {}
-        for name in rules:
-            module = module_of(name)
-            ends = [own for own in layers if f".{own}".endswith(f".{module}") or f".{module}".endswith(f".{own}")]
-            exact = [own for own in ends if own == module]
-            if len(exact or ends) == 1:
-                found[name] = (exact or ends)[0] + name[len(module) :]
-        unknown = [name for name in rules if name not in found]
-        taken = list(found.values())
-        unknown += [name for name in found if taken.count(found[name]) > 1]
-        # Layers that never run need no laws, such as the cross-attention of a decoder that is alone.
-        if unknown or not found:
-            missing = [name for name in layers if name not in taken]
-            faults = [f"has laws of {in_words(unknown)}, which the model does not have"] if unknown else []
-            faults += [f"does not cover {in_words(missing)}"] if missing else []
-            expected = "expected the layers that hf.record names"
-            raise ValueError(f"{self.rescaling}: {' and '.join(faults)}: {expected}")
-        return {found[name]: of_layer for name, of_layer in rules.items()}
 
     def _rules_at(self, layer: str) -> list[Rescaling]:
         """Returns the rules of a layer that runs."""
@@ -234,17 +211,6 @@ def _weights(tile: torch.Tensor, rules: list[Rescaling], positions: torch.Tensor
     for part, rule in pairs:
         _tensors.softmax(part, rule, out=part, positions=positions)
     return tile
-
-
-def _check_heads(rescaling: str, layer: str, rules: dict[int, Rescaling], heads: int | None) -> None:
-    count = len(rules) if heads is None else heads
-    missing = [str(head) for head in range(count) if head not in rules]
-    unknown = [str(head) for head in sorted(rules) if head >= count]
-    if missing or unknown:
-        found = f"does not cover heads {in_words(missing)}"
-        found = found if missing else f"has laws of heads {in_words(unknown)}"
-        expected = f"expected one law for each of its {count} heads"
-        raise ValueError(f"{rescaling}: of {layer} it {found}: {expected}")
 
 
 def rescale(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .. import _core
+from .._bytes import bytes_of, dtype_name
 from ._interface import Call
 from ._sample import Rows
 from ._scores import in_float32, tile
@@ -16,8 +17,6 @@ from ._visible import Visible
 
 # Scores of a layer that exist at a time, unless one text has more.
 _TILE_BYTES = 64 << 20
-_DTYPES = {torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-
 
 # Text, index in the batch, rows, the first row, and the keys: from one on, or columns of a tile.
 _Place = tuple[int, int, int, int, int, Union[int, None]]
@@ -89,7 +88,7 @@ class Part:
         q, k = call.query.detach().transpose(1, 2)[self._queries], call.key.detach()
         if k.shape[0] != self._batch.stop - self._batch.start or k.shape[2] != self._keys:
             k = k[self._batch, :, : self._keys]
-        return _dtype(q, "query"), _dtype(k, "key"), _bytes(q), _bytes(k), call.scaling
+        return dtype_name(q, "query"), dtype_name(k, "key"), bytes_of(q), bytes_of(k), call.scaling
 
     def scores(self, call: Call) -> np.ndarray | None:
         """Returns the scores of the other rows: float32 [batch, heads, rows, keys]."""
@@ -167,19 +166,3 @@ def _seen(visible: Visible, rows: list[Rows]) -> Seen:
         # A text that sees no key at all has one column.
         found.append((prefix, np.where(end > 0, first, 0), np.maximum(end, 1)))
     return Seen(*(np.concatenate(each) for each in zip(*found)))
-
-
-def _dtype(tensor: torch.Tensor, name: str) -> str:
-    found = _DTYPES.get(tensor.dtype)
-    if found is None:
-        expected = "expected float32, float16, bfloat16 or float64"
-        raise TypeError(f"the {name} is {tensor.dtype} of shape {tuple(tensor.shape)}: {expected}")
-    return found
-
-
-def _bytes(tensor: torch.Tensor) -> Any:
-    if tensor.device.type != "cpu" or tensor.is_neg() or tensor.stride(-1) != 1:
-        tensor = tensor.cpu().resolve_neg().contiguous()
-    # NumPy has no bfloat16.
-    known = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-    return known.numpy().view(np.uint8)

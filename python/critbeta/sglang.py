@@ -1,0 +1,255 @@
+"""critbeta inside SGLang: rules and recording for its own attention kernels.
+
+SGLang finds `register` by the entry point group `sglang.srt.plugins`. What it does is told by the
+environment: see `critbeta.serve.Settings`. Without CRITBETA_RESCALE and CRITBETA_CONFIG it does nothing.
+Recording is asked for by SGLang's own option, and needs its CUDA graphs off:
+
+    CRITBETA_RESCALE=qwen-logn:train=32768 python -m sglang.launch_server --model-path MODEL
+    python -m sglang.launch_server --model-path MODEL --disable-cuda-graph --forward-hooks \\
+        '[{"name": "critbeta", "target_modules": ["model.layers.*.self_attn.attn"],
+           "hook_factory": "critbeta.sglang:recorder", "config": {"record": "records"}}]'
+
+Source: docs/adr/0015-servers.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+# SGLang goes on without a plugin that cannot be imported. So nothing is imported here that may be missing.
+if TYPE_CHECKING:
+    from .serve import Betas, Layer, Recorder, Requests, Settings, Taken
+
+LOG = logging.getLogger("critbeta.sglang")
+TESTED = "0.5.23"
+_LAYER = "sglang.srt.layers.radix_attention"
+_FORWARD = ("q", "k", "v", "forward_batch")
+_BATCH = "_critbeta"
+
+
+def register() -> None:
+    """Registers the hooks of a rule, if the environment has one. SGLang calls it in each of its processes.
+
+    Raises RuntimeError for an SGLang that lacks what this needs, and the errors of
+    `critbeta.serve.Settings.from_environment`: then the server does not start."""
+    from .serve import Settings
+
+    settings = Settings.from_environment()
+    if settings.record is not None:
+        reason = "SGLang records by its option --forward-hooks, see critbeta.sglang"
+        LOG.warning("record=%s is left alone: %s", settings.record, reason)
+    if settings.rescale is None:
+        return
+    hooks, layers = _part("sglang.srt.plugins.hook_registry", "HookRegistry"), _checked()
+    door, target = Door(settings.rescale), f"{layers.__name__}.RadixAttention"
+    hooks.HookRegistry.register(f"{target}.__init__", door.made, hooks.HookType.AFTER)
+    hooks.HookRegistry.register(f"{target}.forward", door.before, hooks.HookType.BEFORE)
+
+
+def recorder(config: dict[str, Any]) -> Callable[[Any, Any, Any], None]:
+    """Returns a forward hook that records: the factory for --forward-hooks.
+
+    config: fields of `critbeta.serve.Settings`; record is the folder.
+    """
+    from .serve import Settings
+
+    settings = Settings(**config)
+    if settings.record is None:
+        raise ValueError("critbeta.sglang: config has no record: expected the folder for the rows")
+    _checked()
+    return _Recording(settings).hook
+
+
+def _part(path: str, *names: str) -> Any:
+    """Returns a module of SGLang that has `names`. Raises RuntimeError where it has moved."""
+    try:
+        found = importlib.import_module(path)
+    except ImportError as error:
+        raise _moved(path, str(error)) from error
+    for name in names:
+        if not hasattr(found, name):
+            raise _moved(f"{path}.{name}", "it is not there")
+    return found
+
+
+def _moved(what: str, detail: str) -> RuntimeError:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("sglang")
+    except PackageNotFoundError:
+        found = "of an unknown version"
+    known = f"critbeta.sglang was tested with SGLang {TESTED}, and this is {found}"
+    return RuntimeError(f"{known}: {what}: {detail}. Install sglang=={TESTED}, or unset CRITBETA_*")
+
+
+def _checked() -> Any:
+    """Returns the module of SGLang's attention layer, whose forward takes what is expected."""
+    layers = _part(_LAYER, "RadixAttention")
+    found = tuple(inspect.signature(layers.RadixAttention.forward).parameters)[1 : 1 + len(_FORWARD)]
+    if found != _FORWARD:
+        detail = f"takes ({', '.join(found)}, ...), expected ({', '.join(_FORWARD)}, ...)"
+        raise _moved(f"{_LAYER}.RadixAttention.forward", detail)
+    return layers
+
+
+def _layer(module: Any, name: str) -> Layer:
+    from .serve import Layer
+
+    ranks = _part("sglang.srt.layers.dp_attention", "get_attention_tp_rank", "get_attention_tp_size")
+    rank, size, heads = ranks.get_attention_tp_rank(), ranks.get_attention_tp_size(), module.tp_q_head_num
+    # SGLang's window does not count a query's own key, and -1 is none.
+    window = module.sliding_window_size
+    decoder = not module.is_cross_attention and getattr(module.attn_type, "value", "decoder") == "decoder"
+    return Layer(
+        name,
+        heads,
+        rank * heads,
+        size * heads,
+        window=window + 1 if window > 0 else None,
+        softcap=module.logit_cap or None,
+        decoder=decoder,
+    )
+
+
+def _length(batch: Any) -> int:
+    """Returns the largest number of tokens of a sequence: the columns of SGLang's table of requests."""
+    length: int = _pools(batch).req_to_token_pool.req_to_token.shape[1]
+    return length
+
+
+def _pools(batch: Any) -> Any:
+    """Returns what has the pools of a batch: the backend of its attention."""
+    return _part("sglang.srt.model_executor.forward_context", "get_attn_backend").get_attn_backend()
+
+
+class Door:
+    """The rule of the model in this process."""
+
+    def __init__(self, rescaling: str) -> None:
+        self.rescaling = rescaling
+        self.layers: dict[int, Layer] = {}
+        """The layers by their number in SGLang."""
+        self._betas: Betas | None = None
+        # A rule that is none, or a file that cannot be read, is refused before a model is loaded.
+        from ._layers import calibrated
+
+        if calibrated(rescaling) is None:
+            from ._host import rule
+
+            if rule(rescaling).resolve is not None or rule(rescaling).needs_entropy:
+                reason = "SGLang has the key of a token in its cache only after attention"
+                raise NotImplementedError(
+                    f"critbeta.sglang: {rescaling} is measured on each row, and {reason}"
+                )
+
+    def made(self, result: Any, module: Any, *args: Any, **kwargs: Any) -> None:
+        """Follows RadixAttention.__init__: notes the layer, or refuses it."""
+        name = (kwargs.get("prefix") or f"model.layers.{module.layer_id}.self_attn.attn").removesuffix(
+            ".attn"
+        )
+        layer = _layer(module, name)
+        if self.rescaling != "identity":
+            layer.refuse_rule(self.rescaling)
+        self.layers[module.layer_id] = layer
+        self._betas = None
+
+    def before(
+        self, module: Any, q: Any, k: Any, v: Any, forward_batch: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Goes before RadixAttention.forward: returns its arguments with a scaled copy of the queries."""
+        layer = self.layers[module.layer_id]
+        for name in ("sinks", "q_rope"):
+            if kwargs.get(name) is not None:
+                found = f"{self.rescaling}: cannot be applied to {layer.name}, which has"
+                raise ValueError(
+                    f"{found} {'learned sinks' if name == 'sinks' else 'latent attention'} ({name})"
+                )
+        step = getattr(forward_batch, _BATCH, None)
+        if step is None or module.layer_id == min(self.layers):
+            # The first layer of a step fills in the betas of all of them, and a graph captures that too.
+            positions = forward_batch.positions
+            step = self._betas_of(q, forward_batch).step(len(positions)).fill(positions)
+            setattr(forward_batch, _BATCH, step)
+        scaled = step.scale(layer.name, q.view(-1, layer.heads, module.qk_head_dim)).view_as(q)
+        return (module, scaled, k, v, forward_batch, *args), kwargs
+
+    def _betas_of(self, q: Any, batch: Any) -> Betas:
+        if self._betas is None:
+            from .serve import Betas
+
+            given = {"dtype": q.dtype, "device": q.device, "whole": False}
+            self._betas = Betas(self.rescaling, self.layers.values(), _length(batch), **given)
+        return self._betas
+
+
+class _Recording:
+    """The recorder of a model, and its hook. One hook serves all layers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._recorder: Recorder | None = None
+        self._layers: dict[int, Layer] = {}
+        self._batch: Any = None
+        self._last = -1
+        self._taken: Taken | None = None
+
+    def hook(self, module: Any, inputs: Any, output: Any) -> None:
+        """Follows RadixAttention: records the rows of a layer. Its queries are those before any rule."""
+        query, batch = inputs[0], inputs[3]
+        try:
+            if self._recorder is None:
+                self._recorder = self._begin(batch)
+            if self._recorder.error is None:
+                self._record(self._recorder, module, query, batch)
+        except Exception as error:
+            # No request fails because of a recording.
+            if self._recorder is None or self._recorder.error is None:
+                LOG.warning("recording has ended: %s: %s", type(error).__name__, error, exc_info=True)
+            self.hook = lambda *_: None  # type: ignore[method-assign]
+            if self._recorder is not None:
+                self._recorder.error = error
+
+    def _begin(self, batch: Any) -> Recorder:
+        rank = _part("sglang.srt.layers.dp_attention", "get_attention_tp_rank").get_attention_tp_rank()
+        return self._settings.recorder([], _length(batch), f"r{rank}", "model")
+
+    def _record(self, recorder: Recorder, module: Any, query: Any, batch: Any) -> None:
+        number, pools = module.layer_id, _pools(batch)
+        layer = self._layers.get(number)
+        if layer is None:
+            layer = self._layers[number] = _layer(module, f"model.layers.{number}.self_attn")
+            moved = layer.window and hasattr(pools.token_to_kv_pool, "translate_loc_from_full_to_swa")
+            recorder.cover(layer, "has a pool of its own for the keys of its window" if moved else None)
+        if batch is not self._batch or number <= self._last:
+            requests = _requests(batch, pools)
+            self._taken = None if requests is None else recorder.begin(requests)
+        self._batch, self._last = batch, number
+        if self._taken is not None:
+            # A token is a page.
+            keys = lambda: pools.token_to_kv_pool.get_key_buffer(number)[:, None]  # noqa: E731
+            shaped = query.view(-1, layer.heads, module.qk_head_dim)
+            recorder.add(self._taken, layer.name, shaped, keys, module.scaling)
+
+
+def _requests(batch: Any, pools: Any) -> Requests | None:
+    from .serve import Requests
+
+    mode = batch.forward_mode
+    if mode.is_decode():
+        starts = [end - 1 for end in batch.seq_lens.tolist()]
+        counts = [1] * len(starts)
+    elif mode.is_extend():
+        starts, counts = list(batch.extend_prefix_lens_cpu), list(batch.extend_seq_lens_cpu)
+    else:
+        return None
+    most = max((start + count for start, count in zip(starts, counts)), default=0)
+
+    def tables() -> Any:
+        return pools.req_to_token_pool.req_to_token[batch.req_pool_indices, :most].cpu().numpy()
+
+    return Requests(starts, counts, tables, 1)

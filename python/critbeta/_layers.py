@@ -15,7 +15,10 @@ def in_words(names: list[str]) -> str:
 
 def calibrated(rescaling: str) -> tuple[dict[str, dict[int, Rescaling]], int] | None:
     """Returns the rules of `calibrated:FILE` by layer and head, and how many of them are inconclusive. It
-    returns None for the text of one rule for all heads."""
+    returns None for the text of one rule for all heads.
+
+    Raises ValueError for a text that is no rule, and OSError for a file that cannot be read.
+    """
     found = head_rescalings(rescaling)
     if found is None:
         return None

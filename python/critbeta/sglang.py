@@ -139,13 +139,12 @@ class Door:
         from ._layers import calibrated
 
         if calibrated(rescaling) is None:
-            from ._host import rule
+            from ._core import Rescaling
 
-            if rule(rescaling).resolve is not None or rule(rescaling).needs_entropy:
+            rule = Rescaling.parse(rescaling)
+            if rule.resolve is not None or rule.needs_entropy:
                 reason = "SGLang has the key of a token in its cache only after attention"
-                raise NotImplementedError(
-                    f"critbeta.sglang: {rescaling} is measured on each row, and {reason}"
-                )
+                raise NotImplementedError(f"critbeta.sglang: {rescaling} is measured on each row, and {reason}")
 
     def made(self, result: Any, module: Any, *args: Any, **kwargs: Any) -> None:
         """Follows RadixAttention.__init__: notes the layer, or refuses it."""

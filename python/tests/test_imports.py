@@ -33,7 +33,10 @@ def imported(name, path, modules):
             names = [f"{base}.{alias.name}" for alias in node.names]
             found = [name if name in modules else base for name in names]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
-            found = [importlib.util.resolve_name(ast.literal_eval(node.args[0]), package)]
+            # A computed name is one of a server, not of the package.
+            if not isinstance(node.args[0], ast.Constant):
+                continue
+            found = [importlib.util.resolve_name(node.args[0].value, package)]
         else:
             continue
         yield from (module for module in found if module in modules)

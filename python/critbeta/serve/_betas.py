@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .. import _host
 from .._core import Rescaling
 from .._layers import calibrated, check_heads, own_names
 from ._layers import Layer
@@ -203,8 +202,7 @@ def _rules_of(
     of the calibration are inconclusive."""
     calibration = calibrated(rescaling)
     if calibration is None:
-        rule = _host.rule(rescaling)
-        return {name: [rule] for name in layers}, 0
+        return {name: [Rescaling.parse(rescaling)] for name in layers}, 0
     by_name, inconclusive = calibration
     if not whole:
         ends = tuple(f".{name}" for name in layers)

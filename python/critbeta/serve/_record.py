@@ -38,9 +38,9 @@ def _guarded(function: _Function) -> _Function:
     """Runs a method of a recorder unless an error has ended it, and ends it where there is one."""
 
     @functools.wraps(function)
-    def guarded(self: Recorder, *args: Any) -> Any:
+    def guarded(self: Recorder, *args: Any, **kwargs: Any) -> Any:
         try:
-            return function(self, *args) if self.error is None else None
+            return function(self, *args, **kwargs) if self.error is None else None
         except Exception as error:
             self.error = error
             LOG.warning("recording has ended: %s: %s", type(error).__name__, error, exc_info=True)

@@ -1,0 +1,92 @@
+"""The HTTP server of vLLM in processes of its own: critbeta is found by its entry point."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import critbeta
+import pytest
+from served import MODEL
+
+PORT = 8765
+
+
+@contextmanager
+def server(log, **environment):
+    """Starts the server, compiled by inductor in pieces, and stops it as a service manager would."""
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--port", str(PORT)]
+    command += ["--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "4"]
+    command += ["--served-model-name", "smollm2"]
+    given = os.environ | environment
+    # The tests in one process have settings that are not for a server.
+    for name in ("VLLM_PLUGINS", "VLLM_ENABLE_V1_MULTIPROCESSING"):
+        given.pop(name, None)
+    with open(log, "w") as out:
+        running = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=given)
+    try:
+        yield running
+    finally:
+        running.send_signal(signal.SIGTERM)
+        try:
+            running.wait(60)
+        except subprocess.TimeoutExpired:
+            running.kill()
+
+
+def ready(running, log, seconds=400):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if running.poll() is not None:
+            pytest.fail(f"the server ended: {Path(log).read_text()[-3000:]}")
+        try:
+            with socket.create_connection(("127.0.0.1", PORT), 1):
+                return
+        except OSError:
+            time.sleep(1)
+    pytest.fail(f"the server is not ready: {Path(log).read_text()[-3000:]}")
+
+
+def ask(path, body=None):
+    request = urllib.request.Request(f"http://127.0.0.1:{PORT}{path}", headers={"content-type": "application/json"})
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(request, data, timeout=120) as answer:
+        return answer.read().decode()
+
+
+def test_the_server_rescales_records_and_shows_metrics(tmp_path):
+    records, log = tmp_path / "records", tmp_path / "log"
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"record": str(records), "every": 1}))
+    prompt = {"model": "smollm2", "prompt": "The capital of France is", "max_tokens": 40, "temperature": 0}
+    with server(log, CRITBETA_RESCALE="qwen-logn:train=16", CRITBETA_CONFIG=str(settings)) as running:
+        ready(running, log)
+        first = json.loads(ask("/v1/completions", prompt))["choices"][0]["text"]
+        assert " Paris" in first
+        assert json.loads(ask("/v1/completions", prompt))["choices"][0]["text"] == first
+        end = time.monotonic() + 30
+        while "critbeta_rows_total" not in (shown := ask("/metrics")) and time.monotonic() < end:
+            time.sleep(1)
+    assert 'critbeta_recording{process="r0"} 1.0' in shown
+    assert 'critbeta_rows_total{layer="model.layers.29.self_attn",process="r0"}' in shown
+    (file,) = records.glob("rows-*.parquet")
+    critbeta.report(file, tmp_path / "report.html")
+    # What the last second recorded is there as well.
+    assert "recording has ended" not in log.read_text()
+
+
+def test_a_rule_that_cannot_apply_ends_the_start(tmp_path):
+    for rule, message in [
+        ("qwen-logn", "train is missing"),
+        ("critical:ratio=1", "model.layers.0.self_attn: critical:ratio=1 gives a row with a tied maximum"),
+    ]:
+        log = tmp_path / "log"
+        with server(log, CRITBETA_RESCALE=rule) as running:
+            assert running.wait(400) != 0
+        assert message in log.read_text()

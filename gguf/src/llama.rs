@@ -247,7 +247,12 @@ impl<'a> Context<'a> {
         };
         let raw = NonNull::new(raw)
             .ok_or_else(|| anyhow!("llama.cpp cannot run {tokens} tokens: {}", complaint()))?;
-        Ok(Context { raw, model: PhantomData })
+        let context = Context { raw, model: PhantomData };
+        // SAFETY: the context was made just now.
+        if !unsafe { sys::llama_get_causal_attn(raw.as_ptr()) } {
+            bail!("its tokens see later ones (an encoder), expected attention to earlier keys only");
+        }
+        Ok(context)
     }
 }
 

@@ -93,10 +93,19 @@ fn main() -> ExitCode {
     match record(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", said(&error));
             ExitCode::from(1)
         }
     }
+}
+
+/// An error with its causes. Errors of the library say their own cause.
+fn said(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| match cause.to_string() {
+        cause if said.is_empty() => cause,
+        cause if said.ends_with(&cause) => said,
+        cause => format!("{said}: {cause}"),
+    })
 }
 
 fn record(args: &RecordArgs) -> Result<()> {

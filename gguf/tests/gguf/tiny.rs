@@ -1,6 +1,7 @@
 //! Small GGUF models of several architectures, with weights that are drawn at random.
 
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use std::path::{Path, PathBuf};
 
 /// A value of the metadata.
@@ -9,8 +10,8 @@ pub enum Value {
     F32(f32),
     Text(&'static str),
     Texts(Vec<String>),
+    Bool(bool),
     Bools(Vec<bool>),
-    U32s(Vec<u32>),
 }
 
 /// A GGUF file to be.
@@ -55,7 +56,8 @@ impl Tiny {
         tiny = tiny.with("tokenizer.ggml.pre", Value::Text("default"));
         tiny = tiny.with("tokenizer.ggml.tokens", Value::Texts(tokens));
         tiny = tiny.with("tokenizer.ggml.merges", Value::Texts(vec!["~ ~".into()]));
-        tiny = tiny.tensor("token_embd.weight", &[EMBEDDING, count]).tensor("output_norm.weight", &[EMBEDDING]);
+        tiny =
+            tiny.tensor("token_embd.weight", &[EMBEDDING, count]).tensor("output_norm.weight", &[EMBEDDING]);
         for layer in 0..layers {
             let shapes: [(&str, &[u64]); 9] = [
                 ("attn_norm", &[EMBEDDING]),
@@ -104,7 +106,7 @@ impl Tiny {
             text(&mut bytes, name);
             value.write(&mut bytes);
         }
-        let mut rng = StdRng::seed_from_u64(1);
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         let mut data = Vec::new();
         for (name, shape) in &self.tensors {
             text(&mut bytes, name);
@@ -146,13 +148,13 @@ impl Value {
                 array(to, 8, values.len());
                 values.iter().for_each(|value| text(to, value));
             }
+            &Value::Bool(value) => {
+                to.extend(7u32.to_le_bytes());
+                to.push(u8::from(value));
+            }
             Value::Bools(values) => {
                 array(to, 7, values.len());
                 to.extend(values.iter().map(|&value| u8::from(value)));
-            }
-            Value::U32s(values) => {
-                array(to, 4, values.len());
-                values.iter().for_each(|value| to.extend(value.to_le_bytes()));
             }
         }
     }
@@ -175,7 +177,7 @@ fn byte_token(byte: u8) -> char {
 
 /// A text of this many bytes, all ASCII, whose words repeat without a period.
 pub fn prose(bytes: usize) -> String {
-    let mut rng = StdRng::seed_from_u64(7);
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
     let words = ["the", "critical", "row", "of", "attention", "keys", "a", "beta", "in", "long", "texts"];
     let mut text = String::new();
     while text.len() < bytes {

@@ -110,8 +110,8 @@ impl Form {
         self.steps.is_empty() && self.max_bias == 0.0
     }
 
-    /// The factor of the mask in each head. Source: ALiBi (Press et al. 2021), with ggml's rule for a number of
-    /// heads that is no power of 2.
+    /// The factor of the mask in each head. Source: ALiBi (Press et al. 2021), with ggml's rule for
+    /// numbers of heads that are no power of 2.
     pub fn slope(&self, head: usize, heads: usize) -> f64 {
         if self.max_bias <= 0.0 {
             return 1.0;
@@ -161,8 +161,8 @@ impl Vectors {
         let fits = dim == k_dim && queries == tokens && cells >= keys && texts == 1 && k_texts == 1;
         if !fits || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             bail!(
-                "has queries {:?} and keys {:?}, expected [head_dim, {tokens} tokens, heads, 1] and [head_dim, \
-                 at least {keys} cells, key heads, 1]",
+                "has queries {:?} and keys {:?}, expected [head_dim, {tokens} tokens, heads, 1] and \
+                 [head_dim, at least {keys} cells, key heads, 1]",
                 q.shape(),
                 k.shape()
             );

@@ -181,7 +181,7 @@ impl Model {
         let mut tokens = tokens.to_vec();
         for start in (0..tokens.len()).step_by(run.batch) {
             let end = (start + run.batch).min(tokens.len());
-            // SAFETY: the hook lives until the end of this function, and only one of its users runs at a time.
+            // SAFETY: the hook lives until the end of this function. Its users take turns.
             if let Some(hook) = unsafe { hook.as_mut() } {
                 hook.observer.begin(start..end);
             }
@@ -269,8 +269,8 @@ struct Hook<'a> {
     failure: Option<anyhow::Error>,
 }
 
-/// llama.cpp asks whether a node is wanted, and calls again when a wanted one is computed. False in the second
-/// call skips the nodes that are left; the caller of the run then finds the failure.
+/// llama.cpp asks whether a node is wanted, and calls again when a wanted one is computed. False in the
+/// second call skips the nodes that are left; the caller of the run then finds the failure.
 unsafe extern "C" fn evaluated(tensor: *mut sys::ggml_tensor, ask: bool, hook: *mut c_void) -> bool {
     // SAFETY: the hook is the one that `Context::new` was given, and the node lives for this call.
     let (Some(hook), Some(tensor)) = (unsafe { (hook.cast::<Hook>().as_mut(), tensor.as_ref()) }) else {

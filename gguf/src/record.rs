@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// How far probabilities from recorded queries and keys may be from those of llama.cpp. Both come of the same
-/// f32 numbers: on SmolLM2 and on the synthetic models of the tests they were within 2e-6 (2026-11-30).
+/// f32 numbers: on SmolLM2 they were within 5e-7 (2026-11-30).
 pub const TOLERANCE: f64 = 1e-3;
 
 /// Records the rows at some positions of one text.
@@ -120,8 +120,8 @@ impl Recorder {
         let worst = distances.reduce(|| 0.0, f64::max);
         ensure!(
             worst <= TOLERANCE,
-            "has probabilities that differ by {worst:.1e} from those of its queries and keys, expected at most \
-             {TOLERANCE:.0e}: llama.cpp computes this attention in a way that is not known here"
+            "has probabilities that differ by {worst:.1e} from those of its queries and keys, expected at \
+             most {TOLERANCE:.0e}: llama.cpp computes this attention in a way that is not known here"
         );
         self.worst = self.worst.max(worst);
         Ok(())
@@ -157,8 +157,8 @@ impl Recorder {
         let most = self.max_bytes;
         ensure!(
             !self.recording.is_full(),
-            "does not fit: queries, keys and scores take more than --max-bytes {most}. Record fewer --layers or \
-             --rows, or give more"
+            "does not fit: queries, keys and scores take more than --max-bytes {most}. Record fewer --layers \
+             or --rows, or give more"
         );
         Ok(())
     }

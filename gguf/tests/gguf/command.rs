@@ -1,6 +1,6 @@
 //! The command `critbeta-gguf`: its files, its messages, and what bad input gets.
 
-use crate::tiny::{Tiny, prose};
+use crate::tiny::{EMBEDDING, KV_HEADS, Tiny, Value, prose};
 use critbeta_diagnose::input::{Selection, open};
 use std::fs;
 use std::path::Path;
@@ -66,6 +66,12 @@ fn bad_input_gets_one_line_and_leaves_no_file() {
     fs::write(at.join("no.gguf"), "text").unwrap();
     fs::write(at.join("cut.gguf"), &fs::read(at.join("tiny.gguf")).unwrap()[..20000]).unwrap();
     fs::write(at.join("head.gguf"), b"GGUF").unwrap();
+    // llama.cpp aborts where keys and values of a LLaMA have other sizes.
+    let whole = fs::read(at.join("tiny.gguf")).unwrap();
+    let odd = Tiny::new("llama", 1).with("llama.attention.value_length", Value::U32(8));
+    odd.without("attn_v").tensor("blk.0.attn_v.weight", &[EMBEDDING, KV_HEADS * 8]).write(at);
+    fs::rename(at.join("tiny.gguf"), at.join("odd.gguf")).unwrap();
+    fs::write(at.join("tiny.gguf"), whole).unwrap();
     fs::write(at.join("out.safetensors"), "as it was").unwrap();
     let before = names(at);
     for (args, says) in [
@@ -77,6 +83,7 @@ fn bad_input_gets_one_line_and_leaves_no_file() {
         (["no.gguf", "text.txt", "out.safetensors"], "no.gguf: begins with \"text\", expected \"GGUF\""),
         (["cut.gguf", "text.txt", "out.safetensors"], "cut.gguf: llama.cpp cannot load it: "),
         (["head.gguf", "text.txt", "out.safetensors"], "head.gguf: llama.cpp cannot load it: "),
+        (["odd.gguf", "text.txt", "out.safetensors"], "llama.cpp gives up: "),
         (["tiny.gguf", "text.txt", "none/out.safetensors"], "none: No such file"),
     ] {
         let done = run(at, &args);

@@ -1,6 +1,6 @@
 //! Small models of several architectures through llama.cpp: what is recorded, and what is refused.
 
-use crate::tiny::{DIM, EMBEDDING, HEADS, KV_HEADS, Tiny, Value, prose};
+use crate::tiny::{DIM, EMBEDDING, HEADS, KV_HEADS, Tiny, Value, poison, prose};
 use anyhow::{Result, bail};
 use critbeta_diagnose::input::{Selection, Source, open};
 use critbeta_gguf::llama::{Model, Node, Observer, Run};
@@ -136,8 +136,11 @@ fn gemma(architecture: &'static str, window: u32, windowed: &[bool]) -> Tiny {
     tiny
 }
 
-/// All scores of a file by layer: rows with their positions.
-fn scores(file: &Path) -> Vec<(String, Vec<(usize, Vec<f32>)>)> {
+/// A layer and its rows: position and scores of each.
+type Layer = (String, Vec<(usize, Vec<f32>)>);
+
+/// All scores of a file.
+fn scores(file: &Path) -> Vec<Layer> {
     let read = |source: Source| {
         let Source::Scores(tensor) = source else { panic!("expected scores") };
         assert_eq!(tensor.heads(), HEADS as usize);
@@ -322,6 +325,23 @@ fn a_model_without_attention_and_an_encoder_are_refused() {
     let encoder = Tiny::new("llama", 1).with("llama.attention.causal", Value::Bool(false));
     let error = format!("{:#}", record(&encoder, RUN).err().unwrap());
     assert!(error.contains("an encoder"), "{error}");
+}
+
+#[test]
+fn nan_poisons_the_rows_that_see_it_and_no_others() {
+    let (folder, tiny) = (tempfile::tempdir().unwrap(), Tiny::new("llama", 2));
+    let path = tiny.write(folder.path());
+    poison(&path, &tiny, b'!');
+    let model = Model::load(&path).unwrap();
+    let text = format!("{}!{}", prose(150), prose(149));
+    let tokens = model.tokens(&text, false).unwrap();
+    let mut recorder = Recorder::new((0..TOKENS).collect(), [0, 1].into(), "blk.{}", 1 << 30).unwrap();
+    model.run(&tokens, RUN, Some(&mut recorder), |_| ()).unwrap();
+    let records = recorder.recording.records();
+    assert_eq!(records.len(), 2 * TOKENS * HEADS as usize);
+    // llama.cpp multiplies the values of hidden keys by 0, so it poisons the whole batch behind a layer.
+    let mut first = records.iter().filter(|record| &*record.layer == "blk.0");
+    assert!(first.all(|record| record.poisoned == (record.position >= 150)));
 }
 
 /// Fails, or panics, at the third node that it wants.

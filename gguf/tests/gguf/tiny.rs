@@ -175,6 +175,16 @@ fn byte_token(byte: u8) -> char {
     }
 }
 
+/// Makes the embedding of a byte NaN in a written model, whose first tensor the embeddings are.
+pub fn poison(path: &Path, tiny: &Tiny, byte: u8) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let size = |(_, shape): &(String, Vec<u64>)| (4 * shape.iter().product::<u64>()).next_multiple_of(32);
+    let data = bytes.len() - tiny.tensors.iter().map(size).sum::<u64>() as usize;
+    let start = data + usize::from(byte) * EMBEDDING as usize * 4;
+    bytes[start..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// A text of this many bytes, all ASCII, whose words repeat without a period.
 pub fn prose(bytes: usize) -> String {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);

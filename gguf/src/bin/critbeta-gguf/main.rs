@@ -25,9 +25,9 @@ enum Command {
     /// Run a text through llama.cpp and write the queries and keys of every layer for `critbeta diagnose`
     ///
     /// The output holds NAME.q [heads, rows, head_dim], NAME.k [key heads, keys, head_dim] and NAME.positions
-    /// [rows] of every layer, with its scale. Layers with a softcap, ALiBi, or a window that hides keys become
-    /// scores, in a file of their own (OUT-0.safetensors, OUT-1.safetensors). Learned sinks, encoders, and
-    /// attention that llama.cpp computes in an unknown way are refused.
+    /// [rows] of every layer, with its scale. Layers with a softcap, ALiBi, or a window that hides keys
+    /// become scores, in a file of their own (OUT-0.safetensors, OUT-1.safetensors). Learned sinks, encoders,
+    /// and attention that llama.cpp computes in an unknown way are refused.
     Record(RecordArgs),
 }
 

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import subprocess
+import warnings
 from pathlib import Path
 
 import critbeta
@@ -41,7 +42,8 @@ def tensors(file):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The two recordings of the weights in f32: with quantized ones llama.cpp rounds activations to 8 bits."""
+    """The two recordings of the weights in f32, and the model of Transformers. With quantized weights
+    llama.cpp rounds activations to 8 bits."""
     folder = tmp_path_factory.mktemp("gguf")
     source = gguf.GGUFReader(smollm2() / NAME)
     writer = gguf.GGUFWriter(folder / "f32.gguf", source.get_field("general.architecture").contents())
@@ -66,11 +68,11 @@ def files(tmp_path_factory):
     with critbeta.hf.record(model, rows=ROWS) as rec, torch.no_grad():
         model(tokens)
     (theirs,) = rec.save(folder / "transformers.safetensors")
-    return ours, theirs
+    return ours, theirs, model
 
 
 def test_names_positions_and_scale_are_equal_and_vectors_close(files):
-    (ours, metadata), (theirs, expected) = map(tensors, files)
+    (ours, metadata), (theirs, expected) = map(tensors, files[:2])
     assert ours.keys() == theirs.keys() and len(ours) == 30 * 3
     assert abs(float(metadata["scale"]) / float(expected["scale"]) - 1) < 1e-7
     # GGUF has the two parts of a rotation side by side, Transformers has them half a head apart.
@@ -88,7 +90,7 @@ def test_names_positions_and_scale_are_equal_and_vectors_close(files):
 
 
 def test_critical_betas_are_those_of_transformers(files):
-    ours, theirs = (critbeta.diagnose(file).rows for file in files)
+    ours, theirs = (critbeta.diagnose(file).rows for file in files[:2])
     # Tensors have the order of the layers in one file, and of their names in the other.
     order, expected = (np.lexsort((rows.row, rows.head, rows.layer)) for rows in (ours, theirs))
     assert np.array_equal(ours.n[order], theirs.n[expected])
@@ -97,6 +99,18 @@ def test_critical_betas_are_those_of_transformers(files):
     print(f"critical betas differ by {np.median(ratio):.1e} (median), {ratio.max():.1e} (most)")
     # 2e-6 on 2026-11-30; the gap of nearly tied scores is all rounding.
     assert np.median(ratio) < 1e-5 and np.quantile(ratio, 0.999) < 1e-2
+
+
+def test_a_calibration_of_its_file_is_taken_by_transformers(files, tmp_path):
+    ours, _, model = files
+    tokens = torch.arange(100)[None]
+    with torch.no_grad(), warnings.catch_warnings():
+        # Not every head of a short text has a law.
+        warnings.simplefilter("ignore")
+        plain = model(tokens).logits
+        critbeta.diagnose(ours).rows.to_calibration(tmp_path / "cal.json")
+        with critbeta.hf.rescale(model, f"calibrated:{tmp_path / 'cal.json'}"):
+            assert not torch.equal(model(tokens).logits, plain)
 
 
 def test_quantized_weights_are_recorded_as_they_run(files, tmp_path):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Imports of the Rust modules run one way: no two files, and no two folders side by side, import each other.
 
-    scripts/imports.py [SOURCE_FOLDER ...]    by default the library, the diagnosis crate, the command, and
-                                              the Python bindings
+    scripts/imports.py [SOURCE_FOLDER ...]    by default the library, the diagnosis crate, the commands,
+                                              and the Python bindings
 
 It reads `crate::`, `super::` and `child::` paths outside of unit tests, and follows `pub use` to the file
 that defines a name. A mod.rs and the files below it may share words. The last line is `N files, M circles`.
@@ -13,7 +13,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCES = ["src", "diagnose/src", "diagnose/src/bin/critbeta", "python/src"]
+SOURCES = ["src", "diagnose/src", "diagnose/src/bin/critbeta", "gguf/src", "python/src"]
 PLANTED = [
     ("use crate::b::c::f;", "use crate::a::g;"),
     ("use crate::{b::c};", "use super::super::{a};"),

@@ -26,6 +26,8 @@ mod remarks;
 mod scan;
 pub mod selftest;
 mod settings;
+#[cfg(feature = "cli")]
+pub mod signals;
 mod what_if;
 
 pub use calibration::write_calibration;

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 
 /// Returns whether all is well. `Ok(false)` is a check that failed and printed why.
 fn run(cli: &Cli) -> anyhow::Result<bool> {
-    end_cleanly()?;
+    critbeta_diagnose::signals::end_cleanly()?;
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
@@ -53,30 +53,6 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Plan(args) => plan::run(args, cli).map(|()| true),
         Command::Doctor => doctor::run(cli).map(|()| true),
     }
-}
-
-/// Signals to end leave no unfinished file. The exit code is the one that a shell reports for the signal: 130
-/// for Ctrl-C, 143 for SIGTERM.
-#[cfg(unix)]
-fn end_cleanly() -> anyhow::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            critbeta_diagnose::output::remove_unfinished();
-            std::process::exit(128 + signal);
-        }
-    });
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn end_cleanly() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
-        critbeta_diagnose::output::remove_unfinished();
-        std::process::exit(130);
-    })?;
-    Ok(())
 }
 
 /// The Parquet reader panics on damaged files. The library makes an error of it, so stderr hides the panic.

@@ -110,7 +110,8 @@ def test_a_calibration_is_that_of_transformers(under, calibration):
 
 
 def test_a_measured_rule_is_that_of_transformers(under):
-    # With resolve=0.69, noise of 1e-6 in the weights moves log probabilities by 0.2; here, by 2e-4 (2026-11-30).
+    # With resolve=0.69, noise of 1e-6 in the weights moves log probabilities by 0.2; here by 2e-4
+    # (2026-11-30).
     assert agree(under(CRITICAL), CRITICAL) > 0.5
 
 

@@ -81,12 +81,18 @@ def test_the_server_rescales_records_and_shows_metrics(tmp_path):
     assert "recording has ended" not in log.read_text()
 
 
-def test_a_rule_that_cannot_apply_ends_the_start(tmp_path):
-    for rule, message in [
+@pytest.mark.parametrize(
+    "rule, message",
+    [
         ("qwen-logn", "train is missing"),
+        ("calibrated:none.json", "none.json"),
         ("critical:ratio=1", "model.layers.0.self_attn: critical:ratio=1 gives a row with a tied maximum"),
-    ]:
-        log = tmp_path / "log"
-        with server(log, CRITBETA_RESCALE=rule) as running:
-            assert running.wait(400) != 0
-        assert message in log.read_text()
+    ],
+)
+def test_a_rule_that_cannot_apply_ends_the_start(tmp_path, rule, message):
+    log = tmp_path / "log"
+    with server(log, CRITBETA_RESCALE=rule) as running:
+        assert running.wait(400) != 0
+    assert message in log.read_text()
+    # Only the last one needs a model to be refused.
+    assert ("Loading" in log.read_text()) == rule.startswith("critical")

@@ -1,0 +1,241 @@
+"""The library by ctypes, as a language with no more than a C call has it: half types, and calls at random."""
+
+import ctypes
+import math
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+CODES = {"i": 0, "u": 1, "f": 2}
+
+
+class DLTensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]  # fmt: skip
+
+
+def tensor(array, bfloat16=False):
+    """An array as DLPack has it. Its memory must outlive the tensor."""
+    sizes = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
+    steps = (ctypes.c_int64 * max(array.ndim, 1))(*(s // array.itemsize for s in array.strides))
+    code = 4 if bfloat16 else CODES[array.dtype.kind]
+    return DLTensor(array.ctypes.data, 1, 0, array.ndim, code, 8 * array.itemsize, 1, sizes, steps, 0)
+
+
+def struct(name, pointers, doubles=(), counts=(), words=(), last=()):
+    fields = [("size", ctypes.c_size_t), *((p, ctypes.c_void_p) for p in pointers)]
+    fields += [(d, ctypes.c_double) for d in doubles] + [(c, ctypes.c_uint64) for c in counts]
+    fields += [(w, ctypes.c_uint32) for w in words]
+    fields += [(p, ctypes.c_uint64 if p.endswith("bytes") else ctypes.c_void_p) for p in last]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+PLACE = ("stream", "workspace", "workspace_bytes")
+Softmax = struct("Softmax", ("scores", "out", "rule", "betas", "lens", "positions", "reports"), last=PLACE)
+Reports = struct("Reports", ("scores", "lens", "reports"), ("beta", "resolve"), ("top_k",), last=PLACE)
+Paged = struct(
+    "Paged",
+    ("queries", "keys", "values", "table", "indptr", "lens", "query_lens", "rule", "out", "reports", "v_radius",
+     "centre"),
+    ("scale", "softcap", "eps", "resolve"), ("top_k", "window"), ("layout", "measured"),
+)  # fmt: skip
+
+
+def call(library, function, engine, kind, **fields):
+    args = kind(size=ctypes.sizeof(kind))
+    for name, value in fields.items():
+        setattr(args, name, ctypes.addressof(value) if isinstance(value, DLTensor) else value)
+    status = getattr(library, function)(engine, ctypes.byref(args))
+    return status, library.critbeta_last_error().decode()
+
+
+def opened(library, device):
+    engine = ctypes.c_void_p()
+    assert library.critbeta_open(device, ctypes.byref(engine)) == 0, library.critbeta_last_error()
+    return engine
+
+
+def parsed(library, text):
+    rule = ctypes.c_void_p()
+    assert library.critbeta_rule_parse(text, None, ctypes.c_uint64(0), ctypes.c_uint64(0), ctypes.byref(rule)) == 0
+    return rule
+
+
+def critical_beta(row):
+    """The supremum over gaps t > 0 of log N(t) / t, gap by gap, in f64."""
+    gaps = np.sort(row.max() - row).astype(np.float64)
+    return max([math.log((gaps <= t).sum()) / t for t in gaps if t > 0], default=0.0)
+
+
+@pytest.mark.parametrize("device", [b"cpu", b"simt"])
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_half_types(library, device, half):
+    engine, rule = opened(library, device), parsed(library, b"critical")
+    wide = np.round(np.random.default_rng(3).normal(size=(4, 200)) * 16).astype(np.float32) / 8
+    scores = wide.astype(np.float16) if half == "float16" else (wide.view(np.uint32) >> 16).astype(np.uint16)
+    assert half == "float16" or np.array_equal((scores.astype(np.uint32) << 16).view(np.float32), wide)
+    out = np.zeros((4, 200), np.float32)
+    s, o = tensor(scores, half == "bfloat16"), tensor(out)
+    assert call(library, "critbeta_softmax", engine, Softmax, scores=s, out=o, rule=rule)[0] == 0
+    for row, found in zip(wide, out):
+        beta = critical_beta(row)
+        if math.isfinite(beta) and (row == row.max()).sum() == 1:
+            weights = np.exp(beta * (row.astype(np.float64) - row.max()))
+            np.testing.assert_allclose(found, weights / weights.sum(), rtol=3e-6)
+    half_out = np.zeros((4, 200), np.uint16 if half == "bfloat16" else np.float16)
+    o = tensor(half_out, half == "bfloat16")
+    assert call(library, "critbeta_softmax", engine, Softmax, scores=s, out=o, rule=rule)[0] == 0
+    wide_out = (half_out.astype(np.uint32) << 16).view(np.float32) if half == "bfloat16" else half_out
+    np.testing.assert_allclose(wide_out, out, rtol=2**-8, atol=1e-7)
+    assert library.critbeta_rule_free(rule) == 0 and library.critbeta_close(engine) == 0
+
+
+def test_positions_and_strided_rows(library):
+    engine, rule = opened(library, b"cpu"), parsed(library, b"qwen-logn:train=16")
+    block = np.random.default_rng(4).normal(size=(3, 80)).astype(np.float32)
+    scores, out = block[:, 8:72], np.zeros((3, 64), np.float32)
+    positions = np.array([3, 15, 255], np.int32)
+    fields = {"scores": tensor(scores), "out": tensor(out), "rule": rule, "positions": tensor(positions)}
+    assert call(library, "critbeta_softmax", engine, Softmax, **fields)[0] == 0
+    for row, found, position in zip(scores.astype(np.float64), out, positions):
+        weights = np.exp(max(1.0, math.log(position + 1) / math.log(16)) * (row - row.max()))
+        np.testing.assert_allclose(found, weights / weights.sum(), rtol=3e-6)
+
+
+def test_reports_of_more_and_fewer_columns(library):
+    engine, scores = opened(library, b"cpu"), np.array([[3, 0, 0, 0], [1, 1, np.nan, 0]], np.float32)
+    for columns in (1, 9, 30):
+        reports = np.zeros((2, columns))
+        assert call(library, "critbeta_row_reports", engine, Reports, scores=tensor(scores),
+                    reports=tensor(reports))[0] == 0  # fmt: skip
+        assert reports[0, 0] == 4 and reports[1, 0] == 4
+        if columns > 8:
+            assert reports[0, 8] == math.log(4) / 3 and np.isnan(reports[1, 8])
+        assert np.isnan(reports[:, 22:]).all()
+    spaced = np.full((2, 12), 7.0)
+    fields = {"scores": tensor(scores), "reports": tensor(spaced[:, :9])}
+    assert call(library, "critbeta_row_reports", engine, Reports, **fields)[0] == 0
+    assert spaced[0, 8] == math.log(4) / 3 and (spaced[:, 9:] == 7).all()
+    for bad in (np.zeros((2, 0)), np.zeros((3, 9)), np.zeros(9), np.zeros((2, 9), np.float32), np.zeros((2, 18))[:, ::2]):
+        status, text = call(library, "critbeta_row_reports", engine, Reports, scores=tensor(scores), reports=tensor(bad))
+        assert status == 1 and "reports" in text
+    for setting in ({"beta": math.nan}, {"beta": -1.0}, {"resolve": math.nan}, {"resolve": math.inf}):
+        status, text = call(library, "critbeta_row_reports", engine, Reports, scores=tensor(scores),
+                            reports=tensor(spaced), **setting)  # fmt: skip
+        assert status == 1 and next(iter(setting)) in text
+
+
+def hostile(library, seed, device, turns=4000):
+    """Calls whose arguments are mutated at random. Memory that a tensor claims is there, as in any C library."""
+    draw = random.Random(seed)
+    engine, rule = opened(library, device), parsed(library, b"critical:cap=4")
+    pool = np.full(1 << 16, 0.5, np.float32)  # everything points into this, whatever its type
+    ids = np.array([2, 0, 1, 3] * 64, np.int32)
+    sizes = [0, 1, 1, 2, 3, 4, 8, 64, 64, 63, 72, -1, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]
+    numbers = [0.0, 0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, 5e-324, 0.5]
+    base = {
+        Softmax: {"scores": (3, 8), "out": (3, 8), "rule": rule, "lens": (3,), "positions": (3,), "reports": (3, 22),
+                  "betas": None},
+        Reports: {"scores": (3, 8), "reports": (3, 22), "lens": (3,)},
+        Paged: {"queries": (2, 4, 64), "keys": (4, 4, 2, 64), "values": (4, 4, 2, 64), "table": (2, 2), "lens": (2,),
+                "out": (2, 4, 64), "reports": (8, 22), "rule": rule, "indptr": None, "query_lens": None,
+                "v_radius": None, "centre": None},
+    }  # fmt: skip
+    functions = {
+        Softmax: ["critbeta_softmax"], Reports: ["critbeta_row_reports"],
+        Paged: ["critbeta_measure_paged", "critbeta_decode_paged"],
+    }  # fmt: skip
+    counted = {}
+    whole = {"lens", "positions", "table", "indptr", "query_lens"}
+    for _ in range(turns):
+        kind = draw.choice(list(base))
+        function = draw.choice(functions[kind])
+        args, kept, at = kind(size=ctypes.sizeof(kind)), [], 0
+        for name, shape in base[kind].items():
+            if not isinstance(shape, tuple):
+                setattr(args, name, shape.value if shape else None)
+                continue
+            on_gpu = device != b"cpu" and name == "reports"
+            shape = [*shape[:-1], 72] if on_gpu else list(shape)
+            source = ids if name in whole else pool
+            data = source[at:] if name not in whole else ids
+            at += 2048 if name not in whole else 0
+            bits, code = (32, 0) if name in whole else (8, 1) if on_gpu else (64, 2) if name == "reports" else (32, 2)
+            strides = None
+            room = (len(data) * data.itemsize) // 8
+            for _ in range(draw.choice([0, 0, 0, 0, 0, 1, 1, 2])):  # mutations of this tensor
+                what = draw.randrange(9)
+                if what == 0:
+                    shape[draw.randrange(len(shape))] = draw.choice(sizes)
+                elif what == 1:
+                    shape.insert(draw.randrange(len(shape) + 1), draw.choice([1, 1, 2, 0]))
+                elif what == 2 and len(shape) > 1:
+                    del shape[draw.randrange(len(shape))]
+                elif what == 3:
+                    bits, code = draw.choice([(16, 2), (16, 4), (8, 1), (64, 2), (64, 0), (7, 9), (32, 1), (32, 2)])
+                elif what == 4:
+                    strides = [draw.choice([0, 1, 2, 8, 64, 65, -1, 1 << 50, (1 << 62)]) for _ in shape]
+            # What remains within the memory that is there, or does not fit the address space at all.
+            steps = strides or [math.prod(map(abs, shape[i + 1 :])) for i in range(len(shape))]
+            reach = sum(max(n - 1, 0) * abs(s) for n, s in zip(shape, steps)) + 1
+            broken = any(n < 0 for n in shape) or any(s < 0 for n, s in zip(shape, steps) if n > 1)
+            if not broken and 0 not in shape and room < reach < 1 << 58:
+                continue
+            # More rows of nothing than memory for their reports is a claim of memory, too.
+            one = DLTensor(
+                data.ctypes.data, draw.choice([1] * 30 + [2, 3, 0, -5]), draw.choice([0] * 20 + [1, -1]),
+                draw.choice([len(shape)] * 20 + [-1, 9, 1 << 30]), code, bits, draw.choice([1] * 30 + [0, 4]),
+                (ctypes.c_int64 * len(shape))(*shape),
+                (ctypes.c_int64 * len(shape))(*strides) if strides else None,
+                draw.choice([0] * 30 + [1, 4, 1 << 63, (1 << 64) - 4]),
+            )  # fmt: skip
+            if one.ndim not in (-1, 9, 1 << 30) and draw.random() < 0.02:
+                one.shape = None
+            if draw.random() < 0.02:
+                one.data = draw.choice([None, one.data + 1])
+            kept.append(one)
+            setattr(args, name, draw.choice([ctypes.addressof(one)] * 40 + [None]))
+        for name, kind_of in kind._fields_:
+            if draw.random() < 0.1 and kind_of is ctypes.c_double:
+                setattr(args, name, draw.choice(numbers))
+            if draw.random() < 0.1 and kind_of in (ctypes.c_uint64, ctypes.c_uint32) and name != "size":
+                setattr(args, name, draw.choice([0, 1, 2, 3, (1 << 32) - 1, (1 << 64) - 1]))
+        if draw.random() < 0.05:
+            args.size = draw.choice([0, 1, 8, 9, 24, 40, 64, (1 << 64) - 1])
+        before = pool.copy()
+        status = getattr(library, function)(engine if draw.random() < 0.98 else None, ctypes.byref(args))
+        text = library.critbeta_last_error().decode()
+        assert status in (0, 1, 2) or (status == 5 and device != b"cpu"), (status, text)
+        counted[function, status] = counted.get((function, status), 0) + 1
+        if status:
+            assert text and np.array_equal(before, pool, equal_nan=True), (function, text)
+        pool[:] = 0.5 if draw.random() < 0.9 else draw.choice([math.nan, math.inf, -math.inf, -3e38])
+        del kept
+    return counted
+
+
+@pytest.mark.parametrize("device", ["cpu", "simt"])
+@pytest.mark.parametrize("seed", range(3))
+def test_hostile_calls_end_in_a_status(prefix, device, seed):
+    # In a process of its own: a crash is then a failure of this test.
+    program = (
+        "import sys, ctypes, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "from test_ctypes import hostile\n"
+        "library = ctypes.CDLL(sys.argv[2]); library.critbeta_last_error.restype = ctypes.c_char_p\n"
+        "print(sorted(hostile(library, int(sys.argv[3]), sys.argv[4].encode()).items()))"
+    )
+    words = [sys.executable, "-c", program, os.path.dirname(__file__), str(prefix / "lib/libcritbeta.so"), str(seed)]
+    done = subprocess.run([*words, device], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Some calls go through, and others are refused.
+    for function in ("critbeta_softmax", "critbeta_row_reports"):
+        assert f"('{function}', 0)" in done.stdout and f"('{function}', 1)" in done.stdout, done.stdout
+    assert "panicked" not in done.stderr

@@ -40,7 +40,8 @@ pub unsafe fn versioned<T: Versioned>(given: *const T) -> Result<T> {
             own + at
         ));
     }
-    // SAFETY: zeros are a value of the struct, and so is what the caller wrote over them: pointers and numbers.
+    // SAFETY: zeros are a value of the struct, and so is what the caller wrote over them: pointers and
+    // numbers.
     unsafe {
         let mut found = std::mem::zeroed::<T>();
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut found).cast(), size.min(own));
@@ -70,8 +71,8 @@ pub fn handle<T: Kind>(value: T) -> *mut Handle<T> {
 ///
 /// # Safety
 ///
-/// `handle` is NULL, or points to 8 readable bytes. If they are the mark of `T`, [`handle`] made it, and nobody
-/// frees it during `'a`.
+/// `handle` is NULL, or points to 8 readable bytes. If they are the mark of `T`, [`handle`] made it, and
+/// nobody frees it during `'a`.
 pub unsafe fn optional<'a, T: Kind>(handle: *const Handle<T>) -> Result<Option<&'a T>> {
     if handle.is_null() {
         return Ok(None);

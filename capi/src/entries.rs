@@ -53,15 +53,15 @@ pub extern "C" fn critbeta_version() -> *const c_char {
     const { concat!(env!("CARGO_PKG_VERSION"), "\0") }.as_ptr().cast()
 }
 
-/// What the last failed call on this thread said: which argument, what was found, what was expected. The text is
-/// valid until the next failing call on this thread. It is never NULL, and a success leaves it as it was.
+/// What the last failed call on this thread said: which argument, what was found, what was expected. The text
+/// is valid until the next failing call on this thread. It is never NULL, and a success leaves it as it was.
 #[unsafe(no_mangle)]
 pub extern "C" fn critbeta_last_error() -> *const c_char {
     last()
 }
 
-/// Opens a device: "cpu", "cuda:N" (it loads the kernels, and may compile them first for minutes), or in a build
-/// with the feature simt "simt", a simulator of a GPU for tests whose device memory is that of the CPU.
+/// Opens a device: "cpu", "cuda:N" (it loads the kernels, and may compile them first for minutes), or in a
+/// build with the feature simt "simt", a simulator of a GPU for tests whose device memory is that of the CPU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn critbeta_open(device: *const c_char, engine: *mut *mut Engine) -> i32 {
     // SAFETY: see `device`.
@@ -120,9 +120,9 @@ pub unsafe extern "C" fn critbeta_rule_betas(
     })
 }
 
-/// Writes the softmax of every row at its own beta. On a GPU it enqueues one launch on the stream and returns: it
-/// allocates no device memory and waits for nothing, so a CUDA graph can capture it. All tensors are on the device
-/// of the engine.
+/// Writes the softmax of every row at its own beta. On a GPU it enqueues one launch on the stream and
+/// returns: it allocates no device memory and waits for nothing, so a CUDA graph can capture it. All tensors
+/// are on the device of the engine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn critbeta_softmax(engine: *const Engine, args: *const SoftmaxArgs) -> i32 {
     // SAFETY: see `device`.
@@ -154,8 +154,8 @@ pub unsafe extern "C" fn critbeta_decode_reports(
     status(|| unsafe { reports::decode(Tensors::new(), raw, resolve, reports) })
 }
 
-/// Reports on the row of every query token and head over pages of keys: the critical beta, and the rest at the
-/// beta of the rule. On the CPU.
+/// Reports on the row of every query token and head over pages of keys: the critical beta, and the rest at
+/// the beta of the rule. On the CPU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn critbeta_measure_paged(engine: *const Engine, args: *const PagedArgs) -> i32 {
     // SAFETY: see `device`.
@@ -165,8 +165,8 @@ pub unsafe extern "C" fn critbeta_measure_paged(engine: *const Engine, args: *co
     })
 }
 
-/// Writes the attention output of every query token and head over pages of keys and values, each row at its own
-/// beta. On the CPU.
+/// Writes the attention output of every query token and head over pages of keys and values, each row at its
+/// own beta. On the CPU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn critbeta_decode_paged(engine: *const Engine, args: *const PagedArgs) -> i32 {
     // SAFETY: see `device`.
@@ -176,8 +176,9 @@ pub unsafe extern "C" fn critbeta_decode_paged(engine: *const Engine, args: *con
     })
 }
 
-/// Says in words how a device runs a call: the kernel and the reasons, or how threads share rows. As snprintf, it
-/// cuts what `capacity` bytes do not hold, and ends in a zero byte; `length` (or NULL) gets the whole length.
+/// Says in words how a device runs a call: the kernel and the reasons, or how threads share rows. As
+/// snprintf, it cuts what `capacity` bytes do not hold, and ends in a zero byte; `length` (or NULL) gets the
+/// whole length.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn critbeta_plan(
     engine: *const Engine,

@@ -8,8 +8,9 @@ use critbeta::cpu::{self, Measure, SoftmaxRow};
 use critbeta::stats::RowMax;
 use critbeta::{CriticalBeta, cuda};
 
-/// What is known about one row: the columns of a tensor of reports. NaN stands for what a call does not measure,
-/// and in a row with a NaN or +inf for everything but n, argmax and a beta that was given. Counts are whole.
+/// What is known about one row: the columns of a tensor of reports. NaN stands for what a call does not
+/// measure, and in a row with a NaN or +inf for everything but n, argmax and a beta that was given. Counts
+/// are whole.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct RowReport {

@@ -19,7 +19,8 @@ use std::ffi::c_void;
 pub struct SoftmaxArgs {
     /// sizeof(critbeta_softmax_args).
     pub size: usize,
-    /// [rows, cols] float32, float16 or bfloat16. Columns lie side by side; rows may be further apart. A score of
+    /// [rows, cols] float32, float16 or bfloat16. Columns lie side by side; rows may be further apart. A
+    /// score of
     /// -inf, or below half of the lowest finite number of its type, is masked.
     pub scores: *const DLTensor,
     /// [rows, cols], dense: the probabilities, float32 or the type of the scores (on a CPU any of the three).
@@ -31,15 +32,16 @@ pub struct SoftmaxArgs {
     pub betas: *const DLTensor,
     /// [rows] int32 or uint32: how many scores each row has; NULL is all columns.
     pub lens: *const DLTensor,
-    /// [rows] int32 or uint32: the position of each row's query, from 0 on, for laws of the position. NULL is the
-    /// last unmasked column.
+    /// [rows] int32 or uint32: the position of each row's query, from 0 on, for laws of the position. NULL is
+    /// the last unmasked column.
     pub positions: *const DLTensor,
-    /// On a CPU [rows, columns] float64: the doubles of a critbeta_row_report, without a critical beta. On a GPU
-    /// [rows, CRITBETA_DEVICE_REPORT_BYTES] uint8, for critbeta_decode_reports.
+    /// On a CPU [rows, columns] float64: the doubles of a critbeta_row_report, without a critical beta. On a
+    /// GPU [rows, CRITBETA_DEVICE_REPORT_BYTES] uint8, for critbeta_decode_reports.
     pub reports: *const DLTensor,
     /// The CUDA stream (CUstream, cudaStream_t) of the launch; NULL is the legacy default stream.
     pub stream: *mut c_void,
-    /// Device memory of critbeta_workspace_bytes, aligned to 256 bytes, for this launch alone until it has run.
+    /// Device memory of critbeta_workspace_bytes, aligned to 256 bytes, for this launch alone until it has
+    /// run.
     pub workspace: *mut c_void,
     /// Bytes of the workspace.
     pub workspace_bytes: u64,
@@ -350,7 +352,8 @@ fn device_reports(reports: &Tensor, rows: usize) -> Result<u64> {
 }
 
 fn begin(engine: &Gpu, call: &Call, place: Place) -> Result<()> {
-    // SAFETY: the caller of the entry promises what `Tensors::new` says of all tensors, and the header says the
-    // same of the stream and the workspace. `Device::holds` compared the tensors' device with the engine's.
+    // SAFETY: the caller of the entry promises what `Tensors::new` says of all tensors, and the header says
+    // the same of the stream and the workspace. `Device::holds` compared the tensors' device with the
+    // engine's.
     Ok(unsafe { engine.launch(call, place.workspace, place.stream) }?)
 }

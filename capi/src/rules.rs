@@ -30,8 +30,8 @@ impl Rules {
         }
     }
 
-    /// Reads a rule text. A text that names a calibration file gives the rules of `heads` heads of `layer`, from
-    /// `first_head` on.
+    /// Reads a rule text. A text that names a calibration file gives the rules of `heads` heads of `layer`,
+    /// from `first_head` on.
     pub fn parse(text: &str, layer: Option<&str>, first_head: u64, heads: u64) -> Result<Rules> {
         let spec: RescalingSpec = text.parse()?;
         if let RescalingSpec::Uniform(rule) = spec {
@@ -39,8 +39,8 @@ impl Rules {
         }
         let Some(layer) = layer.filter(|_| heads > 0) else {
             return invalid(format!(
-                "rule {text:?}: it names a file with a rule for each head, so a layer and a number of heads are \
-                 needed"
+                "rule {text:?}: it names a file with a rule for each head, so give a layer and a number of \
+                 heads"
             ));
         };
         let Some(end) = first_head.checked_add(heads) else {

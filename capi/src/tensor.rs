@@ -118,9 +118,12 @@ pub trait Held: Pod {
 }
 
 macro_rules! held {
-    ($($t:ty => $numbers:ident),*) => { $(impl Held for $t { const NUMBERS: Numbers = Numbers::$numbers; })* };
+    ($($t:ty => $numbers:ident),*) => {
+        $(impl Held for $t { const NUMBERS: Numbers = Numbers::$numbers; })*
+    };
 }
-held!(f64 => F64, f32 => F32, half::f16 => F16, half::bf16 => Bf16, i64 => I64, i32 => I32, u32 => U32, u8 => U8);
+held!(f64 => F64, f32 => F32, half::f16 => F16, half::bf16 => Bf16);
+held!(i64 => I64, i32 => I32, u32 => U32, u8 => U8);
 
 /// More axes no argument has.
 const MAX_AXES: usize = 8;
@@ -190,13 +193,13 @@ impl<'a> Tensor<'a> {
             return Ok(&[]);
         }
         // SAFETY: `Tensors::new` has the caller's promise that this memory is readable during 'a, and
-        // `Tensors::add` refused it if it overlaps memory that is written. It is aligned and within the address
-        // space (`checked`), and every bit pattern is a value of a Pod.
+        // `Tensors::add` refused it if it overlaps memory that is written. It is aligned and within the
+        // address space (`checked`), and every bit pattern is a value of a Pod.
         Ok(unsafe { std::slice::from_raw_parts(self.address as *const T, self.reach) })
     }
 
-    /// As [`Tensor::slice`], for writing. It takes the tensor, which has no clone, so this is the only slice of
-    /// its memory.
+    /// As [`Tensor::slice`], for writing. It takes the tensor, which has no clone, so this is the only slice
+    /// of its memory.
     pub fn into_slice_mut<T: Held>(self) -> Result<&'a mut [T]> {
         self.check::<T>()?;
         if !self.writable {
@@ -233,9 +236,9 @@ pub struct Tensors<'a> {
 impl<'a> Tensors<'a> {
     /// # Safety
     ///
-    /// Every pointer that is given to the other methods is NULL or a tensor whose shape and strides (if not NULL)
-    /// have `ndim` entries. The memory that its fields describe is alive during `'a`. Nobody else writes it then,
-    /// and nobody else reads what [`Tensors::written`] was asked for.
+    /// Every pointer that is given to the other methods is NULL or a tensor whose shape and strides (if not
+    /// NULL) have `ndim` entries. The memory that its fields describe is alive during `'a`. Nobody else
+    /// writes it then, and nobody else reads what [`Tensors::written`] was asked for.
     pub unsafe fn new() -> Tensors<'a> {
         Tensors { spans: Vec::new(), of: PhantomData }
     }
@@ -346,7 +349,9 @@ fn checked<'a>(name: &'static str, tensor: *const DLTensor) -> Result<Tensor<'a>
         reach.and_then(|reach| reach.checked_mul(numbers.bytes())).filter(|&b| b <= isize::MAX as usize);
     // An overflow of the number of elements is one even where a stride of 0 repeats them.
     let count = sizes.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
-    let fits = address.zip(bytes).and_then(|(address, bytes)| address.checked_add(bytes)).zip(count);
+    // The upper half of the address space belongs to no program.
+    let end = address.zip(bytes).and_then(|(address, bytes)| address.checked_add(bytes));
+    let fits = end.filter(|&end| end <= isize::MAX as usize).zip(count);
     let (Some(address), Some(reach), Some(_)) = (address, reach, fits) else {
         return invalid(format!(
             "{name} {numbers} {sizes:?}: with strides {steps:?} it leaves the address space"

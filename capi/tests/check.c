@@ -239,7 +239,10 @@ static void pages(void) {
     REFUSED(critbeta_decode_paged(engine, &args), CRITBETA_INVALID, "length -4 of sequence 1");
     lens[1] = 3, args.layout = 2;
     REFUSED(critbeta_decode_paged(engine, &args), CRITBETA_INVALID, "layout 2");
-    args.layout = CRITBETA_NHD, args.eps = NAN;
+    int64_t crowd[] = {(int64_t)1 << 40, HEADS, DIM}, nowhere[] = {0, 0, 0};
+    args.layout = CRITBETA_NHD, query.shape = crowd, query.strides = nowhere;
+    REFUSED(critbeta_decode_paged(engine, &args), CRITBETA_INVALID, "overlap each other");
+    query.shape = tokens, query.strides = NULL, args.eps = NAN;
     REFUSED(critbeta_decode_paged(engine, &args), CRITBETA_INVALID, "eps NaN");
     args.eps = 0, args.values = NULL;
     REFUSED(critbeta_decode_paged(engine, &args), CRITBETA_INVALID, "values: NULL");
@@ -277,7 +280,7 @@ static void rules(void) {
 
 static void devices(void) {
     critbeta_engine *none = NULL;
-    char text[400], small[8];
+    char text[4000], small[8];
     size_t length = 0, again = 0;
     REFUSED(critbeta_open("tpu", &none), CRITBETA_INVALID, "tpu");
     REFUSED(critbeta_open("cuda:-1", &none), CRITBETA_INVALID, "cuda:N");
@@ -289,7 +292,7 @@ static void devices(void) {
     critbeta_problem problem = {
         .size = sizeof problem, .rows = 64, .cols = 4096, .dtype = {.code = kDLBfloat, .bits = 16, .lanes = 1}};
     CHECK(critbeta_plan(engine, &problem, text, sizeof text, &length) == CRITBETA_OK);
-    CHECK(length == strlen(text) && strstr(text, "64 x 4096") != NULL && strstr(text, "bf16") != NULL);
+    CHECK(length == strlen(text) && strstr(text, "4096") != NULL && strstr(text, "bf16") != NULL);
     memset(small, 1, sizeof small);
     CHECK(critbeta_plan(engine, &problem, small, sizeof small, &again) == CRITBETA_OK);
     CHECK(again == length && strlen(small) == 7 && strncmp(small, text, 7) == 0);

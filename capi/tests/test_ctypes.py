@@ -1,5 +1,6 @@
 """The library by ctypes, as a language with no more than a C call has it: half types, and calls at random."""
 
+import ast
 import ctypes
 import math
 import os
@@ -64,8 +65,8 @@ def opened(library, device):
 
 
 def parsed(library, text):
-    rule = ctypes.c_void_p()
-    assert library.critbeta_rule_parse(text, None, ctypes.c_uint64(0), ctypes.c_uint64(0), ctypes.byref(rule)) == 0
+    rule, none = ctypes.c_void_p(), ctypes.c_uint64(0)
+    assert library.critbeta_rule_parse(text, None, none, none, ctypes.byref(rule)) == 0
     return rule
 
 
@@ -124,8 +125,10 @@ def test_reports_of_more_and_fewer_columns(library):
     fields = {"scores": tensor(scores), "reports": tensor(spaced[:, :9])}
     assert call(library, "critbeta_row_reports", engine, Reports, **fields)[0] == 0
     assert spaced[0, 8] == math.log(4) / 3 and (spaced[:, 9:] == 7).all()
-    for bad in (np.zeros((2, 0)), np.zeros((3, 9)), np.zeros(9), np.zeros((2, 9), np.float32), np.zeros((2, 18))[:, ::2]):
-        status, text = call(library, "critbeta_row_reports", engine, Reports, scores=tensor(scores), reports=tensor(bad))
+    single, apart = np.zeros((2, 9), np.float32), np.zeros((2, 18))[:, ::2]
+    for bad in (np.zeros((2, 0)), np.zeros((3, 9)), np.zeros(9), single, apart):
+        fields = {"scores": tensor(scores), "reports": tensor(bad)}
+        status, text = call(library, "critbeta_row_reports", engine, Reports, **fields)
         assert status == 1 and "reports" in text
     for setting in ({"beta": math.nan}, {"beta": -1.0}, {"resolve": math.nan}, {"resolve": math.inf}):
         status, text = call(library, "critbeta_row_reports", engine, Reports, scores=tensor(scores),
@@ -133,109 +136,134 @@ def test_reports_of_more_and_fewer_columns(library):
         assert status == 1 and next(iter(setting)) in text
 
 
-def hostile(library, seed, device, turns=4000):
-    """Calls whose arguments are mutated at random. Memory that a tensor claims is there, as in any C library."""
+FUNCTIONS = {
+    "critbeta_softmax": Softmax, "critbeta_row_reports": Reports, "critbeta_measure_paged": Paged,
+    "critbeta_decode_paged": Paged,
+}  # fmt: skip
+# Name, shape, whether it is often left out. Whole numbers are in OF_INTS.
+TENSORS = {
+    Softmax: [("scores", (3, 8), 0), ("out", (3, 8), 0), ("lens", (3,), 1), ("positions", (3,), 1), ("reports", (3, 22), 1),
+              ("betas", (3,), 1)],
+    Reports: [("scores", (3, 8), 0), ("reports", (3, 22), 0), ("lens", (3,), 1)],
+    Paged: [("queries", (2, 4, 64), 0), ("keys", (4, 4, 2, 64), 0), ("values", (4, 4, 2, 64), 0), ("table", (2, 2), 0),
+            ("lens", (2,), 0), ("out", (2, 4, 64), 0), ("reports", (8, 22), 0), ("indptr", (3,), 2),
+            ("query_lens", (2,), 2), ("v_radius", (4, 2), 1), ("centre", (2, 64), 1)],
+}  # fmt: skip
+OF_INTS = ("lens", "positions", "table", "indptr", "query_lens")
+SIZES = [0, 1, 1, 2, 3, 4, 8, 64, 63, 72, -1, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]
+STRIDES = [0, 1, 2, 8, 64, 65, -1, 1 << 50, 1 << 62]
+DTYPES = [(16, 2), (16, 4), (8, 1), (64, 2), (64, 0), (7, 9), (32, 1), (32, 0), (32, 2)]
+NUMBERS = [0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, 5e-324, 0.5]
+
+
+def mutated(draw, made, data, shape):
+    """Spoils a tensor in one or two ways, or in none if what it then claims is not there."""
+    shape, strides, before = list(shape), None, bytes(made)
+    for _ in range(draw.choice([1, 1, 2])):
+        what = draw.randrange(11)
+        if what == 0:
+            shape[draw.randrange(len(shape))] = draw.choice(SIZES)
+        elif what == 1:
+            shape.insert(draw.randrange(len(shape) + 1), draw.choice([1, 1, 2, 0]))
+        elif what == 2 and len(shape) > 1:
+            del shape[draw.randrange(len(shape))]
+        elif what == 3:
+            made.bits, made.code = draw.choice(DTYPES)
+        elif what == 4:
+            strides = True
+        elif what == 5:
+            made.device_type, made.device_id = draw.choice([2, 3, 0, -5]), draw.choice([0, 1, -1])
+        elif what == 6:
+            made.byte_offset = draw.choice([1, 4, 64, 1 << 63, (1 << 64) - 4])
+        elif what == 7:
+            made.lanes = draw.choice([0, 4])
+        elif what == 8:
+            made.data = draw.choice([None, data.ctypes.data + 1, data.ctypes.data + 1024])
+    made.ndim, made.shape = len(shape), (ctypes.c_int64 * len(shape))(*shape)
+    if strides:
+        strides = [draw.choice(STRIDES) for _ in shape]
+        made.strides = (ctypes.c_int64 * len(shape))(*strides)
+    if what == 9:
+        made.ndim = draw.choice([-1, 9, 1 << 30])
+    elif what == 10:
+        made.shape = None
+    # What remains is within the memory that is there, or beyond any address space.
+    steps = strides or [math.prod(map(abs, shape[i + 1 :])) for i in range(len(shape))]
+    reach = sum(max(n - 1, 0) * abs(s) for n, s in zip(shape, steps)) + 1
+    refused = any(n < 0 for n in shape) or any(s < 0 for n, s in zip(shape, steps) if n > 1)
+    end = reach * ((made.bits + 7) // 8) + (made.byte_offset % (1 << 63) if made.data else 0) + 1024
+    if not refused and 0 not in shape and data.nbytes < end < 1 << 63:
+        ctypes.memmove(ctypes.addressof(made), before, len(before))
+
+
+def hostile(library, seed, device, turns):
+    """Calls whose arguments are spoiled at random. Memory that a tensor claims is there: C cannot check that."""
     draw = random.Random(seed)
-    engine, rule = opened(library, device), parsed(library, b"critical:cap=4")
-    pool = np.full(1 << 16, 0.5, np.float32)  # everything points into this, whatever its type
-    ids = np.array([2, 0, 1, 3] * 64, np.int32)
-    sizes = [0, 1, 1, 2, 3, 4, 8, 64, 64, 63, 72, -1, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]
-    numbers = [0.0, 0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, 5e-324, 0.5]
-    base = {
-        Softmax: {"scores": (3, 8), "out": (3, 8), "rule": rule, "lens": (3,), "positions": (3,), "reports": (3, 22),
-                  "betas": None},
-        Reports: {"scores": (3, 8), "reports": (3, 22), "lens": (3,)},
-        Paged: {"queries": (2, 4, 64), "keys": (4, 4, 2, 64), "values": (4, 4, 2, 64), "table": (2, 2), "lens": (2,),
-                "out": (2, 4, 64), "reports": (8, 22), "rule": rule, "indptr": None, "query_lens": None,
-                "v_radius": None, "centre": None},
-    }  # fmt: skip
-    functions = {
-        Softmax: ["critbeta_softmax"], Reports: ["critbeta_row_reports"],
-        Paged: ["critbeta_measure_paged", "critbeta_decode_paged"],
-    }  # fmt: skip
+    engine, rules = opened(library, device), [parsed(library, t) for t in (b"critical:cap=4", b"su", b"fixed:0")]
+    pool = np.full(1 << 16, 0.5, np.float32)
+    ints = np.array([2, 0, 1, 3, 2, 8, 1, 0] * 256, np.int32)
     counted = {}
-    whole = {"lens", "positions", "table", "indptr", "query_lens"}
     for _ in range(turns):
-        kind = draw.choice(list(base))
-        function = draw.choice(functions[kind])
+        function = draw.choice(list(FUNCTIONS))
+        kind = FUNCTIONS[function]
         args, kept, at = kind(size=ctypes.sizeof(kind)), [], 0
-        for name, shape in base[kind].items():
-            if not isinstance(shape, tuple):
-                setattr(args, name, shape.value if shape else None)
+        names = [name for name, _, rare in TENSORS[kind] if draw.random() < (1, 0.5, 0.15)[rare]]
+        spoiled = draw.sample(names, min(len(names), draw.choice([0, 0, 1, 1, 1, 2])))
+        for name, shape, _ in TENSORS[kind]:
+            if name not in names:
                 continue
-            on_gpu = device != b"cpu" and name == "reports"
-            shape = [*shape[:-1], 72] if on_gpu else list(shape)
-            source = ids if name in whole else pool
-            data = source[at:] if name not in whole else ids
-            at += 2048 if name not in whole else 0
-            bits, code = (32, 0) if name in whole else (8, 1) if on_gpu else (64, 2) if name == "reports" else (32, 2)
-            strides = None
-            room = (len(data) * data.itemsize) // 8
-            for _ in range(draw.choice([0, 0, 0, 0, 0, 1, 1, 2])):  # mutations of this tensor
-                what = draw.randrange(9)
-                if what == 0:
-                    shape[draw.randrange(len(shape))] = draw.choice(sizes)
-                elif what == 1:
-                    shape.insert(draw.randrange(len(shape) + 1), draw.choice([1, 1, 2, 0]))
-                elif what == 2 and len(shape) > 1:
-                    del shape[draw.randrange(len(shape))]
-                elif what == 3:
-                    bits, code = draw.choice([(16, 2), (16, 4), (8, 1), (64, 2), (64, 0), (7, 9), (32, 1), (32, 2)])
-                elif what == 4:
-                    strides = [draw.choice([0, 1, 2, 8, 64, 65, -1, 1 << 50, (1 << 62)]) for _ in shape]
-            # What remains within the memory that is there, or does not fit the address space at all.
-            steps = strides or [math.prod(map(abs, shape[i + 1 :])) for i in range(len(shape))]
-            reach = sum(max(n - 1, 0) * abs(s) for n, s in zip(shape, steps)) + 1
-            broken = any(n < 0 for n in shape) or any(s < 0 for n, s in zip(shape, steps) if n > 1)
-            if not broken and 0 not in shape and room < reach < 1 << 58:
-                continue
-            # More rows of nothing than memory for their reports is a claim of memory, too.
-            one = DLTensor(
-                data.ctypes.data, draw.choice([1] * 30 + [2, 3, 0, -5]), draw.choice([0] * 20 + [1, -1]),
-                draw.choice([len(shape)] * 20 + [-1, 9, 1 << 30]), code, bits, draw.choice([1] * 30 + [0, 4]),
-                (ctypes.c_int64 * len(shape))(*shape),
-                (ctypes.c_int64 * len(shape))(*strides) if strides else None,
-                draw.choice([0] * 30 + [1, 4, 1 << 63, (1 << 64) - 4]),
-            )  # fmt: skip
-            if one.ndim not in (-1, 9, 1 << 30) and draw.random() < 0.02:
-                one.shape = None
-            if draw.random() < 0.02:
-                one.data = draw.choice([None, one.data + 1])
-            kept.append(one)
-            setattr(args, name, draw.choice([ctypes.addressof(one)] * 40 + [None]))
-        for name, kind_of in kind._fields_:
-            if draw.random() < 0.1 and kind_of is ctypes.c_double:
-                setattr(args, name, draw.choice(numbers))
-            if draw.random() < 0.1 and kind_of in (ctypes.c_uint64, ctypes.c_uint32) and name != "size":
-                setattr(args, name, draw.choice([0, 1, 2, 3, (1 << 32) - 1, (1 << 64) - 1]))
-        if draw.random() < 0.05:
+            raw = device != b"cpu" and name == "reports"
+            data = ints if name in OF_INTS else pool[at:]
+            at += 0 if name in OF_INTS else 2048
+            bits, code = (32, 0) if name in OF_INTS else (8, 1) if raw else (64, 2) if name == "reports" else (32, 2)
+            shape = (*shape[:-1], 72) if raw else shape
+            sizes = (ctypes.c_int64 * len(shape))(*shape)
+            one = DLTensor(data.ctypes.data, 1, 0, len(shape), code, bits, 1, sizes, None, 0)
+            if name in spoiled:
+                mutated(draw, one, data, shape)
+            kept += [one, sizes]
+            setattr(args, name, ctypes.addressof(one))
+        if hasattr(args, "rule"):
+            wrong = engine.value if draw.random() < 0.1 else None
+            args.rule = draw.choice([None, *(rule.value for rule in rules), wrong])
+        for name, of in kind._fields_:
+            if draw.random() < 0.03 and name != "size":
+                if of is ctypes.c_double:
+                    setattr(args, name, draw.choice(NUMBERS))
+                elif of is not ctypes.c_void_p:
+                    setattr(args, name, draw.choice([0, 1, 2, 3, (1 << 32) - 1, (1 << 64) - 1]))
+                elif name in names:
+                    setattr(args, name, None)
+        if draw.random() < 0.03:
             args.size = draw.choice([0, 1, 8, 9, 24, 40, 64, (1 << 64) - 1])
         before = pool.copy()
         status = getattr(library, function)(engine if draw.random() < 0.98 else None, ctypes.byref(args))
         text = library.critbeta_last_error().decode()
-        assert status in (0, 1, 2) or (status == 5 and device != b"cpu"), (status, text)
+        assert status in (0, 1, 2), (function, status, text)
         counted[function, status] = counted.get((function, status), 0) + 1
         if status:
             assert text and np.array_equal(before, pool, equal_nan=True), (function, text)
         pool[:] = 0.5 if draw.random() < 0.9 else draw.choice([math.nan, math.inf, -math.inf, -3e38])
-        del kept
     return counted
 
 
 @pytest.mark.parametrize("device", ["cpu", "simt"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_hostile_calls_end_in_a_status(prefix, device, seed):
     # In a process of its own: a crash is then a failure of this test.
     program = (
         "import sys, ctypes, pathlib; sys.path.insert(0, sys.argv[1])\n"
         "from test_ctypes import hostile\n"
         "library = ctypes.CDLL(sys.argv[2]); library.critbeta_last_error.restype = ctypes.c_char_p\n"
-        "print(sorted(hostile(library, int(sys.argv[3]), sys.argv[4].encode()).items()))"
+        "print(sorted(hostile(library, int(sys.argv[3]), sys.argv[4].encode(), 4000).items()))"
     )
     words = [sys.executable, "-c", program, os.path.dirname(__file__), str(prefix / "lib/libcritbeta.so"), str(seed)]
     done = subprocess.run([*words, device], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    # Some calls go through, and others are refused.
-    for function in ("critbeta_softmax", "critbeta_row_reports"):
-        assert f"('{function}', 0)" in done.stdout and f"('{function}', 1)" in done.stdout, done.stdout
     assert "panicked" not in done.stderr
+    # Many calls go through, and many are refused.
+    counted = dict(ast.literal_eval(done.stdout))
+    for function in FUNCTIONS:
+        on_cpu_only = device != "cpu" and "paged" in function
+        assert counted.get((function, 2 if on_cpu_only else 0), 0) > 100, counted
+        assert counted[function, 1] > 10, counted

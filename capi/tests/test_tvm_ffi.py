@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -81,7 +82,8 @@ def test_pages_of_numpy(critbeta):
             found = dict(zip(COLUMNS, reports[seq, head]))
             assert found["beta"] == pytest.approx(beta, rel=1e-15) and found["kept"] == len(rows)
             assert measured[4 * seq + head, 8] == pytest.approx(beta, rel=1e-15)
-            np.testing.assert_allclose(out[seq, head], weights(scores, beta) @ v.astype(np.float64), atol=1e-6)
+            wanted = weights(scores, beta) @ v.astype(np.float64)
+            np.testing.assert_allclose(out[seq, head], wanted, atol=1e-6)
 
 
 def test_rules(critbeta, env):
@@ -130,6 +132,34 @@ def test_errors_arrive_as_those_of_python(critbeta):
         critbeta.critbeta_open("cuda:77")
 
 
+def test_random_arguments_end_in_errors_of_python(critbeta):
+    draw = random.Random(1)
+    names = "version open rule_parse rule_free rule_betas softmax row_reports decode_reports measure_paged".split()
+    rule = critbeta.critbeta_rule_parse("critical")
+    f32, i32, f64 = np.float32, np.int32, np.float64
+    values = [
+        None, True, 0, 1, -1, 1 << 62, -(1 << 63), 2.5, math.nan, math.inf, "", "cpu", "cuda:99", "critical", "HND",
+        "a longer text than seven bytes", "\0", b"bytes", [1, 2], {"a": 1}, tvm_ffi.dtype("float32"), rule, print,
+        np.ones((2, 4), f32), np.ones((2, 4), f32), np.zeros((0, 4), f32), np.ones(2, i32), np.ones((2, 22), f64),
+        np.ones((2, 1, 64), f32), np.ones((3, 2, 1, 64), f32), np.ones((2, 2), i32), np.ones((2, 72), np.uint8),
+        np.ones((2, 1, 64), f32), np.float32(1).reshape(()), np.ones((2, 4), f32)[:, ::2], np.ones((1,) * 9, f32),
+    ]  # fmt: skip
+    passed, failed = 0, 0
+    for _ in range(6000):
+        name = draw.choice([*names, "decode_paged", "plan", "workspace_bytes"])
+        args = [draw.choice(values) for _ in range(draw.choice([0, 1, 2, 2, 3, 3, 4, 5, 6, 7, 9, 14, 21]))]
+        if name == "rule_free":
+            args = [arg for arg in args if arg is not rule]
+        try:
+            critbeta[f"critbeta_{name}"](*args)
+            passed += 1
+        except (TypeError, ValueError, RuntimeError, NotImplementedError, OverflowError) as error:
+            assert str(error) and "defect" not in str(error), (name, args, error)
+            failed += 1
+    assert passed > 100 and failed > 1000
+    critbeta.critbeta_rule_free(rule)
+
+
 def test_many_threads(critbeta):
     scores = np.random.default_rng(5).normal(size=(32, 400)).astype(np.float32)
     outs = [np.zeros_like(scores) for _ in range(4)]
@@ -166,7 +196,8 @@ for dtype, tolerance in (torch.float32, 3e-6), (torch.float16, 1e-3), (torch.bfl
     scores = torch.randn(8, 256).to(dtype)
     out, reports = torch.zeros_like(scores), torch.zeros(8, 22, dtype=torch.float64)
     critbeta.critbeta_softmax(scores, out, "fixed:1.5", None, None, reports)
-    torch.testing.assert_close(out.double(), torch.softmax(1.5 * scores.double(), -1), rtol=tolerance, atol=1e-7)
+    wanted = torch.softmax(1.5 * scores.double(), -1)
+    torch.testing.assert_close(out.double(), wanted, rtol=tolerance, atol=1e-7)
     torch.testing.assert_close(reports[:, 7], torch.logsumexp(1.5 * scores.double(), -1), rtol=1e-6, atol=0)
     # In place, on the rows of a larger tensor.
     wide = torch.zeros(8, 300, dtype=dtype)

@@ -47,7 +47,12 @@ unsafe fn run(
 macro_rules! entries {
     ($($symbol:ident => $name:literal, $body:ident;)*) => { $(
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $symbol(_: *mut c_void, args: *const Any, count: i32, result: *mut Any) -> i32 {
+        pub unsafe extern "C" fn $symbol(
+            _: *mut c_void,
+            args: *const Any,
+            count: i32,
+            result: *mut Any,
+        ) -> i32 {
             // SAFETY: the caller follows the convention of TVM-FFI.
             unsafe { run($name, args, count, result, |args| $body(args)) }
         }
@@ -71,8 +76,8 @@ entries! {
 
 /// The tensors of a call. TVM-FFI keeps them alive.
 fn tensors<'a>() -> Tensors<'a> {
-    // SAFETY: pointers come from `Arguments::tensor`: None, or a tensor that the caller keeps alive. That nobody
-    // else touches what is written is the caller's promise, as in every library of kernels.
+    // SAFETY: pointers come from `Arguments::tensor`: None, or a tensor that the caller keeps alive. That
+    // nobody else touches what is written is the caller's promise, as in every library of kernels.
     unsafe { Tensors::new() }
 }
 

@@ -2,8 +2,7 @@
 
 use crate::args::Versioned;
 use crate::engine::Device;
-use crate::reports::Reports;
-use crate::rows::measure;
+use crate::reports::{Reports, measure};
 use crate::rules::{Rule, Rules};
 use crate::status::{Result, invalid};
 use crate::tensor::{DLTensor, Held, Numbers, Tensor, Tensors};

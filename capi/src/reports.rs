@@ -1,6 +1,6 @@
 //! The report of a row as C has it: a struct of doubles, or a row of a float64 tensor.
 
-use crate::status::Result;
+use crate::status::{Result, invalid};
 use crate::tensor::{DLTensor, Tensor, Tensors};
 use bytemuck::{Pod, Zeroable};
 use critbeta::attention::DecodeRow;
@@ -198,6 +198,15 @@ impl<'a> Reports<'a> {
     }
 }
 
+/// What to measure, checked.
+pub fn measure(resolve: f64, top_k: u64) -> Result<Measure> {
+    if !(resolve.is_finite() && resolve >= 0.0) {
+        return invalid(format!("resolve {resolve}: expected a finite number of nats, at least 0"));
+    }
+    let top_k = usize::try_from(top_k).unwrap_or(usize::MAX);
+    Ok(Measure::new(resolve, (top_k > 0).then_some(top_k)))
+}
+
 /// Turns the reports that a GPU wrote, copied to the CPU, into reports of this interface.
 pub fn decode(
     mut tensors: Tensors,
@@ -209,7 +218,7 @@ pub fn decode(
     let [rows, _] = raw.sizes("[rows, bytes]")?;
     raw.expect(&[rows, CRITBETA_DEVICE_REPORT_BYTES], "[rows, CRITBETA_DEVICE_REPORT_BYTES]")?;
     let reports = Reports::new(tensors.written("reports", reports)?, &[rows])?;
-    let measure = Measure::new(resolve, None);
+    let measure = measure(resolve, 0)?;
     let found: Vec<cpu::RowReport> = raw
         .slice::<u8>()?
         .chunks_exact(CRITBETA_DEVICE_REPORT_BYTES)

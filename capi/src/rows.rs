@@ -3,11 +3,11 @@
 
 use crate::args::Versioned;
 use crate::engine::Device;
-use crate::reports::{CRITBETA_DEVICE_REPORT_BYTES, Reports};
+use crate::reports::{CRITBETA_DEVICE_REPORT_BYTES, Reports, measure};
 use crate::rules::{self, Rule, Rules};
 use crate::status::{Result, invalid};
 use crate::tensor::{DLTensor, Held, Numbers, Tensor, Tensors};
-use critbeta::cpu::{self, Measure, SoftmaxRow};
+use critbeta::cpu::{self, SoftmaxRow};
 use critbeta::cuda::{Beta, Call, DeviceOutput, DeviceRows, Engine as Gpu, Workspace};
 use critbeta::{Element, Rescaling, Scores, ScoresMut};
 use half::{bf16, f16};
@@ -332,15 +332,6 @@ pub fn row_reports(device: &Device, mut tensors: Tensors, args: &ReportsArgs) ->
             begin(engine, &launch, Place::new(args.stream, args.workspace, args.workspace_bytes))
         }
     }
-}
-
-/// What to measure, checked.
-pub fn measure(resolve: f64, top_k: u64) -> Result<Measure> {
-    if !(resolve.is_finite() && resolve >= 0.0) {
-        return invalid(format!("resolve {resolve}: expected a finite number of nats, at least 0"));
-    }
-    let top_k = usize::try_from(top_k).unwrap_or(usize::MAX);
-    Ok(Measure::new(resolve, (top_k > 0).then_some(top_k)))
 }
 
 fn device_reports(reports: &Tensor, rows: usize) -> Result<u64> {

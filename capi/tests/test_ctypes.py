@@ -247,6 +247,44 @@ def hostile(library, seed, device, turns):
     return counted
 
 
+def test_reports_of_a_gpu_may_hold_anything(library):
+    raw = np.random.default_rng(1).integers(0, 256, (20_000, 72), np.uint8)
+    raw[::3, :64] //= 100  # small numbers
+    reports = np.zeros((len(raw), 22))
+    for resolve in (0.0, 1.5, math.nan, -1.0):
+        status = library.critbeta_decode_reports(
+            ctypes.byref(tensor(raw)), ctypes.c_double(resolve), ctypes.byref(tensor(reports))
+        )
+        assert status == (0 if resolve >= 0 else 1)
+
+
+def test_problems_and_rules_of_any_size(library):
+    class Problem(ctypes.Structure):
+        _fields_ = [("size", ctypes.c_size_t), ("rows", ctypes.c_uint64), ("cols", ctypes.c_uint64),
+                    ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+                    ("reports_only", ctypes.c_uint32)]  # fmt: skip
+
+    draw, text, bytes_ = random.Random(2), ctypes.create_string_buffer(50), ctypes.c_uint64()
+    sizes = [0, 1, 64, 4097, 1 << 24, (1 << 24) + 1, 1 << 31, 1 << 40, (1 << 63) + 1, (1 << 64) - 1]
+    for engine in (opened(library, b"cpu"), opened(library, b"simt")):
+        found = set()
+        for _ in range(500):
+            problem = Problem(32, draw.choice(sizes), draw.choice(sizes), draw.choice([2, 2, 4, 1]),
+                              draw.choice([16, 32]), 1, draw.choice([0, 1]))  # fmt: skip
+            capacity = ctypes.c_size_t(draw.choice([0, 1, 2, 50]))
+            found.add(library.critbeta_plan(engine, ctypes.byref(problem), text, capacity, None))
+            found.add(library.critbeta_workspace_bytes(engine, ctypes.byref(problem), ctypes.byref(bytes_)))
+        assert found == {0, 1}
+    rule = ctypes.c_void_p()
+    pieces = ["critical", "calibrated", "fixed", "su", ":", "=", ",", "cap", "c", "xi", "1e999", "-1", "nan", "é", '"']
+    for _ in range(3000):
+        spelled = "".join(draw.choices(pieces, k=draw.randrange(7))).encode()
+        none = ctypes.c_uint64(0)
+        status = library.critbeta_rule_parse(spelled, None, none, none, ctypes.byref(rule))
+        assert status in (0, 1), (spelled, status)
+        assert status or library.critbeta_rule_free(rule) == 0
+
+
 @pytest.mark.parametrize("device", ["cpu", "simt"])
 @pytest.mark.parametrize("seed", range(2))
 def test_hostile_calls_end_in_a_status(prefix, device, seed):

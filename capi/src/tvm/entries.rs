@@ -157,17 +157,20 @@ fn workspace(device: &Device, tensor: *const DLTensor) -> Result<(*mut c_void, u
     }
 }
 
+/// ()
 fn version(args: &mut Arguments) -> Result<Any> {
     args.finish()?;
     runtime::string(env!("CARGO_PKG_VERSION"))
 }
 
+/// (device): opens a GPU before its first call. Returns its description.
 fn open(args: &mut Arguments) -> Result<Any> {
     let device = args.text("device")?;
     args.finish()?;
     runtime::string(&named(device)?.description())
 }
 
+/// (text, layer, first_head, heads). Returns a handle, which the other entries take as rule.
 fn rule_parse(args: &mut Arguments) -> Result<Any> {
     let (text, layer) = (args.text("text")?, args.text("layer")?);
     let (first, heads) = (args.count("first_head")?, args.count("heads")?);
@@ -176,6 +179,7 @@ fn rule_parse(args: &mut Arguments) -> Result<Any> {
     Ok(Any::pointer(handle(Rules::parse(text, layer, first, heads)?).cast()))
 }
 
+/// (rule)
 fn rule_free(args: &mut Arguments) -> Result<Any> {
     let given = args.rule("rule")?;
     args.finish()?;
@@ -188,6 +192,7 @@ fn rule_free(args: &mut Arguments) -> Result<Any> {
     Ok(Any::NONE)
 }
 
+/// (rule, positions, out)
 fn rule_betas(args: &mut Arguments) -> Result<Any> {
     let (rule, positions, out) = (rule(args)?, args.tensor("positions")?, args.tensor("out")?);
     args.finish()?;
@@ -331,11 +336,13 @@ fn problem(args: &mut Arguments) -> Result<(Rows, &'static Device)> {
     Ok((Rows::new(rows, cols, dtype, reports_only)?, named(device)?))
 }
 
+/// As [`problem`]. Returns a string.
 fn plan(args: &mut Arguments) -> Result<Any> {
     let (rows, device) = problem(args)?;
     runtime::string(&rows.plan(device)?)
 }
 
+/// As [`problem`]. Returns an int.
 fn workspace_bytes(args: &mut Arguments) -> Result<Any> {
     let (rows, device) = problem(args)?;
     Ok(Any::int(i64::try_from(rows.workspace_bytes(device)?).unwrap_or(i64::MAX)))

@@ -48,8 +48,8 @@ typedef struct {
 // The call did what it says.
 #define CRITBETA_OK 0
 
-// An argument is NULL, misaligned, or of another size, shape, dtype or device than expected, memory overlaps,
-// or a rule makes no sense.
+// An argument is NULL, misaligned, or of another size, shape, dtype or device than expected, memory
+// overlaps, or a rule makes no sense.
 #define CRITBETA_INVALID 1
 
 // This device or this build does not do it.
@@ -86,7 +86,8 @@ typedef struct critbeta_rule critbeta_rule;
 typedef struct critbeta_softmax_args {
     // sizeof(critbeta_softmax_args).
     size_t size;
-    // [rows, cols] float32, float16 or bfloat16. Columns lie side by side; rows may be further apart. A score of
+    // [rows, cols] float32, float16 or bfloat16. Columns lie side by side; rows may be further apart. A
+    // score of
     // -inf, or below half of the lowest finite number of its type, is masked.
     const DLTensor *scores;
     // [rows, cols], dense: the probabilities, float32 or the type of the scores (on a CPU any of the three).
@@ -98,15 +99,16 @@ typedef struct critbeta_softmax_args {
     const DLTensor *betas;
     // [rows] int32 or uint32: how many scores each row has; NULL is all columns.
     const DLTensor *lens;
-    // [rows] int32 or uint32: the position of each row's query, from 0 on, for laws of the position. NULL is the
-    // last unmasked column.
+    // [rows] int32 or uint32: the position of each row's query, from 0 on, for laws of the position. NULL is
+    // the last unmasked column.
     const DLTensor *positions;
-    // On a CPU [rows, columns] float64: the doubles of a critbeta_row_report, without a critical beta. On a GPU
-    // [rows, CRITBETA_DEVICE_REPORT_BYTES] uint8, for critbeta_decode_reports.
+    // On a CPU [rows, columns] float64: the doubles of a critbeta_row_report, without a critical beta. On a
+    // GPU [rows, CRITBETA_DEVICE_REPORT_BYTES] uint8, for critbeta_decode_reports.
     const DLTensor *reports;
     // The CUDA stream (CUstream, cudaStream_t) of the launch; NULL is the legacy default stream.
     void *stream;
-    // Device memory of critbeta_workspace_bytes, aligned to 256 bytes, for this launch alone until it has run.
+    // Device memory of critbeta_workspace_bytes, aligned to 256 bytes, for this launch alone until it has
+    // run.
     void *workspace;
     // Bytes of the workspace.
     uint64_t workspace_bytes;
@@ -140,8 +142,8 @@ typedef struct critbeta_reports_args {
 typedef struct critbeta_paged_args {
     // sizeof(critbeta_paged_args).
     size_t size;
-    // [tokens, heads, head_dim] float32, float16 or bfloat16, any strides. The tokens of a sequence follow each
-    // other. head_dim is a multiple of 8 in 64..256.
+    // [tokens, heads, head_dim] float32, float16 or bfloat16, any strides. The tokens of a sequence follow
+    // each other. head_dim is a multiple of 8 in 64..256.
     const DLTensor *queries;
     // Four axes as `layout` says, any strides: the keys of one layer, of one of the three types.
     const DLTensor *keys;
@@ -198,8 +200,9 @@ typedef struct critbeta_problem {
     uint32_t reports_only;
 } critbeta_problem;
 
-// What is known about one row: the columns of a tensor of reports. NaN stands for what a call does not measure,
-// and in a row with a NaN or +inf for everything but n, argmax and a beta that was given. Counts are whole.
+// What is known about one row: the columns of a tensor of reports. NaN stands for what a call does not
+// measure, and in a row with a NaN or +inf for everything but n, argmax and a beta that was given. Counts
+// are whole.
 typedef struct critbeta_row_report {
     // Unmasked scores, n.
     double n;
@@ -254,12 +257,12 @@ extern "C" {
 // The version of the library, such as "0.1.0". It stays valid for ever.
 const char *critbeta_version(void);
 
-// What the last failed call on this thread said: which argument, what was found, what was expected. The text is
-// valid until the next failing call on this thread. It is never NULL, and a success leaves it as it was.
+// What the last failed call on this thread said: which argument, what was found, what was expected. The text
+// is valid until the next failing call on this thread. It is never NULL, and a success leaves it as it was.
 const char *critbeta_last_error(void);
 
-// Opens a device: "cpu", "cuda:N" (it loads the kernels, and may compile them first for minutes), or in a build
-// with the feature simt "simt", a simulator of a GPU for tests whose device memory is that of the CPU.
+// Opens a device: "cpu", "cuda:N" (it loads the kernels, and may compile them first for minutes), or in a
+// build with the feature simt "simt", a simulator of a GPU for tests whose device memory is that of the CPU.
 int32_t critbeta_open(const char *device,
                       struct critbeta_engine **engine);
 
@@ -285,9 +288,9 @@ int32_t critbeta_rule_betas(const struct critbeta_rule *rule,
                             const DLTensor *positions,
                             const DLTensor *out);
 
-// Writes the softmax of every row at its own beta. On a GPU it enqueues one launch on the stream and returns: it
-// allocates no device memory and waits for nothing, so a CUDA graph can capture it. All tensors are on the device
-// of the engine.
+// Writes the softmax of every row at its own beta. On a GPU it enqueues one launch on the stream and
+// returns: it allocates no device memory and waits for nothing, so a CUDA graph can capture it. All tensors
+// are on the device of the engine.
 int32_t critbeta_softmax(const struct critbeta_engine *engine,
                          const struct critbeta_softmax_args *args);
 
@@ -301,18 +304,19 @@ int32_t critbeta_decode_reports(const DLTensor *raw,
                                 double resolve,
                                 const DLTensor *reports);
 
-// Reports on the row of every query token and head over pages of keys: the critical beta, and the rest at the
-// beta of the rule. On the CPU.
+// Reports on the row of every query token and head over pages of keys: the critical beta, and the rest at
+// the beta of the rule. On the CPU.
 int32_t critbeta_measure_paged(const struct critbeta_engine *engine,
                                const struct critbeta_paged_args *args);
 
-// Writes the attention output of every query token and head over pages of keys and values, each row at its own
-// beta. On the CPU.
+// Writes the attention output of every query token and head over pages of keys and values, each row at its
+// own beta. On the CPU.
 int32_t critbeta_decode_paged(const struct critbeta_engine *engine,
                               const struct critbeta_paged_args *args);
 
-// Says in words how a device runs a call: the kernel and the reasons, or how threads share rows. As snprintf, it
-// cuts what `capacity` bytes do not hold, and ends in a zero byte; `length` (or NULL) gets the whole length.
+// Says in words how a device runs a call: the kernel and the reasons, or how threads share rows. As
+// snprintf, it cuts what `capacity` bytes do not hold, and ends in a zero byte; `length` (or NULL) gets the
+// whole length.
 int32_t critbeta_plan(const struct critbeta_engine *engine,
                       const struct critbeta_problem *problem,
                       char *plan,

@@ -299,7 +299,7 @@ pub fn row_reports(device: &Device, mut tensors: Tensors, args: &ReportsArgs) ->
     let lens = per_row(lens, rows, COUNTS)?;
     let measure = measure(args.resolve, args.top_k)?;
     let beta = if args.beta == 0.0 { 1.0 } else { args.beta };
-    if !(beta > 0.0) {
+    if beta.is_nan() || beta < 0.0 {
         return invalid(format!("beta {beta}: expected above 0, or 0 for 1"));
     }
     match device {

@@ -13,7 +13,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCES = ["src", "diagnose/src", "diagnose/src/bin/critbeta", "gguf/src", "python/src"]
+SOURCES = ["src", "diagnose/src", "diagnose/src/bin/critbeta", "capi/src", "gguf/src", "python/src"]
 PLANTED = [
     ("use crate::b::c::f;", "use crate::a::g;"),
     ("use crate::{b::c};", "use super::super::{a};"),

@@ -21,7 +21,7 @@ cargo build --locked -p critbeta-capi --features simt
 
 PREFIX=$PWD/target/capi-prefix VENV=$PWD/target/capi-venv
 rm -rf "$PREFIX"
-recipe=$(sed -n '/^## From C/,$p' docs/embedding.md | sed -n '/^```sh/,/^```/p' | grep -E '^(install|ln|sed) ')
+recipe=$(sed -n '/^## C and TVM-FFI/,$p' docs/embedding.md | sed -n '/^```sh/,/^```/p' | grep -E '^(install|ln|sed) ')
 PREFIX=$PREFIX bash -euc "${recipe//target\/release/target\/debug}"
 
 if ! "$VENV/bin/python" -c 'import pytest, numpy, tvm_ffi' 2>/dev/null; then

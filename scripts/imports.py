@@ -13,7 +13,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCES = ["src", "diagnose/src", "diagnose/src/bin/critbeta", "python/src"]
+SOURCES = ["src", "candle/src", "diagnose/src", "diagnose/src/bin/critbeta", "python/src"]
 PLANTED = [
     ("use crate::b::c::f;", "use crate::a::g;"),
     ("use crate::{b::c};", "use super::super::{a};"),

@@ -1,13 +1,12 @@
 //! The rescaled softmax on candle's own stream of an NVIDIA GPU.
 #![expect(unsafe_code, reason = "a launch takes device addresses, and device memory begins uninitialised")]
 
-use crate::softmax::Softmax;
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{CudaDevice, CudaStorage, DeviceLocation, Error, Layout, Result, Shape, bail};
 use critbeta::cuda::{Call, DeviceOutput, DeviceRows, Engine, Workspace};
-use critbeta::{DType, Element};
+use critbeta::{DType, Element, Rescaling};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,13 +26,22 @@ fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {
     Ok(engine)
 }
 
+/// What the rows of a softmax are, beside their scores.
+pub(crate) struct Rows<'a> {
+    pub rescaling: &'a Rescaling,
+    /// One for each row.
+    pub positions: Option<&'a [u32]>,
+    pub rows: usize,
+    pub cols: usize,
+}
+
 /// Enqueues the softmax on the stream of the storage's device, and waits for nothing.
-pub(crate) fn softmax(op: &Softmax, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+pub(crate) fn softmax(rows: &Rows, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
     let device = storage.device.clone();
     let slice = match &storage.slice {
-        CudaStorageSlice::F32(scores) => CudaStorageSlice::F32(run(op, scores, &device, layout)?),
-        CudaStorageSlice::F16(scores) => CudaStorageSlice::F16(run(op, scores, &device, layout)?),
-        CudaStorageSlice::BF16(scores) => CudaStorageSlice::BF16(run(op, scores, &device, layout)?),
+        CudaStorageSlice::F32(scores) => CudaStorageSlice::F32(run(rows, scores, &device, layout)?),
+        CudaStorageSlice::F16(scores) => CudaStorageSlice::F16(run(rows, scores, &device, layout)?),
+        CudaStorageSlice::BF16(scores) => CudaStorageSlice::BF16(run(rows, scores, &device, layout)?),
         _ => bail!(
             "critbeta softmax of {:?} in {:?}: expected f32, f16 or bf16",
             layout.shape(),
@@ -44,7 +52,7 @@ pub(crate) fn softmax(op: &Softmax, storage: &CudaStorage, layout: &Layout) -> R
 }
 
 fn run<T: Element + DeviceRepr>(
-    op: &Softmax,
+    rows: &Rows,
     scores: &CudaSlice<T>,
     device: &CudaDevice,
     layout: &Layout,
@@ -58,7 +66,7 @@ fn run<T: Element + DeviceRepr>(
         return Ok(out);
     }
     let (engine, stream) = (engine(device)?, device.cuda_stream());
-    let positions = op.positions.as_deref().map(|given| device.clone_htod(given)).transpose()?;
+    let positions = rows.positions.map(|given| device.clone_htod(given)).transpose()?;
     let scores = scores.slice(from..to);
     {
         // The guards record that the stream uses the memory, once they are dropped behind the launch.
@@ -66,9 +74,9 @@ fn run<T: Element + DeviceRepr>(
         let (out_address, _out) = out.device_ptr_mut(&stream);
         let at = positions.as_ref().map(|positions| positions.device_ptr(&stream));
         let dtype: DType = T::DTYPE;
-        let cols = op.cols as u64;
-        let rows = DeviceRows::dense(address, dtype, op.rows as u64, cols);
-        let mut call = Call::softmax(rows, DeviceOutput::new(out_address, dtype, cols), op.rescaling);
+        let cols = rows.cols as u64;
+        let scores = DeviceRows::dense(address, dtype, rows.rows as u64, cols);
+        let mut call = Call::softmax(scores, DeviceOutput::new(out_address, dtype, cols), rows.rescaling);
         call.positions = at.as_ref().map(|(address, _)| *address);
         let bytes = call.workspace_bytes(engine.arch()).map_err(Error::wrap)?;
         // SAFETY: the launch is the only one to touch it, and writes before it reads.

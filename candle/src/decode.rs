@@ -13,7 +13,7 @@ use critbeta::attention::{
 ///
 /// Shapes: `q` is `[batch, heads, query tokens, head_dim]` with 1 to 8 query tokens, which are the last keys
 /// of the cache. `k` is `[batch, kv_heads, keys, head_dim]` and `v` is `[batch, kv_heads, keys, v_head_dim]`,
-/// both in f32, f16 or bf16. Query head `h` uses the kv head `h / (heads / kv_heads)`, so nothing repeats keys.
+/// both in f32, f16 or bf16. Query head `h` uses the kv head `h / (heads / kv_heads)`: nothing repeats keys.
 ///
 /// The cache is read where it lies, with any strides: a narrowed view of a larger buffer and a transposed
 /// `[batch, keys, kv_heads, head_dim]` are not copied. Sequences of the batch are the pages of

@@ -26,8 +26,8 @@ impl Rules {
             let first = layers.first().map_or("", String::as_str);
             return Err(Error::Settings {
                 detail: format!(
-                    "the calibration has layer {layer:?} head {head}, and the model has {} layers from {first:?} on \
-                     with {heads} query heads each",
+                    "the calibration has layer {layer:?} head {head}, and the model has {} layers from \
+                     {first:?} on with {heads} query heads each",
                     layers.len()
                 ),
             });

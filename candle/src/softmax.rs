@@ -27,8 +27,8 @@ pub fn softmax_last_dim(scores: &Tensor, rescaling: &Rescaling, positions: Optio
         Some(given) if given.len() == rows => Some(given.to_vec()),
         Some(given) if given.len() == tokens => Some(given.repeat(rows / tokens.max(1))),
         Some(given) => bail!(
-            "critbeta softmax of {shape:?}: {} positions given, expected {tokens}, one for each query token, or \
-             {rows}, one for each row",
+            "critbeta softmax of {shape:?}: {} positions given, expected {tokens}, one for each query token, \
+             or {rows}, one for each row",
             given.len()
         ),
     };
@@ -36,12 +36,12 @@ pub fn softmax_last_dim(scores: &Tensor, rescaling: &Rescaling, positions: Optio
 }
 
 /// The softmax of contiguous rows.
-pub(crate) struct Softmax<'a> {
-    pub rescaling: &'a Rescaling,
+struct Softmax<'a> {
+    rescaling: &'a Rescaling,
     /// One for each row.
-    pub positions: Option<Vec<u32>>,
-    pub rows: usize,
-    pub cols: usize,
+    positions: Option<Vec<u32>>,
+    rows: usize,
+    cols: usize,
 }
 
 impl Softmax<'_> {
@@ -82,6 +82,8 @@ impl CustomOp1 for Softmax<'_> {
         storage: &candle_core::CudaStorage,
         layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        crate::cuda::softmax(self, storage, layout)
+        let Softmax { rescaling, rows, cols, .. } = *self;
+        let rows = crate::cuda::Rows { rescaling, positions: self.positions.as_deref(), rows, cols };
+        crate::cuda::softmax(&rows, storage, layout)
     }
 }

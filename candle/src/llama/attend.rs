@@ -14,8 +14,8 @@ const FEW: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Attention {
-    /// [`decode`] for at most 8 query tokens, and products of candle around [`softmax_last_dim`] for more. The
-    /// values of weights that sum to at most `eps` may stay unread.
+    /// [`decode`] for at most 8 query tokens. More go through products of candle around [`softmax_last_dim`].
+    /// The values of weights that sum to at most `eps` may stay unread.
     Critbeta {
         /// [`DecodeCall::eps`].
         eps: f64,

@@ -43,6 +43,7 @@ pub struct Step<'a> {
     pub watch: Option<&'a mut dyn Watch>,
 }
 
+#[derive(Clone)]
 struct Layer {
     attn_norm: RmsNorm,
     q: QMatMul,
@@ -55,7 +56,8 @@ struct Layer {
     down: QMatMul,
 }
 
-/// The weights of a Llama, its rules and how it attends. It holds no state of a sequence: that is in [`Cache`].
+/// The weights of a Llama, its rules and how it attends. The state of a sequence is in its [`Cache`].
+#[derive(Clone)]
 pub struct Llama {
     config: Config,
     rules: Rules,
@@ -69,8 +71,9 @@ pub struct Llama {
 }
 
 impl Llama {
-    /// Reads the weights from `reader`, whose header is `content`. With `dequantize` they become f32, which
-    /// takes up to 8 times the memory. It is faster for a format without vector code in candle, such as Q4_1.
+    /// Reads the weights from `reader`, whose header is `content`. candle's `CANDLE_DEQUANTIZE_ALL=1` in the
+    /// environment turns them to f32, which takes up to 8 times the memory. That is faster for a format
+    /// without vector code in candle, such as Q4_1.
     ///
     /// Errors: an architecture or a rule that cannot run here, by name; a tensor that is missing.
     pub fn load<R: Read + Seek>(
@@ -78,17 +81,10 @@ impl Llama {
         reader: &mut R,
         rules: Rules,
         attention: Attention,
-        dequantize: bool,
     ) -> Result<Llama> {
         let config = Config::read(content)?;
         attention.check(&config, &rules)?;
         let mut tensor = |name: &str| content.tensor(reader, name, &Device::Cpu);
-        let matrix = |weights: QTensor| -> Result<QMatMul> {
-            match dequantize {
-                true => Ok(QMatMul::Tensor(weights.dequantize(&Device::Cpu)?)),
-                false => QMatMul::from_qtensor(weights),
-            }
-        };
         let norm = |weights: QTensor| -> Result<RmsNorm> {
             Ok(RmsNorm::new(weights.dequantize(&Device::Cpu)?, config.eps))
         };
@@ -103,26 +99,34 @@ impl Llama {
             let mut weights = |name: &str| tensor(&format!("{}.{name}.weight", Config::layer_name(layer)));
             Ok(Layer {
                 attn_norm: norm(weights("attn_norm")?)?,
-                q: matrix(weights("attn_q")?)?,
-                k: matrix(weights("attn_k")?)?,
-                v: matrix(weights("attn_v")?)?,
-                o: matrix(weights("attn_output")?)?,
+                q: QMatMul::from_qtensor(weights("attn_q")?)?,
+                k: QMatMul::from_qtensor(weights("attn_k")?)?,
+                v: QMatMul::from_qtensor(weights("attn_v")?)?,
+                o: QMatMul::from_qtensor(weights("attn_output")?)?,
                 ffn_norm: norm(weights("ffn_norm")?)?,
-                gate: matrix(weights("ffn_gate")?)?,
-                up: matrix(weights("ffn_up")?)?,
-                down: matrix(weights("ffn_down")?)?,
+                gate: QMatMul::from_qtensor(weights("ffn_gate")?)?,
+                up: QMatMul::from_qtensor(weights("ffn_up")?)?,
+                down: QMatMul::from_qtensor(weights("ffn_down")?)?,
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let norm = norm(tensor("output_norm.weight")?)?;
         let (cos, sin) = config.rotary()?;
-        let (embedding, output) = (embedded, matrix(output)?);
+        let (embedding, output) = (embedded, QMatMul::from_qtensor(output)?);
         Ok(Llama { config, rules, attention, embedding, layers, norm, output, cos, sin })
     }
 
     /// The sizes of the model.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The same weights under other rules, or attending in another way. The weights are shared.
+    ///
+    /// Errors: a rule that this attention cannot run, by name.
+    pub fn with(&self, rules: Rules, attention: Attention) -> Result<Llama> {
+        attention.check(&self.config, &rules)?;
+        Ok(Llama { rules, attention, ..self.clone() })
     }
 
     /// An empty cache for `capacity` tokens.
@@ -136,8 +140,8 @@ impl Llama {
         Cache::new(layers, capacity, kv_heads, head_dim, DType::F32)
     }
 
-    /// Runs new tokens of several sequences, and returns the logits `[steps, vocabulary]` after the last token
-    /// of each. The steps share the reading of the weights. They do not see each other.
+    /// Runs new tokens of several sequences, and returns the logits `[steps, vocabulary]` after the last
+    /// token of each. The steps share the reading of the weights. They do not see each other.
     ///
     /// Errors: a step without tokens, a token beyond the vocabulary, a cache that is full. All caches then
     /// hold what they held before.

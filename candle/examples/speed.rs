@@ -34,8 +34,8 @@ struct Args {
     rounds: usize,
 }
 
-/// One way to decode: it forgets what came after the given context, and makes tokens.
-type Way<'a> = Box<dyn FnMut(usize) -> Result<Vec<u32>> + 'a>;
+/// One way to decode: it makes tokens after the prompt, which is in the cache.
+type Way<'a> = Box<dyn FnMut(&mut Cache) -> Result<Vec<u32>> + 'a>;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -59,16 +59,30 @@ fn main() -> Result<()> {
         ("candle, grouped heads", &rules, Attention::Grouped),
         ("candle, cpu_flash", &rules, Attention::Flash),
     ];
-    let mut ways: Vec<(String, Way)> = Vec::new();
+    let mut cache = model.cache(args.keys + args.tokens)?;
+    let mut first = 0;
+    for chunk in prompt.chunks(256) {
+        first = step(&model, chunk, &mut cache)?;
+    }
+    let (keys, tokens) = (args.keys, args.tokens);
+    let mut ways: Vec<(&str, Way)> = Vec::new();
     for (name, rules, attention) in named {
-        let way = way(model.with(rules.clone(), attention)?, &prompt, args.tokens)?;
-        ways.push((name.to_owned(), way));
+        let model = model.with(rules.clone(), attention)?;
+        let way = move |cache: &mut Cache| {
+            cache.truncate(keys);
+            let mut out = vec![first];
+            while out.len() <= tokens {
+                out.push(step(&model, &out[out.len() - 1..], cache)?);
+            }
+            Ok(out)
+        };
+        ways.push((name, Box::new(way)));
     }
     #[cfg(feature = "peer")]
-    ways.push(("candle-transformers quantized_llama".to_owned(), peer(&args, content, file, &prompt)?));
+    ways.push(("candle-transformers quantized_llama", peer(&args, content, file, &prompt)?));
 
     // Before anything is timed: all exact ways at beta 1 make the same tokens.
-    let first: Vec<Vec<u32>> = ways.iter_mut().map(|(_, way)| way(args.tokens)).collect::<Result<_>>()?;
+    let first: Vec<Vec<u32>> = ways.iter_mut().map(|(_, way)| way(&mut cache)).collect::<Result<_>>()?;
     for ((name, _), tokens) in ways.iter().zip(&first) {
         let same = tokens == &first[0];
         let may_differ = name.contains("critical") || name.contains("eps") || name.contains("transformers");
@@ -78,7 +92,7 @@ fn main() -> Result<()> {
     for _ in 0..args.rounds {
         for ((_, way), times) in ways.iter_mut().zip(&mut times) {
             let begin = Instant::now();
-            way(args.tokens)?;
+            way(&mut cache)?;
             times.push(begin.elapsed().as_secs_f64() * 1e3 / args.tokens as f64);
         }
     }
@@ -109,24 +123,6 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Our model with a cache of its own, filled with the prompt.
-fn way<'a>(model: Llama, prompt: &[u32], tokens: usize) -> Result<Way<'a>> {
-    let mut cache = model.cache(prompt.len() + tokens)?;
-    let mut first = 0;
-    for chunk in prompt.chunks(256) {
-        first = step(&model, chunk, &mut cache)?;
-    }
-    let keys = prompt.len();
-    Ok(Box::new(move |tokens| {
-        cache.truncate(keys);
-        let mut out = vec![first];
-        while out.len() <= tokens {
-            out.push(step(&model, &out[out.len() - 1..], &mut cache)?);
-        }
-        Ok(out)
-    }))
-}
-
 fn step(model: &Llama, tokens: &[u32], cache: &mut Cache) -> Result<u32> {
     Ok(greedy(&model.forward(&mut [Step { tokens, cache, watch: None }])?)?[0])
 }
@@ -148,7 +144,8 @@ fn peer<'a>(args: &Args, content: Content, mut file: File, prompt: &[u32]) -> Re
     for chunk in prompt[..prompt.len().min(room)].chunks(256) {
         next = run(chunk)?;
     }
-    Ok(Box::new(move |tokens| {
+    let tokens = args.tokens;
+    Ok(Box::new(move |_| {
         let mut out = vec![next];
         for _ in 0..tokens {
             next = run(&[next])?;

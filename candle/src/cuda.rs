@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "a launch takes device addresses, and device memory begins uninitialised")]
 
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr};
 use candle_core::cuda_backend::CudaStorageSlice;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr};
 use candle_core::{CudaDevice, CudaStorage, DeviceLocation, Error, Layout, Result, Shape, bail};
 use critbeta::cuda::{Call, DeviceOutput, DeviceRows, Engine, Workspace};
 use critbeta::{DType, Element, Rescaling};

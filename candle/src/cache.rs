@@ -5,26 +5,34 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 /// The KV cache of one sequence. Its memory is taken at once and never moves, so a step writes its own keys
 /// and copies none.
 pub struct Cache {
-    /// Keys and values of each layer, `[1, capacity, kv_heads, head_dim]`.
+    /// Keys and values of each layer.
     layers: Vec<[Tensor; 2]>,
+    /// The axis of the tokens: 2 in `[1, kv_heads, capacity, head_dim]`, 1 in `[1, capacity, kv_heads,
+    /// head_dim]`.
+    axis: usize,
     len: usize,
     capacity: usize,
 }
 
 impl Cache {
     /// An empty cache for `layers` layers of `capacity` tokens, `kv_heads` heads of `head_dim` elements each.
+    /// In memory the heads come first, or the tokens. [`crate::decode`] reads both; the kernels of candle
+    /// would copy the one that is not theirs.
     ///
     /// Errors: those of candle's allocation.
     pub fn new(
         layers: usize,
-        capacity: usize,
-        kv_heads: usize,
-        head_dim: usize,
+        [capacity, kv_heads, head_dim]: [usize; 3],
         dtype: DType,
+        tokens_first: bool,
     ) -> Result<Self> {
-        let empty = || Tensor::zeros((1, capacity, kv_heads, head_dim), dtype, &Device::Cpu);
+        let shape = match tokens_first {
+            true => (1, capacity, kv_heads, head_dim),
+            false => (1, kv_heads, capacity, head_dim),
+        };
+        let empty = || Tensor::zeros(shape, dtype, &Device::Cpu);
         let layers = (0..layers).map(|_| Ok([empty()?, empty()?])).collect::<Result<_>>()?;
-        Ok(Cache { layers, len: 0, capacity })
+        Ok(Cache { layers, axis: if tokens_first { 1 } else { 2 }, len: 0, capacity })
     }
 
     /// How many tokens it holds.
@@ -67,7 +75,8 @@ impl Cache {
             );
         }
         for (all, new) in self.layers[layer].iter().zip([k, v]) {
-            all.slice_set(&new.to_dtype(all.dtype())?.transpose(1, 2)?.contiguous()?, 1, self.len)?;
+            let new = if self.axis == 1 { new.transpose(1, 2)? } else { new.clone() };
+            all.slice_set(&new.to_dtype(all.dtype())?.contiguous()?, self.axis, self.len)?;
         }
         self.first(layer, end)
     }
@@ -81,6 +90,10 @@ impl Cache {
         let Some([k, v]) = self.layers.get(layer) else {
             bail!("layer {layer} of a KV cache of {} layers", self.layers.len());
         };
-        Ok([k.narrow(1, 0, len)?.transpose(1, 2)?, v.narrow(1, 0, len)?.transpose(1, 2)?])
+        let view = |all: &Tensor| {
+            let first = all.narrow(self.axis, 0, len)?;
+            if self.axis == 1 { first.transpose(1, 2) } else { Ok(first) }
+        };
+        Ok([view(k)?, view(v)?])
     }
 }

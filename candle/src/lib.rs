@@ -23,8 +23,8 @@
 //!
 //! No gradient flows through either, as through candle's own `softmax_last_dim`.
 //!
-//! Feature `cuda` gives [`softmax_last_dim`] on NVIDIA GPUs. **It was never compiled nor run**: the build of
-//! candle itself needs nvcc for it. [`decode`] is for CPUs.
+//! Feature `cuda` gives [`softmax_last_dim`] on NVIDIA GPUs. **It was type-checked only, and never linked nor
+//! run**: the build of candle itself needs nvcc and minutes for it. [`decode`] is for CPUs.
 
 mod cache;
 #[cfg(feature = "cuda")]

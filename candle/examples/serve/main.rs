@@ -60,10 +60,6 @@ async fn main() -> Result<()> {
         served: 0.into(),
     };
     println!("listening on http://{}", listener.local_addr()?);
-    let stop = async {
-        // Without a handler the process ends at once, which is as good.
-        let _ = tokio::signal::ctrl_c().await;
-    };
-    axum::serve(listener, api::router(Arc::new(shared))).with_graceful_shutdown(stop).await?;
+    axum::serve(listener, api::router(Arc::new(shared))).await?;
     Ok(())
 }

@@ -93,9 +93,7 @@ impl Attention {
                 let group = q.dim(1)? / k.dim(1)?;
                 composed(&scaled, &repeated(k, group)?, &repeated(v, group)?, rules)
             }
-            Attention::Critbeta { .. } | Attention::Grouped => {
-                composed(&scaled, &k.contiguous()?, &v.contiguous()?, rules)
-            }
+            Attention::Critbeta { .. } | Attention::Grouped => composed(&scaled, k, v, rules),
         }
     }
 }

@@ -129,7 +129,7 @@ impl Llama {
         Ok(Llama { rules, attention, ..self.clone() })
     }
 
-    /// An empty cache for `capacity` tokens.
+    /// An empty cache for `capacity` tokens, as this attention reads it best.
     ///
     /// Errors: a capacity beyond the context of the model.
     pub fn cache(&self, capacity: usize) -> Result<Cache> {
@@ -137,7 +137,8 @@ impl Llama {
         if capacity > context {
             bail!("a cache of {capacity} tokens: the model has a context of {context}");
         }
-        Cache::new(layers, capacity, kv_heads, head_dim, DType::F32)
+        let tokens_first = self.attention == Attention::Flash;
+        Cache::new(layers, [capacity, kv_heads, head_dim], DType::F32, tokens_first)
     }
 
     /// Runs new tokens of several sequences, and returns the logits `[steps, vocabulary]` after the last

@@ -13,7 +13,8 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCES = ["src", "diagnose/src", "diagnose/src/bin/critbeta", "capi/src", "gguf/src", "python/src"]
+CRATES = ["candle", "capi", "diagnose", "gguf", "python"]
+SOURCES = ["src", "diagnose/src/bin/critbeta", *(f"{crate}/src" for crate in CRATES)]
 PLANTED = [
     ("use crate::b::c::f;", "use crate::a::g;"),
     ("use crate::{b::c};", "use super::super::{a};"),

@@ -20,7 +20,7 @@ endings = {path.split("/", depth)[-1] for path in tracked for depth in range(pat
 places = set(tracked) | {os.path.dirname(path[: at + 1]) for path in tracked for at, c in enumerate(path) if c == "/"}
 wrong = []
 # What a trial run leaves behind is not tracked by accident.
-TOP = set("benches capi diagnose docs examples fuzz gguf kernels python scripts src tests .ci".split())
+TOP = set("benches candle capi diagnose docs examples fuzz gguf kernels python scripts src tests .ci".split())
 for path in tracked:
     folder = path.split("/")[0]
     if "/" in path and folder not in TOP:

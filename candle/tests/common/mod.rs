@@ -1,0 +1,34 @@
+//! The model file, and the examples as programs.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// The model file of `scripts/candle-test.sh`.
+pub fn model() -> PathBuf {
+    let path =
+        std::env::var_os("CRITBETA_GGUF").expect("CRITBETA_GGUF: expected the path of SmolLM2's GGUF file");
+    PathBuf::from(path)
+}
+
+/// An example that cargo has built beside this test.
+pub fn example(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is not there: build it with cargo build --examples", path.display());
+    let mut command = Command::new(path);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs `generate` on the model. Its weights are f32, so that rounding does not choose tokens.
+pub fn generate(args: &[&str]) -> Output {
+    let mut command = example("generate");
+    command.env("CANDLE_DEQUANTIZE_ALL", "1").arg(model()).args(args);
+    command.output().unwrap()
+}
+
+/// The text of a stream.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}

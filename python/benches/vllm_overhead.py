@@ -19,7 +19,7 @@ os.environ |= {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }
-os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_PLUGINS": "none", "CRITBETA_RESCALE": "identity"}
+os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "VLLM_PLUGINS": "none", "CRITBETA_RESCALE": "identity"}
 PROMPT = 512
 
 

@@ -27,13 +27,14 @@ def main(folder, sequences=1, steps=256, rounds=5):
     sequences, steps, rounds = int(sequences), int(steps), int(rounds)
     import critbeta.vllm
     from critbeta.serve import Recorder
+    from critbeta.vllm._door import Door
 
     critbeta.vllm.register()
     from vllm import LLM, SamplingParams
 
     sizes = dict(max_model_len=2048, max_num_batched_tokens=PROMPT, max_num_seqs=8)
     engine = LLM(folder, dtype="float32", enforce_eager=True, enable_prefix_caching=False, **sizes).llm_engine
-    ((_, door),) = critbeta.vllm.Door._known
+    ((_, door),) = Door._known
     backend = critbeta.vllm.CPU_ATTN
     owners = [(backend.get_impl_cls(), "forward"), (backend.get_builder_cls(), "build")]
     ours = [getattr(owner, name) for owner, name in owners]

@@ -22,20 +22,29 @@ from typing import TYPE_CHECKING, Any
 
 # SGLang goes on without a plugin that cannot be imported. So nothing is imported here that may be missing.
 if TYPE_CHECKING:
-    from .serve import Betas, Layer, Recorder, Requests, Settings, Taken
+    from .serve import Betas, Layer, Recorder, Requests, Settings, Step
 
 LOG = logging.getLogger("critbeta.sglang")
 TESTED = "0.5.23"
 _LAYER = "sglang.srt.layers.radix_attention"
 _FORWARD = ("q", "k", "v", "forward_batch")
-_BATCH = "_critbeta"
+# What is noted on a batch.
+_BATCH, _RECORD = "_critbeta", "_critbeta_record"
 
 
 def register() -> None:
     """Registers the hooks of a rule, if the environment has one. SGLang calls it in each of its processes.
 
-    Raises RuntimeError for an SGLang that lacks what this needs, and the errors of
-    `critbeta.serve.Settings.from_environment`: then the server does not start."""
+    Raises SystemExit for an SGLang that lacks what this needs, for a text that is no rule, and for the
+    errors of `critbeta.serve.Settings.from_environment`: SGLang logs any other exception of a plugin, and
+    would go on without the rule."""
+    try:
+        _register()
+    except Exception as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _register() -> None:
     from .serve import Settings
 
     settings = Settings.from_environment()
@@ -57,7 +66,7 @@ def recorder(config: dict[str, Any]) -> Callable[[Any, Any, Any], None]:
     """
     from .serve import Settings
 
-    settings = Settings(**config)
+    settings = Settings.from_fields(config, "config of --forward-hooks")
     if settings.record is None:
         raise ValueError("critbeta.sglang: config has no record: expected the folder for the rows")
     _checked()
@@ -128,13 +137,11 @@ def _pools(batch: Any) -> Any:
 
 
 class Door:
-    """The rule of the model in this process."""
+    """The rule of the models in this process: a speculative draft is one of its own."""
 
     def __init__(self, rescaling: str) -> None:
         self.rescaling = rescaling
-        self.layers: dict[int, Layer] = {}
-        """The layers by their number in SGLang."""
-        self._betas: Betas | None = None
+        self._models: list[_Model] = []
         # A rule that is none, or a file that cannot be read, is refused before a model is loaded.
         from ._layers import calibrated
 
@@ -144,7 +151,9 @@ class Door:
             rule = Rescaling.parse(rescaling)
             if rule.resolve is not None or rule.needs_entropy:
                 reason = "SGLang has the key of a token in its cache only after attention"
-                raise NotImplementedError(f"critbeta.sglang: {rescaling} is measured on each row, and {reason}")
+                raise NotImplementedError(
+                    f"critbeta.sglang: {rescaling} is measured on each row, and {reason}"
+                )
 
     def made(self, result: Any, module: Any, *args: Any, **kwargs: Any) -> None:
         """Follows RadixAttention.__init__: notes the layer, or refuses it."""
@@ -154,35 +163,52 @@ class Door:
         layer = _layer(module, name)
         if self.rescaling != "identity":
             layer.refuse_rule(self.rescaling)
-        self.layers[module.layer_id] = layer
-        self._betas = None
+        # Layers are made in order, and the numbers of another model begin anew.
+        if not self._models or module.layer_id in self._models[-1].layers:
+            self._models.append(_Model(self.rescaling))
+        self._models[-1].layers[module.layer_id] = layer
+        module.critbeta = self._models[-1]
 
     def before(
         self, module: Any, q: Any, k: Any, v: Any, forward_batch: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """Goes before RadixAttention.forward: returns its arguments with a scaled copy of the queries."""
-        layer = self.layers[module.layer_id]
+        layer = module.critbeta.layers[module.layer_id]
         for name in ("sinks", "q_rope"):
             if kwargs.get(name) is not None:
                 found = f"{self.rescaling}: cannot be applied to {layer.name}, which has"
                 raise ValueError(
                     f"{found} {'learned sinks' if name == 'sinks' else 'latent attention'} ({name})"
                 )
-        step = getattr(forward_batch, _BATCH, None)
-        if step is None or module.layer_id == min(self.layers):
-            # The first layer of a step fills in the betas of all of them, and a graph captures that too.
-            positions = forward_batch.positions
-            step = self._betas_of(q, forward_batch).step(len(positions)).fill(positions)
-            setattr(forward_batch, _BATCH, step)
+        step = module.critbeta.step(module.layer_id, q, forward_batch)
         scaled = step.scale(layer.name, q.view(-1, layer.heads, module.qk_head_dim)).view_as(q)
         return (module, scaled, k, v, forward_batch, *args), kwargs
 
-    def _betas_of(self, q: Any, batch: Any) -> Betas:
+
+class _Model:
+    """The layers of a model by their number, and their betas."""
+
+    def __init__(self, rescaling: str) -> None:
+        self.layers: dict[int, Layer] = {}
+        self._rescaling, self._mark = rescaling, f"{_BATCH}_{id(self)}"
+        self._betas: Betas | None = None
+
+    def step(self, layer: int, q: Any, batch: Any) -> Step:
+        """Returns the betas of a batch."""
+        found: Step | None = getattr(batch, self._mark, None)
+        if found is None or layer == min(self.layers):
+            # The first layer of a step fills in the betas of all of them, and a graph captures that too.
+            found = self._of(q, batch).step(len(batch.positions)).fill(batch.positions)
+            setattr(batch, self._mark, found)
+        return found
+
+    def _of(self, q: Any, batch: Any) -> Betas:
         if self._betas is None:
             from .serve import Betas
 
-            given = {"dtype": q.dtype, "device": q.device, "whole": False}
-            self._betas = Betas(self.rescaling, self.layers.values(), _length(batch), **given)
+            stages = _part("sglang.srt.distributed", "get_pp_group").get_pp_group().world_size
+            given = {"dtype": q.dtype, "device": q.device, "whole": stages == 1}
+            self._betas = Betas(self._rescaling, self.layers.values(), _length(batch), **given)
         return self._betas
 
 
@@ -193,46 +219,62 @@ class _Recording:
         self._settings = settings
         self._recorder: Recorder | None = None
         self._layers: dict[int, Layer] = {}
-        self._batch: Any = None
-        self._last = -1
-        self._taken: Taken | None = None
+        self._batches: dict[int, Any] = {}
+        """The batch that each layer was called with last, by its number."""
+        self._failed = False
 
     def hook(self, module: Any, inputs: Any, output: Any) -> None:
         """Follows RadixAttention: records the rows of a layer. Its queries are those before any rule."""
-        query, batch = inputs[0], inputs[3]
+        if self._failed:
+            return
+        # No request fails because of a recording.
         try:
-            if self._recorder is None:
-                self._recorder = self._begin(batch)
-            if self._recorder.error is None:
-                self._record(self._recorder, module, query, batch)
+            number = module.layer_id
+            if number not in self._batches:
+                # A forward hook of SGLang does not see arguments by name, such as the batch of some models.
+                self._batches[number] = inputs[3] if len(inputs) > 3 else None
+                module.register_forward_pre_hook(self._before, with_kwargs=True)
+            batch = self._batches[number]
+            if batch is not None:
+                self._recorder = self._recorder or self._begin(batch)
+                self._record(self._recorder, module, inputs[0], batch)
         except Exception as error:
-            # No request fails because of a recording.
-            if self._recorder is None or self._recorder.error is None:
-                LOG.warning("recording has ended: %s: %s", type(error).__name__, error, exc_info=True)
-            self.hook = lambda *_: None  # type: ignore[method-assign]
+            self._failed = True
             if self._recorder is not None:
-                self._recorder.error = error
+                self._recorder.end(error)
+            else:
+                LOG.warning("recording has not begun: %s: %s", type(error).__name__, error, exc_info=True)
+
+    def _before(self, module: Any, inputs: Any, kwargs: Any) -> None:
+        self._batches[module.layer_id] = inputs[3] if len(inputs) > 3 else kwargs.get("forward_batch")
 
     def _begin(self, batch: Any) -> Recorder:
-        rank = _part("sglang.srt.layers.dp_attention", "get_attention_tp_rank").get_attention_tp_rank()
-        return self._settings.recorder([], _length(batch), f"r{rank}", "model")
+        import os
+
+        distributed = _part("torch.distributed", "is_initialized")
+        rank = distributed.get_rank() if distributed.is_initialized() else 0
+        # Replicas have the same ranks.
+        return self._settings.recorder([], _length(batch), f"r{rank}-{os.getpid()}", "model")
 
     def _record(self, recorder: Recorder, module: Any, query: Any, batch: Any) -> None:
         number, pools = module.layer_id, _pools(batch)
         layer = self._layers.get(number)
         if layer is None:
             layer = self._layers[number] = _layer(module, f"model.layers.{number}.self_attn")
-            moved = layer.window and hasattr(pools.token_to_kv_pool, "translate_loc_from_full_to_swa")
-            recorder.cover(layer, "has a pool of its own for the keys of its window" if moved else None)
-        if batch is not self._batch or number <= self._last:
+            recorder.cover(layer)
+            if layer.window and hasattr(pools.token_to_kv_pool, "translate_loc_from_full_to_swa"):
+                recorder.leave_out([layer.name], "has a pool of its own for the keys of its window")
+        # Two batches may take turns from layer to layer.
+        last, taken = getattr(batch, _RECORD, (number, None))
+        if number <= last:
             requests = _requests(batch, pools)
-            self._taken = None if requests is None else recorder.begin(requests)
-        self._batch, self._last = batch, number
-        if self._taken is not None:
+            taken = None if requests is None else recorder.begin(requests)
+        setattr(batch, _RECORD, (number, taken))
+        if taken is not None:
             # A token is a page.
             keys = lambda: pools.token_to_kv_pool.get_key_buffer(number)[:, None]  # noqa: E731
             shaped = query.view(-1, layer.heads, module.qk_head_dim)
-            recorder.add(self._taken, layer.name, shaped, keys, module.scaling)
+            recorder.add(taken, layer.name, shaped, keys, module.scaling)
 
 
 def _requests(batch: Any, pools: Any) -> Requests | None:
@@ -242,9 +284,10 @@ def _requests(batch: Any, pools: Any) -> Requests | None:
     if mode.is_decode():
         starts = [end - 1 for end in batch.seq_lens.tolist()]
         counts = [1] * len(starts)
-    elif mode.is_extend():
+    elif mode.is_extend() and not mode.is_target_verify():
         starts, counts = list(batch.extend_prefix_lens_cpu), list(batch.extend_seq_lens_cpu)
     else:
+        # Drafts are not tokens yet.
         return None
     most = max((start + count for start, count in zip(starts, counts)), default=0)
 

@@ -88,6 +88,17 @@ def test_a_calibration_has_a_law_for_each_head_of_each_process(tmp_path):
         assert torch.equal(stage.of(NAMES[1]), step.of(NAMES[1]))
 
 
+def test_a_stage_takes_its_own_layers_of_a_calibration(tmp_path):
+    _, path = calibration(tmp_path)
+    inner = Layer(f"language_model.{NAMES[1]}", 6)
+    for whole, layers in [(False, [inner]), (False, LAYERS[:1]), (True, LAYERS)]:
+        assert Betas(f"calibrated:{path}", layers, LENGTH, whole=whole).step(1).of(layers[0].name) is not None
+    with pytest.raises(ValueError, match="which the model does not have"):
+        Betas(f"calibrated:{path}", LAYERS[:1], LENGTH)
+    with pytest.raises(ValueError, match="does not cover other"):
+        Betas(f"calibrated:{path}", [Layer("other", 6)], LENGTH, whole=False)
+
+
 def test_a_step_stays_where_it_is_and_waits_for_nothing(tmp_path):
     _, path = calibration(tmp_path)
     for rule in (LAWS[0], f"calibrated:{path}"):
@@ -118,6 +129,7 @@ def test_a_rule_that_cannot_apply_is_refused_by_the_name_of_the_layer(tmp_path):
         (Layer("a", 6, sinks=True), LAWS[0], "cannot be applied to a, which has learned sinks"),
         (Layer("a", 6, alibi=True), "critical:cap=8", "cannot be applied to a, which has ALiBi"),
         (Layer("a", 6, decoder=False), LAWS[0], "cannot be applied to a, which is no decoder"),
+        (Layer("a", 6, chunks=True), LAWS[0], "cannot be applied to a, which attends within chunks"),
         (Layer("a", 6), "critical", "a: critical:ratio=1 gives a row with a tied maximum beta = inf"),
         (Layer("a", 6), "fixed:1e5", r"a: beta = 100000.0 for head 0, expected at most 65504"),
         (Layer("a", 6), "soft", "soft"),
@@ -167,6 +179,16 @@ def test_a_measured_rule_has_the_beta_of_each_row(rule, window):
     assert token == len(found)
 
 
+def test_a_nan_stays_in_its_row_under_a_measured_rule():
+    server = Server(layers=1)
+    server.q[0][0][150, 2] = torch.nan
+    requests, query = server.step([(0, 0, 169)]), server.query(0, [(0, 0, 169)])
+    layer = Layer("layers.0.self_attn", 6)
+    rules = [Rescaling.parse("critical:cap=8")]
+    found = measured(rules, layer, requests, query, server.keys(0), server.scale)
+    assert found.isnan().nonzero().tolist() == [[150, 2]]
+
+
 def test_settings_come_from_the_environment_and_a_file(tmp_path):
     assert Settings.from_environment({}).is_empty
     assert Settings.from_environment({"CRITBETA_RESCALE": "", "CRITBETA_RECORD": ""}).is_empty
@@ -179,7 +201,9 @@ def test_settings_come_from_the_environment_and_a_file(tmp_path):
         ('{"rescale": ["su", "identity"]}', TypeError, "rescale is list, expected str: one rule for all"),
         ('{"per_octave": 1.5}', TypeError, "per_octave is float, expected int"),
         ('{"max_rows": true}', TypeError, "max_rows is bool, expected int"),
-        ('{"per_octave": 0}', ValueError, "per_octave is 0: expected at least 1"),
+        ('{"per_octave": 0}', ValueError, "per_octave is 0: expected 1 to 1e\\+06"),
+        ('{"every": 1e300}', ValueError, "every is 1e\\+300: expected 1 to 1e\\+06"),
+        ('{"record": ""}', ValueError, "expected the name of a folder"),
         ("[1]", TypeError, "found list, expected an object"),
         ("{", ValueError, "expected JSON"),
     ]:

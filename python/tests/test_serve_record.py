@@ -1,7 +1,11 @@
 """The recorder of `critbeta.serve`: the rows of a server that computes requests in pieces."""
 
 import logging
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import critbeta
 import numpy as np
@@ -96,7 +100,7 @@ def test_layers_that_see_more_than_products_are_left_out_with_a_warning(caplog):
     layers = [Layer(NAMES[0], 6, sinks=True), LAYERS[1]]
     with caplog.at_level(logging.WARNING):
         recorder = Recorder(layers, 256)
-    assert "not recorded: layers.0.self_attn, which has learned sinks" in caplog.text
+    assert "not recorded: layers.0.self_attn: each has learned sinks" in caplog.text
     Server().run(recorder, WHOLE)
     assert set(recorder.rows.layer) == {NAMES[1]}
 
@@ -145,8 +149,8 @@ def test_counters_are_those_of_the_rows():
     assert (rows.ties > 1).sum() == 6
 
 
-def test_an_error_ends_the_recording_with_one_warning(caplog):
-    server, recorder = Server(), Recorder(LAYERS, 256)
+def test_an_error_ends_the_recording_with_one_warning(caplog, tmp_path):
+    server, recorder = Server(), Recorder(LAYERS, 256, folder=tmp_path)
     server.run(recorder, PIECES[:2])
     before = recorder.recorded
     taken = recorder.begin(server.step(PIECES[2] + [(0, 190, 191)]))
@@ -159,6 +163,57 @@ def test_an_error_ends_the_recording_with_one_warning(caplog):
     assert "k_pages of shape (3, 7, 2, 64): expected pages of 16 keys" in caplog.text
     assert recorder.begin(server.step([(0, 0, 64)])) is None and recorder.recorded == before
     assert 'critbeta_recording{process="r0"} 0' in recorder.metrics()
+    # What was recorded before is written.
+    recorder.close()
+    assert (tmp_path / "metrics-r0.prom").read_text() == recorder.metrics()
+    (file,) = tmp_path.glob("rows-*.parquet")
+    critbeta.report(file, tmp_path / "report.html")
+    assert caplog.text.count("recording has ended") == 1
+
+
+def test_equal_rows_are_one_row_of_the_limit():
+    server, recorder = Server(), Recorder(LAYERS, 256, max_rows=500)
+    for _ in range(5):
+        server.run(recorder, PIECES)
+    assert recorder.recorded == 2 * 6 * (19 + 13)
+    server = Server(seed=2)
+    server.run(recorder, PIECES)
+    assert 500 <= recorder.recorded < 600
+
+
+def test_two_processes_of_one_name_have_files_of_their_own(tmp_path):
+    pytest.importorskip("pandas")
+    command = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from served import Server; from critbeta.serve import *; "
+        "r = Recorder([Layer(f'layers.{n}.self_attn', 6) for n in range(2)], 256, folder=sys.argv[2]); "
+        "Server(seed=int(sys.argv[3])).run(r, [[(0, 0, 200), (1, 0, 75)]])"
+    )
+    here = str(Path(__file__).parent)
+    for seed in "12":
+        subprocess.run([sys.executable, "-c", command, here, str(tmp_path), seed], check=True)
+    # Nobody closed the recorders: the end of a process writes what there is.
+    files = list(tmp_path.glob("rows-*-r0.parquet"))
+    assert len(files) == 2
+    for file in files:
+        import pandas
+
+        assert len(pandas.read_parquet(file)) == 2 * 6 * (19 + 13)
+
+
+def test_rows_are_written_though_few_are_new(tmp_path):
+    recorder = Recorder(LAYERS, 256, folder=tmp_path, every=1)
+    Server().run(recorder, PIECES[:-20])
+    recorder.flush()
+    (file,) = tmp_path.glob("rows-*.parquet")
+    before = file.stat().st_mtime_ns
+    Server().run(recorder, PIECES[-20:])
+    assert recorder.recorded > recorder._written
+    recorder._when -= 20
+    end = time.monotonic() + 20
+    while file.stat().st_mtime_ns == before and time.monotonic() < end:
+        time.sleep(0.05)
+    assert file.stat().st_mtime_ns != before
+    recorder.close()
 
 
 def test_rows_beyond_the_limit_are_only_counted(caplog):

@@ -35,7 +35,9 @@ def sglang():
     ranks = types.ModuleType("sglang.srt.layers.dp_attention")
     ranks.get_attention_tp_rank, ranks.get_attention_tp_size = lambda: 0, lambda: 1
     found = importlib.import_module("sglang.srt.layers.radix_attention")
-    sys.modules[ranks.__name__] = ranks
+    stages = types.ModuleType("sglang.srt.distributed")
+    stages.get_pp_group = lambda: Given(world_size=1)
+    sys.modules[ranks.__name__], sys.modules[stages.__name__] = ranks, stages
     hooks = importlib.import_module("sglang.srt.plugins.hook_registry")
     yield Given(layers=found, hooks=hooks, ranks=ranks, plain=found.RadixAttention)
     sys.path.remove(SITE)
@@ -123,15 +125,15 @@ def layers(kind, **options):
     return made
 
 
-def step(engine, made, chunks, seed=0):
-    """Runs a batch through all layers. Returns their queries and keys."""
+def step(engine, made, chunks, seed=0, by_name=False):
+    """Runs a batch through all layers, as an argument by its name for some models. Returns queries and keys."""
     given, of = batch(engine, chunks), []
     torch.manual_seed(seed)
     for layer in made:
         tokens = len(given.positions)
         q, k = torch.randn(tokens, HEADS * D), torch.randn(tokens, KV_HEADS * D)
         before = q.clone()
-        layer(q, k, k, given)
+        layer(q, k, k, forward_batch=given) if by_name else layer(q, k, k, given)
         assert torch.equal(q, before)
         of.append((q, k))
     return of
@@ -200,13 +202,17 @@ def test_a_captured_batch_gets_new_betas_when_it_runs_again(hooked, engine):
 
 
 def test_rules_that_cannot_apply_are_refused_when_the_model_is_made(hooked, engine, monkeypatch):
-    for rule, kind, message in [
-        ("soft", ValueError, "soft"),
-        ("critical:cap=8", NotImplementedError, "only after attention"),
+    plugins = importlib.import_module("sglang.srt.plugins")
+    for rule, message in [
+        ("soft", "soft"),
+        ("critical:cap=8", "only after attention"),
+        ("calibrated:none.json", "none.json"),
     ]:
         monkeypatch.setenv("CRITBETA_RESCALE", rule)
-        with pytest.raises(kind, match=message):
-            critbeta.sglang.register()
+        # SGLang's own loader logs other exceptions, and goes on.
+        monkeypatch.setattr(plugins, "_plugins_loaded", False)
+        with pytest.raises(SystemExit, match=message):
+            plugins.load_plugins()
     attention = hooked(RULE)
     with pytest.raises(
         ValueError, match=r"cannot be applied to model.layers.0.self_attn, which has a softcap \(30\)"
@@ -221,14 +227,37 @@ def test_rules_that_cannot_apply_are_refused_when_the_model_is_made(hooked, engi
         )
 
 
+def test_sglang_finds_the_door_by_its_entry_point(sglang, hooked, engine, monkeypatch):
+    monkeypatch.setenv("CRITBETA_RESCALE", RULE)
+    plugins = importlib.import_module("sglang.srt.plugins")
+    monkeypatch.setattr(plugins, "_plugins_loaded", False)
+    plugins.load_plugins()
+    step(engine, layers(hooked("identity")), [(0, 40, 41)])
+    assert len(engine.queries) == LAYERS
+
+
+def test_a_draft_in_the_same_process_has_betas_of_its_own(hooked, engine):
+    attention = hooked(RULE)
+    made = layers(attention)
+    draft = layers(attention, sliding_window_size=15)[0]
+    given = batch(engine, [(0, 199, 200)])
+    q, k = torch.ones(1, HEADS * D), torch.ones(1, KV_HEADS * D)
+    for layer in (made[0], draft, made[1]):
+        layer(q, k, k, given)
+    law = critbeta.Rescaling.parse(RULE)
+    wanted = [law.beta(200), law.beta(16, 199), law.beta(200)]
+    for found, beta in zip(engine.queries, wanted):
+        torch.testing.assert_close(found, q * beta)
+
+
 def test_windows_count_the_own_key(sglang):
     made = layers(sglang.plain, sliding_window_size=15)
     assert critbeta.sglang._layer(made[0], "a").window == 16
     assert critbeta.sglang._layer(layers(sglang.plain)[0], "a").window is None
 
 
-@pytest.mark.parametrize("rule", [None, RULE])
-def test_the_hook_records_rows_before_the_rule(sglang, hooked, engine, tmp_path, rule):
+@pytest.mark.parametrize("rule, by_name", [(None, False), (RULE, False), (None, True)])
+def test_the_hook_records_rows_before_the_rule(sglang, hooked, engine, tmp_path, rule, by_name):
     manager = importlib.import_module("sglang.srt.model_executor.hook_manager")
     model = torch.nn.Module()
     made = layers(hooked(rule) if rule else sglang.plain)
@@ -240,8 +269,11 @@ def test_the_hook_records_rows_before_the_rule(sglang, hooked, engine, tmp_path,
     manager.register_forward_hooks(model, [spec | {"config": {"record": str(tmp_path), "per_octave": 8}}])
     (hook,) = {hook for layer in made for hook in layer._forward_hooks.values()}
     q, k = [torch.zeros(LAYERS, 3, 60, heads, D) for heads in (HEADS, KV_HEADS)]
+    if by_name:
+        # The first call shows where the batch is.
+        step(engine, made, [(1, 200, 201)], by_name=True)
     for number, chunks in enumerate(STEPS):
-        given, first = step(engine, made, chunks, number), 0
+        given, first = step(engine, made, chunks, number, by_name), 0
         for request, start, end in chunks:
             for layer, (of_q, of_k) in enumerate(given):
                 q[layer, request, start:end] = of_q[first : first + end - start].view(-1, HEADS, D)
@@ -285,7 +317,9 @@ def test_another_sglang_ends_in_a_message_that_names_what_moved(sglang, monkeypa
     monkeypatch.setenv("CRITBETA_RESCALE", RULE)
     monkeypatch.setattr(sglang.plain, "forward", lambda self, query, k, v, forward_batch: None)
     version = "critbeta.sglang was tested with SGLang 0.5.23, and this is"
-    with pytest.raises(RuntimeError, match=rf"{version}.*forward: takes \(query, k, .*expected \(q, k"):
+    with pytest.raises(SystemExit, match=rf"{version}.*forward: takes \(query, k, .*expected \(q, k"):
         critbeta.sglang.register()
     with pytest.raises(ValueError, match="config has no record"):
         critbeta.sglang.recorder({})
+    with pytest.raises(TypeError, match="config of --forward-hooks: max_rows is float, expected int"):
+        critbeta.sglang.recorder({"record": "x", "max_rows": 1.5})

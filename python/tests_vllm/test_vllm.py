@@ -11,8 +11,9 @@ import critbeta.vllm
 import numpy as np
 import pytest
 import torch
-from critbeta.serve import Settings
-from served import LENGTH, MODEL, STEPS, generate, model, text, transformer, transformer_says
+from critbeta.serve import Recorder, Settings
+from critbeta.vllm import _door
+from served import LENGTH, STEPS, generate, model, text, transformer, transformer_says
 
 PROMPTS = [text()[:600], text()[700:740], text()[1000:1300]]
 # Rounding moves a log probability by up to 2e-4 here, and the rules move some by 2 to 13 (2026-11-30).
@@ -53,7 +54,7 @@ def engine(base, tmp_path_factory):
         critbeta.vllm.register()
         critbeta.vllm.register()
         engine = model(enable_prefix_caching=True)
-        ((_, door),) = critbeta.vllm.Door._known
+        ((_, door),) = _door.Door._known
         yield engine, door, folder
     door.recorder.close()
 
@@ -155,11 +156,11 @@ def test_the_files_hold_what_was_recorded(engine, under, tmp_path):
     recorder = door.recorder
     assert recorder.error is None
     recorder.flush()
-    (file,) = folder.glob("rows-*-r0.parquet")
+    (file,) = folder.glob("rows-*-dp0-r0.parquet")
     critbeta.report(file, tmp_path / "report.html")
     assert "model.layers.29.self_attn" in (tmp_path / "report.html").read_text()
-    metrics = (folder / "metrics-r0.prom").read_text()
-    assert 'critbeta_rows_total{process="r0",layer="model.layers.0.self_attn"}' in metrics
+    metrics = (folder / "metrics-dp0-r0.prom").read_text()
+    assert 'critbeta_rows_total{process="dp0-r0",layer="model.layers.0.self_attn"}' in metrics
     # Rows are bit for bit those of the queries and keys beside them.
     kept = recorder.save(tmp_path / "qk.safetensors")
     columns = ("position", "head", "n", "max", "critical_beta", "contact_rank", "entropy")
@@ -173,14 +174,14 @@ def test_metrics_stand_in_the_registry_of_the_server(engine):
 
     engine[1].recorder.flush()
     shown = generate_latest(REGISTRY).decode()
-    assert 'critbeta_operating_ratio_count{layer="model.layers.3.self_attn",process="r0"}' in shown
+    assert 'critbeta_operating_ratio_count{layer="model.layers.3.self_attn",process="dp0-r0"}' in shown
 
 
 def test_a_record_that_fails_ends_and_no_request_does(engine, under, base, monkeypatch, caplog):
     _, door, _ = engine
-    wrong = critbeta.serve.Recorder(door.layers, LENGTH)
+    wrong = Recorder(door.layers, LENGTH)
     monkeypatch.setattr(door, "recorder", wrong)
-    monkeypatch.setattr(critbeta.vllm, "_keys", lambda *_: 1 / 0)
+    monkeypatch.setattr(_door, "_keys", lambda *_: 1 / 0)
     with caplog.at_level(logging.WARNING):
         assert under("identity") == base
     assert isinstance(wrong.error, ZeroDivisionError) and caplog.text.count("recording has ended") == 1
@@ -214,20 +215,83 @@ def test_another_vllm_ends_in_a_message_that_names_what_moved(monkeypatch):
         critbeta.vllm._backend("CPU_ATTN")
 
 
-def test_mla_is_refused_by_name(engine):
-    with pytest.raises(NotImplementedError, match="CPU_MLA: its keys are latent"):
-        critbeta.vllm.CPU_MLA
+def test_layers_whose_keys_or_queries_are_out_of_reach_are_refused_at_the_start(engine, monkeypatch, caplog):
+    _, door, _ = engine
+    name, module = next(iter(door._modules.items()))
+    door.rescale(CRITICAL)
+    monkeypatch.setattr(door, "recorder", Recorder(door.layers, LENGTH))
+    monkeypatch.setattr(module, "isa", "amx")
+    with pytest.raises(
+        ValueError, match="cannot be measured on model.layers.0.self_attn, which has its keys pack"
+    ):
+        door.check_keys([name])
+    door.rescale("qwen-logn:train=64")
+    with caplog.at_level(logging.WARNING):
+        door.check_keys([name])
+    assert "not recorded: model.layers.0.self_attn: each has its keys packed for 'amx'" in caplog.text
+    monkeypatch.setattr(module, "kv_cache_torch_dtype", torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match=f"cannot be applied to {name}, which has a cache of"):
+        door.rescale("fixed:2")
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "impl", object())
+    with pytest.raises(ValueError, match=f"cannot be applied to {name}, which has the backend object"):
+        door.rescale("fixed:2")
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "attention_chunk_size", 64, raising=False)
+    assert _door._layer(module, 0, 1).chunks
 
 
-@pytest.mark.parametrize("name", ["FLASH_ATTN", "TRITON_ATTN"])
+def test_speculative_decoding_is_not_recorded(engine, monkeypatch, caplog):
+    config, door = _door.Door._known[0]
+    monkeypatch.setattr(door, "recorder", None)
+    monkeypatch.setattr(config, "speculative_config", object())
+    with caplog.at_level(logging.WARNING):
+        door._begin(Settings(record="nowhere"), config)
+    assert door.recorder is None and "not recorded: speculative decoding" in caplog.text
+
+
+def test_positions_follow_from_lengths_where_there_are_none():
+    from types import SimpleNamespace
+
+    begins = torch.tensor([0, 3, 4, 9], dtype=torch.int32)
+    common = SimpleNamespace(positions=None, num_reqs=3, num_actual_tokens=9, query_start_loc=begins)
+    common.seq_lens = torch.tensor([3, 100, 25], dtype=torch.int32)
+    assert _door._positions(common).tolist() == [0, 1, 2, 99, 20, 21, 22, 23, 24]
+    common.positions = torch.arange(4)
+    assert _door._positions(common) is common.positions
+
+
+@pytest.mark.parametrize("name", ["FLASH_ATTN", "TRITON_ATTN", "CRITBETA"])
 def test_backends_of_a_gpu_are_subclasses_of_vllms_own(name):
-    found = critbeta.vllm._backend(name)
+    found = getattr(critbeta.vllm, name)
     base = found.__mro__[1]
-    assert found.get_name() == "CRITBETA" and base.get_name() == name
+    assert found.get_name() == name and base.get_name() == ("FLASH_ATTN" if name == "CRITBETA" else name)
     impl, builder = found.get_impl_cls(), found.get_builder_cls()
     assert issubclass(impl, base.get_impl_cls()) and issubclass(builder, base.get_builder_cls())
     assert impl.forward is not base.get_impl_cls().forward
     assert tuple(inspect.signature(impl.forward).parameters)[1:8] == critbeta.vllm._FORWARD
+
+
+def test_no_backend_leaves_a_rule_out(engine, monkeypatch):
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    # On this CPU, the backends of latent attention would have been chosen without a word.
+    for name in ("CPU_MLA", "AMX_MLA", "FLEX_ATTENTION"):
+        with pytest.raises(ImportError, match=f"critbeta.vllm has no door to {name}"):
+            AttentionBackendEnum[name].get_class()
+    # flashinfer is not installed, which vLLM sees as before.
+    with pytest.raises(ImportError, match="flashinfer"):
+        critbeta.vllm.FLASHINFER
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    monkeypatch.setattr(Settings, "from_environment", lambda: Settings("su"))
+    try:
+        critbeta.vllm.register()
+        assert AttentionBackendEnum["FLASH_ATTN"].get_class() is critbeta.vllm.FLASH_ATTN
+        assert AttentionBackendEnum["CRITBETA"].get_class() is critbeta.vllm.CRITBETA
+    finally:
+        monkeypatch.undo()
+        critbeta.vllm.register()
 
 
 def test_a_backend_that_is_none_is_refused(monkeypatch):
@@ -239,7 +303,3 @@ def test_a_backend_that_is_none_is_refused(monkeypatch):
         ValueError, match="backend 'FLEX': expected one of FLASH_ATTN, TRITON_ATTN, FLASHINFER"
     ):
         critbeta.vllm.register()
-
-
-def test_the_model_is_the_one_that_was_asked_for():
-    assert MODEL.endswith("smollm2")

@@ -93,11 +93,10 @@ def test_the_server_rescales_records_and_shows_metrics(tmp_path, options):
         end = time.monotonic() + 30
         while "critbeta_rows_total" not in (shown := ask("/metrics")) and time.monotonic() < end:
             time.sleep(1)
-    assert 'critbeta_recording{process="r0"} 1.0' in shown
-    assert 'critbeta_rows_total{layer="model.layers.29.self_attn",process="r0"}' in shown
+    assert 'critbeta_recording{process="dp0-r0"} 1.0' in shown
+    assert 'critbeta_rows_total{layer="model.layers.29.self_attn",process="dp0-r0"}' in shown
     (file,) = records.glob("rows-*.parquet")
     critbeta.report(file, tmp_path / "report.html")
-    # What the last second recorded is there as well.
     assert "recording has ended" not in log.read_text()
 
 

@@ -205,8 +205,7 @@ def _rules_of(
         return {name: [Rescaling.parse(rescaling)] for name in layers}, 0
     by_name, inconclusive = calibration
     if not whole:
-        ends = tuple(f".{name}" for name in layers)
-        by_name = {name: rules for name, rules in by_name.items() if f".{name}".endswith(ends)}
+        by_name = {name: rules for name, rules in by_name.items() if any(_match(name, own) for own in layers)}
     own = own_names(rescaling, by_name, layers)
     rules = {own[name]: of_layer for name, of_layer in by_name.items()}
     missing = [name for name in layers if name not in rules]
@@ -218,3 +217,7 @@ def _rules_of(
         check_heads(rescaling, name, of_layer, layer.all_heads)
         found[name] = [of_layer[head] for head in range(layer.first, layer.first + layer.heads)]
     return found, inconclusive
+
+
+def _match(name: str, own: str) -> bool:
+    return f".{own}".endswith(f".{name}") or f".{name}".endswith(f".{own}")

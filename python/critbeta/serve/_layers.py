@@ -27,6 +27,8 @@ class Layer:
     alibi: bool = False
     decoder: bool = True
     """Whether every query sees the keys up to its own, and no others."""
+    chunks: bool = False
+    """Whether a query sees no keys of earlier chunks of positions."""
 
     def __post_init__(self) -> None:
         if self.heads < 1 or not 0 <= self.first <= self.all_heads - self.heads:
@@ -55,4 +57,6 @@ class Layer:
             return "has ALiBi: its softmax sees a bias that no factor on queries multiplies"
         if not self.decoder:
             return "is no decoder: n is not the position of a query"
+        if self.chunks:
+            return "attends within chunks: n is not the position of a query"
         return None

@@ -18,6 +18,7 @@ import torch
 
 from .. import _core
 from .._bytes import bytes_of, dtype_name
+from .._layers import in_words
 from .._recorded import Recorded
 from .._results import Stats
 from ._counters import Counters
@@ -42,8 +43,7 @@ def _guarded(function: _Function) -> _Function:
         try:
             return function(self, *args, **kwargs) if self.error is None else None
         except Exception as error:
-            self.error = error
-            LOG.warning("recording has ended: %s: %s", type(error).__name__, error, exc_info=True)
+            self.end(error)
             return None
 
     return guarded  # type: ignore[return-value]
@@ -70,19 +70,20 @@ class Taken(NamedTuple):
 class Recorder(Recorded):
     """Records attention rows of a server while it runs.
 
-    Rows are chosen by their position alone: `per_octave` of them between n and 2 n, evenly in log n, from n
-    = 8 on. So a request is recorded at the same lengths in a prompt, in chunks of one, and in decoding, and
+    Rows are chosen by their position alone: `per_octave` of them between n and 2 n, evenly in log n, from 8
+    keys on. So a request is recorded at the same lengths in a prompt, in chunks of one, and in decoding, and
     a step at other lengths costs nothing. All layers and heads record the same rows.
 
     layers: the layers of this process. Those whose softmax sees more than products (learned sinks, ALiBi) and
         those that are no decoder are not recorded, which a warning says.
     length: the largest number of tokens of a sequence.
-    folder: where to write `rows-TIME-NAME.parquet` (`critbeta report`, `critbeta.report`) and
-        `metrics-NAME.prom` (`metrics`), every `every` seconds and at the end of the process; None writes
-        nothing. With `max_bytes` above 0, the end also writes `qk-TIME-NAME.safetensors` (`critbeta
-        diagnose`).
+    folder: where to write `metrics-NAME.prom` (`metrics`) every `every` seconds, and
+        `rows-TIME-PID-NAME.parquet` (`critbeta report`, `critbeta.report`) when a quarter of it is new or ten
+        times that long has passed, and both at the end of the process; None writes nothing. With `max_bytes`
+        above 0, the end also writes `qk-TIME-PID-NAME.safetensors` (`critbeta diagnose`).
     name: the name of this process in these files, such as its rank.
-    max_rows: the most rows that are kept. Those beyond it are counted only.
+    max_rows: the most rows that are kept. Equal rows, as copies of a prompt have, are one. Rows beyond it are
+        counted only.
     max_bytes, resolve: as in `critbeta.hf.record`.
 
     An error while recording ends it, with one warning; no request fails. Raises ValueError for settings that
@@ -111,8 +112,7 @@ class Recorder(Recorded):
             raise ValueError(f"{found}: expected at least 1")
         self.layers: dict[str, Layer] = {}
         self._refused = set[str]()
-        for layer in layers:
-            self.cover(layer)
+        self.cover(*layers)
         self._model, self._process, self._every, self._max_rows = model, name, every, max_rows
         self._grid = np.zeros(length + 1, bool)
         octaves = np.arange(np.log2(max(length, _SHORTEST) / _SHORTEST) * per_octave + 1)
@@ -121,31 +121,46 @@ class Recorder(Recorded):
         self._texts, self._ends = 0, dict[tuple[int, int], int]()
         self._counters, self._counted, self._given = Counters(), 0, 0
         self._beyond: _core.Recording | None = None
-        self._written = 0
-        self._lock = threading.RLock()
+        self._written, self._when = 0, 0.0
+        # The model's thread takes the first one too, so that nothing slow is done under it.
+        self._lock, self._counting = threading.Lock(), threading.Lock()
         self.error: Exception | None = None
         """What ended the recording, if anything did."""
         self._folder = None if folder is None else Path(folder)
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            stamp = time.strftime("%Y%m%dT%H%M%S")
-            self._rows_file = self._folder / f"rows-{stamp}-{name}.parquet"
-            self._keys_file = self._folder / f"qk-{stamp}-{name}.safetensors"
+            stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{name}"
+            self._rows_file = self._folder / f"rows-{stamp}.parquet"
+            self._keys_file = self._folder / f"qk-{stamp}.safetensors"
             self._metrics_file = self._folder / f"metrics-{name}.prom"
             self._closing = threading.Event()
             threading.Thread(target=self._write_often, name="critbeta", daemon=True).start()
             # The end of a process of multiprocessing calls this, and not what atexit knows.
             self._end = util.Finalize(None, self._at_end, exitpriority=10)
 
-    def cover(self, layer: Layer, reason: str | None = None) -> None:
-        """Adds a layer. It is not recorded where a `reason` is given or its softmax sees more than products."""
-        self.layers[layer.name] = layer
-        reason = reason or layer.unlike_products()
-        if reason:
-            LOG.warning("not recorded: %s, which %s", layer.name, reason)
-            self._refused.add(layer.name)
-        if layer.heads < layer.all_heads:
-            self._split = layer.name
+    def cover(self, *layers: Layer) -> None:
+        """Adds layers. Those whose softmax sees more than products are left out."""
+        reasons: dict[str, list[str]] = {}
+        for layer in layers:
+            self.layers[layer.name] = layer
+            if layer.heads < layer.all_heads:
+                self._split = layer.name
+            reason = layer.unlike_products()
+            if reason:
+                reasons.setdefault(reason, []).append(layer.name)
+        for reason, names in reasons.items():
+            self.leave_out(names, reason)
+
+    def leave_out(self, names: list[str], reason: str) -> None:
+        """Records no rows of these layers, and says why in a warning: each of them `reason`."""
+        LOG.warning("not recorded: %s: each %s", in_words(names), reason)
+        self._refused.update(names)
+
+    def end(self, error: Exception) -> None:
+        """Ends the recording because of an error, with one warning. What was recorded is still written."""
+        if self.error is None:
+            self.error = error
+            LOG.warning("recording has ended: %s: %s", type(error).__name__, error, exc_info=error)
 
     @_guarded
     def begin(self, requests: Requests) -> Taken | None:
@@ -189,17 +204,19 @@ class Recorder(Recorded):
     def metrics(self) -> str:
         """Returns rows, tied rows, and histograms of the operating ratio and the entropy of each layer, in
         the text form of Prometheus. Histograms of several processes add."""
-        self._count()
-        up = "# HELP critbeta_recording Whether this process records.\n# TYPE critbeta_recording gauge\n"
-        with self._lock:
+        with self._counting:
+            try:
+                self._count()
+            except Exception as error:
+                self.end(error)
             process = f'process="{self._process}"'
+            up = "# HELP critbeta_recording Whether this process records.\n# TYPE critbeta_recording gauge\n"
             is_up = f"critbeta_recording{{{process}}} {int(self.error is None)}"
             return f"{up}{is_up}\n{self._counters.text(process)}"
 
-    @_guarded
     def flush(self) -> None:
         """Writes the files of the folder."""
-        self._write(1.0)
+        self._write(always=True)
 
     def close(self) -> None:
         """Writes the files of the folder a last time. A second call does nothing."""
@@ -255,11 +272,21 @@ class Recorder(Recorded):
             self._given += len(positions) * layer.heads
             full = self._given >= (self._max_rows if self._beyond is None else _WAITING)
         if full:
-            if self._beyond is None:
-                LOG.warning("%d rows are recorded: further ones are only counted", self._given)
+            self._limit()
+
+    def _limit(self) -> None:
+        """Sees to it that no more rows are kept than asked for."""
+        with self._counting:
             self._count()
-            with self._lock:
-                self._beyond, self._given = _core.Recording(self.resolve, 0), 0
+        with self._lock:
+            if self._beyond is not None:
+                return
+            # Equal rows were left out.
+            self._given = self._recording.count()
+            if self._given < self._max_rows:
+                return
+            self._beyond, self._given = _core.Recording(self.resolve, 0), 0
+        LOG.warning("%d different rows are recorded: further ones are only counted", self._max_rows)
 
     def _keep(self, layer: Layer, texts: _core.Texts, products: Any, tile: Any) -> None:
         """Gives rows to the recording, or once enough are kept to one that only counts them."""
@@ -267,43 +294,45 @@ class Recorder(Recorded):
             to = self._recording if self._beyond is None else self._beyond
             to.add(layer.name, texts, products, tile, layer.first)
 
-    @_guarded
     def _count(self) -> None:
-        """Counts the rows since the last call."""
+        """Counts the rows since the last call. The caller holds the lock of counting."""
         with self._lock:
-            if self._beyond is None:
-                rows = self._recording.rows(self._counted)
-                self._counted += len(rows)
-            else:
-                rows = self._beyond.rows()
+            beyond = self._beyond
+            if beyond is not None:
                 self._beyond, self._given = _core.Recording(self.resolve, 0), 0
+        kept = self._recording.rows(self._counted)
+        self._counted += len(kept)
+        for rows in (kept,) if beyond is None else (kept, beyond.rows()):
             if len(rows):
                 self._counters.add(Stats(rows, (len(rows),)))
 
     def _write_often(self) -> None:
-        # The file of rows is written anew each time, so it should have grown.
-        self._write(1.25)
+        self._write(always=False)
         while not self._closing.wait(self._every):
-            self._write(1.25)
+            self._write(always=False)
 
-    @_guarded
-    def _write(self, growth: float) -> None:
+    def _write(self, always: bool) -> None:
         if self._folder is None:
             return
-        _replace(self._metrics_file, self.metrics())
-        if self._counted > growth * self._written:
-            with self._lock:
-                rows = self.rows
-            # The model goes on meanwhile.
-            rows.to_parquet(self._rows_file)
-            self._written = len(rows)
+        try:
+            _replace(self._metrics_file, self.metrics())
+            # The file of rows is written anew each time, so it should have grown.
+            late = time.monotonic() > self._when + 10 * self._every
+            if self._counted > (self._written if always or late else 1.25 * self._written):
+                rows = self._recording.rows()
+                rows.write_parquet(self._rows_file)
+                self._written, self._when = len(rows), time.monotonic()
+        except Exception as error:
+            self.end(error)
 
-    @_guarded
     def _at_end(self) -> None:
         self._closing.set()
-        self._write(1.0)
-        if self._max_bytes and self._split is None and self._recording.kept()[0]:
-            self.save(self._keys_file)
+        self._write(always=True)
+        try:
+            if self._max_bytes and self._split is None and self._recording.kept()[0]:
+                self.save(self._keys_file)
+        except Exception as error:
+            LOG.warning("queries and keys are not written: %s: %s", type(error).__name__, error)
 
     @property
     def _made_by(self) -> str:

@@ -14,20 +14,17 @@ Source: docs/adr/0015-servers.md.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from ._servers import SGLANG
 
 # SGLang goes on without a plugin that cannot be imported. So nothing is imported here that may be missing.
 if TYPE_CHECKING:
     from .serve import Betas, Layer, Recorder, Requests, Settings, Step
 
 LOG = logging.getLogger("critbeta.sglang")
-TESTED = "0.5.23"
-_LAYER = "sglang.srt.layers.radix_attention"
-_FORWARD = ("q", "k", "v", "forward_batch")
 # What is noted on a batch.
 _BATCH, _RECORD = "_critbeta", "_critbeta_record"
 
@@ -53,7 +50,7 @@ def _register() -> None:
         LOG.warning("record=%s is left alone: %s", settings.record, reason)
     if settings.rescale is None:
         return
-    hooks, layers = _part("sglang.srt.plugins.hook_registry", "HookRegistry"), _checked()
+    hooks, layers = SGLANG.part("srt.plugins.hook_registry", "HookRegistry"), _checked()
     door, target = Door(settings.rescale), f"{layers.__name__}.RadixAttention"
     hooks.HookRegistry.register(f"{target}.__init__", door.made, hooks.HookType.AFTER)
     hooks.HookRegistry.register(f"{target}.forward", door.before, hooks.HookType.BEFORE)
@@ -73,43 +70,17 @@ def recorder(config: dict[str, Any]) -> Callable[[Any, Any, Any], None]:
     return _Recording(settings).hook
 
 
-def _part(path: str, *names: str) -> Any:
-    """Returns a module of SGLang that has `names`. Raises RuntimeError where it has moved."""
-    try:
-        found = importlib.import_module(path)
-    except ImportError as error:
-        raise _moved(path, str(error)) from error
-    for name in names:
-        if not hasattr(found, name):
-            raise _moved(f"{path}.{name}", "it is not there")
-    return found
-
-
-def _moved(what: str, detail: str) -> RuntimeError:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        found = version("sglang")
-    except PackageNotFoundError:
-        found = "of an unknown version"
-    known = f"critbeta.sglang was tested with SGLang {TESTED}, and this is {found}"
-    return RuntimeError(f"{known}: {what}: {detail}. Install sglang=={TESTED}, or unset CRITBETA_*")
-
-
 def _checked() -> Any:
     """Returns the module of SGLang's attention layer, whose forward takes what is expected."""
-    layers = _part(_LAYER, "RadixAttention")
-    found = tuple(inspect.signature(layers.RadixAttention.forward).parameters)[1 : 1 + len(_FORWARD)]
-    if found != _FORWARD:
-        detail = f"takes ({', '.join(found)}, ...), expected ({', '.join(_FORWARD)}, ...)"
-        raise _moved(f"{_LAYER}.RadixAttention.forward", detail)
+    layers = SGLANG.part("srt.layers.radix_attention", "RadixAttention")
+    SGLANG.check(layers.RadixAttention.forward, ("q", "k", "v", "forward_batch"))
     return layers
 
 
 def _layer(module: Any, name: str) -> Layer:
     from .serve import Layer
 
-    ranks = _part("sglang.srt.layers.dp_attention", "get_attention_tp_rank", "get_attention_tp_size")
+    ranks = SGLANG.part("srt.layers.dp_attention", "get_attention_tp_rank", "get_attention_tp_size")
     rank, size, heads = ranks.get_attention_tp_rank(), ranks.get_attention_tp_size(), module.tp_q_head_num
     # SGLang's window does not count a query's own key, and -1 is none.
     window = module.sliding_window_size
@@ -133,7 +104,7 @@ def _length(batch: Any) -> int:
 
 def _pools(batch: Any) -> Any:
     """Returns what has the pools of a batch: the backend of its attention."""
-    return _part("sglang.srt.model_executor.forward_context", "get_attn_backend").get_attn_backend()
+    return SGLANG.part("srt.model_executor.forward_context", "get_attn_backend").get_attn_backend()
 
 
 class Door:
@@ -206,7 +177,7 @@ class _Model:
         if self._betas is None:
             from .serve import Betas
 
-            stages = _part("sglang.srt.distributed", "get_pp_group").get_pp_group().world_size
+            stages = SGLANG.part("srt.distributed", "get_pp_group").get_pp_group().world_size
             given = {"dtype": q.dtype, "device": q.device, "whole": stages == 1}
             self._betas = Betas(self._rescaling, self.layers.values(), _length(batch), **given)
         return self._betas
@@ -251,8 +222,9 @@ class _Recording:
     def _begin(self, batch: Any) -> Recorder:
         import os
 
-        distributed = _part("torch.distributed", "is_initialized")
-        rank = distributed.get_rank() if distributed.is_initialized() else 0
+        from torch import distributed
+
+        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
         # Replicas have the same ranks.
         return self._settings.recorder([], _length(batch), f"r{rank}-{os.getpid()}", "model")
 

@@ -316,7 +316,7 @@ def test_a_record_that_fails_ends_and_no_request_does(sglang, engine, tmp_path, 
 def test_another_sglang_ends_in_a_message_that_names_what_moved(sglang, monkeypatch):
     monkeypatch.setenv("CRITBETA_RESCALE", RULE)
     monkeypatch.setattr(sglang.plain, "forward", lambda self, query, k, v, forward_batch: None)
-    version = "critbeta.sglang was tested with SGLang 0.5.23, and this is"
+    version = "critbeta.sglang was tested with sglang 0.5.23, and this is"
     with pytest.raises(SystemExit, match=rf"{version}.*forward: takes \(query, k, .*expected \(q, k"):
         critbeta.sglang.register()
     with pytest.raises(ValueError, match="config has no record"):

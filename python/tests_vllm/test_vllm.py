@@ -205,7 +205,7 @@ def test_another_vllm_ends_in_a_message_that_names_what_moved(monkeypatch):
         """Has another name for the queries."""
 
     monkeypatch.setattr(cpu_attn.CPUAttentionBackendImpl, "forward", forward)
-    version = "critbeta.vllm was tested with vLLM 0.32.0, and this is"
+    version = "critbeta.vllm was tested with vllm 0.32.0, and this is"
     with pytest.raises(
         RuntimeError, match=rf"{version}.*forward: takes \(layer, q, .*expected \(layer, query"
     ):

@@ -17,8 +17,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .._servers import VLLM
 from ._metrics import show_metrics
-from ._parts import check, moved, part
 
 # vLLM goes on without a plugin that cannot be imported. So nothing is imported here that may be missing.
 if TYPE_CHECKING:
@@ -57,8 +57,11 @@ def register() -> None:
         from .._layers import calibrated
 
         calibrated(settings.rescale)
-    registry = part("v1.attention.backends.registry", "register_backend", "AttentionBackendEnum")
-    members, platform = registry.AttentionBackendEnum, part("platforms", "current_platform").current_platform
+    registry = VLLM.part("v1.attention.backends.registry", "register_backend", "AttentionBackendEnum")
+    members, platform = (
+        registry.AttentionBackendEnum,
+        VLLM.part("platforms", "current_platform").current_platform,
+    )
     on_gpu = [name for name in _BACKENDS if name != "CPU_ATTN"]
     if settings.backend not in on_gpu:
         found = f"critbeta.vllm: backend {settings.backend!r}"
@@ -103,16 +106,16 @@ def _backend(base: str, name: str) -> Any:
         f"{prefix}MetadataBuilder",
         f"{prefix}{'Backend' if 'CPU' in prefix else ''}Impl",
     ]
-    of = part(f"v1.attention.backends.{module}", *parts)
+    of = VLLM.part(f"v1.attention.backends.{module}", *parts)
     backend, builder, impl = (getattr(of, kind) for kind in parts)
-    check(builder.__init__, ("kv_cache_spec", "layer_names", "vllm_config", "device"))
-    check(builder.build, ("common_prefix_len", "common_attn_metadata", "fast_build"))
-    check(impl.forward, _FORWARD)
-    fields = part("v1.attention.backend", "CommonAttentionMetadata", "AttentionCGSupport")
+    VLLM.check(builder.__init__, ("kv_cache_spec", "layer_names", "vllm_config", "device"))
+    VLLM.check(builder.build, ("common_prefix_len", "common_attn_metadata", "fast_build"))
+    VLLM.check(impl.forward, _FORWARD)
+    fields = VLLM.part("v1.attention.backend", "CommonAttentionMetadata", "AttentionCGSupport")
     never = fields.AttentionCGSupport.NEVER
     for field in _COMMON:
         if field not in fields.CommonAttentionMetadata.__dataclass_fields__:
-            raise moved(f"CommonAttentionMetadata.{field}", "it is not there")
+            raise VLLM.moved(f"CommonAttentionMetadata.{field}", "it is not there")
 
     from ._door import Door
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from .._servers import VLLM
 from ..serve import Betas, Layer, Recorder, Requests, Settings, Step, Taken, measured
-from ._parts import moved, part
 
 LOG = logging.getLogger("critbeta.vllm")
 
@@ -30,9 +30,9 @@ class Door:
 
     def __init__(self, vllm_config: Any, device: Any) -> None:
         settings, parallel = Settings.from_environment(), vllm_config.parallel_config
-        config = part("config", "get_layers_from_vllm_config")
-        attention = part("model_executor.layers.attention", "Attention").Attention
-        distributed = part("distributed", "get_tensor_model_parallel_rank")
+        config = VLLM.part("config", "get_layers_from_vllm_config")
+        attention = VLLM.part("model_executor.layers.attention", "Attention").Attention
+        distributed = VLLM.part("distributed", "get_tensor_model_parallel_rank")
         rank, ranks = distributed.get_tensor_model_parallel_rank(), parallel.tensor_parallel_size
         self._modules = config.get_layers_from_vllm_config(vllm_config, attention)
         self.layers = [_layer(module, rank, ranks) for module in self._modules.values()]
@@ -218,7 +218,7 @@ def _positions(common: Any) -> torch.Tensor:
 def _requests(common: Any, page: int) -> Requests:
     ends = common.seq_lens if common.seq_lens.device.type == "cpu" else common.seq_lens_cpu_upper_bound
     if ends is None:
-        raise moved("CommonAttentionMetadata.seq_lens_cpu_upper_bound", "it is None")
+        raise VLLM.moved("CommonAttentionMetadata.seq_lens_cpu_upper_bound", "it is None")
     counts = common.query_start_loc_cpu.diff()[: common.num_reqs]
     starts = (ends[: common.num_reqs] - counts).tolist()
     return Requests(starts, counts.tolist(), lambda: common.block_table_tensor.cpu().numpy(), page)

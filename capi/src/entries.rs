@@ -79,8 +79,8 @@ pub unsafe extern "C" fn critbeta_close(engine: *mut Engine) -> i32 {
 }
 
 /// Reads a rule: "identity", "fixed:1.3", "qwen-logn:train=8192", "critical:cap=8" and so on, or
-/// "calibrated:FILE", which gives the rules of `heads` heads of `layer` from `first_head` on. For other rules
-/// `layer` is NULL and the numbers are 0.
+/// "calibrated:FILE", which gives the rules of `heads` heads of `layer` from `first_head` on. Other rules
+/// are one for all layers and heads.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn critbeta_rule_parse(
     rule_text: *const c_char,

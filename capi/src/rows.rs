@@ -28,7 +28,8 @@ pub struct SoftmaxArgs {
     pub out: *const DLTensor,
     /// The rule, which must be one for all heads; NULL is beta = 1.
     pub rule: *const Rule,
-    /// [rows] float32: the beta of each row, in place of a rule.
+    /// [rows] float32: the beta of each row, in place of a rule. On a CPU one below 0 makes its row NaN; on a
+    /// GPU it counts as 0.
     pub betas: *const DLTensor,
     /// [rows] int32 or uint32: how many scores each row has; NULL is all columns.
     pub lens: *const DLTensor,

@@ -93,11 +93,19 @@ pub fn betas(
         return invalid(format!("positions: {} of token {token}, expected at least 0", positions[token]));
     }
     let out = out.into_slice_mut::<f32>()?;
-    for (&position, out) in positions.iter().zip(out.chunks_exact_mut(heads.max(1))) {
-        let row = RowFacts::new(position as u64 + 1, position as u64);
-        for (head, out) in out.iter_mut().enumerate() {
-            *out = list[if list.len() == 1 { 0 } else { head }].beta(&row) as f32;
-        }
+    // The one key of a first row has all the weight at any beta, and some laws have none for it.
+    let rows = positions.iter().map(|&at| RowFacts::new((at as u64).saturating_add(1).max(2), at as u64));
+    let found: Vec<f32> = rows
+        .flat_map(|row| (0..heads).map(move |head| (row, head)))
+        .map(|(row, head)| list[if list.len() == 1 { 0 } else { head }].beta(&row) as f32)
+        .collect();
+    if let Some(at) = found.iter().position(|beta| !beta.is_finite()) {
+        let (token, head) = (at / heads, at % heads);
+        return invalid(format!(
+            "rule: beta = {} for head {head} at position {}: expected a factor that float32 holds",
+            found[at], positions[token]
+        ));
     }
+    out.copy_from_slice(&found);
     Ok(())
 }

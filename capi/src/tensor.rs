@@ -324,7 +324,8 @@ fn checked<'a>(name: &'static str, tensor: *const DLTensor) -> Result<Tensor<'a>
     let sizes: Option<Vec<usize>> = given.iter().map(|&size| usize::try_from(size).ok()).collect();
     let Some(sizes) = sizes else { return invalid(format!("{name}: its shape is {given:?}")) };
     let mut steps = dense(&sizes);
-    if !strides.is_null() {
+    // An empty tensor has no elements apart: NumPy gives it strides of 0.
+    if !strides.is_null() && !sizes.contains(&0) {
         let Some(given) = integers(strides) else {
             return invalid(format!("{name}: its strides are misaligned"));
         };

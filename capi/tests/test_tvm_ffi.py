@@ -95,6 +95,20 @@ def test_rules(critbeta, env):
     np.testing.assert_allclose(out[1:, 0], 0.5 * np.log([64, 4096]), rtol=1e-7)
     assert (out[:, 1] == 0.25).all()
     critbeta.critbeta_rule_free(rule)
+    # A law that falls has no value for a row of one key, whose beta does not matter.
+    critbeta.critbeta_rule_betas("calibrated:c=1,xi=-0.5", positions, out)
+    np.testing.assert_allclose(out[:, 0], np.log([2, 64, 4096]) ** -0.5, rtol=1e-6)
+    before = out.copy()
+    with pytest.raises(ValueError, match="beta = inf for head 0 at position 0: expected a factor"):
+        critbeta.critbeta_rule_betas("fixed:1e39", positions, out)
+    assert (out == before).all()
+
+
+def test_empty_tensors(critbeta):
+    # NumPy gives them strides of 0.
+    empty = np.zeros((0, 4), np.float32)
+    critbeta.critbeta_softmax(empty, np.zeros_like(empty), "critical:cap=8")
+    critbeta.critbeta_rule_betas("su", np.zeros(0, np.int64), np.zeros((0, 3), np.float32))
 
 
 def test_plans_and_devices(critbeta):

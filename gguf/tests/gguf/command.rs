@@ -78,6 +78,7 @@ fn bad_input_gets_one_line_and_leaves_no_file() {
         (["none.gguf", "text.txt", "out.safetensors"], "none.gguf: No such file"),
         (["tiny.gguf", "none.txt", "out.safetensors"], "none.txt: No such file"),
         (["tiny.gguf", "empty.txt", "out.safetensors"], "empty.txt: is empty, expected a text"),
+        (["tiny.gguf", "out.safetensors", "out.safetensors"], "out.safetensors: is named twice"),
         (["tiny.gguf", "short.txt", "out.safetensors"], "short.txt: is 4 tokens long, expected at least 8"),
         (["tiny.gguf", "latin.txt", "out.safetensors"], "latin.txt: byte 3 is no UTF-8"),
         (["no.gguf", "text.txt", "out.safetensors"], "no.gguf: begins with \"text\", expected \"GGUF\""),

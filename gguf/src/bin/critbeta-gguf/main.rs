@@ -113,7 +113,7 @@ fn record(args: &RecordArgs) -> Result<()> {
     let threads =
         args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, Into::into), usize::from);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    distinct(&[&args.model, &args.out])?;
+    distinct(&[&args.model, &args.text, &args.out])?;
     let text = text::read(&args.text)?;
     // What cannot be written is an error now, not after the model has run.
     drop(Output::create(&args.out)?);

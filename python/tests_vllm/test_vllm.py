@@ -209,10 +209,10 @@ def test_another_vllm_ends_in_a_message_that_names_what_moved(monkeypatch):
     with pytest.raises(
         RuntimeError, match=rf"{version}.*forward: takes \(layer, q, .*expected \(layer, query"
     ):
-        critbeta.vllm._backend("CPU_ATTN")
+        critbeta.vllm._backend("CPU_ATTN", "CPU_ATTN")
     monkeypatch.delattr(cpu_attn, "CPUAttentionMetadataBuilder")
     with pytest.raises(RuntimeError, match=f"{version}.*CPUAttentionMetadataBuilder: it is not there"):
-        critbeta.vllm._backend("CPU_ATTN")
+        critbeta.vllm._backend("CPU_ATTN", "CPU_ATTN")
 
 
 def test_layers_whose_keys_or_queries_are_out_of_reach_are_refused_at_the_start(engine, monkeypatch, caplog):

@@ -95,7 +95,8 @@ typedef struct critbeta_softmax_args {
     const DLTensor *out;
     // The rule, which must be one for all heads; NULL is beta = 1.
     const struct critbeta_rule *rule;
-    // [rows] float32: the beta of each row, in place of a rule.
+    // [rows] float32: the beta of each row, in place of a rule. On a CPU one below 0 makes its row NaN; on a
+    // GPU it counts as 0.
     const DLTensor *betas;
     // [rows] int32 or uint32: how many scores each row has; NULL is all columns.
     const DLTensor *lens;
@@ -270,8 +271,8 @@ int32_t critbeta_open(const char *device,
 int32_t critbeta_close(struct critbeta_engine *engine);
 
 // Reads a rule: "identity", "fixed:1.3", "qwen-logn:train=8192", "critical:cap=8" and so on, or
-// "calibrated:FILE", which gives the rules of `heads` heads of `layer` from `first_head` on. For other rules
-// `layer` is NULL and the numbers are 0.
+// "calibrated:FILE", which gives the rules of `heads` heads of `layer` from `first_head` on. Other rules
+// are one for all layers and heads.
 int32_t critbeta_rule_parse(const char *rule_text,
                             const char *layer,
                             uint64_t first_head,

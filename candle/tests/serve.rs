@@ -122,7 +122,7 @@ fn bad_requests_get_a_json_error_that_names_them() {
             "{found} {message}: expected {status} and {part:?}"
         );
         assert_eq!(answer["error"]["type"], "invalid_request_error");
-        assert!(!["usize", "u64", "struct"].iter().any(|word| message.contains(word)), "{message}");
+        assert!(!["usize", "u64", "struct "].iter().any(|word| message.contains(word)), "{message}");
     }
     // Two of them have no handler that counts.
     assert_eq!(server.metric("critbeta_requests_total{outcome=\"refused\"}"), count - 2.0);
@@ -235,7 +235,8 @@ fn every_eighth_token_of_each_sequence_is_measured() {
     std::fs::create_dir(&odd).unwrap();
     let rule = format!("calibrated:{}", common::calibration(&odd, 9, -0.5));
     let server = Server::start(&["--rescaling", &rule]);
-    let label = rule.replace('\\', r"\\").replace('"', "\\\"");
+    let shown = rule.parse::<critbeta::calibration::RescalingSpec>().unwrap().to_string();
+    let label = shown.replace('\\', r"\\").replace('"', "\\\"");
     assert_eq!(server.metric(&format!("critbeta_info{{rescaling=\"{label}\"}}")), 1.0);
     let measured = |body: &Value, clients: usize| {
         let before = server.metric("critbeta_rows_total{layer=\"blk.29\"}");

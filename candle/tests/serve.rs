@@ -139,6 +139,8 @@ fn bad_requests_get_a_json_error_that_names_them() {
 fn a_client_that_goes_frees_its_slot() {
     let server = Server::start(&["--slots", "1", "--waiting", "1"]);
     for (drops, stream) in [(1.0, true), (2.0, false)] {
+        // An answer is out before its slot counts as free.
+        server.wait_for("critbeta_slots_used", 0.0);
         let body =
             json!({ "prompt": "Once upon a time", "max_tokens": 2000, "stream": stream, "temperature": 1.0 });
         let mut client = server.send("POST", "/v1/completions", &body.to_string());

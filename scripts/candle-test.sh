@@ -42,7 +42,9 @@ example generate "$model" "Name three rivers of France, and a city at each." --t
 cargo run --quiet --locked -- diagnose "$home/qk.safetensors" --calibration "$home/calibration.json" >"$home/report.txt"
 grep -m 1 "blk.29" "$home/report.txt"
 pass "critbeta diagnose reads the record"
-example generate "$model" "Name a river of France." --tokens 16 --rescaling "calibrated:$home/calibration.json,anchor=128"
+example generate "$model" "Name a river of France." --tokens 16 \
+    --rescaling "calibrated:$home/calibration.json,anchor=128" | tee "$home/calibrated.txt"
+grep -qi river "$home/calibrated.txt"
 pass "generate takes the calibration"
 
 # curl, whole and streamed, and the metrics.

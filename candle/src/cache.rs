@@ -19,7 +19,7 @@ impl Cache {
     /// In memory the heads come first, or the tokens. [`crate::decode`] reads both; the kernels of candle
     /// would copy the one that is not theirs.
     ///
-    /// Errors: those of candle's allocation.
+    /// Errors: keys and values that the memory does not hold.
     pub fn new(
         layers: usize,
         [capacity, kv_heads, head_dim]: [usize; 3],
@@ -30,6 +30,14 @@ impl Cache {
             true => (1, capacity, kv_heads, head_dim),
             false => (1, kv_heads, capacity, head_dim),
         };
+        // The allocations of candle end the process where they fail.
+        let bytes = [2, layers, kv_heads, head_dim, dtype.size_in_bytes()];
+        let bytes = bytes.iter().try_fold(capacity, |product, factor| product.checked_mul(*factor));
+        if bytes.is_none_or(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_err()) {
+            bail!(
+                "a KV cache {shape:?} in {layers} layers, keys and values in {dtype:?}: the memory does not hold it"
+            );
+        }
         let empty = || Tensor::zeros(shape, dtype, &Device::Cpu);
         let layers = (0..layers).map(|_| Ok([empty()?, empty()?])).collect::<Result<_>>()?;
         Ok(Cache { layers, axis: if tokens_first { 1 } else { 2 }, len: 0, capacity })

@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{generate, text};
+use common::{calibration, generate, model, text};
 use safetensors::SafeTensors;
 use std::fs;
-use std::path::Path;
+use std::io::Read;
+use std::process::{Command, Stdio};
 
 const PROMPT: &str = "In 1969 the first men walked on the Moon.";
 
@@ -24,32 +25,14 @@ fn it_answers_in_its_chat_template() {
     assert!(text(&output.stdout).contains("Paris"), "{}", text(&output.stdout));
 }
 
-/// A calibration in which every head has a law of its own.
-fn calibration(folder: &Path, heads: usize) -> String {
-    let entries = (0..30).flat_map(|layer| (0..heads).map(move |head| (layer, head))).map(|(layer, head)| {
-        let law = format!(
-            "{{\"c\":{},\"xi\":0.5,\"conclusive\":true,\"interval\":[0.4,0.6]}}",
-            1.0 + 0.1 * head as f64
-        );
-        format!("{{\"layer\":\"blk.{layer}\",\"head\":{head},\"critical\":{law},\"resolved\":null}}")
-    });
-    let heads = entries.collect::<Vec<_>>().join(",");
-    let path = folder.join(format!("calibration-{}.json", heads.len()));
-    fs::write(
-        &path,
-        format!("{{\"critbeta\":\"0.1.0\",\"resolve\":0.0,\"exclude_sink\":0,\"heads\":[{heads}]}}"),
-    )
-    .unwrap();
-    path.to_string_lossy().into_owned()
-}
-
 #[test]
 #[ignore = "needs the model of scripts/candle-test.sh"]
 fn rules_give_the_same_tokens_on_every_path() {
     let folder = tempfile::tempdir().unwrap();
-    let calibrated = format!("calibrated:{},anchor=16", calibration(folder.path(), 9));
+    let [rising, falling] =
+        [0.5, -0.5].map(|xi| format!("calibrated:{},anchor=16", calibration(folder.path(), 9, xi)));
     let plain = ids(&[]);
-    for rule in ["identity", "fixed:1.2", "qwen-logn:train=16", &calibrated, "critical:ratio=1,cap=3"] {
+    for rule in ["identity", "fixed:1.2", "qwen-logn:train=16", &rising, &falling, "critical:ratio=1,cap=3"] {
         let found = ids(&["--rescaling", rule]);
         // What decode does by itself, the others do by a factor of the queries or by the softmax.
         assert_eq!(found, ids(&["--rescaling", rule, "--decode", "grouped"]), "{rule}");
@@ -105,6 +88,49 @@ fn a_failing_record_warns_once_and_the_run_goes_on() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left");
 }
 
+#[cfg(unix)]
+#[test]
+#[ignore = "needs the model of scripts/candle-test.sh"]
+fn a_record_replaces_what_a_record_may() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let [link, old, fixed, of_model] = ["link", "old", "fixed", "model"].map(|name| folder.path().join(name));
+    fs::write(&old, "old").unwrap();
+    fs::write(&fixed, "fixed").unwrap();
+    symlink(&old, &link).unwrap();
+    symlink(model(), &of_model).unwrap();
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o640)).unwrap();
+    fs::set_permissions(&fixed, fs::Permissions::from_mode(0o444)).unwrap();
+    let run = |to: &std::path::Path| {
+        let output = generate(&[PROMPT, "--raw", "--tokens", "2", "--record", to.to_str().unwrap()]);
+        (output.status.success(), text(&output.stderr))
+    };
+    let (success, said) = run(&of_model);
+    assert!(!success && said.contains("named twice"), "{said}");
+    assert!(fs::symlink_metadata(&of_model).unwrap().is_symlink());
+    let (success, said) = run(&fixed);
+    assert!(success && said.matches("warning:").count() == 1, "{said}");
+    assert_eq!((fs::read(&fixed).unwrap(), mode(&fixed)), (b"fixed".to_vec(), 0o444));
+    let (success, said) = run(&link);
+    assert!(success && !said.contains("warning:"), "{said}");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(SafeTensors::deserialize(&fs::read(&old).unwrap()).is_ok());
+    assert_eq!(mode(&old), 0o640);
+
+    // Ctrl-C leaves nothing.
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    let before = files();
+    let mut command = common::example("generate");
+    command.arg(model()).args([PROMPT, "--raw", "--ids", "--tokens", "4000", "--record"]);
+    let mut child = command.arg(folder.path().join("new")).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 8]).unwrap();
+    assert_eq!(files(), before + 1, "the record is on its way");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(files(), before);
+}
+
 #[test]
 #[ignore = "needs the model of scripts/candle-test.sh"]
 fn a_rule_that_cannot_apply_is_refused_before_the_weights() {
@@ -115,14 +141,15 @@ fn a_rule_that_cannot_apply_is_refused_before_the_weights() {
         assert!(!output.status.success() && output.stdout.is_empty(), "{args:?}: {said}");
         assert!(parts.iter().all(|part| said.contains(part)) && !said.contains("panicked"), "{said}");
     };
-    let few = format!("calibrated:{}", calibration(folder.path(), 8));
+    let few = format!("calibrated:{}", calibration(folder.path(), 8, 0.5));
     refused(&["--rescaling", &few], &["blk.0", "head 8", "not among the 240 heads"]);
-    let many = format!("calibrated:{}", calibration(folder.path(), 10));
+    let many = format!("calibrated:{}", calibration(folder.path(), 10, 0.5));
     refused(&["--rescaling", &many], &["blk.0", "head 9", "9 query heads"]);
     refused(&["--rescaling", "critical", "--decode", "flash"], &["blk.0", "critical", "fused attention"]);
     refused(&["--rescaling", "unheard:of=1"], &["unheard"]);
     refused(&["--eps", "1"], &["eps 1", "below 1"]);
     refused(&["--tokens", "9000"], &["9", "context of 8192"]);
+    refused(&["--tokens", "18446744073709551615"], &["--tokens 18446744073709551615", "more than"]);
     let broken = folder.path().join("broken.gguf");
     fs::write(&broken, b"GGUF\x03\0\0\0").unwrap();
     let output = common::example("generate").arg(&broken).arg("x").output().unwrap();

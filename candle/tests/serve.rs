@@ -71,7 +71,16 @@ fn bad_requests_get_a_json_error_that_names_them() {
     let cases = [
         ("POST", "/v1/completions", "{".to_owned(), 400, "the body"),
         ("POST", "/v1/completions", "{}".to_owned(), 400, "prompt"),
-        ("POST", "/v1/completions", json!({ "prompt": 5 }).to_string(), 400, "string"),
+        ("POST", "/v1/completions", "[\"a\", null, 4]".to_owned(), 400, "an array: expected an object"),
+        ("POST", "/v1/completions", "[".repeat(100_000), 400, "the body"),
+        (
+            "POST",
+            "/v1/completions",
+            json!({ "prompt": 5 }).to_string(),
+            400,
+            "prompt is 5: expected a string",
+        ),
+        ("POST", "/v1/completions", json!({ "prompt": null }).to_string(), 400, "prompt is missing"),
         ("POST", "/v1/completions", json!({ "prompt": "" }).to_string(), 400, "at least one token"),
         ("POST", "/v1/completions", json!({ "prompt": "a", "n": 2 }).to_string(), 400, "`n`"),
         (
@@ -81,15 +90,22 @@ fn bad_requests_get_a_json_error_that_names_them() {
             400,
             "max_tokens 0",
         ),
-        ("POST", "/v1/completions", json!({ "prompt": "a", "max_tokens": -1 }).to_string(), 400, "-1"),
+        (
+            "POST",
+            "/v1/completions",
+            json!({ "prompt": "a", "max_tokens": -1 }).to_string(),
+            400,
+            "max_tokens is -1: expected a whole number",
+        ),
         ("POST", "/v1/completions", json!({ "prompt": "a", "max_tokens": 64 }).to_string(), 400, "1 to 63"),
-        ("POST", "/v1/completions", json!({ "prompt": long }).to_string(), 400, "context of 64"),
+        ("POST", "/v1/completions", json!({ "prompt": long }).to_string(), 400, "at most 63"),
+        ("POST", "/v1/completions", json!({ "prompt": long.repeat(100) }).to_string(), 400, "50000 bytes"),
         (
             "POST",
             "/v1/completions",
             json!({ "prompt": "a", "temperature": 3 }).to_string(),
             400,
-            "temperature 3",
+            "temperature is 3: expected a number from 0 to 2",
         ),
         ("POST", "/v1/completions", json!({ "prompt": "a", "model": "gpt" }).to_string(), 404, "gpt"),
         ("POST", "/v1/completions", json!({ "prompt": "x".repeat(3 << 20) }).to_string(), 413, "limit"),
@@ -106,10 +122,16 @@ fn bad_requests_get_a_json_error_that_names_them() {
             "{found} {message}: expected {status} and {part:?}"
         );
         assert_eq!(answer["error"]["type"], "invalid_request_error");
+        assert!(!["usize", "u64", "struct "].iter().any(|word| message.contains(word)), "{message}");
     }
     // Two of them have no handler that counts.
     assert_eq!(server.metric("critbeta_requests_total{outcome=\"refused\"}"), count - 2.0);
-    assert_eq!(server.complete(&json!({ "prompt": "a", "max_tokens": 63 })).0, 200);
+    assert_eq!(server.complete(&json!({ "prompt": "a", "max_tokens": 63, "user": null })).0, 200);
+    for (flag, value) in [("--waiting", "18446744073709551615"), ("--slots", "0")] {
+        let output = common::example("serve").arg(common::model()).args([flag, value]).output().unwrap();
+        let said = common::text(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(flag) && said.contains(value), "{said}");
+    }
 }
 
 #[test]
@@ -117,6 +139,8 @@ fn bad_requests_get_a_json_error_that_names_them() {
 fn a_client_that_goes_frees_its_slot() {
     let server = Server::start(&["--slots", "1", "--waiting", "1"]);
     for (drops, stream) in [(1.0, true), (2.0, false)] {
+        // An answer is out before its slot counts as free.
+        server.wait_for("critbeta_slots_used", 0.0);
         let body =
             json!({ "prompt": "Once upon a time", "max_tokens": 2000, "stream": stream, "temperature": 1.0 });
         let mut client = server.send("POST", "/v1/completions", &body.to_string());
@@ -146,9 +170,14 @@ fn a_full_queue_is_said_and_leaves_nothing_behind() {
     let (status, head, body) = server.ask("POST", "/v1/completions", &long);
     assert_eq!(status, 503, "{body}");
     assert!(
-        head.to_lowercase().contains("retry-after: 1") && body.contains("1 slots and 1 places"),
+        head.to_lowercase().contains("retry-after: 1") && body.contains("all 1 slots and 1 places"),
         "{head}\n{body}"
     );
+    // A client that waits and goes gives its place to another.
+    drop(waits);
+    server.wait_for("critbeta_waiting", 0.0);
+    let waits = server.send("POST", "/v1/completions", &long);
+    server.wait_for("critbeta_waiting", 1.0);
     drop((runs, waits));
     server.wait_for("critbeta_waiting", 0.0);
     server.wait_for("critbeta_slots_used", 0.0);
@@ -170,6 +199,84 @@ fn eight_clients_at_once_get_what_each_gets_alone() {
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     assert_eq!(together, alone);
+}
+
+#[test]
+#[ignore = "needs the model of scripts/candle-test.sh"]
+fn all_slots_and_places_are_given_and_no_more() {
+    let server = Server::start(&["--slots", "2", "--waiting", "3"]);
+    let body = json!({ "prompt": PROMPTS[0], "max_tokens": 24 }).to_string();
+    let clients: Vec<_> = (0..5).map(|_| server.send("POST", "/v1/completions", &body)).collect();
+    server.wait_for("critbeta_waiting", 3.0);
+    let (status, _, answer) = server.ask("POST", "/v1/completions", &body);
+    assert!(status == 503 && answer.contains("all 2 slots and 3 places"), "{status} {answer}");
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert_eq!(server.metric("critbeta_requests_total{outcome=\"busy\"}"), 1.0);
+    // Each of five clients asks again as soon as it has its answer, and is never refused.
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|| {
+                (0..4).for_each(|_| {
+                    assert_eq!(server.complete(&json!({ "prompt": PROMPTS[2], "max_tokens": 1 })).0, 200)
+                });
+            });
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs the model of scripts/candle-test.sh"]
+fn every_eighth_token_of_each_sequence_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    // Prometheus escapes a quote and a backslash, and nothing else.
+    let odd = folder.path().join("a\"b\\c\u{200b}");
+    std::fs::create_dir(&odd).unwrap();
+    let rule = format!("calibrated:{}", common::calibration(&odd, 9, -0.5));
+    let server = Server::start(&["--rescaling", &rule]);
+    let shown = rule.parse::<critbeta::calibration::RescalingSpec>().unwrap().to_string();
+    let label = shown.replace('\\', r"\\").replace('"', "\\\"");
+    assert_eq!(server.metric(&format!("critbeta_info{{rescaling=\"{label}\"}}")), 1.0);
+    let measured = |body: &Value, clients: usize| {
+        let before = server.metric("critbeta_rows_total{layer=\"blk.29\"}");
+        let ask = || {
+            let (status, answer) = server.complete(body);
+            assert_eq!((status, &answer["choices"][0]["finish_reason"]), (200, &json!("length")), "{answer}");
+        };
+        std::thread::scope(|scope| (0..clients).for_each(|_| drop(scope.spawn(ask))));
+        server.metric("critbeta_rows_total{layer=\"blk.29\"}") - before
+    };
+    // The tokens 1 and 9 of 12 by 9 heads. The first token comes from the prompt.
+    let body = json!({ "prompt": PROMPTS[1].repeat(2), "max_tokens": 12 });
+    assert_eq!([1, 2, 3].map(|clients| measured(&body, clients)), [18.0, 36.0, 54.0]);
+}
+
+#[test]
+#[ignore = "needs the model of scripts/candle-test.sh"]
+fn a_row_of_one_key_has_no_operating_ratio() {
+    let server = Server::start(&["--measure-every", "1"]);
+    assert_eq!(server.complete(&json!({ "prompt": "a", "max_tokens": 1 })).0, 200);
+    assert_eq!(server.metric("critbeta_rows_total{layer=\"blk.0\"}"), 9.0);
+    let (_, _, page) = server.ask("GET", "/metrics", "");
+    assert!(!page.contains("critbeta_operating_ratio{"), "{page}");
+}
+
+#[cfg(unix)]
+#[test]
+#[ignore = "needs the model of scripts/candle-test.sh"]
+fn a_signal_to_end_lets_running_requests_end() {
+    let mut server = Server::start(&[]);
+    assert_eq!(server.ask("GET", "/health", "").0, 200);
+    let body = json!({ "prompt": PROMPTS[0], "max_tokens": 16, "stream": true, "temperature": 1.0 });
+    let mut client = server.send("POST", "/v1/completions", &body.to_string());
+    client.read_exact(&mut [0; 16]).unwrap();
+    assert_eq!(server.end(), Some(0));
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("data: [DONE]"), "{rest}");
 }
 
 fn answer(body: &Value) -> String {

@@ -1,13 +1,16 @@
 //! Queries and keys of a run, in a file that `critbeta diagnose` reads.
 
-use anyhow::{Context, Result};
+use crate::start::Model;
+use anyhow::Result;
 use candle_core::Tensor;
+use critbeta::calibration::RescalingSpec;
 use critbeta_candle::Cache;
 use critbeta_candle::llama::{Config, Watch};
+use critbeta_diagnose::output::{Output, distinct};
 use safetensors::{Dtype, tensor::TensorView};
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// Keeps every `every`-th query of each layer and head. A failure ends the record with one warning, and never
 /// ends the run.
@@ -18,14 +21,27 @@ pub struct Record {
     positions: Vec<i64>,
     /// `[heads][rows * head_dim]` of each layer.
     queries: Vec<Vec<Vec<f32>>>,
-    /// Where the record goes until it is whole. It is `None` once the record has failed.
-    file: Option<NamedTempFile>,
+    /// The file, which appears once it is whole. It is `None` once the record has failed.
+    file: Option<Output>,
+}
+
+/// Refuses a record that would replace a file of the run.
+pub fn keep_apart(path: &Path, model: &Model) -> critbeta::Result<()> {
+    let mut files = vec![model.model.as_path()];
+    if let RescalingSpec::PerHead { file, .. } = &model.rescaling {
+        files.push(file);
+    }
+    files.push(path);
+    match distinct(&files) {
+        // A folder that is not there makes a record fail, and not the run.
+        Err(critbeta::Error::Io { .. }) => Ok(()),
+        other => other,
+    }
 }
 
 impl Record {
     /// A record of at most about `rows` of `tokens` positions.
     pub fn new(path: &Path, config: &Config, tokens: usize, rows: usize) -> Record {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut record = Record {
             path: path.to_owned(),
             every: tokens.div_ceil(rows.max(1)).max(1),
@@ -34,7 +50,7 @@ impl Record {
             queries: vec![vec![Vec::new(); config.heads]; config.layers],
             file: None,
         };
-        match NamedTempFile::new_in(folder) {
+        match Output::create(path) {
             Ok(file) => record.file = Some(file),
             Err(error) => record.warn(&error.into()),
         }
@@ -72,7 +88,7 @@ impl Record {
         }
     }
 
-    fn write(&self, file: NamedTempFile, cache: &Cache) -> Result<()> {
+    fn write(&self, mut file: Output, cache: &Cache) -> Result<()> {
         let mut blocks = Vec::new();
         for (layer, queries) in self.queries.iter().enumerate() {
             let (name, heads, rows) = (Config::layer_name(layer), queries.len(), self.positions.len());
@@ -92,9 +108,8 @@ impl Record {
         let view = TensorView::new(Dtype::I64, vec![self.positions.len()], positions)?;
         views.push(("positions".to_owned(), view));
         let metadata = HashMap::from([("scale".to_owned(), self.scale.to_string())]);
-        safetensors::serialize_to_file(views, Some(metadata), file.path())?;
-        file.persist(&self.path).context("its place")?;
-        Ok(())
+        file.write_all(&safetensors::serialize(views, Some(metadata))?)?;
+        Ok(file.commit()?)
     }
 }
 

@@ -10,6 +10,7 @@ use tokenizers::{PreTokenizerWrapper, Tokenizer};
 pub struct Text {
     tokenizer: Tokenizer,
     end: Option<u32>,
+    longest: usize,
 }
 
 impl Text {
@@ -32,13 +33,21 @@ impl Text {
             Some(other) => bail!("tokenizer.ggml.pre is {other:?}: this split of text is not supported"),
         }
         let end = given("tokenizer.ggml.eos_token_id").map(Value::to_u32).transpose()?;
-        Ok(Text { tokenizer, end })
+        // A vocabulary spells each byte in one character or more, which is a byte or more.
+        let longest = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(0);
+        Ok(Text { tokenizer, end, longest })
     }
 
     /// The tokens of a text as it is. Names of special tokens in it become those tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.tokenizer.encode(text, true).map_err(|e| anyhow!("tokens of the text: {e}"))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// At least the bytes of text of the longest token.
+    #[allow(dead_code, reason = "of use to a server")]
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// Whether a token ends the text.

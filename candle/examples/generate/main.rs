@@ -10,10 +10,11 @@ mod start;
 #[path = "../common/text.rs"]
 mod text;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use critbeta_candle::llama::{Step, Watch, greedy};
-use record::Record;
+use critbeta_diagnose::signals::end_cleanly;
+use record::{Record, keep_apart};
 use start::Model;
 use std::io::Write;
 use std::path::PathBuf;
@@ -48,6 +49,10 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    end_cleanly()?;
+    if let Some(path) = &args.record {
+        keep_apart(path, &args.model)?;
+    }
     let begin = Instant::now();
     let (model, text, content) = args.model.load()?;
     eprintln!("loaded in {:.1} s", begin.elapsed().as_secs_f64());
@@ -57,7 +62,8 @@ fn main() -> Result<()> {
     };
     let prompt = text.encode(&prompt)?;
     ensure!(!prompt.is_empty(), "the prompt has no token");
-    let total = prompt.len() + args.tokens;
+    let total = prompt.len().checked_add(args.tokens);
+    let total = total.with_context(|| format!("--tokens {}: more than a sequence can have", args.tokens))?;
     let mut cache = model.cache(total)?;
     let mut record =
         args.record.as_deref().map(|path| Record::new(path, model.config(), total, args.record_rows));

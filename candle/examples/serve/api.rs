@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, Job, Reply};
 use crate::metrics::{Metrics, Outcome};
+use crate::request::Request;
 use crate::text::Text;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -12,7 +13,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_core::Stream;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -36,30 +36,6 @@ pub struct Shared {
     pub served: AtomicU64,
 }
 
-/// A request, of which any other field is refused.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Completion {
-    prompt: String,
-    #[serde(default)]
-    model: Option<String>,
-    #[serde(default = "sixteen")]
-    max_tokens: usize,
-    #[serde(default)]
-    temperature: f32,
-    #[serde(default)]
-    seed: u64,
-    #[serde(default)]
-    stream: bool,
-    /// Taken and not used, as clients send it.
-    #[serde(default, rename = "user")]
-    _user: Option<String>,
-}
-
-fn sixteen() -> usize {
-    16
-}
-
 /// The routes. Whatever is not understood gets a JSON error.
 pub fn router(shared: Arc<Shared>) -> Router {
     let none = || async {
@@ -69,7 +45,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/completions", post(completions))
         .route("/metrics", get(metrics))
-        .route("/health", get(|| async { "ok\n" }))
+        .route("/health", get(health))
         .fallback(none)
         .method_not_allowed_fallback(wrong)
         .with_state(shared)
@@ -79,6 +55,15 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.metrics.page()).into_response()
 }
 
+async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.engine.runs() {
+        true => "ok\n".into_response(),
+        false => refusal(StatusCode::SERVICE_UNAVAILABLE, STOPPED),
+    }
+}
+
+const STOPPED: &str = "the model has stopped";
+
 fn refusal(status: StatusCode, message: &str) -> Response {
     let kind = if status.is_client_error() { "invalid_request_error" } else { "server_error" };
     (status, Json(json!({ "error": { "message": message, "type": kind, "code": status.as_u16() } })))
@@ -86,25 +71,36 @@ fn refusal(status: StatusCode, message: &str) -> Response {
 }
 
 async fn completions(State(shared): State<Arc<Shared>>, body: Result<Bytes, BytesRejection>) -> Response {
-    let checked = match body {
-        Ok(body) => check(&shared, &body),
-        Err(error) => Err((error.status(), error.body_text())),
-    };
-    let (request, prompt) = match checked {
-        Ok(checked) => checked,
+    match complete(&shared, body).await {
+        Ok(answer) => answer,
         Err((status, message)) => {
-            shared.metrics.ended(Outcome::Refused);
-            return refusal(status, &message);
+            let busy = status == StatusCode::SERVICE_UNAVAILABLE;
+            shared.metrics.ended(if busy { Outcome::Busy } else { Outcome::Refused });
+            let refusal = refusal(status, &message);
+            if busy { ([(header::RETRY_AFTER, "1")], refusal).into_response() } else { refusal }
         }
-    };
-    let (reply, replies) = channel(request.max_tokens + 2);
-    let Completion { max_tokens, temperature, seed, .. } = request;
+    }
+}
+
+async fn complete(shared: &Arc<Shared>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refused> {
+    let body = body.map_err(|error| (error.status(), error.body_text()))?;
+    let request = check(shared, &body)?;
+    let busy = |text: String| (StatusCode::SERVICE_UNAVAILABLE, text);
+    let place = shared.engine.place().ok_or_else(|| {
+        busy(format!("all {} slots and {} places to wait are taken", shared.slots, shared.waiting))
+    })?;
+    let Request { prompt, max_tokens, temperature, seed, stream } = request;
+    // It can take a while, and the threads of the server have other clients.
+    let tokens = tokio::task::spawn_blocking({
+        let shared = shared.clone();
+        move || tokens(&shared, &prompt, max_tokens)
+    });
+    let prompt =
+        tokens.await.unwrap_or_else(|_| Err(bad("prompt: its tokens cannot be found".to_owned())))?;
+    let (reply, replies) = channel(max_tokens + 2);
     let prompt_tokens = prompt.len();
-    if let Err(reason) = shared.engine.submit(Job { prompt, max_tokens, temperature, seed, reply }) {
-        shared.metrics.ended(Outcome::Busy);
-        let text = format!("{reason}: {} slots and {} places before them", shared.slots, shared.waiting);
-        let refusal = refusal(StatusCode::SERVICE_UNAVAILABLE, &text);
-        return ([(header::RETRY_AFTER, "1")], refusal).into_response();
+    if !shared.engine.submit(Job { prompt, max_tokens, temperature, seed, reply, place: Some(place) }) {
+        return Err(busy(STOPPED.to_owned()));
     }
     let answer = Answer {
         id: format!("cmpl-{}", shared.served.fetch_add(1, Relaxed)),
@@ -112,38 +108,54 @@ async fn completions(State(shared): State<Arc<Shared>>, body: Result<Bytes, Byte
         model: shared.name.clone(),
         prompt_tokens,
     };
-    match request.stream {
+    Ok(match stream {
         true => Sse::new(Events { replies, answer, ended: false, closed: false }).into_response(),
         false => whole(replies, &answer).await,
-    }
+    })
 }
 
-/// The request and the tokens of its prompt.
-fn check(shared: &Shared, body: &[u8]) -> Result<(Completion, Vec<u32>), (StatusCode, String)> {
-    let bad = |text: String| (StatusCode::BAD_REQUEST, text);
-    let request: Completion =
-        serde_json::from_slice(body).map_err(|error| bad(format!("the body: {error}")))?;
-    if let Some(model) = request.model.as_ref().filter(|model| **model != shared.name) {
+fn bad(text: String) -> Refused {
+    (StatusCode::BAD_REQUEST, text)
+}
+
+/// The request, as far as it can be checked without the tokens of its prompt.
+fn check(shared: &Shared, body: &[u8]) -> Result<Request, Refused> {
+    let (request, model) = Request::read(body).map_err(bad)?;
+    if let Some(model) = model.filter(|model| *model != shared.name) {
         return Err((StatusCode::NOT_FOUND, format!("model {model:?}: this server has {:?}", shared.name)));
     }
-    if !(0.0..=2.0).contains(&request.temperature) {
-        return Err(bad(format!("temperature {}: expected 0 to 2", request.temperature)));
-    }
-    let prompt = shared.text.encode(&request.prompt).map_err(|error| bad(format!("prompt: {error}")))?;
-    if prompt.is_empty() {
-        return Err(bad("prompt: expected at least one token".to_owned()));
-    }
-    let room = shared.context.saturating_sub(prompt.len());
-    if !(1..=room).contains(&request.max_tokens) {
+    let (bytes, context) = (request.prompt.len(), shared.context);
+    if bytes > context.saturating_mul(shared.text.longest()) {
         return Err(bad(format!(
-            "max_tokens {} after a prompt of {} tokens: expected 1 to {room}, within a context of {}",
-            request.max_tokens,
-            prompt.len(),
-            shared.context
+            "a prompt of {bytes} bytes: more tokens than the context of {context} holds"
         )));
     }
-    Ok((request, prompt))
+    Ok(request)
 }
+
+/// The tokens of a prompt, with room for `max_tokens` behind them.
+fn tokens(shared: &Shared, prompt: &str, max_tokens: usize) -> Result<Vec<u32>, Refused> {
+    let prompt = shared.text.encode(prompt).map_err(|error| bad(format!("prompt: {error}")))?;
+    let (found, context) = (prompt.len(), shared.context);
+    if !(1..context).contains(&found) {
+        let most = context - 1;
+        return Err(bad(format!(
+            "a prompt of {found} tokens: expected at least one token and at most {most}, for a context of \
+             {context}"
+        )));
+    }
+    let room = context - found;
+    if !(1..=room).contains(&max_tokens) {
+        return Err(bad(format!(
+            "max_tokens {max_tokens} after a prompt of {found} tokens: expected 1 to {room}, within a \
+             context of {context}"
+        )));
+    }
+    Ok(prompt)
+}
+
+/// The status and the reason.
+type Refused = (StatusCode, String);
 
 /// What every answer of a request begins with.
 struct Answer {
@@ -179,7 +191,7 @@ async fn whole(mut replies: Receiver<Reply>, answer: &Answer) -> Response {
                 return Json(answer.body(&text, Some(reason), Some(tokens))).into_response();
             }
             Some(Reply::Failed(error)) => return refusal(StatusCode::INTERNAL_SERVER_ERROR, &error),
-            None => return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the model has stopped"),
+            None => return refusal(StatusCode::INTERNAL_SERVER_ERROR, STOPPED),
         }
     }
 }
@@ -216,7 +228,7 @@ impl Stream for Events {
             }
             None => {
                 self.ended = true;
-                json!({ "error": { "message": "the model has stopped", "type": "server_error", "code": 500 } })
+                json!({ "error": { "message": STOPPED, "type": "server_error", "code": 500 } })
             }
         };
         Poll::Ready(Some(Ok(Event::default().data(body.to_string()))))

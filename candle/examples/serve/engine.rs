@@ -1,17 +1,18 @@
-//! The model on its own thread: a bounded number of slots, one token of each a step, and a bounded queue
-//! before them.
+//! The model on its own thread: a bounded number of slots, one token of each a step, and a bounded number of
+//! requests that wait for them.
 
 use crate::metrics::{Metrics, Outcome, Tally};
 use crate::text::Text;
 use candle_core::Tensor;
 use critbeta_candle::Cache;
-use critbeta_candle::llama::{Llama, Step, Watch};
+use critbeta_candle::llama::{Llama, Step, Watch, most_probable};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Prompt tokens of one sequence in one step.
 const CHUNK: usize = 128;
@@ -24,7 +25,12 @@ pub struct Job {
     pub seed: u64,
     /// Has room for `max_tokens` and two more. Once the client is gone it is closed.
     pub reply: Sender<Reply>,
+    /// Free for another request before the client has its last word, so that it may ask at once.
+    pub place: Option<Place>,
 }
+
+/// A slot, or a place before the slots.
+pub type Place = OwnedSemaphorePermit;
 
 /// What a client gets.
 pub enum Reply {
@@ -39,12 +45,13 @@ pub enum Reply {
 /// The door to the thread of the model. The thread ends when all doors are gone.
 #[derive(Clone)]
 pub struct Engine {
-    jobs: SyncSender<Job>,
+    jobs: UnboundedSender<Job>,
+    places: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
 impl Engine {
-    /// Starts the thread, with `slots` sequences at once and `waiting` in the queue.
+    /// Starts the thread, with `slots` sequences at once and `waiting` before them.
     pub fn start(
         model: Llama,
         text: Arc<Text>,
@@ -52,23 +59,32 @@ impl Engine {
         slots: usize,
         waiting: usize,
     ) -> std::io::Result<Engine> {
-        let (jobs, queue) = sync_channel(waiting);
-        let door = Engine { jobs, metrics: metrics.clone() };
-        let run = move || Worker { model, text: &text, metrics: &metrics, limit: slots }.run(&queue);
+        let (jobs, queue) = unbounded_channel();
+        let places = Arc::new(Semaphore::new(slots + waiting));
+        let door = Engine { jobs, places, metrics: metrics.clone() };
+        let run = move || Worker { model, text: &text, metrics: &metrics, limit: slots }.run(queue);
         std::thread::Builder::new().name("model".to_owned()).spawn(run)?;
         Ok(door)
     }
 
-    /// Hands a job over. It comes back if the queue is full, and nothing of it is kept.
-    pub fn submit(&self, job: Job) -> Result<(), &'static str> {
+    /// A slot or a place before them, unless all are taken.
+    pub fn place(&self) -> Option<Place> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+
+    /// Whether the thread of the model runs.
+    pub fn runs(&self) -> bool {
+        !self.jobs.is_closed()
+    }
+
+    /// Hands a job over. It says whether the model runs.
+    pub fn submit(&self, job: Job) -> bool {
         self.metrics.waiting(1);
-        self.jobs.try_send(job).map_err(|error| {
+        let taken = self.jobs.send(job).is_ok();
+        if !taken {
             self.metrics.waiting(-1);
-            match error {
-                TrySendError::Full(_) => "all slots and waiting places are taken",
-                TrySendError::Disconnected(_) => "the model has stopped",
-            }
-        })
+        }
+        taken
     }
 }
 
@@ -100,23 +116,30 @@ struct Slot<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn run(&self, queue: &Receiver<Job>) {
+    fn run(&self, mut queue: UnboundedReceiver<Job>) {
+        let mut waiting: VecDeque<Job> = VecDeque::new();
         let mut slots: Vec<Slot> = Vec::new();
         loop {
-            while slots.len() < self.limit {
-                let job = match slots.is_empty() {
-                    true => queue.recv().map_err(|_| TryRecvError::Disconnected),
-                    false => queue.try_recv(),
-                };
-                match job {
-                    Ok(job) => {
-                        self.metrics.waiting(-1);
-                        slots.extend(self.open(job));
-                    }
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) if slots.is_empty() => return,
-                    Err(TryRecvError::Disconnected) => break,
+            if slots.is_empty() && waiting.is_empty() {
+                match queue.blocking_recv() {
+                    Some(job) => waiting.push_back(job),
+                    None => return,
                 }
+            }
+            waiting.extend(std::iter::from_fn(|| queue.try_recv().ok()));
+            waiting.retain(|job| {
+                let gone = job.reply.is_closed();
+                if gone {
+                    self.metrics.waiting(-1);
+                    self.metrics.ended(Outcome::Dropped);
+                }
+                !gone
+            });
+            while slots.len() < self.limit
+                && let Some(job) = waiting.pop_front()
+            {
+                self.metrics.waiting(-1);
+                slots.extend(self.open(job));
             }
             self.metrics.slots(slots.len());
             if !slots.is_empty() {
@@ -126,12 +149,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// A slot for a job, unless its client is gone or there is no memory for it.
-    fn open(&self, job: Job) -> Option<Slot<'a>> {
-        if job.reply.is_closed() {
-            self.metrics.ended(Outcome::Dropped);
-            return None;
-        }
+    /// A slot for a job, unless there is no memory for it.
+    fn open(&self, mut job: Job) -> Option<Slot<'a>> {
         match self.model.cache(job.prompt.len() + job.max_tokens) {
             Ok(cache) => {
                 let (next, rng) = (job.prompt.clone(), StdRng::seed_from_u64(job.seed));
@@ -139,15 +158,16 @@ impl<'a> Worker<'a> {
                 Some(Slot { job, cache, next, made: 0, stream, rng })
             }
             Err(error) => {
-                self.fail(&job, error.to_string());
+                self.fail(&mut job, error.to_string());
                 None
             }
         }
     }
 
-    fn fail(&self, job: &Job, error: String) {
+    fn fail(&self, job: &mut Job, error: String) {
         eprintln!("error: a request failed: {error}");
         self.metrics.ended(Outcome::Failed);
+        job.place = None;
         // The client may be gone.
         let _ = job.reply.try_send(Reply::Failed(error));
     }
@@ -170,7 +190,7 @@ impl<'a> Worker<'a> {
         let logits = match logits.and_then(|logits| logits.to_vec2::<f32>()) {
             Ok(logits) => logits,
             Err(error) => {
-                slots.drain(..).for_each(|slot| self.fail(&slot.job, error.to_string()));
+                slots.drain(..).for_each(|mut slot| self.fail(&mut slot.job, error.to_string()));
                 return;
             }
         };
@@ -185,7 +205,7 @@ impl<'a> Worker<'a> {
     }
 
     fn logits(&self, slots: &mut [Slot]) -> candle_core::Result<Tensor> {
-        let mut tallies: Vec<Tally> = slots.iter().map(|_| self.metrics.tally()).collect();
+        let mut tallies: Vec<Tally> = slots.iter().map(|slot| self.metrics.tally(slot.made)).collect();
         let mut steps: Vec<Step> = slots
             .iter_mut()
             .zip(&mut tallies)
@@ -200,7 +220,7 @@ impl<'a> Worker<'a> {
     /// Chooses the next token of a slot and sends its text. It says whether the slot goes on.
     fn say(&self, slot: &mut Slot, logits: &[f32]) -> bool {
         let Some(token) = choose(logits, slot.job.temperature, &mut slot.rng) else {
-            self.fail(&slot.job, "the logits hold a NaN or an infinity".to_owned());
+            self.fail(&mut slot.job, "the logits hold a NaN or an infinity".to_owned());
             return false;
         };
         if slot.made == 0 {
@@ -219,7 +239,7 @@ impl<'a> Worker<'a> {
                     }
                 }
                 Err(error) => {
-                    self.fail(&slot.job, format!("text of token {token}: {error}"));
+                    self.fail(&mut slot.job, format!("text of token {token}: {error}"));
                     return false;
                 }
             }
@@ -230,6 +250,7 @@ impl<'a> Worker<'a> {
         }
         let (reason, outcome) = if ends { ("stop", Outcome::Stop) } else { ("length", Outcome::Length) };
         self.metrics.ended(outcome);
+        slot.job.place = None;
         // The client may be gone.
         let _ = slot.job.reply.try_send(Reply::End { reason, tokens: slot.made });
         false
@@ -238,23 +259,16 @@ impl<'a> Worker<'a> {
 
 /// The most probable token at temperature 0, or one drawn. `None` if some logit is no number.
 fn choose(logits: &[f32], temperature: f32, rng: &mut StdRng) -> Option<u32> {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if !logit.is_finite() {
-            return None;
-        }
-        if *logit > logits[best] {
-            best = token;
-        }
-    }
+    let best = most_probable(logits)?;
     if temperature == 0.0 {
-        return Some(best as u32);
+        return Some(best);
     }
-    let weight = |logit: &f32| f64::from((logit - logits[best]) / temperature).exp();
+    let most = logits[best as usize];
+    let weight = |logit: &f32| f64::from((logit - most) / temperature).exp();
     let mut left = rng.random_range(0.0..1.0) * logits.iter().map(weight).sum::<f64>();
     let drawn = logits.iter().position(|logit| {
         left -= weight(logit);
         left < 0.0
     });
-    Some(drawn.unwrap_or(best) as u32)
+    Some(drawn.map_or(best, |token| token as u32))
 }

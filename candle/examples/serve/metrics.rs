@@ -45,9 +45,8 @@ struct Rows {
 /// All counters.
 pub struct Metrics {
     rescaling: String,
-    /// Every so many steps the rows are measured; never if it is 0.
-    every: u64,
-    steps: AtomicU64,
+    /// The rows of every so many tokens of a sequence are measured; none if it is 0.
+    every: usize,
     ended: [AtomicU64; 6],
     prompt: AtomicU64,
     generated: AtomicU64,
@@ -57,11 +56,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn new(rescaling: String, layers: usize, every: u64) -> Metrics {
+    pub fn new(rescaling: String, layers: usize, every: usize) -> Metrics {
         Metrics {
             rescaling,
             every,
-            steps: AtomicU64::new(0),
             ended: Default::default(),
             prompt: AtomicU64::new(0),
             generated: AtomicU64::new(0),
@@ -91,10 +89,10 @@ impl Metrics {
         self.waiting.fetch_add(more, Relaxed);
     }
 
-    /// Who measures the rows of one sequence in one step, if it is the turn of that step.
-    pub fn tally(&self) -> Tally<'_> {
-        let step = self.steps.fetch_add(1, Relaxed);
-        Tally { metrics: self, measures: self.every > 0 && step.is_multiple_of(self.every) }
+    /// Who measures the rows of a sequence that has made so many tokens, if it is the turn of its next one.
+    /// The first turn is that of the first step after the prompt, so that short answers have one.
+    pub fn tally(&self, made: usize) -> Tally<'_> {
+        Tally { metrics: self, measures: self.every > 0 && made % self.every == 1 % self.every }
     }
 
     /// The page.
@@ -103,10 +101,10 @@ impl Metrics {
         let mut line = |text: String| page.push_str(&(text + "\n"));
         let head = |name: &str, kind: &str, help: &str| format!("# HELP {name} {help}\n# TYPE {name} {kind}");
         line(head("critbeta_info", "gauge", "The rescaling of all requests."));
-        line(format!("critbeta_info{{rescaling={:?}}} 1", self.rescaling));
+        line(format!("critbeta_info{{rescaling={}}} 1", quoted(&self.rescaling)));
         line(head("critbeta_requests_total", "counter", "Requests by how they ended."));
         for (outcome, count) in OUTCOMES.iter().zip(&self.ended) {
-            line(format!("critbeta_requests_total{{outcome={outcome:?}}} {}", count.load(Relaxed)));
+            line(format!("critbeta_requests_total{{outcome=\"{outcome}\"}} {}", count.load(Relaxed)));
         }
         line(head("critbeta_prompt_tokens_total", "counter", "Tokens of prompts that were read."));
         line(format!("critbeta_prompt_tokens_total {}", self.prompt.load(Relaxed)));
@@ -129,13 +127,13 @@ impl Metrics {
         let mut ratios = head("critbeta_operating_ratio", "gauge", &help);
         for (index, layer) in self.layers.iter().enumerate() {
             let layer = layer.lock().unwrap_or_else(PoisonError::into_inner);
-            let name = Config::layer_name(index);
+            let name = quoted(&Config::layer_name(index));
             for (text, (what, count)) in counts.iter_mut().zip([
                 ("", layer.rows),
                 ("tied_", layer.tied),
                 ("poisoned_", layer.poisoned),
             ]) {
-                let _ = write!(text, "\ncritbeta_{what}rows_total{{layer={name:?}}} {count}");
+                let _ = write!(text, "\ncritbeta_{what}rows_total{{layer={name}}} {count}");
             }
             let mut sorted: Vec<f64> = layer.ratios.iter().copied().collect();
             drop(layer);
@@ -143,13 +141,17 @@ impl Metrics {
             for q in QUANTILES.iter().filter(|_| !sorted.is_empty()) {
                 let value = sorted[(q * (sorted.len() - 1) as f64).round() as usize];
                 let value = if value == f64::INFINITY { "+Inf".to_owned() } else { value.to_string() };
-                let _ =
-                    write!(ratios, "\ncritbeta_operating_ratio{{layer={name:?},quantile=\"{q}\"}} {value}");
+                let _ = write!(ratios, "\ncritbeta_operating_ratio{{layer={name},quantile=\"{q}\"}} {value}");
             }
         }
         counts.into_iter().chain([ratios]).for_each(line);
         page
     }
+}
+
+/// The value of a label as Prometheus reads it.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n"))
 }
 
 /// Measures the rows of one sequence in one step.
@@ -172,6 +174,10 @@ impl Watch for Tally<'_> {
             let ratio = operating_ratio(report.beta, report.critical.beta);
             if ratio.is_nan() {
                 kept.poisoned += u64::from(report.top.poisoned);
+                continue;
+            }
+            // One key dominates at any beta: Lambda is 0.
+            if report.top.len < 2 {
                 continue;
             }
             if kept.ratios.len() == ROWS {

@@ -31,6 +31,7 @@ pub enum Attention {
 impl Attention {
     /// Errors: sizes or rules that this attention cannot run.
     pub(super) fn check(&self, config: &Config, rules: &Rules) -> Result<()> {
+        rules.check(config.context)?;
         match *self {
             Attention::Critbeta { eps } => {
                 let dim = config.head_dim;
@@ -127,8 +128,21 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, rules: &LayerRules) -> Result<Te
             softmax_last_dim(&scores, rule, Some(&positions))?
         }
     };
-    let weights = weights.reshape((batch, kv_heads, heads / kv_heads * tokens, keys))?;
-    weights.matmul(v)?.reshape((batch, heads, tokens, dim))
+    let product = |weights: &Tensor, v: &Tensor| {
+        let (_, _, tokens, keys) = weights.dims4()?;
+        let grouped = weights.reshape((batch, kv_heads, heads / kv_heads * tokens, keys))?;
+        grouped.matmul(v)?.reshape((batch, heads, tokens, dim))
+    };
+    let out = product(&weights, v)?;
+    if tokens == 1 || out.sum_all()?.to_scalar::<f32>()?.is_finite() {
+        return Ok(out);
+    }
+    // A hidden value is multiplied by 0, and 0 times NaN is NaN. So each row takes the values that it sees.
+    let rows = (0..tokens).map(|token| {
+        let seen = keys - tokens + token + 1;
+        product(&weights.narrow(2, token, 1)?.narrow(3, 0, seen)?, &v.narrow(2, 0, seen)?)
+    });
+    Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 2)
 }
 
 /// `[tokens, keys]`, 1 where a key comes after the token. The tokens are the last keys.

@@ -1,7 +1,7 @@
 //! The sizes of a Llama, as its GGUF file gives them.
 
 use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
 /// Sizes and constants of a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,17 +64,27 @@ impl Config {
         let Some(embeddings) = content.tensor_infos.get("token_embd.weight") else {
             bail!("the file has no tensor token_embd.weight");
         };
+        let &[vocabulary, width] = embeddings.shape.dims() else {
+            bail!("token_embd.weight is {:?}: expected [vocabulary, {embedding}]", embeddings.shape);
+        };
+        if width != embedding {
+            bail!("token_embd.weight is {:?}: expected [vocabulary, {embedding}]", embeddings.shape);
+        }
+        let (layers, tensors) = (number("llama.block_count")?, content.tensor_infos.len());
+        if layers > tensors {
+            bail!("llama.block_count is {layers}: the file has {tensors} tensors in all");
+        }
         let float = |key: &str| given(key).and_then(|value| value.to_f32().ok());
         let Some(eps) = float("llama.attention.layer_norm_rms_epsilon") else {
             bail!("llama.attention.layer_norm_rms_epsilon is missing");
         };
         Ok(Config {
-            layers: number("llama.block_count")?,
+            layers,
             heads,
             kv_heads,
             head_dim,
             context: number("llama.context_length")?,
-            vocabulary: embeddings.shape.dims().first().copied().unwrap_or(0),
+            vocabulary,
             eps: eps.into(),
             rope_base: float("llama.rope.freq_base").unwrap_or(10_000.0),
         })
@@ -90,13 +100,13 @@ impl Config {
         (0..self.layers).map(Config::layer_name).collect()
     }
 
-    /// Cosines and sines `[context, head_dim / 2]`.
-    pub(super) fn rotary(&self) -> Result<(Tensor, Tensor)> {
+    /// Cosines and sines `[tokens, head_dim / 2]` of tokens from a position on.
+    pub(super) fn rotary(&self, position: usize, tokens: usize) -> Result<[Tensor; 2]> {
         let (base, dim) = (self.rope_base, self.head_dim as f32);
         let theta = (0..self.head_dim).step_by(2).map(|i| 1.0 / base.powf(i as f32 / dim));
         let theta = Tensor::from_iter(theta, &Device::Cpu)?.reshape((1, self.head_dim / 2))?;
-        let positions = Tensor::arange(0, self.context as u32, &Device::Cpu)?.to_dtype(DType::F32)?;
-        let angles = positions.reshape((self.context, 1))?.matmul(&theta)?;
-        Ok((angles.cos()?, angles.sin()?))
+        let positions = (position..position + tokens).map(|at| at as f32);
+        let angles = Tensor::from_iter(positions, &Device::Cpu)?.reshape((tokens, 1))?.matmul(&theta)?;
+        Ok([angles.cos()?, angles.sin()?])
     }
 }

@@ -11,7 +11,7 @@ pub use config::Config;
 
 use crate::{Cache, Rules};
 use candle_core::quantized::{QMatMul, QTensor, gguf_file::Content};
-use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
+use candle_core::{DType, Device, Module, Result, Tensor, bail};
 use candle_nn::RmsNorm;
 use critbeta::attention::DecodeRow;
 use critbeta::cpu::Measure;
@@ -66,8 +66,6 @@ pub struct Llama {
     layers: Vec<Layer>,
     norm: RmsNorm,
     output: QMatMul,
-    cos: Tensor,
-    sin: Tensor,
 }
 
 impl Llama {
@@ -111,9 +109,8 @@ impl Llama {
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let norm = norm(tensor("output_norm.weight")?)?;
-        let (cos, sin) = config.rotary()?;
         let (embedding, output) = (embedded, QMatMul::from_qtensor(output)?);
-        Ok(Llama { config, rules, attention, embedding, layers, norm, output, cos, sin })
+        Ok(Llama { config, rules, attention, embedding, layers, norm, output })
     }
 
     /// The sizes of the model.
@@ -131,7 +128,7 @@ impl Llama {
 
     /// An empty cache for `capacity` tokens, as this attention reads it best.
     ///
-    /// Errors: a capacity beyond the context of the model.
+    /// Errors: a capacity beyond the context of the model, or beyond the memory.
     pub fn cache(&self, capacity: usize) -> Result<Cache> {
         let Config { layers, kv_heads, head_dim, context, .. } = self.config;
         if capacity > context {
@@ -159,15 +156,18 @@ impl Llama {
             tokens.extend_from_slice(step.tokens);
             ends.push(tokens.len() as u32 - 1);
         }
+        // The angles of these tokens alone: a file may promise any context.
+        let rotary = steps.iter().map(|step| self.config.rotary(step.cache.len(), step.tokens.len()));
+        let rotary = rotary.collect::<Result<Vec<_>>>()?;
         let mut x = self.embedding.index_select(&Tensor::new(&tokens[..], &Device::Cpu)?, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = layer.attn_norm.forward(&x)?;
             let projected = [layer.q.forward(&normed)?, layer.k.forward(&normed)?, layer.v.forward(&normed)?];
             let mut from = 0;
-            let attended = steps.iter_mut().map(|step| {
-                let part = [from, step.tokens.len()];
+            let attended = steps.iter_mut().zip(&rotary).map(|(step, rotary)| {
+                let first = from;
                 from += step.tokens.len();
-                self.step(index, step, &projected, part)
+                self.step(index, step, &projected, first, rotary)
             });
             let attended = Tensor::cat(&attended.collect::<Result<Vec<_>>>()?, 0)?;
             x = (layer.o.forward(&attended)? + x)?;
@@ -182,26 +182,25 @@ impl Llama {
         Ok(logits)
     }
 
-    /// The attention of one step in one layer, `[tokens, heads * head_dim]`. The step's tokens are `part`,
-    /// first and count, of the projected ones.
+    /// The attention of one step in one layer, `[tokens, heads * head_dim]`. The step's tokens are those from
+    /// `first` on of the projected ones, and `rotary` has their cosines and sines.
     fn step(
         &self,
         layer: usize,
         step: &mut Step,
         projected: &[Tensor; 3],
-        part: [usize; 2],
+        first: usize,
+        [cos, sin]: &[Tensor; 2],
     ) -> Result<Tensor> {
         let Config { heads, kv_heads, head_dim, .. } = self.config;
-        let [from, tokens] = part;
+        let tokens = step.tokens.len();
         let of = |x: &Tensor, heads| {
-            let x = x.narrow(0, from, tokens)?.reshape((1, tokens, heads, head_dim))?;
+            let x = x.narrow(0, first, tokens)?.reshape((1, tokens, heads, head_dim))?;
             x.transpose(1, 2)?.contiguous()
         };
         let position = step.cache.len();
-        let (cos, sin) = (self.cos.narrow(0, position, tokens), self.sin.narrow(0, position, tokens));
-        let (cos, sin) = (cos?, sin?);
-        let q = candle_nn::rotary_emb::rope_i(&of(&projected[0], heads)?, &cos, &sin)?;
-        let k = candle_nn::rotary_emb::rope_i(&of(&projected[1], kv_heads)?, &cos, &sin)?;
+        let q = candle_nn::rotary_emb::rope_i(&of(&projected[0], heads)?, cos, sin)?;
+        let k = candle_nn::rotary_emb::rope_i(&of(&projected[1], kv_heads)?, cos, sin)?;
         let [k, v] = step.cache.write(layer, &k, &of(&projected[2], kv_heads)?)?;
         if let Some(watch) = &mut step.watch {
             watch.queries(layer, position, &q);
@@ -211,9 +210,29 @@ impl Llama {
     }
 }
 
-/// The most probable token of each row of logits.
+/// The most probable token of each row of logits `[rows, vocabulary]`, the first of equals.
 ///
-/// Errors: those of candle.
+/// Errors: a row with a NaN or an infinity, which has no such token; those of candle.
 pub fn greedy(logits: &Tensor) -> Result<Vec<u32>> {
-    logits.argmax(D::Minus1)?.to_vec1()
+    let (rows, shape) = (logits.to_vec2::<f32>()?, logits.shape());
+    let found = rows.iter().enumerate().map(|(row, logits)| match most_probable(logits) {
+        Some(token) => Ok(token),
+        None => bail!("the logits {:?} hold a NaN or an infinity in row {row}", shape),
+    });
+    found.collect()
+}
+
+/// The token with the largest logit, the first of equals. It is `None` without logits, and where one is a NaN
+/// or infinite.
+pub fn most_probable(logits: &[f32]) -> Option<u32> {
+    let mut best = 0;
+    for (token, logit) in logits.iter().enumerate() {
+        if !logit.is_finite() {
+            return None;
+        }
+        if *logit > logits[best] {
+            best = token;
+        }
+    }
+    (!logits.is_empty()).then_some(best as u32)
 }

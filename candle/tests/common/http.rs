@@ -4,7 +4,7 @@ use crate::common::{example, model};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub struct Server {
@@ -28,6 +28,13 @@ impl Server {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").expect("the server has not started");
         Server { child, address: address.to_owned() }
+    }
+
+    /// Tells it to end with SIGTERM, and gives its exit code.
+    pub fn end(&mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.child.wait().unwrap().code()
     }
 
     /// Sends a request, and gives the connection.

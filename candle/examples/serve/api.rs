@@ -125,6 +125,10 @@ fn check(shared: &Shared, body: &[u8]) -> Result<Request, Refused> {
         return Err((StatusCode::NOT_FOUND, format!("model {model:?}: this server has {:?}", shared.name)));
     }
     let (bytes, context) = (request.prompt.len(), shared.context);
+    // A request that is refused takes no place from others.
+    if request.max_tokens == 0 {
+        return Err(bad(format!("max_tokens 0: expected 1 to {context}")));
+    }
     if bytes > context.saturating_mul(shared.text.longest()) {
         return Err(bad(format!(
             "a prompt of {bytes} bytes: more tokens than the context of {context} holds"

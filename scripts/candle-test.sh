@@ -27,6 +27,8 @@ command -v curl >/dev/null || { apt-get update -q && apt-get install -qy curl; }
 # The weights in f32: candle has no vector code for Q4_1, and with 8-bit activations rounding chooses tokens.
 export CRITBETA_GGUF=$model CANDLE_DEQUANTIZE_ALL=1
 
+# The tests run these, and a filtered `cargo test` leaves old ones.
+cargo build --locked --release -p critbeta-candle --features peer --example generate --example serve
 # One at a time: several start a server, and the load has both cores.
 cargo test --locked --release -p critbeta-candle --features peer "$@" -- --include-ignored --test-threads 1 |
     tee "$home/tests.log"

@@ -28,6 +28,11 @@ def calibrated(rescaling: str) -> tuple[dict[str, dict[int, Rescaling]], int] | 
     return rules, found[1]
 
 
+def are_same(name: str, own: str) -> bool:
+    """Says whether one name of a layer ends in the other, as where a model is within another."""
+    return f".{own}".endswith(f".{name}") or f".{name}".endswith(f".{own}")
+
+
 def own_names(
     rescaling: str, names: Iterable[str], layers: Collection[str], module_of: Callable[[str], str] = str
 ) -> dict[str, str]:
@@ -40,7 +45,7 @@ def own_names(
     names, found = list(names), dict[str, str]()
     for name in names:
         module = module_of(name)
-        ends = [own for own in layers if f".{own}".endswith(f".{module}") or f".{module}".endswith(f".{own}")]
+        ends = [own for own in layers if are_same(module, own)]
         exact = [own for own in ends if own == module]
         if len(exact or ends) == 1:
             found[name] = (exact or ends)[0] + name[len(module) :]

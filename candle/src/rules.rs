@@ -94,9 +94,7 @@ impl LayerRules {
         for (head, rule) in self.rules.iter().enumerate() {
             for position in positions.clone() {
                 let position = position as u64;
-                // The one key of the first row has weight 1 at any beta, and (ln 1)^xi may be infinite. So it
-                // takes the beta of two keys.
-                let beta = rule.beta(&RowFacts::new((position + 1).max(2), position)) as f32;
+                let beta = rule.beta(&RowFacts::new(position + 1, position)) as f32;
                 if !beta.is_finite() {
                     bail!(
                         "layer {:?}: rescaling {rule} of head {head} gives beta = {beta} at position \

@@ -93,8 +93,7 @@ pub fn betas(
         return invalid(format!("positions: {} of token {token}, expected at least 0", positions[token]));
     }
     let out = out.into_slice_mut::<f32>()?;
-    // The one key of a first row has all the weight at any beta, and some laws have none for it.
-    let rows = positions.iter().map(|&at| RowFacts::new((at as u64).saturating_add(1).max(2), at as u64));
+    let rows = positions.iter().map(|&at| RowFacts::new((at as u64).saturating_add(1), at as u64));
     let found: Vec<f32> = rows
         .flat_map(|row| (0..heads).map(move |head| (row, head)))
         .map(|(row, head)| list[if list.len() == 1 { 0 } else { head }].beta(&row) as f32)

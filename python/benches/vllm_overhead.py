@@ -3,9 +3,8 @@
     vllm_overhead.py MODEL [SEQUENCES [STEPS [ROUNDS]]]
 
 Rules take turns from one step to the next in one engine, and `off` is vLLM's own classes. Recording costs
-at some
-lengths only, so that whole answers take turns: from 512 to 512 + STEPS tokens, with rows recorded and
-without. Each line is the median over turns of time / time of `off` beside it, with the middle half.
+at some lengths only, so that whole answers take turns: from 512 to 512 + STEPS tokens, with rows recorded
+and without. Each line is the median over turns of time / time of `off` beside it, with the middle half.
 """
 
 import os

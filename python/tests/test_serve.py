@@ -37,8 +37,7 @@ def calibration(tmp_path, layers=NAMES, heads=6, name="cal.json"):
 
 def expected(rule, positions, window=None):
     n = np.minimum(positions + 1, window or LENGTH)
-    betas = Rescaling.parse(rule).betas(n, positions)
-    return torch.from_numpy(np.where(n > 1, betas, 1.0).astype(np.float32))
+    return torch.from_numpy(Rescaling.parse(rule).betas(n, positions).astype(np.float32))
 
 
 @pytest.mark.parametrize("rule", LAWS)

@@ -163,8 +163,7 @@ def test_the_backend_gets_scaled_queries(hooked, engine):
         engine.queries.clear()
         given = step(engine, made, chunks, number)
         n = np.concatenate([np.arange(start, end) for _, start, end in chunks]) + 1
-        beta = critbeta.Rescaling.parse(RULE).betas(n, n - 1)
-        beta = torch.from_numpy(np.where(n > 1, beta, 1).astype(np.float32))
+        beta = torch.from_numpy(critbeta.Rescaling.parse(RULE).betas(n, n - 1).astype(np.float32))
         for (q, _), found in zip(given, engine.queries):
             assert torch.equal(found, (q.view(-1, HEADS, D) * beta[:, None, None]).view_as(q))
 

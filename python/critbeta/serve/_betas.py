@@ -110,8 +110,6 @@ class Betas:
         if key not in shared:
             n, positions = self._rows(layer.window)
             betas = rule.betas(n, positions)
-            # The one key of a row has all the weight at any beta.
-            betas = np.where(n > 1, betas, 1.0)
             self._check(layer, betas[None])
             shared[key] = len(self._groups)
             self._groups.append((_Law(self._tensor(betas)), 1))

@@ -15,9 +15,11 @@ for tool in valgrind gcc g++ pkg-config; do command -v "$tool" >/dev/null || mis
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} = 0 ] || { apt-get update -q && apt-get install -qy "${missing[@]}"; }
 
-# The unit tests, and the header: cbindgen makes the same bytes. simt: the simulator is the GPU of these tests.
+# The library beside the tests: alone it would have other features of its dependencies, and critbeta be built twice.
+# simt: the simulator is the GPU of these tests.
+cargo build --locked -p critbeta-capi --features simt --all-targets
+# The unit tests, and the header: cbindgen makes the same bytes.
 cargo test --locked -p critbeta-capi --features simt
-cargo build --locked -p critbeta-capi --features simt
 
 PREFIX=$PWD/target/capi-prefix VENV=$PWD/target/capi-venv
 rm -rf "$PREFIX"

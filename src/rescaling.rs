@@ -235,7 +235,8 @@ mod tests {
                 assert!(beta >= 0.0 && beta.is_finite(), "{spec} at n = {n}: {beta}");
             }
         }
-        for falling in ["calibrated:c=1,xi=-2", "calibrated:c=1,xi=-2,anchor=9", "asentmax:delta=1,b=1,g=-1"] {
+        for falling in ["calibrated:c=1,xi=-2", "calibrated:c=1,xi=-2,anchor=9", "asentmax:delta=1,b=1,g=-1"]
+        {
             assert_eq!(beta(falling, 1, 0, 0.0), 0.0, "{falling}");
         }
     }

@@ -1,5 +1,8 @@
 //! A Llama of two layers, made here: what stays in its row, and what a file or a rule may not ask for.
 
+#[path = "common/refused.rs"]
+mod refused;
+
 use candle_core::quantized::gguf_file::{self, Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Result, Tensor};
@@ -7,6 +10,7 @@ use critbeta::calibration::HeadRescalings;
 use critbeta_candle::llama::{Attention, Config, Llama, Step, greedy};
 use critbeta_candle::{Cache, Rules};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use refused::refused;
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
@@ -163,12 +167,6 @@ fn a_row_of_one_key_takes_any_law() -> Result<()> {
         assert_ne!(of_eight[0], run(&load(&file, "identity", WAYS[0])?, &eight)?.0, "{spec}");
     }
     Ok(())
-}
-
-fn refused<T>(result: Result<T>, parts: &[&str]) {
-    let Err(error) = result else { panic!("not refused: {parts:?}") };
-    let text = error.to_string();
-    assert!(parts.iter().all(|part| text.contains(part)), "{text}\nlacks one of {parts:?}");
 }
 
 #[test]

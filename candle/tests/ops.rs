@@ -1,5 +1,8 @@
 //! The ops against the definition in f64, and what they refuse.
 
+#[path = "common/refused.rs"]
+mod refused;
+
 use candle_core::{DType, Device, Result, Tensor};
 use critbeta::Rescaling;
 use critbeta::attention::DecodeCall;
@@ -8,6 +11,7 @@ use critbeta::reference::Row;
 use critbeta::rescaling::RowFacts;
 use critbeta_candle::{decode, softmax_last_dim};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use refused::refused;
 
 const RULES: [&str; 5] =
     ["identity", "fixed:1.3", "qwen-logn:train=16", "critical:cap=8", "asentmax:delta=1,b=1,g=0.5"];
@@ -119,12 +123,6 @@ fn positions_are_for_rows_or_for_tokens() -> Result<()> {
     assert_eq!(softmax_last_dim(&x.narrow(1, 0, 0)?, &rule, Some(&[]))?.dims(), [2, 0, 16]);
     assert_eq!(softmax_last_dim(&x.narrow(2, 0, 0)?, &rule, None)?.dims(), [2, 3, 0]);
     Ok(())
-}
-
-fn refused<T>(result: Result<T>, parts: &[&str]) {
-    let Err(error) = result else { panic!("not refused: {parts:?}") };
-    let text = error.to_string();
-    assert!(parts.iter().all(|part| text.contains(part)), "{text}\nlacks one of {parts:?}");
 }
 
 #[test]

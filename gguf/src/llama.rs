@@ -59,9 +59,11 @@ pub struct Node<'a>(&'a sys::ggml_tensor);
 
 /// The first message of level "error", for the error that follows it.
 static COMPLAINT: Mutex<String> = Mutex::new(String::new());
+/// The file that was loaded last, for the error of a model that llama.cpp gives up.
+static FILE: Mutex<String> = Mutex::new(String::new());
 
-fn complaint() -> String {
-    std::mem::take(&mut *COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner)).trim().to_owned()
+fn taken(text: &Mutex<String>) -> String {
+    std::mem::take(&mut *text.lock().unwrap_or_else(PoisonError::into_inner)).trim().to_owned()
 }
 
 unsafe extern "C" fn log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
@@ -81,7 +83,7 @@ unsafe extern "C" fn give_up(message: *const c_char) {
     // SAFETY: as in `log`.
     let message = unsafe { message.as_ref().map(|text| CStr::from_ptr(text).to_string_lossy()) };
     critbeta_diagnose::output::remove_unfinished();
-    eprintln!("error: llama.cpp gives up: {}", message.unwrap_or_default().trim());
+    eprintln!("error: {}: llama.cpp gives up: {}", taken(&FILE), message.unwrap_or_default().trim());
     std::process::exit(1);
 }
 
@@ -104,14 +106,17 @@ impl Model {
     pub fn load(path: &Path) -> Result<Self> {
         start();
         let name = CString::new(path.as_os_str().as_encoded_bytes())?;
-        complaint();
+        taken(&COMPLAINT);
+        *FILE.lock().unwrap_or_else(PoisonError::into_inner) = path.display().to_string();
         // SAFETY: the parameters are llama.cpp's own, and `name` outlives the call.
         let model = unsafe {
             let mut params = sys::llama_model_default_params();
             params.n_gpu_layers = 0;
             sys::llama_model_load_from_file(name.as_ptr(), params)
         };
-        NonNull::new(model).map(Model).ok_or_else(|| anyhow!("llama.cpp cannot load it: {}", complaint()))
+        NonNull::new(model)
+            .map(Model)
+            .ok_or_else(|| anyhow!("llama.cpp cannot load it: {}", taken(&COMPLAINT)))
     }
 
     /// The tokens of `text`, with those that the model expects around a text.
@@ -177,7 +182,7 @@ impl Model {
         let mut hook = observer.map(|observer| Hook { observer, failure: None });
         let hook: *mut Hook = hook.as_mut().map_or(ptr::null_mut(), |hook| hook);
         let context = Context::new(self, tokens.len(), run, hook)?;
-        let failed = |what: &str| anyhow!("llama.cpp {what}: {}", complaint());
+        let failed = |what: &str| anyhow!("llama.cpp {what}: {}", taken(&COMPLAINT));
         let mut tokens = tokens.to_vec();
         for start in (0..tokens.len()).step_by(run.batch) {
             let end = (start + run.batch).min(tokens.len());
@@ -185,7 +190,7 @@ impl Model {
             if let Some(hook) = unsafe { hook.as_mut() } {
                 hook.observer.begin(start..end);
             }
-            complaint();
+            taken(&COMPLAINT);
             let part = &mut tokens[start..end];
             // SAFETY: the batch points to the tokens, which outlive the call.
             let status = unsafe {
@@ -227,7 +232,7 @@ struct Context<'a> {
 
 impl<'a> Context<'a> {
     fn new(model: &'a Model, tokens: usize, run: Run, hook: *mut Hook) -> Result<Self> {
-        complaint();
+        taken(&COMPLAINT);
         // SAFETY: the model is loaded. The hook outlives the context: `run` drops it last.
         let raw = unsafe {
             let mut params = sys::llama_context_default_params();
@@ -246,7 +251,7 @@ impl<'a> Context<'a> {
             sys::llama_init_from_model(model.0.as_ptr(), params)
         };
         let raw = NonNull::new(raw)
-            .ok_or_else(|| anyhow!("llama.cpp cannot run {tokens} tokens: {}", complaint()))?;
+            .ok_or_else(|| anyhow!("llama.cpp cannot run {tokens} tokens: {}", taken(&COMPLAINT)))?;
         let context = Context { raw, model: PhantomData };
         // SAFETY: the context was made just now.
         if !unsafe { sys::llama_get_causal_attn(raw.as_ptr()) } {

@@ -1,4 +1,4 @@
-"""Runs in each of two processes, for test_hf_parallel.py: a model whole, and the same model split by heads."""
+"""Runs in each of two processes, for test_hf_parallel.py: models whole, and the same models split by heads."""
 
 import json
 import sys
@@ -28,9 +28,7 @@ def of_heads(model, x):
     return rec, entropy
 
 
-def main():
-    folder, name = sys.argv[1:3]
-    dist.init_process_group("gloo")
+def split(name, folder):
     rank, found = dist.get_rank(), {}
     kind, changed = MODELS[name]
     whole, x = tiny(kind, **changed), tokens(1, 60)
@@ -68,6 +66,12 @@ def main():
         found["apart"][law] = float((logits[0] - logits[1]).abs().max() / logits[0].std())
     json.dump(found, open(f"{folder}/found-{rank}.json", "w"))
     dist.barrier()
+
+
+def main():
+    dist.init_process_group("gloo")
+    for name in MODELS:
+        split(name, f"{sys.argv[1]}/{name}")
     dist.destroy_process_group()
 
 

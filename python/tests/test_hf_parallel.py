@@ -18,12 +18,21 @@ from tensor_parallel import MODELS
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def run(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder for each of the models, which two processes have had one after the other."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in MODELS:
+        (folder / name).mkdir()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    given = [str(HERE / "tensor_parallel.py"), str(folder), request.param]
-    subprocess.run([*torchrun, *given], check=True, timeout=400, capture_output=True, text=True)
+    given = [str(HERE / "tensor_parallel.py"), str(folder)]
+    subprocess.run([*torchrun, *given], check=True, timeout=600, capture_output=True, text=True)
+    return folder
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def run(request, runs):
+    folder = runs / request.param
     return folder, [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)]
 
 

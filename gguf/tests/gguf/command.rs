@@ -84,7 +84,7 @@ fn bad_input_gets_one_line_and_leaves_no_file() {
         (["no.gguf", "text.txt", "out.safetensors"], "no.gguf: begins with \"text\", expected \"GGUF\""),
         (["cut.gguf", "text.txt", "out.safetensors"], "cut.gguf: llama.cpp cannot load it: "),
         (["head.gguf", "text.txt", "out.safetensors"], "head.gguf: llama.cpp cannot load it: "),
-        (["odd.gguf", "text.txt", "out.safetensors"], "llama.cpp gives up: "),
+        (["odd.gguf", "text.txt", "out.safetensors"], "odd.gguf: llama.cpp gives up: "),
         (["tiny.gguf", "text.txt", "none/out.safetensors"], "none: No such file"),
     ] {
         let done = run(at, &args);

@@ -39,7 +39,9 @@ struct GapCounts {
         const u32 shift = w.shift();
         visit([&](float s) {
             const u32 d = gap_key(max, s) - w.lo;
-            if (d <= w.hi - w.lo) counts.add(d >> shift, 1);
+            if (d <= w.hi - w.lo) {  // path: bulk
+                counts.add(d >> shift, 1);
+            }
         });
         scope.merge_counts(at);
         const Shared<u32> merged = scope.counts;
@@ -60,7 +62,7 @@ struct GapCounts {
         scope.sync(at);
     }
     DEVICE void count_row(const Window& w, simt::Where at = HERE) {
-        count(w, [&](auto take) { row.for_each(scope, take); }, at);
+        count(w, [&](auto take) { row.for_each(scope, PASS_COUNT, take); }, at);
     }
     DEVICE u32 below(u32 bin) const { return bin > 0 ? scope.counts.load(bin - 1) : 0; }
 

@@ -67,12 +67,12 @@ template <bool KEEP, bool SPECIAL, class T, class Scope>
 DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, u32 end, float max,
                                const Exponent& b, bool gaps) {
     Sum sum{0, 0}, gap_sum{0, 0};
-    row.for_vectors(scope, 0, end, [&](const float(&s)[T::PER_VECTOR], u32 v) {
+    row.for_vectors(scope, PASS_Z, 0, end, [&](const float(&s)[T::PER_VECTOR], u32 v) {
         float w[T::PER_VECTOR];
 #pragma unroll
         for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh<SPECIAL>(s[j], max, b);
         if (KEEP) row.replace(v, w);
-        if (gaps) {
+        if (gaps) {  // path: statistics
 #pragma unroll
             for (u32 j = 0; j < T::PER_VECTOR; ++j) {
                 float gap = simt::sub_rn(max, s[j]);
@@ -94,8 +94,9 @@ DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, 
                            const Exponent& b, bool gaps, const EarlySum& early) {
     const bool summed = Scope::STREAMS && early.counts(beta, max);
     const u32 end = summed ? row.resident : row.count;
-    Partition own = b.special ? own_partition<KEEP, true>(scope, row, end, max, b, gaps)
-                              : own_partition<KEEP, false>(scope, row, end, max, b, gaps);
+    Partition own = b.special
+                        ? own_partition<KEEP, true>(scope, row, end, max, b, gaps)  // path: none
+                        : own_partition<KEEP, false>(scope, row, end, max, b, gaps);
     if (summed) own.sum = simt::add_rn(own.sum, early.total(max));
     return scope.reduce(own, Partition::empty(), MergeOf<Partition>{});
 }

@@ -13,7 +13,7 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
     u32 begin, end;
     row.full(row.count, begin, end);
     if (base % 16 != 0) begin = end = 0;
-    row.for_vectors(scope, begin, end, [&](const float(&s)[V], u32 v) {
+    row.for_vectors(scope, PASS_WRITE, begin, end, [&](const float(&s)[V], u32 v) {
 #pragma unroll
         for (u32 piece = 0; piece < PIECES; ++piece) {
             const u32 at = piece * Out::PER_VECTOR;
@@ -52,14 +52,14 @@ DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T,
             if (Scope::STREAMS && !resident && sums) rest.add(w);
             return simt::mul_rn(w, factor);
         };
-        if (p.out_f32) {
-            write_row_as<T, f32>(p, scope, row, value);
+        if (sizeof(typename T::Bits) == 2 && p.out_f32) {
+            write_row_as<T, f32>(p, scope, row, value);  // path: none
         } else {
             write_row_as<T, T>(p, scope, row, value);
         }
     };
     if (b.special && (!KEPT || Scope::STREAMS)) {
-        write([&](float s) { return weigh<true>(s, max, b); });
+        write([&](float s) { return weigh<true>(s, max, b); });  // path: none
     } else {
         write([&](float s) { return weigh<false>(s, max, b); });
     }

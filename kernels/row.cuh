@@ -5,6 +5,10 @@
 #include "params.cuh"
 #include "stats.cuh"
 
+// The passes over the scores of a row, by name. scripts/cuda/slots.py finds the loop of a pass by the name in
+// its lines, and the simulator counts how often its warps look at a score.
+enum Pass : u32 { PASS_MAX, PASS_MAXIMA, PASS_MASK, PASS_COUNT, PASS_RANK, PASS_LIST, PASS_Z, PASS_WRITE, PASS_PAIRS };
+
 // Vector v holds the elements v * PER_VECTOR - phase + j, so that every vector is aligned in device memory,
 // wherever the row begins. This part of the row owns the vectors first .. first + count. The leading
 // `resident` of them stay on chip; every pass reads the others from device memory. There are others only if
@@ -117,12 +121,13 @@ struct RowTile {
     // Calls f(scores, v) for this thread's vectors in first + begin .. first + end: V scores as f32, -inf
     // beyond the row.
     template <class Scope, class F>
-    DEVICE void for_vectors(const Scope& scope, u32 begin, u32 end, F f) const {
+    DEVICE void for_vectors(const Scope& scope, Pass pass, u32 begin, u32 end, F f) const {
         u32 i = own(scope, begin);
+        simt::looks(pass, i < end ? (end - i + Scope::THREADS - 1) / Scope::THREADS : 0);
         const u32 on_chip = !STREAMS || end < resident ? end : resident;
 #pragma unroll 1
         for (; i < on_chip; i += Scope::THREADS) visit<false>(tile.load(i), first + i, f);
-        if (STREAMS) {
+        if (STREAMS) {  // path: none
             // Two loads in flight per thread.
 #pragma unroll 1
             for (; i < end; i += 2 * Scope::THREADS) {
@@ -135,8 +140,8 @@ struct RowTile {
         }
     }
     template <class Scope, class F>
-    DEVICE void for_each_vector(const Scope& scope, F f) const {
-        for_vectors(scope, 0, count, f);
+    DEVICE void for_each_vector(const Scope& scope, Pass pass, F f) const {
+        for_vectors(scope, pass, 0, count, f);
     }
     template <bool MASKS, class F>
     static DEVICE void visit(const Vec16& raw, u32 v, F f) {
@@ -152,7 +157,7 @@ struct RowTile {
     // Replaces finite masks on chip by -inf. Off the chip, every pass does so itself.
     template <class Scope>
     DEVICE void mask(const Scope& scope) const {
-        for_vectors(scope, 0, resident, [&](const float(&s)[V], u32 v) {
+        for_vectors(scope, PASS_MASK, 0, resident, [&](const float(&s)[V], u32 v) {
             float shown[V];
 #pragma unroll
             for (u32 j = 0; j < V; ++j) shown[j] = unless_masked(s[j], T::LOW);
@@ -167,8 +172,8 @@ struct RowTile {
     }
 
     template <class Scope, class F>
-    DEVICE void for_each(const Scope& scope, F f) const {
-        for_each_vector(scope, [&](const float(&s)[V], u32) {
+    DEVICE void for_each(const Scope& scope, Pass pass, F f) const {
+        for_each_vector(scope, pass, [&](const float(&s)[V], u32) {
 #pragma unroll
             for (u32 j = 0; j < V; ++j) f(s[j]);
         });

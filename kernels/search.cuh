@@ -52,11 +52,11 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
     // Ranks the `count` <= CANDIDATES gaps with keys lo ..= hi pair by pair. `before` scores lie below lo.
     DEVICE void rank_all(u32 lo, u32 hi, u32 before, u32 count, simt::Where at = HERE) {
         u32 mine = 0;
-        row.for_each(scope, [&](float s) { mine += gap_key(max, s) - lo <= hi - lo; });
+        row.for_each(scope, PASS_RANK, [&](float s) { mine += gap_key(max, s) - lo <= hi - lo; });
         u32 place = scope.offset(mine, at);
         scope.list_begin(at);
         if (mine > 0) {
-            row.for_each(scope, [&](float s) {
+            row.for_each(scope, PASS_LIST, [&](float s) {
                 const u32 key = gap_key(max, s);
                 if (key - lo <= hi - lo) scope.list_store(place++, key);
             });
@@ -66,8 +66,9 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
         for (u32 i = scope.thread(); i < count; i += Scope::THREADS) {
             const u32 key = scope.list.load(i);
             u32 rank = before;
+            simt::looks(PASS_PAIRS, count);
 #pragma unroll 1
-            for (u32 j = 0; j < count; ++j) rank += scope.list.load(j) <= key;
+            for (u32 j = 0; j < count; ++j) rank += scope.list.load(j) <= key;  // PASS_PAIRS
             offer(peak, key, rank);
         }
         keep(peak, at);

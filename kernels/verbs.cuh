@@ -15,10 +15,10 @@
 template <class T, class Scope>
 DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, RowMax& own, EarlySum& early) {
     own = RowMax::empty();
-    row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32 v) {
+    row.for_each_vector(scope, PASS_MAX, [&](const float(&s)[T::PER_VECTOR], u32 v) {
 #pragma unroll
         for (u32 j = 0; j < T::PER_VECTOR; ++j) own.take(s[j], T::LOW);
-        if (early.on && !row.is_resident(v)) early.take(s);
+        if (early.on && !row.is_resident(v)) early.take(s);  // path: none
     });
     own.max = unless_masked(own.max, T::LOW);
     own.second = unless_masked(own.second, T::LOW);
@@ -36,7 +36,7 @@ DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const 
     Maxima found = Maxima::none();
     const bool poisoned = top.poisoned();
     if (poisoned ? own.poisoned() : own.max == top.max && top.len > 0) {
-        row.for_each_vector(scope, [&](const float(&s)[T::PER_VECTOR], u32 v) {
+        row.for_each_vector(scope, PASS_MAXIMA, [&](const float(&s)[T::PER_VECTOR], u32 v) {
 #pragma unroll
             for (u32 j = 0; j < T::PER_VECTOR; ++j) {
                 const u32 column = row.column(v, j);
@@ -89,7 +89,7 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     }
     double entropy = 0;
     if (needs_entropy(p) && !poisoned) {
-        entropy = partition<false>(scope, row, top.max, 1.0, true).entropy(1.0);
+        entropy = partition<false>(scope, row, top.max, 1.0, true).entropy(1.0);  // path: none
     }
     const double beta = beta_for(p, scope.row, top.len, lambda, entropy);
     const Exponent b(beta);

@@ -6,6 +6,8 @@
 #                                      and shared memory; fails if a variant spills or has a stack frame. The
 #                                      last line is `N variants, 0 spills`: N rows of variants.def, on every
 #                                      architecture that has them (clusters begin with sm_90)
+#   scripts/cuda-compile.sh --gate     only sm_90: fails too if a score costs more issue slots than its copy
+#                                      leaves (scripts/cuda/slots.py). The last line is `N paths, M over budget`
 #   scripts/cuda-compile.sh --record   also writes benches/record/sass/DATE.txt
 #   scripts/cuda-compile.sh --tools    only finds or installs the tools, and prints CUDA_HOME
 #

@@ -16,6 +16,16 @@ inline void wake_warp() {
     give_way();
 }
 
+// A warp goes through a pass as long as one of its lanes does. Between two passes its lanes meet.
+inline void looks(u32 pass, u32 vectors) {
+    Warp& warp = *self->warp;
+    if (warp.looked_at[pass] != warp.turn) warp.looks[pass] = 0;
+    warp.looked_at[pass] = warp.turn;
+    if (vectors <= warp.looks[pass]) return;
+    launch->outcome->looks[pass] += vectors - warp.looks[pass];
+    warp.looks[pass] = vectors;
+}
+
 // Only warp_sync orders memory: a shuffle or a vote does not.
 inline void warp_sync(Where where) {
     if (!lanes_at("warp_sync", nullptr, where)) return;

@@ -87,6 +87,7 @@ struct Global {
     }
 };
 
+DEVICE void looks(u32 pass, u32 vectors) { host::looks(pass, vectors); }
 DEVICE void warp_sync(Where where = HERE) { host::warp_sync(where); }
 DEVICE void block_sync(Where where = HERE) { host::block_sync(where); }
 DEVICE void cluster_sync(Where where = HERE) { host::cluster_sync(where); }

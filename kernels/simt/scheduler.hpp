@@ -22,8 +22,10 @@ struct SimtLaunch {
     u64 buffer_count;
     const void* params;
 };
+constexpr u32 PASSES = 9;
 struct SimtOutcome {
     u64 load_bytes, store_bytes, switches;
+    u64 looks[PASSES];
     u32 faults, reserved;
     char message[1000];
 };
@@ -78,6 +80,8 @@ struct Warp {
     u32 stride = 1, offset = 0, step = 0;  // their order: lane (stride * step + offset) mod 32
     Barrier barrier;
     void* slots[32] = {};  // what the lanes brought to a collective
+    u32 turn = 0;         // how often all lanes have met
+    u32 looks[PASSES] = {}, looked_at[PASSES] = {};  // in one pass, and its turn
 };
 
 struct Cluster {

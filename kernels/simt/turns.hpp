@@ -102,6 +102,7 @@ inline void wake(Warp& warp) {
     warp.offset = static_cast<u32>(order >> 32);
     warp.step = 0;
     warp.ready = ~0u;
+    ++warp.turn;
     if (self && &warp == self->warp) {
         warp.ready &= ~(1u << self->lane);
     } else {

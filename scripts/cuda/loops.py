@@ -1,22 +1,11 @@
-"""Instructions per element of the hot loops, counted in the disassembly.
+"""The loops of compiled kernels, from the disassembly with its lines.
 
 A loop is a natural loop of the control flow: the blocks from which a backward edge is reached without passing
-its head, wherever the assembler put them. A loop over the elements of a row moves 16-byte vectors, and an
-iteration handles as many elements as its vectors hold. Shared and global loads of one loop read the same
-vector (resident or not), so the more frequent of them counts; if a loop only stores, its stores count. Loops
-around such loops are left out. Every instruction of a loop counts, even if its predicate or branch does not
-let it run: an upper bound. The exception is a loop without vectors inside of it (marked +): its body counts
-once.
+its head, wherever the assembler put them.
 """
 
-import itertools
-import pathlib
 import re
 import subprocess
-from collections import Counter
-
-ARCH = "sm_90"
-HOT = {"critical_softmax_f32_block256x1": 4, "critical_softmax_bf16_block256x1": 2}
 
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(@!?U?P\w+\s+)?([A-Z0-9_.]+)(.*);")
 LABEL = re.compile(r"^(\.L_x_\d+):")
@@ -24,17 +13,18 @@ FRAME = re.compile(r'\s*//## File "([^"]+)", line (\d+)')
 
 
 def disassembled(nvdisasm, image):
-    """Each hot function of the image: its instructions as (opcode, rest, frames, predicated), and its labels.
+    """Yields the name of each function of the image, its instructions and its labels.
 
-    Frames are (file, line), innermost first.
+    An instruction is (opcode, rest, frames, predicated). Frames are (file, line), innermost first.
     """
     ran = subprocess.run([nvdisasm, "-c", "-gi", str(image)], capture_output=True, text=True, check=True)
-    found, code, labels, frames, fresh = {}, None, {}, [], False
+    name, code, labels, frames, fresh = None, None, {}, [], False
     for line in ran.stdout.splitlines():
         if line.startswith(".text."):
-            symbol = line.removeprefix(".text.").rstrip(":")
-            code, labels, frames, fresh = ([] if symbol in HOT else None), {}, [], False
-            found[symbol] = (code, labels)
+            if code:
+                yield name, code, labels
+            name = line.removeprefix(".text.").rstrip().rstrip(":")
+            code, labels, frames, fresh = [], {}, [], False
         elif code is None:
             continue
         elif match := LABEL.match(line):
@@ -45,7 +35,8 @@ def disassembled(nvdisasm, image):
         elif match := INSTRUCTION.match(line):
             code.append((match[2], match[3].strip(), frames, match[1] is not None))
             fresh = False
-    return found
+    if code:
+        yield name, code, labels
 
 
 def blocks_of(code, labels):
@@ -89,70 +80,3 @@ def loops_of(code, labels):
                     body.add(block)
                     waiting += comes[block]
     return [{at for block in bodies[head] for at in range(*blocks[block])} for head in sorted(bodies)]
-
-
-def chains(body):
-    """Where each instruction comes from: its lines from the kernel's own body inwards."""
-    lines = ([f for f in reversed(frames) if not f[0].endswith(".def")] for _, _, frames, _ in body)
-    return Counter(map(tuple, lines))
-
-
-def shared_prefix(all_chains):
-    """The lines around every loop: calls from the kernel to its verbs, the same for all loops."""
-    shortest = min(map(len, all_chains), default=0)
-    same = (len({chain[i] for chain in all_chains}) == 1 for i in range(max(shortest - 1, 0)))
-    return sum(1 for _ in itertools.takewhile(bool, same))
-
-
-def report(nvdisasm, images, kernels):
-    """The loops of the hot kernels as text."""
-    lines = [f"Loops over the elements of a row, {ARCH} (scripts/cuda/loops.py says how they are counted)"]
-    lines.append(f"{'instructions':>12} {'elements':>8} {'per element':>11} {'exp':>4} {'atomics':>7}  line")
-    known = {}
-    for symbol, element_bytes in HOT.items():
-        family = symbol.split("_f32")[0].split("_bf16")[0]
-        image = images.get((family, ARCH))
-        if image is None:
-            lines.append(f"{symbol}: no {family}.cu")
-            continue
-        if image not in known:
-            known[image] = disassembled(nvdisasm, image)
-        code, labels = known[image][symbol]
-        lines.append(f"{symbol}: {len(code)} instructions in all")
-        found = loops_of(code, labels)
-        loops = [(loop, vectors) for loop in found if (vectors := vectors_of(loop, code))]
-        # The loop over rows, and others that hold a loop over elements, say nothing of an element.
-        loops = [(loop, vectors) for loop, vectors in loops if not any(inner < loop for inner, _ in loops)]
-        main = [chains([code[at] for at in loop]).most_common(1)[0][0] for loop, _ in loops]
-        skip = shared_prefix(main)
-        for (loop, vectors), chain in zip(loops, main):
-            opcodes = [code[at][0] for at in loop]
-            elements = vectors * 16 // element_bytes
-            nested = "+" if any(inner < loop for inner in found) else " "
-            exps = sum(o.startswith("MUFU.EX2") for o in opcodes)
-            atomics = sum(o.startswith(("ATOM", "RED")) for o in opcodes)
-            each = len(loop) / elements
-            numbers = f"{len(loop):11}{nested} {elements:8} {each:11.2f} {exps:4} {atomics:7}"
-            lines.append(f"{numbers}  {where(chain[skip:], kernels)}")
-    return "\n".join(lines)
-
-
-def vectors_of(loop, code):
-    opcodes = [code[at][0] for at in loop]
-    kinds = ["LDS", "LDG", "STG", "STS"]
-    moved = [sum(o.startswith(kind) and ".128" in o for o in opcodes) for kind in kinds]
-    return max(moved[:2]) or max(moved[2:])
-
-
-def where(chain, kernels):
-    """The outermost line that tells this loop from others, and the innermost one."""
-    if not chain:
-        return "?"
-
-    def name(frame):
-        path = pathlib.Path(frame[0]).resolve()
-        inside = path.is_relative_to(kernels.resolve())
-        return f"{path.relative_to(kernels.resolve()) if inside else path.name}:{frame[1]}"
-
-    text = pathlib.Path(chain[0][0]).read_text().splitlines()[int(chain[0][1]) - 1].strip()
-    return f"{name(chain[0])}: {text}" + (f" (mostly {name(chain[-1])})" if len(chain) > 1 else "")

@@ -12,8 +12,8 @@ import re
 import subprocess
 import sys
 
-import loops
 import nvrtc
+import slots
 
 ARCHS = ["sm_80", "sm_90", "sm_100"]
 # To PTX only: the assembler is the one of nvcc, and takes most of the time.
@@ -89,9 +89,11 @@ def main():
         args.add_argument(f"--{tool}", required=True)
     args.add_argument("--kernels", type=pathlib.Path, default=pathlib.Path("kernels"))
     args.add_argument("--out", type=pathlib.Path, default=pathlib.Path("target/cuda-compile"))
+    args.add_argument("--gate", action="store_true")
     args.add_argument("--record", action="store_true")
     args = args.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    archs, nvrtc_archs = ([slots.ARCH], []) if args.gate else (ARCHS, NVRTC_ARCHS)
     table = variants(args.kernels)
     sources = sorted(args.kernels.glob("*.cu"))
     complaints, rows, images, ptx = [], {}, {}, set()
@@ -100,20 +102,20 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         offline, online = {}, {}
         for s in sources:
-            for a in ARCHS:
+            for a in archs:
                 offline[s, a] = pool.submit(compile_one, args.nvcc, s, a, args.out)
-            for a in NVRTC_ARCHS:
+            for a in nvrtc_archs:
                 online[s, a] = pool.submit(compiler.compile, nvrtc.expand(s), s.name, a)
         for (source, arch), job in offline.items():
             text, images[source.stem, arch], said = job.result()
             rows.update({(name, arch): cost for name, cost in costs(said).items()})
-            if arch == ARCHS[0]:
+            if arch == archs[0]:
                 ptx |= set(re.findall(r"\.entry (\w+)\(", text.read_text()))
 
     width = max(map(len, table), default=0)
     print(f"{len(table)} variants; cluster variants begin with sm_90")
     print(f"{'variant':{width}}  {'arch':6}  " + "  ".join(f"{column:>13}" for column in COLUMNS))
-    for arch in ARCHS:
+    for arch in archs:
         names = {name for name, of in rows if of == arch}
         # Functions that a kernel calls are judged with it; only kernels must be in the table.
         callees = {name for name in names if name not in table and rows[name, arch]["registers"] == 0}
@@ -132,29 +134,32 @@ def main():
             complaints.append(
                 f"{arch}: {len(bad)} functions spill or have a stack frame, bytes up to {bytes_of}: {names}"
             )
-    complaints += differ("PTX", expected(table, ARCHS[0]), ptx)
-    print(f"PTX compute_80: {len(ptx)} kernels")
-    for arch in NVRTC_ARCHS:
+    complaints += differ("PTX", expected(table, archs[0]), ptx)
+    print(f"PTX of {archs[0]}: {len(ptx)} kernels")
+    for arch in nvrtc_archs:
         made = [online[source, arch].result() for source in sources]
         entry = {s: (s.encode() + b"\0", f" {s}(".encode()) for s in table}
         got = {s for s, marks in entry.items() if any(mark in image for mark in marks for image in made)}
         complaints += differ(f"NVRTC {arch}", expected(table, arch), got)
         print(f"NVRTC {compiler.version()} {arch}, no headers: {len(got)} kernels")
 
-    hot = loops.report(args.nvdisasm, images, args.kernels)
-    print(hot)
+    lines, paths, over = slots.report(args.nvdisasm, images, table)
+    print("\n".join(lines))
     if complaints:
         sys.exit("\n".join(f"error: {c}" for c in complaints))
     if args.record:
-        write_record(args, hot, rows, table)
+        write_record(args, lines, rows, table)
     print(f"{len(table)} variants, 0 spills")
+    if args.gate:
+        print(f"{paths} paths, {over} over budget")
+        sys.exit(over > 0)
 
 
 def output_of(command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def write_record(args, hot, rows, table):
+def write_record(args, slots_of_paths, rows, table):
     day = datetime.date.today().isoformat()
     path = pathlib.Path("benches/record/sass") / f"{day}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +171,7 @@ def write_record(args, hot, rows, table):
         f"# scripts/cuda-compile.sh --record, {day}, commit {commit}",
         f"# {release}; flags {' '.join(FLAGS)}",
         "",
-        hot,
+        *slots_of_paths,
         "",
         "Registers, and bytes of static shared memory; no variant spills or has a stack frame",
         f"{'variant':40} " + " ".join(f"{arch:>14}" for arch in ARCHS),

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::call::Checked;
+#[cfg(critbeta_simulator)]
+use super::simulator::PASSES;
 use super::simulator::{SimtOptions, Traffic};
 #[cfg(critbeta_simulator)]
 use crate::Error;
@@ -10,6 +12,7 @@ use crate::Result;
 #[cfg(critbeta_simulator)]
 mod interface {
     use super::super::params::RowParams;
+    use super::super::simulator::PASSES;
 
     #[repr(C)]
     pub struct Buffer {
@@ -36,6 +39,7 @@ mod interface {
         pub load_bytes: u64,
         pub store_bytes: u64,
         pub switches: u64,
+        pub looks: [u64; PASSES],
         pub faults: u32,
         pub reserved: u32,
         pub message: [u8; 1000],
@@ -82,13 +86,21 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
         buffer_count: buffers.len() as u64,
         params,
     };
-    let mut outcome =
-        Outcome { load_bytes: 0, store_bytes: 0, switches: 0, faults: 0, reserved: 0, message: [0; 1000] };
+    let mut outcome = Outcome {
+        load_bytes: 0,
+        store_bytes: 0,
+        switches: 0,
+        looks: [0; PASSES],
+        faults: 0,
+        reserved: 0,
+        message: [0; 1000],
+    };
     // SAFETY: both structs live through the call and have the layout of simt/host.cpp. Kernels touch only the
     // buffers.
     let status = unsafe { critbeta_simt_launch(&launch, &mut outcome) };
     if status == 0 {
-        return Ok(Traffic { load_bytes: outcome.load_bytes, store_bytes: outcome.store_bytes });
+        let Outcome { load_bytes, store_bytes, looks, .. } = outcome;
+        return Ok(Traffic { load_bytes, store_bytes, looks });
     }
     let text = outcome.message.split(|&byte| byte == 0).next().unwrap_or_default();
     let fault = String::from_utf8_lossy(text).into_owned();

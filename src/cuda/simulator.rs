@@ -36,7 +36,7 @@ impl SimtOptions {
     }
 }
 
-/// Bytes of global memory that kernels read and wrote. An atomic counts as both.
+/// What kernels did with global memory and scores. An atomic counts as a read and a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Traffic {
@@ -44,7 +44,12 @@ pub struct Traffic {
     pub load_bytes: u64,
     /// Bytes written.
     pub store_bytes: u64,
+    /// 16-byte vectors of scores that warps looked at, in each pass of `enum Pass` (kernels/row.cuh). A warp
+    /// of 32 threads goes through a pass as long as one of them does.
+    pub looks: [u64; PASSES],
 }
+
+pub(super) const PASSES: usize = 9;
 
 pub(super) struct Simulator {
     options: SimtOptions,
@@ -69,10 +74,11 @@ impl Simulator {
 
     /// Runs a launch to its end and counts its traffic.
     pub fn account(&self, run: impl FnOnce(&SimtOptions) -> Result<Traffic>) -> Result<()> {
-        let Traffic { load_bytes, store_bytes } = run(&self.options)?;
+        let Traffic { load_bytes, store_bytes, looks } = run(&self.options)?;
         let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
         traffic.load_bytes += load_bytes;
         traffic.store_bytes += store_bytes;
+        traffic.looks.iter_mut().zip(looks).for_each(|(all, of)| *all += of);
         Ok(())
     }
 

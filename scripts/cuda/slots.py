@@ -1,0 +1,190 @@
+"""Issue slots that a score costs, by kernel and path, beside what the copy of a score leaves.
+
+A loop over the scores of a row belongs to the pass whose name (PASS_..., kernels/row.cuh) stands in one of its
+lines. Its slots a score, times how often warps look at a score in that pass (looks.txt, from the simulator),
+are summed over the passes of a path. An instruction is one slot, and two if its unit has 64 lanes of an SM's 128
+(CUDA C++ programming guide, arithmetic throughput for compute capability 9.0: compare, minimum, select, integer
+add, logic, shift, conversion). `unit` is what the busiest unit needs, if it is more than issuing does: 8 for
+an exponential, 4 for 4 bytes of shared memory.
+
+`// path: NAME` in a source line leaves it out of all paths but those with that name, and where the line ends in
+`{`, the lines up to its `}`. `// path: none` is on no path: betas that need more care, rows beyond the chip.
+"""
+
+import pathlib
+import re
+import sys
+from collections import Counter
+
+import loops
+
+ARCH = "sm_90"
+LOOKS = pathlib.Path(__file__).with_name("looks.txt")
+# Lane slots a score while a copy moves it: 132 SMs, 4 x 32 lanes, 1.755 GHz, 4.3 TB/s (../shared/performance.md).
+BUDGET = {("critical_softmax", "f32"): 55.0, ("critical_softmax", "16-bit"): 27.6}
+BUDGET |= {("gap_profile", "f32"): 27.0, ("gap_profile", "16-bit"): 13.5}
+# The paths of each family, and the names that their lines may ask for.
+PATHS = {
+    "critical_softmax": {"plain": (), "near the top": (), "sink": ("bulk",), "student t": ("bulk",)},
+    "gap_profile": {"statistics": ("statistics",), "statistics of a sink": ("statistics", "bulk")},
+}
+HALF = re.compile(
+    r"FMNMX|FSETP?|FSEL|FCHK|ISETP|SEL|IADD|VIADD|VIMNMX|IMNMX|IABS|LEA|P?LOP3|SHF|SHL|SHR|PRMT|BMSK|SGXT"
+    r"|HMNMX2|HSETP?2|F2FP|[FI]2[FI]P?|VABSDIFF"
+)
+MARK = re.compile(r"//.*\bpath: ([a-z, ]+)")
+NAME = re.compile(r"\bPASS_([A-Z]+)\b")
+
+
+class Sources:
+    """What the lines of the sources say of the instructions that come from them."""
+
+    def __init__(self):
+        self.files = {}
+
+    def of(self, path):
+        if path not in self.files:
+            lines = pathlib.Path(path).read_text().splitlines()
+            only = {}
+            for at, line in enumerate(lines):
+                if match := MARK.search(line):
+                    names = {name.strip() for name in match[1].split(",")}
+                    for inside in self.region(lines, at):
+                        only.setdefault(inside + 1, []).append(names)
+            self.files[path] = lines, only
+        return self.files[path]
+
+    @staticmethod
+    def region(lines, at):
+        code = lines[at].partition("//")[0].rstrip()
+        if not code.endswith("{"):
+            return range(at, at + 1)
+        depth = 1
+        for end in range(at + 1, len(lines)):
+            code = lines[end].partition("//")[0]
+            depth += code.count("{") - code.count("}")
+            if depth <= 0:
+                return range(at + 1, end)
+        raise ValueError(f"line {at + 1}: no end of {lines[at]}")
+
+    def pass_of(self, frames):
+        """The pass of an instruction: the name in the outermost of its lines that has one."""
+        for path, line in reversed(frames):
+            if path.endswith(".def"):
+                continue
+            text = self.of(path)[0][int(line) - 1]
+            if match := NAME.search(text):
+                return match[1]
+        return None
+
+    def is_on(self, frames, tags):
+        return all(
+            not names.isdisjoint(tags)
+            for path, line in frames
+            if not path.endswith(".def")
+            for names in self.of(path)[1].get(int(line), ())
+        )
+
+
+def cost(opcode):
+    """Slots of an instruction, and of the unit that it keeps busy."""
+    head = opcode.split(".")[0]
+    if HALF.fullmatch(head):
+        return 2, ("alu", 2)
+    width = 16 if ".128" in opcode else 8 if ".64" in opcode else 4
+    if head in ("LDS", "STS", "ATOMS"):
+        return 1, ("shared", width)
+    if head in ("MUFU", "POPC", "FLO"):
+        return 1, ("special", 8)
+    return 1, ("fma", 2 if head == "IMAD" else 1)
+
+
+def scores_of(opcodes, size):
+    """Scores that one turn of a loop looks at; a loop over single keys has no vectors."""
+    kinds = {kind: [o for o in opcodes if o.split(".")[0] == kind] for kind in ("LDS", "LDG", "STG", "STS")}
+    vectors = {kind: sum(".128" in o for o in of) for kind, of in kinds.items()}
+    moved = max(vectors["LDS"], vectors["LDG"]) or max(vectors["STG"], vectors["STS"])
+    return moved * 16 // size
+
+
+def keys_of(opcodes):
+    return sum(4 if ".128" in o else 1 for o in opcodes if o.startswith("LDS"))
+
+
+def passes(code, labels, size, tags, sources):
+    """Slots and slots by unit a score, of each pass on the path with these tags."""
+    found = {}
+    all_loops = loops.loops_of(code, labels)
+    named = []
+    for loop in all_loops:
+        names = Counter(sources.pass_of(code[at][2]) for at in loop)
+        names.pop(None, None)
+        opcodes = [code[at][0] for at in loop]
+        if names and (scores_of(opcodes, size) or "PAIRS" in names):
+            named.append((loop, names.most_common(1)[0][0]))
+    for loop, name in named:
+        if any(inner < loop for inner, _ in named):
+            continue
+        on = [code[at][0] for at in sorted(loop) if sources.is_on(code[at][2], tags)]
+        scores = keys_of(on) if name == "PAIRS" else scores_of(on, size)
+        if not scores:
+            continue
+        slots = sum(cost(opcode)[0] for opcode in on) / scores
+        units = Counter()
+        for opcode in on:
+            unit, busy = cost(opcode)[1]
+            units[unit] += busy / scores
+        # Of two loops of one pass, at two places of the search, the dearer one counts.
+        if name not in found or slots > found[name][0]:
+            found[name] = slots, units
+    return found
+
+
+def looks():
+    """How often warps look at a score: by path, scope and size the number for each pass."""
+    table = {}
+    for line in LOOKS.read_text().splitlines():
+        if not line.startswith("#"):
+            key, _, numbers = line.partition(":")
+            words = numbers.split()
+            table[tuple(key.split(", "))] = dict(zip(words[::2], map(float, words[1::2])))
+    return table
+
+
+def report(nvdisasm, images, table):
+    """The lines of the table, and how many paths are over their budget."""
+    seen, sources, rows = looks(), Sources(), {}
+    for family, paths in PATHS.items():
+        for symbol, code, labels in loops.disassembled(nvdisasm, images[family, ARCH]):
+            if symbol not in table:
+                continue
+            dtype = symbol.removeprefix(family + "_").split("_")[0]
+            size = "f32" if dtype == "f32" else "16-bit"
+            # A split row is looked at as one of a cluster is.
+            scope = "cluster" if table[symbol] == "split" else table[symbol]
+            for path, tags in paths.items():
+                made = passes(code, labels, 4 if dtype == "f32" else 2, tags, sources)
+                wanted = seen[path, scope, size]
+                if missing := wanted.keys() - made.keys():
+                    sys.exit(
+                        f"error: {symbol}: no loop of {', '.join(sorted(missing))} is on the path {path}"
+                    )
+                parts = {name: looked * made[name][0] for name, looked in wanted.items()}
+                units = Counter()
+                for name, looked in wanted.items():
+                    for unit, busy in made[name][1].items():
+                        units[unit] += looked * busy
+                rows[symbol, path] = sum(parts.values()), units.most_common(1)[0], parts, BUDGET[family, size]
+    lines = [f"Issue slots a score on {ARCH}, and what the busiest unit needs (scripts/cuda/slots.py)"]
+    lines.append(f"{'kernel':36} {'path':20} {'slots':>6} {'budget':>6}  {'unit':>13}  passes")
+    over = 0
+    for symbol in table:
+        for path in PATHS.get(re.sub(r"_(f32|f16|bf16)_.*", "", symbol), ()):
+            slots, (unit, busy), parts, budget = rows[symbol, path]
+            over += slots > budget
+            mark = "*" if slots > budget else " "
+            shown = ", ".join(f"{name.lower()} {part:.1f}" for name, part in parts.items())
+            lines.append(
+                f"{symbol:36} {path:20} {slots:6.1f}{mark}{budget:6.1f}  {unit:>7} {busy:5.1f}  {shown}"
+            )
+    return lines, len(rows), over

@@ -1,0 +1,78 @@
+//! How often warps look at a score, pass by pass, in the simulator: scripts/cuda/looks.txt, with which
+//! scripts/cuda/slots.py weighs the loops of the compiled kernels.
+
+#[path = "common/agree.rs"]
+mod agree;
+mod common;
+#[path = "common/device.rs"]
+mod device;
+
+use agree::rescaling;
+use common::draw;
+use critbeta::DType;
+use critbeta::cuda::{Arch, Beta, Plan, Problem};
+use critbeta::families::Family;
+use device::{Out, Request, Rows, engine, run};
+use std::fmt::Write;
+
+/// In the order of `enum Pass` (kernels/row.cuh).
+const PASSES: [&str; 9] = ["MAX", "MAXIMA", "MASK", "COUNT", "RANK", "LIST", "Z", "WRITE", "PAIRS"];
+const PATH: &str = "scripts/cuda/looks.txt";
+const ROWS: usize = 4;
+
+#[test]
+fn looks_at_a_score_are_those_of_the_file() {
+    // Of few SMs, so that few rows are not split over all of them.
+    let mut arch = Arch::named("sm_90").unwrap();
+    arch.sm_count = 1;
+    let Some(engine) = engine("looks_at_a_score_are_those_of_the_file", &arch) else { return };
+    if !engine.is_simulated() {
+        eprintln!("skipped looks_at_a_score_are_those_of_the_file: a GPU does not count");
+        return;
+    }
+    let student = Family::StudentT { nu: 2.0 };
+    let (gaussian, sink) = (Family::Gaussian, Family::Sink { height: 20.0 });
+    let paths = [
+        ("plain", gaussian, "identity", Out::Apart(DType::F32, 0, 0)),
+        ("near the top", gaussian, "critical:cap=9", Out::Apart(DType::F32, 0, 0)),
+        ("sink", sink, "critical:cap=9", Out::Apart(DType::F32, 0, 0)),
+        ("student t", student, "critical:cap=9", Out::Apart(DType::F32, 0, 0)),
+        ("statistics", gaussian, "identity", Out::None),
+        ("statistics of a sink", sink, "identity", Out::None),
+    ];
+    let mut found = String::from(
+        "# Looks at a score, pass by pass: the mean of 4 rows in the simulator. tests/looks.rs compares them, and\n\
+         # writes them if CRITBETA_LOOKS=write is set. A warp looks as long as one of its threads does.\n",
+    );
+    for (name, family, rule, out) in paths {
+        for (scope, n) in [("warp", 1024), ("block", 4096), ("cluster", 65_536)] {
+            for dtype in [DType::F32, DType::Bf16] {
+                let scores: Vec<Vec<f32>> = (0..ROWS as u64).map(|seed| draw(family, n, seed)).collect();
+                let (rule, rows) = (rescaling(rule), Rows::dense(dtype, &scores));
+                let out = if out == Out::None { out } else { Out::Apart(dtype, 0, 0) };
+                let request = Request { report: out == Out::None, ..Request::new(out, Beta::Rescaling(&rule)) };
+                let problem = Problem::softmax(ROWS as u64, n as u64, dtype);
+                let plan = Plan::choose(&problem, engine.arch()).unwrap();
+                assert!(plan.launch().variant.symbol().contains(scope), "{plan}");
+                let before = engine.traffic().unwrap().looks;
+                run(&engine, &rows, &request).unwrap();
+                let after = engine.traffic().unwrap().looks;
+                let size = if dtype == DType::F32 { "f32" } else { "16-bit" };
+                write!(found, "{name}, {scope}, {size}:").unwrap();
+                for (pass, (after, before)) in PASSES.iter().zip(after.iter().zip(before)) {
+                    // A look of PAIRS is at one candidate, of the others at the scores of 16 bytes.
+                    let each = if *pass == "PAIRS" { 1 } else { 16 / dtype.size_bytes() as u64 };
+                    let looks = ((after - before) * 32 * each) as f64 / (ROWS * n) as f64;
+                    if looks > 0.0 {
+                        write!(found, " {pass} {looks:.3}").unwrap();
+                    }
+                }
+                found.push('\n');
+            }
+        }
+    }
+    if std::env::var_os("CRITBETA_LOOKS").is_some_and(|value| value == "write") {
+        std::fs::write(PATH, &found).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(PATH).unwrap(), found);
+}

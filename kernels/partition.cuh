@@ -62,30 +62,26 @@ struct EarlySum {
 
 // A thread's share of Z at beta in its first `end` vectors, and if `gaps` of the gap-weighted sum. The scores
 // of 16 bytes are summed in f32, these sums by Kahan's method, the threads in f64: the relative error is at
-// most 3.1 * 2^-24, beside that of the weights.
+// most 3.1 * 2^-24, beside that of the weights. The gap-weighted sum is made in the same way.
 template <bool KEEP, bool SPECIAL, class T, class Scope>
 DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, u32 end, float max,
                                const Exponent& b, bool gaps) {
     Sum sum{0, 0}, gap_sum{0, 0};
-    row.for_vectors(scope, PASS_Z, 0, end, [&](const float(&s)[T::PER_VECTOR], u32 v) {
-        float w[T::PER_VECTOR];
+    row.for_vectors(scope, PASS_Z, 0, end, [&](const float(&s)[T::PER_VECTOR], u32 v, bool on_chip) {
+        float w[T::PER_VECTOR], gap[T::PER_VECTOR];
 #pragma unroll
-        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh<SPECIAL>(s[j], max, b);
-        if (KEEP) row.replace(v, w);
+        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh<SPECIAL>(s[j], max, b, gap[j]);
+        if (KEEP && on_chip) row.replace(v, w);
         if (gaps) {  // path: statistics
 #pragma unroll
-            for (u32 j = 0; j < T::PER_VECTOR; ++j) {
-                float gap = simt::sub_rn(max, s[j]);
-                // Scaled, no product leaves the range of floats.
-                if (SPECIAL) gap = simt::mul_rn(gap, b.scale);
-                const bool adds = w[j] > 0 && gap < INFINITE;
-                gap_sum.add(adds ? simt::mul_rn(gap, simt::mul_rn(w[j], 1 / WEIGHT_ONE)) : 0.0f);
-            }
+            for (u32 j = 0; j < T::PER_VECTOR; ++j) gap[j] = simt::mul_rn(gap[j], w[j]);
+            gap_sum.add(tree_sum(gap));
         }
         sum.add(tree_sum(w));
     });
     const double scale = SPECIAL && b.scale != 0.0f ? static_cast<double>(b.scale) : 1.0;
-    return Partition{simt::mul_rn(sum.total(), 1.0 / WEIGHT_ONE), simt::div_rn(gap_sum.total(), scale)};
+    const double one = 1.0 / WEIGHT_ONE;
+    return Partition{simt::mul_rn(sum.total(), one), simt::div_rn(simt::mul_rn(gap_sum.total(), one), scale)};
 }
 
 // Z at beta. With KEEP the weights replace the scores on chip. early: the sum that was made before.
@@ -98,6 +94,7 @@ DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, 
                         ? own_partition<KEEP, true>(scope, row, end, max, b, gaps)  // path: none
                         : own_partition<KEEP, false>(scope, row, end, max, b, gaps);
     if (summed) own.sum = simt::add_rn(own.sum, early.total(max));
+    if (max == -INFINITE) own = Partition::empty();  // weigh() has no 0 for a gap that is NaN
     return scope.reduce(own, Partition::empty(), MergeOf<Partition>{});
 }
 template <bool KEEP, class T, class Scope>

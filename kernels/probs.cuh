@@ -3,7 +3,8 @@
 #include "partition.cuh"
 #include "row.cuh"
 
-// Writes value(score, its vector) of every column to the row's place in p.out, and 0 behind the row's length.
+// Writes value(score, whether it is on chip) of every column to the row's place in p.out, and 0 behind the
+// row's length.
 template <class T, class Out, class Scope, class F>
 DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
                          F value) {
@@ -13,12 +14,12 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
     u32 begin, end;
     row.full(row.count, begin, end);
     if (base % 16 != 0) begin = end = 0;
-    row.for_vectors(scope, PASS_WRITE, begin, end, [&](const float(&s)[V], u32 v) {
+    row.for_vectors(scope, PASS_WRITE, begin, end, [&](const float(&s)[V], u32 v, bool on_chip) {
 #pragma unroll
         for (u32 piece = 0; piece < PIECES; ++piece) {
             const u32 at = piece * Out::PER_VECTOR;
             Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece,
-                                      pack<Out>([&](u32 j) { return value(s[at + j], v); }));
+                                      pack<Out>([&](u32 j) { return value(s[at + j], on_chip); }));
         }
     });
     // The ends of the row; all of it if the output is aligned otherwise than the scores.
@@ -29,7 +30,8 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
             for (u32 j = 0; j < V; ++j) {
                 const u32 c = row.column(row.first + i, j);
                 if (c < row.cols) {
-                    const auto of = [&] { return Out::bits(value(row.score(i, j), row.first + i)); };
+                    const bool on_chip = row.is_resident(row.first + i);
+                    const auto of = [&] { return Out::bits(value(row.score(i, j), on_chip)); };
                     Global<typename Out::Bits>(out).store(c, c < row.len ? of() : 0);
                 }
             }
@@ -45,11 +47,11 @@ DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T,
                         float max, const Exponent& b, double z, bool poisoned, bool sums, Sum& rest) {
     const double inverse = z > 0.0 ? simt::div_rn(1.0 / WEIGHT_ONE, z) : 0.0;
     const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
+    float gap;  // which a weight comes with
     const auto write = [&](auto weight) {
-        const auto value = [&](float s, u32 v) {
-            const bool resident = row.is_resident(v);
-            const float w = KEPT && resident ? s : weight(s);
-            if (Scope::STREAMS && !resident && sums) rest.add(w);
+        const auto value = [&](float s, bool on_chip) {
+            const float w = KEPT && on_chip ? s : weight(s);
+            if (Scope::STREAMS && !on_chip && sums) rest.add(w);
             return simt::mul_rn(w, factor);
         };
         if (sizeof(typename T::Bits) == 2 && p.out_f32) {
@@ -59,8 +61,8 @@ DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T,
         }
     };
     if (b.special && (!KEPT || Scope::STREAMS)) {
-        write([&](float s) { return weigh<true>(s, max, b); });  // path: none
+        write([&](float s) { return weigh<true>(s, max, b, gap); });  // path: none
     } else {
-        write([&](float s) { return weigh<false>(s, max, b); });
+        write([&](float s) { return weigh<false>(s, max, b, gap); });
     }
 }

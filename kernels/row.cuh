@@ -7,7 +7,10 @@
 
 // The passes over the scores of a row, by name. scripts/cuda/slots.py finds the loop of a pass by the name in
 // its lines, and the simulator counts how often its warps look at a score.
-enum Pass : u32 { PASS_MAX, PASS_MAXIMA, PASS_MASK, PASS_COUNT, PASS_RANK, PASS_LIST, PASS_Z, PASS_WRITE, PASS_PAIRS };
+enum Pass : u32 {
+    PASS_MAX, PASS_TOP, PASS_MAXIMA, PASS_MASK, PASS_COUNT, PASS_RANK, PASS_LIST, PASS_Z, PASS_WRITE,
+    PASS_PAIRS
+};
 
 // Vector v holds the elements v * PER_VECTOR - phase + j, so that every vector is aligned in device memory,
 // wherever the row begins. This part of the row owns the vectors first .. first + count. The leading
@@ -118,15 +121,15 @@ struct RowTile {
     static DEVICE u32 own(const Scope& scope, u32 begin) {
         return begin + ((scope.thread() - begin) & (Scope::THREADS - 1));
     }
-    // Calls f(scores, v) for this thread's vectors in first + begin .. first + end: V scores as f32, -inf
-    // beyond the row.
+    // Calls f(16 bytes, v, on chip?) for this thread's vectors in first + begin .. first + end, which hold V
+    // scores each, -inf beyond the row.
     template <class Scope, class F>
-    DEVICE void for_vectors(const Scope& scope, Pass pass, u32 begin, u32 end, F f) const {
+    DEVICE void for_raw(const Scope& scope, Pass pass, u32 begin, u32 end, F f) const {
         u32 i = own(scope, begin);
         simt::looks(pass, i < end ? (end - i + Scope::THREADS - 1) / Scope::THREADS : 0);
         const u32 on_chip = !STREAMS || end < resident ? end : resident;
 #pragma unroll 1
-        for (; i < on_chip; i += Scope::THREADS) visit<false>(tile.load(i), first + i, f);
+        for (; i < on_chip; i += Scope::THREADS) f(tile.load(i), first + i, true);
         if (STREAMS) {  // path: none
             // Two loads in flight per thread.
 #pragma unroll 1
@@ -134,30 +137,33 @@ struct RowTile {
                 const u32 next = i + Scope::THREADS;
                 const Vec16 raw = read(first + i);
                 const Vec16 ahead = next < end ? read(first + next) : raw;
-                visit<true>(raw, first + i, f);
-                if (next < end) visit<true>(ahead, first + next, f);
+                f(raw, first + i, false);
+                if (next < end) f(ahead, first + next, false);
             }
         }
+    }
+    // Calls f(scores, v, on chip?) with the scores as f32. Off the chip, a masked one is -inf.
+    template <class Scope, class F>
+    DEVICE void for_vectors(const Scope& scope, Pass pass, u32 begin, u32 end, F f) const {
+        for_raw(scope, pass, begin, end, [&](const Vec16& raw, u32 v, bool on_chip) {
+            float s[V];
+#pragma unroll
+            for (u32 j = 0; j < V; ++j) {
+                s[j] = T::get(raw, j);
+                if (!on_chip) s[j] = unless_masked(s[j], T::LOW);
+            }
+            f(s, v, on_chip);
+        });
     }
     template <class Scope, class F>
     DEVICE void for_each_vector(const Scope& scope, Pass pass, F f) const {
         for_vectors(scope, pass, 0, count, f);
     }
-    template <bool MASKS, class F>
-    static DEVICE void visit(const Vec16& raw, u32 v, F f) {
-        float s[V];
-#pragma unroll
-        for (u32 j = 0; j < V; ++j) {
-            s[j] = T::get(raw, j);
-            if (MASKS) s[j] = unless_masked(s[j], T::LOW);
-        }
-        f(s, v);
-    }
 
     // Replaces finite masks on chip by -inf. Off the chip, every pass does so itself.
     template <class Scope>
     DEVICE void mask(const Scope& scope) const {
-        for_vectors(scope, PASS_MASK, 0, resident, [&](const float(&s)[V], u32 v) {
+        for_vectors(scope, PASS_MASK, 0, resident, [&](const float(&s)[V], u32 v, bool) {
             float shown[V];
 #pragma unroll
             for (u32 j = 0; j < V; ++j) shown[j] = unless_masked(s[j], T::LOW);
@@ -168,12 +174,12 @@ struct RowTile {
     DEVICE bool is_resident(u32 v) const { return !STREAMS || v - first < resident; }
     // Replaces the scores of a vector on chip by other f32 values. Only its thread reads them again.
     DEVICE void replace(u32 v, const float (&values)[V]) const {
-        if (is_resident(v)) tile.store(v - first, pack<T>([&](u32 j) { return values[j]; }));
+        tile.store(v - first, pack<T>([&](u32 j) { return values[j]; }));
     }
 
     template <class Scope, class F>
     DEVICE void for_each(const Scope& scope, Pass pass, F f) const {
-        for_each_vector(scope, pass, [&](const float(&s)[V], u32) {
+        for_each_vector(scope, pass, [&](const float(&s)[V], u32, bool) {
 #pragma unroll
             for (u32 j = 0; j < V; ++j) f(s[j]);
         });

@@ -31,6 +31,11 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
                      u32 n, bool plain)
         : Bounds(p, n, plain), Counts(scope, row, max) {}
 
+    // About the root of the row's length. The pairs of so many gaps cost less than one more count.
+    DEVICE u32 few() const {
+        const u32 root = 1u << (32 - simt::leading_zeros(n)) / 2;
+        return root < Scope::CANDIDATES ? root : Scope::CANDIDATES;
+    }
     DEVICE void raise_by_bins(const Window& w, simt::Where at = HERE) {
         float lower = attained;
         own_bins(w, [&](u32 b, u32 rank) { lower = attains(w.high(b), rank, lower); });
@@ -41,15 +46,20 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
         const double ratio = this->ratio(simt::float_of(key), capped(rank));
         if (ratio > 0) mine = Peak::merge(mine, Peak{ratio, key, capped(rank)});
     }
-    // Merges the best of all threads into `peak`, which only thread 0 reads and writes until the end.
+    // Merges the best of all threads into `peak`, or with ALL those of all parts. Only thread 0 reads and
+    // writes it until the end.
+    template <bool ALL = false>
     DEVICE void keep(Peak mine, simt::Where at = HERE) {
         if (scope.thread() == 0) mine = Peak::merge(mine, load_record<Peak>(scope.peak, 0));
-        const Peak best = scope.fold(mine, Peak{0, 0, 0}, MergeOf<Peak>{}, at);
+        const Peak none{0, 0, 0};
+        const Peak best = ALL ? scope.reduce(mine, none, MergeOf<Peak>{}, at)
+                              : scope.fold(mine, none, MergeOf<Peak>{}, at);
         if (scope.thread() == 0) store_record(scope.peak, 0, best);
         raise(best.ratio);
     }
 
     // Ranks the `count` <= CANDIDATES gaps with keys lo ..= hi pair by pair. `before` scores lie below lo.
+    // Where the scope SHARES, each part ranks some of them.
     DEVICE void rank_all(u32 lo, u32 hi, u32 before, u32 count, simt::Where at = HERE) {
         u32 mine = 0;
         row.for_each(scope, PASS_RANK, [&](float s) { mine += gap_key(max, s) - lo <= hi - lo; });
@@ -61,17 +71,28 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
                 if (key - lo <= hi - lo) scope.list_store(place++, key);
             });
         }
-        scope.list_end(count, at);
+        // Filled up to whole vectors with keys above all others.
+        const u32 vectors = (count + 3) / 4;
+        if (scope.leads()) {
+            for (u32 i = count; i < 4 * vectors; ++i) scope.list_store(i, ~0u);
+        }
+        scope.list_end(4 * vectors, at);
+        const Shared<Vec16> keys = scope.list.template cast<Vec16>(0, Scope::CANDIDATES / 4);
         Peak peak{0, 0, 0};
-        for (u32 i = scope.thread(); i < count; i += Scope::THREADS) {
+        const u32 parts = Scope::SHARES ? scope.parts() : 1, part = Scope::SHARES ? scope.part() : 0;
+        for (u32 i = part + parts * scope.thread(); i < count; i += parts * Scope::THREADS) {
             const u32 key = scope.list.load(i);
             u32 rank = before;
-            simt::looks(PASS_PAIRS, count);
+            simt::looks(PASS_PAIRS, vectors);
 #pragma unroll 1
-            for (u32 j = 0; j < count; ++j) rank += scope.list.load(j) <= key;  // PASS_PAIRS
+            for (u32 v = 0; v < vectors; ++v) {
+                const Vec16 others = keys.load(v);  // PASS_PAIRS
+#pragma unroll
+                for (u32 j = 0; j < 4; ++j) rank += others.word[j] <= key;  // PASS_PAIRS
+            }
             offer(peak, key, rank);
         }
-        keep(peak, at);
+        keep<Scope::SHARES>(peak, at);
     }
 
     // A lower bound from scores that the threads have at hand: `tops` are scores of this row, so each has at
@@ -121,17 +142,17 @@ struct GapSearch : Bounds, GapCounts<T, Scope> {
             const u32 start = below(span.first);
             u32 end = span.last;
             const u32 stretch = scope.counts.load(end) - start;
+            if (stretch > few() && scope.counts.load(Scope::BINS - 1) - below(from) >= stretch + few()) {
+                // Nothing behind the stretch can win any more.
+                if (w.hi >= reach()) last = w.high(end);
+                w = Window{w.low(span.first), w.high(end), w.before + start};
+                return false;
+            }
             if (stretch > Scope::CANDIDATES) {
-                if (scope.counts.load(Scope::BINS - 1) - below(from) >= stretch + Scope::CANDIDATES) {
-                    // Nothing behind the stretch can win any more.
-                    if (w.hi >= reach()) last = w.high(end);
-                    w = Window{w.low(span.first), w.high(end), w.before + start};
-                    return false;
-                }
                 u32 furthest = 0;
                 own_bins(w, [&](u32 b, u32) {
-                    const bool few = b >= span.first && scope.counts.load(b) - start <= Scope::CANDIDATES;
-                    if (few) furthest = b + 1;
+                    const bool fit = b >= span.first && scope.counts.load(b) - start <= Scope::CANDIDATES;
+                    if (fit) furthest = b + 1;
                 });
                 end = scope.fold(furthest, 0u, Larger{});
                 if (end == 0) {

@@ -23,8 +23,8 @@
 //   warp_fold(value, merge)                          every lane gets the fold of all 32, in one fixed tree
 //   warp_exclusive_sum(u32)                          sum over lower lanes
 //   ballot(bool)
-//   looks(pass, vectors)                             this thread is about to look at so many 16-byte vectors of
-//                                                    scores; only the simulator counts them
+//   looks(pass, vectors)                             this thread is about to look at so many 16-byte
+//                                                    vectors of scores; only the simulator counts them
 //
 // Rules that one of the two bodies cannot check: all threads of a collective or barrier call it at one line
 // of the source; no loop waits; no order comes from an atomic; a compiler may contract no arithmetic, so

@@ -126,6 +126,12 @@ DEVICE void arithmetic(Results& r, const Global<u32>& in) {
     const u32 raw = in.load(t), even = raw & 0xffff0000u;
     const u32 pair = bfloats_of(float_of(raw), float_of(even + 0x8000));
     r.put(bfloat(pair & 0xffff) | bfloat(pair >> 16) << 16);
+    // Any bits as two floats of 16.
+    const auto half = [](u32 one) { return (one & 0x7fff) > 0x7c00 ? 0x7e00u : one; };
+    const u32 other = in.load((7 * t + 3) % 128);
+    const u32 halves = larger_halves(raw, other), bfloats = larger_bfloats(raw, other);
+    r.put(half(halves & 0xffff) | half(halves >> 16) << 16);
+    r.put(bfloat(bfloats & 0xffff) | bfloat(bfloats >> 16) << 16);
 }
 
 // For every half h: its float, and as halves this float and those whose bits are larger by 0xfff, 0x1000 and
@@ -146,7 +152,7 @@ DEVICE void halves(const RowParams& params, u64 at) {
     }
 }
 
-constexpr u32 BLOCK_STEPS = 6 + 7 + 6 + 5 + 23, SPLIT_STEPS = 3;
+constexpr u32 BLOCK_STEPS = 6 + 7 + 6 + 5 + 25, SPLIT_STEPS = 3;
 
 DEVICE void one_cta(const RowParams& params) {
     Results r(params, BLOCK_STEPS);

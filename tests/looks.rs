@@ -16,7 +16,7 @@ use device::{Out, Request, Rows, engine, run};
 use std::fmt::Write;
 
 /// In the order of `enum Pass` (kernels/row.cuh).
-const PASSES: [&str; 9] = ["MAX", "MAXIMA", "MASK", "COUNT", "RANK", "LIST", "Z", "WRITE", "PAIRS"];
+const PASSES: [&str; 10] = ["MAX", "TOP", "MAXIMA", "MASK", "COUNT", "RANK", "LIST", "Z", "WRITE", "PAIRS"];
 const PATH: &str = "scripts/cuda/looks.txt";
 const ROWS: usize = 4;
 
@@ -41,8 +41,9 @@ fn looks_at_a_score_are_those_of_the_file() {
         ("statistics of a sink", sink, "identity", Out::None),
     ];
     let mut found = String::from(
-        "# Looks at a score, pass by pass: the mean of 4 rows in the simulator. tests/looks.rs compares them, and\n\
-         # writes them if CRITBETA_LOOKS=write is set. A warp looks as long as one of its threads does.\n",
+        "# Looks at a score, pass by pass: the mean of 4 rows in the simulator. tests/looks.rs compares\n\
+         # them, and writes them if CRITBETA_LOOKS=write is set. A warp looks as long as one of its\n\
+         # threads does.\n",
     );
     for (name, family, rule, out) in paths {
         for (scope, n) in [("warp", 1024), ("block", 4096), ("cluster", 65_536)] {
@@ -50,7 +51,8 @@ fn looks_at_a_score_are_those_of_the_file() {
                 let scores: Vec<Vec<f32>> = (0..ROWS as u64).map(|seed| draw(family, n, seed)).collect();
                 let (rule, rows) = (rescaling(rule), Rows::dense(dtype, &scores));
                 let out = if out == Out::None { out } else { Out::Apart(dtype, 0, 0) };
-                let request = Request { report: out == Out::None, ..Request::new(out, Beta::Rescaling(&rule)) };
+                let request =
+                    Request { report: out == Out::None, ..Request::new(out, Beta::Rescaling(&rule)) };
                 let problem = Problem::softmax(ROWS as u64, n as u64, dtype);
                 let plan = Plan::choose(&problem, engine.arch()).unwrap();
                 assert!(plan.launch().variant.symbol().contains(scope), "{plan}");
@@ -60,8 +62,8 @@ fn looks_at_a_score_are_those_of_the_file() {
                 let size = if dtype == DType::F32 { "f32" } else { "16-bit" };
                 write!(found, "{name}, {scope}, {size}:").unwrap();
                 for (pass, (after, before)) in PASSES.iter().zip(after.iter().zip(before)) {
-                    // A look of PAIRS is at one candidate, of the others at the scores of 16 bytes.
-                    let each = if *pass == "PAIRS" { 1 } else { 16 / dtype.size_bytes() as u64 };
+                    // A look of PAIRS is at four keys, of the others at the scores of 16 bytes.
+                    let each = if *pass == "PAIRS" { 4 } else { 16 / dtype.size_bytes() as u64 };
                     let looks = ((after - before) * 32 * each) as f64 / (ROWS * n) as f64;
                     if looks > 0.0 {
                         write!(found, " {pass} {looks:.3}").unwrap();

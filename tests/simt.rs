@@ -40,13 +40,21 @@ mod simulator {
         load_bytes: u64,
         store_bytes: u64,
         switches: u64,
+        looks: [u64; 10],
         faults: u32,
         reserved: u32,
         message: [u8; 1000],
     }
 
-    const NOTHING: Outcome =
-        Outcome { load_bytes: 0, store_bytes: 0, switches: 0, faults: 0, reserved: 0, message: [0; 1000] };
+    const NOTHING: Outcome = Outcome {
+        load_bytes: 0,
+        store_bytes: 0,
+        switches: 0,
+        looks: [0; 10],
+        faults: 0,
+        reserved: 0,
+        message: [0; 1000],
+    };
 
     impl Outcome {
         fn message(&self) -> String {

@@ -157,6 +157,17 @@ fn arithmetic(s: &mut Steps, words: &[u32]) {
         if rounded.is_nan() { 0x7fc0 } else { u32::from(rounded.to_bits()) }
     };
     s.step(|t| bfloat(words[t]) | bfloat((words[t] & 0xffff_0000) + 0x8000) << 16);
+    // Any bits as two floats of 16. A value that had 16 bits has them again.
+    let pair = |t: usize, of: fn(u32) -> f32, back: fn(f32) -> u32| {
+        let (x, y) = (words[t], words[(7 * t + 3) % 128]);
+        let max = |x: f32, y: f32| if x.is_nan() || y.is_nan() { f32::NAN } else { larger(x, y) };
+        back(max(of(x & 0xffff), of(y & 0xffff))) | back(max(of(x >> 16), of(y >> 16))) << 16
+    };
+    let half = |value: f32| if value.is_nan() { 0x7e00 } else { u32::from(f16::from_f32(value).to_bits()) };
+    s.step(|t| pair(t, |h| f16::from_bits(h as u16).to_f32(), half));
+    s.step(|t| {
+        pair(t, |b| f32::from_bits(b << 16), |value| if value.is_nan() { 0x7fc0 } else { bits(value) >> 16 })
+    });
 }
 
 /// Every half as a float, and the floats around it as halves.

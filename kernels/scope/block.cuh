@@ -8,7 +8,8 @@ template <u32 T, bool STREAM = false, u32 BINS_ = BINS, u32 CANDIDATES_ = CANDID
 struct BlockScope {
     static constexpr u32 THREADS = T, BINS = BINS_, CANDIDATES = CANDIDATES_, WARPS = T / 32;
     // ESTIMATES: it is cheaper to count the threads' own tops first than to count more gaps of the row.
-    static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM;
+    // SHARES: parts rank candidates together. A barrier of all CTAs of a split row costs more than it saves.
+    static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM, SHARES = false;
     // The arena: folds of the warps, for two turns; the best ratio; counts; the list.
     static constexpr u32 FOLD_WORDS = 2 * WARPS * RECORD_WORDS;
     static constexpr u32 USED = 4 * (FOLD_WORDS + RECORD_WORDS + BINS + CANDIDATES);

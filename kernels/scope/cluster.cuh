@@ -12,6 +12,7 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYT
     static constexpr u32 USED = Base::USED + 4 * (2 * RECORD_WORDS + Base::BINS);
     static_assert(USED <= CLUSTER_CONTROL_BYTES, "arena of a CTA");
     static_assert(Base::CANDIDATES <= Base::BINS, "the list lies in the place of counts");
+    static constexpr bool SHARES = true;
     Shared<u32> records, others;
     u32 record_turn;
 

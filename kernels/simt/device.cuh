@@ -247,6 +247,17 @@ DEVICE u32 bfloats_of(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
 }
+// Of each of two the larger; 0x7fff if one of them is NaN.
+DEVICE u32 larger_halves(u32 a, u32 b) {
+    u32 pair;
+    asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+    return pair;
+}
+DEVICE u32 larger_bfloats(u32 a, u32 b) {
+    u32 pair;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+    return pair;
+}
 
 }  // namespace simt
 

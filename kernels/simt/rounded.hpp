@@ -92,5 +92,16 @@ inline u32 halves_of(float low, float high) {
 inline u32 bfloats_of(float low, float high) {
     return float_to_bfloat(low) | static_cast<u32>(float_to_bfloat(high)) << 16;
 }
+// Of each of two the larger; 0x7fff if one of them is NaN.
+inline u32 larger_halves(u32 a, u32 b) {
+    const auto larger = [](u32 x, u32 y) {
+        return float_to_half(max_nan(half_to_float(static_cast<u16>(x)), half_to_float(static_cast<u16>(y))));
+    };
+    return larger(a & 0xFFFF, b & 0xFFFF) | static_cast<u32>(larger(a >> 16, b >> 16)) << 16;
+}
+inline u32 larger_bfloats(u32 a, u32 b) {
+    const auto larger = [](u32 x, u32 y) { return float_to_bfloat(max_nan(float_of(x), float_of(y))); };
+    return larger(a << 16, b << 16) | static_cast<u32>(larger(a & 0xFFFF0000, b & 0xFFFF0000)) << 16;
+}
 
 }  // namespace simt

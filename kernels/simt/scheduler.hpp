@@ -22,7 +22,7 @@ struct SimtLaunch {
     u64 buffer_count;
     const void* params;
 };
-constexpr u32 PASSES = 9;
+constexpr u32 PASSES = 10;
 struct SimtOutcome {
     u64 load_bytes, store_bytes, switches;
     u64 looks[PASSES];

@@ -1,14 +1,15 @@
 """Issue slots that a score costs, by kernel and path, beside what the copy of a score leaves.
 
-A loop over the scores of a row belongs to the pass whose name (PASS_..., kernels/row.cuh) stands in one of its
-lines. Its slots a score, times how often warps look at a score in that pass (looks.txt, from the simulator),
-are summed over the passes of a path. An instruction is one slot, and two if its unit has 64 lanes of an SM's 128
-(CUDA C++ programming guide, arithmetic throughput for compute capability 9.0: compare, minimum, select, integer
-add, logic, shift, conversion). `unit` is what the busiest unit needs, if it is more than issuing does: 8 for
-an exponential, 4 for 4 bytes of shared memory.
+A loop over the scores of a row belongs to the pass whose name (PASS_..., kernels/row.cuh) stands in one of
+its lines. Its slots a score, times how often warps look at a score in that pass (looks.txt, from the
+simulator), are summed over the passes of a path. An instruction is one slot, and two if its unit has 64
+lanes of an SM's 128 (CUDA C++ programming guide, arithmetic throughput for compute capability 9.0: compare,
+minimum, select, integer add, logic, shift, conversion). `unit` is what the busiest unit needs, if it is
+more than issuing does: 8 for an exponential, 4 for 4 bytes of shared memory.
 
-`// path: NAME` in a source line leaves it out of all paths but those with that name, and where the line ends in
-`{`, the lines up to its `}`. `// path: none` is on no path: betas that need more care, rows beyond the chip.
+`// path: NAME` in a source line leaves it out of all paths but those with that name, and where the line
+ends in `{`, the lines up to its `}`. `// path: none` is on no path: betas that need more care, rows beyond
+the chip.
 """
 
 import pathlib
@@ -20,7 +21,8 @@ import loops
 
 ARCH = "sm_90"
 LOOKS = pathlib.Path(__file__).with_name("looks.txt")
-# Lane slots a score while a copy moves it: 132 SMs, 4 x 32 lanes, 1.755 GHz, 4.3 TB/s (../shared/performance.md).
+# Lane slots a score while a copy moves it: 132 SMs, 4 x 32 lanes, 1.755 GHz, 4.3 TB/s
+# (../shared/performance.md).
 BUDGET = {("critical_softmax", "f32"): 55.0, ("critical_softmax", "16-bit"): 27.6}
 BUDGET |= {("gap_profile", "f32"): 27.0, ("gap_profile", "16-bit"): 13.5}
 # The paths of each family, and the names that their lines may ask for.
@@ -67,15 +69,17 @@ class Sources:
                 return range(at + 1, end)
         raise ValueError(f"line {at + 1}: no end of {lines[at]}")
 
-    def pass_of(self, frames):
-        """The pass of an instruction: the name in the outermost of its lines that has one."""
-        for path, line in reversed(frames):
-            if path.endswith(".def"):
-                continue
-            text = self.of(path)[0][int(line) - 1]
-            if match := NAME.search(text):
-                return match[1]
-        return None
+    def passes_of(self, frames):
+        """The passes that the lines of an instruction name, innermost first."""
+        lines = [self.of(path)[0][int(line) - 1] for path, line in frames if not path.endswith(".def")]
+        return [match[1] for line in lines if (match := NAME.search(line))]
+
+    def pass_of(self, code):
+        """The pass of a loop. Where a line was taken for another that calls the same, the inner name is right."""
+        names = [found for _, _, frames, _ in code if (found := self.passes_of(frames))]
+        unlike = [found for found in names if len(set(found)) > 1]
+        common = Counter(found[0] for found in unlike or names).most_common(1)
+        return common[0][0] if common else None
 
     def is_on(self, frames, tags):
         return all(
@@ -100,15 +104,11 @@ def cost(opcode):
 
 
 def scores_of(opcodes, size):
-    """Scores that one turn of a loop looks at; a loop over single keys has no vectors."""
+    """Scores that one turn of a loop looks at, of this size: those of its 16-byte vectors."""
     kinds = {kind: [o for o in opcodes if o.split(".")[0] == kind] for kind in ("LDS", "LDG", "STG", "STS")}
     vectors = {kind: sum(".128" in o for o in of) for kind, of in kinds.items()}
     moved = max(vectors["LDS"], vectors["LDG"]) or max(vectors["STG"], vectors["STS"])
     return moved * 16 // size
-
-
-def keys_of(opcodes):
-    return sum(4 if ".128" in o else 1 for o in opcodes if o.startswith("LDS"))
 
 
 def passes(code, labels, size, tags, sources):
@@ -117,16 +117,15 @@ def passes(code, labels, size, tags, sources):
     all_loops = loops.loops_of(code, labels)
     named = []
     for loop in all_loops:
-        names = Counter(sources.pass_of(code[at][2]) for at in loop)
-        names.pop(None, None)
+        name = sources.pass_of([code[at] for at in loop])
         opcodes = [code[at][0] for at in loop]
-        if names and (scores_of(opcodes, size) or "PAIRS" in names):
-            named.append((loop, names.most_common(1)[0][0]))
+        if name and scores_of(opcodes, size):
+            named.append((loop, name))
     for loop, name in named:
         if any(inner < loop for inner, _ in named):
             continue
         on = [code[at][0] for at in sorted(loop) if sources.is_on(code[at][2], tags)]
-        scores = keys_of(on) if name == "PAIRS" else scores_of(on, size)
+        scores = scores_of(on, 4 if name == "PAIRS" else size)  # PAIRS: keys
         if not scores:
             continue
         slots = sum(cost(opcode)[0] for opcode in on) / scores

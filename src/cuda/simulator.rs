@@ -49,7 +49,7 @@ pub struct Traffic {
     pub looks: [u64; PASSES],
 }
 
-pub(super) const PASSES: usize = 9;
+pub(super) const PASSES: usize = 10;
 
 pub(super) struct Simulator {
     options: SimtOptions,

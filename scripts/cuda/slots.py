@@ -111,19 +111,20 @@ def scores_of(opcodes, size):
     return moved * 16 // size
 
 
-def passes(code, labels, size, tags, sources):
+def named_loops(code, labels, size, sources):
+    """The loops over scores, each with the name of its pass. A loop around such loops is not one of them."""
+    named = []
+    for loop in loops.loops_of(code, labels):
+        name = sources.pass_of([code[at] for at in loop])
+        if name and scores_of([code[at][0] for at in loop], size):
+            named.append((loop, name))
+    return [(loop, name) for loop, name in named if not any(inner < loop for inner, _ in named)]
+
+
+def passes(code, named, size, tags, sources):
     """Slots and slots by unit a score, of each pass on the path with these tags."""
     found = {}
-    all_loops = loops.loops_of(code, labels)
-    named = []
-    for loop in all_loops:
-        name = sources.pass_of([code[at] for at in loop])
-        opcodes = [code[at][0] for at in loop]
-        if name and scores_of(opcodes, size):
-            named.append((loop, name))
     for loop, name in named:
-        if any(inner < loop for inner, _ in named):
-            continue
         on = [code[at][0] for at in sorted(loop) if sources.is_on(code[at][2], tags)]
         scores = scores_of(on, 4 if name == "PAIRS" else size)  # PAIRS: keys
         if not scores:
@@ -158,11 +159,12 @@ def report(nvdisasm, images, table):
             if symbol not in table:
                 continue
             dtype = symbol.removeprefix(family + "_").split("_")[0]
-            size = "f32" if dtype == "f32" else "16-bit"
+            size, bytes_each = ("f32", 4) if dtype == "f32" else ("16-bit", 2)
+            named = named_loops(code, labels, bytes_each, sources)
             # A split row is looked at as one of a cluster is.
             scope = "cluster" if table[symbol] == "split" else table[symbol]
             for path, tags in paths.items():
-                made = passes(code, labels, 4 if dtype == "f32" else 2, tags, sources)
+                made = passes(code, named, bytes_each, tags, sources)
                 wanted = seen[path, scope, size]
                 if missing := wanted.keys() - made.keys():
                     sys.exit(

@@ -1,10 +1,11 @@
 //! Attention of few query tokens over a KV cache as candle models hold it.
 
-use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Error, Layout, Result, Shape, Tensor, bail};
 use critbeta::Element;
 use critbeta::attention::{
     self, BlockTable, DecodeCall, DecodeRow, PagedKv, Pages, Queries, Sequences, Strides,
 };
+use std::sync::{Mutex, PoisonError};
 
 /// The attention of the last query tokens of each sequence over its whole cache, each row at the inverse
 /// temperature that `call` gives it. It returns the output, in the shape `[batch, heads, query tokens,
@@ -25,7 +26,7 @@ use critbeta::attention::{
 /// a multiple of 8 in 64..=256. The message gives the shapes and what was expected.
 pub fn decode(q: &Tensor, k: &Tensor, v: &Tensor, call: &DecodeCall) -> Result<(Tensor, Vec<DecodeRow>)> {
     let shapes = || format!("critbeta decode of q {:?}, k {:?}, v {:?}", q.shape(), k.shape(), v.shape());
-    let (Ok((batch, heads, tokens, dim)), Ok(of_k), Ok(of_v)) = (q.dims4(), k.dims4(), v.dims4()) else {
+    let (Ok((batch, _, tokens, _)), Ok(of_k), Ok(of_v)) = (q.dims4(), k.dims4(), v.dims4()) else {
         bail!("{}: expected [batch, heads, tokens, head_dim] each", shapes());
     };
     if of_k.0 != batch || (of_k.0, of_k.1, of_k.2) != (of_v.0, of_v.1, of_v.2) {
@@ -40,29 +41,59 @@ pub fn decode(q: &Tensor, k: &Tensor, v: &Tensor, call: &DecodeCall) -> Result<(
     if k.dtype() != v.dtype() {
         bail!("{}: k is {:?} and v is {:?}, expected one dtype", shapes(), k.dtype(), v.dtype());
     }
-    if !matches!(q.dtype(), DType::F32 | DType::F16 | DType::BF16) {
-        bail!("{} with q in {:?}: expected f32, f16 or bf16", shapes(), q.dtype());
+    for (name, x) in [("q", q), ("k", k)] {
+        if !matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+            bail!("{} with {name} in {:?}: expected f32, f16 or bf16", shapes(), x.dtype());
+        }
     }
     // The queries are a few vectors. In f32 they keep every value, and a row rounds once, at the end.
-    let query = q.transpose(1, 2)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    let queries = Queries::dense(&query, [batch * tokens, heads, dim]).map_err(Error::wrap)?;
-    let (k_data, k_layout) = k.storage_and_layout();
-    let (v_data, v_layout) = v.storage_and_layout();
-    let found = match (&*k_data, &*v_data) {
-        (Storage::Cpu(CpuStorage::F32(k)), Storage::Cpu(CpuStorage::F32(v))) => {
-            run(&queries, [tokens, heads], (k, k_layout), (v, v_layout), call)
-        }
-        (Storage::Cpu(CpuStorage::F16(k)), Storage::Cpu(CpuStorage::F16(v))) => {
-            run(&queries, [tokens, heads], (k, k_layout), (v, v_layout), call)
-        }
-        (Storage::Cpu(CpuStorage::BF16(k)), Storage::Cpu(CpuStorage::BF16(v))) => {
-            run(&queries, [tokens, heads], (k, k_layout), (v, v_layout), call)
-        }
-        _ => bail!("{} with k in {:?}: expected f32, f16 or bf16", shapes(), k.dtype()),
-    };
-    let (out, rows) = found.map_err(|error| Error::msg(format!("{}: {error}", shapes())))?;
-    let out = Tensor::from_vec(out, (batch, tokens, heads, of_v.3), q.device())?;
+    let query = q.transpose(1, 2)?.to_dtype(DType::F32)?.contiguous()?;
+    let op = Decode { call, rows: Mutex::default() };
+    let out = query.apply_op3_no_bwd(k, v, &op);
+    let out = out.map_err(|error| Error::msg(format!("{}: {error}", shapes())))?;
+    let rows = op.rows.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok((out.transpose(1, 2)?.to_dtype(q.dtype())?, rows))
+}
+
+/// Queries [batch, tokens, heads, head_dim] in f32, keys and values to [batch, tokens, heads, v_head_dim]. An
+/// op returns one tensor, so that the reports are left in `rows`.
+struct Decode<'a, 'b> {
+    call: &'a DecodeCall<'b>,
+    rows: Mutex<Vec<DecodeRow>>,
+}
+
+impl CustomOp3 for Decode<'_, '_> {
+    fn name(&self) -> &'static str {
+        "critbeta-decode"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        of_q: &Layout,
+        k: &CpuStorage,
+        of_k: &Layout,
+        v: &CpuStorage,
+        of_v: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (batch, tokens, heads, dim) = of_q.shape().dims4()?;
+        let (CpuStorage::F32(q), Some((from, to))) = (q, of_q.contiguous_offsets()) else {
+            bail!("expected dense queries in f32");
+        };
+        let queries = Queries::dense(&q[from..to], [batch * tokens, heads, dim]).map_err(Error::wrap)?;
+        let sizes = [tokens, heads];
+        let found = match (k, v) {
+            (CpuStorage::F32(k), CpuStorage::F32(v)) => run(&queries, sizes, (k, of_k), (v, of_v), self.call),
+            (CpuStorage::F16(k), CpuStorage::F16(v)) => run(&queries, sizes, (k, of_k), (v, of_v), self.call),
+            (CpuStorage::BF16(k), CpuStorage::BF16(v)) => {
+                run(&queries, sizes, (k, of_k), (v, of_v), self.call)
+            }
+            _ => bail!("expected keys and values in f32, f16 or bf16"),
+        };
+        let (out, rows) = found.map_err(Error::wrap)?;
+        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+        Ok((CpuStorage::F32(out), (batch, tokens, heads, of_v.dims()[3]).into()))
+    }
 }
 
 fn run<T: Element>(

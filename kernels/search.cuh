@@ -4,22 +4,6 @@
 #pragma once
 #include "counts.cuh"
 
-struct Span {
-    u32 first, last;
-    static DEVICE Span none() { return Span{~0u, 0}; }
-    static DEVICE Span merge(const Span& a, const Span& b) {
-        return Span{a.first < b.first ? a.first : b.first, a.last > b.last ? a.last : b.last};
-    }
-};
-
-struct Larger {
-    DEVICE float operator()(float a, float b) const { return simt::max_num(a, b); }
-    DEVICE u32 operator()(u32 a, u32 b) const { return a > b ? a : b; }
-};
-struct Smaller {
-    DEVICE u32 operator()(u32 a, u32 b) const { return a < b ? a : b; }
-};
-
 template <class T, class Scope>
 struct GapSearch : Bounds, GapCounts<T, Scope> {
     using Counts = GapCounts<T, Scope>;

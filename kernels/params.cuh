@@ -39,7 +39,7 @@ struct RowParams {
     // host rounds it.
     double p[3], resolve, excess;
     u32 rows, cols;
-    // ctas: CTAs per row; in the split scope the launch chooses them, else they are the variant's own.
+    // ctas: CTAs per row. In the cluster scope they are those of a cluster.
     // resident: 16-byte vectors of the row that each CTA (warp scope: each warp) keeps in shared memory.
     // Every pass reads the others again.
     u32 ctas, resident;

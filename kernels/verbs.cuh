@@ -89,24 +89,24 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
 }
 
 // The kernel bodies, one per scope.
-template <bool OUT, class T, u32 THREADS, u32>
+template <bool OUT, class T, u32 THREADS>
 DEVICE void measure_warp(const RowParams& p) {
     WarpScope<THREADS / 32> scope(p);
     if (scope.row < p.rows) measure_row<OUT, T>(p, scope);
 }
-template <bool OUT, class T, u32 THREADS, u32>
+template <bool OUT, class T, u32 THREADS>
 DEVICE void measure_block(const RowParams& p) {
     BlockScope<THREADS> scope(p);
     measure_row<OUT, T>(p, scope);
 }
 #if SIMT_CLUSTERS
-template <bool OUT, class T, u32 THREADS, u32 CTAS>
+template <bool OUT, class T, u32 THREADS>
 DEVICE void measure_cluster(const RowParams& p) {
-    ClusterScope<THREADS, CTAS> scope(p);
+    ClusterScope<THREADS> scope(p);
     measure_row<OUT, T>(p, scope);
 }
 #endif
-template <bool OUT, class T, u32 THREADS, u32>
+template <bool OUT, class T, u32 THREADS>
 DEVICE void measure_split(const RowParams& p) {
     SplitScope<THREADS> scope(p);
     for (scope.row = scope.group; scope.row < p.rows; scope.row += p.groups) {
@@ -126,21 +126,20 @@ constexpr int resident_ctas(int threads, int threads_per_sm) {
 #define STAMP(FAMILY, OUT, T, SCOPE, THREADS, CTAS) STAMP_##SCOPE(FAMILY, OUT, T, THREADS, CTAS)
 #define STAMP_warp(FAMILY, OUT, T, THREADS, CTAS) \
     KERNEL(FAMILY##_##T##_warp##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, 768)) { \
-        measure_warp<OUT, T, THREADS, CTAS>(params); \
+        measure_warp<OUT, T, THREADS>(params); \
     }
 #define STAMP_block(FAMILY, OUT, T, THREADS, CTAS) \
     KERNEL(FAMILY##_##T##_block##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, OUT ? 1024 : 768)) { \
-        measure_block<OUT, T, THREADS, CTAS>(params); \
+        measure_block<OUT, T, THREADS>(params); \
     }
 #define STAMP_split(FAMILY, OUT, T, THREADS, CTAS) \
     KERNEL(FAMILY##_##T##_split##THREADS##x##CTAS, THREADS, 1) { \
-        measure_split<OUT, T, THREADS, CTAS>(params); \
+        measure_split<OUT, T, THREADS>(params); \
     }
 #if SIMT_CLUSTERS
 #define STAMP_cluster(FAMILY, OUT, T, THREADS, CTAS) \
-    CLUSTER_KERNEL(FAMILY##_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS, \
-                   resident_ctas(THREADS, OUT ? 768 : 512)) { \
-        measure_cluster<OUT, T, THREADS, CTAS>(params); \
+    KERNEL(FAMILY##_##T##_cluster##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, OUT ? 768 : 512)) { \
+        measure_cluster<OUT, T, THREADS>(params); \
     }
 #else
 #define STAMP_cluster(FAMILY, OUT, T, THREADS, CTAS)

@@ -208,9 +208,7 @@ DEVICE void one_group(const RowParams& params) {
     KERNEL(wrappers_##T##_split##THREADS##x##CTAS, THREADS, 1) { wrappers::one_group(params); }
 #if SIMT_CLUSTERS
 #define WRAPPERS_cluster(T, THREADS, CTAS) \
-    CLUSTER_KERNEL(wrappers_##T##_cluster##THREADS##x##CTAS, THREADS, CTAS, 1) { \
-        wrappers::one_cluster(params); \
-    }
+    KERNEL(wrappers_##T##_cluster##THREADS##x##CTAS, THREADS, 1) { wrappers::one_cluster(params); }
 #else
 #define WRAPPERS_cluster(T, THREADS, CTAS)
 #endif

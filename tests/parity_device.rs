@@ -19,12 +19,12 @@ use std::collections::BTreeSet;
 
 #[test]
 fn every_variant_agrees_on_every_family_and_edge() {
-    let (mut covered, mut clusters) = (BTreeSet::new(), true);
+    let (mut covered, mut sizes, mut largest) = (BTreeSet::new(), BTreeSet::new(), 1);
     for dtype in DTYPES {
         for (scope, arch, widths) in shapes(dtype.size_bytes()) {
             let Some(engine) = engine("every_variant_agrees_on_every_family_and_edge", &arch) else { return };
-            clusters = engine.arch().clusters;
-            if scope == Scope::Cluster && !clusters {
+            largest = largest.max(engine.arch().max_cluster);
+            if scope == Scope::Cluster && !engine.arch().clusters {
                 continue; // a GPU without clusters
             }
             for &n in &widths {
@@ -38,6 +38,7 @@ fn every_variant_agrees_on_every_family_and_edge() {
                     let case = format!("{n} x {dtype} by {}", plan.launch().variant);
                     assert_eq!(plan.launch().variant.scope(), scope, "{case}");
                     covered.insert(plan.launch().variant as u32);
+                    sizes.insert(plan.launch().cluster_ctas());
                     let measure = Measure::new(0.69, None);
                     let both = out == Out::None;
                     let request = Request { measure, both, ..Request::new(out, Beta::Rescaling(&rescaling)) };
@@ -69,11 +70,13 @@ fn every_variant_agrees_on_every_family_and_edge() {
     let ladder = [Family::GapProfile, Family::CriticalSoftmax];
     let missed: Vec<&str> = Variant::ALL
         .iter()
-        .filter(|v| ladder.contains(&v.family()) && (clusters || v.scope() != Scope::Cluster))
+        .filter(|v| ladder.contains(&v.family()) && (largest > 1 || v.scope() != Scope::Cluster))
         .filter(|v| !covered.contains(&(**v as u32)))
         .map(|v| v.symbol())
         .collect();
     assert_eq!(missed, [""; 0], "no shape of this test runs these variants");
+    let every_size = [1, 2, 4, 8, 16].into_iter().filter(|&ctas| ctas <= largest);
+    assert!(sizes.into_iter().eq(every_size), "a size of clusters is missed");
 }
 
 #[test]

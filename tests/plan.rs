@@ -186,7 +186,10 @@ fn every_plan_is_within_the_limits_of_its_part() {
                                 Scope::Warp => rows.div_ceil(4),
                                 Scope::Block => rows,
                                 Scope::Cluster => {
-                                    assert!(arch.clusters && variant.ctas() <= arch.max_cluster, "{text}");
+                                    assert!(
+                                        arch.clusters && plan.launch().ctas <= arch.max_cluster,
+                                        "{text}"
+                                    );
                                     rows * u64::from(plan.launch().ctas)
                                 }
                                 Scope::Split => {

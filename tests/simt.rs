@@ -26,12 +26,14 @@ mod simulator {
     struct Launch {
         variant: u32,
         grid: u32,
+        cluster_ctas: u32,
         shared_bytes: u32,
-        shadow: u32,
         seed: u64,
         buffers: *const u64,
         buffer_count: u64,
         params: *const u64,
+        shadow: u32,
+        reserved: u32,
     }
 
     /// Twin of `SimtOutcome` in kernels/simt/scheduler.hpp.
@@ -155,7 +157,7 @@ mod simulator {
     #[test]
     fn launches_that_a_gpu_would_refuse_are_refused() {
         let symbols = names(critbeta_simt_kernel_name);
-        let variant = symbols.iter().position(|&symbol| symbol == "wrappers_f32_cluster64x2").unwrap() as u32;
+        let variant = symbols.iter().position(|&symbol| symbol == "wrappers_f32_cluster64x1").unwrap() as u32;
         let answer = |launch: &Launch| {
             let mut outcome = NOTHING;
             // SAFETY: both live through the call and have the layout of the simulator, and no kernel has a
@@ -168,17 +170,21 @@ mod simulator {
         let runs = Launch {
             variant,
             grid: 2,
+            cluster_ctas: 2,
             shared_bytes: 2048,
-            shadow: 0,
             seed: 0,
             buffers: ptr::null(),
             buffer_count: 0,
             params: params.as_ptr(),
+            shadow: 0,
+            reserved: 0,
         };
         let (status, message) = answer(&runs);
         assert!(status == 1 && message.contains("global address outside every buffer"), "{message}");
         for (launch, says) in [
             (Launch { variant: 1_000_000, ..runs }, "no such variant: 1000000"),
+            (Launch { cluster_ctas: 0, ..runs }, "a cluster of 0 CTAs; 1 to 16"),
+            (Launch { cluster_ctas: 17, grid: 17, ..runs }, "a cluster of 17 CTAs; 1 to 16"),
             (Launch { grid: 0, ..runs }, "a grid of 0 CTAs"),
             (Launch { grid: 3, ..runs }, "a grid of 3 CTAs is no multiple of its cluster of 2"),
             (Launch { shared_bytes: 300_000, ..runs }, "300000 bytes of shared memory"),

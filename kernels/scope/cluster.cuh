@@ -3,7 +3,7 @@
 #pragma once
 #include "block.cuh"
 
-template <u32 T, u32 CTAS>
+template <u32 T>
 struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYTES> {
     using Base = BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYTES>;
     using Base::counts, Base::list;
@@ -14,16 +14,15 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYT
     static_assert(Base::CANDIDATES <= Base::BINS, "the list lies in the place of counts");
     static constexpr bool SHARES = true;
     Shared<u32> records, others;
-    u32 record_turn;
+    u32 ctas, record_turn;
 
-    DEVICE explicit ClusterScope(const RowParams& p) : Base(p) {
+    DEVICE explicit ClusterScope(const RowParams& p) : Base(p), ctas(p.ctas), record_turn(0) {
         records = simt::arena<u32>(Base::USED, 2 * RECORD_WORDS);
         others = simt::arena<u32>(Base::USED + 8 * RECORD_WORDS, Base::BINS);
-        this->row = simt::cta() / CTAS;
-        record_turn = 0;
+        this->row = simt::cta() / ctas;
     }
     DEVICE u32 part() const { return simt::cluster_cta(); }
-    DEVICE u32 parts() const { return CTAS; }
+    DEVICE u32 parts() const { return ctas; }
     DEVICE bool leads() const { return part() == 0 && simt::thread() == 0; }
 
     // The values of all parts: lane p of every warp gets that of part p. Two turns, as in a fold.
@@ -32,7 +31,7 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYT
         record_turn ^= 1;
         if (this->thread() == 0) store_record(records, record_turn, value);
         simt::cluster_sync(at);
-        if (simt::lane() >= CTAS) return none;
+        if (simt::lane() >= ctas) return none;
         const Remote<u32> there = records.remote(simt::lane());
         R theirs;
         u32* words = reinterpret_cast<u32*>(&theirs);
@@ -57,7 +56,7 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYT
         constexpr u32 OWN = (Base::BINS + T - 1) / T;
         u32 sums[OWN] = {};
 #pragma unroll 2
-        for (u32 rank = 0; rank < CTAS; ++rank) {
+        for (u32 rank = 0; rank < ctas; ++rank) {
             const Remote<u32> there = counts.remote(rank);
 #pragma unroll
             for (u32 i = 0; i < OWN; ++i) {

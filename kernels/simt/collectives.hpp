@@ -43,7 +43,7 @@ inline void block_sync(Where where) {
 
 inline void cluster_sync(Where where) {
     Cta& cta = *self->cta;
-    const u32 ctas = launch->kernel->cluster_ctas;
+    const u32 ctas = launch->cluster_ctas;
     if (!last_to(cta.cluster->barrier, ctas * launch->threads, "cluster_sync", where)) return;
     complete(cta.cluster->barrier);
     Cta* first = &cta - cta.rank;

@@ -265,6 +265,3 @@ DEVICE u32 larger_bfloats(u32 a, u32 b) {
 #define KERNEL(name, THREADS, RESIDENT) \
     extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) \
         name(const __grid_constant__ RowParams params)
-#define CLUSTER_KERNEL(name, THREADS, CTAS, RESIDENT) \
-    extern "C" __global__ void __cluster_dims__(CTAS, 1, 1) __launch_bounds__(THREADS, RESIDENT) \
-        name(const __grid_constant__ RowParams params)

@@ -16,7 +16,7 @@ using simt::host::Together;
 
 #define ROW(family, dtype, scope, threads, ctas) \
     Kernel{#family "_" #dtype "_" #scope #threads "x" #ctas, family##_##dtype##_##scope##threads##x##ctas, \
-           threads, scope == Together::grid ? 1u : ctas##u, scope},
+           threads, scope},
 #define GAP_PROFILE(...) ROW(gap_profile, __VA_ARGS__)
 #define CRITICAL_SOFTMAX(...) ROW(critical_softmax, __VA_ARGS__)
 #define WRAPPERS(...) ROW(wrappers, __VA_ARGS__)

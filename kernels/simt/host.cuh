@@ -145,4 +145,3 @@ DEVICE u32 ballot(bool predicate, Where where = HERE) {
 }  // namespace simt
 
 #define KERNEL(name, ...) static void name([[maybe_unused]] const RowParams& params)
-#define CLUSTER_KERNEL(name, ...) static void name([[maybe_unused]] const RowParams& params)

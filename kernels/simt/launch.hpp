@@ -6,6 +6,7 @@
 namespace simt::host {
 
 constexpr u32 MOST_SHARED_BYTES = 232448;  // 227 KB, of an sm_90 CTA
+constexpr u32 MOST_CLUSTER_CTAS = 16;      // of sm_90, beyond the portable 8
 constexpr u64 MOST_FIBERS = 1 << 18;
 
 [[noreturn]] inline void leave() {
@@ -41,10 +42,10 @@ inline void run_together(u32 first_cta, u32 count) {
         Cta& cta = l.ctas[c];
         cta = Cta{};
         cta.index = first_cta + c;
-        cta.rank = c % l.kernel->cluster_ctas;
+        cta.rank = c % l.cluster_ctas;
         cta.arena = l.arenas.get() + std::size_t{c} * l.shared_bytes;
         cta.warps = &l.warps[std::size_t{c} * l.warps_per_cta];
-        cta.cluster = &l.clusters[c / l.kernel->cluster_ctas];
+        cta.cluster = &l.clusters[c / l.cluster_ctas];
         *cta.cluster = Cluster{};
         for (u32 w = 0; w < l.warps_per_cta; ++w) {
             cta.warps[w] = Warp{};
@@ -76,9 +77,13 @@ inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome
         return 2;
     };
     if (!given.params) return refused("%s: params is null", kernel.name);
-    if (given.grid == 0 || given.grid % kernel.cluster_ctas) {
+    if (given.cluster_ctas == 0 || given.cluster_ctas > MOST_CLUSTER_CTAS) {
+        return refused("%s: a cluster of %u CTAs; 1 to %u", kernel.name, given.cluster_ctas,
+                       MOST_CLUSTER_CTAS);
+    }
+    if (given.grid == 0 || given.grid % given.cluster_ctas) {
         return refused("%s: a grid of %u CTAs is no multiple of its cluster of %u", kernel.name, given.grid,
-                       kernel.cluster_ctas);
+                       given.cluster_ctas);
     }
     if (given.shared_bytes > MOST_SHARED_BYTES || given.shared_bytes % 16) {
         return refused("%s: %u bytes of shared memory; at most %u, and a multiple of 16", kernel.name,
@@ -94,7 +99,7 @@ inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome
                            buffer.address);
         }
     }
-    const u32 together = kernel.together == Together::grid ? given.grid : kernel.cluster_ctas;
+    const u32 together = kernel.together == Together::grid ? given.grid : given.cluster_ctas;
     const u64 fibers = u64{together} * kernel.threads;
     if (fibers > MOST_FIBERS || u64{given.grid} * kernel.threads > 0xFFFFFFFF) {
         return refused("%s: %u CTAs of %u threads, %u of them together; at most %llu threads together, "
@@ -109,6 +114,7 @@ inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome
     l.params = static_cast<const RowParams*>(given.params);
     l.outcome = &out;
     l.grid = given.grid;
+    l.cluster_ctas = given.cluster_ctas;
     l.shared_bytes = given.shared_bytes;
     l.threads = kernel.threads;
     l.warps_per_cta = kernel.threads / 32;
@@ -120,7 +126,7 @@ inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome
     l.warps.resize(fibers / 32);
     l.queue.reserve(fibers / 32);
     l.ctas.resize(together);
-    l.clusters.resize(together / kernel.cluster_ctas);
+    l.clusters.resize(together / given.cluster_ctas);
     l.groups.reserve(together);
     l.arenas.reset(new u8[std::size_t{together} * given.shared_bytes + 16]);
 

@@ -106,9 +106,9 @@ inline u8* remote_slot(u32 rank, u32 at, u32 count, u32 index, Access access, Wh
 }
 
 inline void check_rank(u32 rank, Where where) {
-    if (rank < launch->kernel->cluster_ctas) return;
+    if (rank < launch->cluster_ctas) return;
     fault("no such CTA in the cluster: %s, rank %u of %u, at %s", Name().text, rank,
-          launch->kernel->cluster_ctas, Place(where).text);
+          launch->cluster_ctas, Place(where).text);
 }
 inline void check_arena(u32 at, u32 count, u32 size, Where where) {
     if (at % size || at + u64{count} * size > launch->shared_bytes) past_slice(at, count, 0, size, where);

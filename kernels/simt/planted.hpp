@@ -8,10 +8,11 @@ namespace faults {
 struct Fault {
     const char* name;  // "what is planted: what the message must say", or "what is planted, mended: clean"
     host::Kernel kernel;
+    u32 cluster_ctas;
 };
 #define FAULT(name, says, body, cluster_ctas, together) \
-    Fault{name ": " says, {#body, body<false>, THREADS, cluster_ctas, host::Together::together}}, \
-        Fault{name ", mended: clean", {#body, body<true>, THREADS, cluster_ctas, host::Together::together}},
+    Fault{name ": " says, {#body, body<false>, THREADS, host::Together::together}, cluster_ctas}, \
+        Fault{name ", mended: clean", {#body, body<true>, THREADS, host::Together::together}, cluster_ctas},
 constexpr Fault ALL[] = {
     FAULT("increment without an atomic", "race", increment, 1, cluster)
     FAULT("no CTA barrier", "race", cta_barrier, 1, cluster)
@@ -51,6 +52,8 @@ extern "C" int critbeta_simt_fault(u32 index, u64 seed, u32 shadow, SimtOutcome*
     params.workspace = params.out + APART;
     const SimtBuffer buffers[] = {
         {params.scores, BYTES, 0, 0}, {params.out, BYTES, 1, 0}, {params.workspace, BYTES, 1, 0}};
-    const SimtLaunch launch{0, faults::GRID, faults::SHARED_BYTES, shadow, seed, buffers, 3, &params};
-    return simt::host::run_launch(faults::ALL[index].kernel, launch, *outcome);
+    const faults::Fault& fault = faults::ALL[index];
+    const SimtLaunch launch{0,       faults::GRID, fault.cluster_ctas, faults::SHARED_BYTES, seed,
+                            buffers, 3,            &params,            shadow,               0};
+    return simt::host::run_launch(fault.kernel, launch, *outcome);
 }

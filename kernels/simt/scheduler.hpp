@@ -16,11 +16,12 @@ struct SimtBuffer {
     u32 writable, reserved;
 };
 struct SimtLaunch {
-    u32 variant, grid, shared_bytes, shadow;
+    u32 variant, grid, cluster_ctas, shared_bytes;  // cluster_ctas: 1 without clusters
     u64 seed;
     const SimtBuffer* buffers;
     u64 buffer_count;
     const void* params;
+    u32 shadow, reserved;
 };
 constexpr u32 PASSES = 10;
 struct SimtOutcome {
@@ -49,7 +50,7 @@ enum class Together { cluster, grid };
 struct Kernel {
     const char* name;
     void (*body)(const RowParams&);
-    u32 threads, cluster_ctas;
+    u32 threads;
     Together together;
 };
 
@@ -141,7 +142,7 @@ struct Launch {
     const Kernel* kernel = nullptr;
     const RowParams* params = nullptr;
     SimtOutcome* outcome = nullptr;
-    u32 grid = 0, shared_bytes = 0, threads = 0, warps_per_cta = 0;
+    u32 grid = 0, cluster_ctas = 1, shared_bytes = 0, threads = 0, warps_per_cta = 0;
     u64 seed = 0;
     const SimtBuffer* buffers = nullptr;
     u64 buffer_count = 0, last_read = 0, last_written = 0;  // last_: the buffers of the latest accesses

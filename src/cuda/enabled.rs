@@ -9,9 +9,7 @@ use crate::{Error, Result};
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUevent_flags as Flags, CUfunction_attribute as OfFunction,
 };
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
-};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError};
 use std::sync::Arc;
 
 /// The oldest driver that works, as 1000 major + 10 minor. Clusters and `cuLaunchKernelEx` begin with 11.8.
@@ -95,7 +93,7 @@ impl Driver {
         let (module, image) = loader::load(&context, &arch, &driver, notice)?;
         let functions = functions(&module, &arch)?;
         let stream = context.new_stream().map_err(refused("making a stream"))?;
-        arch.max_cluster = max_cluster(&functions, &arch, &stream);
+        arch.max_cluster = max_cluster(&functions, &arch);
         arch.clusters = arch.max_cluster > 1;
         let dropping = None;
         let description = format!("cuda:{ordinal} {}, sm_{}, driver {driver}, {image}", arch.name, arch.sm);
@@ -211,7 +209,8 @@ fn functions(module: &Arc<CudaModule>, arch: &Arch) -> Result<Vec<Option<CudaFun
         let fixed = function.shared_size_bytes().map_err(refused(format!("shared memory of {variant}")))?;
         let dynamic = i32::try_from(arch.shared_per_block_bytes).unwrap_or(i32::MAX) - fixed;
         set(OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, dynamic)?;
-        if of_cluster && variant.ctas() > 8 {
+        if of_cluster {
+            // A launch may ask for clusters of 16.
             set(OfFunction::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
         }
         Ok(Some(function))
@@ -220,16 +219,13 @@ fn functions(module: &Arc<CudaModule>, arch: &Arch) -> Result<Vec<Option<CudaFun
 }
 
 /// CTAs of the largest cluster that fits on the device with all the shared memory of its SMs; 1 if none fits.
-fn max_cluster(functions: &[Option<CudaFunction>], arch: &Arch, stream: &CudaStream) -> u32 {
-    let fits = |&&variant: &&Variant| {
-        let Some(function) = functions.get(variant as usize).and_then(Option::as_ref) else { return false };
-        let config = LaunchConfig {
-            grid_dim: (variant.ctas(), 1, 1),
-            block_dim: (variant.threads(), 1, 1),
-            shared_mem_bytes: arch.shared_per_block_bytes - super::ladder::STATIC_BYTES,
-        };
-        function.occupancy_max_active_clusters(config, stream).is_ok_and(|clusters| clusters > 0)
+fn max_cluster(functions: &[Option<CudaFunction>], arch: &Arch) -> u32 {
+    let shared_bytes = arch.shared_per_block_bytes - super::ladder::STATIC_BYTES;
+    let fits = |ctas: u32| {
+        Variant::ALL.iter().filter(|variant| variant.scope() == Scope::Cluster).any(|&variant| {
+            let function = functions.get(variant as usize).and_then(Option::as_ref);
+            function.is_some_and(|f| launch_cuda::cluster_fits(f, ctas, variant.threads(), shared_bytes))
+        })
     };
-    let clusters = Variant::ALL.iter().filter(|variant| variant.scope() == Scope::Cluster);
-    clusters.filter(fits).map(|variant| variant.ctas()).max().unwrap_or(1)
+    [16, 8, 4, 2].into_iter().find(|&ctas| fits(ctas)).unwrap_or(1)
 }

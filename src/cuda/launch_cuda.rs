@@ -107,30 +107,73 @@ pub(super) unsafe fn launch(
             .result()
             .map_err(refused(format!("zeroing {bytes} bytes of workspace")))?;
     }
-    // CTAs of the split scope wait for each other, so the driver must run all of them at once, or refuse.
-    let mut cooperative = sys::CUlaunchAttribute {
-        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
-        pad: [0; 4],
-        value: sys::CUlaunchAttributeValue { cooperative: 1 },
+    let mut attribute = match plan.launch.variant.scope() {
+        Scope::Warp | Scope::Block => None,
+        Scope::Cluster => Some(in_clusters(plan.launch.cluster_ctas())),
+        Scope::Split => Some(all_at_once()),
     };
-    let config = sys::CUlaunchConfig {
-        gridDimX: plan.launch.grid,
-        gridDimY: 1,
-        gridDimZ: 1,
-        blockDimX: plan.launch.variant.threads(),
-        blockDimY: 1,
-        blockDimZ: 1,
-        sharedMemBytes: plan.launch.shared_bytes,
-        hStream: stream,
-        attrs: &mut cooperative,
-        numAttrs: u32::from(plan.launch.variant.scope() == Scope::Split),
-    };
+    let (threads, shared_bytes) = (plan.launch.variant.threads(), plan.launch.shared_bytes);
+    let config = config(plan.launch.grid, threads, shared_bytes, stream, attribute.as_mut());
     let mut arguments = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
     // SAFETY: the kernel takes one RowParams, which is copied before the call returns. The caller vouches for
     // addresses.
     unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), ptr::null_mut()) }
         .result()
         .map_err(refused(format!("launching {} with {} CTAs", plan.launch.variant, plan.launch.grid)))
+}
+
+/// CTAs of the split scope wait for each other, so the driver must run all of them at once, or refuse.
+fn all_at_once() -> sys::CUlaunchAttribute {
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { cooperative: 1 },
+    }
+}
+
+/// The grid consists of clusters of so many CTAs.
+fn in_clusters(ctas: u32) -> sys::CUlaunchAttribute {
+    // In steps, because cudarc has no name for the type of the three numbers.
+    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+    (value.clusterDim.x, value.clusterDim.y, value.clusterDim.z) = (ctas, 1, 1);
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        pad: [0; 4],
+        value,
+    }
+}
+
+fn config(
+    grid: u32,
+    threads: u32,
+    shared_bytes: u32,
+    stream: sys::CUstream,
+    attribute: Option<&mut sys::CUlaunchAttribute>,
+) -> sys::CUlaunchConfig {
+    sys::CUlaunchConfig {
+        gridDimX: grid,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: threads,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: shared_bytes,
+        hStream: stream,
+        numAttrs: u32::from(attribute.is_some()),
+        attrs: attribute.map_or(ptr::null_mut(), ptr::from_mut),
+    }
+}
+
+/// Whether a cluster of so many CTAs of this size fits on the device. The context of the function must be
+/// current.
+pub(super) fn cluster_fits(function: &CudaFunction, ctas: u32, threads: u32, shared_bytes: u32) -> bool {
+    let mut attribute = in_clusters(ctas);
+    let config = config(ctas, threads, shared_bytes, ptr::null_mut(), Some(&mut attribute));
+    let mut clusters = 0;
+    // SAFETY: the function is loaded, and the configuration and its attribute live through the call.
+    let asked =
+        unsafe { sys::cuOccupancyMaxActiveClusters(&mut clusters, function.cu_function(), &config) }.result();
+    asked.is_ok() && clusters > 0
 }
 
 /// The owner of `stream`, unless that is the context of this engine.

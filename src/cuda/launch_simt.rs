@@ -26,12 +26,14 @@ mod interface {
     pub struct Launch {
         pub variant: u32,
         pub grid: u32,
+        pub cluster_ctas: u32,
         pub shared_bytes: u32,
-        pub shadow: u32,
         pub seed: u64,
         pub buffers: *const Buffer,
         pub buffer_count: u64,
         pub params: *const RowParams,
+        pub shadow: u32,
+        pub reserved: u32,
     }
 
     #[repr(C)]
@@ -79,12 +81,14 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
     let launch = Launch {
         variant: plan.launch.variant as u32,
         grid: plan.launch.grid,
+        cluster_ctas: plan.launch.cluster_ctas(),
         shared_bytes: plan.launch.shared_bytes,
-        shadow: options.shadow.into(),
         seed: options.seed,
         buffers: buffers.as_ptr(),
         buffer_count: buffers.len() as u64,
         params,
+        shadow: options.shadow.into(),
+        reserved: 0,
     };
     let mut outcome = Outcome {
         load_bytes: 0,

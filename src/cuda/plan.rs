@@ -6,7 +6,7 @@
 //! use critbeta::cuda::{Arch, Plan, Problem};
 //! let problem = Problem::softmax(4096, 32_768, DType::F32);
 //! let plan = Plan::choose(&problem, &Arch::named("sm_90")?)?;
-//! assert_eq!(plan.kernel(), "critical_softmax_f32_cluster256x2");
+//! assert_eq!(plan.kernel(), "critical_softmax_f32_cluster256x1");
 //! assert!(plan.fits_on_chip());
 //! println!("{plan}");
 //! # Ok::<(), critbeta::Error>(())
@@ -78,6 +78,13 @@ pub struct Launch {
     pub ctas_per_sm: u32,
 }
 
+impl Launch {
+    /// CTAs of a cluster; 1 in the scopes without clusters.
+    pub fn cluster_ctas(&self) -> u32 {
+        if self.variant.scope() == Scope::Cluster { self.ctas } else { 1 }
+    }
+}
+
 /// Bytes of dynamic shared memory that each CTA can have when `ctas` of them share an SM.
 fn shared_bytes(arch: &Arch, ctas: u32) -> u32 {
     let shared = (arch.shared_per_sm_bytes / ctas).saturating_sub(RESERVED_PER_CTA);
@@ -102,7 +109,7 @@ fn row_vectors(arch: &Arch, scope: Scope, ctas: u32) -> u64 {
 /// A scope, and how much of a row each of its CTAs holds.
 struct Choice {
     scope: Scope,
-    /// Whether to take the kernel with the most threads of this scope and CTAs, or the one with the fewest.
+    /// Whether to take the kernel with the most threads of this scope, or the one with the fewest.
     large: bool,
     ctas: u32,
     per_cta: u64,
@@ -126,8 +133,7 @@ impl Plan {
             _ => split(problem, arch, vectors),
         };
         let Choice { scope, large, ctas, per_cta, groups, why } = choice;
-        let of_row = if scope == Scope::Split { 1 } else { ctas };
-        let variants = Variant::of(family, dtype).filter(|v| (v.scope(), v.ctas()) == (scope, of_row));
+        let variants = Variant::of(family, dtype).filter(|v| v.scope() == scope);
         let variant = match large {
             true => variants.max_by_key(|v| v.threads()),
             false => variants.min_by_key(|v| v.threads()),

@@ -112,7 +112,7 @@ impl Variant {
         self.row().threads
     }
 
-    /// CTAs per row. It is 1 in the split scope, where the launch chooses their number.
+    /// CTAs per row. It is 1 in the cluster and split scopes, where the launch chooses their number.
     pub fn ctas(self) -> u32 {
         self.row().ctas
     }

@@ -109,7 +109,8 @@ typedef struct critbeta_softmax_args {
     // The CUDA stream (CUstream, cudaStream_t) of the launch; NULL is the legacy default stream.
     void *stream;
     // Device memory of critbeta_workspace_bytes, aligned to 256 bytes, for this launch alone until it has
-    // run.
+    // run. Fill it with zeros once. Each launch leaves it ready for the next one, of any shape; after a
+    // kernel that failed fill it again.
     void *workspace;
     // Bytes of the workspace.
     uint64_t workspace_bytes;

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let to = DeviceOutput::new(probs.address(), DType::F32, cols);
         let call = Call::softmax(from, to, &rule);
         let bytes = call.workspace_bytes(engine.arch())?;
-        let workspace = engine.zeroed(bytes as usize)?; // each launch that may run at the same time needs one
+        let workspace = engine.zeroed(bytes as usize)?; // zeros, once; each stream has its own
         let stream = context.new_stream()?;
         let given = Some(Workspace { address: workspace.address(), bytes });
         // SAFETY: `batches` keeps the memory until both streams have run, and nobody else touches it.

@@ -17,9 +17,12 @@ constexpr u32 WARP_CONTROL_BYTES = 1312;
 constexpr u32 BLOCK_CONTROL_BYTES = 7200;
 constexpr u32 CLUSTER_CONTROL_BYTES = 10848;
 constexpr u32 SPLIT_CONTROL_BYTES = 4192;
-// Bytes of workspace in the split scope: for each group of CTAs, and for each CTA of a group.
+// The workspace of the split scope: SLOT_BYTES for each of SPLIT_CTAS, the most CTAs of its grid, then
+// GROUP_BYTES for each group of CTAs. Nothing has another place under another plan: what a launch leaves as it
+// found it, the next one finds.
+constexpr u32 SPLIT_CTAS = 256;
+constexpr u32 SLOT_BYTES = 64;
 constexpr u32 GROUP_BYTES = 7296;
-constexpr u32 GROUP_BYTES_PER_CTA = 64;
 
 // How beta is chosen. Twin of `Rescaling`.
 constexpr u32 RULE_FIXED = 0;       // p[0]
@@ -30,8 +33,7 @@ constexpr u32 RULE_CALIBRATED = 4;  // p[0] (ln n)^p[1], or (ln n / p[2])^p[1] w
 
 struct RowParams {
     // Addresses of device memory; 0 if absent. lens: u32 per row. betas: f32 per row. positions: u32 per row.
-    // report: RowReport per row. workspace: 256-byte aligned; in the split scope the launch fills it with
-    // zeros.
+    // report: RowReport per row. workspace: 256-byte aligned; zeros before the first launch that uses it.
     u64 scores, out, lens, betas, positions, report, workspace;
     // From a row to the next, in elements.
     u64 score_stride, out_stride;

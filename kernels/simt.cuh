@@ -18,8 +18,9 @@
 //                                                    begins a load; all threads of a CTA call it, once
 //   wait_async()                                     after it all threads of the CTA see the loaded data
 //   warp_sync() block_sync() cluster_sync()          barriers; they order memory among their threads
-//   group_sync(Global<u32> counter, ctas)            barrier of `ctas` whole CTAs; the counter starts at 0
-//                                                    and nothing else uses it
+//   group_sync(Global<u32> counter, ctas)            barrier of the CTAs with one cta() / ctas; the counter
+//                                                    is 0 before its first use and nothing else uses it; a
+//                                                    later launch may, with another number of CTAs
 //   warp_fold(value, merge)                          every lane gets the fold of all 32, in one fixed tree
 //   warp_exclusive_sum(u32)                          sum over lower lanes
 //   ballot(bool)

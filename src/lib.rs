@@ -33,7 +33,8 @@
 //!
 //! 1. [`cuda::Engine::cuda`] opens a GPU and loads the kernels, once per process.
 //! 2. [`cuda::Call::softmax`] describes one launch over device rows. Its other fields are set after that.
-//! 3. [`cuda::Call::workspace_bytes`] gives the size of the workspace. The caller allocates it.
+//! 3. [`cuda::Call::workspace_bytes`] gives the size of the workspace. The caller allocates it
+//!    and fills it with zeros, once.
 //! 4. [`cuda::Engine::launch`] checks the call and enqueues it. A CUDA graph can capture the launch.
 //!
 //! [`cuda::Plan`] names the kernel and the reasons for it, on a machine without a GPU too.

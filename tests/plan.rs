@@ -94,8 +94,9 @@ fn constants_are_twins() {
         BLOCK_CONTROL_BYTES,
         CLUSTER_CONTROL_BYTES,
         SPLIT_CONTROL_BYTES,
+        SPLIT_CTAS,
+        SLOT_BYTES,
         GROUP_BYTES,
-        GROUP_BYTES_PER_CTA,
         RULE_FIXED,
         RULE_ARRAY,
         RULE_LAW,
@@ -198,13 +199,10 @@ fn every_plan_is_within_the_limits_of_its_part() {
                                         "all must run at once: {text}"
                                     );
                                     assert!(u64::from(plan.launch().groups) <= rows, "{text}");
-                                    let per_group = params::GROUP_BYTES
-                                        + plan.launch().ctas * params::GROUP_BYTES_PER_CTA;
-                                    assert_eq!(
-                                        plan.workspace_bytes(),
-                                        u64::from(plan.launch().groups * per_group),
-                                        "{text}"
-                                    );
+                                    let slots = params::SPLIT_CTAS * params::SLOT_BYTES;
+                                    let bytes = slots + plan.launch().groups * params::GROUP_BYTES;
+                                    assert!(plan.launch().grid <= params::SPLIT_CTAS, "{text}");
+                                    assert_eq!(plan.workspace_bytes(), u64::from(bytes), "{text}");
                                     u64::from(plan.launch().groups * plan.launch().ctas)
                                 }
                             };

@@ -42,7 +42,8 @@ pub struct SoftmaxArgs {
     /// The CUDA stream (CUstream, cudaStream_t) of the launch; NULL is the legacy default stream.
     pub stream: *mut c_void,
     /// Device memory of critbeta_workspace_bytes, aligned to 256 bytes, for this launch alone until it has
-    /// run.
+    /// run. Fill it with zeros once. Each launch leaves it ready for the next one, of any shape; after a
+    /// kernel that failed fill it again.
     pub workspace: *mut c_void,
     /// Bytes of the workspace.
     pub workspace_bytes: u64,

@@ -12,29 +12,38 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
     // barrier of all CTAs, beside about 7 (not yet measured).
     static constexpr bool ASYNC = false, ESTIMATES = false;
     static constexpr u32 RING = 3;
+    static constexpr u32 NONE = RING;
     u32 ctas, group, record_turn, ring_turn;
+    u32 stale;  // the slice of the ring that no CTA reads behind the next barrier of the group
     Global<u32> counter, ring, long_list, slots;
 
-    // The workspace of a group: counter (128 bytes), ring of counts, list, and for two turns a record per
-    // CTA.
-    static constexpr u32 LIST_AT = 32 + RING * Base::BINS, SLOTS_AT = GROUP_BYTES / 4;
+    // The workspace of a group: counter (128 bytes), ring of counts, list. Of a CTA: a record for two turns.
+    static constexpr u32 LIST_AT = 32 + RING * Base::BINS;
     static_assert(4 * (LIST_AT + Base::CANDIDATES) <= GROUP_BYTES, "workspace of a group");
-    static_assert(8 * RECORD_WORDS <= GROUP_BYTES_PER_CTA, "workspace of a CTA");
+    static_assert(8 * RECORD_WORDS <= SLOT_BYTES, "workspace of a CTA");
 
     DEVICE explicit SplitScope(const RowParams& p)
-        : Base(p), ctas(p.ctas), group(simt::cta() / p.ctas), record_turn(0), ring_turn(0),
+        : Base(p), ctas(p.ctas), group(simt::cta() / p.ctas), record_turn(0), ring_turn(0), stale(NONE),
           counter(0), ring(0), long_list(0), slots(0) {
         records = simt::arena<u32>(Base::USED, 2 * RECORD_WORDS);
-        const u64 base = p.workspace + static_cast<u64>(group) * (GROUP_BYTES + ctas * GROUP_BYTES_PER_CTA);
+        const u64 base = p.workspace + SPLIT_CTAS * SLOT_BYTES + static_cast<u64>(group) * GROUP_BYTES;
         counter = Global<u32>(base);
         ring = Global<u32>(base + 128);
         long_list = Global<u32>(base + 4 * LIST_AT);
-        slots = Global<u32>(base + 4 * SLOTS_AT);
+        slots = Global<u32>(p.workspace + static_cast<u64>(group) * ctas * SLOT_BYTES);
     }
     DEVICE u32 part() const { return simt::cta() - group * ctas; }
     DEVICE u32 parts() const { return ctas; }
     DEVICE bool leads() const { return part() == 0 && simt::thread() == 0; }
-    DEVICE void sync_group(simt::Where at) const { simt::group_sync(counter, ctas, at); }
+    // Behind it the stale slice is cleared, each bin by one CTA.
+    DEVICE void sync_group(simt::Where at) {
+        simt::group_sync(counter, ctas, at);
+        if (stale == NONE) return;
+        for (u32 b = part() + ctas * this->thread(); b < Base::BINS; b += ctas * T) {
+            ring.store(stale * Base::BINS + b, 0);
+        }
+        stale = NONE;
+    }
 
     DEVICE u32 slot(u32 part) const { return (part * 2 + record_turn) * RECORD_WORDS; }
     // The fold over f(value of a part, part): the first warp makes it, and all threads get it.
@@ -72,22 +81,20 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
         const auto lower = [me](u32 theirs, u32 p) { return p < me ? theirs : 0u; };
         return here + across(all, 0u, lower, AddCounts{}, at);
     }
-    // Each CTA counts in shared memory, and the counts are added up in a ring of three slices. Behind the
-    // barrier of turn k no CTA reads slice k - 1 any more: it is cleared there, and used again at turn k + 2,
-    // behind one more barrier. The launch clears the workspace.
+    // Each CTA counts in shared memory, and the counts are added up in a ring of three slices, all zeros at
+    // first. Slice k is read behind the barrier of turn k, cleared behind the next barrier, at the latest that
+    // of turn k + 1, and used again at turn k + 3: so there is a barrier between.
     DEVICE void merge_counts(simt::Where at = HERE) {
         this->sync(at);
-        const u32 slice = ring_turn * Base::BINS, stale = (ring_turn + 2) % RING * Base::BINS;
-        ring_turn = (ring_turn + 1) % RING;
+        const u32 turn = ring_turn, slice = turn * Base::BINS;
+        ring_turn = (turn + 1) % RING;
         for (u32 b = this->thread(); b < Base::BINS; b += T) {
             const u32 n = counts.load(b);
             if (n > 0) ring.add(slice + b, n);
         }
         sync_group(at);
-        for (u32 b = this->thread(); b < Base::BINS; b += T) {
-            counts.store(b, ring.load(slice + b));
-            if (b % ctas == part()) ring.store(stale + b, 0);
-        }
+        for (u32 b = this->thread(); b < Base::BINS; b += T) counts.store(b, ring.load(slice + b));
+        stale = turn;
         this->sync(at);
     }
     DEVICE void list_store(u32 i, u32 key) const { long_list.store(i, key); }
@@ -95,5 +102,9 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
         sync_group(at);
         for (u32 i = this->thread(); i < n; i += T) list.store(i, long_list.load(i));
         this->sync(at);
+    }
+    // The next launch finds the ring and the counter as this one did.
+    DEVICE void finish(simt::Where at = HERE) {
+        if (stale != NONE) sync_group(at);
     }
 };

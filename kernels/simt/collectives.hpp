@@ -9,7 +9,7 @@ namespace simt::host {
 inline void* const* lanes_at(const char* what, void* mine, Where where) {
     Warp& warp = *self->warp;
     warp.slots[self->lane] = mine;
-    return last_to(warp.barrier, 32, what, where) ? warp.slots : nullptr;
+    return last_to(warp.barrier, WAIT_WARP, 32, what, where) ? warp.slots : nullptr;
 }
 inline void wake_warp() {
     wake(*self->warp);
@@ -35,7 +35,7 @@ inline void warp_sync(Where where) {
 
 inline void block_sync(Where where) {
     Cta& cta = *self->cta;
-    if (!last_to(cta.barrier, launch->threads, "block_sync", where)) return;
+    if (!last_to(cta.barrier, WAIT_CTA, launch->threads, "block_sync", where)) return;
     complete(cta.barrier);
     wake(cta);
     give_way();
@@ -44,7 +44,8 @@ inline void block_sync(Where where) {
 inline void cluster_sync(Where where) {
     Cta& cta = *self->cta;
     const u32 ctas = launch->cluster_ctas;
-    if (!last_to(cta.cluster->barrier, ctas * launch->threads, "cluster_sync", where)) return;
+    const u32 all = ctas * launch->threads;
+    if (!last_to(cta.cluster->barrier, WAIT_CLUSTER, all, "cluster_sync", where)) return;
     complete(cta.cluster->barrier);
     Cta* first = &cta - cta.rank;
     for (u32 i = 0; i < ctas; ++i) wake(first[i]);
@@ -59,26 +60,33 @@ inline Group& group_of(u64 counter, u32 ctas, Where where) {
         fault("a second group_sync counter, or another count of CTAs: %s, of %u CTAs after %u, at %s",
               Name().text, ctas, cta.group->ctas, Place(where).text);
     }
-    for (Group& group : launch->groups) {
-        if (group.counter == counter && group.ctas == ctas) return *(cta.group = &group);
-    }
     if (ctas == 0 || ctas > launch->ctas.size()) {
         fault("group_sync of %u CTAs, of which %zu run together: %s, at %s", ctas, launch->ctas.size(),
               Name().text, Place(where).text);
     }
-    launch->groups.push_back(Group{counter, ctas, 0, {}});
+    const u32 index = cta.index / ctas;
+    for (Group& group : launch->groups) {
+        if (group.counter != counter) continue;
+        if (group.ctas == ctas && group.index == index) return *(cta.group = &group);
+        fault("a group_sync counter of two groups: %s, of %u CTAs in group %u, after group %u of %u, at %s",
+              Name().text, ctas, index, group.index, group.ctas, Place(where).text);
+    }
+    launch->groups.push_back(Group{counter, ctas, index, {}});
     return *(cta.group = &launch->groups.back());
 }
 
 inline void group_sync(u64 counter, u32 ctas, Where where) {
     Group& group = group_of(counter, ctas, where);
-    if (!last_to(group.barrier, ctas * launch->threads, "group_sync", where)) return;
+    if (!last_to(group.barrier, WAIT_GROUP, ctas * launch->threads, "group_sync", where)) return;
     u8* slot = global_range(counter, 0, 1, 4, Access::atomic, where);
-    if (read<u32>(slot) != group.turns * ctas) {
-        fault("group_sync counter holds %u, not the %u arrivals of its CTAs: only the launch may set it to "
-              "0, at %s", read<u32>(slot), group.turns * ctas, Place(where).text);
+    // The top bit changes with every barrier, as on a GPU (device.cuh).
+    constexpr u32 TURN = 1u << 31;
+    const u32 before = read<u32>(slot);
+    if (before % TURN) {
+        fault("group_sync counter holds 0x%x: a workspace must be zeros before its first launch, and again "
+              "after one that failed, at %s", before, Place(where).text);
     }
-    write(slot, ++group.turns * ctas);
+    write(slot, before ^ TURN);
     complete(group.barrier);
     for (Cta& cta : launch->ctas) {
         if (cta.group == &group) wake(cta);
@@ -127,7 +135,7 @@ inline void load_async(u32 at, u32 slice, u64 base, u64 first, u32 count, Where 
 
 inline void wait_async(Where where) {
     Cta& cta = *self->cta;
-    if (!last_to(cta.barrier, launch->threads, "wait_async", where)) return;
+    if (!last_to(cta.barrier, WAIT_CTA, launch->threads, "wait_async", where)) return;
     Async& async = cta.async;
     if (async.calls != launch->threads) {
         fault("wait_async after load_async by %u of the %u threads of CTA %u, at %s", async.calls,

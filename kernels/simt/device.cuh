@@ -114,12 +114,14 @@ DEVICE void group_sync(Global<u32> counter, u32 ctas, Where = HERE) {
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();
-        const u32 turn = atomicAdd(counter.data(), 1u) / ctas;
-        u32 arrived;
+        // All steps together flip the top bit, and leave the other bits at 0.
+        constexpr u32 TURN = 1u << 31;
+        const u32 before = atomicAdd(counter.data(), blockIdx.x % ctas == 0 ? TURN - (ctas - 1) : 1u);
+        u32 now;
         do {
             const u64 at = counter.address;
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(at) : "memory");
-        } while (arrived / ctas == turn);
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(at) : "memory");
+        } while (((now ^ before) & TURN) == 0);
         __threadfence();
     }
     __syncthreads();

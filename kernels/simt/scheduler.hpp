@@ -24,9 +24,12 @@ struct SimtLaunch {
     u32 shadow, reserved;
 };
 constexpr u32 PASSES = 10;
+// Who waits for whom: the lanes of a warp in a collective, a CTA, a cluster, a group of the split scope.
+enum Wait : u32 { WAIT_WARP, WAIT_CTA, WAIT_CLUSTER, WAIT_GROUP, WAITS };
 struct SimtOutcome {
     u64 load_bytes, store_bytes, switches;
     u64 looks[PASSES];
+    u64 waits[WAITS];  // how often all had come
     u32 faults, reserved;
     char message[1000];
 };
@@ -91,7 +94,7 @@ struct Cluster {
 // CTAs that share a group_sync counter.
 struct Group {
     u64 counter = 0;
-    u32 ctas = 0, turns = 0;
+    u32 ctas = 0, index = 0;  // index: its CTAs are index * ctas and those behind it
     Barrier barrier;
 };
 

@@ -135,7 +135,7 @@ inline void complete(Barrier& barrier) { barrier.sync = ++launch->clock; }
 
 // True for the last of `all` threads, which does the work and wakes the others. The others return when they
 // are woken.
-inline bool last_to(Barrier& barrier, u32 all, const char* what, Where where) {
+inline bool last_to(Barrier& barrier, Wait wait, u32 all, const char* what, Where where) {
     if (barrier.arrived == 0) {
         barrier.what = what;
         barrier.where = where;
@@ -149,6 +149,7 @@ inline bool last_to(Barrier& barrier, u32 all, const char* what, Where where) {
         return false;
     }
     barrier.arrived = 0;
+    ++launch->outcome->waits[wait];
     return true;
 }
 

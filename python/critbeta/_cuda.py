@@ -27,6 +27,7 @@ _ALIGNMENT = 256
 _BY_POSITION = {law.name for law in _core.laws() if "position" in law.granularity}
 _engines: dict[int, _core.Engine] = {}
 _lock = threading.Lock()
+_of_thread = threading.local()
 
 
 def engine(device: Any) -> _core.Engine:
@@ -108,24 +109,40 @@ def launch(
             raise TypeError(f"out is {out.dtype}: expected float32, or the dtype of scores")
         target = (out.data_ptr(), _DTYPES[out.dtype], n)
     needed = kernels.workspace_bytes(rows, n, dtype, target is not None)
-    workspace = None
-    if needed:
-        memory = torch.empty(needed + _ALIGNMENT - 1, dtype=torch.uint8, device=device)
-        workspace = [-(-memory.data_ptr() // _ALIGNMENT) * _ALIGNMENT, needed]
-    kernels.launch(
-        stream(device),
-        (block.data_ptr(), dtype),
-        [rows, n, distance],
-        _address(lens),
-        _address(positions),
-        rule,
-        target,
-        _address(report),
-        workspace,
-        resolve,
-        top_k,
-    )
+    on = stream(device)
+    workspace = _workspace(device, on, needed) if needed else None
+    try:
+        kernels.launch(
+            on,
+            (block.data_ptr(), dtype),
+            [rows, n, distance],
+            _address(lens),
+            _address(positions),
+            rule,
+            target,
+            _address(report),
+            workspace,
+            resolve,
+            top_k,
+        )
+    except BaseException:
+        _of_thread.__dict__.clear()  # a kernel that failed may have left anything in its workspace
+        raise
     return report
+
+
+def _workspace(device: Any, on: int, needed: int) -> list[int]:
+    """Returns the address and bytes of memory that was zeroed once. Every launch leaves it ready for the next
+    one, so each thread keeps one for every stream. A CUDA graph may be replayed on any stream: it gets its own,
+    and zeroes it in each replay."""
+    kept = _of_thread.__dict__.setdefault("workspaces", {})
+    memory = kept.get((device, on))
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if memory is None or memory.numel() < needed + _ALIGNMENT - 1 or capturing:
+        memory = torch.zeros(needed + _ALIGNMENT - 1, dtype=torch.uint8, device=device)
+        if not capturing:
+            kept[device, on] = memory
+    return [-(-memory.data_ptr() // _ALIGNMENT) * _ALIGNMENT, needed]
 
 
 def softmax(

@@ -1,7 +1,9 @@
 """The calls of the package to the CUDA kernels, without kernels: an engine that records every call."""
 
+import ctypes
 import subprocess
 import sys
+import threading
 
 import critbeta
 import numpy as np
@@ -87,6 +89,47 @@ def test_a_workspace_is_aligned_and_as_large_as_it_was_planned(recorder):
     (call,) = recorder.calls
     address, size = call["workspace"]
     assert address % 256 == 0 and size == 1000
+    zeros = (ctypes.c_uint8 * size).from_address(address)
+    assert not any(zeros)
+
+
+def test_a_thread_keeps_a_workspace_for_each_stream(recorder, monkeypatch):
+    recorder.needed = 1000
+    monkeypatch.setattr(_cuda, "_of_thread", threading.local())
+
+    def address():
+        critbeta.softmax(torch.zeros(4, 50))
+        return recorder.calls[-1]["workspace"][0]
+
+    first = address()
+    assert address() == first
+    recorder.needed = 700
+    assert address() == first and recorder.calls[-1]["workspace"][1] == 700
+    monkeypatch.setattr(_cuda, "stream", lambda device: 5)
+    other = address()
+    monkeypatch.setattr(_cuda, "stream", lambda device: 1234)
+    assert other != first and address() == first
+    found = []
+    thread = threading.Thread(target=lambda: found.append(address()))
+    thread.start()
+    thread.join()
+    assert found[0] not in (first, other)
+    recorder.needed = 100_000
+    assert address() != first and recorder.calls[-1]["workspace"][1] == 100_000
+
+
+def test_a_workspace_is_not_used_again_after_an_error(recorder, monkeypatch):
+    recorder.needed = 1000
+    critbeta.softmax(torch.zeros(4, 50))
+    assert _cuda._of_thread.workspaces
+
+    def fails(*_given):
+        raise RuntimeError("a kernel failed")
+
+    monkeypatch.setattr(recorder, "launch", fails)
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        critbeta.softmax(torch.zeros(4, 50))
+    assert not hasattr(_cuda._of_thread, "workspaces")
 
 
 def test_lens_and_positions_are_one_word_per_row(recorder, monkeypatch):

@@ -84,6 +84,18 @@ pub struct Call<'a> {
 }
 
 /// Device memory of the caller that a launch uses as scratch.
+///
+/// The caller fills it with zeros once, before the first launch that uses it ([`Engine::zeroed`] does). Every
+/// launch that runs to its end leaves it ready for the next one, which may have any other shape and dtype, or
+/// be the replay of a CUDA graph. Launches that may run at the same time need one each.
+///
+/// A launch that returns an error before anything is enqueued ([`Engine::launch`] names them) leaves it as it
+/// was. Where a kernel itself failed, zeros must be written again: after [`Error::Simulated`], and after a
+/// CUDA error that the context survives. Other contents than these make a launch wait for ever, or compute
+/// wrong betas. A launch cannot check them: they are in device memory.
+///
+/// [`Engine::zeroed`]: super::Engine::zeroed
+/// [`Engine::launch`]: super::Engine::launch
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Workspace {
     /// Device address, 256-byte aligned.

@@ -13,8 +13,9 @@ impl Engine {
     /// a CUDA graph can capture it, from any stream but the legacy default one. The current context of the
     /// calling thread stays as it was. The simulator runs the launch to its end.
     ///
-    /// `workspace` has at least [`Call::workspace_bytes`]. It belongs to this launch until the launch has
-    /// run, so launches that may run at the same time need one each.
+    /// `workspace` has at least [`Call::workspace_bytes`], and was filled with zeros once ([`Workspace`]). It
+    /// belongs to this launch until the launch has run, so launches that may run at the same time need one
+    /// each.
     ///
     /// Errors before anything is enqueued: [`Error::Launch`] for zero rows or columns, null, misaligned or
     /// overlapping buffers, a stride below the columns, a dtype that no kernel has, a workspace that is too
@@ -26,6 +27,7 @@ impl Engine {
     ///
     /// - Every address in `call` and `workspace` must be device memory of this engine's GPU (of
     ///   [`Engine::zeroed`] for the simulator), as large as rows, columns and strides require.
+    /// - `workspace` must hold zeros, or what earlier launches that ran to their end left there.
     /// - Until the launch has run, the memory must stay allocated. Nobody else may write what it reads, and
     ///   nobody else may access what it writes.
     /// - `stream` must be a live stream.

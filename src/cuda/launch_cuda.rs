@@ -100,13 +100,6 @@ pub(super) unsafe fn launch(
         let own = context.ordinal();
         return fail(format!("the stream belongs to {theirs}, the engine to device {own}"));
     }
-    if plan.workspace_bytes() > 0 {
-        let bytes = plan.workspace_bytes() as usize;
-        // SAFETY: the caller owns the workspace, and its size was checked.
-        unsafe { sys::cuMemsetD8Async(params.workspace, 0, bytes, stream) }
-            .result()
-            .map_err(refused(format!("zeroing {bytes} bytes of workspace")))?;
-    }
     let mut attribute = match plan.launch.variant.scope() {
         Scope::Warp | Scope::Block => None,
         Scope::Cluster => Some(in_clusters(plan.launch.cluster_ctas())),

@@ -3,7 +3,7 @@
 
 use super::call::Checked;
 #[cfg(critbeta_simulator)]
-use super::simulator::PASSES;
+use super::simulator::{PASSES, WAITS};
 use super::simulator::{SimtOptions, Traffic};
 #[cfg(critbeta_simulator)]
 use crate::Error;
@@ -12,7 +12,7 @@ use crate::Result;
 #[cfg(critbeta_simulator)]
 mod interface {
     use super::super::params::RowParams;
-    use super::super::simulator::PASSES;
+    use super::super::simulator::{PASSES, WAITS};
 
     #[repr(C)]
     pub struct Buffer {
@@ -42,6 +42,7 @@ mod interface {
         pub store_bytes: u64,
         pub switches: u64,
         pub looks: [u64; PASSES],
+        pub waits: [u64; WAITS],
         pub faults: u32,
         pub reserved: u32,
         pub message: [u8; 1000],
@@ -73,11 +74,6 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
             }),
         }
     }
-    // The kernels rely on a workspace of zeros. On a GPU the launch enqueues the zeroing.
-    if let Some(workspace) = spans.iter().find(|span| span.name == "workspace") {
-        // SAFETY: the caller promises that the span may be written.
-        unsafe { std::ptr::write_bytes(workspace.address as *mut u8, 0, workspace.bytes as usize) };
-    }
     let launch = Launch {
         variant: plan.launch.variant as u32,
         grid: plan.launch.grid,
@@ -95,6 +91,7 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
         store_bytes: 0,
         switches: 0,
         looks: [0; PASSES],
+        waits: [0; WAITS],
         faults: 0,
         reserved: 0,
         message: [0; 1000],
@@ -103,8 +100,8 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
     // buffers.
     let status = unsafe { critbeta_simt_launch(&launch, &mut outcome) };
     if status == 0 {
-        let Outcome { load_bytes, store_bytes, looks, .. } = outcome;
-        return Ok(Traffic { load_bytes, store_bytes, looks });
+        let Outcome { load_bytes, store_bytes, looks, waits, .. } = outcome;
+        return Ok(Traffic { load_bytes, store_bytes, looks, waits });
     }
     let text = outcome.message.split(|&byte| byte == 0).next().unwrap_or_default();
     let fault = String::from_utf8_lossy(text).into_owned();

@@ -23,10 +23,12 @@ pub const BLOCK_CONTROL_BYTES: u32 = 7200;
 pub const CLUSTER_CONTROL_BYTES: u32 = 10848;
 /// Bytes of shared memory beside the resident row, per CTA of the split scope.
 pub const SPLIT_CONTROL_BYTES: u32 = 4192;
-/// Bytes of workspace per row group of the split scope.
+/// The most CTAs of a grid of the split scope.
+pub const SPLIT_CTAS: u32 = 256;
+/// Bytes of workspace for each of [`SPLIT_CTAS`], however many a launch has.
+pub const SLOT_BYTES: u32 = 64;
+/// Bytes of workspace per row group of the split scope, behind the slots.
 pub const GROUP_BYTES: u32 = 7296;
-/// Bytes of workspace per CTA of a row group, beside [`GROUP_BYTES`].
-pub const GROUP_BYTES_PER_CTA: u32 = 64;
 
 /// beta = `p[0]`.
 pub const RULE_FIXED: u32 = 0;
@@ -55,7 +57,7 @@ pub struct RowParams {
     pub positions: u64,
     /// One [`RowReport`] per row.
     pub report: u64,
-    /// Scratch, 256-byte aligned. The launch zeroes it in the split scope.
+    /// Scratch, 256-byte aligned. The split scope finds zeros in it, or what its last launch left there.
     pub workspace: u64,
     /// Elements from the begin of one row of scores to the next.
     pub score_stride: u64,

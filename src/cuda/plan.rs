@@ -149,7 +149,7 @@ impl Plan {
             Scope::Split => (part_bytes, u64::from(groups * ctas)),
         };
         let workspace_bytes = match variant.scope() {
-            Scope::Split => u64::from(groups) * u64::from(GROUP_BYTES + ctas * GROUP_BYTES_PER_CTA),
+            Scope::Split => u64::from(SPLIT_CTAS * SLOT_BYTES + groups * GROUP_BYTES),
             _ => 0,
         };
         let Some(grid) = u32::try_from(grid).ok().filter(|&grid| u64::from(grid) <= MAX_ROWS) else {
@@ -292,7 +292,7 @@ fn is_few_and_long(rows: u64, cols: u64, ctas: u32, arch: &Arch) -> bool {
 
 /// The split scope has at most one CTA per SM, so that all of them run at once and can wait for each other.
 fn split(problem: &Problem, arch: &Arch, vectors: u64) -> Choice {
-    let (sms, most) = (u64::from(arch.sm_count), row_vectors(arch, Scope::Split, 1));
+    let (sms, most) = (u64::from(arch.sm_count.min(SPLIT_CTAS)), row_vectors(arch, Scope::Split, 1));
     let needed = vectors.div_ceil(most).min(sms);
     let groups = problem.rows.min(sms / needed);
     let ctas = (sms / groups).min((vectors / SPLIT_VECTORS).max(needed));

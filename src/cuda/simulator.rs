@@ -47,9 +47,13 @@ pub struct Traffic {
     /// 16-byte vectors of scores that warps looked at, in each pass of `enum Pass` (kernels/row.cuh). A warp
     /// of 32 threads goes through a pass as long as one of them does.
     pub looks: [u64; PASSES],
+    /// How often all threads came to a collective of a warp, and to a barrier of a CTA, a cluster and a group
+    /// of the split scope.
+    pub waits: [u64; WAITS],
 }
 
 pub(super) const PASSES: usize = 10;
+pub(super) const WAITS: usize = 4;
 
 pub(super) struct Simulator {
     options: SimtOptions,
@@ -74,11 +78,12 @@ impl Simulator {
 
     /// Runs a launch to its end and counts its traffic.
     pub fn account(&self, run: impl FnOnce(&SimtOptions) -> Result<Traffic>) -> Result<()> {
-        let Traffic { load_bytes, store_bytes, looks } = run(&self.options)?;
+        let Traffic { load_bytes, store_bytes, looks, waits } = run(&self.options)?;
         let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
         traffic.load_bytes += load_bytes;
         traffic.store_bytes += store_bytes;
         traffic.looks.iter_mut().zip(looks).for_each(|(all, of)| *all += of);
+        traffic.waits.iter_mut().zip(waits).for_each(|(all, of)| *all += of);
         Ok(())
     }
 

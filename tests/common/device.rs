@@ -157,8 +157,21 @@ fn block(size: usize, offset: usize, stride: usize, rows: &[Vec<u8>]) -> Vec<u8>
     bytes
 }
 
-/// Launches, and checks that the launch wrote nothing else.
+/// Enough workspace for any launch.
+pub const WORKSPACE_BYTES: u32 = internals::SPLIT_CTAS * (internals::SLOT_BYTES + internals::GROUP_BYTES);
+
+/// Launches with a new workspace, and checks that the launch wrote nothing else.
 pub fn run(engine: &Engine, input: &Rows, request: &Request) -> critbeta::Result<Done> {
+    run_in(engine, input, request, &mut engine.zeroed(WORKSPACE_BYTES as usize)?)
+}
+
+/// Does the same with a workspace that earlier launches may have used.
+pub fn run_in(
+    engine: &Engine,
+    input: &Rows,
+    request: &Request,
+    workspace: &mut DeviceMemory,
+) -> critbeta::Result<Done> {
     let Rows { dtype, rows, cols, offset, gap, lens } = input;
     let (size, stride, count) = (dtype.size_bytes(), cols + gap, rows.len());
     let encoded: Vec<Vec<u8>> = rows.iter().map(|row| encode(*dtype, row)).collect();
@@ -190,19 +203,10 @@ pub fn run(engine: &Engine, input: &Rows, request: &Request) -> critbeta::Result
     call.both = request.both;
     call.report = request.report.then_some(report.address());
     let needed = call.workspace_bytes(engine.arch())?;
-    // The workspace may hold anything that its last launch left there.
-    let mut workspace = engine.uploaded(&vec![CANARY; needed as usize + 8])?;
     let before = engine.traffic().unwrap_or_default();
     let given_workspace = Workspace { address: workspace.address(), bytes: needed };
-    let mut memory: Vec<&mut DeviceMemory> = vec![
-        &mut scores,
-        &mut lens_memory,
-        &mut betas,
-        &mut positions,
-        &mut report,
-        &mut apart,
-        &mut workspace,
-    ];
+    let mut memory: Vec<&mut DeviceMemory> =
+        vec![&mut scores, &mut lens_memory, &mut betas, &mut positions, &mut report, &mut apart, workspace];
     engine.launch_within(&call, (needed > 0).then_some(given_workspace), &mut memory)?;
     let after = engine.traffic().unwrap_or_default();
 

@@ -180,6 +180,10 @@ fn every_plan_is_within_the_limits_of_its_part() {
                                 "{text}"
                             );
                             assert!(per_sm * variant.threads() <= arch.threads_per_sm, "{text}");
+                            let registers =
+                                params::RESIDENT_THREADS.iter().find(|of| of.0 == variant.scope());
+                            let bound = registers.map_or(512, |of| of.1.into_iter().max().unwrap()).max(512);
+                            assert!(per_sm * variant.threads() <= bound, "{text}");
                             let vectors = (cols + per_vector - 1).div_ceil(per_vector);
                             let on_chip = u64::from(plan.launch().resident) * u64::from(plan.launch().ctas);
                             assert_eq!(plan.fits_on_chip(), on_chip >= vectors, "{text}");
@@ -229,7 +233,7 @@ fn the_ladder_goes_from_warps_to_the_whole_grid() {
     assert_eq!(scope(4096, 65_536, "sm_90"), Scope::Cluster);
     assert_eq!(scope(4096, 65_536, "sm_80"), Scope::Split);
     assert_eq!(scope(4096, 20_000, "sm_80"), Scope::Block);
-    // Few long rows are split although a cluster would hold them.
+    // Few very long rows are split although a cluster would hold them.
     assert_eq!(scope(4, 262_144, "sm_90"), Scope::Split);
     assert_eq!(scope(4096, 262_144, "sm_90"), Scope::Cluster);
     // Rows of 16-bit scores have half the bytes.
@@ -245,6 +249,94 @@ fn the_ladder_goes_from_warps_to_the_whole_grid() {
     let whole = |cols, dtype| plan(1, cols, dtype, "sm_90").fits_on_chip();
     assert!(whole(7_500_000, DType::F32) && !whole(7_600_000, DType::F32));
     assert!(whole(15_000_000, DType::F16) && !whole(15_200_000, DType::Bf16));
+}
+
+/// The launch bounds of kernels/verbs.cuh, which decide how many registers a thread may have.
+#[test]
+fn plans_count_registers_as_kernels_are_compiled() {
+    let text = kernels("verbs.cuh");
+    let rule =
+        "return (SIMT_TUNED || threads_per_sm == 512 ? threads_per_sm : threads_per_sm - 256) / threads;";
+    assert!(text.contains("if (threads > 256) return 1;") && text.contains(rule), "resident_ctas");
+    for (scope, [with, without]) in params::RESIDENT_THREADS {
+        let stamp = format!("#define STAMP_{}(", format!("{scope:?}").to_lowercase());
+        let body = text.split_once(&stamp).unwrap().1;
+        let bound = body.split_once("resident_ctas(THREADS, ").unwrap().1.split_once(')').unwrap().0;
+        let expected = if with == without { with.to_string() } else { format!("OUT ? {with} : {without}") };
+        assert_eq!(bound, expected, "{stamp}");
+    }
+    let per_sm = |problem, arch| {
+        let plan = Plan::choose(&problem, &Arch::named(arch).unwrap()).unwrap();
+        plan.launch().ctas_per_sm
+    };
+    // Shared memory and threads would let 10, 8, 3 and 3 share an SM.
+    assert_eq!(per_sm(Problem::softmax(4096, 1024, DType::F32), "sm_90"), 6);
+    assert_eq!(per_sm(Problem::softmax(4096, 4096, DType::F32), "sm_90"), 4);
+    assert_eq!(per_sm(Problem::softmax(4096, 65_536, DType::F32), "sm_90"), 3);
+    assert_eq!(per_sm(Problem::statistics(4096, 65_536, DType::F32), "sm_90"), 2);
+    assert_eq!(per_sm(Problem::softmax(4096, 4096, DType::F32), "sm_100"), 3);
+    // Where registers allow two CTAs, each takes half of the shared memory.
+    let of =
+        |cols| Plan::choose(&Problem::statistics(4096, cols, DType::F32), &Arch::named("sm_90").unwrap());
+    assert!(of(98_304).unwrap().launch().shared_bytes > 90_000);
+}
+
+#[test]
+fn split_rows_take_equal_rounds() {
+    let groups = |rows, cols| {
+        let launch = *plan(rows, cols, DType::F32, "sm_90").launch();
+        assert_eq!(launch.variant.scope(), Scope::Split);
+        (launch.groups, launch.ctas)
+    };
+    // 19 CTAs hold a row of 2^20, so six rows would fit at once: eight run as 4 + 4, not as 6 + 2.
+    assert_eq!(groups(8, 1 << 20), (4, 33));
+    assert_eq!(groups(6, 1 << 20), (6, 22));
+    assert_eq!(groups(7, 1 << 20), (4, 33));
+    assert_eq!(groups(64, 1 << 20), (6, 22));
+    assert_eq!(groups(13, 1 << 20), (5, 26));
+    for arch in Arch::names() {
+        for rows in 1..300 {
+            let plan = plan(rows, 1 << 24, DType::F16, arch);
+            let groups = u64::from(plan.launch().groups);
+            // One group fewer would need one more round.
+            assert!(groups == 1 || rows.div_ceil(groups - 1) > rows.div_ceil(groups), "{plan}");
+        }
+    }
+}
+
+#[test]
+fn few_long_rows_get_a_cluster_until_a_share_of_the_grid_is_faster() {
+    let scope = |rows, cols| {
+        let plan = plan(rows, cols, DType::F32, "sm_90");
+        (plan.launch().variant.scope(), plan.launch().ctas)
+    };
+    assert_eq!(scope(1, 65_536), (Scope::Cluster, 16));
+    assert_eq!(scope(1, 131_072), (Scope::Cluster, 16));
+    assert_eq!(scope(1, 131_073).0, Scope::Split);
+    assert_eq!(scope(4, 131_073), (Scope::Cluster, 16));
+    assert_eq!(scope(4, 262_144).0, Scope::Split);
+    assert_eq!(scope(8, 262_144), (Scope::Cluster, 16));
+    // Without clusters, or with small ones, the row may still be split.
+    assert_eq!(plan(1, 131_072, DType::F32, "sm_80").launch().variant.scope(), Scope::Split);
+    for cols in [65_536, 100_000, 131_072] {
+        for rows in 1..=8 {
+            assert!(plan(rows, cols, DType::F32, "sm_90").fits_on_chip());
+        }
+    }
+}
+
+#[test]
+fn a_plan_says_the_true_reason() {
+    let why = |rows, cols, dtype, arch| {
+        let text = plan(rows, cols, dtype, arch).to_string();
+        text.split_once("why").unwrap().1.lines().next().unwrap().trim().to_owned()
+    };
+    assert!(why(64, 1 << 20, DType::F32, "sm_90").starts_with("no cluster holds the row"));
+    assert!(why(1, 1 << 20, DType::F32, "sm_90").starts_with("no cluster holds the row"));
+    assert!(why(4, 262_144, DType::F32, "sm_90").starts_with("rows are long and too few"));
+    assert!(why(4, 131_072, DType::F32, "sm_90").starts_with("rows are long and few"));
+    assert!(why(64, 1 << 20, DType::F32, "sm_80").starts_with("no CTA holds the row"));
+    assert!(why(4096, 4096, DType::F32, "sm_90").starts_with("three such CTAs"));
 }
 
 #[test]
@@ -289,6 +381,7 @@ fn a_plan_says_what_it_does_and_why() {
         assert!(text.contains(expected), "{expected} is not in\n{text}");
     }
     let text = plan(1, 1 << 24, DType::F32, "sm_90").to_string();
+    assert!(plan(1, 1 << 24, DType::F32, "sm_90").predictions().is_empty());
     for expected in ["split", "are read again by every pass", "132 CTAs"] {
         assert!(text.contains(expected), "{expected} is not in\n{text}");
     }

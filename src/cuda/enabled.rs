@@ -6,6 +6,7 @@ use super::loader;
 use super::notice::Notice;
 use super::variants::{Scope, Variant};
 use crate::{Error, Result};
+use cudarc::driver::sys::CUclusterSchedulingPolicy as Policy;
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUevent_flags as Flags, CUfunction_attribute as OfFunction,
 };
@@ -212,6 +213,12 @@ fn functions(module: &Arc<CudaModule>, arch: &Arch) -> Result<Vec<Option<CudaFun
         if of_cluster {
             // A launch may ask for clusters of 16.
             set(OfFunction::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
+        }
+        if of_cluster {
+            // CTAs of one cluster go through their phases together. On SMs of their own they leave the memory
+            // to other clusters while they compute.
+            let spread = Policy::CU_CLUSTER_SCHEDULING_POLICY_SPREAD as i32;
+            set(OfFunction::CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE, spread)?;
         }
         Ok(Some(function))
     };

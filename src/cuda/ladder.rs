@@ -1,5 +1,7 @@
 //! The tables that choose a kernel. Each is `(limit, value)` with the reason for its steps. None has been
-//! measured on a GPU yet (2026-11-25): the reasons are arithmetic on the limits of the GPUs.
+//! measured on a GPU yet (2026-11-30): the reasons are arithmetic on the limits of the GPUs.
+
+use super::variants::{Family, Scope};
 
 /// One warp takes a row of up to this many columns. Its 32 lanes then hold at most 32 scores each, and the
 /// four rows of a CTA hide each other's latency. In longer rows, the passes of the warp take longer than its
@@ -8,6 +10,9 @@ pub(super) const WARP_COLS: u64 = 1024;
 
 /// Rows of a CTA in the warp scope: each warp has one.
 pub(super) const WARPS: u32 = 4;
+
+/// Threads of a CTA in the block and cluster scopes, but for rows that take an SM for themselves.
+pub(super) const THREADS: u32 = 256;
 
 /// A single CTA takes a row as long as this many CTAs fit on an SM. One loads while another counts and a
 /// third writes, so reads stay in flight although the phases of each CTA follow one another.
@@ -19,10 +24,33 @@ pub(super) const BLOCK_CTAS_PER_SM: u32 = 3;
 pub(super) const CLUSTERS: [(u32, [u32; 4]); 3] =
     [(3, [2, 4, 8, 16]), (2, [2, 4, 8, 16]), (1, [2, 4, 8, 16])];
 
-/// A row of at least this many columns is split over the whole grid if the rows are so few that less than
-/// half of the SMs would work. A shorter row is finished in less time than some ten barriers of the grid
-/// take.
+/// A row of at least this many columns is given to more CTAs than hold it if the rows are so few that less
+/// than half of the SMs would work. A shorter row is finished in less time than their barriers take.
 pub(super) const SPLIT_COLS: u64 = 65_536;
+
+/// Such a row gets the largest cluster instead of a share of the grid where at most so many rows have at most
+/// so many columns: `(rows, columns)`. A barrier of a cluster takes about 0.3 us, one of the grid 1.3 us
+/// (neither was measured on a GPU), so a cluster saves 4 us of a plain row and 5 us of a critical one
+/// (`model.rs`). But 16 CTAs work longer than a share of 132 SMs: 8 ps a score (plain, 1 row) to 35 ps
+/// (critical). By that, one row is faster in a cluster up to 110,000 columns if critical and 169,000 if plain,
+/// 4 rows up to 140,000 and 225,000, and 8 rows up to 288,000 and 512,000.
+pub(super) const FEW_IN_A_CLUSTER: [(u64, u64); 3] = [(2, 131_072), (4, 163_840), (8, 294_912)];
+
+/// Threads of an SM for which the registers of a kernel suffice, with probabilities and without: the bounds
+/// that it is compiled for on sm_90. Twin of the STAMPs in `kernels/verbs.cuh` (`tests/plan.rs` compares
+/// them).
+#[doc(hidden)]
+pub const RESIDENT_THREADS: [(Scope, [u32; 2]); 3] =
+    [(Scope::Warp, [768, 768]), (Scope::Block, [1024, 768]), (Scope::Cluster, [768, 512])];
+
+/// CTAs of a kernel that share an SM as far as its registers decide: twin of `resident_ctas` in
+/// `kernels/verbs.cuh`. Kernels need up to 16 registers more where they are not for sm_90.
+pub(super) fn resident_ctas(family: Family, scope: Scope, threads: u32, sm: u32) -> u32 {
+    let row = RESIDENT_THREADS.iter().find(|row| row.0 == scope);
+    let bound = row.map_or(0, |row| row.1[usize::from(family == Family::GapProfile)]);
+    let bound = if sm == 90 || bound == 512 { bound } else { bound.saturating_sub(256) };
+    if threads > 256 { 1 } else { (bound / threads).max(1) }
+}
 
 /// Every CTA of a split row owns at least this many 16-byte vectors, one for each of its threads. More CTAs
 /// would only make the barriers longer.

@@ -19,6 +19,8 @@
 
 mod arch;
 mod call;
+mod choice;
+mod costs;
 mod decode;
 #[cfg_attr(feature = "cuda", path = "enabled.rs")]
 #[cfg_attr(not(feature = "cuda"), path = "disabled.rs")]
@@ -33,6 +35,7 @@ mod launch_cuda;
 mod launch_simt;
 #[cfg(feature = "cuda")]
 mod loader;
+mod model;
 mod notice;
 mod params;
 mod plan;
@@ -48,6 +51,7 @@ pub use arch::Arch;
 pub use call::{Call, DeviceOutput, DeviceRows, Workspace};
 pub use engine::{DeviceMemory, Engine};
 pub use facts::facts;
+pub use model::{Bound, Prediction};
 pub use notice::Notice;
 pub use params::{Contact, RowReport};
 pub use plan::{Plan, Problem};
@@ -58,6 +62,8 @@ pub use simulator::{SimtOptions, Traffic};
 /// without notice.
 #[doc(hidden)]
 pub mod internals {
+    pub use super::costs::Costs;
+    pub use super::ladder::RESIDENT_THREADS;
     pub use super::params::*;
     pub use super::plan::Launch;
     pub use super::variants::{Family, Scope, Variant};

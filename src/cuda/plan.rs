@@ -13,7 +13,10 @@
 //! ```
 
 use super::arch::Arch;
+use super::choice::{Choice, control_bytes, shared_bytes};
+use super::costs::Costs;
 use super::ladder::*;
+use super::model::{self, Prediction};
 use super::params::*;
 use super::variants::{Family, Scope, Variant};
 use crate::{DType, Error, Result};
@@ -53,8 +56,7 @@ pub struct Plan {
     /// Vectors that a row touches at the worst alignment.
     vectors: u64,
     why: &'static str,
-    arch: String,
-    sm_count: u32,
+    pub(super) arch: Arch,
 }
 
 /// The kernel of a plan and the size of its grid.
@@ -74,7 +76,7 @@ pub struct Launch {
     pub groups: u32,
     /// See [`Plan::workspace_bytes`].
     pub workspace_bytes: u64,
-    /// CTAs that share an SM, as far as their shared memory and threads decide it.
+    /// CTAs that share an SM, as far as their shared memory, threads and registers decide it.
     pub ctas_per_sm: u32,
 }
 
@@ -83,38 +85,6 @@ impl Launch {
     pub fn cluster_ctas(&self) -> u32 {
         if self.variant.scope() == Scope::Cluster { self.ctas } else { 1 }
     }
-}
-
-/// Bytes of dynamic shared memory that each CTA can have when `ctas` of them share an SM.
-fn shared_bytes(arch: &Arch, ctas: u32) -> u32 {
-    let shared = (arch.shared_per_sm_bytes / ctas).saturating_sub(RESERVED_PER_CTA);
-    shared.min(arch.shared_per_block_bytes).saturating_sub(STATIC_BYTES)
-}
-
-/// Bytes of shared memory in front of the part of a row that each CTA (in the warp scope: each warp) keeps.
-fn control_bytes(scope: Scope) -> u32 {
-    match scope {
-        Scope::Warp => WARP_CONTROL_BYTES,
-        Scope::Block => BLOCK_CONTROL_BYTES,
-        Scope::Cluster => CLUSTER_CONTROL_BYTES,
-        Scope::Split => SPLIT_CONTROL_BYTES,
-    }
-}
-
-/// Vectors of a row that each CTA can keep when `ctas` of them share an SM.
-fn row_vectors(arch: &Arch, scope: Scope, ctas: u32) -> u64 {
-    u64::from(shared_bytes(arch, ctas).saturating_sub(control_bytes(scope)) / 16)
-}
-
-/// A scope, and how much of a row each of its CTAs holds.
-struct Choice {
-    scope: Scope,
-    /// Whether to take the kernel with the most threads of this scope, or the one with the fewest.
-    large: bool,
-    ctas: u32,
-    per_cta: u64,
-    groups: u32,
-    why: &'static str,
 }
 
 impl Plan {
@@ -128,10 +98,7 @@ impl Plan {
         let per_vector = 16 / dtype.size_bytes() as u64;
         // The row may begin anywhere between two 16-byte boundaries.
         let vectors = (cols + per_vector - 1).div_ceil(per_vector);
-        let choice = match resident_choice(cols, vectors, arch) {
-            Some(choice) if !is_few_and_long(rows, cols, choice.ctas, arch) => choice,
-            _ => split(problem, arch, vectors),
-        };
+        let choice = Choice::of(problem, arch, vectors);
         let Choice { scope, large, ctas, per_cta, groups, why } = choice;
         let variants = Variant::of(family, dtype).filter(|v| v.scope() == scope);
         let variant = match large {
@@ -158,11 +125,11 @@ impl Plan {
             return Err(refused(problem, message));
         };
         let by_shared = arch.shared_per_sm_bytes / (shared_bytes + RESERVED_PER_CTA);
-        let ctas_per_sm = by_shared.min(arch.threads_per_sm / variant.threads()).clamp(1, 32);
+        let by_registers = resident_ctas(family, scope, variant.threads(), arch.sm);
+        let ctas_per_sm = by_shared.min(arch.threads_per_sm / variant.threads()).min(by_registers).max(1);
         let launch =
             Launch { variant, grid, shared_bytes, ctas, resident, groups, workspace_bytes, ctas_per_sm };
-        let (arch, sm_count) = (arch.name.clone(), arch.sm_count);
-        Ok(Plan { problem: *problem, launch, vectors, why, arch, sm_count })
+        Ok(Plan { problem: *problem, launch, vectors, why, arch: arch.clone() })
     }
 
     /// The plan of a kernel that works on no rows: the launch has the given numbers.
@@ -189,8 +156,7 @@ impl Plan {
             },
             vectors: 1,
             why: "each wrapper of the machine once",
-            arch: arch.name.clone(),
-            sm_count: arch.sm_count,
+            arch: arch.clone(),
         }
     }
 
@@ -208,6 +174,18 @@ impl Plan {
     /// a row.
     pub fn workspace_bytes(&self) -> u64 {
         self.launch.workspace_bytes
+    }
+
+    /// What the launch should take, by a model of the machine that no GPU has confirmed yet: one prediction for
+    /// each kind of rows. There are none for other GPUs than an H200, nor for rows beyond the chip.
+    pub fn predictions(&self) -> Vec<Prediction> {
+        self.predictions_by(&Costs::committed())
+    }
+
+    /// The predictions by other costs, for the table of the documentation.
+    #[doc(hidden)]
+    pub fn predictions_by(&self, costs: &Costs) -> Vec<Prediction> {
+        model::predictions(self, costs)
     }
 
     /// The launch itself, for tests.
@@ -258,58 +236,6 @@ fn refused(problem: &Problem, detail: String) -> Error {
     Error::Launch { rows: problem.rows, cols: problem.cols, detail }
 }
 
-/// The narrowest scope that holds a whole row, or `None` if only the split scope is left.
-fn resident_choice(cols: u64, vectors: u64, arch: &Arch) -> Option<Choice> {
-    let choice = |scope, large, ctas: u32, why| {
-        Some(Choice { scope, large, ctas, per_cta: vectors.div_ceil(ctas.into()), groups: 1, why })
-    };
-    let warp_bytes = u64::from(WARPS) * (u64::from(WARP_CONTROL_BYTES) + 16 * vectors);
-    if cols <= WARP_COLS && warp_bytes <= u64::from(shared_bytes(arch, 1)) {
-        return choice(Scope::Warp, false, 1, "a short row keeps one warp busy");
-    }
-    if vectors <= row_vectors(arch, Scope::Block, BLOCK_CTAS_PER_SM) {
-        return choice(Scope::Block, false, 1, "three such CTAs share an SM and overlap their phases");
-    }
-    if !arch.clusters {
-        let why = "no clusters here: one CTA takes the SM for itself";
-        let fits = vectors <= row_vectors(arch, Scope::Block, 1);
-        return if fits { choice(Scope::Block, true, 1, why) } else { None };
-    }
-    let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
-    let (per_sm, ctas) = sizes.find(|&(per_sm, ctas)| {
-        ctas <= arch.max_cluster && vectors.div_ceil(ctas.into()) <= row_vectors(arch, Scope::Cluster, per_sm)
-    })?;
-    let why = match per_sm {
-        1 => "the row needs all shared memory of its SMs",
-        _ => "the smallest cluster whose CTAs still share their SM with others",
-    };
-    choice(Scope::Cluster, false, ctas, why)
-}
-
-fn is_few_and_long(rows: u64, cols: u64, ctas: u32, arch: &Arch) -> bool {
-    cols >= SPLIT_COLS && 2 * rows * u64::from(ctas) < u64::from(arch.sm_count)
-}
-
-/// The split scope has at most one CTA per SM, so that all of them run at once and can wait for each other.
-fn split(problem: &Problem, arch: &Arch, vectors: u64) -> Choice {
-    let (sms, most) = (u64::from(arch.sm_count.min(SPLIT_CTAS)), row_vectors(arch, Scope::Split, 1));
-    let needed = vectors.div_ceil(most).min(sms);
-    let groups = problem.rows.min(sms / needed);
-    let ctas = (sms / groups).min((vectors / SPLIT_VECTORS).max(needed));
-    let why = match is_few_and_long(problem.rows, problem.cols, 1, arch) {
-        true => "rows are long and too few to fill the GPU: each is split over it",
-        false => "the row is beyond what a CTA or a cluster holds",
-    };
-    Choice {
-        scope: Scope::Split,
-        large: false,
-        ctas: ctas as u32,
-        per_cta: vectors.div_ceil(ctas).min(most),
-        groups: groups as u32,
-        why,
-    }
-}
-
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Problem { rows, cols, dtype, family } = self.problem;
@@ -319,8 +245,8 @@ impl fmt::Display for Plan {
             f,
             "{}: {rows} rows x {cols} {dtype} on {}, {} SMs",
             family.name(),
-            self.arch,
-            self.sm_count
+            self.arch.name,
+            self.arch.sm_count
         )?;
         let (whom, of) = match variant.scope() {
             Scope::Warp => (format!("one warp per row, {WARPS} in a CTA"), "warp"),

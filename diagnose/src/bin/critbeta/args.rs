@@ -163,11 +163,11 @@ pub struct Laws {
 #[derive(Args)]
 pub struct Plan {
     /// Scores of a row
-    #[arg(long, value_name = "N")]
-    pub len: u64,
+    #[arg(long, value_name = "N", required_unless_present = "table")]
+    pub len: Option<u64>,
     /// Rows
-    #[arg(long, value_name = "R")]
-    pub rows: u64,
+    #[arg(long, value_name = "R", required_unless_present = "table")]
+    pub rows: Option<u64>,
     /// f32, f16 or bf16
     #[arg(long, value_name = "DTYPE", default_value = "f32")]
     pub dtype: DType,
@@ -180,6 +180,12 @@ pub struct Plan {
     /// Plan statistics only
     #[arg(long)]
     pub profile: bool,
+    /// Print what an H200 should take for the shapes of the goals, as in docs/gpu.md
+    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "arch", "softmax", "profile"])]
+    pub table: bool,
+    /// Take the issue slots of this record (scripts/cuda-compile.sh --record) for the table
+    #[arg(long, value_name = "FILE", requires = "table")]
+    pub slots: Option<PathBuf>,
 }
 
 pub fn file(text: &str) -> Result<PathBuf, String> {

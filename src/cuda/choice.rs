@@ -1,0 +1,136 @@
+//! The choice of a scope for a problem, and how much of a row each CTA of it holds.
+
+use super::arch::Arch;
+use super::ladder::*;
+use super::params::*;
+use super::plan::Problem;
+use super::variants::Scope;
+
+/// Bytes of dynamic shared memory that each CTA can have when `ctas` of them share an SM.
+pub(super) fn shared_bytes(arch: &Arch, ctas: u32) -> u32 {
+    let shared = (arch.shared_per_sm_bytes / ctas).saturating_sub(RESERVED_PER_CTA);
+    shared.min(arch.shared_per_block_bytes).saturating_sub(STATIC_BYTES)
+}
+
+/// Bytes of shared memory in front of the part of a row that each CTA (in the warp scope: each warp) keeps.
+pub(super) fn control_bytes(scope: Scope) -> u32 {
+    match scope {
+        Scope::Warp => WARP_CONTROL_BYTES,
+        Scope::Block => BLOCK_CONTROL_BYTES,
+        Scope::Cluster => CLUSTER_CONTROL_BYTES,
+        Scope::Split => SPLIT_CONTROL_BYTES,
+    }
+}
+
+/// Vectors of a row that each CTA can keep when `ctas` of them share an SM.
+fn row_vectors(arch: &Arch, scope: Scope, ctas: u32) -> u64 {
+    u64::from(shared_bytes(arch, ctas).saturating_sub(control_bytes(scope)) / 16)
+}
+
+/// A scope, and how much of a row each of its CTAs holds.
+pub(super) struct Choice {
+    pub scope: Scope,
+    /// Whether to take the kernel with the most threads of this scope, or the one with the fewest.
+    pub large: bool,
+    pub ctas: u32,
+    pub per_cta: u64,
+    pub groups: u32,
+    pub why: &'static str,
+}
+
+impl Choice {
+    /// The choice for rows that touch `vectors` 16-byte vectors each.
+    pub fn of(problem: &Problem, arch: &Arch, vectors: u64) -> Choice {
+        let Problem { rows, cols, .. } = *problem;
+        match resident_choice(problem, vectors, arch) {
+            Some(choice) if is_few_and_long(rows, cols, choice.ctas, arch) => {
+                few_in_a_cluster(problem, vectors, arch).unwrap_or_else(|| {
+                    split(problem, arch, vectors, "rows are long and too few to fill the GPU: each is split")
+                })
+            }
+            Some(choice) => choice,
+            None if arch.clusters => {
+                split(problem, arch, vectors, "no cluster holds the row: CTAs of the grid share it")
+            }
+            None => split(problem, arch, vectors, "no CTA holds the row: CTAs of the grid share it"),
+        }
+    }
+}
+
+/// The narrowest scope that holds a whole row, or `None` if only the split scope is left.
+fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choice> {
+    let Problem { cols, family, .. } = *problem;
+    let choice = |scope, large, ctas: u32, why| {
+        Some(Choice { scope, large, ctas, per_cta: vectors.div_ceil(ctas.into()), groups: 1, why })
+    };
+    let warp_bytes = u64::from(WARPS) * (u64::from(WARP_CONTROL_BYTES) + 16 * vectors);
+    if cols <= WARP_COLS && warp_bytes <= u64::from(shared_bytes(arch, 1)) {
+        return choice(Scope::Warp, false, 1, "a short row keeps one warp busy");
+    }
+    let most = |scope| resident_ctas(family, scope, THREADS, arch.sm);
+    let per_sm = BLOCK_CTAS_PER_SM.min(most(Scope::Block));
+    if vectors <= row_vectors(arch, Scope::Block, per_sm) {
+        let why = match per_sm {
+            2 => "two such CTAs, all that have registers, share an SM and overlap their phases",
+            _ => "three such CTAs share an SM and overlap their phases",
+        };
+        return choice(Scope::Block, false, 1, why);
+    }
+    if !arch.clusters {
+        let why = "no clusters here: one CTA takes the SM for itself";
+        let fits = vectors <= row_vectors(arch, Scope::Block, 1);
+        return if fits { choice(Scope::Block, true, 1, why) } else { None };
+    }
+    let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
+    let (per_sm, ctas) = sizes.find(|&(per_sm, ctas)| {
+        ctas <= arch.max_cluster
+            && per_sm <= most(Scope::Cluster)
+            && vectors.div_ceil(ctas.into()) <= row_vectors(arch, Scope::Cluster, per_sm)
+    })?;
+    let why = match per_sm {
+        1 => "the row needs all shared memory of its SMs",
+        _ => "the smallest cluster whose CTAs still share their SM with others",
+    };
+    choice(Scope::Cluster, false, ctas, why)
+}
+
+fn is_few_and_long(rows: u64, cols: u64, ctas: u32, arch: &Arch) -> bool {
+    cols >= SPLIT_COLS && 2 * rows * u64::from(ctas) < u64::from(arch.sm_count)
+}
+
+/// The largest cluster, where the table prefers it to a share of the grid.
+fn few_in_a_cluster(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choice> {
+    let &(_, cols) = FEW_IN_A_CLUSTER.iter().find(|&&(rows, _)| problem.rows <= rows)?;
+    let ctas = CLUSTERS[0].1.into_iter().filter(|&ctas| ctas <= arch.max_cluster).max()?;
+    let per_cta = vectors.div_ceil(ctas.into());
+    let fits = arch.clusters && per_cta <= row_vectors(arch, Scope::Cluster, 1);
+    let at_once = problem.rows * u64::from(ctas) <= u64::from(arch.sm_count);
+    let why =
+        "rows are long and few: CTAs of a cluster wait for each other a quarter as long as those of the grid";
+    (problem.cols <= cols && fits && at_once).then_some(Choice {
+        scope: Scope::Cluster,
+        large: false,
+        ctas,
+        per_cta,
+        groups: 1,
+        why,
+    })
+}
+
+/// The split scope has at most one CTA per SM, so that all of them run at once and can wait for each other.
+fn split(problem: &Problem, arch: &Arch, vectors: u64, why: &'static str) -> Choice {
+    let (sms, most) = (u64::from(arch.sm_count.min(SPLIT_CTAS)), row_vectors(arch, Scope::Split, 1));
+    let needed = vectors.div_ceil(most).min(sms);
+    // As many rounds as the most groups need, and no more groups than fill them all.
+    let rounds = problem.rows.div_ceil(sms / needed);
+    let groups = problem.rows.div_ceil(rounds);
+    let ctas = (sms / groups).min((vectors / SPLIT_VECTORS).max(needed));
+    Choice {
+        scope: Scope::Split,
+        large: false,
+        ctas: ctas as u32,
+        per_cta: vectors.div_ceil(ctas).min(most),
+        groups: groups as u32,
+        why,
+    }
+}

@@ -3,10 +3,12 @@
 #
 #   scripts/gpu-check.sh build [DIR]     packs what is needed into DIR (target/gpu-check), under 60 MB; needs Rust, and takes
 #                                        nvcc 13 from PyPI where there is none
-#   DIR/gpu-check.sh run DIR             on the machine with the GPU, in under 9 minutes: facts, doctor, parity of every
-#                                        variant, wrappers, graph capture, 50 equal runs, the Python package on CUDA tensors,
-#                                        compute-sanitizer, benches against peers. Reads no settings but nvidia-smi's
-#                                        queries, changes none. Results: DIR/records
+#   DIR/gpu-check.sh run DIR             on the machine with the GPU, in one start and under 9 minutes. First correctness:
+#                                        facts, doctor, parity of every variant, wrappers, the workspace, graph capture, 50
+#                                        equal runs, the Python package on CUDA tensors. Then critbeta, PyTorch and Triton in
+#                                        turns in one process, beside what `critbeta plan` predicts; last examples and
+#                                        compute-sanitizer. Reads no settings but nvidia-smi's queries, changes none.
+#                                        Results: DIR/records
 #   DIR/gpu-check.sh dry DIR             the same where there is no GPU: parts that need one are skipped by name, the others
 #                                        run on the simulator and on tiny shapes, and prove the harness
 #
@@ -17,8 +19,10 @@ set -uo pipefail
 PACK_LIMIT_MB=60
 # All parts together; a part that begins late has only what is left.
 LIMIT_SECONDS=520
+# For what follows the benches: ratios, examples, compute-sanitizer.
+AFTER_SECONDS=90
 # What runs on the GPU machine: test binaries, and examples that show the embedding.
-TESTS="parity_device rules_device device_errors wrappers"
+TESTS="parity_device rules_device device_errors wrappers workspace"
 EXAMPLES="03_cuda 04_streams 05_graph"
 # Of the Python package: on a GPU, and without one.
 PYTHON_TESTS="test_device.py test_cuda.py"
@@ -28,12 +32,12 @@ ARCHS=${CRITBETA_CUDA_ARCHS:-sm_90,compute_80}
 
 fail() { echo "error: $*" >&2; exit 1; }
 
-# The Python package with the image in it: one wheel for every Python from 3.10 on.
+# The Python package with the image in it, and the simulator for the dry run: one wheel for every Python from 3.10 on.
 wheel() {
     local venv=$PWD/target/gpu-wheel-venv
     [ -x "$venv/bin/maturin" ] ||
         { python3 -m venv "$venv" && "$venv/bin/pip" install -q --disable-pip-version-check 'maturin>=1.9.4,<2'; } || return 1
-    "$venv/bin/maturin" build --quiet --release --locked --manifest-path python/Cargo.toml --interpreter "$venv/bin/python" \
+    "$venv/bin/maturin" build --quiet --release --locked --features simt --manifest-path python/Cargo.toml --interpreter "$venv/bin/python" \
         --out "$1/python" || return 1
     local name
     for name in reference.py $PYTHON_TESTS $PYTHON_DRY_TESTS; do cp "python/tests/$name" "$1/python/" || return 1; done
@@ -169,30 +173,27 @@ sanitizer_part() {
 one_test() { "bin/test-$1" --exact "$2" --nocapture | tee "$work/one.txt" && grep -q "1 passed" "$work/one.txt"; }
 
 # On the Python that is there, with its torch; nothing is fetched.
+install_package() {
+    python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$work/site" python/critbeta-*.whl
+}
+
 python_package() {
-    local site=$work/site name tests=()
-    python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" python/critbeta-*.whl || return 1
+    local name tests=()
     for name in $python_tests; do tests+=("python/$name"); done
-    PYTHONPATH=$site python3 -B -m pytest -q -p no:cacheprovider --rootdir python -rs --durations 5 "${tests[@]}"
+    PYTHONPATH=$work/site python3 -B -m pytest -q -p no:cacheprovider --rootdir python -rs --durations 5 "${tests[@]}"
 }
 
-benches_of_ours() {
+# All in turns in one process. SECONDS_FOR_BENCHES: no case is begun later.
+benches() {
     if [ -n "$gpu" ]; then
-        bin/critbeta bench --device cuda:0 --quiet --json "$work/ours.json"
+        PYTHONPATH=$work/site python3 -B peers/gpu.py --json "$work/gpu.json" --seconds "$SECONDS_FOR_BENCHES"
     else
-        bin/critbeta bench --device simt --quiet --json "$work/ours.json"
+        TRITON_INTERPRET=1 PYTHONPATH=$work/site python3 -B peers/gpu.py --dry-run --json "$work/gpu.json"
     fi
 }
 
-peers() {
-    if [ -n "$gpu" ]; then
-        python3 -B peers/gpu.py "$work/ours.json" --json "$work/peers.json" --seconds 110
-    else
-        TRITON_INTERPRET=1 python3 -B peers/gpu.py "$work/ours.json" --cpu-dry-run --json "$work/peers.json"
-    fi
-}
-
-ratios() { python3 -B peers/ratios.py "$work/ours.json" "$work/peers.json" "$records" >"$records/ratios.txt"; }
+# Measured against the copy, the peers, the goals and the predictions.
+ratios() { python3 -B peers/ratios.py "$work/gpu.json" "$records" >"$records/ratios.txt"; }
 
 check() {
     cd "$1" || fail "no folder $1"
@@ -202,7 +203,7 @@ check() {
     export XDG_CACHE_HOME=$work/cache
     rm -rf "$records" "$work"
     mkdir -p "$records" "$work" || fail "cannot write $1"
-    export -f facts doctor one_test python_package benches_of_ours peers ratios
+    export -f facts doctor one_test install_package python_package benches ratios
     export records work gpu python_tests=${gpu:+$PYTHON_TESTS}
     [ -n "$gpu" ] || python_tests=$PYTHON_DRY_TESTS
     export CRITBETA_REQUIRE_GPU=${gpu:+1}
@@ -219,18 +220,21 @@ check() {
     else
         skip "graph capture and replay" "no GPU"
     fi
+    in_shell "installing the Python package" 60 install_package
     if python3 -c 'import numpy, pytest, torch' 2>/dev/null; then
         in_shell "Python package" 110 python_package
     else
         skip "Python package" "no NumPy, pytest or PyTorch on this machine"
     fi
-    in_shell "critbeta bench" 110 benches_of_ours
-    if [ -n "$gpu" ] || python3 -c 'import torch' 2>/dev/null; then
-        in_shell peers 130 peers
+    if python3 -c 'import numpy, torch' 2>/dev/null; then
+        # What the rest needs is left; the last case that is begun may take half a minute.
+        export SECONDS_FOR_BENCHES=$((LIMIT_SECONDS - SECONDS - AFTER_SECONDS - 30))
+        [ "$SECONDS_FOR_BENCHES" -gt 200 ] && SECONDS_FOR_BENCHES=200
+        in_shell benches $((SECONDS_FOR_BENCHES + 30)) benches
+        in_shell ratios 20 ratios
     else
-        skip peers "no PyTorch on this machine"
+        skip benches "no NumPy or PyTorch on this machine"
     fi
-    in_shell ratios 20 ratios
     # Behind the benches: what is most likely to run into its time-out goes last.
     for name in $EXAMPLES; do gpu_part "$name" 20 "bin/example-$name"; done
     sanitizer_part memcheck
@@ -257,5 +261,5 @@ dry)
     gpu=
     check "${2:-$(dirname "$0")}"
     ;;
-*) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
+*) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -1,13 +1,14 @@
-"""One table of ratios: critbeta against the copy, against itself and against its peers.
+"""Two tables of ratios: critbeta against the copy, itself and its peers, and against its predictions.
 
-    python3 benches/peers/ratios.py OURS.json PEERS.json RECORDS/
+    python3 benches/peers/ratios.py GPU.json RECORDS/
 
-OURS.json is of `critbeta bench --json`, PEERS.json of gpu.py; either may be missing, and the columns that
-need it stay empty. Writes ours.csv, peers.csv and ratios.csv into RECORDS and prints the table with the goals
-and how many cases meet each."""
+GPU.json is of gpu.py: all methods took turns in one process. Writes seconds.csv, ratios.csv and predicted.csv
+into RECORDS, and prints the tables, how many cases meet each goal, and where measured and predicted times are
+furthest apart."""
 
 import csv
 import json
+import math
 import pathlib
 import sys
 
@@ -19,40 +20,37 @@ FEW_ROWS = 8
 # Read and written: goals of many rows are for 256 MiB of scores and more.
 MANY_BYTES = 512 << 20
 
-# name, goal number, what it must reach, which cases count, how it is computed from our and the peers'
-# seconds.
+# name, goal number, what it must reach, which cases count, how it is computed from the seconds of a case and
+# its floor.
 GOALS = [
-    ("copy/softmax", "G1", ">=", 0.96, "full", lambda o, p, f: o["copy"] / o["softmax"]),
-    ("compile/softmax", "G1", ">=", 1.45, "full", lambda o, p, f: p["compile"] / o["softmax"]),
-    ("eager/softmax", "G1", ">=", 1.9, "long", lambda o, p, f: p["eager"] / o["softmax"]),
-    ("triton/softmax", "G1", ">=", 1.0, "full", lambda o, p, f: p["triton"] / o["softmax"]),
-    ("copy/critical", "G2", ">=", 0.90, "full", lambda o, p, f: o["copy"] / o["critical_softmax"]),
-    ("critical/softmax", "G2", "<=", 1.08, "full", lambda o, p, f: o["critical_softmax"] / o["softmax"]),
+    ("copy/softmax", "G1", ">=", 0.96, "full", lambda s, f: s["copy"] / s["softmax"]),
+    ("compile/softmax", "G1", ">=", 1.45, "full", lambda s, f: s["compile"] / s["softmax"]),
+    ("eager/softmax", "G1", ">=", 1.9, "long", lambda s, f: s["eager"] / s["softmax"]),
+    ("triton/softmax", "G1", ">=", 1.0, "full", lambda s, f: s["triton"] / s["softmax"]),
+    ("copy/critical", "G2", ">=", 0.90, "full", lambda s, f: s["copy"] / s["critical_softmax"]),
+    ("critical/softmax", "G2", "<=", 1.08, "full", lambda s, f: s["critical_softmax"] / s["softmax"]),
     (
         "topk+softmax/critical",
         "G2",
         ">=",
         5.0,
         "full",
-        lambda o, p, f: p["topk_softmax"] / o["critical_softmax"],
+        lambda s, f: s["topk_softmax"] / s["critical_softmax"],
     ),
-    ("sort/critical", "G2", ">=", 30.0, "full", lambda o, p, f: p["sort"] / o["critical_softmax"]),
-    ("own topk/critical", "", "", None, "full", lambda o, p, f: o["topk"] / o["critical_softmax"]),
+    ("sort/critical", "G2", ">=", 30.0, "full", lambda s, f: s["sort"] / s["critical_softmax"]),
     # A copy reads half of what it moves: half its time stands for the time of reading alone.
-    ("half copy/stats", "G3", ">=", 0.90, "full", lambda o, p, f: o["copy"] / 2 / o["stats"]),
-    ("topk/stats", "G3", ">=", 4.0, "full", lambda o, p, f: p["topk"] / o["stats"]),
-    ("critical/floor", "G4", "<=", 2.0, "few", lambda o, p, f: o["critical_softmax"] / f),
-    ("compile/critical", "G4", ">=", 3.0, "few", lambda o, p, f: p["compile"] / o["critical_softmax"]),
+    ("half copy/stats", "G3", ">=", 0.90, "full", lambda s, f: s["copy"] / 2 / s["stats"]),
+    ("topk/stats", "G3", ">=", 4.0, "full", lambda s, f: s["topk"] / s["stats"]),
+    ("critical/floor", "G4", "<=", 2.0, "few", lambda s, f: s["critical_softmax"] / f),
+    ("compile/critical", "G4", ">=", 3.0, "few", lambda s, f: s["compile"] / s["critical_softmax"]),
 ]
 
 
-def cases(path):
-    """{key: seconds} of a result file, and what ran it; nothing where there is no file."""
-    if not pathlib.Path(path).is_file():
-        return {}, None
+def read(path):
+    """{key: case} of a result file, and what ran it."""
     with open(path) as file:
-        read = json.load(file)
-    return {tuple(case[key] for key in KEY): case["seconds"] for case in read["cases"]}, read["device"]
+        found = json.load(file)
+    return {tuple(case[key] for key in KEY): case for case in found["cases"]}, found["device"]
 
 
 def moved_bytes(key):
@@ -68,20 +66,45 @@ def counts(scope, key):
     return moved_bytes(key) >= MANY_BYTES and (scope == "full" or n >= 1 << 15)
 
 
-def table(ours, peers):
+def table(cases):
     """Per case: its key and each ratio, None where a time is missing."""
-    # The limit is the faster of the driver's copy and PyTorch's.
-    limit = {key: min(seconds["copy"], peers.get(key, seconds)["copy"]) for key, seconds in ours.items()}
-    bandwidth = max(moved_bytes(key) / seconds for key, seconds in limit.items())
-    for key, seconds in ours.items():
+    bandwidth = max(moved_bytes(key) / case["seconds"]["copy"] for key, case in cases.items())
+    for key, case in cases.items():
         floor = moved_bytes(key) / bandwidth + FLOOR_SECONDS
         ratios = []
         for *_, ratio in GOALS:
             try:
-                ratios.append(ratio({**seconds, "copy": limit[key]}, peers.get(key, {}), floor))
+                ratios.append(ratio(case["seconds"], floor))
             except KeyError:
                 ratios.append(None)
         yield key, ratios
+
+
+def predictions(cases):
+    """Of each time with a prediction: key, method, measured and expected seconds, the bounds, the ratio."""
+    for key, case in cases.items():
+        for method, (expected, fastest, slowest) in case["predicted"].items():
+            if method in case["seconds"]:
+                measured = case["seconds"][method]
+                yield key, method, measured, expected, fastest, slowest, measured / expected
+
+
+def comparison(found):
+    """The lines that say how good the model is: by method, and the cases furthest from it."""
+    if not found:
+        return ["no predictions: the model knows an H200"]
+    lines = [f"{'measured / predicted':24} {'within':>9} {'smallest':>9} {'median':>9} {'largest':>9}"]
+    for method in dict.fromkeys(of[1] for of in found):
+        ratios = sorted(of[-1] for of in found if of[1] == method)
+        within = sum(of[4] <= of[2] <= of[5] for of in found if of[1] == method)
+        cells = f"{ratios[0]:9.3f} {ratios[len(ratios) // 2]:9.3f} {ratios[-1]:9.3f}"
+        lines.append(f"{method:24} {f'{within}/{len(ratios)}':>9} {cells}")
+    lines.append("furthest from it, us: measured, predicted (fastest to slowest)")
+    furthest = sorted(found, key=lambda of: -abs(math.log(of[-1])))[:8]
+    for (count, n, dtype, family), method, measured, expected, fastest, slowest, ratio in furthest:
+        times = f"{measured * 1e6:.1f}, {expected * 1e6:.1f} ({fastest * 1e6:.1f} to {slowest * 1e6:.1f})"
+        lines.append(f"  {count} x {n} {dtype} {family}, {method}: {times}, ratio {ratio:.2f}")
+    return lines
 
 
 def write_seconds(path, found):
@@ -109,21 +132,25 @@ def summary(rows):
 
 
 def main():
-    if len(sys.argv) != 4:
-        sys.exit("usage: ratios.py OURS.json PEERS.json RECORDS")
-    (ours, device), (peers, peers_device) = cases(sys.argv[1]), cases(sys.argv[2])
-    if not ours:
+    if len(sys.argv) != 3:
+        sys.exit("usage: ratios.py GPU.json RECORDS")
+    cases, device = read(sys.argv[1])
+    if not cases:
         sys.exit(f"error: no cases in {sys.argv[1]}: no ratio can be had")
-    records = pathlib.Path(sys.argv[3])
-    write_seconds(records / "ours.csv", ours)
-    write_seconds(records / "peers.csv", peers)
-    rows = list(table(ours, peers))
+    records = pathlib.Path(sys.argv[2])
+    write_seconds(records / "seconds.csv", {key: case["seconds"] for key, case in cases.items()})
+    rows = list(table(cases))
     names = [name for name, *_ in GOALS]
     with open(records / "ratios.csv", "w", newline="") as file:
         out = csv.writer(file)
         out.writerow(KEY + names)
         out.writerows([*key, *("" if r is None else f"{r:.4f}" for r in ratios)] for key, ratios in rows)
-    print(f"ours on {device}; peers on {peers_device or 'nothing: they did not run'}")
+    found = list(predictions(cases))
+    with open(records / "predicted.csv", "w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow([*KEY, "method", "measured s", "predicted s", "fastest s", "slowest s", "ratio"])
+        out.writerows([*key, *rest] for key, *rest in found)
+    print(f"on {device}, all in turns in one process")
     print(
         f"{'rows x n':>17} {'dtype':5} {'family':10} "
         + " ".join(f"{name:>{max(8, len(name))}}" for name in names)
@@ -132,7 +159,7 @@ def main():
         cells = [("" if r is None else f"{r:.3f}") for r in ratios]
         report = " ".join(f"{cell:>{max(8, len(name))}}" for name, cell in zip(names, cells))
         print(f"{f'{count} x {n}':>17} {dtype:5} {family:10} {report}")
-    print("\n".join(summary(rows)))
+    print("\n".join(summary(rows) + comparison(found)))
 
 
 if __name__ == "__main__":

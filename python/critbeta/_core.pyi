@@ -135,6 +135,9 @@ class Engine:
     @property
     def description(self) -> str: ...
     def workspace_bytes(self, rows: int, cols: int, dtype: str, has_out: bool) -> int: ...
+    def predictions(
+        self, rows: int, cols: int, dtype: str, has_out: bool
+    ) -> list[tuple[str, float, float, float]]: ...
     def launch(
         self,
         stream: int,

@@ -8,7 +8,7 @@ use crate::rows::Rows;
 use crate::rules::Rescaling;
 use critbeta::DType;
 use critbeta::cuda::{
-    self, Arch, Call, DeviceOutput, DeviceRows, Plan, Problem, RowReport, SimtOptions, Workspace,
+    self, Arch, Call, DeviceOutput, DeviceRows, Plan, Prediction, Problem, RowReport, SimtOptions, Workspace,
 };
 use critbeta_diagnose::{RowPlace, RowRecord};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -75,6 +75,21 @@ impl Engine {
         let problem = if has_out { Problem::softmax } else { Problem::statistics };
         let plan = Plan::choose(&problem(rows, cols, element(dtype)?), self.engine.arch());
         Ok(plan.map_err(raised)?.workspace_bytes())
+    }
+
+    /// What a launch over these rows should take: for each kind of rows its name and the expected, fastest and
+    /// slowest seconds (`critbeta::cuda::Prediction`). The list is empty for other GPUs than an H200.
+    fn predictions(
+        &self,
+        rows: u64,
+        cols: u64,
+        dtype: &str,
+        has_out: bool,
+    ) -> PyResult<Vec<(&'static str, f64, f64, f64)>> {
+        let problem = if has_out { Problem::softmax } else { Problem::statistics };
+        let plan = Plan::choose(&problem(rows, cols, element(dtype)?), self.engine.arch()).map_err(raised)?;
+        let of = |of: Prediction| (of.path, of.seconds, of.fastest, of.slowest);
+        Ok(plan.predictions().into_iter().map(of).collect())
     }
 
     /// Enqueues a launch on `stream` and returns. All numbers except shapes and `stream` are addresses of

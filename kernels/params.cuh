@@ -16,10 +16,11 @@ constexpr u32 SPLIT_CANDIDATES = 256;
 constexpr u32 WARP_CONTROL_BYTES = 1312;
 constexpr u32 BLOCK_CONTROL_BYTES = 7200;
 constexpr u32 CLUSTER_CONTROL_BYTES = 10848;
+constexpr u32 WIDE_CLUSTER_CONTROL_BYTES = 11360;  // of CTAs of 512 threads
 constexpr u32 SPLIT_CONTROL_BYTES = 4192;
 // The workspace of the split scope: SLOT_BYTES for each of SPLIT_CTAS, the most CTAs of its grid, then
-// GROUP_BYTES for each group of CTAs. Nothing has another place under another plan: what a launch leaves as it
-// found it, the next one finds.
+// GROUP_BYTES for each group of CTAs. Nothing has another place under another plan: what a launch leaves as
+// it found it, the next one finds.
 constexpr u32 SPLIT_CTAS = 256;
 constexpr u32 SLOT_BYTES = 64;
 constexpr u32 GROUP_BYTES = 7296;

@@ -93,6 +93,7 @@ fn constants_are_twins() {
         WARP_CONTROL_BYTES,
         BLOCK_CONTROL_BYTES,
         CLUSTER_CONTROL_BYTES,
+        WIDE_CLUSTER_CONTROL_BYTES,
         SPLIT_CONTROL_BYTES,
         SPLIT_CTAS,
         SLOT_BYTES,
@@ -234,7 +235,7 @@ fn the_ladder_goes_from_warps_to_the_whole_grid() {
     assert_eq!(scope(4096, 65_536, "sm_80"), Scope::Split);
     assert_eq!(scope(4096, 20_000, "sm_80"), Scope::Block);
     // Few very long rows are split although a cluster would hold them.
-    assert_eq!(scope(4, 262_144, "sm_90"), Scope::Split);
+    assert_eq!(scope(4, 300_000, "sm_90"), Scope::Split);
     assert_eq!(scope(4096, 262_144, "sm_90"), Scope::Cluster);
     // Rows of 16-bit scores have half the bytes.
     assert_eq!(
@@ -269,12 +270,13 @@ fn plans_count_registers_as_kernels_are_compiled() {
         let plan = Plan::choose(&problem, &Arch::named(arch).unwrap()).unwrap();
         plan.launch().ctas_per_sm
     };
-    // Shared memory and threads would let 10, 8, 3 and 3 share an SM.
+    // Shared memory and threads would let 10, 9, 6, 3 and 3 share an SM.
     assert_eq!(per_sm(Problem::softmax(4096, 1024, DType::F32), "sm_90"), 6);
-    assert_eq!(per_sm(Problem::softmax(4096, 4096, DType::F32), "sm_90"), 4);
+    assert_eq!(per_sm(Problem::softmax(4096, 4096, DType::F32), "sm_90"), 8);
+    assert_eq!(per_sm(Problem::softmax(4096, 8000, DType::F32), "sm_90"), 4);
     assert_eq!(per_sm(Problem::softmax(4096, 65_536, DType::F32), "sm_90"), 3);
     assert_eq!(per_sm(Problem::statistics(4096, 65_536, DType::F32), "sm_90"), 2);
-    assert_eq!(per_sm(Problem::softmax(4096, 4096, DType::F32), "sm_100"), 3);
+    assert_eq!(per_sm(Problem::softmax(4096, 8000, DType::F32), "sm_100"), 3);
     // Where registers allow two CTAs, each takes half of the shared memory.
     let of =
         |cols| Plan::choose(&Problem::statistics(4096, cols, DType::F32), &Arch::named("sm_90").unwrap());
@@ -311,11 +313,14 @@ fn few_long_rows_get_a_cluster_until_a_share_of_the_grid_is_faster() {
         (plan.launch().variant.scope(), plan.launch().ctas)
     };
     assert_eq!(scope(1, 65_536), (Scope::Cluster, 16));
-    assert_eq!(scope(1, 131_072), (Scope::Cluster, 16));
-    assert_eq!(scope(1, 131_073).0, Scope::Split);
-    assert_eq!(scope(4, 131_073), (Scope::Cluster, 16));
-    assert_eq!(scope(4, 262_144).0, Scope::Split);
-    assert_eq!(scope(8, 262_144), (Scope::Cluster, 16));
+    assert_eq!(scope(1, 196_608), (Scope::Cluster, 16));
+    assert_eq!(scope(1, 196_609).0, Scope::Split);
+    assert_eq!(scope(3, 196_609), (Scope::Cluster, 16));
+    assert_eq!(scope(4, 294_913).0, Scope::Split);
+    assert_eq!(scope(5, 262_144).0, Scope::Split);
+    assert_eq!(plan(1, 65_536, DType::F32, "sm_90").launch().variant.threads(), 512);
+    // Three CTAs of a cluster of 2 just have room for 65,536 bf16.
+    assert_eq!(plan(4096, 65_536, DType::Bf16, "sm_90").launch().ctas, 2);
     // Without clusters, or with small ones, the row may still be split.
     assert_eq!(plan(1, 131_072, DType::F32, "sm_80").launch().variant.scope(), Scope::Split);
     for cols in [65_536, 100_000, 131_072] {
@@ -333,10 +338,11 @@ fn a_plan_says_the_true_reason() {
     };
     assert!(why(64, 1 << 20, DType::F32, "sm_90").starts_with("no cluster holds the row"));
     assert!(why(1, 1 << 20, DType::F32, "sm_90").starts_with("no cluster holds the row"));
-    assert!(why(4, 262_144, DType::F32, "sm_90").starts_with("rows are long and too few"));
+    assert!(why(4, 300_000, DType::F32, "sm_90").starts_with("rows are long and too few"));
     assert!(why(4, 131_072, DType::F32, "sm_90").starts_with("rows are long and few"));
     assert!(why(64, 1 << 20, DType::F32, "sm_80").starts_with("no CTA holds the row"));
-    assert!(why(4096, 4096, DType::F32, "sm_90").starts_with("three such CTAs"));
+    assert!(why(4096, 4096, DType::F32, "sm_90").starts_with("CTAs of few threads"));
+    assert!(why(4096, 16_384, DType::F32, "sm_90").starts_with("three such CTAs"));
 }
 
 #[test]

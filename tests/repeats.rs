@@ -12,7 +12,7 @@ use critbeta::{DType, Rescaling};
 use device::{Out, Request, Rows, engine, run};
 
 /// A width for each scope of a large GPU: warp, block, cluster, split.
-const WIDTHS: [usize; 4] = [100, 3000, 40_000, 140_000];
+const WIDTHS: [usize; 4] = [100, 3000, 40_000, 220_000];
 
 fn bits(rows: &Rows, request: &Request, engine: &critbeta::cuda::Engine) -> (Vec<u8>, Vec<u32>) {
     let done = run(engine, rows, request).unwrap_or_else(|error| panic!("{error}"));

@@ -3,14 +3,19 @@
 #pragma once
 #include "block.cuh"
 
+// 512 bytes more for CTAs of 256 threads would leave 65,536 bf16 no room for three CTAs of a cluster of 2.
+constexpr u32 cluster_control_bytes(u32 threads) {
+    return threads > 256 ? WIDE_CLUSTER_CONTROL_BYTES : CLUSTER_CONTROL_BYTES;
+}
+
 template <u32 T>
-struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYTES> {
-    using Base = BlockScope<T, false, BINS, CANDIDATES, CLUSTER_CONTROL_BYTES>;
+struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, cluster_control_bytes(T)> {
+    using Base = BlockScope<T, false, BINS, CANDIDATES, cluster_control_bytes(T)>;
     using Base::counts, Base::list;
     // records: of the part, for two turns. others: counts that other CTAs may still read; then the list that
     // all of them write.
     static constexpr u32 USED = Base::USED + 4 * (2 * RECORD_WORDS + Base::BINS);
-    static_assert(USED <= CLUSTER_CONTROL_BYTES, "arena of a CTA");
+    static_assert(USED <= cluster_control_bytes(T), "arena of a CTA");
     static_assert(Base::CANDIDATES <= Base::BINS, "the list lies in the place of counts");
     static constexpr bool SHARES = true;
     Shared<u32> records, others;

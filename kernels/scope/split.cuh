@@ -82,8 +82,8 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
         return here + across(all, 0u, lower, AddCounts{}, at);
     }
     // Each CTA counts in shared memory, and the counts are added up in a ring of three slices, all zeros at
-    // first. Slice k is read behind the barrier of turn k, cleared behind the next barrier, at the latest that
-    // of turn k + 1, and used again at turn k + 3: so there is a barrier between.
+    // first. Slice k is read behind the barrier of turn k, cleared behind the next barrier, at the latest
+    // that of turn k + 1, and used again at turn k + 3: so there is a barrier between.
     DEVICE void merge_counts(simt::Where at = HERE) {
         this->sync(at);
         const u32 turn = ring_turn, slice = turn * Base::BINS;

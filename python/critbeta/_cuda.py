@@ -133,8 +133,8 @@ def launch(
 
 def _workspace(device: Any, on: int, needed: int) -> list[int]:
     """Returns the address and bytes of memory that was zeroed once. Every launch leaves it ready for the next
-    one, so each thread keeps one for every stream. A CUDA graph may be replayed on any stream: it gets its own,
-    and zeroes it in each replay."""
+    one, so each thread keeps one for every stream. A CUDA graph may be replayed on any stream: it gets its
+    own, and zeroes it in each replay."""
     kept = _of_thread.__dict__.setdefault("workspaces", {})
     memory = kept.get((device, on))
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -77,8 +77,8 @@ impl Engine {
         Ok(plan.map_err(raised)?.workspace_bytes())
     }
 
-    /// What a launch over these rows should take: for each kind of rows its name and the expected, fastest and
-    /// slowest seconds (`critbeta::cuda::Prediction`). The list is empty for other GPUs than an H200.
+    /// What a launch over these rows should take: for each kind of rows its name and the expected, fastest
+    /// and slowest seconds (`critbeta::cuda::Prediction`). The list is empty for other GPUs than an H200.
     fn predictions(
         &self,
         rows: u64,

@@ -3,7 +3,8 @@
 
 use super::arch::Arch;
 use super::params::*;
-use super::plan::{Plan, Problem};
+use super::plan::Plan;
+use super::problem::Problem;
 use super::rule::{Beta, Rule};
 use super::variants::Family;
 use crate::cpu::Measure;

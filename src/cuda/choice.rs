@@ -3,7 +3,7 @@
 use super::arch::Arch;
 use super::ladder::*;
 use super::params::*;
-use super::plan::Problem;
+use super::problem::Problem;
 use super::variants::Scope;
 
 /// Bytes of dynamic shared memory that each CTA can have when `ctas` of them share an SM.
@@ -13,25 +13,27 @@ pub(super) fn shared_bytes(arch: &Arch, ctas: u32) -> u32 {
 }
 
 /// Bytes of shared memory in front of the part of a row that each CTA (in the warp scope: each warp) keeps.
-pub(super) fn control_bytes(scope: Scope) -> u32 {
+pub(super) fn control_bytes(scope: Scope, threads: u32) -> u32 {
     match scope {
         Scope::Warp => WARP_CONTROL_BYTES,
         Scope::Block => BLOCK_CONTROL_BYTES,
+        Scope::Cluster if threads > THREADS => WIDE_CLUSTER_CONTROL_BYTES,
         Scope::Cluster => CLUSTER_CONTROL_BYTES,
         Scope::Split => SPLIT_CONTROL_BYTES,
     }
 }
 
-/// Vectors of a row that each CTA can keep when `ctas` of them share an SM.
+/// Vectors of a row that each CTA can keep when `ctas` of them share an SM. A CTA alone has many threads.
 fn row_vectors(arch: &Arch, scope: Scope, ctas: u32) -> u64 {
-    u64::from(shared_bytes(arch, ctas).saturating_sub(control_bytes(scope)) / 16)
+    let threads = if ctas == 1 { MANY_THREADS } else { THREADS };
+    u64::from(shared_bytes(arch, ctas).saturating_sub(control_bytes(scope, threads)) / 16)
 }
 
 /// A scope, and how much of a row each of its CTAs holds.
 pub(super) struct Choice {
     pub scope: Scope,
-    /// Whether to take the kernel with the most threads of this scope, or the one with the fewest.
-    pub large: bool,
+    /// Threads of each CTA: those of a kernel of this scope.
+    pub threads: u32,
     pub ctas: u32,
     pub per_cta: u64,
     pub groups: u32,
@@ -60,38 +62,45 @@ impl Choice {
 /// The narrowest scope that holds a whole row, or `None` if only the split scope is left.
 fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choice> {
     let Problem { cols, family, .. } = *problem;
-    let choice = |scope, large, ctas: u32, why| {
-        Some(Choice { scope, large, ctas, per_cta: vectors.div_ceil(ctas.into()), groups: 1, why })
+    let choice = |scope, threads, ctas: u32, why| {
+        let per_cta = vectors.div_ceil(ctas.into());
+        Some(Choice { scope, threads, ctas, per_cta, groups: 1, why })
     };
     let warp_bytes = u64::from(WARPS) * (u64::from(WARP_CONTROL_BYTES) + 16 * vectors);
     if cols <= WARP_COLS && warp_bytes <= u64::from(shared_bytes(arch, 1)) {
-        return choice(Scope::Warp, false, 1, "a short row keeps one warp busy");
+        return choice(Scope::Warp, 32 * WARPS, 1, "a short row keeps one warp busy");
     }
-    let most = |scope| resident_ctas(family, scope, THREADS, arch.sm);
-    let per_sm = BLOCK_CTAS_PER_SM.min(most(Scope::Block));
+    let most = |scope, threads| resident_ctas(family, scope, threads, arch.sm);
+    if vectors <= row_vectors(arch, Scope::Block, FEW_THREADS_CTAS_PER_SM) {
+        let why = "CTAs of few threads: twice as many rows share an SM and overlap their phases";
+        return choice(Scope::Block, FEW_THREADS, 1, why);
+    }
+    let per_sm = BLOCK_CTAS_PER_SM.min(most(Scope::Block, THREADS));
     if vectors <= row_vectors(arch, Scope::Block, per_sm) {
         let why = match per_sm {
             2 => "two such CTAs, all that have registers, share an SM and overlap their phases",
             _ => "three such CTAs share an SM and overlap their phases",
         };
-        return choice(Scope::Block, false, 1, why);
+        return choice(Scope::Block, THREADS, 1, why);
     }
     if !arch.clusters {
         let why = "no clusters here: one CTA takes the SM for itself";
         let fits = vectors <= row_vectors(arch, Scope::Block, 1);
-        return if fits { choice(Scope::Block, true, 1, why) } else { None };
+        return if fits { choice(Scope::Block, MANY_THREADS, 1, why) } else { None };
     }
     let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
     let (per_sm, ctas) = sizes.find(|&(per_sm, ctas)| {
         ctas <= arch.max_cluster
-            && per_sm <= most(Scope::Cluster)
+            && per_sm <= most(Scope::Cluster, THREADS)
             && vectors.div_ceil(ctas.into()) <= row_vectors(arch, Scope::Cluster, per_sm)
     })?;
-    let why = match per_sm {
-        1 => "the row needs all shared memory of its SMs",
-        _ => "the smallest cluster whose CTAs still share their SM with others",
-    };
-    choice(Scope::Cluster, false, ctas, why)
+    match per_sm {
+        1 => choice(Scope::Cluster, MANY_THREADS, ctas, "the row needs all shared memory of its SMs"),
+        _ => {
+            let why = "the smallest cluster whose CTAs still share their SM with others";
+            choice(Scope::Cluster, THREADS, ctas, why)
+        }
+    }
 }
 
 fn is_few_and_long(rows: u64, cols: u64, ctas: u32, arch: &Arch) -> bool {
@@ -109,7 +118,7 @@ fn few_in_a_cluster(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choi
         "rows are long and few: CTAs of a cluster wait for each other a quarter as long as those of the grid";
     (problem.cols <= cols && fits && at_once).then_some(Choice {
         scope: Scope::Cluster,
-        large: false,
+        threads: MANY_THREADS,
         ctas,
         per_cta,
         groups: 1,
@@ -127,7 +136,7 @@ fn split(problem: &Problem, arch: &Arch, vectors: u64, why: &'static str) -> Cho
     let ctas = (sms / groups).min((vectors / SPLIT_VECTORS).max(needed));
     Choice {
         scope: Scope::Split,
-        large: false,
+        threads: MANY_THREADS,
         ctas: ctas as u32,
         per_cta: vectors.div_ceil(ctas).min(most),
         groups: groups as u32,

@@ -1,7 +1,7 @@
 //! What a score and a row cost, by path and scope: the numbers that the [model](super::model) starts from.
 //!
-//! `tests/costs.rs` compares [`COSTS`] with the newest record of `benches/record/sass` and with the simulator,
-//! and writes it if CRITBETA_COSTS=write is set.
+//! `tests/costs.rs` compares [`COSTS`] with the newest record of `benches/record/sass` and with the
+//! simulator, and writes it if CRITBETA_COSTS=write is set.
 
 use super::variants::{Family, Scope};
 use crate::{DType, Error, Result};
@@ -29,7 +29,8 @@ impl Costs {
         Costs(COSTS.to_vec())
     }
 
-    /// The committed waits with the slots of `record`, the text that `scripts/cuda-compile.sh --record` wrote.
+    /// The committed waits with the slots of `record`, the text that `scripts/cuda-compile.sh --record`
+    /// wrote.
     ///
     /// Errors: those of [`Costs::slots_in`].
     pub fn with_slots_of(record: &str) -> Result<Costs> {

@@ -15,7 +15,7 @@ pub struct Engine {
 
 pub(super) enum Machine {
     Driver(Driver),
-    Simulator(Simulator),
+    Simulator(Box<Simulator>),
 }
 
 /// Memory of an [`Engine`], aligned to 256 bytes. It is zeroed when it is made, and freed when it is dropped.
@@ -81,7 +81,7 @@ impl Engine {
     /// Errors: [`Error::NotBuilt`] unless this build has the feature `simt` and found a C++ compiler.
     pub fn simulated(options: SimtOptions) -> Result<Engine> {
         let arch = options.arch.clone();
-        Ok(Engine { arch, machine: Arc::new(Machine::Simulator(Simulator::new(options)?)) })
+        Ok(Engine { arch, machine: Arc::new(Machine::Simulator(Box::new(Simulator::new(options)?))) })
     }
 
     /// The limits that the plans of this engine use.

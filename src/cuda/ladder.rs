@@ -11,8 +11,18 @@ pub(super) const WARP_COLS: u64 = 1024;
 /// Rows of a CTA in the warp scope: each warp has one.
 pub(super) const WARPS: u32 = 4;
 
-/// Threads of a CTA in the block and cluster scopes, but for rows that take an SM for themselves.
+/// Threads of a CTA in the block and cluster scopes. Fewer of them leave registers for more CTAs, more of
+/// them keep an SM busy that has room for one CTA.
 pub(super) const THREADS: u32 = 256;
+pub(super) const FEW_THREADS: u32 = 128;
+/// Also those of the split scope, which has one CTA per SM.
+pub(super) const MANY_THREADS: u32 = 512;
+
+/// A row of the block scope is given to few threads where this many such CTAs have shared memory on an SM:
+/// half more than the four CTAs of 256 threads that have registers. By the model a row of 4,096 f32 scores
+/// waits for 2 of the 4 us that it spends on an SM (plain), so more rows at once use the memory better. With
+/// fewer than six the SM has fewer threads than before, and loses.
+pub(super) const FEW_THREADS_CTAS_PER_SM: u32 = 6;
 
 /// A single CTA takes a row as long as this many CTAs fit on an SM. One loads while another counts and a
 /// third writes, so reads stay in flight although the phases of each CTA follow one another.
@@ -31,10 +41,10 @@ pub(super) const SPLIT_COLS: u64 = 65_536;
 /// Such a row gets the largest cluster instead of a share of the grid where at most so many rows have at most
 /// so many columns: `(rows, columns)`. A barrier of a cluster takes about 0.3 us, one of the grid 1.3 us
 /// (neither was measured on a GPU), so a cluster saves 4 us of a plain row and 5 us of a critical one
-/// (`model.rs`). But 16 CTAs work longer than a share of 132 SMs: 8 ps a score (plain, 1 row) to 35 ps
-/// (critical). By that, one row is faster in a cluster up to 110,000 columns if critical and 169,000 if plain,
-/// 4 rows up to 140,000 and 225,000, and 8 rows up to 288,000 and 512,000.
-pub(super) const FEW_IN_A_CLUSTER: [(u64, u64); 3] = [(2, 131_072), (4, 163_840), (8, 294_912)];
+/// (`model.rs`). But 16 CTAs work longer than a share of 132 SMs. By that, one row is faster in a cluster up
+/// to 181,000 columns if critical and 251,000 if plain, and four rows up to 270,000 and 400,000. Eight
+/// clusters of 16 would need 16 SMs in each of 8 processing clusters, and not every part has them.
+pub(super) const FEW_IN_A_CLUSTER: [(u64, u64); 2] = [(2, 196_608), (4, 294_912)];
 
 /// Threads of an SM for which the registers of a kernel suffice, with probabilities and without: the bounds
 /// that it is compiled for on sm_90. Twin of the STAMPs in `kernels/verbs.cuh` (`tests/plan.rs` compares

@@ -39,6 +39,7 @@ mod model;
 mod notice;
 mod params;
 mod plan;
+mod problem;
 mod rule;
 mod simulator;
 #[cfg(feature = "cuda")]
@@ -54,7 +55,8 @@ pub use facts::facts;
 pub use model::{Bound, Prediction};
 pub use notice::Notice;
 pub use params::{Contact, RowReport};
-pub use plan::{Plan, Problem};
+pub use plan::Plan;
+pub use problem::Problem;
 pub use rule::Beta;
 pub use simulator::{SimtOptions, Traffic};
 

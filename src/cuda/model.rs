@@ -1,6 +1,6 @@
-//! A model of the machine on paper: the time that a launch should take, and what bounds it. It is made of pure
-//! functions and stated constants, and no GPU has confirmed it yet (2026-11-30): the first run on one confirms
-//! or refutes its numbers (`scripts/gpu-check.sh`).
+//! A model of the machine on paper: the time that a launch should take, and what bounds it. It is made of
+//! pure functions and stated constants, and no GPU has confirmed it yet (2026-11-30): the first run on one
+//! confirms or refutes its numbers (`scripts/gpu-check.sh`).
 //!
 //! A CTA moves its bytes at an SM's share of the memory, issues its instructions, and waits for barriers.
 //! CTAs that share an SM overlap. How well they do lies between two bounds: phases of equal length fit into
@@ -105,6 +105,20 @@ impl fmt::Display for Prediction {
     }
 }
 
+impl Plan {
+    /// What the launch should take, by a model of the machine that no GPU has confirmed yet: one prediction
+    /// for each kind of rows. There are none for other GPUs than an H200, nor for rows beyond the chip.
+    pub fn predictions(&self) -> Vec<Prediction> {
+        self.predictions_by(&Costs::committed())
+    }
+
+    /// The predictions by other costs, for the table of the documentation.
+    #[doc(hidden)]
+    pub fn predictions_by(&self, costs: &Costs) -> Vec<Prediction> {
+        predictions(self, costs)
+    }
+}
+
 impl Machine {
     /// The machine of `arch`, or `None`: no prediction is better than one for another part. An H100 has
     /// another memory, and slots are counted for sm_90 only.
@@ -121,7 +135,7 @@ impl Machine {
 
 /// The predictions for `plan`, one for each path that its family has. There are none for a GPU without a
 /// machine, nor for rows beyond the chip.
-pub(super) fn predictions(plan: &Plan, costs: &Costs) -> Vec<Prediction> {
+fn predictions(plan: &Plan, costs: &Costs) -> Vec<Prediction> {
     let Some(machine) = Machine::of(&plan.arch) else { return Vec::new() };
     if !plan.fits_on_chip() {
         return Vec::new();

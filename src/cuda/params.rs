@@ -21,6 +21,8 @@ pub const WARP_CONTROL_BYTES: u32 = 1312;
 pub const BLOCK_CONTROL_BYTES: u32 = 7200;
 /// Bytes of shared memory beside the resident row, per CTA of the cluster scope.
 pub const CLUSTER_CONTROL_BYTES: u32 = 10848;
+/// The same, for CTAs of 512 threads.
+pub const WIDE_CLUSTER_CONTROL_BYTES: u32 = 11360;
 /// Bytes of shared memory beside the resident row, per CTA of the split scope.
 pub const SPLIT_CONTROL_BYTES: u32 = 4192;
 /// The most CTAs of a grid of the split scope.

@@ -14,39 +14,12 @@
 
 use super::arch::Arch;
 use super::choice::{Choice, control_bytes, shared_bytes};
-use super::costs::Costs;
 use super::ladder::*;
-use super::model::{self, Prediction};
 use super::params::*;
+use super::problem::Problem;
 use super::variants::{Family, Scope, Variant};
 use crate::{DType, Error, Result};
 use std::fmt;
-
-/// The part of a call that its plan depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Problem {
-    /// Rows, 1 to 2^31 - 1.
-    pub rows: u64,
-    /// Columns, 1 to 2^24.
-    pub cols: u64,
-    /// Element type of the scores: f32, f16 or bf16.
-    pub dtype: DType,
-    /// What the kernel does with each row.
-    pub(super) family: Family,
-}
-
-impl Problem {
-    /// The problem of writing the probabilities of `rows` x `cols` scores.
-    pub fn softmax(rows: u64, cols: u64, dtype: DType) -> Problem {
-        Problem { rows, cols, dtype, family: Family::CriticalSoftmax }
-    }
-
-    /// The problem of reporting on `rows` rows of `cols` scores, without probabilities.
-    pub fn statistics(rows: u64, cols: u64, dtype: DType) -> Problem {
-        Problem { rows, cols, dtype, family: Family::GapProfile }
-    }
-}
 
 /// How a problem is launched. A plan prints itself with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,18 +71,13 @@ impl Plan {
         let per_vector = 16 / dtype.size_bytes() as u64;
         // The row may begin anywhere between two 16-byte boundaries.
         let vectors = (cols + per_vector - 1).div_ceil(per_vector);
-        let choice = Choice::of(problem, arch, vectors);
-        let Choice { scope, large, ctas, per_cta, groups, why } = choice;
-        let variants = Variant::of(family, dtype).filter(|v| v.scope() == scope);
-        let variant = match large {
-            true => variants.max_by_key(|v| v.threads()),
-            false => variants.min_by_key(|v| v.threads()),
-        };
+        let Choice { scope, threads, ctas, per_cta, groups, why } = Choice::of(problem, arch, vectors);
+        let variant = Variant::of(family, dtype).find(|v| (v.scope(), v.threads()) == (scope, threads));
         let Some(variant) = variant else {
             return Err(refused(problem, format!("no kernel for {dtype} in {}", family.name())));
         };
         let resident = per_cta as u32;
-        let part_bytes = control_bytes(variant.scope()) + 16 * resident;
+        let part_bytes = control_bytes(scope, threads) + 16 * resident;
         let (shared_bytes, grid) = match variant.scope() {
             Scope::Warp => (WARPS * part_bytes, rows.div_ceil(WARPS.into())),
             Scope::Block | Scope::Cluster => (part_bytes, rows * u64::from(ctas)),
@@ -174,18 +142,6 @@ impl Plan {
     /// a row.
     pub fn workspace_bytes(&self) -> u64 {
         self.launch.workspace_bytes
-    }
-
-    /// What the launch should take, by a model of the machine that no GPU has confirmed yet: one prediction for
-    /// each kind of rows. There are none for other GPUs than an H200, nor for rows beyond the chip.
-    pub fn predictions(&self) -> Vec<Prediction> {
-        self.predictions_by(&Costs::committed())
-    }
-
-    /// The predictions by other costs, for the table of the documentation.
-    #[doc(hidden)]
-    pub fn predictions_by(&self, costs: &Costs) -> Vec<Prediction> {
-        model::predictions(self, costs)
     }
 
     /// The launch itself, for tests.

@@ -120,12 +120,20 @@ pub fn rows_of(n: usize, seed: u64) -> Vec<Vec<f32>> {
 pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
     // There is room for `vectors` vectors of f32, and for half as many if rows have half the bytes.
     let part = |scope, vectors, sms, max_cluster| small(scope, vectors * size as u32 / 4, sms, max_cluster);
-    let mut roomy = part(Scope::Block, 600, 64, 1);
-    roomy.shared_per_sm_bytes = 4 << 20;
+    // With room for so many CTAs on an SM.
+    let shared = |mut arch: Arch, ctas: u32| {
+        arch.shared_per_sm_bytes = ctas * (arch.shared_per_block_bytes + 1024);
+        arch
+    };
+    let roomy = part(Scope::Block, 600, 64, 1);
+    // A row of 575 vectors is more than a CTA holds that has no control structures of a cluster.
+    let long = 2300 * 4 / size;
     vec![
         (Scope::Warp, small(Scope::Warp, 4 * 258, 64, 1), vec![1, 2, 3, 4, 5, 31, 32, 33, 127, 1023, 1024]),
-        (Scope::Block, roomy, vec![1025, 1200]),
+        (Scope::Block, shared(roomy.clone(), 6), vec![1025, 1200]),
+        (Scope::Block, shared(roomy, 3), vec![1030, 1199]),
         (Scope::Block, part(Scope::Block, 300, 64, 1), vec![1100]),
+        (Scope::Cluster, shared(small(Scope::Cluster, 300, 64, 2), 3), vec![long]),
         (Scope::Cluster, part(Scope::Cluster, 150, 64, 2), vec![1025]),
         (Scope::Cluster, part(Scope::Cluster, 76, 64, 4), vec![1100]),
         (Scope::Cluster, part(Scope::Cluster, 38, 64, 8), vec![1030]),
@@ -143,6 +151,6 @@ pub fn one_of_each(size: usize) -> Vec<(Scope, Arch, usize)> {
         0 => (scope, arch, 37),
         _ => (scope, arch, widths[0]),
     };
-    let few = |(i, _): &(usize, _)| [0, 1, 3, 5, 7, 8].contains(i);
+    let few = |(i, _): &(usize, _)| [0, 1, 4, 6, 9, 10].contains(i);
     shapes.filter(few).map(short).collect()
 }

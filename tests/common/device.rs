@@ -38,7 +38,7 @@ pub fn small(scope: Scope, vectors: u32, sm_count: u32, max_cluster: u32) -> Arc
     let control = match scope {
         Scope::Warp => 4 * internals::WARP_CONTROL_BYTES,
         Scope::Block => internals::BLOCK_CONTROL_BYTES,
-        Scope::Cluster => internals::CLUSTER_CONTROL_BYTES,
+        Scope::Cluster => internals::WIDE_CLUSTER_CONTROL_BYTES,
         Scope::Split => internals::SPLIT_CONTROL_BYTES,
     };
     // Beside the control structures, the hardware reserves 1024 bytes, and static shared memory has 128.

@@ -317,7 +317,7 @@ fn few_long_rows_get_a_cluster_until_a_share_of_the_grid_is_faster() {
     assert_eq!(scope(1, 196_609).0, Scope::Split);
     assert_eq!(scope(3, 196_609), (Scope::Cluster, 16));
     assert_eq!(scope(4, 294_913).0, Scope::Split);
-    assert_eq!(scope(5, 262_144).0, Scope::Split);
+    assert_eq!(scope(5, 100_000).0, Scope::Split);
     assert_eq!(plan(1, 65_536, DType::F32, "sm_90").launch().variant.threads(), 512);
     // Three CTAs of a cluster of 2 just have room for 65,536 bf16.
     assert_eq!(plan(4096, 65_536, DType::Bf16, "sm_90").launch().ctas, 2);

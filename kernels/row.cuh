@@ -131,14 +131,14 @@ struct RowTile {
 #pragma unroll 1
         for (; i < on_chip; i += Scope::THREADS) f(tile.load(i), first + i, true);
         if (STREAMS) {  // path: none
-            // Two loads in flight per thread.
+            // The next load is in flight while f works on this one.
+            Vec16 raw = i < end ? read(first + i) : Vec16{{0, 0, 0, 0}};
 #pragma unroll 1
-            for (; i < end; i += 2 * Scope::THREADS) {
+            for (; i < end; i += Scope::THREADS) {
                 const u32 next = i + Scope::THREADS;
-                const Vec16 raw = read(first + i);
                 const Vec16 ahead = next < end ? read(first + next) : raw;
                 f(raw, first + i, false);
-                if (next < end) f(ahead, first + next, false);
+                raw = ahead;
             }
         }
     }

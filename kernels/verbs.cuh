@@ -72,17 +72,22 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
         report.put(FIELD(gap_sum), z.gap_sum);
     }
     if (OUT) {
-        const bool summed = Scope::STREAMS && early.counts(beta, top.max);
-        Sum rest{0, 0};
-        write_probs<KEEP>(p, scope, row, top.max, b, z.sum, poisoned || beta != beta, summed, rest);
-        if (summed) {
+        bool summed = Scope::STREAMS && early.counts(beta, top.max);
+        double sum = z.sum;
+        // Once, and once more where the early sum was not right. A loop, because a second copy of the writing
+        // passes doubled the time that a split kernel takes to compile.
+#pragma unroll 1
+        for (;;) {
+            Sum rest{0, 0};
+            write_probs<KEEP>(p, scope, row, top.max, b, sum, poisoned || beta != beta, summed, rest);
+            if (!summed) break;
             const double written = simt::mul_rn(rest.total(), 1.0 / WEIGHT_ONE);
             const double own_error = simt::sub_rn(written, early.total(top.max));
             const auto add = [](double a, double c) { return simt::add_rn(a, c); };
             const double error = scope.reduce(own_error, 0.0, add);
-            if ((error < 0 ? -error : error) > simt::mul_rn(z.sum, EarlySum::APART)) {
-                write_probs<KEEP>(p, scope, row, top.max, b, simt::add_rn(z.sum, error), false, false, rest);
-            }
+            if (!((error < 0 ? -error : error) > simt::mul_rn(z.sum, EarlySum::APART))) break;
+            sum = simt::add_rn(z.sum, error);
+            summed = false;
         }
     }
     scope.finish();

@@ -10,7 +10,7 @@ use critbeta::{DType, Element, Rescaling};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One engine for each GPU, opened when it is first used: that loads the kernels.
+/// One engine for each GPU, opened when it is first used.
 static ENGINES: Mutex<BTreeMap<usize, Arc<Engine>>> = Mutex::new(BTreeMap::new());
 
 fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {

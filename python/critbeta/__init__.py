@@ -16,8 +16,8 @@ float16, bfloat16 or float64. No array is copied, except that
 - rows that are not contiguous or not at one distance, as in a transposed array, are copied first.
 
 `softmax`, `critical_beta` and `stats` also take torch tensors on a GPU (float32, float16, bfloat16). CUDA
-kernels read them there, on torch's current stream. The first call loads the kernels; it takes minutes where
-it must compile them. These kernels have only run on a simulator so far: nothing has been measured on a GPU.
+kernels read them there, on torch's current stream. The first call of each kernel loads it, and takes seconds
+where it must compile it. These kernels have only run on a simulator so far: nothing was measured on a GPU.
 
 `decode` is attention itself: queries against keys and values in pages, on a CPU. `measure` gives its rows.
 

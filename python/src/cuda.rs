@@ -49,8 +49,8 @@ impl Engine {
 
 #[pymethods]
 impl Engine {
-    /// Opens the GPU of this number. This takes minutes where NVRTC compiles the kernels, and says so on
-    /// stderr. A cache on disk keeps them.
+    /// Opens the GPU of this number. The first launch of each kernel takes seconds where NVRTC compiles it,
+    /// and says so on stderr. A cache on disk keeps it.
     #[staticmethod]
     fn cuda(py: Python<'_>, ordinal: usize) -> PyResult<Self> {
         Engine::of(py.detach(|| cuda::Engine::cuda(ordinal)))

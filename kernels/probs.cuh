@@ -37,8 +37,11 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
             }
         }
     };
-    elements(0, begin);
-    elements(end, row.count);
+#pragma unroll 1
+    for (u32 from = 0, to = begin;; from = end, to = row.count) {
+        elements(from, to);
+        if (to == row.count) break;
+    }
 }
 
 // With KEPT the values on chip are weights already. If `sums`, `rest` adds up the weights of the others.

@@ -263,7 +263,7 @@ const char *critbeta_version(void);
 // is valid until the next failing call on this thread. It is never NULL, and a success leaves it as it was.
 const char *critbeta_last_error(void);
 
-// Opens a device: "cpu", "cuda:N" (it loads the kernels, and may compile them first for minutes), or in a
+// Opens a device: "cpu", "cuda:N" (each kernel is loaded, and may be compiled, at its first launch), or in a
 // build with the feature simt "simt", a simulator of a GPU for tests whose device memory is that of the CPU.
 int32_t critbeta_open(const char *device,
                       struct critbeta_engine **engine);

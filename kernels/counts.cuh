@@ -2,20 +2,46 @@
 #pragma once
 #include "critical.cuh"
 #include "row.cuh"
-#include "scope/record.cuh"
+#include "top.cuh"
 
-// Keys lo ..= hi in at most BINS bins of 2^shift keys. `before` scores lie below lo.
+// 2^k for the k with 2^k <= a < 2^(k + 1). a: positive and finite.
+DEVICE float power_below(float a) {
+    const u32 bits = simt::bits_of(a);
+    return simt::float_of(bits >> 23 ? bits & 0x7f800000 : 1u << (31 - simt::leading_zeros(bits)));
+}
+// From a gap to the next: 2^-149 at least.
+DEVICE float spacing(float gap) {
+    return simt::max_num(simt::mul_rn(power_below(simt::max_num(gap, 0x1p-126f)), 0x1p-23f), 0x1p-149f);
+}
+
+// Bins of one width, a power of two. Bin 0 holds all gaps below `first` + 1 widths, bin b > 0 those from
+// first + b widths on to the next bin. So an inclusive sum of counts is the N of a gap. Bin BINS holds the
+// gaps beyond the window. `before` scores are not counted, since their gaps lie below the window.
 template <u32 BINS>
 struct Window {
-    u32 lo, hi, before;
-    DEVICE u32 shift() const {
-        constexpr u32 LOG_BINS = BINS == 256 ? 8 : BINS == 512 ? 9 : 10;
-        static_assert(1u << LOG_BINS == BINS, "bins of a scope");
-        const u32 bits = 32 - simt::leading_zeros(hi - lo);
-        return bits > LOG_BINS ? bits - LOG_BINS : 0;
+    float width;
+    i32 first;
+    u32 before;
+    bool exact;  // a bin holds one gap
+
+    // The gaps from `from` on and below `to`.
+    DEVICE Window(float from, float to, u32 before) : before(before) {
+        using namespace simt;
+        const float finest = spacing(from);
+        const float span = min_num(max_num(sub_rn(to, from), finest), float_of(LARGEST_KEY));
+        width = max_num(mul_rn(power_below(span), 2.0f / BINS), finest);
+        first = static_cast<i32>(div_rn(from, width)) - 1;
+        if (end() < to) {
+            width = mul_rn(width, 2);
+            first = static_cast<i32>(div_rn(from, width)) - 1;
+        }
+        exact = width == finest;
     }
-    DEVICE u32 low(u32 bin) const { return lo + (bin << shift()); }
-    DEVICE u32 high(u32 bin) const { return bin >= (hi - lo) >> shift() ? hi : low(bin + 1) - 1; }
+    // The smallest gap of a bin, exactly if the bin holds one; the bin BINS begins where the window ends.
+    DEVICE float low(u32 bin) const {
+        return simt::mul_rn(static_cast<float>(first + static_cast<i32>(bin)), width);
+    }
+    DEVICE float end() const { return low(BINS); }
 };
 
 // A range of bins, and what folds over threads keep.
@@ -32,41 +58,47 @@ struct Larger {
     DEVICE u32 operator()(u32 a, u32 b) const { return a > b ? a : b; }
 };
 struct Smaller {
+    DEVICE float operator()(float a, float b) const { return simt::min_num(a, b); }
     DEVICE u32 operator()(u32 a, u32 b) const { return a < b ? a : b; }
 };
+
+// What is counted: the tops of groups, the row, or the list.
+enum Source { TOPS, ROW, LIST };
 
 template <class T, class Scope>
 struct GapCounts {
     using Window = ::Window<Scope::BINS>;
-    static constexpr u32 OWN = (Scope::BINS + Scope::THREADS - 1) / Scope::THREADS;
+    static constexpr u32 BINS = Scope::BINS, OWN = (BINS + Scope::THREADS - 1) / Scope::THREADS;
 
     Scope& scope;
     const RowTile<T, Scope::STREAMS>& row;
     float max;
+    const Groups<T>& groups;
 
-    DEVICE GapCounts(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max)
-        : scope(scope), row(row), max(max) {}
+    DEVICE GapCounts(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, const Groups<T>& groups)
+        : scope(scope), row(row), max(max), groups(groups) {}
 
-    // Counts the bins of the window over all parts, and leaves their inclusive sums in scope.counts.
-    // visit(take) calls take with each score that is counted.
-    template <class Visit>
-    DEVICE void count(const Window& w, Visit visit, simt::Where at = HERE) {
+    // Counts the gaps of the window, and leaves the inclusive sums of its bins in scope.counts: over all
+    // parts, but of the list, which each part has whole, in each alone.
+    DEVICE void count(const Window& w, Source source, u32 listed, simt::Where at = HERE) {
         scope.clear_counts(at);
-        const Shared<u32> counts = scope.counts;
-        const u32 shift = w.shift();
-        visit([&](float s) {
-            const u32 d = gap_key(max, s) - w.lo;
-            if (d <= w.hi - w.lo) {  // path: bulk
-                counts.add(d >> shift, 1);
-            }
-        });
-        scope.merge_counts(at);
+        // The inverse of a tiny width is beyond f32.
+        if (w.width < 0x1p-100f) {
+            add_all(w, source, listed, 0x1p64f);  // path: none
+        } else {
+            add_all(w, source, listed, 1.0f);
+        }
+        if (source == LIST) {
+            scope.sync(at);
+        } else {
+            scope.merge_counts(at);
+        }
         const Shared<u32> merged = scope.counts;
         u32 sums[OWN], total = 0;
 #pragma unroll
         for (u32 i = 0; i < OWN; ++i) {
             const u32 b = scope.thread() * OWN + i;
-            total += b < Scope::BINS ? merged.load(b) : 0;
+            total += b < BINS ? merged.load(b) : 0;
             sums[i] = total;
         }
         u32 all;
@@ -74,24 +106,46 @@ struct GapCounts {
 #pragma unroll
         for (u32 i = 0; i < OWN; ++i) {
             const u32 b = scope.thread() * OWN + i;
-            if (b < Scope::BINS) merged.store(b, below + sums[i]);
+            if (b < BINS) merged.store(b, below + sums[i]);
         }
         scope.sync(at);
     }
-    DEVICE void count_row(const Window& w, simt::Where at = HERE) {
-        count(w, [&](auto take) { row.for_each(scope, PASS_COUNT, take); }, at);
+    // The bin of a gap is floor(gap / width) - first, within 0 ..= BINS: both roundings are downwards, and
+    // whole numbers of bins are exact. 5 slots a score, where keys shifted by integers took 13 (2026-11-30).
+    DEVICE void add_all(const Window& w, Source source, u32 listed, const float unit) const {
+        using namespace simt;
+        const float offset = mul_rn(static_cast<float>(-w.first), 1.0f / BINS);
+        const float per_window = mul_rn(div_rn(div_rn(1.0f, unit), w.width), 1.0f / BINS);
+        const Shared<u32> counts = scope.counts;
+        const auto add = [&](float gap) {
+            const float part = fused_down_unit(unit == 1.0f ? gap : mul_rn(gap, unit), per_window, offset);
+            counts.increment(bits_of(fused_down(part, BINS, 0x1p23f)) - bits_of(0x1p23f));
+        };
+        if (source == ROW) {
+            row.for_each_vector(scope, PASS_COUNT, [&](const float(&s)[T::PER_VECTOR], u32, bool) {
+#pragma unroll
+                for (u32 j = 0; j < T::PER_VECTOR; ++j) add(sub_rn(max, s[j]));
+            });
+        } else if (source == TOPS) {
+#pragma unroll
+            for (u32 j = 0; j < Groups<T>::COUNT; ++j) add(sub_rn(max, groups.top(j)));
+        } else {
+#pragma unroll 1
+            for (u32 i = scope.thread(); i < listed; i += Scope::THREADS) add(float_of(scope.list.load(i)));
+        }
     }
     DEVICE u32 below(u32 bin) const { return bin > 0 ? scope.counts.load(bin - 1) : 0; }
 
-    // Calls f(bin, number of scores up to its end) for the bins of this thread that are not empty.
+    // Calls f(bin, number of scores up to its end) for the bins of this thread; only if their inclusive sum
+    // is above that of the bin before, or if it is `any`.
     template <class F>
-    DEVICE void own_bins(const Window& w, F f) const {
+    DEVICE void own_bins(const Window& w, bool any, F f) const {
 #pragma unroll 1
         for (u32 i = 0; i < OWN; ++i) {
             const u32 b = scope.thread() * OWN + i;
-            if (b >= Scope::BINS) break;
+            if (b >= BINS) break;
             const u32 through = scope.counts.load(b);
-            if (through > below(b)) f(b, w.before + through);
+            if (any || through > below(b)) f(b, w.before + through);
         }
     }
 };

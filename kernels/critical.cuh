@@ -8,6 +8,8 @@
 
 constexpr u32 LARGEST_KEY = 0x7f7fffff;  // masked scores, and gaps that overflow f32, lie above it
 
+// The next larger gap.
+DEVICE float above(float gap) { return gap < INFINITE ? simt::float_of(simt::bits_of(gap) + 1) : gap; }
 DEVICE u32 gap_key(float max, float score) { return simt::bits_of(simt::sub_rn(max, score)); }
 
 // The best ratio so far, with its contact; of equal ratios the one with the larger gap. If the gaps are equal
@@ -48,10 +50,10 @@ struct Bounds {
     u32 n;           // unmasked scores
     bool plain;      // Lambda instead of Lambda(resolve)
     float attained;  // a ratio that a gap attains, rounded down
-    u32 last;        // the search looks at no gap beyond this key
+    float last;      // the search looks at no gap from this one on
 
     DEVICE Bounds(const RowParams& p, u32 n, bool plain)
-        : p(p), n(n), plain(plain), attained(0), last(LARGEST_KEY) {}
+        : p(p), n(n), plain(plain), attained(0), last(INFINITE) {}
     DEVICE bool partial() const { return p.top_k > 0 && p.top_k < n; }
     DEVICE double resolve() const { return plain ? 0.0 : p.resolve; }
     DEVICE double ratio(float gap, u32 rank) const {
@@ -68,25 +70,25 @@ struct Bounds {
     DEVICE float excess(u32 rank, float error) const {
         return simt::add_rn(simt::sub_rn(ln_bound(capped(rank)), static_cast<float>(resolve())), error);
     }
-    // Whether a gap with this key or a larger one, and with at most `rank` scores within it, can attain the
+    // Whether a gap of this size or a larger one, and with at most `rank` scores within it, can attain the
     // best ratio.
-    DEVICE bool can_win(u32 low_key, u32 rank) const {
+    DEVICE bool can_win(float gap, u32 rank) const {
         const float upper = simt::mul_rn(excess(rank, LN_ERROR), UP);
-        return upper > 0 && upper >= simt::mul_rn(attained, simt::float_of(low_key));
+        return upper > 0 && upper >= simt::mul_rn(attained, gap);
     }
-    // The ratio that a gap with this key or a smaller one, and at least `rank` scores within it, surely
+    // The ratio that a gap of this size or a smaller one, and at least `rank` scores within it, surely
     // attains; or `lower` if that is larger.
-    DEVICE float attains(u32 high_key, u32 rank, float lower) const {
-        const float gap = simt::float_of(high_key), sure = simt::mul_rn(excess(rank, -LN_ERROR), DOWN);
+    DEVICE float attains(float gap, u32 rank, float lower) const {
+        const float sure = simt::mul_rn(excess(rank, -LN_ERROR), DOWN);
         if (!(sure > simt::mul_rn(lower, gap))) return lower;
         return simt::min_num(simt::mul_rn(simt::div_rn(sure, gap), DOWN), STEEPEST);
     }
-    // The largest key whose gap can still attain the best ratio.
-    DEVICE u32 reach() const {
-        if (!(attained > 0)) return last;
-        const float widest = simt::div_rn(simt::max_num(excess(n, LN_ERROR), 0), attained);
-        const u32 key = simt::bits_of(simt::mul_rn(widest, UP));
-        return key < last ? key : last;
+    // No gap from this one on can attain the best ratio.
+    DEVICE float reach() const {
+        return attained > 0 ? simt::min_num(above(widest()), last) : last;
+    }
+    DEVICE float widest() const {
+        return simt::mul_rn(simt::div_rn(simt::max_num(excess(n, LN_ERROR), 0), attained), UP);
     }
     DEVICE void raise(double ratio) {
         const float rounded = simt::mul_rn(static_cast<float>(ratio), DOWN);

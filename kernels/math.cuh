@@ -94,18 +94,26 @@ DEVICE double power(double x, double y) {
     return exponential(simt::mul_rn(y, ln(x)));
 }
 
+// How a weight exp(-beta gap) is computed.
+//   FINE     to f32's last bit, with the same bits on every device
+//   SPECIAL  the same, for a beta that needs more care
+//   ROUGH    by the exponential of the hardware, for results that are rounded to 16 bits, and for sums that
+//            are reported: 9 slots fewer a score (2026-11-30)
+enum Weights { FINE, SPECIAL, ROUGH };
+
 // exp(-beta gap) for one row: beta log2 e in two floats. `special` marks the betas that need more care:
 //   0                   every unmasked key has the same weight, also one whose gap overflows; scale is 0
 //   very large or small gaps are scaled by a power of two first
 //   infinite            only the maxima have a weight
 struct Exponent {
     float high, low, scale, limit;  // limit: the gap whose weight is 2^-151
-    bool special;
-    DEVICE explicit Exponent(double beta) {
+    bool special, rough;
+    DEVICE explicit Exponent(double beta, bool may_be_rough = false) {
         using namespace simt;
         const double b = mul_rn(beta, LOG2_E);
         const bool large = b > 0x1p64, small = b < 0x1p-64;
         special = large || small;
+        rough = may_be_rough && !special;
         scale = large ? 0x1p64f : b == 0.0 ? 0.0f : small ? 0x1p-64f : 1.0f;
         const double scaled = mul_rn(b, large ? 0x1p-64 : small ? 0x1p64 : 1.0);
         high = b > 0x1p190 ? INFINITE : static_cast<float>(scaled);
@@ -115,8 +123,9 @@ struct Exponent {
 };
 
 // Weights are kept times 2^25. So exp(-beta gap) is a normal float down to 2^-150, and only a probability is
-// ever rounded below the normal range.
+// ever rounded below the normal range. A ROUGH weight is itself: below 2^-126 it is 0.
 constexpr float WEIGHT_ONE = 0x1p25f;
+DEVICE constexpr float one_of(Weights w) { return w == ROUGH ? 1.0f : WEIGHT_ONE; }
 
 // 2^25 2^f for |f| <= 1/2.
 DEVICE float weight_of(float f) {
@@ -130,15 +139,16 @@ DEVICE float weight_of(float f) {
     return fused(q, f, WEIGHT_ONE);
 }
 
-// 2^25 exp(-beta gap), and the gap times b.scale. Its relative error is below 0.84 * 2^-23: 0.832 over all
-// gaps at beta = 1 (2026-11-25). Below 2^-150 it is 2^-126 in place of 0, unless SPECIAL: no probability of
-// f32 and no sum shows it. So the gap takes a minimum in place of a comparison and a choice: 2.2 slots fewer
-// a score (2026-11-30).
-template <bool SPECIAL>
+// one_of(W) exp(-beta gap), and the gap times b.scale. FINE: the relative error is below 0.84 * 2^-23, 0.832
+// over all gaps at beta = 1 (2026-11-25). Below 2^-150 it is 2^-126 in place of 0: no probability of f32 and
+// no sum shows it. So the gap takes a minimum in place of a comparison and a choice: 2.2 slots fewer a score
+// (2026-11-30). ROUGH: at most (2 + beta gap) 2^-23.
+template <Weights W>
 DEVICE float weigh(float score, float max, const Exponent& b, float& gap) {
     using namespace simt;
     gap = sub_rn(max, score);
-    if (SPECIAL) {
+    if (W == ROUGH) return exp2_rough(mul_rn(gap, -b.high));
+    if (W == SPECIAL) {
         const bool finite = gap < INFINITE;
         // If beta is tiny but not 0, only a gap that overflows takes the weight away.
         const bool shown = b.scale == 0.0f ? score > -INFINITE : finite;
@@ -158,7 +168,7 @@ DEVICE float weigh(float score, float max, const Exponent& b, float& gap) {
     const float n = sub_rn(shifted, MAGIC);
     const float f = fused(gap, -b.low, fused(gap, -b.high, -n));
     const u32 raised = bits_of(weight_of(f)) + (bits_of(shifted) << 23);
-    if (!SPECIAL) return float_of(raised);
+    if (W == FINE) return float_of(raised);
     // Far below, `shifted` no longer holds the integer, and the comparison is false.
     const bool adds = shifted >= MAGIC - 150;
     gap = adds ? gap : 0.0f;

@@ -13,11 +13,11 @@ constexpr u32 CANDIDATES = 512;
 constexpr u32 SPLIT_CANDIDATES = 256;
 // Bytes of shared memory beside the resident row: per warp in the warp scope, per CTA in the others. In the
 // split scope they decide how long a row may be and still be read once.
-constexpr u32 WARP_CONTROL_BYTES = 1312;
-constexpr u32 BLOCK_CONTROL_BYTES = 7200;
-constexpr u32 CLUSTER_CONTROL_BYTES = 10848;
-constexpr u32 WIDE_CLUSTER_CONTROL_BYTES = 11360;  // of CTAs of 512 threads
-constexpr u32 SPLIT_CONTROL_BYTES = 4192;
+constexpr u32 WARP_CONTROL_BYTES = 1344;
+constexpr u32 BLOCK_CONTROL_BYTES = 7232;
+constexpr u32 CLUSTER_CONTROL_BYTES = 10896;
+constexpr u32 WIDE_CLUSTER_CONTROL_BYTES = 11408;  // of CTAs of 512 threads
+constexpr u32 SPLIT_CONTROL_BYTES = 4224;
 // The workspace of the split scope: SLOT_BYTES for each of SPLIT_CTAS, the most CTAs of its grid, then
 // GROUP_BYTES for each group of CTAs. Nothing has another place under another plan: what a launch leaves as
 // it found it, the next one finds.
@@ -34,8 +34,9 @@ constexpr u32 RULE_CALIBRATED = 4;  // p[0] (ln n)^p[1], or (ln n / p[2])^p[1] w
 
 struct RowParams {
     // Addresses of device memory; 0 if absent. lens: u32 per row. betas: f32 per row. positions: u32 per row.
-    // report: RowReport per row. workspace: 256-byte aligned; zeros before the first launch that uses it.
-    u64 scores, out, lens, betas, positions, report, workspace;
+    // report: RowReport per row. betas_out: f32 per row, the beta that the rule gave. workspace: 256-byte
+    // aligned; zeros before the first launch that uses it.
+    u64 scores, out, lens, betas, positions, report, betas_out, workspace;
     // From a row to the next, in elements.
     u64 score_stride, out_stride;
     // p: parameters of the rule. resolve: r of Lambda(r), in nats. excess: ln(exceeding) - resolve, as the
@@ -52,8 +53,9 @@ struct RowParams {
     u32 rule, law;
     // top_k: count only so many of the largest scores; 0: all. both: report Lambda beside Lambda(resolve).
     u32 top_k, both;
-    // The smallest count whose logarithm exceeds the resolve.
-    u32 exceeding, reserved;
+    // exceeding: the smallest count whose logarithm exceeds the resolve. sums: the report has Z and the
+    // gap-weighted Z.
+    u32 exceeding, sums;
 };
 
 struct Contact {
@@ -73,5 +75,5 @@ struct RowReport {
     double beta, sum, gap_sum;
 };
 
-static_assert(sizeof(RowParams) == 160, "twin of src/cuda/params.rs");
+static_assert(sizeof(RowParams) == 168, "twin of src/cuda/params.rs");
 static_assert(sizeof(RowReport) == 72, "twin of src/cuda/params.rs");

@@ -63,42 +63,47 @@ struct EarlySum {
 // A thread's share of Z at beta in its first `end` vectors, and if `gaps` of the gap-weighted sum. The scores
 // of 16 bytes are summed in f32, these sums by Kahan's method, the threads in f64: the relative error is at
 // most 3.1 * 2^-24, beside that of the weights. The gap-weighted sum is made in the same way.
-template <bool KEEP, bool SPECIAL, class T, class Scope>
+template <bool KEEP, Weights W, class T, class Scope>
 DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, u32 end, float max,
                                const Exponent& b, bool gaps) {
     Sum sum{0, 0}, gap_sum{0, 0};
     row.for_vectors(scope, PASS_Z, 0, end, [&](const float(&s)[T::PER_VECTOR], u32 v, bool on_chip) {
         float w[T::PER_VECTOR], gap[T::PER_VECTOR];
 #pragma unroll
-        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh<SPECIAL>(s[j], max, b, gap[j]);
+        for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh<W>(s[j], max, b, gap[j]);
         if (KEEP && on_chip) row.replace(v, w);
-        if (gaps) {  // path: statistics
+        if (gaps) {  // path: sums
 #pragma unroll
-            for (u32 j = 0; j < T::PER_VECTOR; ++j) gap[j] = simt::mul_rn(gap[j], w[j]);
+            for (u32 j = 0; j < T::PER_VECTOR; ++j) {
+                // Where the weight is 0 the gap may be infinite.
+                if (W == ROUGH) gap[j] = simt::min_num(gap[j], b.limit);
+                gap[j] = simt::mul_rn(gap[j], w[j]);
+            }
             gap_sum.add(tree_sum(gap));
         }
         sum.add(tree_sum(w));
     });
-    const double scale = SPECIAL && b.scale != 0.0f ? static_cast<double>(b.scale) : 1.0;
-    const double one = 1.0 / WEIGHT_ONE;
+    const double scale = W == SPECIAL && b.scale != 0.0f ? static_cast<double>(b.scale) : 1.0;
+    const double one = 1.0 / one_of(W);
     return Partition{simt::mul_rn(sum.total(), one), simt::div_rn(simt::mul_rn(gap_sum.total(), one), scale)};
 }
 
-// Z at beta. With KEEP the weights replace the scores on chip. early: the sum that was made before.
-template <bool KEEP, class T, class Scope>
+// Z at beta. With KEEP the weights replace the scores on chip. FINE_TOO, ROUGH_TOO: the weights that b may
+// ask for. early: the sum that was made before.
+template <bool KEEP, bool FINE_TOO, bool ROUGH_TOO, class T, class Scope>
 DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, double beta,
                            const Exponent& b, bool gaps, const EarlySum& early) {
     const bool summed = Scope::STREAMS && early.counts(beta, max);
     const u32 end = summed ? row.resident : row.count;
-    Partition own = b.special
-                        ? own_partition<KEEP, true>(scope, row, end, max, b, gaps)  // path: none
-                        : own_partition<KEEP, false>(scope, row, end, max, b, gaps);
+    Partition own;
+    if (b.special) {
+        own = own_partition<KEEP, SPECIAL>(scope, row, end, max, b, gaps);  // path: none
+    } else if (ROUGH_TOO && (b.rough || !FINE_TOO)) {
+        own = own_partition<KEEP, ROUGH>(scope, row, end, max, b, gaps);
+    } else {
+        own = own_partition<KEEP, FINE>(scope, row, end, max, b, gaps);  // path: f32
+    }
     if (summed) own.sum = simt::add_rn(own.sum, early.total(max));
     if (max == -INFINITE) own = Partition::empty();  // weigh() has no 0 for a gap that is NaN
     return scope.reduce(own, Partition::empty(), MergeOf<Partition>{});
-}
-template <bool KEEP, class T, class Scope>
-DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max, double beta,
-                           bool gaps) {
-    return partition<KEEP>(scope, row, max, beta, Exponent(beta), gaps, EarlySum(0, false));
 }

@@ -37,32 +37,45 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
             }
         }
     };
-    elements(0, begin);
-    elements(end, row.count);
+#pragma unroll 1
+    for (u32 from = 0, to = begin;; from = end, to = row.count) {
+        elements(from, to);
+        if (to == row.count) break;
+    }
 }
 
 // With KEPT the values on chip are weights already. If `sums`, `rest` adds up the weights of the others.
 template <bool KEPT, class T, class Scope>
 DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
                         float max, const Exponent& b, double z, bool poisoned, bool sums, Sum& rest) {
-    const double inverse = z > 0.0 ? simt::div_rn(1.0 / WEIGHT_ONE, z) : 0.0;
+    constexpr bool NARROW = sizeof(typename T::Bits) == 2;
+    const double one = NARROW && b.rough ? one_of(ROUGH) : WEIGHT_ONE;
+    const double inverse = z > 0.0 ? simt::div_rn(1.0 / one, z) : 0.0;
     const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
     float gap;  // which a weight comes with
-    const auto write = [&](auto weight) {
+    const auto write = [&](auto weight, auto as) {
         const auto value = [&](float s, bool on_chip) {
             const float w = KEPT && on_chip ? s : weight(s);
             if (Scope::STREAMS && !on_chip && sums) rest.add(w);
             return simt::mul_rn(w, factor);
         };
-        if (sizeof(typename T::Bits) == 2 && p.out_f32) {
-            write_row_as<T, f32>(p, scope, row, value);  // path: none
-        } else {
-            write_row_as<T, T>(p, scope, row, value);
-        }
+        write_row_as<T, decltype(as)>(p, scope, row, value);
     };
+    const auto fine = [&](float s) { return weigh<FINE>(s, max, b, gap); };  // path: loop f32
     if (b.special && (!KEPT || Scope::STREAMS)) {
-        write([&](float s) { return weigh<true>(s, max, b, gap); });  // path: none
+        const auto special = [&](float s) { return weigh<SPECIAL>(s, max, b, gap); };  // path: loop none
+        if (NARROW && p.out_f32) {
+            write(special, f32{});
+        } else {
+            write(special, T{});
+        }
+    } else if (NARROW && b.rough) {
+        // In an empty row every weight is 0, not NaN.
+        const float from = max == -INFINITE ? 0.0f : max;
+        write([&](float s) { return weigh<ROUGH>(s, from, b, gap); }, T{});
+    } else if (NARROW && p.out_f32) {
+        write(fine, f32{});
     } else {
-        write([&](float s) { return weigh<false>(s, max, b, gap); });
+        write(fine, T{});
     }
 }

@@ -8,8 +8,9 @@
 // The passes over the scores of a row, by name. scripts/cuda/slots.py finds the loop of a pass by the name in
 // its lines, and the simulator counts how often its warps look at a score.
 enum Pass : u32 {
-    PASS_MAX, PASS_TOP, PASS_MAXIMA, PASS_MASK, PASS_COUNT, PASS_RANK, PASS_LIST, PASS_Z, PASS_WRITE,
-    PASS_PAIRS
+    PASS_MAX, PASS_MASK, PASS_COUNT, PASS_RANK, PASS_LIST, PASS_Z, PASS_WRITE,  // vectors of scores
+    PASS_MAXIMA, PASS_GROUPS,                                                  // single scores
+    PASS_PAIRS                                                                 // four keys
 };
 
 // Vector v holds the elements v * PER_VECTOR - phase + j, so that every vector is aligned in device memory,
@@ -121,6 +122,12 @@ struct RowTile {
     static DEVICE u32 own(const Scope& scope, u32 begin) {
         return begin + ((scope.thread() - begin) & (Scope::THREADS - 1));
     }
+    // The most vectors that a thread of any part has.
+    template <class Scope>
+    DEVICE u32 turns(const Scope& scope) const {
+        const u32 per = ((phase + cols + V - 1) / V + scope.parts() - 1) / scope.parts();
+        return (per + Scope::THREADS - 1) / Scope::THREADS;
+    }
     // Calls f(16 bytes, v, on chip?) for this thread's vectors in first + begin .. first + end, which hold V
     // scores each, -inf beyond the row.
     template <class Scope, class F>
@@ -131,14 +138,14 @@ struct RowTile {
 #pragma unroll 1
         for (; i < on_chip; i += Scope::THREADS) f(tile.load(i), first + i, true);
         if (STREAMS) {  // path: none
-            // Two loads in flight per thread.
+            // The next load is in flight while f works on this one.
+            Vec16 raw = i < end ? read(first + i) : Vec16{{0, 0, 0, 0}};
 #pragma unroll 1
-            for (; i < end; i += 2 * Scope::THREADS) {
+            for (; i < end; i += Scope::THREADS) {
                 const u32 next = i + Scope::THREADS;
-                const Vec16 raw = read(first + i);
                 const Vec16 ahead = next < end ? read(first + next) : raw;
                 f(raw, first + i, false);
-                if (next < end) f(ahead, first + next, false);
+                raw = ahead;
             }
         }
     }
@@ -160,28 +167,9 @@ struct RowTile {
         for_vectors(scope, pass, 0, count, f);
     }
 
-    // Replaces finite masks on chip by -inf. Off the chip, every pass does so itself.
-    template <class Scope>
-    DEVICE void mask(const Scope& scope) const {
-        for_vectors(scope, PASS_MASK, 0, resident, [&](const float(&s)[V], u32 v, bool) {
-            float shown[V];
-#pragma unroll
-            for (u32 j = 0; j < V; ++j) shown[j] = unless_masked(s[j], T::LOW);
-            replace(v, shown);
-        });
-    }
-
     DEVICE bool is_resident(u32 v) const { return !STREAMS || v - first < resident; }
     // Replaces the scores of a vector on chip by other f32 values. Only its thread reads them again.
     DEVICE void replace(u32 v, const float (&values)[V]) const {
         tile.store(v - first, pack<T>([&](u32 j) { return values[j]; }));
-    }
-
-    template <class Scope, class F>
-    DEVICE void for_each(const Scope& scope, Pass pass, F f) const {
-        for_each_vector(scope, pass, [&](const float(&s)[V], u32, bool) {
-#pragma unroll
-            for (u32 j = 0; j < V; ++j) f(s[j]);
-        });
     }
 };

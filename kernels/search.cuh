@@ -1,190 +1,180 @@
 // The search for the contact of a row: count the gaps in bins, bound every bin, look closer at the bins that
-// can still win. src/cpu/ searches by the same idea. Only integers decide, keys and counts, merged over the
+// can still win. src/cpu/ searches by the same idea. Only integers decide, bins and counts, merged over the
 // parts of the row: so every part and every thread comes to the same answer, in any order.
 #pragma once
-#include "counts.cuh"
+#include "list.cuh"
+#include "report.cuh"
 
 template <class T, class Scope>
-struct GapSearch : Bounds, GapCounts<T, Scope> {
-    using Counts = GapCounts<T, Scope>;
-    using typename Counts::Window;
-    using Counts::scope, Counts::row, Counts::max, Counts::count, Counts::count_row;
-    using Counts::below, Counts::own_bins;
+struct GapSearch : GapList<T, Scope> {
+    using List = GapList<T, Scope>;
+    using typename List::Window;
+    using List::scope, List::row, List::n, List::last, List::attained, List::below, List::own_bins;
+    using List::can_win, List::reach, List::BINS, List::CANDIDATES;
+    // Beyond so many scores a group, the groups settle no row: 2 of 4 at 8 (2026-11-30).
+    static constexpr u32 MOST_EACH = 8;
 
     DEVICE GapSearch(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row, float max,
-                     u32 n, bool plain)
-        : Bounds(p, n, plain), Counts(scope, row, max) {}
+                     u32 n, bool plain, const Groups<T>& groups)
+        : List(p, scope, row, max, n, plain, groups) {}
 
-    // About the root of the row's length. The pairs of so many gaps cost less than one more count.
-    DEVICE u32 few() const {
-        const u32 root = 1u << (32 - simt::leading_zeros(n)) / 2;
-        return root < Scope::CANDIDATES ? root : Scope::CANDIDATES;
-    }
-    DEVICE void raise_by_bins(const Window& w, simt::Where at = HERE) {
-        float lower = attained;
-        own_bins(w, [&](u32 b, u32 rank) { lower = attains(w.high(b), rank, lower); });
-        attained = scope.fold(lower, attained, Larger{}, at);
-    }
-    DEVICE void offer(Peak& mine, u32 key, u32 rank) const {
-        if (!can_win(key, rank)) return;
-        const double ratio = this->ratio(simt::float_of(key), capped(rank));
-        if (ratio > 0) mine = Peak::merge(mine, Peak{ratio, key, capped(rank)});
-    }
-    // Merges the best of all threads into `peak`, or with ALL those of all parts. Only thread 0 reads and
-    // writes it until the end.
-    template <bool ALL = false>
-    DEVICE void keep(Peak mine, simt::Where at = HERE) {
-        if (scope.thread() == 0) mine = Peak::merge(mine, load_record<Peak>(scope.peak, 0));
-        const Peak none{0, 0, 0};
-        const Peak best = ALL ? scope.reduce(mine, none, MergeOf<Peak>{}, at)
-                              : scope.fold(mine, none, MergeOf<Peak>{}, at);
-        if (scope.thread() == 0) store_record(scope.peak, 0, best);
-        raise(best.ratio);
+    // The range of bins whose gaps can still win. A rank of groups stands for at most `each` scores a group,
+    // also in a bin that has no top.
+    // A bin of no more than `settled` scores holds only gaps that are settled.
+    DEVICE Span winners(const Window& w, u32 each, u32 settled) {
+        Span span = Span::none();
+        const u32 all = n / each;
+        own_bins(w, each > 1, [&](u32 b, u32 rank) {
+            const bool wins = rank > settled && can_win(w.low(b), rank < all ? rank * each : n);
+            if (wins && (b > 0 || w.before > 0)) span = Span::merge(span, Span{b, b});
+        });
+        return scope.fold(span, Span::none(), MergeOf<Span>{});
     }
 
-    // Ranks the `count` <= CANDIDATES gaps with keys lo ..= hi pair by pair. `before` scores lie below lo.
-    // Where the scope SHARES, each part ranks some of them.
-    DEVICE void rank_all(u32 lo, u32 hi, u32 before, u32 count, simt::Where at = HERE) {
-        u32 mine = 0;
-        row.for_each(scope, PASS_RANK, [&](float s) { mine += gap_key(max, s) - lo <= hi - lo; });
-        u32 place = scope.offset(mine, at);
-        scope.list_begin(at);
-        if (mine > 0) {
-            row.for_each(scope, PASS_LIST, [&](float s) {
-                const u32 key = gap_key(max, s);
-                if (key - lo <= hi - lo) scope.list_store(place++, key);
-            });
+    // The supremum over the gaps from `from` on; `ties` scores lie below it. The search ascends: all below
+    // `from` is settled.
+    DEVICE void run(float from, u32 ties) {
+        Source source = Scope::ESTIMATES || !(attained > 0) ? TOPS : ROW;
+        float to = reach(), resume = 0;
+        if (!(attained > 0)) {
+            // No rank is known yet that exceeds the resolve. The window holds all tops, if they are not all
+            // ties.
+            const float beyond = this->beyond_tops();
+            source = beyond > from ? TOPS : ROW;
+            to = beyond > from ? simt::min_num(to, beyond) : to;
         }
-        // Filled up to whole vectors with keys above all others.
-        const u32 vectors = (count + 3) / 4;
-        if (scope.leads()) {
-            for (u32 i = count; i < 4 * vectors; ++i) scope.list_store(i, ~0u);
-        }
-        scope.list_end(4 * vectors, at);
-        const Shared<Vec16> keys = scope.list.template cast<Vec16>(0, Scope::CANDIDATES / 4);
-        Peak peak{0, 0, 0};
-        const u32 parts = Scope::SHARES ? scope.parts() : 1, part = Scope::SHARES ? scope.part() : 0;
-        for (u32 i = part + parts * scope.thread(); i < count; i += parts * Scope::THREADS) {
-            const u32 key = scope.list.load(i);
-            u32 rank = before;
-            simt::looks(PASS_PAIRS, vectors);
-#pragma unroll 1
-            for (u32 v = 0; v < vectors; ++v) {
-                const Vec16 others = keys.load(v);  // PASS_PAIRS
-#pragma unroll
-                for (u32 j = 0; j < 4; ++j) rank += others.word[j] <= key;  // PASS_PAIRS
-            }
-            offer(peak, key, rank);
-        }
-        keep<Scope::SHARES>(peak, at);
-    }
-
-    // A lower bound from scores that the threads have at hand: `tops` are scores of this row, so each has at
-    // least the rank that it has among them.
-    template <u32 N>
-    DEVICE void estimate(u32 lo, u32 ties, const float (&tops)[N], simt::Where at = HERE) {
-        const Window w{lo, last, ties};
-        count(w, [&](auto take) {
-#pragma unroll
-            for (u32 i = 0; i < N; ++i) take(tops[i]);
-        }, at);
-        raise_by_bins(w, at);
-    }
-
-    // The supremum over the keys from lo on; `before` scores lie below lo. The search ascends: all below w.lo
-    // is settled.
-    DEVICE void run(u32 lo, u32 before) {
-        Window w{lo, reach(), before};
-        while (w.lo <= w.hi) {
-            count_row(w);
-            raise_by_bins(w);
-            if (settle(w)) {
-                const u32 to = reach();
-                if (w.hi >= to) break;
-                w = Window{w.hi + 1, to, w.before + scope.counts.load(Scope::BINS - 1)};
-            }
-        }
-    }
-    // Settles the window and returns true; or, if too many gaps can win, narrows it so that the next count is
-    // finer: to the bins from the first to the last that can win, or to the first of them if those leave out
-    // too little.
-    DEVICE bool settle(Window& w) {
-        for (u32 from = 0;;) {
-            Span span = Span::none();
-            own_bins(w, [&](u32 b, u32 rank) {
-                if (b >= from && can_win(w.low(b), rank)) span = Span::merge(span, Span{b, b});
-            });
-            span = scope.fold(span, Span::none(), MergeOf<Span>{});
-            if (span.first > span.last) return true;
-            if (w.shift() == 0) {
-                // A bin is one gap, and its count is exact.
-                Peak peak{0, 0, 0};
-                own_bins(w, [&](u32 b, u32 rank) { offer(peak, w.low(b), rank); });
-                keep(peak);
-                return true;
-            }
-            const u32 start = below(span.first);
-            u32 end = span.last;
-            const u32 stretch = scope.counts.load(end) - start;
-            if (stretch > few() && scope.counts.load(Scope::BINS - 1) - below(from) >= stretch + few()) {
-                // Nothing behind the stretch can win any more.
-                if (w.hi >= reach()) last = w.high(end);
-                w = Window{w.low(span.first), w.high(end), w.before + start};
-                return false;
-            }
-            if (stretch > Scope::CANDIDATES) {
-                u32 furthest = 0;
-                own_bins(w, [&](u32 b, u32) {
-                    const bool fit = b >= span.first && scope.counts.load(b) - start <= Scope::CANDIDATES;
-                    if (fit) furthest = b + 1;
-                });
-                end = scope.fold(furthest, 0u, Larger{});
-                if (end == 0) {
-                    w = Window{w.low(span.first), w.high(span.first), w.before + start};
-                    return false;
+        // Scores below `from` while the row is counted, below the list, and on it.
+        u32 settled = ties, before = ties, listed = 0;
+        while (from < to) {
+            Peak peak{0, 0, 0};
+            bool ranks = source == LIST && listed <= Scope::FEW, offers = ranks;
+            if (!ranks) {
+                const Window w(from, to, source == LIST ? before : 0);
+                this->count(w, source, listed);
+                this->raise_by_bins(w);
+                const u32 each = source == TOPS ? row.turns(scope) : 1;
+                const Span span = winners(w, each, source == ROW ? settled : 0);
+                const bool some = span.first <= span.last;
+                u32 under = some ? below(span.first) : 0;
+                float low = w.low(some ? span.first : 0), high = w.low(some ? span.last + 1 : 0);
+                if (source == ROW) {
+                    // The first bin may begin before `from`.
+                    under = under > settled ? under : settled;
+                    low = simt::max_num(low, from);
                 }
-                end -= 1;
+                const u32 inside = some ? scope.counts.load(span.last) - under : 0;
+                if (source == TOPS) {
+                    // Few groups can hold a gap that wins: the row need not be counted.
+                    source = ROW;
+                    to = reach();
+                    const bool few = some && attained > 0 && to <= w.end() && each <= MOST_EACH;
+                    if (!few || under + inside > n / (8 * each)) continue;
+                    low = from;
+                    resume = INFINITE;
+                } else if (!some || w.exact) {
+                    if (source == ROW) {
+                        resume = w.end();
+                        settled = scope.counts.load(BINS - 1);
+                    }
+                    offers = some;
+                    if (offers) {
+                        own_bins(w, false, [&](u32 b, u32 rank) {
+                            if (b > 0 || w.before > 0) this->offer(peak, simt::bits_of(w.low(b)), rank);
+                        });
+                    }
+                    source = LIST;  // which is settled
+                } else if (source == LIST) {
+                    // The next window has fewer gaps or finer bins.
+                    ranks = offers = 4 * inside > 3 * listed && span.last - span.first >= BINS / 4;
+                    if (!ranks) {
+                        this->thin(low, high, listed);
+                        before += under;
+                        listed = inside;
+                        from = low;
+                        to = high;
+                        continue;
+                    }
+                } else {
+                    before = under;
+                    resume = w.end();  // no bin behind the span wins
+                    u32 through = scope.counts.load(BINS - 1);
+                    if (inside > CANDIDATES) {
+                        u32 end = span.last;
+                        if (span.last - span.first >= BINS / 4) end = last_that_fits(w, span.first, under);
+                        if (end == span.last || end == 0) {
+                            // The next window is finer. Behind the span nothing wins, if this one went so
+                            // far.
+                            if (end > 0 && w.end() >= reach()) last = simt::min_num(last, high);
+                            from = low;
+                            settled = under;
+                            to = end > 0 ? high : w.low(span.first + 1);
+                            continue;
+                        }
+                        resume = high = w.low(end + 1);
+                        through = scope.counts.load(end);
+                    }
+                    settled = through;
+                }
+                if (source == ROW) {
+                    listed = this->collect(low, high);
+                    source = listed > CANDIDATES ? ROW : LIST;
+                    from = low;
+                    to = source == LIST ? high : to;
+                    continue;
+                }
             }
-            rank_all(w.low(span.first), w.high(end), w.before + start, scope.counts.load(end) - start);
-            from = end + 1;
+            if (ranks) this->rank_pairs(peak, before, listed);
+            if (offers) this->template keep<Scope::SHARES>(peak);
+            source = ROW;
+            from = resume;
+            to = reach();
         }
     }
 
-    // The key of the k-th smallest gap; ties < k <= the number of finite gaps.
-    DEVICE u32 select(u32 k, u32 ties) {
-        Window w = Window{1, LARGEST_KEY, ties};
+    // The k-th smallest gap; ties < k, and no gap but ties lies below `from`. Infinite if there are fewer.
+    DEVICE float select(u32 k, float from) {
+        float to = this->beyond_tops();
         for (;;) {
-            count_row(w);
+            const Window w(from, to, 0);
+            this->count(w, ROW, 0);
             u32 first = ~0u;
-            own_bins(w, [&](u32 b, u32 rank) { first = rank >= k && b < first ? b : first; });
+            own_bins(w, false, [&](u32 b, u32 rank) { first = rank >= k && b < first ? b : first; });
             first = scope.fold(first, ~0u, Smaller{});
-            if (first == ~0u) return LARGEST_KEY + 1;
-            if (w.shift() == 0) return w.low(first);
-            w = Window{w.low(first), w.high(first), w.before + below(first)};
+            if (first < ~0u && w.exact) return w.low(first);
+            if (first == ~0u && !(w.end() < INFINITE)) return INFINITE;
+            from = first < ~0u ? w.low(first) : w.end();
+            to = first < ~0u ? w.low(first + 1) : INFINITE;
         }
+    }
+    // The last bin up to which the scores from bin `first` on fit the list; 0 if those of `first` do not.
+    DEVICE u32 last_that_fits(const Window& w, u32 first, u32 under) {
+        u32 furthest = 0;
+        own_bins(w, true, [&](u32 b, u32 rank) {
+            if (b >= first && rank - under <= CANDIDATES) furthest = b;
+        });
+        return scope.fold(furthest, 0u, Larger{});
     }
 };
 
-// Lambda(resolve) of a row, or Lambda if `plain`, with its contact. tops: scores of this row that the thread
-// has at hand, for a first bound. With p.top_k only the k largest scores count, and kth_gap bounds the gaps
-// of the others; it is -1 if all were counted. All threads call it, and the result is valid in all of them.
-template <class T, class Scope, u32 N>
+// Lambda(resolve) of a row, or Lambda if `plain`, with its contact. With p.top_k only the k largest scores
+// count, and kth_gap of the report bounds the gaps of the others; it is -1 if all were counted. All threads
+// call it, and the result is valid in all of them.
+template <class T, class Scope>
 DEVICE Peak critical_beta(const RowParams& p, Scope& scope, const RowTile<T, Scope::STREAMS>& row,
-                          const RowMax& top, u32 ties, bool plain, float& kth_gap, const float (&tops)[N]) {
-    GapSearch<T, Scope> search(p, scope, row, top.max, top.len, plain);
+                          const RowMax& top, u32 ties, bool plain, const Groups<T>& groups) {
+    GapSearch<T, Scope> search(p, scope, row, top.max, top.len, plain, groups);
     const Peak at_top{search.ratio(0, ties), 0, ties};
     if (scope.thread() == 0) store_record(scope.peak, 0, at_top);
-    kth_gap = -1;
+    const float nearest = simt::float_of(1);  // of the gaps that are no ties
     if (search.partial()) {
-        search.last = p.top_k > ties ? search.select(p.top_k, ties) : 0;
-        kth_gap = simt::float_of(search.last);
-        if (search.last > LARGEST_KEY) search.last = LARGEST_KEY;
+        const float kth_gap = p.top_k > ties ? search.select(p.top_k, nearest) : 0;
+        if (p.report && scope.leads()) ReportWords(p, scope.row).put(FIELD(kth_gap), kth_gap);
+        search.last = above(kth_gap);
     }
-    const u32 lo = ties == 1 && top.second > -INFINITE ? gap_key(top.max, top.second) : 1;
-    if (at_top.ratio == 0 && ties < top.len && lo <= search.last) {
-        if (ties == 1) search.attained = search.attains(lo, 2, 0);  // the runner-up
-        if (Scope::ESTIMATES || !(search.attained > 0)) search.estimate(lo, ties, tops);
-        search.run(lo, ties);
+    if (at_top.ratio == 0 && ties < top.len && search.excess(top.len, LN_ERROR) > 0) {
+        const float from = ties == 1 ? simt::sub_rn(top.max, top.second) : nearest;
+        if (ties == 1) search.attained = search.attains(from, 2, 0);  // the runner-up
+        if (from < search.last) search.run(from, ties);
     }
     scope.sync();
     const Peak best = load_record<Peak>(scope.peak, 0);

@@ -8,6 +8,9 @@
 //   cluster_cta()                                    my CTA's rank in its cluster
 //   arena<T>(byte_offset, count) -> Shared<T>        a typed slice of the CTA's dynamic shared memory
 //   Shared<T>   .load(i) .store(i, v) .add(i, v)     add is atomic, without a result: no order can leak
+//               .increment(i)                        of u32: add(i, 1), in fewer instructions
+//               .claim(i, n)                         add, and returns what was there: each thread gets n
+//                                                    places, but no result may show which
 //               .remote(rank) -> Remote<T>           the same slice in another CTA of the cluster:
 //                                                    .load(i) .store(i, v)
 //               .cast<U>(first, count)               a slice of a slice, of another type

@@ -16,31 +16,22 @@ DEVICE float unless_masked(float score, float low) { return score < low ? -INFIN
 struct RowMax {
     float max, second;
     u32 len;
-    static DEVICE RowMax empty() { return RowMax{-INFINITE, -INFINITE, 0}; }
-    DEVICE void take(float s, float low) {
-        second = simt::max_num(second, simt::min_num(max, s));
-        max = simt::max_nan(max, s);
-        len += !(s < low);
-    }
     DEVICE bool poisoned() const { return !(max < INFINITE); }
-    static DEVICE RowMax merge(const RowMax& a, const RowMax& b) {
-        const float max = simt::max_nan(a.max, b.max);
-        const float second = simt::max_num(simt::max_num(a.second, b.second), simt::min_num(a.max, b.max));
-        return RowMax{max, second, a.len + b.len};
-    }
 };
 
-// How many columns attain the maximum, and the first of them. In a poisoned row argmax is the first NaN or
-// +inf.
+// How many columns attain the maximum, the first of them, and the largest score that is less. In a poisoned
+// row argmax is the first NaN or +inf.
 struct Maxima {
     u32 ties, argmax;
-    static DEVICE Maxima none() { return Maxima{0, ~0u}; }
+    float second;
+    static DEVICE Maxima none() { return Maxima{0, ~0u, -INFINITE}; }
     DEVICE void take(bool is, u32 column) {
         ties += is;
         argmax = is && column < argmax ? column : argmax;
     }
     static DEVICE Maxima merge(const Maxima& a, const Maxima& b) {
-        return Maxima{a.ties + b.ties, a.argmax < b.argmax ? a.argmax : b.argmax};
+        return Maxima{a.ties + b.ties, a.argmax < b.argmax ? a.argmax : b.argmax,
+                      simt::max_num(a.second, b.second)};
     }
 };
 

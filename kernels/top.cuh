@@ -1,36 +1,28 @@
 // The top of a row: its maximum, and where somebody asks for them the runner-up, the length and the columns.
 #pragma once
 #include "partition.cuh"
+#include "scope/record.cuh"
 
-// The top of the row. own: the top of this thread's share. early: the sum of the scores that are not on chip.
-template <class T, class Scope>
-DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, RowMax& own, EarlySum& early) {
-    own = RowMax::empty();
-    row.for_each_vector(scope, PASS_TOP, [&](const float(&s)[T::PER_VECTOR], u32, bool on_chip) {
-#pragma unroll
-        for (u32 j = 0; j < T::PER_VECTOR; ++j) own.take(s[j], T::LOW);
-        if (!on_chip && early.on) early.take(s);
-    });
-    own.max = unless_masked(own.max, T::LOW);
-    own.second = unless_masked(own.second, T::LOW);
-    RowMax top = scope.reduce(own, RowMax::empty(), MergeOf<RowMax>{});
-    top.max = simt::add_rn(top.max, 0.0f);  // -0 and 0 are one score
-    // Two instructions a score and pass are 14% of a bf16 row. So only rows with masks pay, in one pass.
-    if (top.len < row.len) row.mask(scope);
-    return top;
-}
+// The largest score of each group of a thread. Group j holds element j of all its vectors, as they are in
+// memory: a finite mask counts as a score here.
+template <class T>
+struct Groups {
+    Vec16 tops;
+    static constexpr u32 COUNT = T::PER_VECTOR;
+    DEVICE float top(u32 j) const { return T::get(tops, j); }
+};
 
-// Only the maximum, where nobody asks for more: a third of the work. It is right if every masked score has no
-// weight at b, whatever it is. If not, this returns false, and row_max() must look again.
-template <class T, class Scope>
-DEVICE bool max_alone(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const Exponent& b, EarlySum& early,
-                      RowMax& top) {
-    u32 most[4];
-#pragma unroll
-    for (u32 w = 0; w < 4; ++w) most[w] = T::LOWEST;
+// The pass that finds the maximum, and the smallest score if LEAST. early: the sum of the scores that are not
+// on chip.
+template <bool LEAST, class T, class Scope>
+DEVICE void find_ends(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, Vec16& most, Vec16& least,
+                      EarlySum& early) {
     row.for_raw(scope, PASS_MAX, 0, row.count, [&](const Vec16& raw, u32, bool on_chip) {
 #pragma unroll
-        for (u32 w = 0; w < 4; ++w) most[w] = T::larger(most[w], raw.word[w]);
+        for (u32 w = 0; w < 4; ++w) {
+            most.word[w] = T::larger(most.word[w], raw.word[w]);
+            if (LEAST) least.word[w] = T::smaller(least.word[w], raw.word[w]);
+        }
         if (!on_chip && early.on) {
             float s[T::PER_VECTOR];
 #pragma unroll
@@ -38,28 +30,82 @@ DEVICE bool max_alone(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const
             early.take(s);
         }
     });
-    const Vec16 last{{T::larger(T::larger(most[0], most[1]), T::larger(most[2], most[3])), 0, 0, 0}};
-    float own = T::get(last, 0);
-    if (T::PER_VECTOR > 4) own = simt::max_nan(own, T::get(last, 1));
-    const float max = scope.reduce(own, -INFINITE, [](float a, float c) { return simt::max_nan(a, c); });
-    top = RowMax{simt::add_rn(max, 0.0f), -INFINITE, row.len};
-    return top.poisoned() || simt::mul_rn(b.high, simt::sub_rn(max, T::LOW)) > 151;
+}
+// The maximum of the row and a score next to it, and what each thread's groups have. `least` is the smallest
+// score of the row if one asks for it, else infinite.
+template <class T, class Scope>
+DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, Groups<T>& groups,
+                      EarlySum& early, bool wants_least, float& least) {
+    Vec16 low;
+#pragma unroll
+    for (u32 w = 0; w < 4; ++w) groups.tops.word[w] = T::LOWEST, low.word[w] = T::HIGHEST;
+    if (wants_least) {
+        find_ends<true>(scope, row, groups.tops, low, early);  // path: search
+    } else {
+        find_ends<false>(scope, row, groups.tops, low, early);  // path: plain
+    }
+    struct Ends {
+        float max, least;
+    };
+    Ends ends{groups.top(0), T::get(low, 0)};
+    const auto merge = [](const Ends& a, const Ends& b) {
+        return Ends{simt::max_nan(a.max, b.max), simt::min_num(a.least, b.least)};
+    };
+#pragma unroll
+    for (u32 j = 1; j < Groups<T>::COUNT; ++j) ends = merge(ends, Ends{groups.top(j), T::get(low, j)});
+    ends = scope.reduce(ends, Ends{-INFINITE, INFINITE}, merge);
+    least = ends.least;
+    // -0 and 0 are one score.
+    return RowMax{simt::add_rn(ends.max, 0.0f), -INFINITE, row.len};
 }
 
-// The columns of the maximum. Only threads that hold one read their scores again.
+// Puts -inf in place of every masked score that is on chip, and of the tops of groups; off the chip every
+// pass does so itself. Returns the number of scores that are not masked, NaN included.
+template <class T, class Scope>
+DEVICE u32 mask(Scope& scope, const RowTile<T, Scope::STREAMS>& row, Groups<T>& groups) {
+    u32 len = 0;
+    row.for_vectors(scope, PASS_MASK, 0, row.count, [&](const float(&s)[T::PER_VECTOR], u32 v, bool on_chip) {
+        float shown[T::PER_VECTOR];
+#pragma unroll
+        for (u32 j = 0; j < T::PER_VECTOR; ++j) {
+            shown[j] = unless_masked(s[j], T::LOW);
+            len += !(shown[j] == -INFINITE);
+        }
+        if (on_chip) row.replace(v, shown);
+    });
+    groups.tops = pack<T>([&](u32 j) { return unless_masked(groups.top(j), T::LOW); });
+    return scope.reduce(len, 0u, AddCounts{});
+}
+
+// The columns of the maximum, and the runner-up: the largest score when one maximum is left out. Only threads
+// that hold a maximum read their scores again, and only those of its groups.
 template <class T, class Scope>
 DEVICE Maxima maxima(Scope& scope, const RowTile<T, Scope::STREAMS>& row, const RowMax& top,
-                     const RowMax& own) {
+                     const Groups<T>& groups) {
     Maxima found = Maxima::none();
     const bool poisoned = top.poisoned();
-    if (poisoned ? own.poisoned() : own.max == top.max && top.len > 0) {
-        row.for_each_vector(scope, PASS_MAXIMA, [&](const float(&s)[T::PER_VECTOR], u32 v, bool) {
+    const auto is_top = [&](float s) { return poisoned ? !(s < INFINITE) : s == top.max; };
+    u32 holding = 0;
 #pragma unroll
-            for (u32 j = 0; j < T::PER_VECTOR; ++j) {
-                const u32 column = row.column(v, j);
-                found.take(column < row.len && (poisoned ? !(s[j] < INFINITE) : s[j] == top.max), column);
-            }
-        });
+    for (u32 j = 0; j < Groups<T>::COUNT; ++j) {
+        const float most = groups.top(j);
+        holding |= (is_top(most) && !(most == -INFINITE)) << j;
+        if (!is_top(most)) found.second = simt::max_num(found.second, most);
     }
-    return scope.reduce(found, Maxima::none(), MergeOf<Maxima>{});
+    simt::looks(PASS_MAXIMA, simt::count_ones(holding) * row.turns(scope));
+    for (; holding; holding &= holding - 1) {
+        const u32 j = 31 - simt::leading_zeros(holding & (~holding + 1));
+#pragma unroll 1
+        for (u32 i = scope.thread(); i < row.count; i += Scope::THREADS) {
+            const u32 column = row.column(row.first + i, j);
+            // On chip there is -inf behind the row.
+            if (Scope::STREAMS && column >= row.len) continue;
+            const float s = row.score(i, j);  // PASS_MAXIMA
+            found.take(is_top(s), column);
+            if (!is_top(s)) found.second = simt::max_num(found.second, s);
+        }
+    }
+    found = scope.reduce(found, Maxima::none(), MergeOf<Maxima>{});
+    if (found.ties > 1) found.second = top.max;
+    return found;
 }

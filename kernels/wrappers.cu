@@ -1,6 +1,7 @@
 // Calls each wrapper of simt.cuh, and writes one u32 per thread and step to params.out, step after step.
 // tests/wrappers.rs works out the same words by itself, and compares them with those of both bodies.
 //   scores: 512 u32, any bits. workspace: 4096 bytes per CTA, zeroed.
+#include "math.cuh"
 #include "params.cuh"
 
 namespace wrappers {
@@ -58,6 +59,18 @@ DEVICE void shared_memory(Results& r, const RowParams& params) {
     warp_sync();
     r.put(words.load(t ^ 1));
     block_sync();
+    // Each thread has two places of its own, whichever they are.
+    const Shared<u32> taken = arena<u32>(0, 2 * threads() + 8);
+    if (t < 8) taken.store(t, 0);
+    block_sync();
+    taken.increment(t % 7);
+    const u32 place = taken.claim(7, 2);
+    taken.store(8 + place, 1);
+    taken.store(8 + place + 1, 2);
+    block_sync();
+    r.put(taken.load(t % 7));
+    r.put(taken.load(8 + t) + 10 * taken.load(8 + threads() + t));
+    block_sync();
     const Shared<Vec16> row = arena<Vec16>(64, 100);
     load_async(row, Global<Vec16>(params.scores), 5, 100);
     wait_async();
@@ -106,6 +119,8 @@ DEVICE void arithmetic(Results& r, const Global<u32>& in) {
     r.put(mul_rn(a, b));
     r.put(div_rn(a, b));
     r.put(fused(a, b, c));
+    r.put(fused_down(a, b, c));
+    r.put(fused_down_unit(a, b, c));
     r.put(max_nan(a, b));
     r.put(max_num(a, b));
     r.put(min_num(a, b));
@@ -129,9 +144,18 @@ DEVICE void arithmetic(Results& r, const Global<u32>& in) {
     // Any bits as two floats of 16.
     const auto half = [](u32 one) { return (one & 0x7fff) > 0x7c00 ? 0x7e00u : one; };
     const u32 other = in.load((7 * t + 3) % 128);
-    const u32 halves = larger_halves(raw, other), bfloats = larger_bfloats(raw, other);
-    r.put(half(halves & 0xffff) | half(halves >> 16) << 16);
-    r.put(bfloat(bfloats & 0xffff) | bfloat(bfloats >> 16) << 16);
+    for (u32 smaller = 0; smaller < 2; ++smaller) {
+        const u32 halves = smaller ? smaller_halves(raw, other) : larger_halves(raw, other);
+        const u32 bfloats = smaller ? smaller_bfloats(raw, other) : larger_bfloats(raw, other);
+        r.put(half(halves & 0xffff) | half(halves >> 16) << 16);
+        r.put(bfloat(bfloats & 0xffff) | bfloat(bfloats >> 16) << 16);
+    }
+    // Not to its last bits, which differ between machines: how many units of 2^-22 it is off, rounded down;
+    // and below 2^-126 nothing is left.
+    const float power = a < 0 ? a : -a, rough = exp2_rough(power);
+    const double exact = exponential(mul_rn(static_cast<double>(power), LN2_HIGH + LN2_LOW));
+    const double off = div_rn(sub_rn(static_cast<double>(rough), exact), exact);
+    r.put(power >= -126 ? static_cast<u32>(mul_rn(off < 0 ? -off : off, 0x1p22)) : rough == 0 ? 0u : 1u);
 }
 
 // For every half h: its float, and as halves this float and those whose bits are larger by 0xfff, 0x1000 and
@@ -152,7 +176,7 @@ DEVICE void halves(const RowParams& params, u64 at) {
     }
 }
 
-constexpr u32 BLOCK_STEPS = 6 + 7 + 6 + 5 + 25, SPLIT_STEPS = 3;
+constexpr u32 BLOCK_STEPS = 6 + 9 + 6 + 5 + 30, SPLIT_STEPS = 3;
 
 DEVICE void one_cta(const RowParams& params) {
     Results r(params, BLOCK_STEPS);

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Compiles every kernel without a GPU, and judges what the compiler made of it.
 #
-#   scripts/cuda-compile.sh            compiles every variant for sm_80, sm_90, sm_100 and as PTX, and again
+#   scripts/cuda-compile.sh            compiles every variant for sm_80, sm_90, sm_100 and as PTX, and some again
 #                                      by NVRTC without any header; prints a table of registers, stack, spills
 #                                      and shared memory; fails if a variant spills or has a stack frame. The
 #                                      last line is `N variants, 0 spills`: N rows of variants.def, on every
 #                                      architecture that has them (clusters begin with sm_90)
+#   scripts/cuda-compile.sh --quick    only sm_90 in place of the three, for every commit
 #   scripts/cuda-compile.sh --gate     only sm_90: fails too if a score costs more issue slots than its copy
 #                                      leaves (scripts/cuda/slots.py). The last line is `N paths, M over budget`
 #   scripts/cuda-compile.sh --record   also writes benches/record/sass/DATE.txt

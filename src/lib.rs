@@ -31,7 +31,8 @@
 //! [`cuda::Engine::launch`] is the entry for a server. It takes device memory, a stream and a workspace that
 //! the caller owns.
 //!
-//! 1. [`cuda::Engine::cuda`] opens a GPU and loads the kernels, once per process.
+//! 1. [`cuda::Engine::cuda`] opens a GPU, once per process. [`cuda::Engine::load`] loads a kernel
+//!    before its first launch.
 //! 2. [`cuda::Call::softmax`] describes one launch over device rows. Its other fields are set after that.
 //! 3. [`cuda::Call::workspace_bytes`] gives the size of the workspace. The caller allocates it
 //!    and fills it with zeros, once.

@@ -39,6 +39,8 @@ fn waits() -> Option<Vec<(&'static str, Scope, [f64; 4])>> {
         ("near the top", gaussian, "critical:cap=9", true),
         ("sink", sink, "critical:cap=9", true),
         ("student t", student, "critical:cap=9", true),
+        ("critical beta", gaussian, "critical:cap=9", false),
+        ("critical beta of a sink", sink, "critical:cap=9", false),
         ("statistics", gaussian, "identity", false),
         ("statistics of a sink", sink, "identity", false),
     ];
@@ -57,7 +59,9 @@ fn waits() -> Option<Vec<(&'static str, Scope, [f64; 4])>> {
             let scores: Vec<Vec<f32>> = (0..ROWS as u64).map(|seed| draw(family, n, seed)).collect();
             let (rule, rows) = (rescaling(rule), Rows::dense(DType::F32, &scores));
             let out = if writes { Out::Apart(DType::F32, 0, 0) } else { Out::None };
-            let request = Request { report: !writes, ..Request::new(out, Beta::Rescaling(&rule)) };
+            let mut request = Request::new(out, Beta::Rescaling(&rule));
+            request.report = path.starts_with("statistics");
+            request.betas_out = path.starts_with("critical beta");
             let problem = if writes { Problem::softmax } else { Problem::statistics };
             let plan = Plan::choose(&problem(ROWS as u64, n as u64, DType::F32), engine.arch()).unwrap();
             let launch = plan.launch();

@@ -32,11 +32,15 @@ fn libraries(folder: &Path) -> bool {
 const HOST: &str = "the_context_of_the_caller_stays_current";
 
 /// This executable as a host process with the libraries of `folder`.
-fn started(folder: &Path, home: &Path, current: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+fn started(folder: &Path, home: Option<&Path>, current: &str) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    for name in ["XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"] {
+        command.env_remove(name);
+    }
+    command.envs(home.map(|home| ("XDG_CACHE_HOME", home)));
+    command
         .args(["--exact", HOST, "--nocapture"])
         .env("LD_LIBRARY_PATH", folder)
-        .env("XDG_CACHE_HOME", home)
         .env("NVRTC_LOG", folder.join("log"))
         .env("DRIVER_CURRENT", current)
         .stdout(Stdio::null())
@@ -101,7 +105,7 @@ fn the_context_of_the_caller_stays_current() {
         return;
     }
     for current in ["theirs", "none"] {
-        said(started(folder.path(), &folder.path().join("home"), current));
+        said(started(folder.path(), Some(&folder.path().join("home")), current));
     }
 }
 
@@ -114,17 +118,23 @@ fn kernels_are_compiled_once_by_all_processes_and_without_a_home() {
     }
     let compiled = || fs::read_to_string(folder.path().join("log")).unwrap().lines().count();
     let home = folder.path().join("home");
-    let hosts: Vec<Child> = (0..3).map(|_| started(folder.path(), &home, "none")).collect();
+    let hosts: Vec<Child> = (0..3).map(|_| started(folder.path(), Some(&home), "none")).collect();
     let texts: Vec<String> = hosts.into_iter().map(said).collect();
-    assert_eq!(compiled(), 1, "{texts:?}");
-    let count = |what| texts.iter().filter(|text| text.contains(what)).count();
-    assert_eq!(count("compiling the CUDA kernels for sm_90 by NVRTC 13.0"), 1, "{texts:?}");
-    // A file in the place of the cache is like a home that cannot be written, also for root.
+    // A host launches two of the kernels.
+    assert_eq!(compiled(), 2, "{texts:?}");
+    for kernel in ["gap_profile_f32_warp128x1", "critical_softmax_f32_warp128x1"] {
+        let what = format!("compiling {kernel} for sm_90 by NVRTC 13.0;");
+        assert_eq!(texts.iter().filter(|text| text.contains(&what)).count(), 1, "{texts:?}");
+    }
+    // A file in the place of the cache and /proc are like a home that cannot be written, also for root.
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    let text = said(started(folder.path(), &file, "none"));
-    assert!(text.contains("not cached") && text.contains("set XDG_CACHE_HOME"), "{text}");
-    assert_eq!(compiled(), 2);
+    for (runs, home) in [Some(&*file), Some(Path::new("/proc")), None].into_iter().enumerate() {
+        let text = said(started(folder.path(), home, "none"));
+        assert_eq!(text.matches("not cached").count(), 1, "{text}");
+        assert!(text.contains("set XDG_CACHE_HOME"), "{text}");
+        assert_eq!(compiled(), 4 + 2 * runs);
+    }
 }
 
 /// Whether nvcc was there when this was built, so that nothing is left to compile.

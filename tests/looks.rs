@@ -16,7 +16,8 @@ use device::{Out, Request, Rows, engine, run};
 use std::fmt::Write;
 
 /// In the order of `enum Pass` (kernels/row.cuh).
-const PASSES: [&str; 10] = ["MAX", "TOP", "MAXIMA", "MASK", "COUNT", "RANK", "LIST", "Z", "WRITE", "PAIRS"];
+const PASSES: [&str; 10] =
+    ["MAX", "MASK", "COUNT", "RANK", "LIST", "Z", "WRITE", "MAXIMA", "GROUPS", "PAIRS"];
 const PATH: &str = "scripts/cuda/looks.txt";
 const ROWS: usize = 4;
 
@@ -37,6 +38,8 @@ fn looks_at_a_score_are_those_of_the_file() {
         ("near the top", gaussian, "critical:cap=9", Out::Apart(DType::F32, 0, 0)),
         ("sink", sink, "critical:cap=9", Out::Apart(DType::F32, 0, 0)),
         ("student t", student, "critical:cap=9", Out::Apart(DType::F32, 0, 0)),
+        ("critical beta", gaussian, "critical:cap=9", Out::None),
+        ("critical beta of a sink", sink, "critical:cap=9", Out::None),
         ("statistics", gaussian, "identity", Out::None),
         ("statistics of a sink", sink, "identity", Out::None),
     ];
@@ -55,8 +58,9 @@ fn looks_at_a_score_are_those_of_the_file() {
                 let scores: Vec<Vec<f32>> = (0..ROWS as u64).map(|seed| draw(family, n, seed)).collect();
                 let (rule, rows) = (rescaling(rule), Rows::dense(dtype, &scores));
                 let out = if out == Out::None { out } else { Out::Apart(dtype, 0, 0) };
-                let request =
-                    Request { report: out == Out::None, ..Request::new(out, Beta::Rescaling(&rule)) };
+                let mut request = Request::new(out, Beta::Rescaling(&rule));
+                request.report = name.starts_with("statistics");
+                request.betas_out = name.starts_with("critical beta");
                 let problem = Problem::softmax(ROWS as u64, n as u64, dtype);
                 let engine = if scope == "block" { &narrow } else { &wide };
                 let plan = Plan::choose(&problem, engine.arch()).unwrap();
@@ -66,10 +70,13 @@ fn looks_at_a_score_are_those_of_the_file() {
                 run(engine, &rows, &request).unwrap();
                 let after = engine.traffic().unwrap().looks;
                 let size = if dtype == DType::F32 { "f32" } else { "16-bit" };
-                write!(found, "{name}, {scope}, {size}:").unwrap();
+                write!(found, "{name} | {scope} | {size}:").unwrap();
                 for (pass, (after, before)) in PASSES.iter().zip(after.iter().zip(before)) {
-                    // A look of PAIRS is at four keys, of the others at the scores of 16 bytes.
-                    let each = if *pass == "PAIRS" { 4 } else { 16 / dtype.size_bytes() as u64 };
+                    let each = match *pass {
+                        "PAIRS" => 4,
+                        "MAXIMA" | "GROUPS" => 1,
+                        _ => 16 / dtype.size_bytes() as u64,
+                    };
                     let looks = ((after - before) * 32 * each) as f64 / (ROWS * n) as f64;
                     if looks > 0.0 {
                         write!(found, " {pass} {looks:.3}").unwrap();

@@ -253,3 +253,46 @@ fn floats_at_the_ends_of_their_range_are_rows_like_any_other() {
         }
     }
 }
+
+#[test]
+fn a_launch_writes_what_is_asked_for_and_no_more() {
+    let test = "a_launch_writes_what_is_asked_for_and_no_more";
+    let Some(engine) = engine(test, &Arch::named("sm_90").unwrap()) else { return };
+    for (dtype, spec) in
+        [(DType::F32, "critical:cap=9"), (DType::Bf16, "critical:resolve=1"), (DType::F16, "su")]
+    {
+        let rule = rescaling(spec);
+        let mut scores = rows_of(700, 5);
+        scores.push(vec![f32::NAN; 700]);
+        let rows = Rows::dense(dtype, &scores);
+        let whole = Request::new(Out::None, Beta::Rescaling(&rule));
+        let all = run(&engine, &rows, &whole).unwrap();
+        let betas: Vec<u32> = all.reports.iter().map(|report| (report.beta as f32).to_bits()).collect();
+        for out in [Out::None, Out::Apart(dtype, 0, 0)] {
+            // Betas alone.
+            let request = Request { out, report: false, betas_out: true, ..whole.clone() };
+            let done = run(&engine, &rows, &request).unwrap();
+            assert_eq!(
+                done.betas.iter().map(|beta| beta.to_bits()).collect::<Vec<_>>(),
+                betas,
+                "{spec} {dtype}"
+            );
+            // A report without Z is otherwise the same.
+            let request = Request { out, sums: false, ..whole.clone() };
+            let done = run(&engine, &rows, &request).unwrap();
+            for (lean, full) in done.reports.iter().zip(&all.reports) {
+                assert_eq!(lean.gap_sum, 0.0);
+                let both = [lean, full].map(|report| {
+                    let mut report = *report;
+                    (report.sum, report.gap_sum) = (0.0, 0.0);
+                    if out != Out::None && !spec.starts_with("critical") {
+                        // With an output only a critical rescaling measures Lambda.
+                        (report.critical, report.resolved) = (full.critical, full.resolved);
+                    }
+                    bytemuck::bytes_of(&report).to_vec()
+                });
+                assert_eq!(both[0], both[1], "{spec} {dtype} {out:?}");
+            }
+        }
+    }
+}

@@ -57,6 +57,17 @@ fn larger(a: f32, b: f32) -> f32 {
     }
 }
 
+/// a b + c rounded down. The product is exact in f64; `low` is what the sum lost.
+fn fused_down(a: f32, b: f32, c: f32) -> f32 {
+    let nearest = a.mul_add(b, c);
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let high = product + c;
+    let part = high - product;
+    let low = (product - (high - part)) + (c - part);
+    let above = f64::from(nearest) > high || (f64::from(nearest) == high && low < 0.0);
+    if above && high.is_finite() { nearest.next_down() } else { nearest }
+}
+
 /// The result of a fold over a warp in one lane. Partners are at distance 16, then 8, 4, 2, 1.
 fn folded<V: Copy>(lanes: &[V], lane: usize, mask: usize, merge: fn(V, V) -> V) -> V {
     if mask == 32 {
@@ -102,6 +113,8 @@ fn memory(s: &mut Steps, words: &[u32]) {
     s.step(|t| of_u64((n + t) / 4) >> (8 * (t % 4)) & 0xff);
     s.step(|t| added(t % 7, 7, 1));
     s.step(|t| ((t ^ 1) * (t ^ 1)) as u32);
+    s.step(|t| (t % 7..n).step_by(7).count() as u32);
+    s.step(|t| if t % 2 == 0 { 11 } else { 22 });
     s.step(|t| {
         let terms = [1u32, 3, 5, 7].iter().zip(&words[20 + t % 100 * 4..]);
         terms.fold(0, |sum: u32, (factor, word)| sum.wrapping_add(factor.wrapping_mul(*word)))
@@ -138,6 +151,9 @@ fn arithmetic(s: &mut Steps, words: &[u32]) {
     s.floats(|t| a(t) * b(t));
     s.floats(|t| a(t) / b(t));
     s.floats(|t| a(t).mul_add(b(t), c(t)));
+    let down = |t: usize| fused_down(a(t), b(t), c(t));
+    s.floats(down);
+    s.floats(|t| if down(t) > 0.0 { down(t).min(1.0) } else { 0.0 });
     s.floats(|t| if a(t).is_nan() || b(t).is_nan() { f32::NAN } else { larger(a(t), b(t)) });
     s.floats(|t| larger(a(t), b(t)));
     s.floats(|t| -larger(-a(t), -b(t)));
@@ -158,16 +174,20 @@ fn arithmetic(s: &mut Steps, words: &[u32]) {
     };
     s.step(|t| bfloat(words[t]) | bfloat((words[t] & 0xffff_0000) + 0x8000) << 16);
     // Any bits as two floats of 16. A value that had 16 bits has them again.
-    let pair = |t: usize, of: fn(u32) -> f32, back: fn(f32) -> u32| {
+    let pair = |t: usize, take: fn(f32, f32) -> f32, of: fn(u32) -> f32, back: fn(f32) -> u32| {
         let (x, y) = (words[t], words[(7 * t + 3) % 128]);
-        let max = |x: f32, y: f32| if x.is_nan() || y.is_nan() { f32::NAN } else { larger(x, y) };
-        back(max(of(x & 0xffff), of(y & 0xffff))) | back(max(of(x >> 16), of(y >> 16))) << 16
+        back(take(of(x & 0xffff), of(y & 0xffff))) | back(take(of(x >> 16), of(y >> 16))) << 16
     };
     let half = |value: f32| if value.is_nan() { 0x7e00 } else { u32::from(f16::from_f32(value).to_bits()) };
-    s.step(|t| pair(t, |h| f16::from_bits(h as u16).to_f32(), half));
-    s.step(|t| {
-        pair(t, |b| f32::from_bits(b << 16), |value| if value.is_nan() { 0x7fc0 } else { bits(value) >> 16 })
-    });
+    let top = |x: f32, y: f32| if x.is_nan() || y.is_nan() { f32::NAN } else { larger(x, y) };
+    let least = |x: f32, y: f32| -larger(-x, -y);
+    for take in [top, least] {
+        s.step(|t| pair(t, take, |h| f16::from_bits(h as u16).to_f32(), half));
+        let back = |value: f32| if value.is_nan() { 0x7fc0 } else { bits(value) >> 16 };
+        s.step(|t| pair(t, take, |b| f32::from_bits(b << 16), back));
+    }
+    // The exponential of the hardware is within 2^-22.
+    s.step(|t| u32::from(a(t).is_nan()));
 }
 
 /// Every half as a float, and the floats around it as halves.

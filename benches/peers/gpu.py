@@ -208,7 +208,9 @@ def main():
     if args.json:
         with open(args.json, "w") as file:
             json.dump(facts, file, indent=1)
-    print(f"{len(done)} cases, {left_out} left out for time, methods that failed: {', '.join(failed) or 'none'}")
+    print(
+        f"{len(done)} cases, {left_out} left out for time, methods that failed: {', '.join(failed) or 'none'}"
+    )
     sys.exit(1 if failed else 0)
 
 

@@ -10,7 +10,7 @@ use critbeta::{DType, Element, Rescaling};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One engine for each GPU, opened when it is first used: that loads the kernels.
+/// One engine for each GPU, opened when it is first used.
 static ENGINES: Mutex<BTreeMap<usize, Arc<Engine>>> = Mutex::new(BTreeMap::new());
 
 fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {
@@ -79,10 +79,9 @@ fn run<T: Element + DeviceRepr>(
         let mut call = Call::softmax(scores, DeviceOutput::new(out_address, dtype, cols), rows.rescaling);
         call.positions = at.as_ref().map(|(address, _)| *address);
         let bytes = call.workspace_bytes(engine.arch()).map_err(Error::wrap)?;
-        // SAFETY: the launch is the only one to touch it, and writes before it reads.
         let scratch = match bytes {
             0 => None,
-            bytes => Some(unsafe { device.alloc::<u8>(bytes as usize)? }),
+            bytes => Some(device.alloc_zeros::<u8>(bytes as usize)?),
         };
         let used = scratch.as_ref().map(|scratch| scratch.device_ptr(&stream));
         let workspace = used.as_ref().map(|(address, _)| Workspace { address: *address, bytes });

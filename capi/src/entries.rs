@@ -60,7 +60,7 @@ pub extern "C" fn critbeta_last_error() -> *const c_char {
     last()
 }
 
-/// Opens a device: "cpu", "cuda:N" (it loads the kernels, and may compile them first for minutes), or in a
+/// Opens a device: "cpu", "cuda:N" (each kernel is loaded, and may be compiled, at its first launch), or in a
 /// build with the feature simt "simt", a simulator of a GPU for tests whose device memory is that of the CPU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn critbeta_open(device: *const c_char, engine: *mut *mut Engine) -> i32 {

@@ -10,7 +10,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceSpec {
     /// The fastest for rows of files, as far as records show: this CPU. A GPU would copy every row there and
-    /// back, and may first compile its kernels for minutes (130 s, 2026-11-29).
+    /// back, and may first compile its kernels for seconds.
     #[default]
     Auto,
     /// This CPU.

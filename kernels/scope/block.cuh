@@ -7,12 +7,14 @@ template <u32 T, bool STREAM = false, u32 BINS_ = BINS, u32 CANDIDATES_ = CANDID
           u32 CONTROL = BLOCK_CONTROL_BYTES>
 struct BlockScope {
     static constexpr u32 THREADS = T, BINS = BINS_, CANDIDATES = CANDIDATES_, WARPS = T / 32;
+    // At most so many gaps are ranked pair by pair before they are counted.
+    static constexpr u32 FEW = CANDIDATES / 4;
     // ESTIMATES: it is cheaper to count the threads' own tops first than to count more gaps of the row.
     // SHARES: parts rank candidates together. A barrier of all CTAs of a split row costs more than it saves.
     static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM, SHARES = false;
     // The arena: folds of the warps, for two turns; the best ratio; counts; the list.
     static constexpr u32 FOLD_WORDS = 2 * WARPS * RECORD_WORDS;
-    static constexpr u32 USED = 4 * (FOLD_WORDS + RECORD_WORDS + BINS + CANDIDATES);
+    static constexpr u32 USED = 4 * (FOLD_WORDS + RECORD_WORDS + BINS + CANDIDATES + 2 * SPARE);
     static_assert(USED <= CONTROL, "arena of a CTA");
     Shared<u32> folds, peak, counts, list;
     Shared<Vec16> tile;
@@ -21,8 +23,8 @@ struct BlockScope {
     DEVICE explicit BlockScope(const RowParams& p) {
         folds = simt::arena<u32>(0, FOLD_WORDS);
         peak = simt::arena<u32>(4 * FOLD_WORDS, RECORD_WORDS);
-        counts = simt::arena<u32>(4 * (FOLD_WORDS + RECORD_WORDS), BINS);
-        list = simt::arena<u32>(USED - 4 * CANDIDATES, CANDIDATES);
+        counts = simt::arena<u32>(4 * (FOLD_WORDS + RECORD_WORDS), BINS + SPARE);
+        list = simt::arena<u32>(USED - 4 * (CANDIDATES + SPARE), CANDIDATES + SPARE);
         tile = simt::arena<Vec16>(CONTROL, p.resident);
         row = simt::cta();
         fold_turn = 0;
@@ -59,18 +61,14 @@ struct BlockScope {
         all = simt::warp_fold(of_warp, AddCounts{}, at);
         return below + simt::warp_fold(simt::lane() < simt::warp() ? of_warp : 0u, AddCounts{}, at);
     }
-    DEVICE u32 offset(u32 mine, simt::Where at = HERE) {
-        u32 all;
-        return offset_in_part(mine, all, at);
-    }
     DEVICE void clear_counts(simt::Where at = HERE) {
         sync(at);
-        for (u32 b = thread(); b < BINS; b += THREADS) counts.store(b, 0);
+        for (u32 b = thread(); b < BINS + 1; b += THREADS) counts.store(b, 0);
         sync(at);
     }
     DEVICE void merge_counts(simt::Where at = HERE) { sync(at); }
-    DEVICE void list_begin(simt::Where = HERE) {}
-    DEVICE void list_store(u32 i, u32 key) const { list.store(i, key); }
-    DEVICE void list_end(u32, simt::Where at = HERE) { sync(at); }
+    DEVICE void list_begin(simt::Where at = HERE) { ListOf<CANDIDATES>::begin(*this, at); }
+    DEVICE u32 list_claim(u32 n) const { return ListOf<CANDIDATES>::claim(list, n); }
+    DEVICE u32 list_end(simt::Where at = HERE) { return ListOf<CANDIDATES>::end(*this, at); }
     DEVICE void finish(simt::Where = HERE) {}
 };

@@ -12,18 +12,16 @@ template <u32 T>
 struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, cluster_control_bytes(T)> {
     using Base = BlockScope<T, false, BINS, CANDIDATES, cluster_control_bytes(T)>;
     using Base::counts, Base::list;
-    // records: of the part, for two turns. others: counts that other CTAs may still read; then the list that
-    // all of them write.
-    static constexpr u32 USED = Base::USED + 4 * (2 * RECORD_WORDS + Base::BINS);
+    // records: of the part, for two turns. others: counts that other CTAs may still read.
+    static constexpr u32 USED = Base::USED + 4 * (2 * RECORD_WORDS + Base::BINS + SPARE);
     static_assert(USED <= cluster_control_bytes(T), "arena of a CTA");
-    static_assert(Base::CANDIDATES <= Base::BINS, "the list lies in the place of counts");
     static constexpr bool SHARES = true;
     Shared<u32> records, others;
     u32 ctas, record_turn;
 
     DEVICE explicit ClusterScope(const RowParams& p) : Base(p), ctas(p.ctas), record_turn(0) {
         records = simt::arena<u32>(Base::USED, 2 * RECORD_WORDS);
-        others = simt::arena<u32>(Base::USED + 8 * RECORD_WORDS, Base::BINS);
+        others = simt::arena<u32>(Base::USED + 8 * RECORD_WORDS, Base::BINS + SPARE);
         this->row = simt::cta() / ctas;
     }
     DEVICE u32 part() const { return simt::cluster_cta(); }
@@ -47,12 +45,6 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, cluster_control_byt
     DEVICE R reduce(R value, R none, Merge merge, simt::Where at = HERE) {
         value = this->fold(value, none, merge, at);
         return simt::warp_fold(exchange(value, none, at), merge, at);
-    }
-    DEVICE u32 offset(u32 mine, simt::Where at = HERE) {
-        u32 all;
-        const u32 here = this->offset_in_part(mine, all, at);
-        const u32 theirs = exchange(all, 0u, at);
-        return here + simt::warp_fold(simt::lane() < part() ? theirs : 0u, AddCounts{}, at);
     }
     // The sums go to the other slice, which no CTA reads since the last barrier. Then the slices change
     // places.
@@ -79,14 +71,29 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, cluster_control_byt
         counts = sums_of_all;
         this->sync(at);
     }
-    // `offset` comes before, and behind its barrier no CTA reads counts or the list there any more.
-    Remote<u32> first_list;
-    DEVICE void list_begin(simt::Where = HERE) { first_list = others.remote(0); }
-    DEVICE void list_store(u32 i, u32 key) const { first_list.store(i, key); }
-    DEVICE void list_end(u32 n, simt::Where at = HERE) {
+    // Each CTA appends to its own list, and then reads those of all, in the order of the CTAs.
+    DEVICE u32 list_end(simt::Where at = HERE) {
+        constexpr u32 EACH = Base::CANDIDATES / T;
         simt::cluster_sync(at);
-        for (u32 i = this->thread(); i < n; i += T) list.store(i, first_list.load(i));
+        u32 keys[EACH] = {}, all = 0;
+#pragma unroll 1
+        for (u32 rank = 0; rank < ctas; ++rank) {
+            const Remote<u32> there = list.remote(rank);
+            const u32 n = there.load(Base::CANDIDATES);
+#pragma unroll
+            for (u32 k = 0; k < EACH; ++k) {
+                const u32 i = this->thread() + k * T - all;
+                if (i < n && i < Base::CANDIDATES) keys[k] = there.load(i);
+            }
+            all += n;
+        }
+        simt::cluster_sync(at);
+#pragma unroll
+        for (u32 k = 0; k < EACH; ++k) {
+            if (this->thread() + k * T < all) list.store(this->thread() + k * T, keys[k]);
+        }
         this->sync(at);
+        return all;
     }
     // No CTA may leave while another reads its shared memory.
     DEVICE void finish(simt::Where at = HERE) { simt::cluster_sync(at); }

@@ -22,3 +22,28 @@ DEVICE R load_record(const Shared<u32>& from, u32 slot) {
 struct AddCounts {
     DEVICE u32 operator()(u32 a, u32 b) const { return a + b; }
 };
+
+// Words behind the counts, the first for gaps beyond their window, and behind the list, the first for the
+// number of its keys.
+constexpr u32 SPARE = 4;
+
+// The list of one part.
+template <u32 CANDIDATES>
+struct ListOf {
+    template <class Scope>
+    static DEVICE void begin(Scope& scope, simt::Where at) {
+        scope.sync(at);  // of the readers of the list before
+        if (scope.thread() == 0) scope.list.store(CANDIDATES, 0);
+        scope.sync(at);
+    }
+    // The first of n places, or CANDIDATES if there is no room for them.
+    static DEVICE u32 claim(const Shared<u32>& list, u32 n) {
+        const u32 place = list.claim(CANDIDATES, n);
+        return place + n <= CANDIDATES ? place : CANDIDATES;
+    }
+    template <class Scope>
+    static DEVICE u32 end(Scope& scope, simt::Where at) {
+        scope.sync(at);
+        return scope.list.load(CANDIDATES);
+    }
+};

@@ -47,6 +47,14 @@ struct Shared {
         u8* slot = host::shared_slot(at, count, i, sizeof(T), host::Access::atomic, where);
         host::write(slot, static_cast<T>(host::read<T>(slot) + value));
     }
+    DEVICE void increment(u32 i, Where where = HERE) const { add(i, 1, where); }
+    DEVICE T claim(u32 i, T n, Where where = HERE) const {
+        static_assert(host::countable<T>(), "4 or 8 byte integers only");
+        u8* slot = host::shared_slot(at, count, i, sizeof(T), host::Access::atomic, where);
+        const T before = host::read<T>(slot);
+        host::write(slot, static_cast<T>(before + n));
+        return before;
+    }
     template <class U>
     DEVICE Shared<U> cast(u32 first, u32 n, Where where = HERE) const {
         host::check_cast(at, u64{count} * sizeof(T), first, n, sizeof(U), where);

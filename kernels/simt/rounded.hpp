@@ -37,6 +37,25 @@ inline double div_rn(double a, double b) { return a / b; }
 inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline double sqrt_rn(double a) { return __builtin_sqrt(a); }
 
+// The next float below a: towards -inf.
+inline float below(float a) { return __builtin_nextafterf(a, -__builtin_inff()); }
+inline float fused_down(float a, float b, float c) {
+    const float nearest = fused(a, b, c);
+    // The product is exact in double. The sum is high + low without loss.
+    const double product = static_cast<double>(a) * b, high = product + c, part = high - product;
+    const double low = (product - (high - part)) + (c - part);
+    const bool above = nearest > high || (nearest == high && low < 0);
+    return above && high - high == 0 ? below(nearest) : nearest;
+}
+inline float fused_down_unit(float a, float b, float c) {
+    const float f = fused_down(a, b, c);
+    return f > 0 ? (f < 1 ? f : 1) : 0;
+}
+inline float exp2_rough(float a) {
+    const float f = static_cast<float>(__builtin_exp2(static_cast<double>(a)));
+    return f >= 0x1p-126f || f != f ? f : 0;
+}
+
 constexpr u32 CANONICAL_NAN = 0x7FFFFFFF;  // a GPU returns it for every NaN
 
 // Of two zeros the positive one is larger, as on a GPU.
@@ -102,6 +121,17 @@ inline u32 larger_halves(u32 a, u32 b) {
 inline u32 larger_bfloats(u32 a, u32 b) {
     const auto larger = [](u32 x, u32 y) { return float_to_bfloat(max_nan(float_of(x), float_of(y))); };
     return larger(a << 16, b << 16) | static_cast<u32>(larger(a & 0xFFFF0000, b & 0xFFFF0000)) << 16;
+}
+// Of each of two the smaller; if one is NaN, the other.
+inline u32 smaller_halves(u32 a, u32 b) {
+    const auto smaller = [](u32 x, u32 y) {
+        return float_to_half(min_num(half_to_float(static_cast<u16>(x)), half_to_float(static_cast<u16>(y))));
+    };
+    return smaller(a & 0xFFFF, b & 0xFFFF) | static_cast<u32>(smaller(a >> 16, b >> 16)) << 16;
+}
+inline u32 smaller_bfloats(u32 a, u32 b) {
+    const auto smaller = [](u32 x, u32 y) { return float_to_bfloat(min_num(float_of(x), float_of(y))); };
+    return smaller(a << 16, b << 16) | static_cast<u32>(smaller(a & 0xFFFF0000, b & 0xFFFF0000)) << 16;
 }
 
 }  // namespace simt

@@ -151,6 +151,7 @@ class Engine:
         workspace: list[int] | None,
         resolve: float,
         top_k: int | None,
+        sums: bool,
     ) -> None: ...
 
 def families() -> list[Family]: ...

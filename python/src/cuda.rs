@@ -49,8 +49,8 @@ impl Engine {
 
 #[pymethods]
 impl Engine {
-    /// Opens the GPU of this number. This takes minutes where NVRTC compiles the kernels, and says so on
-    /// stderr. A cache on disk keeps them.
+    /// Opens the GPU of this number. The first launch of each kernel takes seconds where NVRTC compiles it,
+    /// and says so on stderr. A cache on disk keeps it.
     #[staticmethod]
     fn cuda(py: Python<'_>, ordinal: usize) -> PyResult<Self> {
         Engine::of(py.detach(|| cuda::Engine::cuda(ordinal)))
@@ -109,6 +109,7 @@ impl Engine {
         workspace: Option<[u64; 2]>,
         resolve: f64,
         top_k: Option<Whole>,
+        sums: bool,
     ) -> PyResult<()> {
         let (engine, top_k) = (self.alive()?, checked(top_k)?);
         let ((address, dtype), [rows, cols, stride]) = (scores, shape);
@@ -120,7 +121,7 @@ impl Engine {
                 Call::softmax(rows, DeviceOutput::new(address, element(dtype)?, stride), &rescaling.0)
             }
         };
-        (call.positions, call.report, call.top_k) = (positions, report, top_k);
+        (call.positions, call.report, call.top_k, call.sums) = (positions, report, top_k, sums);
         call.resolve = (resolve != 0.0).then_some(resolve);
         call.both = out.is_none() && resolve != 0.0;
         let workspace = workspace.map(|[address, bytes]| Workspace { address, bytes });

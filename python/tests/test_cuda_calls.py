@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import critbeta.torch  # noqa: E402
 from critbeta import _core, _cuda  # noqa: E402
 
-NAMES = "stream scores shape lens positions rescaling out report workspace resolve top_k".split()
+NAMES = "stream scores shape lens positions rescaling out report workspace resolve top_k sums".split()
 DTYPES = [(torch.float32, "f32"), (torch.float16, "f16"), (torch.bfloat16, "bf16")]
 
 
@@ -55,6 +55,7 @@ def test_rows_apart_are_borrowed_on_the_current_stream(recorder, dtype, name):
     assert recorder.planned == [(6, 60, name, True)]
     # The call wants probabilities only: no report, no workspace, nothing to decode.
     assert all(call[absent] is None for absent in ("lens", "positions", "report", "workspace", "top_k"))
+    assert call["sums"] is False
 
 
 def test_probabilities_are_new_memory_and_a_report_says_beta(recorder):

@@ -31,6 +31,19 @@ def expand(source, once=None):
     return QUOTED.sub(inlined, text)
 
 
+ROW = re.compile(r"^([A-Z_]+)\((\w+), (\w+), (\d+), (\d+)\)$", re.MULTILINE)
+
+
+def symbol(row):
+    """The symbol of a row of variants.def, a match of ROW."""
+    return f"{row[1].lower()}_{row[2]}_{row[3]}{row[4]}x{row[5]}"
+
+
+def only(text, symbols):
+    """The text without the rows of variants.def that make other kernels, as the loader gives it to NVRTC."""
+    return ROW.sub(lambda row: row[0] if symbol(row) in symbols else "", text)
+
+
 class Nvrtc:
     def __init__(self, library):
         # NVRTC opens its builtins by name alone: outside of the system's folders they must be loaded already.

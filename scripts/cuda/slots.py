@@ -8,8 +8,8 @@ minimum, select, integer add, logic, shift, conversion). `unit` is what the busi
 more than issuing does: 8 for an exponential, 4 for 4 bytes of shared memory.
 
 `// path: NAME` in a source line leaves it out of all paths but those with that name, and where the line
-ends in `{`, the lines up to its `}`. `// path: none` is on no path: betas that need more care, rows beyond
-the chip.
+ends in `{`, the lines up to its `}`. `// path: loop NAME` leaves out the loop with that line. `none` is on no
+path: betas that need more care, rows beyond the chip.
 """
 
 import pathlib
@@ -27,14 +27,26 @@ BUDGET = {("critical_softmax", "f32"): 55.0, ("critical_softmax", "16-bit"): 27.
 BUDGET |= {("gap_profile", "f32"): 27.0, ("gap_profile", "16-bit"): 13.5}
 # The paths of each family, and the names that their lines may ask for.
 PATHS = {
-    "critical_softmax": {"plain": (), "near the top": (), "sink": ("bulk",), "student t": ("bulk",)},
-    "gap_profile": {"statistics": ("statistics",), "statistics of a sink": ("statistics", "bulk")},
+    "critical_softmax": {
+        "plain": ("plain",),
+        "near the top": ("search",),
+        "sink": ("search", "bulk"),
+        "student t": ("search", "bulk"),
+    },
+    "gap_profile": {
+        "critical beta": ("search",),
+        "critical beta of a sink": ("search", "bulk"),
+        "statistics": ("search", "sums"),
+        "statistics of a sink": ("search", "bulk", "sums"),
+    },
 }
 HALF = re.compile(
     r"FMNMX|FSETP?|FSEL|FCHK|ISETP|SEL|IADD|VIADD|VIMNMX|IMNMX|IABS|LEA|P?LOP3|SHF|SHL|SHR|PRMT|BMSK|SGXT"
     r"|HMNMX2|HSETP?2|F2FP|[FI]2[FI]P?|VABSDIFF"
 )
-MARK = re.compile(r"//.*\bpath: ([a-z, ]+)")
+MARK = re.compile(r"//.*\bpath: (loop )?([a-z0-9, ]+)")
+# Passes that look at one score a turn, not at a vector.
+SINGLE = {"MAXIMA", "GROUPS"}
 NAME = re.compile(r"\bPASS_([A-Z]+)\b")
 
 
@@ -47,13 +59,16 @@ class Sources:
     def of(self, path):
         if path not in self.files:
             lines = pathlib.Path(path).read_text().splitlines()
-            only = {}
+            only, loops_only = {}, {}
             for at, line in enumerate(lines):
                 if match := MARK.search(line):
-                    names = {name.strip() for name in match[1].split(",")}
+                    names = {name.strip() for name in match[2].split(",")}
+                    if match[1]:
+                        loops_only[at + 1] = names
+                        continue
                     for inside in self.region(lines, at):
                         only.setdefault(inside + 1, []).append(names)
-            self.files[path] = lines, only
+            self.files[path] = lines, only, loops_only
         return self.files[path]
 
     @staticmethod
@@ -71,8 +86,13 @@ class Sources:
 
     def passes_of(self, frames):
         """The passes that the lines of an instruction name, innermost first."""
-        lines = [self.of(path)[0][int(line) - 1] for path, line in frames if not path.endswith(".def")]
+        lines = [self.line(path, int(line)) for path, line in frames if path.endswith((".cu", ".cuh"))]
         return [match[1] for line in lines if (match := NAME.search(line))]
+
+    def line(self, path, number):
+        """Nothing for a line of a header of nvcc, which may have the name of the file that includes it."""
+        lines = self.of(path)[0]
+        return lines[number - 1] if number <= len(lines) else ""
 
     def pass_of(self, code):
         """The pass of a loop. Where a line was taken for another that calls the same, the inner name is right."""
@@ -81,11 +101,17 @@ class Sources:
         common = Counter(found[0] for found in unlike or names).most_common(1)
         return common[0][0] if common else None
 
+    def has(self, code, tags):
+        """Whether a loop is on the path with these tags."""
+        marks = (self.of(path)[2].get(int(line)) for _, _, frames, _ in code for path, line in frames
+                 if path.endswith((".cu", ".cuh")))  # fmt: skip
+        return all(not mark or not mark.isdisjoint(tags) for mark in marks)
+
     def is_on(self, frames, tags):
         return all(
             not names.isdisjoint(tags)
             for path, line in frames
-            if not path.endswith(".def")
+            if path.endswith((".cu", ".cuh"))
             for names in self.of(path)[1].get(int(line), ())
         )
 
@@ -116,7 +142,7 @@ def named_loops(code, labels, size, sources):
     named = []
     for loop in loops.loops_of(code, labels):
         name = sources.pass_of([code[at] for at in loop])
-        if name and scores_of([code[at][0] for at in loop], size):
+        if name in SINGLE or (name and scores_of([code[at][0] for at in loop], size)):
             named.append((loop, name))
     return [(loop, name) for loop, name in named if not any(inner < loop for inner, _ in named)]
 
@@ -125,8 +151,10 @@ def passes(code, named, size, tags, sources):
     """Slots and slots by unit a score, of each pass on the path with these tags."""
     found = {}
     for loop, name in named:
+        if not sources.has([code[at] for at in loop], tags):
+            continue
         on = [code[at][0] for at in sorted(loop) if sources.is_on(code[at][2], tags)]
-        scores = scores_of(on, 4 if name == "PAIRS" else size)  # PAIRS: keys
+        scores = 1 if name in SINGLE else scores_of(on, 4 if name == "PAIRS" else size)  # PAIRS: keys
         if not scores:
             continue
         slots = sum(cost(opcode)[0] for opcode in on) / scores
@@ -147,7 +175,7 @@ def looks():
         if not line.startswith("#"):
             key, _, numbers = line.partition(":")
             words = numbers.split()
-            table[tuple(key.split(", "))] = dict(zip(words[::2], map(float, words[1::2])))
+            table[tuple(key.split(" | "))] = dict(zip(words[::2], map(float, words[1::2])))
     return table
 
 
@@ -164,7 +192,7 @@ def report(nvdisasm, images, table):
             # A split row is looked at as one of a cluster is.
             scope = "cluster" if table[symbol] == "split" else table[symbol]
             for path, tags in paths.items():
-                made = passes(code, named, bytes_each, tags, sources)
+                made = passes(code, named, bytes_each, {*tags, size}, sources)
                 wanted = seen[path, scope, size]
                 if missing := wanted.keys() - made.keys():
                     sys.exit(
@@ -177,7 +205,7 @@ def report(nvdisasm, images, table):
                         units[unit] += looked * busy
                 rows[symbol, path] = sum(parts.values()), units.most_common(1)[0], parts, BUDGET[family, size]
     lines = [f"Issue slots a score on {ARCH}, and what the busiest unit needs (scripts/cuda/slots.py)"]
-    lines.append(f"{'kernel':36} {'path':20} {'slots':>6} {'budget':>6}  {'unit':>13}  passes")
+    lines.append(f"{'kernel':36} {'path':24} {'slots':>6} {'budget':>6}  {'unit':>13}  passes")
     over = 0
     for symbol in table:
         for path in PATHS.get(re.sub(r"_(f32|f16|bf16)_.*", "", symbol), ()):
@@ -186,6 +214,6 @@ def report(nvdisasm, images, table):
             mark = "*" if slots > budget else " "
             shown = ", ".join(f"{name.lower()} {part:.1f}" for name, part in parts.items())
             lines.append(
-                f"{symbol:36} {path:20} {slots:6.1f}{mark}{budget:6.1f}  {unit:>7} {busy:5.1f}  {shown}"
+                f"{symbol:36} {path:24} {slots:6.1f}{mark}{budget:6.1f}  {unit:>7} {busy:5.1f}  {shown}"
             )
     return lines, len(rows), over

@@ -64,7 +64,7 @@ impl DeviceOutput {
 pub struct Call<'a> {
     /// The rows.
     pub scores: DeviceRows,
-    /// Where the probabilities go. Without an output, `report` must be set.
+    /// Where the probabilities go. Without an output, `report` or `betas_out` must be set.
     pub out: Option<DeviceOutput>,
     /// Inverse temperature of each row.
     pub beta: Beta<'a>,
@@ -82,6 +82,13 @@ pub struct Call<'a> {
     pub both: bool,
     /// Device address of one [`RowReport`] per row, 8-byte aligned.
     pub report: Option<u64>,
+    /// Whether the report holds Z and the entropy. Without them a launch that writes no probabilities passes
+    /// over the scores once less: `sum` and `gap_sum` are then not written. Beside probabilities only
+    /// `gap_sum` is missing.
+    pub sums: bool,
+    /// Device address of one f32 per row, 4-byte aligned, for the beta that `beta` gives to the row. A caller
+    /// who wants no more than that needs no report.
+    pub betas_out: Option<u64>,
 }
 
 /// Device memory of the caller that a launch uses as scratch.
@@ -127,15 +134,24 @@ impl<'a> Call<'a> {
     /// A call that writes the probabilities of `scores` at `beta` to `out`. It reports nothing unless
     /// [`Call::report`] is set.
     pub fn softmax(scores: DeviceRows, out: DeviceOutput, beta: impl Into<Beta<'a>>) -> Call<'a> {
-        let (beta, positions, report) = (beta.into(), None, None);
-        Call { scores, out: Some(out), beta, positions, resolve: None, top_k: None, both: false, report }
+        Call { out: Some(out), report: None, ..Call::statistics(scores, 0, beta) }
     }
 
     /// A call that writes a [`RowReport`] on every row of `scores` at `beta` to device address `report`. It
     /// writes no probabilities.
     pub fn statistics(scores: DeviceRows, report: u64, beta: impl Into<Beta<'a>>) -> Call<'a> {
-        let (beta, positions, report) = (beta.into(), None, Some(report));
-        Call { scores, out: None, beta, positions, resolve: None, top_k: None, both: false, report }
+        Call {
+            scores,
+            out: None,
+            beta: beta.into(),
+            positions: None,
+            resolve: None,
+            top_k: None,
+            both: false,
+            report: Some(report),
+            sums: true,
+            betas_out: None,
+        }
     }
 
     /// What the reports of this call measure. The resolve is that of its critical rescaling, or else its own.
@@ -211,8 +227,8 @@ impl<'a> Call<'a> {
                         .into(),
                 ));
             }
-        } else if self.report.is_none() {
-            return Err(fail("neither probabilities nor reports are asked for".into()));
+        } else if self.report.is_none() && self.betas_out.is_none() {
+            return Err(fail("neither probabilities nor reports nor betas are asked for".into()));
         }
         let each = |size: usize| Some(rows * size as u64);
         let betas = match self.beta {
@@ -226,6 +242,9 @@ impl<'a> Call<'a> {
         }
         if let Some(address) = self.report {
             span("reports", address, 8, each(size_of::<RowReport>()), true)?;
+        }
+        if let Some(address) = self.betas_out {
+            span("betas of the rule", address, 4, each(4), true)?;
         }
         let given = workspace.map_or(0, |workspace| workspace.bytes);
         if given < plan.workspace_bytes() {
@@ -287,6 +306,7 @@ impl<'a> Call<'a> {
             betas: rule.betas,
             positions: self.positions.unwrap_or(0),
             report: self.report.unwrap_or(0),
+            betas_out: self.betas_out.unwrap_or(0),
             workspace: workspace.filter(|_| plan.workspace_bytes() > 0).map_or(0, |w| w.address),
             score_stride: stride,
             out_stride: self.out.map_or(0, |out| out.stride),
@@ -304,7 +324,7 @@ impl<'a> Call<'a> {
             both: u32::from(self.both),
             exceeding,
             excess: f64::from(exceeding).ln() - resolve,
-            reserved: 0,
+            sums: u32::from(self.report.is_some() && self.sums),
         })
     }
 }

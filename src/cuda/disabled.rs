@@ -2,6 +2,7 @@
 
 use super::arch::Arch;
 use super::notice::Notice;
+use super::variants::Variant;
 use crate::{Error, Result};
 
 pub(super) enum Driver {}
@@ -27,6 +28,10 @@ impl Driver {
     }
 
     pub fn description(&self) -> &str {
+        match *self {}
+    }
+
+    pub fn load(&self, _: Variant) -> Result<()> {
         match *self {}
     }
 

@@ -1,8 +1,8 @@
-//! A GPU through the CUDA driver. Opening it loads the kernels and sets them up.
+//! A GPU through the CUDA driver. Each kernel is loaded and set up when it is first needed.
 
 use super::arch::Arch;
 use super::launch_cuda::{self, CallersContext, refused};
-use super::loader;
+use super::loader::Loader;
 use super::notice::Notice;
 use super::variants::{Scope, Variant};
 use crate::{Error, Result};
@@ -10,8 +10,8 @@ use cudarc::driver::sys::CUclusterSchedulingPolicy as Policy;
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUevent_flags as Flags, CUfunction_attribute as OfFunction,
 };
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError};
-use std::sync::Arc;
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The oldest driver that works, as 1000 major + 10 minor. Clusters and `cuLaunchKernelEx` begin with 11.8.
 /// The compiler of 12.0 is the first that knows everything that the kernels use on sm_90. Functions of later
@@ -22,8 +22,11 @@ pub(super) struct Driver {
     context: Arc<CudaContext>,
     /// The stream of this engine's own copies and host verbs.
     stream: Arc<CudaStream>,
-    /// One function per variant; `None` where the device lacks the clusters that it needs.
-    functions: Vec<Option<CudaFunction>>,
+    /// The loaded kernels, by `Variant`.
+    functions: Vec<OnceLock<CudaFunction>>,
+    /// Held while one is loaded, so that two threads do not compile it both.
+    loading: Mutex<()>,
+    loader: Loader,
     arch: Arch,
     description: String,
     /// Set while the fields above are dropped, and dropped after them.
@@ -91,14 +94,14 @@ impl Driver {
                 format!("{} is sm_{}, the kernels need sm_{} or later", arch.name, arch.sm, Arch::MIN_SM);
             return Err(no_gpu(found, "use a GPU of the Ampere generation or later"));
         }
-        let (module, image) = loader::load(&context, &arch, &driver, notice)?;
-        let functions = functions(&module, &arch)?;
+        let loader = Loader::new(&context, &arch, &driver, notice)?;
         let stream = context.new_stream().map_err(refused("making a stream"))?;
-        arch.max_cluster = max_cluster(&functions, &arch);
+        arch.max_cluster = max_cluster(&loader, &arch)?;
         arch.clusters = arch.max_cluster > 1;
-        let dropping = None;
-        let description = format!("cuda:{ordinal} {}, sm_{}, driver {driver}, {image}", arch.name, arch.sm);
-        Ok(Driver { context, stream, functions, arch, description, dropping })
+        let (functions, loading) = (Variant::ALL.iter().map(|_| OnceLock::new()).collect(), Mutex::new(()));
+        let (sm, origin, dropping) = (arch.sm, loader.origin(), None);
+        let description = format!("cuda:{ordinal} {}, sm_{sm}, driver {driver}, {origin}", arch.name);
+        Ok(Driver { context, stream, functions, loading, loader, arch, description, dropping })
     }
 
     pub fn arch(&self) -> &Arch {
@@ -113,8 +116,24 @@ impl Driver {
         &self.context
     }
 
-    pub fn function(&self, variant: Variant) -> Option<&CudaFunction> {
-        self.functions.get(variant as usize)?.as_ref()
+    /// The kernel, loaded when it is first asked for.
+    pub fn function(&self, variant: Variant) -> Result<&CudaFunction> {
+        let place = &self.functions[variant as usize];
+        if let Some(function) = place.get() {
+            return Ok(function);
+        }
+        let _alone = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = place.get() {
+            return Ok(function);
+        }
+        let _callers = CallersContext::saved();
+        let function = self.loader.kernel(variant)?;
+        set_up(&function, variant.symbol(), variant.scope() == Scope::Cluster, &self.arch)?;
+        Ok(place.get_or_init(|| function))
+    }
+
+    pub fn load(&self, variant: Variant) -> Result<()> {
+        self.function(variant).map(drop)
     }
 
     pub fn stream(&self) -> u64 {
@@ -194,45 +213,35 @@ fn arch_of(context: &CudaContext) -> Result<Arch> {
     })
 }
 
-/// Gives every kernel all the shared memory that it may have. A launch then has nothing left to set.
-fn functions(module: &Arc<CudaModule>, arch: &Arch) -> Result<Vec<Option<CudaFunction>>> {
-    let load = |&variant: &Variant| {
-        let of_cluster = variant.scope() == Scope::Cluster;
-        let function = match module.load_function(variant.symbol()) {
-            // The image may be PTX for sm_80, which has no clusters.
-            Err(_) if of_cluster => return Ok(None),
-            function => function.map_err(refused(format!("finding {variant}")))?,
-        };
-        let set = |attribute, value| {
-            let call = format!("{attribute:?} = {value} of {variant}");
-            function.set_attribute(attribute, value).map_err(refused(call))
-        };
-        let fixed = function.shared_size_bytes().map_err(refused(format!("shared memory of {variant}")))?;
-        let dynamic = i32::try_from(arch.shared_per_block_bytes).unwrap_or(i32::MAX) - fixed;
-        set(OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, dynamic)?;
-        if of_cluster {
-            // A launch may ask for clusters of 16.
-            set(OfFunction::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
-        }
-        if of_cluster {
-            // CTAs of one cluster go through their phases together. On SMs of their own they leave the memory
-            // to other clusters while they compute.
-            let spread = Policy::CU_CLUSTER_SCHEDULING_POLICY_SPREAD as i32;
-            set(OfFunction::CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE, spread)?;
-        }
-        Ok(Some(function))
+/// Gives a kernel all the shared memory that it may have. A launch then has nothing left to set.
+fn set_up(function: &CudaFunction, name: &str, in_clusters: bool, arch: &Arch) -> Result<()> {
+    let set = |attribute, value| {
+        let call = format!("{attribute:?} = {value} of {name}");
+        function.set_attribute(attribute, value).map_err(refused(call))
     };
-    Variant::ALL.iter().map(load).collect()
+    let fixed = function.shared_size_bytes().map_err(refused(format!("shared memory of {name}")))?;
+    let dynamic = i32::try_from(arch.shared_per_block_bytes).unwrap_or(i32::MAX) - fixed;
+    set(OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, dynamic)?;
+    if in_clusters {
+        // A launch may ask for clusters of 16.
+        set(OfFunction::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
+        // CTAs of one cluster go through their phases together. On SMs of their own they leave the memory to
+        // other clusters while they compute.
+        let spread = Policy::CU_CLUSTER_SCHEDULING_POLICY_SPREAD as i32;
+        set(OfFunction::CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE, spread)?;
+    }
+    Ok(())
 }
 
 /// CTAs of the largest cluster that fits on the device with all the shared memory of its SMs; 1 if none fits.
-fn max_cluster(functions: &[Option<CudaFunction>], arch: &Arch) -> u32 {
+fn max_cluster(loader: &Loader, arch: &Arch) -> Result<u32> {
+    if !arch.clusters {
+        return Ok(1);
+    }
+    // The empty kernel needs the driver's own compiler. Every device with clusters has those of 8.
+    let Some(empty) = loader.empty() else { return Ok(8) };
+    set_up(&empty, "an empty kernel", true, arch)?;
     let shared_bytes = arch.shared_per_block_bytes - super::ladder::STATIC_BYTES;
-    let fits = |ctas: u32| {
-        Variant::ALL.iter().filter(|variant| variant.scope() == Scope::Cluster).any(|&variant| {
-            let function = functions.get(variant as usize).and_then(Option::as_ref);
-            function.is_some_and(|f| launch_cuda::cluster_fits(f, ctas, variant.threads(), shared_bytes))
-        })
-    };
-    [16, 8, 4, 2].into_iter().find(|&ctas| fits(ctas)).unwrap_or(1)
+    let fits = |&ctas: &u32| launch_cuda::cluster_fits(&empty, ctas, 256, shared_bytes);
+    Ok([16, 8, 4, 2].into_iter().find(fits).unwrap_or(1))
 }

@@ -1,20 +1,21 @@
-//! A GPU with its kernels loaded, or the simulator in its place, and device memory.
+//! A GPU with its kernels, or the simulator in its place, and device memory.
 
 use super::arch::Arch;
 use super::driver::{Driver, DriverMemory};
 use super::notice::Notice;
+use super::plan::Plan;
 use super::simulator::{HostMemory, SimtOptions, Simulator, Traffic};
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// A GPU whose kernels are loaded, or the simulator in its place. Threads may share it by reference.
+/// A GPU with its kernels, or the simulator in its place. Threads may share it by reference.
 pub struct Engine {
     pub(super) machine: Arc<Machine>,
     arch: Arch,
 }
 
 pub(super) enum Machine {
-    Driver(Driver),
+    Driver(Box<Driver>),
     Simulator(Box<Simulator>),
 }
 
@@ -56,24 +57,34 @@ impl DeviceMemory {
 }
 
 impl Engine {
-    /// Opens the GPU of this number, and loads and sets up its kernels. A launch then does none of this.
-    /// Where kernels must be compiled first, which takes minutes, it says so on stderr.
+    /// Opens the GPU of this number. Each kernel is loaded when it is first launched, or by
+    /// [`Engine::load`]. Where it must be compiled first, which takes seconds, this says so on stderr.
     ///
     /// Errors: [`Error::NotBuilt`] without the feature `cuda`; [`Error::NoDriver`] without a driver;
     /// [`Error::NoGpu`] for a driver before CUDA 12.0, a number that the driver does not show, and a device
-    /// before sm_80; [`Error::NoImage`] where no kernels load on the device; [`Error::Cuda`] for anything
-    /// else that the driver refuses.
+    /// before sm_80; [`Error::NoImage`] without images of the kernels and without NVRTC;
+    /// [`Error::Cuda`] for anything else that the driver refuses.
     pub fn cuda(ordinal: usize) -> Result<Engine> {
-        Engine::cuda_with(ordinal, &|text| eprintln!("critbeta: {text}"))
+        Engine::cuda_with(ordinal, Box::new(|text| eprintln!("critbeta: {text}")))
     }
 
-    /// Like [`Engine::cuda`]. `notice` gets a line of text when kernels must be compiled, every ten seconds
-    /// until they are, and where another process compiles them or they cannot be cached.
+    /// Like [`Engine::cuda`]. `notice` gets a line of text when a kernel must be compiled, every ten seconds
+    /// until it is, and where another process compiles it or it cannot be cached.
     ///
     /// Errors: those of [`Engine::cuda`].
     pub fn cuda_with(ordinal: usize, notice: Notice) -> Result<Engine> {
         let driver = Driver::open(ordinal, notice)?;
-        Ok(Engine { arch: driver.arch().clone(), machine: Arc::new(Machine::Driver(driver)) })
+        Ok(Engine { arch: driver.arch().clone(), machine: Arc::new(Machine::Driver(Box::new(driver))) })
+    }
+
+    /// Loads the kernel of a plan, so that no launch of it has to. The simulator has nothing to load.
+    ///
+    /// Errors: [`Error::NoImage`] where it does not load on the device; [`Error::Cuda`].
+    pub fn load(&self, plan: &Plan) -> Result<()> {
+        match &*self.machine {
+            Machine::Driver(driver) => driver.load(plan.launch.variant),
+            Machine::Simulator(_) => Ok(()),
+        }
     }
 
     /// Opens the simulator, which runs the same kernels on this CPU. Every GPU thread is a fiber.

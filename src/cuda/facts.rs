@@ -23,18 +23,15 @@ fn of_cuda() -> Vec<(&'static str, String)> {
 #[cfg(feature = "cuda")]
 fn of_cuda() -> Vec<(&'static str, String)> {
     use super::{driver, launch_cuda, loader};
-    let image = match loader::IMAGE_BYTES {
-        0 => "none in this build (no nvcc was there): NVRTC compiles them on the GPU's machine".to_owned(),
+    let image = match loader::image_bytes() {
+        0 => "none in this build (no nvcc was there): NVRTC compiles each at its first launch".to_owned(),
         bytes => format!("{bytes} bytes in this build"),
     };
     let driver = match launch_cuda::driver_version() {
         Ok(version) => format!("for {}", driver::version_text(version)),
         Err(error) => error.to_string(),
     };
-    let compilers: Vec<String> = launch_cuda::Nvrtc::found()
-        .iter()
-        .map(|nvrtc| format!("{}.{} ({})", nvrtc.version.0, nvrtc.version.1, nvrtc.name))
-        .collect();
+    let compilers: Vec<String> = launch_cuda::Nvrtc::found().iter().map(launch_cuda::Nvrtc::name).collect();
     let compilers = match compilers.is_empty() {
         true => "none (libnvrtc.so.13 or .12, on LD_LIBRARY_PATH or in CUDA_HOME)".to_owned(),
         false => compilers.join(", "),

@@ -88,11 +88,12 @@ impl Engine {
         mut sink: impl FnMut(&[params::RowReport]),
     ) -> Result<()> {
         let (rows, cols) = (scores.rows(), scores.cols());
-        // Rows begin at 16-byte boundaries, so that vectors need no special first or last part.
+        // Rows of scores and of probabilities begin at 16-byte boundaries, so that vectors need no special
+        // first or last part.
         let stride = (cols * size_of::<T>()).next_multiple_of(16) / size_of::<T>();
         let step = (batch_bytes / (stride * size_of::<T>())).clamp(1, rows.max(1));
         let mut packed = Vec::new();
-        let mut reports = Vec::new();
+        let (mut reports, mut probs) = (Vec::new(), Vec::new());
         for start in (0..rows).step_by(step) {
             let range = start..(start + step).min(rows);
             packed.clear();
@@ -112,7 +113,7 @@ impl Engine {
                     .map(|p| self.uploaded(bytemuck::cast_slice(&p[range.clone()])))
                     .transpose()?,
                 report: self.zeroed(count * size_of::<params::RowReport>())?,
-                out: out.as_ref().map(|_| self.zeroed(count * cols * size_of::<f32>())).transpose()?,
+                out: out.as_ref().map(|_| self.zeroed(count * stride * size_of::<f32>())).transpose()?,
                 workspace: None,
             };
             let call = Call {
@@ -127,7 +128,7 @@ impl Engine {
                 out: batch.out.as_ref().map(|out| DeviceOutput {
                     address: out.address(),
                     dtype: DType::F32,
-                    stride: cols as u64,
+                    stride: stride as u64,
                 }),
                 beta: Beta::Rescaling(rescaling),
                 positions: batch.positions.as_ref().map(DeviceMemory::address),
@@ -135,14 +136,20 @@ impl Engine {
                 top_k: measure.top_k,
                 both: measure.resolve != 0.0,
                 report: Some(batch.report.address()),
+                sums: true,
+                betas_out: None,
             };
             self.run(&call, &mut batch)?;
             reports.clear();
             reports.resize(count, bytemuck::Zeroable::zeroed());
             self.download(&batch.report, 0, bytemuck::cast_slice_mut(&mut reports))?;
             if let (Some(out), Some(memory)) = (out.as_mut(), &batch.out) {
-                let rows = &mut out[range.start * cols..range.end * cols];
-                self.download(memory, 0, bytemuck::cast_slice_mut(rows))?;
+                probs.resize(count * stride, 0.0);
+                self.download(memory, 0, bytemuck::cast_slice_mut(&mut probs))?;
+                let rows = out[range.start * cols..range.end * cols].chunks_exact_mut(cols.max(1));
+                for (row, from) in rows.zip(probs.chunks_exact(stride)) {
+                    row.copy_from_slice(&from[..cols]);
+                }
             }
             sink(&reports);
         }

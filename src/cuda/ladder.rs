@@ -51,7 +51,7 @@ pub(super) const FEW_IN_A_CLUSTER: [(u64, u64); 2] = [(2, 196_608), (4, 294_912)
 /// them).
 #[doc(hidden)]
 pub const RESIDENT_THREADS: [(Scope, [u32; 2]); 3] =
-    [(Scope::Warp, [768, 768]), (Scope::Block, [1024, 768]), (Scope::Cluster, [768, 512])];
+    [(Scope::Warp, [640, 640]), (Scope::Block, [768, 512]), (Scope::Cluster, [768, 512])];
 
 /// CTAs of a kernel that share an SM as far as its registers decide: twin of `resident_ctas` in
 /// `kernels/verbs.cuh`. Kernels need up to 16 registers more where they are not for sm_90.

@@ -10,8 +10,9 @@ impl Engine {
     /// Enqueues one launch on `stream` (a raw `CUstream`; 0 is the legacy default stream) and returns.
     ///
     /// It allocates nothing on the device, does not wait for the GPU, and enqueues everything on `stream`. So
-    /// a CUDA graph can capture it, from any stream but the legacy default one. The current context of the
-    /// calling thread stays as it was. The simulator runs the launch to its end.
+    /// a CUDA graph can capture it, from any stream but the legacy default one. The first launch of each
+    /// kernel loads it, and may compile it for seconds; [`Engine::load`] does so before.
+    /// The current context of the calling thread stays as it was. The simulator runs the launch to its end.
     ///
     /// `workspace` has at least [`Call::workspace_bytes`], and was filled with zeros once ([`Workspace`]). It
     /// belongs to this launch until the launch has run, so launches that may run at the same time need one
@@ -20,8 +21,9 @@ impl Engine {
     /// Errors before anything is enqueued: [`Error::Launch`] for zero rows or columns, null, misaligned or
     /// overlapping buffers, a stride below the columns, a dtype that no kernel has, a workspace that is too
     /// small, a stream of another device or context, and a measure that makes no sense; [`Error::Spec`] for a
-    /// rule that the kernels cannot apply. Later errors: [`Error::Cuda`] if the driver refuses, and
-    /// [`Error::Simulated`] for a fault. After any of them the next call works.
+    /// rule that the kernels cannot apply; [`Error::NoImage`] where the kernel does not load. Later
+    /// errors: [`Error::Cuda`] if the driver refuses, and [`Error::Simulated`] for a fault. After any of them
+    /// the next call works.
     ///
     /// # Safety
     ///
@@ -100,11 +102,11 @@ impl Engine {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
             Machine::Driver(driver) => unsafe {
-                let function = driver.function(checked.plan.launch.variant);
+                let function = driver.function(checked.plan.launch.variant)?;
                 super::launch_cuda::launch(driver.context(), function, checked, stream)
             },
             #[cfg(not(feature = "cuda"))]
-            Machine::Driver(driver) => match *driver {},
+            Machine::Driver(driver) => match **driver {},
             Machine::Simulator(simulator) => {
                 simulator.check_stream(checked, stream)?;
                 // SAFETY: the caller's promise.

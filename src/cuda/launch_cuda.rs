@@ -79,20 +79,36 @@ impl Drop for Current {
     }
 }
 
+/// Lets this thread load kernels while it captures a graph, until this is dropped. A load enqueues nothing.
+pub(super) struct RelaxedCapture(sys::CUstreamCaptureMode);
+
+impl RelaxedCapture {
+    pub(super) fn begun() -> RelaxedCapture {
+        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: it exchanges a mode of this thread. If it fails, the load fails too where it matters.
+        let _seen_by_the_load = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
+        RelaxedCapture(mode)
+    }
+}
+
+impl Drop for RelaxedCapture {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        let _seen_by_the_next_call = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut self.0) };
+    }
+}
+
 /// # Safety
 ///
 /// As for `Engine::launch`.
 pub(super) unsafe fn launch(
     context: &CudaContext,
-    function: Option<&CudaFunction>,
+    function: &CudaFunction,
     checked: &Checked,
     stream: u64,
 ) -> Result<()> {
     let Checked { plan, params, .. } = checked;
     let fail = |detail| Err(Error::Launch { rows: plan.problem.rows, cols: plan.problem.cols, detail });
-    let Some(function) = function else {
-        return fail(format!("the loaded kernels have no {}", plan.kernel()));
-    };
     let stream = stream as sys::CUstream;
     let _current = Current::push(context.cu_ctx())?;
     // SAFETY: the caller's stream is alive.
@@ -206,7 +222,7 @@ pub(super) struct Nvrtc {
     /// NVRTC, so it need not be on LD_LIBRARY_PATH.
     _builtins: Option<Library>,
     /// The path or name that it was found under.
-    pub name: String,
+    name: String,
     /// Major, minor.
     pub version: (i32, i32),
 }
@@ -229,6 +245,11 @@ impl Nvrtc {
         }
         found.sort_by_key(|nvrtc| std::cmp::Reverse(nvrtc.version));
         found
+    }
+
+    /// Its version, and the path or name that it was found under.
+    pub fn name(&self) -> String {
+        format!("NVRTC {}.{} ({})", self.version.0, self.version.1, self.name)
     }
 
     fn open(path: PathBuf) -> Option<Nvrtc> {

@@ -1,73 +1,136 @@
-//! Loads the kernels from the image of the build. If that fails, NVRTC compiles the embedded sources, and a
-//! cache on disk keeps the result.
+//! Loads one kernel when it is first launched: from the image of the build, or compiled by NVRTC from the
+//! embedded sources, through a cache on disk.
 
 use super::arch::Arch;
-use super::launch_cuda::Nvrtc;
+use super::cache::{self, Cache};
+use super::launch_cuda::{Nvrtc, RelaxedCapture};
 use super::notice::Notice;
 use super::sources;
+use super::variants::Variant;
 use crate::{Error, Result};
-use cudarc::driver::{CudaContext, CudaModule, DriverError, sys::CUresult};
+use cudarc::driver::{CudaContext, CudaFunction, DriverError, sys::CUresult};
 use cudarc::nvrtc::Ptx;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-/// The image that build.rs made or was given. It is empty if there was neither.
-const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+/// The image of every kernel, in the order of `Variant`. It is empty if build.rs found no nvcc and was given
+/// none.
+const IMAGES: &[&[u8]] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// How often a compilation says that it goes on.
-const TICK: Duration = Duration::from_secs(10);
+/// An empty kernel, which the driver's own compiler takes. Which clusters fit is asked of it.
+const EMPTY: &str =
+    ".version 7.8\n.target sm_90\n.address_size 64\n.visible .entry empty()\n{\n    ret;\n}\n";
 
-/// The size of the image in this build, in bytes; 0 if there is none.
-pub(super) const IMAGE_BYTES: usize = IMAGE.len();
+/// The bytes of the images in this build; 0 if there are none.
+pub(super) fn image_bytes() -> usize {
+    IMAGES.iter().map(|image| image.len()).sum()
+}
 
-/// The module of all kernels, and a text that names its origin.
-///
-/// Errors: [`Error::NoImage`] with every attempt.
-pub(super) fn load(
-    context: &Arc<CudaContext>,
-    arch: &Arch,
-    driver: &str,
+pub(super) struct Loader {
+    context: Arc<CudaContext>,
+    /// `sm_90`
+    target: String,
+    device: String,
+    driver: String,
+    /// Every NVRTC of this machine, newest first.
+    compilers: Vec<Nvrtc>,
+    cache: Cache,
     notice: Notice,
-) -> Result<(Arc<CudaModule>, String)> {
-    let mut attempts = Vec::new();
-    if IMAGE.is_empty() {
-        attempts.push("this build has no image (no nvcc was there)".to_owned());
-    } else {
-        match context.load_module(Ptx::from_binary(IMAGE.to_vec())) {
-            Ok(module) => return Ok((module, "kernels of the build".into())),
-            Err(error) => attempts.push(format!("the image of the build: {}", image_failure(error)?)),
-        }
-    }
-    let target = format!("sm_{}", arch.sm);
-    let compilers = Nvrtc::found();
-    if compilers.is_empty() {
-        attempts.push("NVRTC: no libnvrtc.so.13 or .12, nor one in CUDA_HOME".to_owned());
-    }
-    for nvrtc in compilers {
-        let name = format!("NVRTC {}.{} ({})", nvrtc.version.0, nvrtc.version.1, nvrtc.name);
-        let (cubin, cached) = match cubin(&nvrtc, &target, cache_folder().as_deref(), notice) {
-            Ok(cubin) => cubin,
-            Err(log) => {
-                attempts.push(format!("{name}: {log}"));
-                continue;
-            }
+}
+
+impl Loader {
+    /// Errors: [`Error::NoImage`] where there is neither an image nor a compiler.
+    pub fn new(context: &Arc<CudaContext>, arch: &Arch, driver: &str, notice: Notice) -> Result<Loader> {
+        let loader = Loader {
+            context: Arc::clone(context),
+            target: format!("sm_{}", arch.sm),
+            device: format!("{} (sm_{})", arch.name, arch.sm),
+            driver: driver.to_owned(),
+            compilers: Nvrtc::found(),
+            cache: Cache::of_user(),
+            notice,
         };
-        match context.load_module(Ptx::from_binary(cubin)) {
-            Ok(module) => return Ok((module, format!("kernels compiled by {name}, {cached}"))),
-            Err(error) => attempts.push(format!("{name}: {}", image_failure(error)?)),
+        match IMAGES.is_empty() && loader.compilers.is_empty() {
+            true => Err(loader.no_image(vec![NO_IMAGE.to_owned(), NO_COMPILER.to_owned()])),
+            false => Ok(loader),
         }
     }
-    Err(Error::NoImage {
-        device: format!("{} (sm_{})", arch.name, arch.sm),
-        driver: driver.to_owned(),
-        attempts,
-        remedy: "build critbeta where nvcc is, install NVRTC of the driver's CUDA version \
-                 (pip install nvidia-cuda-nvrtc, on LD_LIBRARY_PATH), or update the driver",
-    })
+
+    /// Where kernels come from.
+    pub fn origin(&self) -> String {
+        match (IMAGES, &self.compilers[..]) {
+            ([], [nvrtc, ..]) => format!("kernels compiled by {}", nvrtc.name()),
+            _ => "kernels of the build".to_owned(),
+        }
+    }
+
+    /// Loads a kernel. The driver may be in the middle of a capture by this thread.
+    ///
+    /// Errors: [`Error::NoImage`] with every attempt.
+    pub fn kernel(&self, variant: Variant) -> Result<CudaFunction> {
+        let mut attempts = Vec::new();
+        match IMAGES.get(variant as usize) {
+            None => attempts.push(NO_IMAGE.to_owned()),
+            Some(image) => match self.loaded(Ptx::from_binary(image.to_vec()), variant.symbol()) {
+                Ok(function) => return Ok(function),
+                Err(error) => attempts.push(format!("the image of the build: {}", image_failure(error)?)),
+            },
+        }
+        if self.compilers.is_empty() {
+            attempts.push(NO_COMPILER.to_owned());
+        }
+        for nvrtc in &self.compilers {
+            match self.compiled(nvrtc, variant) {
+                Err(log) => attempts.push(format!("{}: {log}", nvrtc.name())),
+                Ok(cubin) => match self.loaded(Ptx::from_binary(cubin), variant.symbol()) {
+                    Ok(function) => return Ok(function),
+                    Err(error) => attempts.push(format!("{}: {}", nvrtc.name(), image_failure(error)?)),
+                },
+            }
+        }
+        Err(self.no_image(attempts))
+    }
+
+    /// The empty kernel, where the driver has a compiler for it.
+    pub fn empty(&self) -> Option<CudaFunction> {
+        self.loaded(Ptx::from_src(EMPTY), "empty").ok()
+    }
+
+    fn loaded(&self, image: Ptx, symbol: &str) -> Result<CudaFunction, DriverError> {
+        let _relaxed = RelaxedCapture::begun();
+        self.context.load_module(image)?.load_function(symbol)
+    }
+
+    /// The cubin of a kernel, from the cache or from the compiler. Errors: the log of the compiler.
+    fn compiled(&self, nvrtc: &Nvrtc, variant: Variant) -> Result<Vec<u8>, String> {
+        compiled(&self.cache, nvrtc, variant, &self.target, &self.notice)
+    }
+
+    fn no_image(&self, attempts: Vec<String>) -> Error {
+        Error::NoImage {
+            device: self.device.clone(),
+            driver: self.driver.clone(),
+            attempts,
+            remedy: "build critbeta where nvcc is, install NVRTC of the driver's CUDA version \
+                     (pip install nvidia-cuda-nvrtc, on LD_LIBRARY_PATH), or update the driver",
+        }
+    }
+}
+
+const NO_IMAGE: &str = "this build has no images (no nvcc was there)";
+const NO_COMPILER: &str = "NVRTC: no libnvrtc.so.13 or .12, nor one in CUDA_HOME";
+
+fn compiled(
+    cache: &Cache,
+    nvrtc: &Nvrtc,
+    variant: Variant,
+    target: &str,
+    notice: &(dyn Fn(&str) + Sync),
+) -> Result<Vec<u8>, String> {
+    let source = sources::translation_unit(variant as usize);
+    let ((major, minor), hash) = (nvrtc.version, cache::hash(source.as_bytes()));
+    let name = format!("{variant}-{hash:016x}-{target}-nvrtc{major}.{minor}.cubin");
+    let what = format!("compiling {variant} for {target} by NVRTC {major}.{minor}");
+    cache.image(&name, &what, notice, || nvrtc.compile(&source, target))
 }
 
 /// The text for an image that does not fit the device or the driver. Any other failure of the driver is an
@@ -76,192 +139,42 @@ fn image_failure(DriverError(code): DriverError) -> Result<String> {
     use CUresult::*;
     let number = code as u32;
     match code {
-        CUDA_ERROR_NO_BINARY_FOR_GPU => Ok(format!("error {number}, it has no kernels for this device")),
+        // PTX for sm_80 has no clusters.
+        CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_NOT_FOUND => {
+            Ok(format!("error {number}, it has no kernel for this device"))
+        }
         CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUDA_ERROR_INVALID_IMAGE | CUDA_ERROR_INVALID_PTX => {
             Ok(format!("error {number}, the driver does not know its CUDA version"))
         }
-        _ => Err(Error::Cuda { call: "loading the kernels".into(), code: number, name: format!("{code:?}") }),
+        _ => Err(Error::Cuda { call: "loading a kernel".into(), code: number, name: format!("{code:?}") }),
     }
-}
-
-/// A cubin from the cache, or a new one that is then put there; and a text that says which.
-///
-/// Processes that need the same one wait for the first, because each would take minutes and all cores. Where
-/// the folder takes no lock, as a read-only home does not, each compiles for itself.
-fn cubin(
-    nvrtc: &Nvrtc,
-    target: &str,
-    folder: Option<&Path>,
-    notice: Notice,
-) -> Result<(Vec<u8>, String), String> {
-    let source = sources::translation_unit();
-    let (major, minor) = nvrtc.version;
-    let name = format!("kernels-{:016x}-{target}-nvrtc{major}.{minor}.cubin", hash(source.as_bytes()));
-    let path = folder.map(|folder| folder.join(name));
-    let from_cache = || Some((path.as_deref().and_then(read_cached)?, "from the cache".to_owned()));
-    if let Some(cached) = from_cache() {
-        return Ok(cached);
-    }
-    let _alone = folder.and_then(|folder| locked(folder, notice));
-    if let Some(cached) = from_cache() {
-        return Ok(cached);
-    }
-    let what = format!("compiling the CUDA kernels for {target} by NVRTC {major}.{minor}");
-    notice(&format!("{what}; this takes minutes, and happens once"));
-    let cubin = ticking(TICK, &what, notice, || nvrtc.compile(&source, target))?;
-    let failed = match path {
-        None => "no HOME".to_owned(),
-        Some(path) => match write_cached(&path, &cubin) {
-            Ok(()) => return Ok((cubin, format!("cached in {}", path.display()))),
-            Err(e) => format!("{}: {e}", path.display()),
-        },
-    };
-    notice(&format!(
-        "the kernels are not cached, so the next start compiles them again ({failed}); \
-         set XDG_CACHE_HOME to a folder that can be written"
-    ));
-    Ok((cubin, format!("not cached: {failed}")))
-}
-
-/// The lock of the folder, held until the file is dropped. `None` where there can be none.
-fn locked(folder: &Path, notice: Notice) -> Option<fs::File> {
-    fs::create_dir_all(folder).ok()?;
-    let file = fs::File::options().create(true).append(true).open(folder.join("kernels.lock")).ok()?;
-    if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
-        notice("another process compiles the CUDA kernels; waiting for it");
-        file.lock().ok()?;
-    }
-    Some(file)
-}
-
-/// Does `work`, and gives `notice` a line at every `tick` until it ends.
-fn ticking<R>(tick: Duration, what: &str, notice: Notice, work: impl FnOnce() -> R) -> R {
-    let started = Instant::now();
-    let (ends, end) = mpsc::channel::<()>();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            while end.recv_timeout(tick) == Err(mpsc::RecvTimeoutError::Timeout) {
-                notice(&format!("{what}: {:.0} s so far", started.elapsed().as_secs_f64()));
-            }
-        });
-        let _ends = ends;
-        work()
-    })
-}
-
-fn cache_folder() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || Some(variable("HOME")?.join(".cache"));
-    let base = variable("XDG_CACHE_HOME").or_else(|| variable("LOCALAPPDATA")).or_else(home)?;
-    Some(base.join("critbeta"))
-}
-
-/// FNV-1a. It is the same in every build, and enough to distinguish sources and damaged files.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
-/// Reads a cached image, which lies behind its hash. `None` for a missing or damaged file, which is then made
-/// again.
-fn read_cached(path: &Path) -> Option<Vec<u8>> {
-    let mut file = fs::read(path).ok()?;
-    let cubin = file.split_off(file.len().min(8));
-    (file == hash(&cubin).to_le_bytes()).then_some(cubin)
-}
-
-/// Writes the file beside its place and renames it, so that no other process ever reads half of it.
-fn write_cached(path: &Path, cubin: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    // Each writer has its own number, because threads of one process may compile at the same time.
-    static WRITERS: AtomicU32 = AtomicU32::new(0);
-    let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
-    let beside = folder.join(format!(".kernels.{}.{writer}.tmp", std::process::id()));
-    let whole = [&hash(cubin).to_le_bytes()[..], cubin].concat();
-    let written = fs::write(&beside, whole).and_then(|()| fs::rename(&beside, path));
-    written.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use std::time::Instant;
 
+    /// Prints the seconds; the bound is wide, because other tests run beside this one.
     #[test]
-    fn a_damaged_cache_file_is_made_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deeper/kernels.cubin");
-        assert_eq!(read_cached(&path), None);
-        write_cached(&path, b"an image").unwrap();
-        assert_eq!(read_cached(&path).as_deref(), Some(&b"an image"[..]));
-        let whole = fs::read(&path).unwrap();
-        for broken in [&whole[..0], &whole[..5], &whole[..whole.len() - 1]] {
-            fs::write(&path, broken).unwrap();
-            assert_eq!(read_cached(&path), None, "{} bytes", broken.len());
-        }
-        let mut flipped = whole.clone();
-        *flipped.last_mut().unwrap() ^= 1;
-        fs::write(&path, flipped).unwrap();
-        assert_eq!(read_cached(&path), None);
-        write_cached(&path, b"an image").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), whole);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
-    }
-
-    #[test]
-    fn one_compiles_and_the_others_wait_and_say_so() {
-        let folder = tempfile::tempdir().unwrap();
-        let said = Mutex::new(Vec::new());
-        let notice = |text: &str| said.lock().unwrap().push(text.to_owned());
-        let first = locked(folder.path(), &notice).unwrap();
-        thread::scope(|scope| {
-            let second = scope.spawn(|| locked(folder.path(), &notice).is_some());
-            while said.lock().unwrap().is_empty() {
-                thread::yield_now();
-            }
-            assert!(!second.is_finished(), "two at once");
-            drop(first);
-            assert!(second.join().unwrap());
-        });
-        assert_eq!(said.lock().unwrap().len(), 1);
-        // A file where the folder should be is like a home that cannot be written.
-        let file = folder.path().join("file");
-        fs::write(&file, "").unwrap();
-        assert!(locked(&file, &notice).is_none());
-    }
-
-    #[test]
-    fn a_long_compilation_says_that_it_goes_on() {
-        let lines = AtomicU32::new(0);
-        let notice = |text: &str| {
-            assert!(text.starts_with("compiling: ") && text.ends_with(" s so far"), "{text}");
-            lines.fetch_add(1, Ordering::Relaxed);
-        };
-        let wait = || {
-            while lines.load(Ordering::Relaxed) < 3 {
-                thread::yield_now();
-            }
-            7
-        };
-        assert_eq!(ticking(Duration::from_millis(1), "compiling", &notice, wait), 7);
-    }
-
-    #[test]
-    fn nvrtc_compiles_the_embedded_sources_without_a_header() {
+    fn nvrtc_compiles_a_kernel_without_a_header_and_the_cache_keeps_it() {
         let Some(nvrtc) = Nvrtc::found().into_iter().next() else {
-            eprintln!("skipped nvrtc_compiles_the_embedded_sources_without_a_header: no NVRTC here");
+            eprintln!("skipped nvrtc_compiles_a_kernel_without_a_header: no NVRTC here");
             return;
         };
         let folder = tempfile::tempdir().unwrap();
-        let (made, origin) =
-            cubin(&nvrtc, "sm_80", Some(folder.path()), &|_| ()).unwrap_or_else(|log| panic!("{log}"));
-        assert!(made.len() > 100_000 && origin.starts_with("cached in"), "{} bytes, {origin}", made.len());
-        let (cached, origin) = cubin(&nvrtc, "sm_80", Some(folder.path()), &|_| ()).unwrap();
-        assert_eq!((cached == made, origin.as_str()), (true, "from the cache"));
-        assert!(
-            nvrtc.compile("__global__ void broken() { absent(); }", "sm_90").unwrap_err().contains("absent")
-        );
+        let cache = Cache::in_folder(Some(folder.path().into()));
+        let begun = Instant::now();
+        let made = compiled(&cache, &nvrtc, Variant::CriticalSoftmaxF32Cluster256x1, "sm_90", &|_| ());
+        let made = made.unwrap_or_else(|log| panic!("{log}"));
+        eprintln!("compiled {} bytes in {:?}", made.len(), begun.elapsed());
+        let symbol = Variant::CriticalSoftmaxF32Cluster256x1.symbol().as_bytes();
+        let holds = |symbol: &[u8]| made.windows(symbol.len()).any(|bytes| bytes == symbol);
+        assert!(holds(symbol) && !holds(b"critical_softmax_f32_block256x1"));
+        let refused = |_: &str| panic!("compiled again");
+        let again = compiled(&cache, &nvrtc, Variant::CriticalSoftmaxF32Cluster256x1, "sm_90", &refused);
+        assert_eq!(again, Ok(made));
+        let broken = nvrtc.compile("__global__ void broken() { absent(); }", "sm_90");
+        assert!(broken.unwrap_err().contains("absent"));
     }
 }

@@ -18,6 +18,8 @@
 //! Nothing here has been measured on a GPU yet (2026-11-25).
 
 mod arch;
+#[cfg(feature = "cuda")]
+mod cache;
 mod call;
 mod choice;
 mod costs;

@@ -1,4 +1,4 @@
-//! What an engine says while it is opened.
+//! What an engine says while it loads kernels.
 
-/// Gets lines of text while an engine is opened.
-pub type Notice<'a> = &'a (dyn Fn(&str) + Sync);
+/// Gets lines of text while an engine loads kernels.
+pub type Notice = Box<dyn Fn(&str) + Send + Sync>;

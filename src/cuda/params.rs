@@ -16,15 +16,15 @@ pub const CANDIDATES: u32 = 512;
 /// Gaps that the split scope ranks pair by pair.
 pub const SPLIT_CANDIDATES: u32 = 256;
 /// Bytes of shared memory beside the resident row, per warp.
-pub const WARP_CONTROL_BYTES: u32 = 1312;
+pub const WARP_CONTROL_BYTES: u32 = 1344;
 /// Bytes of shared memory beside the resident row, per CTA of the block scope.
-pub const BLOCK_CONTROL_BYTES: u32 = 7200;
+pub const BLOCK_CONTROL_BYTES: u32 = 7232;
 /// Bytes of shared memory beside the resident row, per CTA of the cluster scope.
-pub const CLUSTER_CONTROL_BYTES: u32 = 10848;
+pub const CLUSTER_CONTROL_BYTES: u32 = 10896;
 /// The same, for CTAs of 512 threads.
-pub const WIDE_CLUSTER_CONTROL_BYTES: u32 = 11360;
+pub const WIDE_CLUSTER_CONTROL_BYTES: u32 = 11408;
 /// Bytes of shared memory beside the resident row, per CTA of the split scope.
-pub const SPLIT_CONTROL_BYTES: u32 = 4192;
+pub const SPLIT_CONTROL_BYTES: u32 = 4224;
 /// The most CTAs of a grid of the split scope.
 pub const SPLIT_CTAS: u32 = 256;
 /// Bytes of workspace for each of [`SPLIT_CTAS`], however many a launch has.
@@ -59,6 +59,8 @@ pub struct RowParams {
     pub positions: u64,
     /// One [`RowReport`] per row.
     pub report: u64,
+    /// One f32 per row: the beta that the rule gave.
+    pub betas_out: u64,
     /// Scratch, 256-byte aligned. The split scope finds zeros in it, or what its last launch left there.
     pub workspace: u64,
     /// Elements from the begin of one row of scores to the next.
@@ -93,8 +95,8 @@ pub struct RowParams {
     pub both: u32,
     /// The smallest count whose logarithm exceeds the resolve.
     pub exceeding: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// 1: the report has Z and the gap-weighted Z.
+    pub sums: u32,
 }
 
 /// The gap and the rank where a ratio is attained, as a kernel reports them.

@@ -1,4 +1,5 @@
-//! The sources of the kernels, embedded and made into one text, because NVRTC gets no files.
+//! The sources of the kernels, embedded and made into one text a kernel. NVRTC gets no files, and build.rs
+//! (which has this file as a module) gives nvcc the same texts.
 
 macro_rules! embedded {
     ($($path:literal),* $(,)?) => {
@@ -26,6 +27,7 @@ const FILES: &[(&str, &str)] = &embedded![
     "scope/warp.cuh",
     "search.cuh",
     "simt.cuh",
+    "simt/arithmetic.cuh",
     "simt/device.cuh",
     "stats.cuh",
     "top.cuh",
@@ -34,37 +36,54 @@ const FILES: &[(&str, &str)] = &embedded![
     "wrappers.cu",
 ];
 
-/// All kernels as one translation unit, as build.rs gives them to nvcc.
-pub(super) fn translation_unit() -> String {
-    let (mut text, mut seen) = (String::new(), Vec::new());
+/// The translation unit of one kernel: all sources, with row number `row` of variants.def alone.
+pub(super) fn translation_unit(row: usize) -> String {
+    let mut unit = Unit { row, seen: Vec::new(), text: String::new() };
     for &(path, source) in FILES.iter().filter(|(path, _)| path.ends_with(".cu")) {
-        expand(path, source, &mut seen, &mut text);
+        unit.expand(path, source);
     }
-    text
+    unit.text
 }
 
-/// Appends `source`, with the text of each quoted include in its place. An include that is not embedded stays
-/// as it is: it is the host's body of simt.cuh, in a branch that no device compiler takes.
-fn expand(path: &'static str, source: &'static str, seen: &mut Vec<&'static str>, text: &mut String) {
-    if source.contains("#pragma once") {
-        if seen.contains(&path) {
-            return;
+/// Whether a line of variants.def is a row: `FAMILY(dtype, scope, threads, ctas)`.
+pub(super) fn is_row(line: &str) -> bool {
+    line.starts_with(|first: char| first.is_ascii_uppercase())
+}
+
+/// A translation unit as far as it is written.
+struct Unit {
+    row: usize,
+    seen: Vec<&'static str>,
+    text: String,
+}
+
+impl Unit {
+    /// Appends `source`, with the text of each quoted include in its place. An include that is not embedded
+    /// stays as it is: it is the host's body of simt.cuh, in a branch that no device compiler takes.
+    fn expand(&mut self, path: &'static str, source: &'static str) {
+        if source.contains("#pragma once") {
+            if self.seen.contains(&path) {
+                return;
+            }
+            self.seen.push(path);
         }
-        seen.push(path);
-    }
-    text.push_str(&format!("#line 1 \"{path}\"\n"));
-    for (number, line) in source.lines().enumerate() {
-        let name = line.trim().strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
-        match name.and_then(|name| embedded_file(path, name)) {
-            Some(&(path_of_it, source)) => {
-                expand(path_of_it, source, seen, text);
-                text.push_str(&format!("#line {} \"{path}\"\n", number + 2));
+        self.text.push_str(&format!("#line 1 \"{path}\"\n"));
+        let mut rows = 0;
+        for (number, line) in source.lines().enumerate() {
+            let name = line.trim().strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+            if let Some(&(path_of_it, source)) = name.and_then(|name| embedded_file(path, name)) {
+                self.expand(path_of_it, source);
+                self.text.push_str(&format!("#line {} \"{path}\"\n", number + 2));
+                continue;
             }
-            None if line.trim() == "#pragma once" => text.push('\n'),
-            None => {
-                text.push_str(line);
-                text.push('\n');
+            let is_other_row = path == "variants.def" && is_row(line) && {
+                rows += 1;
+                rows - 1 != self.row
+            };
+            if line.trim() != "#pragma once" && !is_other_row {
+                self.text.push_str(line);
             }
+            self.text.push('\n');
         }
     }
 }
@@ -85,6 +104,7 @@ fn embedded_file(from: &str, name: &str) -> Option<&'static (&'static str, &'sta
 
 #[cfg(test)]
 mod tests {
+    use super::super::variants::Variant;
     use super::*;
 
     #[test]
@@ -95,15 +115,32 @@ mod tests {
             for file in std::fs::read_dir(at).unwrap() {
                 let name = format!("{folder}{}", file.unwrap().file_name().to_string_lossy());
                 let is_source = [".cu", ".cuh", ".def"].iter().any(|end| name.ends_with(end));
-                let is_of_the_host = name.starts_with("simt/") && name != "simt/device.cuh";
+                let of_a_device = ["simt/arithmetic.cuh", "simt/device.cuh"].contains(&name.as_str());
+                let is_of_the_host = name.starts_with("simt/") && !of_a_device;
                 if is_source && !is_of_the_host && !FILES.iter().any(|(path, _)| *path == name) {
                     missing.push(name);
                 }
             }
         }
         assert_eq!(missing, [""; 0], "not in FILES");
-        let text = translation_unit();
+        let text = translation_unit(0);
         let left: Vec<&str> = text.lines().filter(|line| line.trim().starts_with("#include")).collect();
         assert_eq!(left, ["#include \"simt/host.cuh\""]);
+    }
+
+    /// Each of the three files of kernels includes the table, and makes only its own family.
+    #[test]
+    fn a_unit_has_one_row_of_the_table() {
+        for &variant in Variant::ALL {
+            let text = translation_unit(variant as usize);
+            let symbol = |line: &str| {
+                let (family, rest) = line.split_once('(').filter(|_| is_row(line))?;
+                let fields: Vec<&str> = rest.strip_suffix(')')?.split(", ").collect();
+                let [dtype, scope, threads, ctas] = fields[..] else { return None };
+                Some(format!("{}_{dtype}_{scope}{threads}x{ctas}", family.to_lowercase()))
+            };
+            let rows: Vec<String> = text.lines().filter_map(symbol).collect();
+            assert_eq!(rows, [variant.symbol(); 3]);
+        }
     }
 }

@@ -119,6 +119,10 @@ pub struct Request<'a> {
     pub measure: Measure,
     pub both: bool,
     pub report: bool,
+    /// Whether the report has Z and the entropy.
+    pub sums: bool,
+    /// Whether the launch writes the beta of every row.
+    pub betas_out: bool,
 }
 
 pub const PLAIN: Measure = Measure::new(0.0, None);
@@ -126,7 +130,8 @@ pub const PLAIN: Measure = Measure::new(0.0, None);
 impl<'a> Request<'a> {
     pub fn new(out: Out, beta: Beta<'a>) -> Self {
         let (betas, positions) = (Vec::new(), Vec::new());
-        Request { out, beta, betas, positions, measure: PLAIN, both: false, report: true }
+        let (report, sums, betas_out) = (true, true, false);
+        Request { out, beta, betas, positions, measure: PLAIN, both: false, report, sums, betas_out }
     }
 }
 
@@ -134,6 +139,8 @@ pub struct Done {
     pub reports: Vec<RowReport>,
     /// The probabilities of every row, `cols` long.
     pub probs: Vec<Vec<f32>>,
+    /// The beta of every row, where the request asks for it.
+    pub betas: Vec<f32>,
     pub load_bytes: u64,
     pub store_bytes: u64,
 }
@@ -183,6 +190,7 @@ pub fn run_in(
     let mut betas = engine.uploaded(bytemuck::cast_slice(&request.betas))?;
     let mut positions = engine.uploaded(bytemuck::cast_slice(&request.positions))?;
     let mut report = engine.zeroed(count * size_of::<RowReport>())?;
+    let mut betas_out = engine.zeroed(4 * count)?;
     let (out_dtype, out_offset, out_stride) = match request.out {
         Out::Apart(dtype, offset, gap) => (dtype, offset, cols + gap),
         _ => (*dtype, *offset, stride),
@@ -202,16 +210,28 @@ pub fn run_in(
     (call.resolve, call.top_k) = (resolve_of(request), request.measure.top_k);
     call.both = request.both;
     call.report = request.report.then_some(report.address());
+    call.sums = request.sums;
+    call.betas_out = request.betas_out.then_some(betas_out.address());
     let needed = call.workspace_bytes(engine.arch())?;
     let before = engine.traffic().unwrap_or_default();
     let given_workspace = Workspace { address: workspace.address(), bytes: needed };
-    let mut memory: Vec<&mut DeviceMemory> =
-        vec![&mut scores, &mut lens_memory, &mut betas, &mut positions, &mut report, &mut apart, workspace];
+    let mut memory: Vec<&mut DeviceMemory> = vec![
+        &mut scores,
+        &mut lens_memory,
+        &mut betas,
+        &mut positions,
+        &mut report,
+        &mut betas_out,
+        &mut apart,
+        workspace,
+    ];
     engine.launch_within(&call, (needed > 0).then_some(given_workspace), &mut memory)?;
     let after = engine.traffic().unwrap_or_default();
 
     let mut reports = vec![bytemuck::Zeroable::zeroed(); count];
     engine.download(&report, 0, bytemuck::cast_slice_mut(&mut reports))?;
+    let mut betas = vec![0.0; if request.betas_out { count } else { 0 }];
+    engine.download(&betas_out, 0, bytemuck::cast_slice_mut(&mut betas))?;
     let mut probs = Vec::new();
     if request.out != Out::None {
         let in_place = request.out == Out::InPlace;
@@ -233,6 +253,7 @@ pub fn run_in(
     Ok(Done {
         reports,
         probs,
+        betas,
         load_bytes: after.load_bytes - before.load_bytes,
         store_bytes: after.store_bytes - before.store_bytes,
     })

@@ -72,6 +72,8 @@ int cuFuncSetAttribute(void *function, int which, int value) { return 0; }
 int cuOccupancyMaxActiveClusters(int *count, void *function, void *config) { return *count = 1, 0; }
 int cuLaunchKernelEx(void *config, void *function, void **arguments, void **extra) { return 0; }
 
+int cuThreadExchangeStreamCaptureMode(int *mode) { return 0; }
+
 int cuStreamCreate(void **stream, unsigned flags) { return *stream = (void *)0x4000, 0; }
 int cuStreamDestroy_v2(void *stream) { return 0; }
 int cuStreamSynchronize(void *stream) { return 0; }

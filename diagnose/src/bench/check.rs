@@ -59,14 +59,14 @@ pub fn probabilities(scores: &[f32], beta: f64, out: &[f64], dtype: DType) -> Op
     let z = |gap: f64| if gap == 0.0 { 0.0 } else { beta * gap };
     let sum: f64 = gaps.iter().map(|&gap| (-z(gap)).exp()).sum();
     // Half a unit of the output's last place, and the loss where the dtype has no relative precision.
-    let (rounding, smallest) = match dtype {
-        DType::F16 => (2f64.powi(-11), 2f64.powi(-25)),
-        DType::Bf16 => (2f64.powi(-8), 2f64.powi(-126)),
-        DType::F32 | DType::F64 => (0.0, 2f64.powi(-126)),
+    let (units, rounding, smallest) = match dtype {
+        DType::F16 => (16.0, 2f64.powi(-11), 2f64.powi(-25)),
+        DType::Bf16 => (16.0, 2f64.powi(-8), 2f64.powi(-126)),
+        DType::F32 | DType::F64 => (4.0, 0.0, 2f64.powi(-126)),
     };
     let at = gaps.iter().zip(out).position(|(&gap, &found)| {
         let expected = (-z(gap)).exp() / sum;
-        let allowed = expected * ((4.0 + z(gap)).min(1e6) * 2f64.powi(-23) + rounding) + smallest;
+        let allowed = expected * ((units + z(gap)).min(1e6) * 2f64.powi(-23) + rounding) + smallest;
         // This form makes a NaN wrong too.
         let is_right = (found - expected).abs() <= allowed;
         !is_right

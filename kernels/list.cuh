@@ -48,8 +48,8 @@ struct GapList : Bounds, GapCounts<T, Scope> {
     }
 
     // Puts the gaps from `low` on and below `high` on the list, and returns how many there are. If they are
-    // more than CANDIDATES, some of them are missing. It overwrites the counts.
-    DEVICE u32 collect(float low, float high, simt::Where at = HERE) {
+    // more than CANDIDATES, some of them are missing. It overwrites the counts, unless it is to keep them.
+    DEVICE u32 collect(float low, float high, bool keeps_counts, simt::Where at = HERE) {
         const u32 lo = simt::bits_of(low), width = simt::bits_of(high) - lo;
         u32 mine = 0;
 #pragma unroll
@@ -58,7 +58,8 @@ struct GapList : Bounds, GapCounts<T, Scope> {
         u32 place = scope.offset_in_part(mine, hits, at);
         scope.list_begin(at);
         const u32 turns = row.turns(scope), log = turns > 1 ? 32 - simt::leading_zeros(turns - 1) : 0;
-        if (hits <= Scope::BINS && (static_cast<u64>(hits) << log) <= row.count * T::PER_VECTOR / 4) {
+        if (!keeps_counts && hits <= Scope::BINS &&
+            (static_cast<u64>(hits) << log) <= row.count * T::PER_VECTOR / 4) {
             // Only the groups whose top lies there, dealt out to all threads.
 #pragma unroll
             for (u32 j = 0; j < Groups<T>::COUNT; ++j) {

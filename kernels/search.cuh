@@ -45,13 +45,17 @@ struct GapSearch : GapList<T, Scope> {
         }
         // Scores below `from` while the row is counted, below the list, and on it.
         u32 settled = ties, before = ties, listed = 0;
+        bool counted = false;  // the counts of this window are there: some of its bins are settled
         while (from < to) {
             Peak peak{0, 0, 0};
             bool ranks = source == LIST && listed <= Scope::FEW, offers = ranks;
             if (!ranks) {
                 const Window w(from, to, source == LIST ? before : 0);
-                this->count(w, source, listed);
-                this->raise_by_bins(w);
+                if (!counted) {
+                    this->count(w, source, listed);
+                    this->raise_by_bins(w);
+                }
+                counted = false;
                 const u32 each = source == TOPS ? row.turns(scope) : 1;
                 const Span span = winners(w, each, source == ROW ? settled : 0);
                 const bool some = span.first <= span.last;
@@ -110,21 +114,27 @@ struct GapSearch : GapList<T, Scope> {
                             to = end > 0 ? high : w.low(span.first + 1);
                             continue;
                         }
-                        resume = high = w.low(end + 1);
+                        // Only a piece of the span fits the list. The rest follows from the same counts.
+                        counted = true;
+                        high = w.low(end + 1);
                         through = scope.counts.load(end);
                     }
                     settled = through;
                 }
                 if (source == ROW) {
-                    listed = this->collect(low, high);
-                    source = listed > CANDIDATES ? ROW : LIST;
-                    from = low;
-                    to = source == LIST ? high : to;
-                    continue;
+                    listed = this->collect(low, high, counted);
+                    ranks = offers = counted;
+                    if (!counted) {
+                        source = listed > CANDIDATES ? ROW : LIST;
+                        from = low;
+                        to = source == LIST ? high : to;
+                        continue;
+                    }
                 }
             }
             if (ranks) this->rank_pairs(peak, before, listed);
             if (offers) this->template keep<Scope::SHARES>(peak);
+            if (counted) continue;
             source = ROW;
             from = resume;
             to = reach();

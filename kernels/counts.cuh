@@ -62,8 +62,9 @@ struct Smaller {
     DEVICE u32 operator()(u32 a, u32 b) const { return a < b ? a : b; }
 };
 
-// What is counted: the tops of groups, the row, or the list.
-enum Source { TOPS, ROW, LIST };
+// What is counted: the tops of groups, the row, or the list. COUNTED: the row, whose counts are there
+// already.
+enum Source { TOPS, ROW, COUNTED, LIST };
 
 template <class T, class Scope>
 struct GapCounts {

@@ -45,17 +45,17 @@ struct GapSearch : GapList<T, Scope> {
         }
         // Scores below `from` while the row is counted, below the list, and on it.
         u32 settled = ties, before = ties, listed = 0;
-        bool counted = false;  // the counts of this window are there: some of its bins are settled
         while (from < to) {
             Peak peak{0, 0, 0};
             bool ranks = source == LIST && listed <= Scope::FEW, offers = ranks;
             if (!ranks) {
                 const Window w(from, to, source == LIST ? before : 0);
-                if (!counted) {
+                if (source == COUNTED) {
+                    source = ROW;
+                } else {
                     this->count(w, source, listed);
                     this->raise_by_bins(w);
                 }
-                counted = false;
                 const u32 each = source == TOPS ? row.turns(scope) : 1;
                 const Span span = winners(w, each, source == ROW ? settled : 0);
                 const bool some = span.first <= span.last;
@@ -101,7 +101,7 @@ struct GapSearch : GapList<T, Scope> {
                 } else {
                     before = under;
                     resume = w.end();  // no bin behind the span wins
-                    u32 through = scope.counts.load(BINS - 1);
+                    u32 through = BINS - 1;
                     if (inside > CANDIDATES) {
                         u32 end = span.last;
                         if (span.last - span.first >= BINS / 4) end = last_that_fits(w, span.first, under);
@@ -115,16 +115,16 @@ struct GapSearch : GapList<T, Scope> {
                             continue;
                         }
                         // Only a piece of the span fits the list. The rest follows from the same counts.
-                        counted = true;
+                        source = COUNTED;
                         high = w.low(end + 1);
-                        through = scope.counts.load(end);
+                        through = end;
                     }
-                    settled = through;
+                    settled = scope.counts.load(through);
                 }
-                if (source == ROW) {
-                    listed = this->collect(low, high, counted);
-                    ranks = offers = counted;
-                    if (!counted) {
+                if (source != LIST) {
+                    listed = this->collect(low, high, source == COUNTED);
+                    ranks = offers = source == COUNTED;
+                    if (source == ROW) {
                         source = listed > CANDIDATES ? ROW : LIST;
                         from = low;
                         to = source == LIST ? high : to;
@@ -134,7 +134,7 @@ struct GapSearch : GapList<T, Scope> {
             }
             if (ranks) this->rank_pairs(peak, before, listed);
             if (offers) this->template keep<Scope::SHARES>(peak);
-            if (counted) continue;
+            if (source == COUNTED) continue;
             source = ROW;
             from = resume;
             to = reach();

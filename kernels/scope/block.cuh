@@ -18,7 +18,8 @@ struct BlockScope {
     static_assert(USED <= CONTROL, "arena of a CTA");
     Shared<u32> folds, peak, counts, list;
     Shared<Vec16> tile;
-    u32 row, fold_turn;
+    u32 row;
+    u32 turns;  // bit 0: of folds; bit 1: of the records that parts exchange
 
     DEVICE explicit BlockScope(const RowParams& p) {
         folds = simt::arena<u32>(0, FOLD_WORDS);
@@ -27,8 +28,10 @@ struct BlockScope {
         list = simt::arena<u32>(USED - 4 * (CANDIDATES + SPARE), CANDIDATES + SPARE);
         tile = simt::arena<Vec16>(CONTROL, p.resident);
         row = simt::cta();
-        fold_turn = 0;
+        turns = 0;
     }
+    DEVICE u32 fold_turn() const { return turns & 1; }
+    DEVICE u32 record_turn() const { return turns >> 1; }
     DEVICE u32 thread() const { return simt::thread(); }
     DEVICE u32 part() const { return 0; }
     DEVICE u32 parts() const { return 1; }
@@ -40,10 +43,10 @@ struct BlockScope {
     template <class R, class Merge>
     DEVICE R fold(R value, R none, Merge merge, simt::Where at = HERE) {
         value = simt::warp_fold(value, merge, at);
-        fold_turn ^= 1;
-        if (simt::lane() == 0) store_record(folds, fold_turn * WARPS + simt::warp(), value);
+        turns ^= 1;
+        if (simt::lane() == 0) store_record(folds, fold_turn() * WARPS + simt::warp(), value);
         sync(at);
-        value = simt::lane() < WARPS ? load_record<R>(folds, fold_turn * WARPS + simt::lane()) : none;
+        value = simt::lane() < WARPS ? load_record<R>(folds, fold_turn() * WARPS + simt::lane()) : none;
         return simt::warp_fold(value, merge, at);
     }
     template <class R, class Merge>
@@ -53,11 +56,12 @@ struct BlockScope {
     // Sum over lower threads of this CTA, and over all of them.
     DEVICE u32 offset_in_part(u32 mine, u32& all, simt::Where at = HERE) {
         const u32 below = simt::warp_exclusive_sum(mine, at);
-        fold_turn ^= 1;
-        if (simt::lane() == 31) folds.store((fold_turn * WARPS + simt::warp()) * RECORD_WORDS, below + mine);
+        turns ^= 1;
+        const u32 first = fold_turn() * WARPS;
+        if (simt::lane() == 31) folds.store((first + simt::warp()) * RECORD_WORDS, below + mine);
         sync(at);
         const u32 of_warp =
-            simt::lane() < WARPS ? folds.load((fold_turn * WARPS + simt::lane()) * RECORD_WORDS) : 0;
+            simt::lane() < WARPS ? folds.load((first + simt::lane()) * RECORD_WORDS) : 0;
         all = simt::warp_fold(of_warp, AddCounts{}, at);
         return below + simt::warp_fold(simt::lane() < simt::warp() ? of_warp : 0u, AddCounts{}, at);
     }

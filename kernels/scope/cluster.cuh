@@ -17,9 +17,9 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, cluster_control_byt
     static_assert(USED <= cluster_control_bytes(T), "arena of a CTA");
     static constexpr bool SHARES = true;
     Shared<u32> records, others;
-    u32 ctas, record_turn;
+    u32 ctas;
 
-    DEVICE explicit ClusterScope(const RowParams& p) : Base(p), ctas(p.ctas), record_turn(0) {
+    DEVICE explicit ClusterScope(const RowParams& p) : Base(p), ctas(p.ctas) {
         records = simt::arena<u32>(Base::USED, 2 * RECORD_WORDS);
         others = simt::arena<u32>(Base::USED + 8 * RECORD_WORDS, Base::BINS + SPARE);
         this->row = simt::cta() / ctas;
@@ -31,14 +31,14 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, cluster_control_byt
     // The values of all parts: lane p of every warp gets that of part p. Two turns, as in a fold.
     template <class R>
     DEVICE R exchange(R value, R none, simt::Where at = HERE) {
-        record_turn ^= 1;
-        if (this->thread() == 0) store_record(records, record_turn, value);
+        this->turns ^= 2;
+        if (this->thread() == 0) store_record(records, this->record_turn(), value);
         simt::cluster_sync(at);
         if (simt::lane() >= ctas) return none;
         const Remote<u32> there = records.remote(simt::lane());
         R theirs;
         u32* words = reinterpret_cast<u32*>(&theirs);
-        for (u32 w = 0; w < sizeof(R) / 4; ++w) words[w] = there.load(record_turn * RECORD_WORDS + w);
+        for (u32 w = 0; w < sizeof(R) / 4; ++w) words[w] = there.load(this->record_turn() * RECORD_WORDS + w);
         return theirs;
     }
     template <class R, class Merge>

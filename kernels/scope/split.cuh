@@ -13,7 +13,7 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
     static constexpr bool ASYNC = false, ESTIMATES = false;
     static constexpr u32 RING = 3;
     static constexpr u32 NONE = RING;
-    u32 ctas, me, record_turn, ring_turn;  // me: my part
+    u32 ctas, me, ring_turn;  // me: my part
     u32 stale;  // the slice of the ring that no CTA reads behind the next barrier of the group
     u64 base, slots_at;  // the group's memory, and its slots
 
@@ -23,7 +23,7 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
     static_assert(8 * RECORD_WORDS <= SLOT_BYTES, "workspace of a CTA");
 
     DEVICE explicit SplitScope(const RowParams& p)
-        : Base(p), ctas(p.ctas), record_turn(0), ring_turn(0), stale(NONE) {
+        : Base(p), ctas(p.ctas), ring_turn(0), stale(NONE) {
         const u32 group = simt::cta() / ctas;
         me = simt::cta() - group * ctas;
         this->row = group;
@@ -47,11 +47,11 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
         stale = NONE;
     }
 
-    DEVICE u32 slot(u32 part) const { return (part * 2 + record_turn) * RECORD_WORDS; }
+    DEVICE u32 slot(u32 part) const { return (part * 2 + this->record_turn()) * RECORD_WORDS; }
     // The fold over f(value of a part, part): the first warp makes it, and all threads get it.
     template <class R, class F, class Merge>
     DEVICE R across(R value, R none, F f, Merge merge, simt::Where at = HERE) {
-        record_turn ^= 1;
+        this->turns ^= 2;
         constexpr u32 WORDS = sizeof(R) / 4;
         if (this->thread() == 0) {
             const u32* words = reinterpret_cast<const u32*>(&value);
@@ -68,9 +68,9 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
             }
         }
         all = simt::warp_fold(all, merge, at);
-        if (this->thread() == 0) store_record(records, record_turn, all);
+        if (this->thread() == 0) store_record(records, this->record_turn(), all);
         this->sync(at);
-        return load_record<R>(records, record_turn);
+        return load_record<R>(records, this->record_turn());
     }
     template <class R, class Merge>
     DEVICE R reduce(R value, R none, Merge merge, simt::Where at = HERE) {

@@ -59,27 +59,17 @@ DEVICE u32 bfloats_of(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
 }
-// Of each of two the larger; 0x7fff if one of them is NaN.
-DEVICE u32 larger_halves(u32 a, u32 b) {
-    u32 pair;
-    asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
-    return pair;
-}
-DEVICE u32 larger_bfloats(u32 a, u32 b) {
-    u32 pair;
-    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
-    return pair;
-}
-// Of each of two the smaller; if one is NaN, the other.
-DEVICE u32 smaller_halves(u32 a, u32 b) {
-    u32 pair;
-    asm("min.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
-    return pair;
-}
-DEVICE u32 smaller_bfloats(u32 a, u32 b) {
-    u32 pair;
-    asm("min.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
-    return pair;
-}
+#define OF_TWO(name, instruction) \
+    DEVICE u32 name(u32 a, u32 b) { \
+        u32 pair; \
+        asm(instruction " %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b)); \
+        return pair; \
+    }
+// Of each of two the larger, 0x7fff if one of them is NaN; and the smaller, or the other if one is NaN.
+OF_TWO(larger_halves, "max.NaN.f16x2")
+OF_TWO(larger_bfloats, "max.NaN.bf16x2")
+OF_TWO(smaller_halves, "min.f16x2")
+OF_TWO(smaller_bfloats, "min.bf16x2")
+#undef OF_TWO
 
 }  // namespace simt

@@ -111,27 +111,24 @@ inline u32 halves_of(float low, float high) {
 inline u32 bfloats_of(float low, float high) {
     return float_to_bfloat(low) | static_cast<u32>(float_to_bfloat(high)) << 16;
 }
-// Of each of two the larger; 0x7fff if one of them is NaN.
-inline u32 larger_halves(u32 a, u32 b) {
-    const auto larger = [](u32 x, u32 y) {
-        return float_to_half(max_nan(half_to_float(static_cast<u16>(x)), half_to_float(static_cast<u16>(y))));
+// f of the low and of the high floats of 16 bits in two words.
+template <class F>
+inline u32 of_halves(u32 a, u32 b, F f) {
+    const auto one = [f](u32 x, u32 y) {
+        const float taken = f(half_to_float(static_cast<u16>(x)), half_to_float(static_cast<u16>(y)));
+        return static_cast<u32>(float_to_half(taken));
     };
-    return larger(a & 0xFFFF, b & 0xFFFF) | static_cast<u32>(larger(a >> 16, b >> 16)) << 16;
+    return one(a & 0xFFFF, b & 0xFFFF) | one(a >> 16, b >> 16) << 16;
 }
-inline u32 larger_bfloats(u32 a, u32 b) {
-    const auto larger = [](u32 x, u32 y) { return float_to_bfloat(max_nan(float_of(x), float_of(y))); };
-    return larger(a << 16, b << 16) | static_cast<u32>(larger(a & 0xFFFF0000, b & 0xFFFF0000)) << 16;
+template <class F>
+inline u32 of_bfloats(u32 a, u32 b, F f) {
+    const auto one = [f](u32 x, u32 y) { return static_cast<u32>(float_to_bfloat(f(float_of(x), float_of(y)))); };
+    return one(a << 16, b << 16) | one(a & 0xFFFF0000, b & 0xFFFF0000) << 16;
 }
-// Of each of two the smaller; if one is NaN, the other.
-inline u32 smaller_halves(u32 a, u32 b) {
-    const auto smaller = [](u32 x, u32 y) {
-        return float_to_half(min_num(half_to_float(static_cast<u16>(x)), half_to_float(static_cast<u16>(y))));
-    };
-    return smaller(a & 0xFFFF, b & 0xFFFF) | static_cast<u32>(smaller(a >> 16, b >> 16)) << 16;
-}
-inline u32 smaller_bfloats(u32 a, u32 b) {
-    const auto smaller = [](u32 x, u32 y) { return float_to_bfloat(min_num(float_of(x), float_of(y))); };
-    return smaller(a << 16, b << 16) | static_cast<u32>(smaller(a & 0xFFFF0000, b & 0xFFFF0000)) << 16;
-}
+// Of each of two the larger, 0x7fff if one of them is NaN; and the smaller, or the other if one is NaN.
+inline u32 larger_halves(u32 a, u32 b) { return of_halves(a, b, max_nan); }
+inline u32 larger_bfloats(u32 a, u32 b) { return of_bfloats(a, b, max_nan); }
+inline u32 smaller_halves(u32 a, u32 b) { return of_halves(a, b, min_num); }
+inline u32 smaller_bfloats(u32 a, u32 b) { return of_bfloats(a, b, min_num); }
 
 }  // namespace simt

@@ -19,9 +19,9 @@ pub(super) const FEW_THREADS: u32 = 128;
 pub(super) const MANY_THREADS: u32 = 512;
 
 /// A row of the block scope is given to few threads where this many such CTAs have shared memory on an SM:
-/// half more than the four CTAs of 256 threads that have registers. By the model a row of 4,096 f32 scores
-/// waits for 2 of the 4 us that it spends on an SM (plain), so more rows at once use the memory better. With
-/// fewer than six the SM has fewer threads than before, and loses.
+/// they are as many threads as the three CTAs of 256 that have registers. By the model a row of 4,096 f32
+/// scores waits for 2 of the 4 us that it spends on an SM (plain), so more rows at once use the memory
+/// better. With fewer than six the SM has fewer threads, and loses.
 pub(super) const FEW_THREADS_CTAS_PER_SM: u32 = 6;
 
 /// A single CTA takes a row as long as this many CTAs fit on an SM. One loads while another counts and a

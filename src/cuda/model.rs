@@ -64,7 +64,8 @@ pub enum Bound {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Prediction {
-    /// The kind of rows: plain, near the top, sink, student t; or statistics, statistics of a sink.
+    /// The kind of rows: plain, near the top, sink, student t; or critical beta (betas alone), statistics,
+    /// and either of a sink.
     pub path: &'static str,
     /// Expected seconds on the device, and the two bounds that it lies between.
     pub seconds: f64,
@@ -96,7 +97,7 @@ impl fmt::Display for Prediction {
         };
         write!(
             f,
-            "{path:20} {:8.1} us, {:.2} of a copy ({:.2} to {:.2}), bound by {by}",
+            "{path:24} {:8.1} us, {:.2} of a copy ({:.2} to {:.2}), bound by {by}",
             seconds * 1e6,
             share(seconds),
             share(slowest),

@@ -29,11 +29,13 @@ const FILES: &[(&str, &str)] = &embedded![
     "simt.cuh",
     "simt/arithmetic.cuh",
     "simt/device.cuh",
+    "simt/spaces.cuh",
     "stats.cuh",
     "top.cuh",
     "variants.def",
     "verbs.cuh",
     "wrappers.cu",
+    "wrappers.cuh",
 ];
 
 /// The translation unit of one kernel: all sources, with row number `row` of variants.def alone.
@@ -115,7 +117,8 @@ mod tests {
             for file in std::fs::read_dir(at).unwrap() {
                 let name = format!("{folder}{}", file.unwrap().file_name().to_string_lossy());
                 let is_source = [".cu", ".cuh", ".def"].iter().any(|end| name.ends_with(end));
-                let of_a_device = ["simt/arithmetic.cuh", "simt/device.cuh"].contains(&name.as_str());
+                let of_a_device =
+                    ["simt/arithmetic.cuh", "simt/device.cuh", "simt/spaces.cuh"].contains(&name.as_str());
                 let is_of_the_host = name.starts_with("simt/") && !of_a_device;
                 if is_source && !is_of_the_host && !FILES.iter().any(|(path, _)| *path == name) {
                     missing.push(name);

@@ -44,7 +44,7 @@ struct Window {
     DEVICE float end() const { return low(BINS); }
 };
 
-// A range of bins, and what folds over threads keep.
+// A range of bins.
 struct Span {
     u32 first, last;
     static DEVICE Span none() { return Span{~0u, 0}; }
@@ -52,15 +52,9 @@ struct Span {
         return Span{a.first < b.first ? a.first : b.first, a.last > b.last ? a.last : b.last};
     }
 };
-
-struct Larger {
-    DEVICE float operator()(float a, float b) const { return simt::max_num(a, b); }
-    DEVICE u32 operator()(u32 a, u32 b) const { return a > b ? a : b; }
-};
-struct Smaller {
-    DEVICE float operator()(float a, float b) const { return simt::min_num(a, b); }
-    DEVICE u32 operator()(u32 a, u32 b) const { return a < b ? a : b; }
-};
+DEVICE Span warp_fold(const Span& span, MergeOf<Span>, simt::Where at) {
+    return Span{simt::warp_min(span.first, at), simt::warp_max(span.last, at)};
+}
 
 // What is counted: the tops of groups, the row, or the list. COUNTED: the row, whose counts are there
 // already.

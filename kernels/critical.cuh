@@ -23,6 +23,19 @@ struct Peak {
         return b.rank > a.rank ? b : a;
     }
 };
+// Word by word: the lanes whose words so far are the largest bring the next one. Ratios are not negative.
+DEVICE Peak warp_fold(const Peak& of, MergeOf<Peak>, simt::Where at) {
+    const u64 bits = simt::bits_of(of.ratio);
+    const u32 words[4] = {static_cast<u32>(bits >> 32), static_cast<u32>(bits), of.key, of.rank};
+    u32 best[4];
+    bool in = true;
+#pragma unroll
+    for (u32 w = 0; w < 4; ++w) {
+        best[w] = simt::warp_max(in ? words[w] : 0, at);
+        in = in && words[w] == best[w];
+    }
+    return Peak{simt::double_of(static_cast<u64>(best[0]) << 32 | best[1]), best[2], best[3]};
+}
 
 // (log rank - r) / gap if that is positive, else 0; infinite for a tie at the maximum whose log N exceeds r.
 // Whether log N exceeds r is decided by the host: `exceeding` is the smallest such count, and its excess is

@@ -25,6 +25,7 @@
 //                                                    is 0 before its first use and nothing else uses it; a
 //                                                    later launch may, with another number of CTAs
 //   warp_fold(value, merge)                          every lane gets the fold of all 32, in one fixed tree
+//   warp_add(u32) warp_max(u32) warp_min(u32)        the same for these operations, in one step
 //   warp_exclusive_sum(u32)                          sum over lower lanes
 //   ballot(bool)
 //   looks(pass, vectors)                             this thread is about to look at so many 16-byte

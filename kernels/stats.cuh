@@ -1,12 +1,7 @@
 // Statistics of parts of a row, and how they merge. Twin of src/stats.rs.
 #pragma once
+#include "folds.cuh"
 #include "math.cuh"
-
-// For folds over threads.
-template <class R>
-struct MergeOf {
-    DEVICE R operator()(const R& a, const R& b) const { return R::merge(a, b); }
-};
 
 // -inf in place of a score that is masked: one below `low`. NaN stays.
 DEVICE float unless_masked(float score, float low) { return score < low ? -INFINITE : score; }
@@ -34,6 +29,9 @@ struct Maxima {
                       simt::max_num(a.second, b.second)};
     }
 };
+DEVICE Maxima warp_fold(const Maxima& of, MergeOf<Maxima>, simt::Where at) {
+    return Maxima{simt::warp_add(of.ties, at), simt::warp_min(of.argmax, at), warp_largest(of.second, at)};
+}
 
 // A Kahan sum: `high` is the running sum, `low` is what its roundings added too much.
 struct Sum {

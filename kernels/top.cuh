@@ -31,6 +31,16 @@ DEVICE void find_ends(const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
         }
     });
 }
+// The largest score, NaN if one is, and the smallest that is a number.
+struct Ends {
+    float max, least;
+    static DEVICE Ends merge(const Ends& a, const Ends& b) {
+        return Ends{simt::max_nan(a.max, b.max), simt::min_num(a.least, b.least)};
+    }
+};
+DEVICE Ends warp_fold(const Ends& of, MergeOf<Ends>, simt::Where at) {
+    return Ends{warp_largest(of.max, at), warp_smallest(of.least, at)};
+}
 // The maximum of the row and a score next to it, and what each thread's groups have. `least` is the smallest
 // score of the row if one asks for it, else infinite.
 template <class T, class Scope>
@@ -44,16 +54,10 @@ DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, Group
     } else {
         find_ends<false>(scope, row, groups.tops, low, early);  // path: plain
     }
-    struct Ends {
-        float max, least;
-    };
     Ends ends{groups.top(0), T::get(low, 0)};
-    const auto merge = [](const Ends& a, const Ends& b) {
-        return Ends{simt::max_nan(a.max, b.max), simt::min_num(a.least, b.least)};
-    };
 #pragma unroll
-    for (u32 j = 1; j < Groups<T>::COUNT; ++j) ends = merge(ends, Ends{groups.top(j), T::get(low, j)});
-    ends = scope.reduce(ends, Ends{-INFINITE, INFINITE}, merge);
+    for (u32 j = 1; j < Groups<T>::COUNT; ++j) ends = Ends::merge(ends, Ends{groups.top(j), T::get(low, j)});
+    ends = scope.reduce(ends, Ends{-INFINITE, INFINITE}, MergeOf<Ends>{});
     least = ends.least;
     // -0 and 0 are one score.
     return RowMax{simt::add_rn(ends.max, 0.0f), -INFINITE, row.len};

@@ -88,10 +88,13 @@ DEVICE void collectives(Results& r, const Global<u32>& in) {
     const double term = mul_rn(integer, double_of(static_cast<u64>(983 + 3 * (lane() % 21)) << 52));
     r.put(warp_fold(term, [](double a, double b) { return add_rn(a, b); }));
     r.put(warp_exclusive_sum(word));
+    r.put(warp_add(word));
+    r.put(warp_max(word));
+    r.put(warp_min(word));
     r.put(simt::ballot(word & 1));
 }
 
-constexpr u32 BLOCK_STEPS = 6 + 9 + 6 + 5 + 30, SPLIT_STEPS = 3;
+constexpr u32 BLOCK_STEPS = 6 + 9 + 6 + 8 + 30, SPLIT_STEPS = 3;
 
 DEVICE void one_cta(const RowParams& params) {
     Results r(params, BLOCK_STEPS);

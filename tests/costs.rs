@@ -30,8 +30,9 @@ fn record() -> String {
     std::fs::read_to_string(&newest).unwrap()
 }
 
-/// Waits of a row: collectives of a warp, barriers of a CTA, a cluster, a group; the mean of two f32 rows.
-fn waits() -> Option<Vec<(&'static str, Scope, [f64; 4])>> {
+/// Waits of a row: collectives of a warp, by shuffles and of one step, barriers of a CTA, a cluster, a group;
+/// the mean of two f32 rows.
+fn waits() -> Option<Vec<(&'static str, Scope, [f64; 5])>> {
     let student = Family::StudentT { nu: 2.0 };
     let (gaussian, sink) = (Family::Gaussian, Family::Sink { height: 20.0 });
     let paths = [
@@ -67,7 +68,7 @@ fn waits() -> Option<Vec<(&'static str, Scope, [f64; 4])>> {
             let launch = plan.launch();
             assert_eq!(launch.variant.scope(), scope, "{plan}");
             run(&engine, &rows, &request).unwrap();
-            let [warp, cta, cluster, group] = engine.traffic().unwrap().waits;
+            let [shuffles, steps, cta, cluster, group] = engine.traffic().unwrap().waits;
             let warps = if scope == Scope::Warp { 1 } else { launch.ctas * launch.variant.threads() / 32 };
             let of_row = |waits: u64, each: u32| {
                 let mean = waits as f64 / (ROWS as u32 * each) as f64;
@@ -76,7 +77,13 @@ fn waits() -> Option<Vec<(&'static str, Scope, [f64; 4])>> {
             found.push((
                 path,
                 scope,
-                [of_row(warp, warps), of_row(cta, launch.ctas), of_row(cluster, 1), of_row(group, 1)],
+                [
+                    of_row(shuffles, warps),
+                    of_row(steps, warps),
+                    of_row(cta, launch.ctas),
+                    of_row(cluster, 1),
+                    of_row(group, 1),
+                ],
             ));
         }
     }

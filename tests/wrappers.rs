@@ -139,6 +139,9 @@ fn collectives(s: &mut Steps, words: &[u32]) {
     let terms: Vec<f64> = (0..s.threads).map(term).collect();
     s.wide(|t| folded(&terms[t / 32 * 32..], t % 32, 1, |a, b| a + b));
     s.step(|t| of_warp(t)[..t % 32].iter().fold(0, |sum: u32, &word| sum.wrapping_add(word)));
+    s.step(|t| of_warp(t).iter().fold(0, |sum: u32, &word| sum.wrapping_add(word)));
+    s.step(|t| *of_warp(t).iter().max().unwrap());
+    s.step(|t| *of_warp(t).iter().min().unwrap());
     s.step(|t| of_warp(t).iter().rev().fold(0, |votes, word| votes << 1 | word & 1));
 }
 

@@ -42,12 +42,12 @@ struct BlockScope {
     // another.
     template <class R, class Merge>
     DEVICE R fold(R value, R none, Merge merge, simt::Where at = HERE) {
-        value = simt::warp_fold(value, merge, at);
+        value = warp_fold(value, merge, at);
         turns ^= 1;
         if (simt::lane() == 0) store_record(folds, fold_turn() * WARPS + simt::warp(), value);
         sync(at);
         value = simt::lane() < WARPS ? load_record<R>(folds, fold_turn() * WARPS + simt::lane()) : none;
-        return simt::warp_fold(value, merge, at);
+        return warp_fold(value, merge, at);
     }
     template <class R, class Merge>
     DEVICE R reduce(R value, R none, Merge merge, simt::Where at = HERE) {
@@ -62,8 +62,8 @@ struct BlockScope {
         sync(at);
         const u32 of_warp =
             simt::lane() < WARPS ? folds.load((first + simt::lane()) * RECORD_WORDS) : 0;
-        all = simt::warp_fold(of_warp, AddCounts{}, at);
-        return below + simt::warp_fold(simt::lane() < simt::warp() ? of_warp : 0u, AddCounts{}, at);
+        all = warp_fold(of_warp, AddCounts{}, at);
+        return below + warp_fold(simt::lane() < simt::warp() ? of_warp : 0u, AddCounts{}, at);
     }
     DEVICE void clear_counts(simt::Where at = HERE) {
         sync(at);

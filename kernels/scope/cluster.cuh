@@ -44,7 +44,7 @@ struct ClusterScope : BlockScope<T, false, BINS, CANDIDATES, cluster_control_byt
     template <class R, class Merge>
     DEVICE R reduce(R value, R none, Merge merge, simt::Where at = HERE) {
         value = this->fold(value, none, merge, at);
-        return simt::warp_fold(exchange(value, none, at), merge, at);
+        return warp_fold(exchange(value, none, at), merge, at);
     }
     // The sums go to the other slice, which no CTA reads since the last barrier. Then the slices change
     // places.

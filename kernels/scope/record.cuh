@@ -1,5 +1,6 @@
 // Small values as words of shared memory.
 #pragma once
+#include "../folds.cuh"
 #include "../params.cuh"
 
 // At most so many words has a value that threads fold.
@@ -18,10 +19,6 @@ DEVICE R load_record(const Shared<u32>& from, u32 slot) {
     for (u32 w = 0; w < sizeof(R) / 4; ++w) words[w] = from.load(slot * RECORD_WORDS + w);
     return value;
 }
-
-struct AddCounts {
-    DEVICE u32 operator()(u32 a, u32 b) const { return a + b; }
-};
 
 // Words behind the counts, the first for gaps beyond their window, and behind the list, the first for the
 // number of its keys.

@@ -67,7 +67,7 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
                 all = merge(all, f(theirs, p));
             }
         }
-        all = simt::warp_fold(all, merge, at);
+        all = warp_fold(all, merge, at);
         if (this->thread() == 0) store_record(records, this->record_turn(), all);
         this->sync(at);
         return load_record<R>(records, this->record_turn());

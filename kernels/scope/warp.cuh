@@ -41,14 +41,14 @@ struct WarpScope {
 
     template <class R, class Merge>
     DEVICE R fold(R value, R, Merge merge, simt::Where at = HERE) {
-        return simt::warp_fold(value, merge, at);
+        return warp_fold(value, merge, at);
     }
     template <class R, class Merge>
     DEVICE R reduce(R value, R, Merge merge, simt::Where at = HERE) {
-        return simt::warp_fold(value, merge, at);
+        return warp_fold(value, merge, at);
     }
     DEVICE u32 offset_in_part(u32 mine, u32& all, simt::Where at = HERE) {
-        all = simt::warp_fold(mine, AddCounts{}, at);
+        all = warp_fold(mine, AddCounts{}, at);
         return simt::warp_exclusive_sum(mine, at);
     }
     DEVICE void clear_counts(simt::Where at = HERE) {

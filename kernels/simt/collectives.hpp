@@ -6,10 +6,10 @@ namespace simt::host {
 
 // What all 32 lanes brought, for the last to come, which works on it and calls wake_warp(). The others get
 // null when they are woken.
-inline void* const* lanes_at(const char* what, void* mine, Where where) {
+inline void* const* lanes_at(const char* what, void* mine, Where where, Wait wait = WAIT_WARP) {
     Warp& warp = *self->warp;
     warp.slots[self->lane] = mine;
-    return last_to(warp.barrier, WAIT_WARP, 32, what, where) ? warp.slots : nullptr;
+    return last_to(warp.barrier, wait, 32, what, where) ? warp.slots : nullptr;
 }
 inline void wake_warp() {
     wake(*self->warp);
@@ -28,7 +28,7 @@ inline void looks(u32 pass, u32 vectors) {
 
 // Only warp_sync orders memory: a shuffle or a vote does not.
 inline void warp_sync(Where where) {
-    if (!lanes_at("warp_sync", nullptr, where)) return;
+    if (!lanes_at("warp_sync", nullptr, where, WAIT_STEP)) return;
     complete(self->warp->barrier);
     wake_warp();
 }

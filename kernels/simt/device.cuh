@@ -133,6 +133,10 @@ DEVICE R warp_fold(R value, Merge merge, Where = HERE) {
     return value;
 }
 
+DEVICE u32 warp_add(u32 value, Where = HERE) { return __reduce_add_sync(~0u, value); }
+DEVICE u32 warp_max(u32 value, Where = HERE) { return __reduce_max_sync(~0u, value); }
+DEVICE u32 warp_min(u32 value, Where = HERE) { return __reduce_min_sync(~0u, value); }
+
 DEVICE u32 warp_exclusive_sum(u32 value, Where = HERE) {
     u32 sum = value;
 #pragma unroll

@@ -125,6 +125,26 @@ DEVICE R warp_fold(R value, Merge merge, Where where = HERE) {
     return value;
 }
 
+template <class Merge>
+inline u32 in_one_step(const char* what, u32 value, Merge merge, Where where) {
+    if (void* const* lanes = host::lanes_at(what, &value, where, WAIT_STEP)) {
+        u32 all = *static_cast<u32*>(lanes[0]);
+        for (u32 i = 1; i < 32; ++i) all = merge(all, *static_cast<u32*>(lanes[i]));
+        for (u32 i = 0; i < 32; ++i) *static_cast<u32*>(lanes[i]) = all;
+        host::wake_warp();
+    }
+    return value;
+}
+DEVICE u32 warp_add(u32 value, Where where = HERE) {
+    return in_one_step("warp_add", value, [](u32 a, u32 b) { return a + b; }, where);
+}
+DEVICE u32 warp_max(u32 value, Where where = HERE) {
+    return in_one_step("warp_max", value, [](u32 a, u32 b) { return a > b ? a : b; }, where);
+}
+DEVICE u32 warp_min(u32 value, Where where = HERE) {
+    return in_one_step("warp_min", value, [](u32 a, u32 b) { return a < b ? a : b; }, where);
+}
+
 DEVICE u32 warp_exclusive_sum(u32 value, Where where = HERE) {
     if (void* const* lanes = host::lanes_at("warp_exclusive_sum", &value, where)) {
         u32 sum = 0;
@@ -141,7 +161,7 @@ DEVICE u32 warp_exclusive_sum(u32 value, Where where = HERE) {
 
 DEVICE u32 ballot(bool predicate, Where where = HERE) {
     u32 value = predicate;
-    if (void* const* lanes = host::lanes_at("ballot", &value, where)) {
+    if (void* const* lanes = host::lanes_at("ballot", &value, where, WAIT_STEP)) {
         u32 votes = 0;
         for (u32 i = 0; i < 32; ++i) votes |= *static_cast<u32*>(lanes[i]) << i;
         for (u32 i = 0; i < 32; ++i) *static_cast<u32*>(lanes[i]) = votes;

@@ -24,8 +24,9 @@ struct SimtLaunch {
     u32 shadow, reserved;
 };
 constexpr u32 PASSES = 10;
-// Who waits for whom: the lanes of a warp in a collective, a CTA, a cluster, a group of the split scope.
-enum Wait : u32 { WAIT_WARP, WAIT_CTA, WAIT_CLUSTER, WAIT_GROUP, WAITS };
+// Who waits for whom: the lanes of a warp in a tree of shuffles, or in one step; a CTA, a cluster, a group of
+// the split scope.
+enum Wait : u32 { WAIT_WARP, WAIT_STEP, WAIT_CTA, WAIT_CLUSTER, WAIT_GROUP, WAITS };
 struct SimtOutcome {
     u64 load_bytes, store_bytes, switches;
     u64 looks[PASSES];

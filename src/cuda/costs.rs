@@ -11,12 +11,13 @@ use crate::{DType, Error, Result};
 pub(super) struct Cost {
     /// Issue slots of a lane for each score on sm_90.
     pub slots: f64,
-    /// For each row: collectives of a warp, barriers of a CTA, of a cluster, and of a group of the grid.
-    pub waits: [f64; 4],
+    /// For each row: collectives of a warp, by shuffles and of one step; barriers of a CTA, of a cluster, and
+    /// of a group of the grid.
+    pub waits: [f64; 5],
 }
 
 /// A path, a scope, the slots of f32, f16 and bf16 scores, and the waits of a row.
-pub(super) type Row = (&'static str, Scope, [f64; 3], [f64; 4]);
+pub(super) type Row = (&'static str, Scope, [f64; 3], [f64; 5]);
 
 /// The costs of every path. The record has the slots, and the simulator counts the waits.
 pub struct Costs(Vec<Row>);
@@ -85,36 +86,36 @@ fn slots_of(line: &str, kernels: &str, path: &str) -> Option<f64> {
 }
 
 const COSTS: [Row; 32] = [
-    ("plain", Scope::Warp, [25.5, 15.2, 16.9], [3.0, 0.0, 0.0, 0.0]),
-    ("plain", Scope::Block, [25.5, 15.6, 17.0], [4.0, 3.0, 0.0, 0.0]),
-    ("plain", Scope::Cluster, [26.2, 15.9, 17.4], [6.0, 3.0, 3.0, 0.0]),
-    ("plain", Scope::Split, [26.2, 15.4, 16.9], [9.0, 8.0, 0.0, 3.0]),
-    ("near the top", Scope::Warp, [44.4, 28.0, 30.0], [26.0, 0.0, 0.0, 0.0]),
-    ("near the top", Scope::Block, [29.5, 18.0, 19.4], [18.0, 20.0, 0.0, 0.0]),
-    ("near the top", Scope::Cluster, [37.7, 26.7, 28.6], [34.0, 32.0, 9.0, 0.0]),
-    ("near the top", Scope::Split, [38.5, 26.9, 29.0], [25.5, 31.0, 0.0, 6.5]),
-    ("sink", Scope::Warp, [71.7, 59.1, 64.0], [39.0, 0.0, 0.0, 0.0]),
-    ("sink", Scope::Block, [55.1, 51.2, 54.3], [38.0, 37.0, 0.0, 0.0]),
-    ("sink", Scope::Cluster, [84.1, 69.8, 75.3], [51.5, 45.5, 11.0, 0.0]),
-    ("sink", Scope::Split, [83.5, 69.5, 73.1], [74.0, 76.0, 0.0, 12.0]),
-    ("student t", Scope::Warp, [72.5, 58.6, 63.4], [39.0, 0.0, 0.0, 0.0]),
-    ("student t", Scope::Block, [61.8, 47.6, 50.7], [38.0, 37.0, 0.0, 0.0]),
-    ("student t", Scope::Cluster, [62.1, 46.6, 50.6], [51.0, 46.0, 10.0, 0.0]),
-    ("student t", Scope::Split, [61.9, 46.3, 50.1], [48.0, 51.5, 0.0, 8.5]),
-    ("critical beta", Scope::Warp, [23.5, 14.1, 14.9], [25.0, 0.0, 0.0, 0.0]),
-    ("critical beta", Scope::Block, [8.1, 4.3, 4.2], [16.0, 19.0, 0.0, 0.0]),
-    ("critical beta", Scope::Cluster, [15.2, 12.9, 13.1], [31.0, 31.0, 8.0, 0.0]),
-    ("critical beta", Scope::Split, [15.7, 13.1, 13.5], [22.5, 29.0, 0.0, 5.5]),
-    ("critical beta of a sink", Scope::Warp, [50.8, 44.8, 48.3], [38.0, 0.0, 0.0, 0.0]),
-    ("critical beta of a sink", Scope::Block, [34.9, 37.4, 39.3], [36.0, 36.0, 0.0, 0.0]),
-    ("critical beta of a sink", Scope::Cluster, [61.9, 57.2, 58.8], [48.5, 44.5, 10.0, 0.0]),
-    ("critical beta of a sink", Scope::Split, [62.0, 56.7, 60.0], [71.0, 74.0, 0.0, 11.0]),
-    ("statistics", Scope::Warp, [35.2, 24.9, 26.4], [26.0, 0.0, 0.0, 0.0]),
-    ("statistics", Scope::Block, [20.0, 15.2, 16.0], [18.0, 20.0, 0.0, 0.0]),
-    ("statistics", Scope::Cluster, [26.9, 23.7, 24.6], [34.0, 32.0, 9.0, 0.0]),
-    ("statistics", Scope::Split, [27.5, 23.9, 25.2], [25.5, 31.0, 0.0, 6.5]),
-    ("statistics of a sink", Scope::Warp, [62.6, 55.7, 59.8], [39.0, 0.0, 0.0, 0.0]),
-    ("statistics of a sink", Scope::Block, [46.9, 48.3, 51.1], [38.0, 37.0, 0.0, 0.0]),
-    ("statistics of a sink", Scope::Cluster, [73.6, 68.0, 70.3], [51.5, 45.5, 11.0, 0.0]),
-    ("statistics of a sink", Scope::Split, [73.7, 67.4, 71.7], [74.0, 76.0, 0.0, 12.0]),
+    ("plain", Scope::Warp, [25.5, 15.2, 16.9], [1.0, 3.0, 0.0, 0.0, 0.0]),
+    ("plain", Scope::Block, [25.5, 15.6, 17.0], [2.0, 4.0, 3.0, 0.0, 0.0]),
+    ("plain", Scope::Cluster, [26.2, 15.9, 17.4], [3.0, 6.0, 3.0, 3.0, 0.0]),
+    ("plain", Scope::Split, [26.2, 15.4, 16.9], [6.0, 6.0, 8.0, 0.0, 3.0]),
+    ("near the top", Scope::Warp, [44.4, 28.0, 30.0], [3.5, 30.0, 0.0, 0.0, 0.0]),
+    ("near the top", Scope::Block, [29.5, 18.0, 19.4], [4.0, 28.0, 20.0, 0.0, 0.0]),
+    ("near the top", Scope::Cluster, [37.7, 26.7, 28.6], [7.0, 50.0, 32.0, 9.0, 0.0]),
+    ("near the top", Scope::Split, [38.5, 26.9, 29.0], [6.5, 37.0, 31.0, 0.0, 6.5]),
+    ("sink", Scope::Warp, [71.7, 59.1, 64.0], [6.0, 42.0, 0.0, 0.0, 0.0]),
+    ("sink", Scope::Block, [55.1, 51.2, 54.3], [8.0, 48.0, 37.0, 0.0, 0.0]),
+    ("sink", Scope::Cluster, [84.1, 69.8, 75.3], [9.5, 70.0, 45.5, 11.0, 0.0]),
+    ("sink", Scope::Split, [83.5, 69.5, 73.1], [16.0, 95.0, 76.0, 0.0, 12.0]),
+    ("student t", Scope::Warp, [72.5, 58.6, 63.4], [6.0, 42.0, 0.0, 0.0, 0.0]),
+    ("student t", Scope::Block, [61.8, 47.6, 50.7], [8.0, 48.0, 37.0, 0.0, 0.0]),
+    ("student t", Scope::Cluster, [62.1, 46.6, 50.6], [10.0, 68.0, 46.0, 10.0, 0.0]),
+    ("student t", Scope::Split, [61.9, 46.3, 50.1], [10.0, 62.0, 51.5, 0.0, 8.5]),
+    ("critical beta", Scope::Warp, [23.5, 14.1, 14.9], [2.5, 30.0, 0.0, 0.0, 0.0]),
+    ("critical beta", Scope::Block, [8.1, 4.3, 4.2], [2.0, 28.0, 19.0, 0.0, 0.0]),
+    ("critical beta", Scope::Cluster, [15.2, 12.9, 13.1], [4.0, 50.0, 31.0, 8.0, 0.0]),
+    ("critical beta", Scope::Split, [15.7, 13.1, 13.5], [3.5, 37.0, 29.0, 0.0, 5.5]),
+    ("critical beta of a sink", Scope::Warp, [50.8, 44.8, 48.3], [5.0, 42.0, 0.0, 0.0, 0.0]),
+    ("critical beta of a sink", Scope::Block, [34.9, 37.4, 39.3], [6.0, 48.0, 36.0, 0.0, 0.0]),
+    ("critical beta of a sink", Scope::Cluster, [61.9, 57.2, 58.8], [6.5, 70.0, 44.5, 10.0, 0.0]),
+    ("critical beta of a sink", Scope::Split, [62.0, 56.7, 60.0], [13.0, 95.0, 74.0, 0.0, 11.0]),
+    ("statistics", Scope::Warp, [35.2, 24.9, 26.4], [3.5, 30.0, 0.0, 0.0, 0.0]),
+    ("statistics", Scope::Block, [20.0, 15.2, 16.0], [4.0, 28.0, 20.0, 0.0, 0.0]),
+    ("statistics", Scope::Cluster, [26.9, 23.7, 24.6], [7.0, 50.0, 32.0, 9.0, 0.0]),
+    ("statistics", Scope::Split, [27.5, 23.9, 25.2], [6.5, 37.0, 31.0, 0.0, 6.5]),
+    ("statistics of a sink", Scope::Warp, [62.6, 55.7, 59.8], [6.0, 42.0, 0.0, 0.0, 0.0]),
+    ("statistics of a sink", Scope::Block, [46.9, 48.3, 51.1], [8.0, 48.0, 37.0, 0.0, 0.0]),
+    ("statistics of a sink", Scope::Cluster, [73.6, 68.0, 70.3], [9.5, 70.0, 45.5, 11.0, 0.0]),
+    ("statistics of a sink", Scope::Split, [73.7, 67.4, 71.7], [16.0, 95.0, 76.0, 0.0, 12.0]),
 ];

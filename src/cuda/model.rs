@@ -43,10 +43,10 @@ const LAUNCH: f64 = 2.0e-6;
 /// Seconds until a CTA has its first bytes, and until its last ones are on their way: its start, a latency of
 /// device memory, the drain. Assumed.
 const ENDS: f64 = 1.5e-6;
-/// Seconds of a collective of a warp with the serial work round it, and of a barrier of a CTA, a cluster, and
-/// a group of CTAs of the grid. The first two are counted in cycles (five shuffles of some words, about 250;
-/// 80), the others are usual for sm_90. None is measured here.
-const WAIT: [f64; 4] = [0.15e-6, 0.05e-6, 0.3e-6, 1.3e-6];
+/// Seconds of a collective of a warp with the serial work round it, by shuffles and in one step, and of a
+/// barrier of a CTA, a cluster, and a group of CTAs of the grid. The first three are counted in cycles (five
+/// shuffles of some words, about 250; 50; 80), the others are usual for sm_90. None is measured here.
+const WAIT: [f64; 5] = [0.15e-6, 0.03e-6, 0.05e-6, 0.3e-6, 1.3e-6];
 
 /// What bounds a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

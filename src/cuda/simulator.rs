@@ -47,13 +47,13 @@ pub struct Traffic {
     /// 16-byte vectors of scores that warps looked at, in each pass of `enum Pass` (kernels/row.cuh). A warp
     /// of 32 threads goes through a pass as long as one of them does.
     pub looks: [u64; PASSES],
-    /// How often all threads came to a collective of a warp, and to a barrier of a CTA, a cluster and a group
-    /// of the split scope.
+    /// How often all threads came to a collective of a warp, one of shuffles and one of a single step, and to
+    /// a barrier of a CTA, a cluster and a group of the split scope.
     pub waits: [u64; WAITS],
 }
 
 pub(super) const PASSES: usize = 10;
-pub(super) const WAITS: usize = 4;
+pub(super) const WAITS: usize = 5;
 
 pub(super) struct Simulator {
     options: SimtOptions,

@@ -12,6 +12,7 @@ const FILES: &[(&str, &str)] = &embedded![
     "critical.cuh",
     "critical_softmax.cu",
     "dtype.cuh",
+    "folds.cuh",
     "gap_profile.cu",
     "math.cuh",
     "params.cuh",

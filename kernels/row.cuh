@@ -80,18 +80,30 @@ struct RowTile {
         return unless_masked(T::value(Global<typename T::Bits>(address).load(column(first + i, j))), T::LOW);
     }
 
-    // Loads the vectors that stay on chip. It ends with a barrier of the part.
+    DEVICE Global<Vec16> vectors() const {
+        return Global<Vec16>(address - phase * SIZE + 16 * static_cast<u64>(first));
+    }
+    // Begins to load the full vectors that stay on chip.
+    DEVICE void begin_load(u32 turn) const {
+        u32 begin, end;
+        full(resident, begin, end);
+        const u32 body = end - begin;
+        simt::load_async(tile.template cast<Vec16>(body ? begin : 0, body), vectors(), begin, body, turn);
+    }
+    // Loads the vectors that stay on chip, and begins to load the next row of the scope, if there is one. It
+    // ends with a barrier of the part.
     template <class Scope>
-    DEVICE void load(Scope& scope) const {
+    DEVICE void load(const RowParams& p, Scope& scope) const {
         // The copy engine or vector loads take the full vectors. The ends of the row are put together by
         // elements.
         u32 begin, end;
         full(resident, begin, end);
         const u32 body = end - begin;
-        const Global<Vec16> vectors(address - phase * SIZE + 16 * static_cast<u64>(first));
-        if (Scope::ASYNC) {
-            simt::load_async(tile.template cast<Vec16>(body ? begin : 0, body), vectors, begin, body);
+        if constexpr (Scope::ASYNC) {
+            if (scope.load_turn() == 0) begin_load(0);
+            if (scope.has_next(p)) RowTile(p, scope.next(p)).begin_load(scope.load_turn() + 1);
         } else {
+            const Global<Vec16> vectors = this->vectors();
             // Four loads in flight per thread: 32 KB in a CTA of 512 threads, which has its SM for itself.
             constexpr u32 T4 = 4 * Scope::THREADS;
             u32 i = begin + scope.thread();
@@ -110,8 +122,8 @@ struct RowTile {
         for (u32 i = scope.thread(); i < resident - body; i += Scope::THREADS) {
             fetch(i < begin ? i : i + body);
         }
-        if (Scope::ASYNC) {
-            simt::wait_async();
+        if constexpr (Scope::ASYNC) {
+            simt::wait_async(scope.load_turn(), scope.has_next(p));
         } else {
             scope.sync();
         }

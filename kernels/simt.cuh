@@ -17,9 +17,13 @@
 //   Global<T>(address)                               device memory; i has 64 bits
 //               .load(i) .store(i, v) .add(i, v)     a Vec16 does not stay in the caches
 //               .reload(i)                           the same load, for data that will be read again
-//   load_async(Shared<Vec16>, Global<Vec16>, first, count)
-//                                                    begins a load; all threads of a CTA call it, once
-//   wait_async()                                     after it all threads of the CTA see the loaded data
+//   load_async(Shared<Vec16>, Global<Vec16>, first, count, turn)
+//                                                    begins load number `turn` of a CTA, from 0 on; all its
+//                                                    threads call it; at most two loads are on their way
+//   wait_async(turn, ahead)                          after it all threads of the CTA see what that load
+//                                                    brought; `ahead`: the next load has begun too
+//   release_async()                                  what this thread did with shared memory comes before
+//                                                    the loads that begin behind the next barrier
 //   warp_sync() block_sync() cluster_sync()          barriers; they order memory among their threads
 //   group_sync(Global<u32> counter, ctas)            barrier of the CTAs with one cta() / ctas; the counter
 //                                                    is 0 before its first use and nothing else uses it; a

@@ -21,7 +21,7 @@ template <bool OUT, class T, class Scope>
 DEVICE void measure_row(const RowParams& p, Scope& scope) {
     constexpr bool NARROW = sizeof(typename T::Bits) == 2, KEEP = OUT && !NARROW;
     const RowTile<T, Scope::STREAMS> row(p, scope);
-    row.load(scope);
+    row.load(p, scope);
     const bool critical = !OUT || p.rule == RULE_CRITICAL;
     // The early sum needs a beta that is known before the row (unless some of its scores are masked), and
     // scores that are still there after the probabilities are written.
@@ -110,7 +110,13 @@ DEVICE void measure_warp(const RowParams& p) {
 template <bool OUT, class T, u32 THREADS>
 DEVICE void measure_block(const RowParams& p) {
     BlockScope<THREADS> scope(p);
-    measure_row<OUT, T>(p, scope);
+    for (;;) {
+        measure_row<OUT, T>(p, scope);
+        if (!scope.has_next(p)) break;
+        simt::release_async();
+        scope.sync();  // the row after the next one is loaded over this one
+        scope = scope.next(p);
+    }
 }
 #if SIMT_CLUSTERS
 template <bool OUT, class T, u32 THREADS>

@@ -52,11 +52,24 @@ DEVICE void shared_memory(Results& r, const RowParams& params) {
     r.put(taken.load(t % 7));
     r.put(taken.load(8 + t) + 10 * taken.load(8 + threads() + t));
     block_sync();
-    const Shared<Vec16> row = arena<Vec16>(64, 100);
-    load_async(row, Global<Vec16>(params.scores), 5, 100);
-    wait_async();
-    const Vec16 v = row.load(t % 100);
-    r.put(v.word[0] + 3 * v.word[1] + 5 * v.word[2] + 7 * v.word[3]);
+    // Five loads into two places, each begun before the one before it is waited for.
+    const auto row = [](u32 turn) { return arena<Vec16>(64 + 1600 * (turn & 1), 100); };
+    const auto begin = [&](u32 turn) {
+        load_async(row(turn), Global<Vec16>(params.scores), 5 + turn, 100 - turn, turn);
+    };
+    constexpr u32 LOADS = 5;
+    u32 sum = 0;
+    begin(0);
+    for (u32 turn = 0; turn < LOADS; ++turn) {
+        const bool ahead = turn + 1 < LOADS;
+        if (ahead) begin(turn + 1);
+        wait_async(turn, ahead);
+        const Vec16 v = row(turn).load(t % (100 - turn));
+        sum = 31 * sum + v.word[0] + 3 * v.word[1] + 5 * v.word[2] + 7 * v.word[3];
+        release_async();
+        block_sync();
+    }
+    r.put(sum);
 }
 
 DEVICE void device_memory(Results& r, const RowParams& params) {

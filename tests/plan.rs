@@ -190,6 +190,12 @@ fn every_plan_is_within_the_limits_of_its_part() {
                             assert_eq!(plan.fits_on_chip(), on_chip >= vectors, "{text}");
                             let groups = match variant.scope() {
                                 Scope::Warp => rows.div_ceil(4),
+                                // All CTAs run at once, and each has room for two rows.
+                                Scope::Block if plan.launch().loads_ahead(rows) => {
+                                    let two = 2 * 16 * plan.launch().resident;
+                                    assert_eq!(shared, params::BLOCK_CONTROL_BYTES + two, "{text}");
+                                    (arch.sm_count * per_sm).into()
+                                }
                                 Scope::Block => rows,
                                 Scope::Cluster => {
                                     assert!(
@@ -270,9 +276,10 @@ fn plans_count_registers_as_kernels_are_compiled() {
         let plan = Plan::choose(&problem, &Arch::named(arch).unwrap()).unwrap();
         plan.launch().ctas_per_sm
     };
-    // Shared memory and threads would let 10, 9, 6, 3 and 3 share an SM.
+    // Shared memory and threads would let 10, 9, 5, 6, 3 and 3 share an SM.
     assert_eq!(per_sm(Problem::softmax(4096, 1024, DType::F32), "sm_90"), 5);
-    assert_eq!(per_sm(Problem::softmax(4096, 4096, DType::F32), "sm_90"), 6);
+    assert_eq!(per_sm(Problem::softmax(700, 4096, DType::F32), "sm_90"), 6);
+    assert_eq!(per_sm(Problem::softmax(4096, 4096, DType::F32), "sm_90"), 5);
     assert_eq!(per_sm(Problem::softmax(4096, 8000, DType::F32), "sm_90"), 3);
     assert_eq!(per_sm(Problem::softmax(4096, 65_536, DType::F32), "sm_90"), 3);
     assert_eq!(per_sm(Problem::statistics(4096, 65_536, DType::F32), "sm_90"), 2);
@@ -341,7 +348,9 @@ fn a_plan_says_the_true_reason() {
     assert!(why(4, 300_000, DType::F32, "sm_90").starts_with("rows are long and too few"));
     assert!(why(4, 131_072, DType::F32, "sm_90").starts_with("rows are long and few"));
     assert!(why(64, 1 << 20, DType::F32, "sm_80").starts_with("no CTA holds the row"));
-    assert!(why(4096, 4096, DType::F32, "sm_90").starts_with("CTAs of few threads"));
+    assert!(why(700, 4096, DType::F32, "sm_90").starts_with("CTAs of few threads"));
+    assert!(why(4096, 4096, DType::F32, "sm_90").starts_with("each CTA takes one row after the other"));
+    assert!(why(300, 8192, DType::F32, "sm_90").starts_with("three such CTAs"));
     assert!(why(4096, 16_384, DType::F32, "sm_90").starts_with("three such CTAs"));
 }
 

@@ -116,8 +116,12 @@ fn memory(s: &mut Steps, words: &[u32]) {
     s.step(|t| (t % 7..n).step_by(7).count() as u32);
     s.step(|t| if t % 2 == 0 { 11 } else { 22 });
     s.step(|t| {
-        let terms = [1u32, 3, 5, 7].iter().zip(&words[20 + t % 100 * 4..]);
-        terms.fold(0, |sum: u32, (factor, word)| sum.wrapping_add(factor.wrapping_mul(*word)))
+        (0..5).fold(0, |sum: u32, turn| {
+            let terms = [1u32, 3, 5, 7].iter().zip(&words[4 * (5 + turn + t % (100 - turn))..]);
+            terms.fold(sum.wrapping_mul(31), |sum, (factor, word)| {
+                sum.wrapping_add(factor.wrapping_mul(*word))
+            })
+        })
     });
     // Device memory.
     let vector = |t: usize| &words[4 * (n - 1 - t)..][..4];

@@ -12,6 +12,8 @@ struct BlockScope {
     // ESTIMATES: it is cheaper to count the threads' own tops first than to count more gaps of the row.
     // SHARES: parts rank candidates together. A barrier of all CTAs of a split row costs more than it saves.
     static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM, SHARES = false;
+    // Whether it is the scope itself, whose CTAs take one row after the other.
+    static constexpr bool ALONE = CONTROL == BLOCK_CONTROL_BYTES;
     // The arena: folds of the warps, for two turns; the best ratio; counts; the list.
     static constexpr u32 FOLD_WORDS = 2 * WARPS * RECORD_WORDS;
     static constexpr u32 USED = 4 * (FOLD_WORDS + RECORD_WORDS + BINS + CANDIDATES + 2 * SPARE);
@@ -19,7 +21,7 @@ struct BlockScope {
     Shared<u32> folds, peak, counts, list;
     Shared<Vec16> tile;
     u32 row;
-    u32 turns;  // bit 0: of folds; bit 1: of the records that parts exchange
+    u32 turns;  // bit 0: of folds; bit 1: of the records that parts exchange; above them: of rows
 
     DEVICE explicit BlockScope(const RowParams& p) {
         folds = simt::arena<u32>(0, FOLD_WORDS);
@@ -31,7 +33,17 @@ struct BlockScope {
         turns = 0;
     }
     DEVICE u32 fold_turn() const { return turns & 1; }
-    DEVICE u32 record_turn() const { return turns >> 1; }
+    DEVICE u32 record_turn() const { return turns >> 1 & 1; }
+    DEVICE u32 load_turn() const { return turns >> 2; }
+    // A CTA that takes several rows keeps two: one is loaded while the other is worked on.
+    DEVICE bool has_next(const RowParams& p) const { return ALONE && p.rows - row > simt::ctas(); }
+    DEVICE BlockScope next(const RowParams& p) const {
+        BlockScope then = *this;
+        then.row += simt::ctas();
+        then.turns += 4;
+        then.tile = simt::arena<Vec16>(CONTROL + 16 * p.resident * (then.load_turn() & 1), p.resident);
+        return then;
+    }
     DEVICE u32 thread() const { return simt::thread(); }
     DEVICE u32 part() const { return 0; }
     DEVICE u32 parts() const { return 1; }

@@ -94,25 +94,26 @@ inline void group_sync(u64 counter, u32 ctas, Where where) {
     give_way();
 }
 
-inline void copy_async(Cta& cta, Where where) {
-    Async& async = cta.async;
+inline void copy_async(Cta& cta, Async& async, Where where) {
     const u8* from = global_range(async.source, 0, async.count, 16, Access::read, where);
     std::memcpy(cta.arena + async.at, from, std::size_t{16} * async.count);
     launch->outcome->load_bytes += u64{16} * async.count;
     async.copied = true;
 }
 
-inline void load_async(u32 at, u32 slice, u64 base, u64 first, u32 count, Where where) {
-    Async& async = self->cta->async;
+inline void load_async(u32 at, u32 slice, u64 base, u64 first, u32 count, u32 turn, Where where) {
+    Async& async = self->cta->async[turn & 1];
     const u64 source = base + 16 * first;
     if (count > slice) past_slice(at, slice, count - 1, 16, where);
     check_arena(at, count, 16, where);
     if (count) global_range(base, first, count, 16, Access::read, where);
-    if (self->loads) {
-        fault("a second load_async: %s, at %s", Name().text, Place(where).text);
+    if (turn != self->loads || turn > self->waited + 1) {
+        fault("load_async out of turn: %s, turn %u after %u loads, of which %u were waited for, at %s",
+              Name().text, turn, self->loads, self->waited, Place(where).text);
     }
     ++self->loads;
     if (async.calls++ == 0) {
+        async.copied = false;
         async.at = at;
         async.count = count;
         async.source = source;
@@ -130,19 +131,25 @@ inline void load_async(u32 at, u32 slice, u64 base, u64 first, u32 count, Where 
         async.pending = true;
     }
     // The seed decides whether the copy ends at once or only when the CTA waits for it.
-    if (count && self->thread == 0 && launch->random.below(2)) copy_async(*self->cta, where);
+    if (count && self->thread == 0 && launch->random.below(2)) copy_async(*self->cta, async, where);
 }
 
-inline void wait_async(Where where) {
+inline void wait_async(u32 turn, bool ahead, Where where) {
     Cta& cta = *self->cta;
+    if (turn != self->waited || self->loads != turn + 1 + ahead) {
+        fault("wait_async out of turn: %s, turn %u after %u waits and %u loads, at %s", Name().text, turn,
+              self->waited, self->loads, Place(where).text);
+    }
+    ++self->waited;
     if (!last_to(cta.barrier, WAIT_CTA, launch->threads, "wait_async", where)) return;
-    Async& async = cta.async;
+    Async& async = cta.async[turn & 1];
     if (async.calls != launch->threads) {
         fault("wait_async after load_async by %u of the %u threads of CTA %u, at %s", async.calls,
               launch->threads, cta.index, Place(where).text);
     }
-    if (async.count && !async.copied) copy_async(cta, where);
+    if (async.count && !async.copied) copy_async(cta, async, where);
     async.pending = false;
+    async.calls = 0;
     complete(cta.barrier);
     wake(cta);
     give_way();

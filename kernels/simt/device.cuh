@@ -67,20 +67,23 @@ DEVICE void group_sync(Global<u32> counter, u32 ctas, Where = HERE) {
 }
 
 #if __CUDA_ARCH__ >= 900
-DEVICE u32 async_barrier() {
-    __shared__ alignas(8) u64 barrier;
-    return shared_address(&barrier);
+// Two loads may be on their way, each with its barrier.
+DEVICE u32 async_barrier(u32 turn) {
+    __shared__ alignas(8) u64 barriers[2];
+    return shared_address(&barriers) + 8 * (turn & 1);
 }
 #endif
 
-DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 count) {
+DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 count, u32 turn) {
 #if __CUDA_ARCH__ >= 900
     // One thread begins bulk copies, which the copy engine does; they complete on a barrier.
-    const u32 barrier = async_barrier();
+    const u32 barrier = async_barrier(turn);
     if (threadIdx.x == 0) {
         const u32 bytes = count * 16;
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\t"
-                     "fence.mbarrier_init.release.cluster;" ::"r"(barrier) : "memory");
+        if (turn < 2) {
+            asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\t"
+                         "fence.mbarrier_init.release.cluster;" ::"r"(barrier) : "memory");
+        }
         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::
                          "r"(barrier), "r"(bytes) : "memory");
         constexpr u32 PIECE = 4096;  // vectors per copy: several copies are in flight at once
@@ -98,21 +101,36 @@ DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 coun
                      "l"(from.address + 16 * (first + i))
                      : "memory");
     }
+    asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 
-DEVICE void wait_async(Where = HERE) {
+DEVICE void wait_async(u32 turn, [[maybe_unused]] bool ahead, Where = HERE) {
 #if __CUDA_ARCH__ >= 900
     __syncthreads();  // from here on the barrier is initialised
+    // Each barrier completes a phase at every second turn.
+    const u32 parity = turn / 2 & 1;
     u32 done = 0;
     while (!done) {
-        asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\n\t"
-                     "selp.u32 %0, 1, 0, p;\n\t}" : "=r"(done) : "r"(async_barrier()) : "memory");
+        asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+                     "selp.u32 %0, 1, 0, p;\n\t}"
+                     : "=r"(done) : "r"(async_barrier(turn)), "r"(parity) : "memory");
     }
 #else
-    asm volatile("cp.async.wait_all;" ::: "memory");
+    if (ahead) {
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+    } else {
+        asm volatile("cp.async.wait_all;" ::: "memory");
+    }
 #endif
     __syncthreads();
+}
+
+// The copy engine reads and writes shared memory by a proxy of its own.
+DEVICE void release_async() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
 }
 
 template <class R>

@@ -63,14 +63,33 @@ void late_write(const RowParams& params) {
 template <bool MENDED>
 void bulk_copy(const RowParams& params) {
     const Shared<Vec16> row = arena<Vec16>(0, 2 * THREADS);
-    load_async(row, Global<Vec16>(params.scores), 0, 2 * THREADS);
+    load_async(row, Global<Vec16>(params.scores), 0, 2 * THREADS, 0);
     if (MENDED) {
-        wait_async();
+        wait_async(0, false);
     } else {
         block_sync();
     }
     const Vec16 v = row.load(thread());
     Global<u32>(params.out).store(cta() * THREADS + thread(), v.word[0]);
+}
+
+template <bool MENDED>
+void three_loads(const RowParams& params) {
+    const auto begin = [&](u32 turn) {
+        const Shared<Vec16> tile = arena<Vec16>(16 * THREADS * (turn & 1), THREADS);
+        load_async(tile, Global<Vec16>(params.scores), 0, THREADS, turn);
+    };
+    begin(0);
+    begin(1);
+    if (MENDED) {
+        wait_async(0, true);
+        block_sync();
+    }
+    begin(2);
+    wait_async(1, MENDED);
+    if (MENDED) wait_async(2, false);
+    const u32 word = arena<u32>(0, THREADS).load(thread());
+    Global<u32>(params.out).store(cta() * THREADS + thread(), word);
 }
 
 template <bool MENDED>

@@ -102,10 +102,12 @@ DEVICE void cluster_sync(Where where = HERE) { host::cluster_sync(where); }
 DEVICE void group_sync(Global<u32> counter, u32 ctas, Where where = HERE) {
     host::group_sync(counter.address, ctas, where);
 }
-DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 count, Where where = HERE) {
-    host::load_async(to.at, to.count, from.address, first, count, where);
+DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 count, u32 turn,
+                       Where where = HERE) {
+    host::load_async(to.at, to.count, from.address, first, count, turn, where);
 }
-DEVICE void wait_async(Where where = HERE) { host::wait_async(where); }
+DEVICE void wait_async(u32 turn, bool ahead, Where where = HERE) { host::wait_async(turn, ahead, where); }
+DEVICE void release_async() {}
 
 // Collectives: the last lane to come does the work of all 32 at once, in the order of a GPU, so that the bits
 // are the same.

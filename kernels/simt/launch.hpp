@@ -58,7 +58,7 @@ inline void run_together(u32 first_cta, u32 count) {
             fiber.waits = nullptr;
             fiber.thread = t;
             fiber.lane = t % 32;
-            fiber.loads = 0;
+            fiber.loads = fiber.waited = 0;
             fiber.returned = false;
             prepare(fiber.context, stacks.low(std::size_t{c} * l.threads + t), Stacks::BYTES, begin);
         }

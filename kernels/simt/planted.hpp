@@ -19,6 +19,7 @@ constexpr Fault ALL[] = {
     FAULT("a vote for a warp barrier", "race", warp_barrier, 1, cluster)
     FAULT("a warp barrier for a CTA barrier", "race", late_write, 1, cluster)
     FAULT("bulk copy not waited for", "load_async before wait_async", bulk_copy, 1, cluster)
+    FAULT("three loads on their way", "load_async out of turn", three_loads, 1, cluster)
     FAULT("shared index past its slice", "shared index past its slice", shared_index, 1, cluster)
     FAULT("global index past its buffer", "global index past its buffer", global_index, 1, cluster)
     FAULT("write to what is read-only", "read-only buffer", read_only, 1, cluster)

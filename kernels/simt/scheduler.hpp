@@ -75,7 +75,7 @@ struct Fiber {
     Warp* warp = nullptr;
     const Barrier* waits = nullptr;
     u32 thread = 0, lane = 0;
-    u32 loads = 0;  // calls of load_async
+    u32 loads = 0, waited = 0;  // calls of load_async and wait_async
     bool returned = false;
 };
 
@@ -120,7 +120,7 @@ struct Cta {
     Cluster* cluster = nullptr;
     Group* group = nullptr;
     Barrier barrier;
-    Async async;
+    Async async[2];  // of an even and an odd turn
     RemoteUse remote_use;  // the latest access to this arena from another CTA
 };
 

@@ -72,10 +72,11 @@ class Shadow {
     }
 
     void touch_shared(const Cta& cta, u64 first, u64 size, Access access, Where where) {
-        const Async& async = cta.async;
-        if (async.pending && first < async.at + u64{16} * async.count && async.at < first + size) {
-            fault("destination of load_async before wait_async: %s %s shared byte %llu of CTA %u, at %s",
-                  Name().text, past_tense(access), first, cta.index, Place(where).text);
+        for (const Async& async : cta.async) {
+            if (async.pending && first < async.at + u64{16} * async.count && async.at < first + size) {
+                fault("destination of load_async before wait_async: %s %s shared byte %llu of CTA %u, at %s",
+                      Name().text, past_tense(access), first, cta.index, Place(where).text);
+            }
         }
         const Touch now = touch_of(where);
         for (u64 at = first; at < first + size; at = (at | 1) + 1) {
@@ -95,11 +96,12 @@ class Shadow {
     }
 
     void touch_global(u64 address, u64 size, Access access, Where where) {
-        const Async& async = self->cta->async;
-        if (async.pending && access != Access::read && address < async.source + u64{16} * async.count &&
-            async.source < address + size) {
-            fault("source of load_async before wait_async: %s %s what CTA %u loads, at %s", Name().text,
-                  past_tense(access), self->cta->index, Place(where).text);
+        for (const Async& async : self->cta->async) {
+            if (async.pending && access != Access::read && address < async.source + u64{16} * async.count &&
+                async.source < address + size) {
+                fault("source of load_async before wait_async: %s %s what CTA %u loads, at %s", Name().text,
+                      past_tense(access), self->cta->index, Place(where).text);
+            }
         }
         std::size_t r = 0;
         while (address - regions[r].first >= regions[r].end - regions[r].first) ++r;

@@ -37,6 +37,9 @@ pub(super) struct Choice {
     pub ctas: u32,
     pub per_cta: u64,
     pub groups: u32,
+    /// CTAs of the block scope that take all rows, one after the other: each loads its next row while it
+    /// works on this one. 0 if each row has its own.
+    pub in_turns: u32,
     pub why: &'static str,
 }
 
@@ -61,16 +64,25 @@ impl Choice {
 
 /// The narrowest scope that holds a whole row, or `None` if only the split scope is left.
 fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choice> {
-    let Problem { cols, family, .. } = *problem;
+    let Problem { rows, cols, family, .. } = *problem;
     let choice = |scope, threads, ctas: u32, why| {
         let per_cta = vectors.div_ceil(ctas.into());
-        Some(Choice { scope, threads, ctas, per_cta, groups: 1, why })
+        Some(Choice { scope, threads, ctas, per_cta, groups: 1, in_turns: 0, why })
     };
     let warp_bytes = u64::from(WARPS) * (u64::from(WARP_CONTROL_BYTES) + 16 * vectors);
     if cols <= WARP_COLS && warp_bytes <= u64::from(shared_bytes(arch, 1)) {
         return choice(Scope::Warp, 32 * WARPS, 1, "a short row keeps one warp busy");
     }
     let most = |scope, threads| resident_ctas(family, scope, threads, arch.sm);
+    for (threads, per_sm) in IN_TURNS {
+        let per_sm = per_sm.min(most(Scope::Block, threads));
+        let in_turns = arch.sm_count * per_sm;
+        if rows >= 2 * u64::from(in_turns) && 2 * vectors <= row_vectors(arch, Scope::Block, per_sm) {
+            let why = "each CTA takes one row after the other, and loads the next one while it works";
+            let choice = choice(Scope::Block, threads, 1, why)?;
+            return Some(Choice { in_turns, ..choice });
+        }
+    }
     if vectors <= row_vectors(arch, Scope::Block, FEW_THREADS_CTAS_PER_SM) {
         let why = "CTAs of few threads: twice as many rows share an SM and overlap their phases";
         return choice(Scope::Block, FEW_THREADS, 1, why);
@@ -122,6 +134,7 @@ fn few_in_a_cluster(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choi
         ctas,
         per_cta,
         groups: 1,
+        in_turns: 0,
         why,
     })
 }
@@ -140,6 +153,7 @@ fn split(problem: &Problem, arch: &Arch, vectors: u64, why: &'static str) -> Cho
         ctas: ctas as u32,
         per_cta: vectors.div_ceil(ctas).min(most),
         groups: groups as u32,
+        in_turns: 0,
         why,
     }
 }

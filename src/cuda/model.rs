@@ -158,7 +158,7 @@ fn predict(plan: &Plan, machine: &Machine, path: &'static str, costs: &Costs) ->
         bytes,
         issue: issue / EFFICIENCY,
         issue_alone: issue / alone,
-        latency: ENDS + waits.iter().zip(WAIT).map(|(count, each)| count * each).sum::<f64>(),
+        waits: waits.iter().zip(WAIT).map(|(count, each)| count * each).sum(),
         together: scope == Scope::Split && groups == 1,
     };
     let at_once = match scope {
@@ -169,22 +169,31 @@ fn predict(plan: &Plan, machine: &Machine, path: &'static str, costs: &Costs) ->
     let turns = if scope == Scope::Split { problem.rows.div_ceil(groups.into()) as f64 } else { 1.0 };
     let (full, rest) = (grid / at_once.max(1), grid % at_once.max(1));
     let wave = |running: u32| phases.wave(machine, plan.arch.sm_count, running);
-    let (of_full, of_rest) = (wave(at_once.min(grid)), wave(rest));
-    let total = |full_wave: f64, rest_wave: f64| LAUNCH + turns * (f64::from(full) * full_wave + rest_wave);
-    let (fastest, slowest) = (total(of_full.fast, of_rest.fast), total(of_full.slow, of_rest.slow));
+    let all = if plan.launch.loads_ahead(problem.rows) {
+        phases.in_turns(machine, plan.arch.sm_count, grid, problem.rows)
+    } else {
+        let (of_full, of_rest) = (wave(at_once.min(grid)), wave(rest));
+        let total = |full_wave: f64, rest_wave: f64| turns * (f64::from(full) * full_wave + rest_wave);
+        Wave {
+            fast: total(of_full.fast, of_rest.fast),
+            slow: total(of_full.slow, of_rest.slow),
+            bound: if full > 0 { of_full.bound } else { of_rest.bound },
+        }
+    };
+    let (fastest, slowest, bound) = (LAUNCH + all.fast, LAUNCH + all.slow, all.bound);
     let copy = problem.rows as f64 * problem.cols as f64 * moves * problem.dtype.size_bytes() as f64
         / machine.bandwidth;
-    let bound = if full > 0 { of_full.bound } else { of_rest.bound };
     Some(Prediction { path, seconds: (fastest * slowest).sqrt(), fastest, slowest, copy, bound })
 }
 
-/// What one CTA does.
+/// What one CTA does with a row, or its part of one.
 struct Phases {
     bytes: f64,
     /// Seconds of issue on a busy SM, and for this CTA alone.
     issue: f64,
     issue_alone: f64,
-    latency: f64,
+    /// Seconds of its barriers and collectives.
+    waits: f64,
     /// All CTAs of the grid do the same at the same time.
     together: bool,
 }
@@ -202,21 +211,40 @@ impl Phases {
             return Wave { fast: 0.0, slow: 0.0, bound: Bound::Latency };
         }
         let per_sm = running.div_ceil(sms);
-        let sharing = f64::from(running) / f64::from(per_sm);
-        // As one of the SMs that share the memory, and as fast as one SM can draw.
-        let drawn = self.bytes * f64::from(sms) / machine.bandwidth / DRAW;
-        let memory = (self.bytes * sharing / machine.bandwidth).max(drawn);
+        let (memory, drawn) = self.memory(machine, sms, running);
         let first = if self.together { memory } else { drawn };
+        let serial = ENDS + first + self.issue_alone + self.waits;
+        let (fast, bound) = self.bounds(per_sm, memory, serial);
+        let think = ENDS + self.waits + self.issue_alone - self.issue;
+        Wave { fast, slow: cycle(per_sm, [memory, self.issue], think).max(fast), bound }
+    }
+
+    /// CTAs that take `rows` in turn. A row is loaded beside the work on the one before it: for the memory
+    /// there are twice as many rows.
+    fn in_turns(&self, machine: &Machine, sms: u32, running: u32, rows: u64) -> Wave {
+        let per_sm = running.div_ceil(sms);
+        let (memory, drawn) = self.memory(machine, sms, running);
+        let (fast, bound) = self.bounds(per_sm, memory, self.issue_alone + self.waits);
+        let think = self.waits + self.issue_alone - self.issue;
+        let loading = cycle(2 * per_sm, [memory, self.issue], think) / 2.0;
+        let slow = cycle(per_sm, [0.0, self.issue], think).max(loading).max(fast);
+        let turns = rows as f64 / f64::from(running);
+        Wave { fast: ENDS + drawn + turns * fast, slow: ENDS + drawn + turns.ceil() * slow, bound }
+    }
+
+    /// Seconds for the bytes of a CTA: as one of the SMs that share the memory, and as fast as one SM can draw.
+    fn memory(&self, machine: &Machine, sms: u32, running: u32) -> (f64, f64) {
+        let sharing = f64::from(running) / f64::from(running.div_ceil(sms));
+        let drawn = self.bytes * f64::from(sms) / machine.bandwidth / DRAW;
+        ((self.bytes * sharing / machine.bandwidth).max(drawn), drawn)
+    }
+
+    /// What bounds the CTAs of an SM if their phases fit into each other.
+    fn bounds(&self, per_sm: u32, memory: f64, serial: f64) -> (f64, Bound) {
         let count = f64::from(per_sm);
-        let serial = first + self.issue_alone + self.latency;
         let bounds =
             [(count * memory, Bound::Memory), (count * self.issue, Bound::Issue), (serial, Bound::Latency)];
-        let (fast, bound) = bounds.into_iter().fold((0.0, Bound::Latency), |most, of| match of.0 > most.0 {
-            true => of,
-            false => most,
-        });
-        let think = self.latency + self.issue_alone - self.issue;
-        Wave { fast, slow: cycle(per_sm, [memory, self.issue], think).max(fast), bound }
+        bounds.into_iter().fold((0.0, Bound::Latency), |most, of| if of.0 > most.0 { of } else { most })
     }
 }
 

@@ -54,6 +54,12 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// Whether the CTAs of the block scope take `rows` one after the other: each has room for two, and loads
+    /// the next one while it works on this one.
+    pub fn loads_ahead(&self, rows: u64) -> bool {
+        self.variant.scope() == Scope::Block && u64::from(self.grid) < rows
+    }
+
     /// CTAs of a cluster; 1 in the scopes without clusters.
     pub fn cluster_ctas(&self) -> u32 {
         if self.variant.scope() == Scope::Cluster { self.ctas } else { 1 }
@@ -71,15 +77,18 @@ impl Plan {
         let per_vector = 16 / dtype.size_bytes() as u64;
         // The row may begin anywhere between two 16-byte boundaries.
         let vectors = (cols + per_vector - 1).div_ceil(per_vector);
-        let Choice { scope, threads, ctas, per_cta, groups, why } = Choice::of(problem, arch, vectors);
+        let Choice { scope, threads, ctas, per_cta, groups, in_turns, why } =
+            Choice::of(problem, arch, vectors);
         let variant = Variant::of(family, dtype).find(|v| (v.scope(), v.threads()) == (scope, threads));
         let Some(variant) = variant else {
             return Err(refused(problem, format!("no kernel for {dtype} in {}", family.name())));
         };
         let resident = per_cta as u32;
-        let part_bytes = control_bytes(scope, threads) + 16 * resident;
+        let tiles = if in_turns > 0 { 2 } else { 1 };
+        let part_bytes = control_bytes(scope, threads) + tiles * 16 * resident;
         let (shared_bytes, grid) = match variant.scope() {
             Scope::Warp => (WARPS * part_bytes, rows.div_ceil(WARPS.into())),
+            Scope::Block if in_turns > 0 => (part_bytes, in_turns.into()),
             Scope::Block | Scope::Cluster => (part_bytes, rows * u64::from(ctas)),
             Scope::Split => (part_bytes, u64::from(groups * ctas)),
         };
@@ -206,6 +215,9 @@ impl fmt::Display for Plan {
         )?;
         let (whom, of) = match variant.scope() {
             Scope::Warp => (format!("one warp per row, {WARPS} in a CTA"), "warp"),
+            Scope::Block if self.launch.loads_ahead(rows) => {
+                (format!("CTAs of {threads} threads take the rows in turn, and have room for two"), "CTA")
+            }
             Scope::Block => (format!("one CTA of {threads} threads per row"), "CTA"),
             Scope::Cluster => (format!("a cluster of {ctas} CTAs of {threads} threads per row"), "CTA"),
             Scope::Split => {

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 use bytemuck::Zeroable;
 
 /// Bytes per CTA that `kernels/wrappers.cu` needs.
-const SHARED_BYTES: u32 = 2048;
+const SHARED_BYTES: u32 = 4096;
 const WORKSPACE_BYTES: u64 = 4096;
 
 impl Engine {

@@ -141,6 +141,9 @@ pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
         (Scope::Split, part(Scope::Split, 40, 8, 1), vec![1025]),
         // A part of the row does not stay on chip.
         (Scope::Split, part(Scope::Split, 20, 3, 1), vec![1300]),
+        // The CTAs of one SM take all rows in turn, and have room for two.
+        (Scope::Block, shared(part(Scope::Block, 640, 1, 1), 6), vec![1027, 1200]),
+        (Scope::Block, shared(part(Scope::Block, 640, 1, 1), 3), vec![1200, 1031]),
     ]
 }
 
@@ -151,6 +154,6 @@ pub fn one_of_each(size: usize) -> Vec<(Scope, Arch, usize)> {
         0 => (scope, arch, 37),
         _ => (scope, arch, widths[0]),
     };
-    let few = |(i, _): &(usize, _)| [0, 1, 4, 6, 9, 10].contains(i);
+    let few = |(i, _): &(usize, _)| [0, 1, 4, 6, 9, 10, 11].contains(i);
     shapes.filter(few).map(short).collect()
 }

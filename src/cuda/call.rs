@@ -47,12 +47,15 @@ pub struct DeviceOutput {
     pub dtype: DType,
     /// Elements from the begin of one row to the begin of the next, at least the columns of the scores.
     pub stride: u64,
+    /// Nobody reads the probabilities soon. They then leave the L2 cache before other data. By default they
+    /// stay for the kernel that comes next.
+    pub streamed: bool,
 }
 
 impl DeviceOutput {
     /// Probabilities at `address`, whose rows begin `stride` elements apart.
     pub fn new(address: u64, dtype: DType, stride: u64) -> DeviceOutput {
-        DeviceOutput { address, dtype, stride }
+        DeviceOutput { address, dtype, stride, streamed: false }
     }
 }
 
@@ -262,7 +265,8 @@ impl<'a> Call<'a> {
     /// allowed.
     fn check_overlaps(&self, spans: &[Span]) -> Result<()> {
         let DeviceRows { address, dtype, rows, cols, stride, .. } = self.scores;
-        let in_place = self.out == Some(DeviceOutput { address, dtype, stride });
+        let in_place =
+            self.out.is_some_and(|out| (out.address, out.dtype, out.stride) == (address, dtype, stride));
         for (i, a) in spans.iter().enumerate() {
             for b in &spans[i + 1..] {
                 let apart = a.address + a.bytes <= b.address || b.address + b.bytes <= a.address;
@@ -325,6 +329,8 @@ impl<'a> Call<'a> {
             exceeding,
             excess: f64::from(exceeding).ln() - resolve,
             sums: u32::from(self.report.is_some() && self.sums),
+            out_streamed: u32::from(self.out.is_some_and(|out| out.streamed)),
+            reserved: 0,
         })
     }
 }

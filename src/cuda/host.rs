@@ -125,11 +125,8 @@ impl Engine {
                     stride: stride as u64,
                     lens: batch.lens.as_ref().map(DeviceMemory::address),
                 },
-                out: batch.out.as_ref().map(|out| DeviceOutput {
-                    address: out.address(),
-                    dtype: DType::F32,
-                    stride: stride as u64,
-                }),
+                out: (batch.out.as_ref())
+                    .map(|out| DeviceOutput::new(out.address(), DType::F32, stride as u64)),
                 beta: Beta::Rescaling(rescaling),
                 positions: batch.positions.as_ref().map(DeviceMemory::address),
                 resolve: (measure.resolve != 0.0).then_some(measure.resolve),

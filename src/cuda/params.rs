@@ -97,6 +97,10 @@ pub struct RowParams {
     pub exceeding: u32,
     /// 1: the report has Z and the gap-weighted Z.
     pub sums: u32,
+    /// 1: nobody reads the probabilities soon.
+    pub out_streamed: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// The gap and the rank where a ratio is attained, as a kernel reports them.

@@ -47,7 +47,7 @@ struct RowParams {
     // resident: 16-byte vectors of the row that each CTA (warp scope: each warp) keeps in shared memory.
     // Every pass reads the others again.
     u32 ctas, resident;
-    // groups: rows that are worked on at once in the split scope. out_f32: probabilities as f32, else in the
+    // groups: rows that are worked on at once; a scope takes one behind the other. out_f32: probabilities as f32, else in the
     // dtype of the scores.
     u32 groups, out_f32;
     u32 rule, law;
@@ -56,6 +56,8 @@ struct RowParams {
     // exceeding: the smallest count whose logarithm exceeds the resolve. sums: the report has Z and the
     // gap-weighted Z.
     u32 exceeding, sums;
+    // out_streamed: nobody reads the probabilities soon.
+    u32 out_streamed, reserved;
 };
 
 struct Contact {
@@ -75,5 +77,5 @@ struct RowReport {
     double beta, sum, gap_sum;
 };
 
-static_assert(sizeof(RowParams) == 168, "twin of src/cuda/params.rs");
+static_assert(sizeof(RowParams) == 176, "twin of src/cuda/params.rs");
 static_assert(sizeof(RowReport) == 72, "twin of src/cuda/params.rs");

@@ -8,39 +8,52 @@
 template <class T, class Out, class Scope, class F>
 DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
                          F value) {
-    constexpr u32 V = T::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / Out::PER_VECTOR;
+    constexpr u32 V = T::PER_VECTOR, W = Out::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / W;
     const u64 out = p.out + static_cast<u64>(scope.row) * p.out_stride * SIZE;
-    const u64 base = out - row.phase * SIZE;
-    u32 begin, end;
-    row.full(row.count, begin, end);
-    if (base % 16 != 0) begin = end = 0;
-    row.for_vectors(scope, PASS_WRITE, begin, end, [&](const float(&s)[V], u32 v, bool on_chip) {
-#pragma unroll
-        for (u32 piece = 0; piece < PIECES; ++piece) {
-            const u32 at = piece * Out::PER_VECTOR;
-            Global<Vec16>(base).store(static_cast<u64>(v) * PIECES + piece,
-                                      pack<Out>([&](u32 j) { return value(s[at + j], on_chip); }));
-        }
-    });
-    // The ends of the row; all of it if the output is aligned otherwise than the scores.
-    const auto elements = [&](u32 from, u32 to) {
-#pragma unroll 1
-        for (u32 i = row.own(scope, from); i < to; i += Scope::THREADS) {
-#pragma unroll 1
-            for (u32 j = 0; j < V; ++j) {
-                const u32 c = row.column(row.first + i, j);
-                if (c < row.cols) {
-                    const bool on_chip = row.is_resident(row.first + i);
-                    const auto of = [&] { return Out::bits(value(row.score(i, j), on_chip)); };
-                    Global<typename Out::Bits>(out).store(c, c < row.len ? of() : 0);
-                }
-            }
-        }
+    const simt::Streamed how(p.out_streamed);
+    const auto store = [&](u32 ahead, u64 i, const Vec16& v) {
+        Global<Vec16>(out - ahead * SIZE).store(i, v, how);
     };
+    const auto at = [&](u32 column) {
+        const u32 element = column + row.phase - row.first * V;
+        return value(row.score(element / V, element % V), row.is_resident(row.first + element / V));
+    };
+    // The columns of this part; `begin` to `stop` of them in full vectors.
+    const u32 from = row.first > 0 ? row.first * V - row.phase : 0;
+    u32 to = row.count > 0 ? (row.first + row.count) * V - row.phase : from;
+    if (to > row.cols) to = row.cols;
+    u32 begin, stop;
+    if ((out - row.phase * SIZE) % 16 == 0) {
+        row.full(row.count, begin, stop);
+        row.for_vectors(scope, PASS_WRITE, begin, stop, [&](const float(&s)[V], u32 v, bool on_chip) {
+#pragma unroll
+            for (u32 piece = 0; piece < PIECES; ++piece) {
+                store(row.phase, static_cast<u64>(v) * PIECES + piece,
+                      pack<Out>([&](u32 j) { return value(s[piece * W + j], on_chip); }));
+            }
+        });
+        begin = (row.first + begin) * V - row.phase;
+        stop = (row.first + stop) * V - row.phase;
+    } else {
+        // A vector of the output has scores of two vectors.
+        const u32 ahead = static_cast<u32>(out % 16) / SIZE, seen = to < row.len ? to : row.len;
+        begin = (from + ahead + W - 1) / W;
+        stop = (seen + ahead) / W;
+        if (stop < begin) stop = begin;
 #pragma unroll 1
-    for (u32 from = 0, to = begin;; from = end, to = row.count) {
-        elements(from, to);
-        if (to == row.count) break;
+        for (u32 i = begin + scope.thread(); i < stop; i += Scope::THREADS) {
+            store(ahead, i, pack<Out>([&](u32 j) { return at(i * W + j - ahead); }));
+        }
+        begin = begin * W - ahead;
+        stop = stop * W - ahead;
+    }
+    if (!(begin < stop)) begin = stop = from;
+    // The columns in front of these and behind them.
+    const u32 front = begin - from, others = front + (to - stop);
+#pragma unroll 1
+    for (u32 k = scope.thread(); k < others; k += Scope::THREADS) {
+        const u32 column = k < front ? from + k : stop + (k - front);
+        Global<typename Out::Bits>(out).store(column, column < row.len ? Out::bits(at(column)) : 0);
     }
 }
 
@@ -53,6 +66,7 @@ DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T,
     const double inverse = z > 0.0 ? simt::div_rn(1.0 / one, z) : 0.0;
     const float factor = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(inverse);
     float gap;  // which a weight comes with
+    if (Scope::THREADS == 32) scope.sync();  // weights on chip were written by other lanes
     const auto write = [&](auto weight, auto as) {
         const auto value = [&](float s, bool on_chip) {
             const float w = KEPT && on_chip ? s : weight(s);

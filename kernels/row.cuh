@@ -101,7 +101,11 @@ struct RowTile {
         const u32 body = end - begin;
         if constexpr (Scope::ASYNC) {
             if (scope.load_turn() == 0) begin_load(0);
-            if (scope.has_next(p)) RowTile(p, scope.next(p)).begin_load(scope.load_turn() + 1);
+            if (scope.has_next(p)) {
+                Scope next = scope;
+                next.advance(p);
+                RowTile(p, next).begin_load(next.load_turn());
+            }
         } else {
             const Global<Vec16> vectors = this->vectors();
             // Four loads in flight per thread: 32 KB in a CTA of 512 threads, which has its SM for itself.

@@ -15,8 +15,9 @@
 //                                                    .load(i) .store(i, v)
 //               .cast<U>(first, count)               a slice of a slice, of another type
 //   Global<T>(address)                               device memory; i has 64 bits
-//               .load(i) .store(i, v) .add(i, v)     a Vec16 does not stay in the caches
+//               .load(i) .store(i, v) .add(i, v)     a Vec16 that is loaded does not stay in the caches
 //               .reload(i)                           the same load, for data that will be read again
+//               .store(i, v, Streamed(b))            of a Vec16; if b, nobody reads it soon
 //   load_async(Shared<Vec16>, Global<Vec16>, first, count, turn)
 //                                                    begins load number `turn` of a CTA, from 0 on; all its
 //                                                    threads call it; at most two loads are on their way

@@ -107,31 +107,30 @@ DEVICE void measure_warp(const RowParams& p) {
     WarpScope<THREADS / 32> scope(p);
     if (scope.row < p.rows) measure_row<OUT, T>(p, scope);
 }
-template <bool OUT, class T, u32 THREADS>
-DEVICE void measure_block(const RowParams& p) {
-    BlockScope<THREADS> scope(p);
+// One row after the other, each loaded where the one before it was, or the one before that.
+template <bool OUT, class T, class Scope>
+DEVICE void measure_rows(const RowParams& p, Scope scope) {
     for (;;) {
         measure_row<OUT, T>(p, scope);
         if (!scope.has_next(p)) break;
-        simt::release_async();
-        scope.sync();  // the row after the next one is loaded over this one
-        scope = scope.next(p);
+        if (Scope::ASYNC) simt::release_async();
+        scope.sync();
+        scope.advance(p);
     }
+}
+template <bool OUT, class T, u32 THREADS>
+DEVICE void measure_block(const RowParams& p) {
+    measure_rows<OUT, T>(p, BlockScope<THREADS>(p));
 }
 #if SIMT_CLUSTERS
 template <bool OUT, class T, u32 THREADS>
 DEVICE void measure_cluster(const RowParams& p) {
-    ClusterScope<THREADS> scope(p);
-    measure_row<OUT, T>(p, scope);
+    measure_rows<OUT, T>(p, ClusterScope<THREADS>(p));
 }
 #endif
 template <bool OUT, class T, u32 THREADS>
 DEVICE void measure_split(const RowParams& p) {
-    SplitScope<THREADS> scope(p);
-    for (; scope.row < p.rows; scope.row += p.groups) {
-        measure_row<OUT, T>(p, scope);
-        scope.sync();  // the next row is loaded over this one
-    }
+    measure_rows<OUT, T>(p, SplitScope<THREADS>(p));
 }
 
 // One kernel of a family, from its row of variants.def. CTAs that share an SM hide each other's loads behind

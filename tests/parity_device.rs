@@ -212,7 +212,7 @@ fn memory_is_read_once_and_written_once() {
             );
             if scope != Scope::Split {
                 assert_eq!((done.load_bytes, done.store_bytes), (bytes, bytes), "{traffic}");
-                assert_eq!(plan.launch().loads_ahead(count), index == 6, "{plan}");
+                assert_eq!(plan.launch().loads_ahead(count), index >= 6, "{plan}");
             } else {
                 // The split scope also counts in its workspace, and that traffic does not grow with the row.
                 assert!(done.load_bytes >= bytes && done.store_bytes >= bytes, "{traffic}");

@@ -61,7 +61,7 @@ fn params_are_twins() {
     let text = kernels("params.cuh");
     let ours = rust_fields!(RowParams: scores, out, lens, betas, positions, report, betas_out, workspace,
         score_stride, out_stride, p, resolve, excess, rows, cols, ctas, resident, groups, out_f32, rule, law,
-        top_k, both, exceeding, sums);
+        top_k, both, exceeding, sums, out_streamed, reserved);
     assert_twins(&text, "RowParams", size_of::<RowParams>(), ours);
     assert_twins(&text, "Contact", size_of::<Contact>(), rust_fields!(Contact: gap, rank));
     let ours = rust_fields!(RowReport: max, second, len, ties, argmax, poisoned, critical, resolved, kth_gap,
@@ -195,6 +195,16 @@ fn every_plan_is_within_the_limits_of_its_part() {
                                     let two = 2 * 16 * plan.launch().resident;
                                     assert_eq!(shared, params::BLOCK_CONTROL_BYTES + two, "{text}");
                                     (arch.sm_count * per_sm).into()
+                                }
+                                Scope::Cluster if plan.launch().loads_ahead(rows) => {
+                                    let (groups, ctas) = (plan.launch().groups, plan.launch().ctas);
+                                    let resident = plan.launch().resident;
+                                    let control = params::CLUSTER_CONTROL_BYTES;
+                                    assert_eq!(shared, control + 2 * 16 * resident, "{text}");
+                                    let most = arch.sm_count * per_sm / ctas;
+                                    // A GPC of 16 SMs may have no place for another cluster.
+                                    assert!(groups <= most && groups + 9 > most, "{text}");
+                                    u64::from(groups * ctas)
                                 }
                                 Scope::Block => rows,
                                 Scope::Cluster => {

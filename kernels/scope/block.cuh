@@ -12,8 +12,6 @@ struct BlockScope {
     // ESTIMATES: it is cheaper to count the threads' own tops first than to count more gaps of the row.
     // SHARES: parts rank candidates together. A barrier of all CTAs of a split row costs more than it saves.
     static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM, SHARES = false;
-    // Whether it is the scope itself, whose CTAs take one row after the other.
-    static constexpr bool ALONE = CONTROL == BLOCK_CONTROL_BYTES;
     // The arena: folds of the warps, for two turns; the best ratio; counts; the list.
     static constexpr u32 FOLD_WORDS = 2 * WARPS * RECORD_WORDS;
     static constexpr u32 USED = 4 * (FOLD_WORDS + RECORD_WORDS + BINS + CANDIDATES + 2 * SPARE);
@@ -35,14 +33,13 @@ struct BlockScope {
     DEVICE u32 fold_turn() const { return turns & 1; }
     DEVICE u32 record_turn() const { return turns >> 1 & 1; }
     DEVICE u32 load_turn() const { return turns >> 2; }
-    // A CTA that takes several rows keeps two: one is loaded while the other is worked on.
-    DEVICE bool has_next(const RowParams& p) const { return ALONE && p.rows - row > simt::ctas(); }
-    DEVICE BlockScope next(const RowParams& p) const {
-        BlockScope then = *this;
-        then.row += simt::ctas();
-        then.turns += 4;
-        then.tile = simt::arena<Vec16>(CONTROL + 16 * p.resident * (then.load_turn() & 1), p.resident);
-        return then;
+    // A CTA that takes several rows, and is not of a split row, keeps two: one is loaded while the other is
+    // worked on.
+    DEVICE bool has_next(const RowParams& p) const { return p.rows - row > p.groups; }
+    DEVICE void advance(const RowParams& p) {
+        row += p.groups;
+        turns += 4;
+        tile = simt::arena<Vec16>(CONTROL + 16 * p.resident * (load_turn() & 1), p.resident);
     }
     DEVICE u32 thread() const { return simt::thread(); }
     DEVICE u32 part() const { return 0; }

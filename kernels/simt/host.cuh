@@ -72,6 +72,10 @@ DEVICE Shared<T> arena(u32 offset, u32 count, Where where = HERE) {
     return Shared<T>{offset, count};
 }
 
+struct Streamed {
+    DEVICE explicit Streamed(bool) {}
+};
+
 template <class T>
 struct Global {
     static_assert(host::plain<T>(), "1, 2, 4, 8 or 16 bytes of plain data");
@@ -86,6 +90,7 @@ struct Global {
         host::launch->outcome->store_bytes += sizeof(T);
         host::write(host::global_slot(address, i, sizeof(T), host::Access::write, where), value);
     }
+    DEVICE void store(u64 i, T value, Streamed, Where where = HERE) const { store(i, value, where); }
     DEVICE void add(u64 i, T value, Where where = HERE) const {
         static_assert(host::countable<T>(), "4 or 8 byte integers only");
         host::launch->outcome->load_bytes += sizeof(T);

@@ -4,7 +4,7 @@ use super::arch::Arch;
 use super::ladder::*;
 use super::params::*;
 use super::problem::Problem;
-use super::variants::Scope;
+use super::variants::{Family, Scope};
 
 /// Bytes of dynamic shared memory that each CTA can have when `ctas` of them share an SM.
 pub(super) fn shared_bytes(arch: &Arch, ctas: u32) -> u32 {
@@ -36,10 +36,8 @@ pub(super) struct Choice {
     pub threads: u32,
     pub ctas: u32,
     pub per_cta: u64,
+    /// Rows that are worked on at the same time.
     pub groups: u32,
-    /// CTAs of the block scope that take all rows, one after the other: each loads its next row while it
-    /// works on this one. 0 if each row has its own.
-    pub in_turns: u32,
     pub why: &'static str,
 }
 
@@ -67,21 +65,24 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
     let Problem { rows, cols, family, .. } = *problem;
     let choice = |scope, threads, ctas: u32, why| {
         let per_cta = vectors.div_ceil(ctas.into());
-        Some(Choice { scope, threads, ctas, per_cta, groups: 1, in_turns: 0, why })
+        Some(Choice { scope, threads, ctas, per_cta, groups: rows as u32, why })
     };
     let warp_bytes = u64::from(WARPS) * (u64::from(WARP_CONTROL_BYTES) + 16 * vectors);
     if cols <= WARP_COLS && warp_bytes <= u64::from(shared_bytes(arch, 1)) {
         return choice(Scope::Warp, 32 * WARPS, 1, "a short row keeps one warp busy");
     }
     let most = |scope, threads| resident_ctas(family, scope, threads, arch.sm);
-    for (threads, per_sm) in IN_TURNS {
-        let per_sm = per_sm.min(most(Scope::Block, threads));
-        let in_turns = arch.sm_count * per_sm;
-        if rows >= 2 * u64::from(in_turns) && 2 * vectors <= row_vectors(arch, Scope::Block, per_sm) {
-            let why = "each CTA takes one row after the other, and loads the next one while it works";
-            let choice = choice(Scope::Block, threads, 1, why)?;
-            return Some(Choice { in_turns, ..choice });
-        }
+    let in_turns = |scope, threads, per_sm: u32, ctas: u32| {
+        let per_sm = per_sm.min(most(scope, threads));
+        let groups = groups_at_once(arch, per_sm, ctas);
+        let fits = 2 * vectors.div_ceil(ctas.into()) <= row_vectors(arch, scope, per_sm);
+        let why = "rows are taken in turn, and the next one is loaded beside the work on this one";
+        let choice = choice(scope, threads, ctas, why)?;
+        (fits && rows >= 2 * u64::from(groups)).then_some(Choice { groups, ..choice })
+    };
+    let blocks = IN_TURNS.iter().find_map(|&(threads, per_sm)| in_turns(Scope::Block, threads, per_sm, 1));
+    if blocks.is_some() {
+        return blocks;
     }
     if vectors <= row_vectors(arch, Scope::Block, FEW_THREADS_CTAS_PER_SM) {
         let why = "CTAs of few threads: twice as many rows share an SM and overlap their phases";
@@ -100,6 +101,13 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
         let fits = vectors <= row_vectors(arch, Scope::Block, 1);
         return if fits { choice(Scope::Block, MANY_THREADS, 1, why) } else { None };
     }
+    if family == Family::CriticalSoftmax {
+        let sizes = CLUSTERS_IN_TURNS.into_iter().filter(|&ctas| ctas <= arch.max_cluster);
+        let clusters = sizes.map(|ctas| in_turns(Scope::Cluster, THREADS, BLOCK_CTAS_PER_SM, ctas));
+        if let Some(choice) = clusters.flatten().next() {
+            return Some(choice);
+        }
+    }
     let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
     let (per_sm, ctas) = sizes.find(|&(per_sm, ctas)| {
         ctas <= arch.max_cluster
@@ -112,6 +120,17 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
             let why = "the smallest cluster whose CTAs still share their SM with others";
             choice(Scope::Cluster, THREADS, ctas, why)
         }
+    }
+}
+
+/// Clusters of so many CTAs, or single CTAs, that surely run at once where `per_sm` CTAs share an SM. Where a
+/// GPU runs fewer clusters, the launch makes them fewer.
+fn groups_at_once(arch: &Arch, per_sm: u32, ctas: u32) -> u32 {
+    let of_part = |sms: u32| sms * per_sm / ctas;
+    match arch.sm_count / SMS_OF_A_GPC {
+        0 => of_part(arch.sm_count).max(1),
+        _ if ctas == 1 => of_part(arch.sm_count),
+        gpcs => (gpcs * of_part(SMS_OF_A_GPC)).max(1),
     }
 }
 
@@ -133,8 +152,7 @@ fn few_in_a_cluster(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choi
         threads: MANY_THREADS,
         ctas,
         per_cta,
-        groups: 1,
-        in_turns: 0,
+        groups: problem.rows as u32,
         why,
     })
 }
@@ -153,7 +171,6 @@ fn split(problem: &Problem, arch: &Arch, vectors: u64, why: &'static str) -> Cho
         ctas: ctas as u32,
         per_cta: vectors.div_ceil(ctas).min(most),
         groups: groups as u32,
-        in_turns: 0,
         why,
     }
 }

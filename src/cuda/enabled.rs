@@ -242,6 +242,6 @@ fn max_cluster(loader: &Loader, arch: &Arch) -> Result<u32> {
     let Some(empty) = loader.empty() else { return Ok(8) };
     set_up(&empty, "an empty kernel", true, arch)?;
     let shared_bytes = arch.shared_per_block_bytes - super::ladder::STATIC_BYTES;
-    let fits = |&ctas: &u32| launch_cuda::cluster_fits(&empty, ctas, 256, shared_bytes);
+    let fits = |&ctas: &u32| launch_cuda::clusters_at_once(&empty, ctas, 256, shared_bytes) > 0;
     Ok([16, 8, 4, 2].into_iter().find(fits).unwrap_or(1))
 }

@@ -122,13 +122,19 @@ pub(super) unsafe fn launch(
         Scope::Split => Some(all_at_once()),
     };
     let (threads, shared_bytes) = (plan.launch.variant.threads(), plan.launch.shared_bytes);
-    let config = config(plan.launch.grid, threads, shared_bytes, stream, attribute.as_mut());
-    let mut arguments = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
+    let (mut params, mut grid, ctas) = (*params, plan.launch.grid, plan.launch.ctas);
+    if plan.launch.variant.scope() == Scope::Cluster && plan.launch.loads_ahead(plan.problem.rows) {
+        // A cluster that does not run at once with the others would take its rows when they are done.
+        params.groups = clusters_at_once(function, ctas, threads, shared_bytes).clamp(1, params.groups);
+        grid = params.groups * ctas;
+    }
+    let config = config(grid, threads, shared_bytes, stream, attribute.as_mut());
+    let mut arguments = [ptr::from_mut(&mut params).cast::<c_void>()];
     // SAFETY: the kernel takes one RowParams, which is copied before the call returns. The caller vouches for
     // addresses.
     unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), ptr::null_mut()) }
         .result()
-        .map_err(refused(format!("launching {} with {} CTAs", plan.launch.variant, plan.launch.grid)))
+        .map_err(refused(format!("launching {} with {grid} CTAs", plan.launch.variant)))
 }
 
 /// CTAs of the split scope wait for each other, so the driver must run all of them at once, or refuse.
@@ -173,16 +179,16 @@ fn config(
     }
 }
 
-/// Whether a cluster of so many CTAs of this size fits on the device. The context of the function must be
-/// current.
-pub(super) fn cluster_fits(function: &CudaFunction, ctas: u32, threads: u32, shared_bytes: u32) -> bool {
+/// Clusters of so many CTAs of this size that run at once on the device; 0 if none fits. The context of the
+/// function must be current.
+pub(super) fn clusters_at_once(function: &CudaFunction, ctas: u32, threads: u32, shared_bytes: u32) -> u32 {
     let mut attribute = in_clusters(ctas);
     let config = config(ctas, threads, shared_bytes, ptr::null_mut(), Some(&mut attribute));
     let mut clusters = 0;
     // SAFETY: the function is loaded, and the configuration and its attribute live through the call.
     let asked =
         unsafe { sys::cuOccupancyMaxActiveClusters(&mut clusters, function.cu_function(), &config) }.result();
-    asked.is_ok() && clusters > 0
+    if asked.is_ok() { u32::try_from(clusters).unwrap_or(0) } else { 0 }
 }
 
 /// The owner of `stream`, unless that is the context of this engine.

@@ -170,7 +170,7 @@ fn predict(plan: &Plan, machine: &Machine, path: &'static str, costs: &Costs) ->
     let (full, rest) = (grid / at_once.max(1), grid % at_once.max(1));
     let wave = |running: u32| phases.wave(machine, plan.arch.sm_count, running);
     let all = if plan.launch.loads_ahead(problem.rows) {
-        phases.in_turns(machine, plan.arch.sm_count, grid, problem.rows)
+        phases.in_turns(machine, plan.arch.sm_count, grid, problem.rows as f64 / f64::from(groups))
     } else {
         let (of_full, of_rest) = (wave(at_once.min(grid)), wave(rest));
         let total = |full_wave: f64, rest_wave: f64| turns * (f64::from(full) * full_wave + rest_wave);
@@ -219,16 +219,15 @@ impl Phases {
         Wave { fast, slow: cycle(per_sm, [memory, self.issue], think).max(fast), bound }
     }
 
-    /// CTAs that take `rows` in turn. A row is loaded beside the work on the one before it: for the memory
+    /// CTAs that take rows in so many turns. A row is loaded beside the work on the one before it: for the memory
     /// there are twice as many rows.
-    fn in_turns(&self, machine: &Machine, sms: u32, running: u32, rows: u64) -> Wave {
+    fn in_turns(&self, machine: &Machine, sms: u32, running: u32, turns: f64) -> Wave {
         let per_sm = running.div_ceil(sms);
         let (memory, drawn) = self.memory(machine, sms, running);
         let (fast, bound) = self.bounds(per_sm, memory, self.issue_alone + self.waits);
         let think = self.waits + self.issue_alone - self.issue;
         let loading = cycle(2 * per_sm, [memory, self.issue], think) / 2.0;
         let slow = cycle(per_sm, [0.0, self.issue], think).max(loading).max(fast);
-        let turns = rows as f64 / f64::from(running);
         Wave { fast: ENDS + drawn + turns * fast, slow: ENDS + drawn + turns.ceil() * slow, bound }
     }
 

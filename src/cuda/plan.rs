@@ -45,7 +45,7 @@ pub struct Launch {
     pub ctas: u32,
     /// 16-byte vectors of a row that each CTA (in the warp scope: each warp) keeps in shared memory.
     pub resident: u32,
-    /// Rows that the split scope works on at the same time; 1 in the other scopes.
+    /// Rows that are worked on at the same time.
     pub groups: u32,
     /// See [`Plan::workspace_bytes`].
     pub workspace_bytes: u64,
@@ -54,10 +54,10 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Whether the CTAs of the block scope take `rows` one after the other: each has room for two, and loads
-    /// the next one while it works on this one.
+    /// Whether a CTA or a cluster takes several of `rows`, and loads the next one while it works on this one.
+    /// It has room for two.
     pub fn loads_ahead(&self, rows: u64) -> bool {
-        self.variant.scope() == Scope::Block && u64::from(self.grid) < rows
+        self.variant.scope() != Scope::Split && u64::from(self.groups) < rows
     }
 
     /// CTAs of a cluster; 1 in the scopes without clusters.
@@ -77,20 +77,17 @@ impl Plan {
         let per_vector = 16 / dtype.size_bytes() as u64;
         // The row may begin anywhere between two 16-byte boundaries.
         let vectors = (cols + per_vector - 1).div_ceil(per_vector);
-        let Choice { scope, threads, ctas, per_cta, groups, in_turns, why } =
-            Choice::of(problem, arch, vectors);
+        let Choice { scope, threads, ctas, per_cta, groups, why } = Choice::of(problem, arch, vectors);
         let variant = Variant::of(family, dtype).find(|v| (v.scope(), v.threads()) == (scope, threads));
         let Some(variant) = variant else {
             return Err(refused(problem, format!("no kernel for {dtype} in {}", family.name())));
         };
         let resident = per_cta as u32;
-        let tiles = if in_turns > 0 { 2 } else { 1 };
+        let tiles = if scope != Scope::Split && u64::from(groups) < rows { 2 } else { 1 };
         let part_bytes = control_bytes(scope, threads) + tiles * 16 * resident;
         let (shared_bytes, grid) = match variant.scope() {
             Scope::Warp => (WARPS * part_bytes, rows.div_ceil(WARPS.into())),
-            Scope::Block if in_turns > 0 => (part_bytes, in_turns.into()),
-            Scope::Block | Scope::Cluster => (part_bytes, rows * u64::from(ctas)),
-            Scope::Split => (part_bytes, u64::from(groups * ctas)),
+            _ => (part_bytes, u64::from(groups) * u64::from(ctas)),
         };
         let workspace_bytes = match variant.scope() {
             Scope::Split => u64::from(SPLIT_CTAS * SLOT_BYTES + groups * GROUP_BYTES),
@@ -215,16 +212,13 @@ impl fmt::Display for Plan {
         )?;
         let (whom, of) = match variant.scope() {
             Scope::Warp => (format!("one warp per row, {WARPS} in a CTA"), "warp"),
-            Scope::Block if self.launch.loads_ahead(rows) => {
-                (format!("CTAs of {threads} threads take the rows in turn, and have room for two"), "CTA")
-            }
             Scope::Block => (format!("one CTA of {threads} threads per row"), "CTA"),
             Scope::Cluster => (format!("a cluster of {ctas} CTAs of {threads} threads per row"), "CTA"),
-            Scope::Split => {
-                (format!("{ctas} CTAs of {threads} threads per row, {groups} rows at once"), "CTA")
-            }
+            Scope::Split => (format!("{ctas} CTAs of {threads} threads per row"), "CTA"),
         };
-        writeln!(f, "  kernel     {variant}: {whom}")?;
+        let at_once =
+            if u64::from(groups) < rows { format!(", {groups} rows at once") } else { String::new() };
+        writeln!(f, "  kernel     {variant}: {whom}{at_once}")?;
         writeln!(f, "  why        {}", self.why)?;
         writeln!(
             f,

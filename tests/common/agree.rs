@@ -144,6 +144,7 @@ pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
         // The CTAs of one SM take all rows in turn, and have room for two.
         (Scope::Block, shared(part(Scope::Block, 640, 1, 1), 6), vec![1027, 1200]),
         (Scope::Block, shared(part(Scope::Block, 640, 1, 1), 3), vec![1200, 1031]),
+        (Scope::Cluster, shared(small(Scope::Cluster, 600, 1, 4), 3), vec![3990 * 4 / size]),
     ]
 }
 
@@ -154,6 +155,6 @@ pub fn one_of_each(size: usize) -> Vec<(Scope, Arch, usize)> {
         0 => (scope, arch, 37),
         _ => (scope, arch, widths[0]),
     };
-    let few = |(i, _): &(usize, _)| [0, 1, 4, 6, 9, 10, 11].contains(i);
+    let few = |(i, _): &(usize, _)| [0, 1, 4, 6, 9, 10, 11, 13].contains(i);
     shapes.filter(few).map(short).collect()
 }

@@ -202,7 +202,8 @@ pub fn run_in(
     let mut scores_rows = DeviceRows::dense(at, *dtype, count as u64, *cols as u64);
     scores_rows.stride = stride as u64;
     scores_rows.lens = lens.then_some(lens_memory.address());
-    let mut out = DeviceOutput::new(out_address + (out_offset * out_size) as u64, out_dtype, out_stride as u64);
+    let mut out =
+        DeviceOutput::new(out_address + (out_offset * out_size) as u64, out_dtype, out_stride as u64);
     let beta = if request.betas.is_empty() { request.beta } else { Beta::Each(betas.address()) };
     out.streamed = out_offset % 2 == 1;
     let mut call = Call::softmax(scores_rows, out, beta);

@@ -8,8 +8,8 @@ struct SplitScope : BlockScope<T, true, SPLIT_BINS, SPLIT_CANDIDATES, SPLIT_CONT
     using Base::counts, Base::list;
     static_assert(Base::USED + 8 * RECORD_WORDS <= SPLIT_CONTROL_BYTES, "arena of a CTA");
     Shared<u32> records;
-    // Its row fills the memory of its SMs: none is loaded ahead. The estimate would be one more barrier of all
-    // CTAs, beside about 7 (not yet measured).
+    // Its row fills the memory of its SMs: none is loaded ahead. The estimate would be one more barrier of
+    // all CTAs, beside about 7 (not yet measured).
     static constexpr bool ASYNC = false, ESTIMATES = false;
     static constexpr u32 RING = 3;
     static constexpr u32 NONE = RING;

@@ -31,17 +31,19 @@ pub(super) const BLOCK_CTAS_PER_SM: u32 = 3;
 /// The choices for rows of which two fit on chip in each CTA: `(threads, CTAs that share an SM)`. While a CTA
 /// works on one row it loads its next one, so neither its start nor its loads are waited for. By the model a
 /// contact near the top of 4,096 bf16 scores then takes 0.70 of a copy, and 0.48 without. More rows at once
-/// come before more threads; with four CTAs of 128 threads the SM would have less to do than with three of 256.
+/// come before more threads; with four CTAs of 128 threads the SM would have less to do than with three of
+/// 256.
 pub(super) const IN_TURNS: [(u32, u32); 3] = [(FEW_THREADS, 6), (FEW_THREADS, 5), (THREADS, 3)];
 
-/// Clusters that take rows in turn, so that probabilities of one row are written while the next one is loaded.
-/// They have twice as many CTAs, each with half as much of a row. By the model 64K f32 scores take 0.94 of a
-/// copy and not 0.84 if plain, but 0.57 and not 0.60 if critical: there the barriers of a row are shared by
-/// fewer scores. Statistics, which write nothing, would lose a fifth, so they are not taken in turn.
+/// Clusters that take rows in turn, so that probabilities of one row are written while the next one is
+/// loaded. They have twice as many CTAs, each with half as much of a row. By the model 64K f32 scores take
+/// 0.94 of a copy and not 0.84 if plain, but 0.57 and not 0.60 if critical: there the barriers of a row are
+/// shared by fewer scores. Statistics, which write nothing, would lose a fifth, so they are not taken in
+/// turn.
 pub(super) const CLUSTERS_IN_TURNS: [u32; 4] = [2, 4, 8, 16];
 
-/// SMs of a processing cluster (GPC) of the GPUs that have clusters: 16, or some more. A cluster of CTAs lies in
-/// one of them.
+/// SMs of a processing cluster (GPC) of the GPUs that have clusters: 16, or some more. A cluster of CTAs lies
+/// in one of them.
 pub(super) const SMS_OF_A_GPC: u32 = 16;
 
 /// The choices for longer rows, ordered by CTAs that share an SM, then by CTAs of the cluster. A larger

@@ -124,8 +124,12 @@ pub(super) unsafe fn launch(
     let (threads, shared_bytes) = (plan.launch.variant.threads(), plan.launch.shared_bytes);
     let (mut params, mut grid, ctas) = (*params, plan.launch.grid, plan.launch.ctas);
     if plan.launch.variant.scope() == Scope::Cluster && plan.launch.loads_ahead(plan.problem.rows) {
-        // A cluster that does not run at once with the others would take its rows when they are done.
-        params.groups = clusters_at_once(function, ctas, threads, shared_bytes).clamp(1, params.groups);
+        // A cluster that does not run at once with the others would take its rows when they are done. If none
+        // fits, the launch is refused and says so.
+        match clusters_at_once(function, ctas, threads, shared_bytes) {
+            0 => {}
+            most => params.groups = params.groups.min(most),
+        }
         grid = params.groups * ctas;
     }
     let config = config(grid, threads, shared_bytes, stream, attribute.as_mut());

@@ -219,8 +219,8 @@ impl Phases {
         Wave { fast, slow: cycle(per_sm, [memory, self.issue], think).max(fast), bound }
     }
 
-    /// CTAs that take rows in so many turns. A row is loaded beside the work on the one before it: for the memory
-    /// there are twice as many rows.
+    /// CTAs that take rows in so many turns. A row is loaded beside the work on the one before it: for the
+    /// memory there are twice as many rows.
     fn in_turns(&self, machine: &Machine, sms: u32, running: u32, turns: f64) -> Wave {
         let per_sm = running.div_ceil(sms);
         let (memory, drawn) = self.memory(machine, sms, running);
@@ -231,7 +231,8 @@ impl Phases {
         Wave { fast: ENDS + drawn + turns * fast, slow: ENDS + drawn + turns.ceil() * slow, bound }
     }
 
-    /// Seconds for the bytes of a CTA: as one of the SMs that share the memory, and as fast as one SM can draw.
+    /// Seconds for the bytes of a CTA: as one of the SMs that share the memory, and as fast as one SM can
+    /// draw.
     fn memory(&self, machine: &Machine, sms: u32, running: u32) -> (f64, f64) {
         let sharing = f64::from(running) / f64::from(running.div_ceil(sms));
         let drawn = self.bytes * f64::from(sms) / machine.bandwidth / DRAW;

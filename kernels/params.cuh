@@ -47,8 +47,8 @@ struct RowParams {
     // resident: 16-byte vectors of the row that each CTA (warp scope: each warp) keeps in shared memory.
     // Every pass reads the others again.
     u32 ctas, resident;
-    // groups: rows that are worked on at once; a scope takes one behind the other. out_f32: probabilities as
-    // f32, else in the dtype of the scores.
+    // groups: a CTA, a cluster or a group takes each so many-th row. out_f32: probabilities as f32, else in
+    // the dtype of the scores.
     u32 groups, out_f32;
     u32 rule, law;
     // top_k: count only so many of the largest scores; 0: all. both: report Lambda beside Lambda(resolve).

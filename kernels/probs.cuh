@@ -18,9 +18,10 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
         const u32 element = column + row.phase - row.first * V;
         return value(row.score(element / V, element % V), row.is_resident(row.first + element / V));
     };
-    // The columns of this part; `begin` to `stop` of them in full vectors.
-    const u32 from = row.first > 0 ? row.first * V - row.phase : 0;
+    // The columns of this part; `begin` to `stop` of them in full vectors. A part may have none.
+    u32 from = row.first > 0 ? row.first * V - row.phase : 0;
     u32 to = row.count > 0 ? (row.first + row.count) * V - row.phase : from;
+    if (from > row.cols) from = row.cols;
     if (to > row.cols) to = row.cols;
     u32 begin, stop;
     if ((out - row.phase * SIZE) % 16 == 0) {

@@ -51,6 +51,7 @@ DEVICE void shared_memory(Results& r, const RowParams& params) {
     block_sync();
     r.put(taken.load(t % 7));
     r.put(taken.load(8 + t) + 10 * taken.load(8 + threads() + t));
+    release_async();
     block_sync();
     // Five loads into two places, each begun before the one before it is waited for.
     const auto row = [](u32 turn) { return arena<Vec16>(64 + 1600 * (turn & 1), 100); };
@@ -85,6 +86,10 @@ DEVICE void device_memory(Results& r, const RowParams& params) {
     block_sync();
     r.put(scratch.load((4 * t + 7) % (4 * n)));
     block_sync();
+    Global<Vec16>(mine).store(t, Vec16{{5 * t, 5 * t + 1, 5 * t + 2, 5 * t + 3}}, Streamed(t & 1));
+    block_sync();
+    r.put(scratch.load((4 * t + 7) % (4 * n)));
+    block_sync();
     if (t < 5) scratch.store(t, 0);
     block_sync();
     scratch.add(t % 5, 2 * t + 1);
@@ -107,7 +112,7 @@ DEVICE void collectives(Results& r, const Global<u32>& in) {
     r.put(simt::ballot(word & 1));
 }
 
-constexpr u32 BLOCK_STEPS = 6 + 9 + 6 + 8 + 30, SPLIT_STEPS = 3;
+constexpr u32 BLOCK_STEPS = 6 + 9 + 7 + 8 + 30, SPLIT_STEPS = 3;
 
 DEVICE void one_cta(const RowParams& params) {
     Results r(params, BLOCK_STEPS);

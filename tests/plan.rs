@@ -174,7 +174,7 @@ fn every_plan_is_within_the_limits_of_its_part() {
                             let text = format!("{plan}");
                             let (variant, shared) = (plan.launch().variant, plan.launch().shared_bytes);
                             assert_eq!((variant.family(), variant.dtype()), (family, dtype), "{text}");
-                            assert!(shared <= arch.shared_per_block_bytes - 8, "{text}");
+                            assert!(shared <= arch.shared_per_block_bytes - 16, "{text}");
                             let per_sm = plan.launch().ctas_per_sm;
                             assert!(
                                 per_sm >= 1 && per_sm * (shared + 1024) <= arch.shared_per_sm_bytes,
@@ -336,8 +336,11 @@ fn few_long_rows_get_a_cluster_until_a_share_of_the_grid_is_faster() {
     assert_eq!(scope(4, 294_913).0, Scope::Split);
     assert_eq!(scope(5, 100_000).0, Scope::Split);
     assert_eq!(plan(1, 65_536, DType::F32, "sm_90").launch().variant.threads(), 512);
-    // Three CTAs of a cluster of 2 just have room for 65,536 bf16.
-    assert_eq!(plan(4096, 65_536, DType::Bf16, "sm_90").launch().ctas, 2);
+    // Three CTAs of a cluster of 2 just have room for 65,536 bf16, or for two parts of a cluster of 4. Few
+    // rows do not get a cluster that is larger still.
+    for (rows, ctas) in [(4096, 4), (192, 4), (191, 2), (60, 2)] {
+        assert_eq!(plan(rows, 65_536, DType::Bf16, "sm_90").launch().ctas, ctas, "{rows}");
+    }
     // Without clusters, or with small ones, the row may still be split.
     assert_eq!(plan(1, 131_072, DType::F32, "sm_80").launch().variant.scope(), Scope::Split);
     for cols in [65_536, 100_000, 131_072] {
@@ -359,7 +362,7 @@ fn a_plan_says_the_true_reason() {
     assert!(why(4, 131_072, DType::F32, "sm_90").starts_with("rows are long and few"));
     assert!(why(64, 1 << 20, DType::F32, "sm_80").starts_with("no CTA holds the row"));
     assert!(why(700, 4096, DType::F32, "sm_90").starts_with("CTAs of few threads"));
-    assert!(why(4096, 4096, DType::F32, "sm_90").starts_with("each CTA takes one row after the other"));
+    assert!(why(4096, 4096, DType::F32, "sm_90").starts_with("rows are taken in turn"));
     assert!(why(300, 8192, DType::F32, "sm_90").starts_with("three such CTAs"));
     assert!(why(4096, 16_384, DType::F32, "sm_90").starts_with("three such CTAs"));
 }

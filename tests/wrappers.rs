@@ -133,6 +133,8 @@ fn memory(s: &mut Steps, words: &[u32]) {
         at if at % 4 == 3 => vector(at / 4)[1],
         at => (at / 4 + at % 4) as u32,
     });
+    let streamed = |at: usize| (5 * (at / 4) + at % 4) as u32;
+    s.step(|t| streamed((4 * t + 7) % (4 * n)));
     s.step(|t| added(t % 5, 5, 2));
 }
 

@@ -82,7 +82,8 @@ DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 coun
         const u32 bytes = count * 16;
         if (turn < 2) {
             asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\t"
-                         "fence.mbarrier_init.release.cluster;" ::"r"(barrier) : "memory");
+                         "fence.mbarrier_init.release.cluster;\n\t"
+                         "fence.proxy.async.shared::cta;" ::"r"(barrier) : "memory");
         }
         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::
                          "r"(barrier), "r"(bytes) : "memory");

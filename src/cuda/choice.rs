@@ -36,7 +36,8 @@ pub(super) struct Choice {
     pub threads: u32,
     pub ctas: u32,
     pub per_cta: u64,
-    /// Rows that are worked on at the same time.
+    /// Every CTA, cluster or group takes each so many-th row: as many as run at once where they take rows in
+    /// turn, else all rows.
     pub groups: u32,
     pub why: &'static str,
 }
@@ -72,17 +73,20 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
         return choice(Scope::Warp, 32 * WARPS, 1, "a short row keeps one warp busy");
     }
     let most = |scope, threads| resident_ctas(family, scope, threads, arch.sm);
-    let in_turns = |scope, threads, per_sm: u32, ctas: u32| {
-        let per_sm = per_sm.min(most(scope, threads));
+    // Only the first that fits: more threads or CTAs a row than it needs cost more than turns save.
+    let in_turns = |mut of: Vec<(Scope, u32, u32, u32)>| {
+        of.iter_mut().for_each(|(scope, threads, per_sm, _)| *per_sm = most(*scope, *threads).min(*per_sm));
+        let (scope, threads, per_sm, ctas) = of.into_iter().find(|&(scope, _, per_sm, ctas)| {
+            2 * vectors.div_ceil(ctas.into()) <= row_vectors(arch, scope, per_sm)
+        })?;
         let groups = groups_at_once(arch, per_sm, ctas);
-        let fits = 2 * vectors.div_ceil(ctas.into()) <= row_vectors(arch, scope, per_sm);
         let why = "rows are taken in turn, and the next one is loaded beside the work on this one";
         let choice = choice(scope, threads, ctas, why)?;
-        (fits && rows >= 2 * u64::from(groups)).then_some(Choice { groups, ..choice })
+        (rows >= 2 * u64::from(groups)).then_some(Choice { groups, ..choice })
     };
-    let blocks = IN_TURNS.iter().find_map(|&(threads, per_sm)| in_turns(Scope::Block, threads, per_sm, 1));
-    if blocks.is_some() {
-        return blocks;
+    let blocks = IN_TURNS.map(|(threads, per_sm)| (Scope::Block, threads, per_sm, 1));
+    if let Some(choice) = in_turns(blocks.to_vec()) {
+        return Some(choice);
     }
     if vectors <= row_vectors(arch, Scope::Block, FEW_THREADS_CTAS_PER_SM) {
         let why = "CTAs of few threads: twice as many rows share an SM and overlap their phases";
@@ -103,8 +107,8 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
     }
     if family == Family::CriticalSoftmax {
         let sizes = CLUSTERS_IN_TURNS.into_iter().filter(|&ctas| ctas <= arch.max_cluster);
-        let clusters = sizes.map(|ctas| in_turns(Scope::Cluster, THREADS, BLOCK_CTAS_PER_SM, ctas));
-        if let Some(choice) = clusters.flatten().next() {
+        let of = |ctas| (Scope::Cluster, THREADS, BLOCK_CTAS_PER_SM, ctas);
+        if let Some(choice) = in_turns(sizes.map(of).collect()) {
             return Some(choice);
         }
     }

@@ -123,13 +123,14 @@ pub(super) unsafe fn launch(
     };
     let (threads, shared_bytes) = (plan.launch.variant.threads(), plan.launch.shared_bytes);
     let (mut params, mut grid, ctas) = (*params, plan.launch.grid, plan.launch.ctas);
-    if plan.launch.variant.scope() == Scope::Cluster && plan.launch.loads_ahead(plan.problem.rows) {
-        // A cluster that does not run at once with the others would take its rows when they are done. If none
-        // fits, the launch is refused and says so.
-        match clusters_at_once(function, ctas, threads, shared_bytes) {
-            0 => {}
-            most => params.groups = params.groups.min(most),
-        }
+    if plan.launch.loads_ahead(plan.problem.rows) {
+        // What does not run at once with the others would take its rows when they are done. If nothing fits,
+        // the launch is refused and says so.
+        let most = match plan.launch.variant.scope() {
+            Scope::Cluster => clusters_at_once(function, ctas, threads, shared_bytes),
+            _ => ctas_of_an_sm(function, threads, shared_bytes) * plan.arch.sm_count,
+        };
+        params.groups = if most > 0 { params.groups.min(most) } else { params.groups };
         grid = params.groups * ctas;
     }
     let config = config(grid, threads, shared_bytes, stream, attribute.as_mut());
@@ -193,6 +194,22 @@ pub(super) fn clusters_at_once(function: &CudaFunction, ctas: u32, threads: u32,
     let asked =
         unsafe { sys::cuOccupancyMaxActiveClusters(&mut clusters, function.cu_function(), &config) }.result();
     if asked.is_ok() { u32::try_from(clusters).unwrap_or(0) } else { 0 }
+}
+
+/// CTAs of this size that share an SM of the device; 0 if none fits. The context of the function must be
+/// current.
+fn ctas_of_an_sm(function: &CudaFunction, threads: u32, shared_bytes: u32) -> u32 {
+    let mut ctas = 0;
+    // SAFETY: the function is loaded, and the call writes one number.
+    let asked = unsafe {
+        sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+            &mut ctas,
+            function.cu_function(),
+            threads as i32,
+            shared_bytes as usize,
+        )
+    };
+    if asked.result().is_ok() { u32::try_from(ctas).unwrap_or(0) } else { 0 }
 }
 
 /// The owner of `stream`, unless that is the context of this engine.

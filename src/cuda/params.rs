@@ -81,7 +81,7 @@ pub struct RowParams {
     pub ctas: u32,
     /// 16-byte vectors of the row that each CTA (warp) keeps in shared memory.
     pub resident: u32,
-    /// Rows that are worked on at the same time.
+    /// A CTA, a cluster or a group takes each so many-th row.
     pub groups: u32,
     /// 1: probabilities as f32; 0: in the scores' dtype.
     pub out_f32: u32,

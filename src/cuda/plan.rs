@@ -45,7 +45,8 @@ pub struct Launch {
     pub ctas: u32,
     /// 16-byte vectors of a row that each CTA (in the warp scope: each warp) keeps in shared memory.
     pub resident: u32,
-    /// Rows that are worked on at the same time.
+    /// Every CTA, cluster or group takes each so many-th row: as many as run at once where they take rows in
+    /// turn, else all rows.
     pub groups: u32,
     /// See [`Plan::workspace_bytes`].
     pub workspace_bytes: u64,

@@ -128,7 +128,7 @@ pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
     let roomy = part(Scope::Block, 600, 64, 1);
     // A row of 575 vectors is more than a CTA holds that has no control structures of a cluster.
     let long = 2300 * 4 / size;
-    vec![
+    let mut shapes = vec![
         (Scope::Warp, small(Scope::Warp, 4 * 258, 64, 1), vec![1, 2, 3, 4, 5, 31, 32, 33, 127, 1023, 1024]),
         (Scope::Block, shared(roomy.clone(), 6), vec![1025, 1200]),
         (Scope::Block, shared(roomy, 3), vec![1030, 1199]),
@@ -145,7 +145,12 @@ pub fn shapes(size: usize) -> Vec<(Scope, Arch, Vec<usize>)> {
         (Scope::Block, shared(part(Scope::Block, 640, 1, 1), 6), vec![1027, 1200]),
         (Scope::Block, shared(part(Scope::Block, 640, 1, 1), 3), vec![1200, 1031]),
         (Scope::Cluster, shared(small(Scope::Cluster, 600, 1, 4), 3), vec![3990 * 4 / size]),
-    ]
+    ];
+    if size == 2 {
+        // 225 vectors, 15 for each of 16 CTAs: the last one has none.
+        shapes.push((Scope::Cluster, small(Scope::Cluster, 15, 64, 16), vec![1795]));
+    }
+    shapes
 }
 
 /// One GPU for each scope, and a width for it.

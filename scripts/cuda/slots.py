@@ -42,7 +42,7 @@ PATHS = {
 }
 HALF = re.compile(
     r"FMNMX|FSETP?|FSEL|FCHK|ISETP|SEL|IADD|VIADD|VIMNMX|IMNMX|IABS|LEA|P?LOP3|SHF|SHL|SHR|PRMT|BMSK|SGXT"
-    r"|HMNMX2|HSETP?2|F2FP|[FI]2[FI]P?|VABSDIFF"
+    r"|V?HMNMX2?|HSETP?2|F2FP|[FI]2[FI]P?|VABSDIFF"
 )
 MARK = re.compile(r"//.*\bpath: (loop )?([a-z0-9, ]+)")
 # Passes that look at one score a turn, not at a vector.

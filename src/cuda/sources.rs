@@ -14,6 +14,7 @@ const FILES: &[(&str, &str)] = &embedded![
     "dtype.cuh",
     "folds.cuh",
     "gap_profile.cu",
+    "list.cuh",
     "math.cuh",
     "params.cuh",
     "partition.cuh",

@@ -1,5 +1,5 @@
 // Arguments and results of every family. Twin of src/cuda/params.rs, with the same names in the same order:
-// tests/plan.rs compares the fields and the constants below.
+// tests/twins.rs compares the fields and the constants below.
 #pragma once
 #include "simt.cuh"
 

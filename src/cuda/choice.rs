@@ -74,9 +74,10 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
     }
     let most = |scope, threads| resident_ctas(family, scope, threads, arch.sm);
     // Only the first that fits: more threads or CTAs a row than it needs cost more than turns save.
-    let in_turns = |mut of: Vec<(Scope, u32, u32, u32)>| {
-        of.iter_mut().for_each(|(scope, threads, per_sm, _)| *per_sm = most(*scope, *threads).min(*per_sm));
-        let (scope, threads, per_sm, ctas) = of.into_iter().find(|&(scope, _, per_sm, ctas)| {
+    let in_turns = |scope, of: &[(u32, u32, u32)]| {
+        let mut of =
+            of.iter().map(|&(threads, per_sm, ctas)| (threads, per_sm.min(most(scope, threads)), ctas));
+        let (threads, per_sm, ctas) = of.find(|&(_, per_sm, ctas)| {
             2 * vectors.div_ceil(ctas.into()) <= row_vectors(arch, scope, per_sm)
         })?;
         let groups = groups_at_once(arch, per_sm, ctas);
@@ -84,8 +85,8 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
         let choice = choice(scope, threads, ctas, why)?;
         (rows >= 2 * u64::from(groups)).then_some(Choice { groups, ..choice })
     };
-    let blocks = IN_TURNS.map(|(threads, per_sm)| (Scope::Block, threads, per_sm, 1));
-    if let Some(choice) = in_turns(blocks.to_vec()) {
+    let blocks = IN_TURNS.map(|(threads, per_sm)| (threads, per_sm, 1));
+    if let Some(choice) = in_turns(Scope::Block, &blocks) {
         return Some(choice);
     }
     if vectors <= row_vectors(arch, Scope::Block, FEW_THREADS_CTAS_PER_SM) {
@@ -106,9 +107,9 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
         return if fits { choice(Scope::Block, MANY_THREADS, 1, why) } else { None };
     }
     if family == Family::CriticalSoftmax {
-        let sizes = CLUSTERS_IN_TURNS.into_iter().filter(|&ctas| ctas <= arch.max_cluster);
-        let of = |ctas| (Scope::Cluster, THREADS, BLOCK_CTAS_PER_SM, ctas);
-        if let Some(choice) = in_turns(sizes.map(of).collect()) {
+        let fitting = CLUSTERS_IN_TURNS.iter().filter(|&&ctas| ctas <= arch.max_cluster).count();
+        let clusters = CLUSTERS_IN_TURNS.map(|ctas| (THREADS, BLOCK_CTAS_PER_SM, ctas));
+        if let Some(choice) = in_turns(Scope::Cluster, &clusters[..fitting]) {
             return Some(choice);
         }
     }

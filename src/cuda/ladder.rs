@@ -64,7 +64,7 @@ pub(super) const SPLIT_COLS: u64 = 65_536;
 pub(super) const FEW_IN_A_CLUSTER: [(u64, u64); 2] = [(2, 196_608), (4, 294_912)];
 
 /// Threads of an SM for which the registers of a kernel suffice, with probabilities and without: the bounds
-/// that it is compiled for on sm_90. Twin of the STAMPs in `kernels/verbs.cuh` (`tests/plan.rs` compares
+/// that it is compiled for on sm_90. Twin of the STAMPs in `kernels/verbs.cuh` (`tests/twins.rs` compares
 /// them).
 #[doc(hidden)]
 pub const RESIDENT_THREADS: [(Scope, [u32; 2]); 3] =

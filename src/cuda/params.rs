@@ -1,5 +1,5 @@
 //! Plain arguments and results of the kernels. This file is the twin of `kernels/params.cuh`: names, order
-//! and constants are the same, and `tests/plan.rs` compares them.
+//! and constants are the same, and `tests/twins.rs` compares them.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -79,7 +79,7 @@ struct GapCounts {
         scope.clear_counts(at);
         // The inverse of a tiny width is beyond f32.
         if (w.width < 0x1p-100f) {
-            add_all(w, source, listed, 0x1p64f);  // path: none
+            add_all(w, source, listed, 0x1p64f);
         } else {
             add_all(w, source, listed, 1.0f);
         }
@@ -110,10 +110,13 @@ struct GapCounts {
     DEVICE void add_all(const Window& w, Source source, u32 listed, const float unit) const {
         using namespace simt;
         const float offset = mul_rn(static_cast<float>(-w.first), 1.0f / BINS);
-        const float per_window = mul_rn(div_rn(div_rn(1.0f, unit), w.width), 1.0f / BINS);
+        // 1 / width, which is a power of two. The compiler moved a division into the loop (2026-11-30).
+        const float inverse = float_of(2 * bits_of(1.0f) - bits_of(mul_rn(w.width, unit)));
+        const float per_window = mul_rn(inverse, 1.0f / BINS);
         const Shared<u32> counts = scope.counts;
         const auto add = [&](float gap) {
-            const float part = fused_down_unit(unit == 1.0f ? gap : mul_rn(gap, unit), per_window, offset);
+            if (unit != 1.0f) gap = mul_rn(gap, unit);  // path: none
+            const float part = fused_down_unit(gap, per_window, offset);
             counts.increment(bits_of(fused_down(part, BINS, 0x1p23f)) - bits_of(0x1p23f));
         };
         if (source == ROW) {

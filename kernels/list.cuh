@@ -89,7 +89,9 @@ struct GapList : Bounds, GapCounts<T, Scope> {
             u32 n = 0, all;
             row.for_each_vector(scope, PASS_RANK, [&](const float(&s)[T::PER_VECTOR], u32, bool) {
 #pragma unroll
-                for (u32 j = 0; j < T::PER_VECTOR; ++j) n += gap_key(max, s[j]) - lo < width;
+                for (u32 j = 0; j < T::PER_VECTOR; ++j) {
+                    n += gap_key(max, s[j]) - lo < width;  // PASS_RANK
+                }
             });
             place = scope.offset_in_part(n, all, at);
             if (scope.thread() == 0) scope.list.store(CANDIDATES, all);
@@ -98,7 +100,7 @@ struct GapList : Bounds, GapCounts<T, Scope> {
 #pragma unroll
                     for (u32 j = 0; j < T::PER_VECTOR; ++j) {
                         const u32 key = gap_key(max, s[j]);
-                        if (key - lo < width) scope.list.store(place++, key);
+                        if (key - lo < width) scope.list.store(place++, key);  // PASS_LIST
                     }
                 });
             }

@@ -161,7 +161,8 @@ DEVICE float weigh(float score, float max, const Exponent& b, float& gap) {
             return is_top ? WEIGHT_ONE : 0.0f;
         }
     } else {
-        gap = min_num(gap, b.limit);  // also that of a masked score in an empty row, which is NaN
+        // Also that of a masked score in an empty row, which is NaN.
+        gap = min_num(gap, b.limit);  // path: loop f32
     }
     constexpr float MAGIC = 0x1.8p23f;
     const float shifted = fused(gap, -b.high, MAGIC);  // its low bits are the exponent
@@ -170,7 +171,7 @@ DEVICE float weigh(float score, float max, const Exponent& b, float& gap) {
     const u32 raised = bits_of(weight_of(f)) + (bits_of(shifted) << 23);
     if (W == FINE) return float_of(raised);
     // Far below, `shifted` no longer holds the integer, and the comparison is false.
-    const bool adds = shifted >= MAGIC - 150;
+    const bool adds = shifted >= MAGIC - 150;  // path: loop none
     gap = adds ? gap : 0.0f;
     return float_of(adds ? raised : 0u);
 }

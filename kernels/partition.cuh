@@ -60,24 +60,24 @@ struct EarlySum {
     }
 };
 
-// A thread's share of Z at beta in its first `end` vectors, and if `gaps` of the gap-weighted sum. The scores
+// A thread's share of Z at beta in its first `end` vectors, and with GAPS of the gap-weighted sum. The scores
 // of 16 bytes are summed in f32, these sums by Kahan's method, the threads in f64: the relative error is at
 // most 3.1 * 2^-24, beside that of the weights. The gap-weighted sum is made in the same way.
-template <bool KEEP, Weights W, class T, class Scope>
+template <bool KEEP, Weights W, bool GAPS, class T, class Scope>
 DEVICE Partition own_partition(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, u32 end, float max,
-                               const Exponent& b, bool gaps) {
+                               const Exponent& b) {
     Sum sum{0, 0}, gap_sum{0, 0};
     row.for_vectors(scope, PASS_Z, 0, end, [&](const float(&s)[T::PER_VECTOR], u32 v, bool on_chip) {
         float w[T::PER_VECTOR], gap[T::PER_VECTOR];
 #pragma unroll
         for (u32 j = 0; j < T::PER_VECTOR; ++j) w[j] = weigh<W>(s[j], max, b, gap[j]);
         if (KEEP && on_chip) row.replace(v, w);
-        if (gaps) {  // path: sums
+        if (GAPS) {
 #pragma unroll
             for (u32 j = 0; j < T::PER_VECTOR; ++j) {
                 // Where the weight is 0 the gap may be infinite.
                 if (W == ROUGH) gap[j] = simt::min_num(gap[j], b.limit);
-                gap[j] = simt::mul_rn(gap[j], w[j]);
+                gap[j] = simt::mul_rn(gap[j], w[j]);  // path: loop sums
             }
             gap_sum.add(tree_sum(gap));
         }
@@ -96,13 +96,20 @@ DEVICE Partition partition(Scope& scope, const RowTile<T, Scope::STREAMS>& row, 
     const bool summed = Scope::STREAMS && early.counts(beta, max);
     const u32 end = summed ? row.resident : row.count;
     Partition own;
+    const bool rough = ROUGH_TOO && (b.rough || !FINE_TOO);
+    // A loop with the gap-weighted sum and one without: a choice inside costs 3 slots a score (2026-11-30).
     if (b.special) {
-        own = own_partition<KEEP, SPECIAL>(scope, row, end, max, b, gaps);  // path: none
-    } else if (ROUGH_TOO && (b.rough || !FINE_TOO)) {
-        own = own_partition<KEEP, ROUGH>(scope, row, end, max, b, gaps);
+        own = own_partition<KEEP, SPECIAL, true>(scope, row, end, max, b);
+    } else if (rough && gaps) {
+        own = own_partition<KEEP, ROUGH, true>(scope, row, end, max, b);
+    } else if (rough) {
+        own = own_partition<KEEP, ROUGH, false>(scope, row, end, max, b);
+    } else if (gaps) {
+        own = own_partition<KEEP, FINE, true>(scope, row, end, max, b);
     } else {
-        own = own_partition<KEEP, FINE>(scope, row, end, max, b, gaps);  // path: f32
+        own = own_partition<KEEP, FINE, false>(scope, row, end, max, b);
     }
+    if (!gaps) own.gap_sum = 0.0;
     if (summed) own.sum = simt::add_rn(own.sum, early.total(max));
     if (max == -INFINITE) own = Partition::empty();  // weigh() has no 0 for a gap that is NaN
     return scope.reduce(own, Partition::empty(), MergeOf<Partition>{});

@@ -76,9 +76,9 @@ DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T,
         };
         write_row_as<T, decltype(as)>(p, scope, row, value);
     };
-    const auto fine = [&](float s) { return weigh<FINE>(s, max, b, gap); };  // path: loop f32
+    const auto fine = [&](float s) { return weigh<FINE>(s, max, b, gap); };
     if (b.special && (!KEPT || Scope::STREAMS)) {
-        const auto special = [&](float s) { return weigh<SPECIAL>(s, max, b, gap); };  // path: loop none
+        const auto special = [&](float s) { return weigh<SPECIAL>(s, max, b, gap); };
         if (NARROW && p.out_f32) {
             write(special, f32{});
         } else {

@@ -148,17 +148,25 @@ struct RowTile {
     // scores each, -inf beyond the row.
     template <class Scope, class F>
     DEVICE void for_raw(const Scope& scope, Pass pass, u32 begin, u32 end, F f) const {
+        const auto turns = [](u32 i, u32 end) {
+            return i < end ? (end - i + Scope::THREADS - 1) / Scope::THREADS : 0;
+        };
         u32 i = own(scope, begin);
-        simt::looks(pass, i < end ? (end - i + Scope::THREADS - 1) / Scope::THREADS : 0);
+        simt::looks(pass, turns(i, end));
         const u32 on_chip = !STREAMS || end < resident ? end : resident;
-#pragma unroll 1
-        for (; i < on_chip; i += Scope::THREADS) f(tile.load(i), first + i, true);
-        if (STREAMS) {  // path: none
+        // Counted turns: without a count the compiler tests after each of the four. 3 slots a score of f32
+        // less than one at a time (2026-11-30). Where rows stream, sm_100 spills at four.
+        constexpr u32 AT_ONCE = STREAMS && !SIMT_TUNED ? 2 : 4;
+#pragma unroll AT_ONCE
+        for (u32 left = turns(i, on_chip); left > 0; --left, i += Scope::THREADS) {
+            f(tile.load(i), first + i, true);
+        }
+        if (STREAMS) {
             // The next load is in flight while f works on this one.
             Vec16 raw = i < end ? read(first + i) : Vec16{{0, 0, 0, 0}};
 #pragma unroll 1
             for (; i < end; i += Scope::THREADS) {
-                const u32 next = i + Scope::THREADS;
+                const u32 next = i + Scope::THREADS;  // path: loop none
                 const Vec16 ahead = next < end ? read(first + next) : raw;
                 f(raw, first + i, false);
                 raw = ahead;

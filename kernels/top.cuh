@@ -21,7 +21,7 @@ DEVICE void find_ends(const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
 #pragma unroll
         for (u32 w = 0; w < 4; ++w) {
             most.word[w] = T::larger(most.word[w], raw.word[w]);
-            if (LEAST) least.word[w] = T::smaller(least.word[w], raw.word[w]);
+            if (LEAST) least.word[w] = T::smaller(least.word[w], raw.word[w]);  // path: search
         }
         if (!on_chip && early.on) {
             float s[T::PER_VECTOR];
@@ -50,9 +50,9 @@ DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, Group
 #pragma unroll
     for (u32 w = 0; w < 4; ++w) groups.tops.word[w] = T::LOWEST, low.word[w] = T::HIGHEST;
     if (wants_least) {
-        find_ends<true>(scope, row, groups.tops, low, early);  // path: search
+        find_ends<true>(scope, row, groups.tops, low, early);
     } else {
-        find_ends<false>(scope, row, groups.tops, low, early);  // path: plain
+        find_ends<false>(scope, row, groups.tops, low, early);
     }
     Ends ends{groups.top(0), T::get(low, 0)};
 #pragma unroll

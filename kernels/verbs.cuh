@@ -66,7 +66,7 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     if (needs_entropy(p) && !poisoned) {
         const EarlySum none(0, false);
         const Exponent one(1.0);
-        entropy = partition<false, true, false>(scope, row, top.max, 1.0, one, true, none)  // path: none
+        entropy = partition<false, true, false>(scope, row, top.max, 1.0, one, true, none)  // path: loop none
                       .entropy(1.0);
     }
     const double beta = beta_for(p, scope.row, top.len, lambda, entropy);
@@ -75,7 +75,8 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     if (reports) ReportWords(p, scope.row).put(FIELD(beta), beta);
     // Poisoned and empty rows too: their weights are 0, and NaN or 0 multiplies them.
     if (OUT || p.sums) {
-        const Partition z = partition<KEEP, OUT, !OUT || NARROW>(scope, row, top.max, beta, b, p.sums, early);
+        const bool gaps = !OUT || p.sums;
+        const Partition z = partition<KEEP, OUT, !OUT || NARROW>(scope, row, top.max, beta, b, gaps, early);
         if (reports) {
             ReportWords(p, scope.row).put(FIELD(sum), z.sum);
             ReportWords(p, scope.row).put(FIELD(gap_sum), z.gap_sum);

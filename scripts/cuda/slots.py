@@ -7,9 +7,12 @@ lanes of an SM's 128 (CUDA C++ programming guide, arithmetic throughput for comp
 minimum, select, integer add, logic, shift, conversion). `unit` is what the busiest unit needs, if it is
 more than issuing does: 8 for an exponential, 4 for 4 bytes of shared memory.
 
-`// path: NAME` in a source line leaves it out of all paths but those with that name, and where the line
-ends in `{`, the lines up to its `}`. `// path: loop NAME` leaves out the loop with that line. `none` is on no
-path: betas that need more care, rows beyond the chip.
+`// path: NAME` in a source line leaves it out of all paths but those with that name. `// path: loop NAME`
+leaves out the loop with that line. `none` is on no path: betas that need more care, rows beyond the chip. A
+mark stands at a line that only its variant runs: nvcc names one call where a function calls two variants of
+another.
+
+Loops are unrolled. The vectors that are left over, up to three a thread and pass, cost up to a fifth more.
 """
 
 import pathlib
@@ -63,26 +66,9 @@ class Sources:
             for at, line in enumerate(lines):
                 if match := MARK.search(line):
                     names = {name.strip() for name in match[2].split(",")}
-                    if match[1]:
-                        loops_only[at + 1] = names
-                        continue
-                    for inside in self.region(lines, at):
-                        only.setdefault(inside + 1, []).append(names)
+                    (loops_only if match[1] else only)[at + 1] = names
             self.files[path] = lines, only, loops_only
         return self.files[path]
-
-    @staticmethod
-    def region(lines, at):
-        code = lines[at].partition("//")[0].rstrip()
-        if not code.endswith("{"):
-            return range(at, at + 1)
-        depth = 1
-        for end in range(at + 1, len(lines)):
-            code = lines[end].partition("//")[0]
-            depth += code.count("{") - code.count("}")
-            if depth <= 0:
-                return range(at + 1, end)
-        raise ValueError(f"line {at + 1}: no end of {lines[at]}")
 
     def passes_of(self, frames):
         """The passes that the lines of an instruction name, innermost first."""
@@ -101,19 +87,16 @@ class Sources:
         common = Counter(found[0] for found in unlike or names).most_common(1)
         return common[0][0] if common else None
 
+    def marks(self, frames, of_loops):
+        lines = ((path, int(line)) for path, line in frames if path.endswith((".cu", ".cuh")))
+        return [names for path, line in lines if (names := self.of(path)[1 + of_loops].get(line))]
+
     def has(self, code, tags):
         """Whether a loop is on the path with these tags."""
-        marks = (self.of(path)[2].get(int(line)) for _, _, frames, _ in code for path, line in frames
-                 if path.endswith((".cu", ".cuh")))  # fmt: skip
-        return all(not mark or not mark.isdisjoint(tags) for mark in marks)
+        return not any(mark.isdisjoint(tags) for _, _, frames, _ in code for mark in self.marks(frames, True))
 
     def is_on(self, frames, tags):
-        return all(
-            not names.isdisjoint(tags)
-            for path, line in frames
-            if path.endswith((".cu", ".cuh"))
-            for names in self.of(path)[1].get(int(line), ())
-        )
+        return not any(mark.isdisjoint(tags) for mark in self.marks(frames, False))
 
 
 def cost(opcode):

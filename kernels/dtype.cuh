@@ -6,7 +6,7 @@
 // PER_VECTOR: elements in 16 bytes. LOW: half of the lowest number; a score below it is masked, as -inf is.
 // LOWEST, HIGHEST: -inf and inf in every element of a word. larger(a, b): of every element of two words the
 // larger; NaN if one is. smaller(a, b): the smaller; if one is NaN, the other. get(v, j): the j-th as f32.
-// bits(f), pair(f, g): rounded to nearest even.
+// bits(f), pair(f, g): rounded to nearest even. multiply(c, a, b): c += a b of a warp, of 16 bits only.
 struct f32 {
     typedef u32 Bits;
     static constexpr u32 PER_VECTOR = 4;
@@ -30,6 +30,9 @@ struct f16 {
     static constexpr u32 LOWEST = 0xfc00fc00, HIGHEST = 0x7c007c00;
     static DEVICE u32 larger(u32 a, u32 b) { return simt::larger_halves(a, b); }
     static DEVICE u32 smaller(u32 a, u32 b) { return simt::smaller_halves(a, b); }
+    static DEVICE void multiply(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+        simt::multiply_halves(c, a, b);
+    }
     static DEVICE float get(const Vec16& v, u32 j) {
         return simt::half_to_float(static_cast<u16>(v.word[j / 2] >> (16 * (j & 1))));
     }
@@ -45,6 +48,9 @@ struct bf16 {
     static constexpr u32 LOWEST = 0xff80ff80, HIGHEST = 0x7f807f80;
     static DEVICE u32 larger(u32 a, u32 b) { return simt::larger_bfloats(a, b); }
     static DEVICE u32 smaller(u32 a, u32 b) { return simt::smaller_bfloats(a, b); }
+    static DEVICE void multiply(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+        simt::multiply_bfloats(c, a, b);
+    }
     static DEVICE float get(const Vec16& v, u32 j) {
         return simt::float_of(j & 1 ? v.word[j / 2] & 0xffff0000u : v.word[j / 2] << 16);
     }

@@ -156,7 +156,7 @@ struct RowTile {
         const u32 on_chip = !STREAMS || end < resident ? end : resident;
         // Counted turns: without a count the compiler tests after each of the four. 3 slots a score of f32
         // less than one at a time (2026-11-30). Where rows stream, sm_100 spills at four.
-        constexpr u32 AT_ONCE = STREAMS && !SIMT_TUNED ? 2 : 4;
+        [[maybe_unused]] constexpr u32 AT_ONCE = STREAMS && !SIMT_TUNED ? 2 : 4;
 #pragma unroll AT_ONCE
         for (u32 left = turns(i, on_chip); left > 0; --left, i += Scope::THREADS) {
             f(tile.load(i), first + i, true);

@@ -32,7 +32,15 @@
 //   warp_fold(value, merge)                          every lane gets the fold of all 32, in one fixed tree
 //   warp_add(u32) warp_max(u32) warp_min(u32)        the same for these operations, in one step
 //   warp_exclusive_sum(u32)                          sum over lower lanes
+//   warp_xor(value, mask)                            the value of lane() ^ mask
 //   ballot(bool)
+//   multiply_halves(c, a, b)                         c += a b of a warp, a 16 x 16, b 16 x 8, c of f32: the
+//   multiply_bfloats(c, a, b)                        instruction mma.m16n8k16, each lane with its fragments.
+//                                                    With g = lane() / 4 and t = lane() % 4, two elements a
+//                                                    word: a has rows g, g + 8 at 2t, then both at 2t + 8; b
+//                                                    has column g at rows 2t, 2t + 8; c has row g at columns
+//                                                    2t, 2t + 1, then row g + 8. The products are exact, and
+//                                                    the order and the rounding of their sums are the device's
 //   looks(pass, vectors)                             this thread is about to look at so many 16-byte
 //                                                    vectors of scores; only the simulator counts them
 //

@@ -71,7 +71,10 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     }
     const double beta = beta_for(p, scope.row, top.len, lambda, entropy);
     const Exponent b(beta, !OUT || (NARROW && !p.out_f32 && !early.on));
-    if (p.betas_out && scope.leads()) Global<float>(p.betas_out).store(scope.row, static_cast<float>(beta));
+    if (p.betas_out && scope.leads()) {
+        const float given = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(beta);
+        Global<float>(p.betas_out).store(scope.row, given);
+    }
     if (reports) ReportWords(p, scope.row).put(FIELD(beta), beta);
     // Poisoned and empty rows too: their weights are 0, and NaN or 0 multiplies them.
     if (OUT || p.sums) {
@@ -144,20 +147,22 @@ constexpr int resident_ctas(int threads, int threads_per_sm) {
 }
 #define STAMP(FAMILY, OUT, T, SCOPE, THREADS, CTAS) STAMP_##SCOPE(FAMILY, OUT, T, THREADS, CTAS)
 #define STAMP_warp(FAMILY, OUT, T, THREADS, CTAS) \
-    KERNEL(FAMILY##_##T##_warp##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, 640)) { \
+    KERNEL(RowParams, FAMILY##_##T##_warp##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, 640)) { \
         measure_warp<OUT, T, THREADS>(params); \
     }
 #define STAMP_block(FAMILY, OUT, T, THREADS, CTAS) \
-    KERNEL(FAMILY##_##T##_block##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, OUT ? 768 : 512)) { \
+    KERNEL(RowParams, FAMILY##_##T##_block##THREADS##x##CTAS, THREADS, \
+           resident_ctas(THREADS, OUT ? 768 : 512)) { \
         measure_block<OUT, T, THREADS>(params); \
     }
 #define STAMP_split(FAMILY, OUT, T, THREADS, CTAS) \
-    KERNEL(FAMILY##_##T##_split##THREADS##x##CTAS, THREADS, 1) { \
+    KERNEL(RowParams, FAMILY##_##T##_split##THREADS##x##CTAS, THREADS, 1) { \
         measure_split<OUT, T, THREADS>(params); \
     }
 #if SIMT_CLUSTERS
 #define STAMP_cluster(FAMILY, OUT, T, THREADS, CTAS) \
-    KERNEL(FAMILY##_##T##_cluster##THREADS##x##CTAS, THREADS, resident_ctas(THREADS, OUT ? 768 : 512)) { \
+    KERNEL(RowParams, FAMILY##_##T##_cluster##THREADS##x##CTAS, THREADS, \
+           resident_ctas(THREADS, OUT ? 768 : 512)) { \
         measure_cluster<OUT, T, THREADS>(params); \
     }
 #else

@@ -110,9 +110,35 @@ DEVICE void collectives(Results& r, const Global<u32>& in) {
     r.put(warp_max(word));
     r.put(warp_min(word));
     r.put(simt::ballot(word & 1));
+    r.put(warp_xor(word, 5));
 }
 
-constexpr u32 BLOCK_STEPS = 6 + 9 + 7 + 8 + 30, SPLIT_STEPS = 3;
+// Products of matrices of small integers, so that no sum is rounded.
+DEVICE void products(Results& r) {
+    const u32 g = lane() / 4, t = lane() % 4;
+    const auto left = [](u32 row, u32 k) { return static_cast<float>((7 * row + 3 * k) % 13) - 6; };
+    const auto right = [](u32 k, u32 column) { return static_cast<float>((5 * k + 11 * column) % 17) - 8; };
+    for (u32 bfloats = 0; bfloats < 2; ++bfloats) {
+        const auto pair = [&](float low, float high) {
+            return bfloats ? bfloats_of(low, high) : halves_of(low, high);
+        };
+        u32 a[4], b[2];
+        for (u32 i = 0; i < 4; ++i) {
+            const u32 row = g + i % 2 * 8, k = 2 * t + i / 2 * 8;
+            a[i] = pair(left(row, k), left(row, k + 1));
+            if (i < 2) b[i] = pair(right(2 * t + 8 * i, g), right(2 * t + 8 * i + 1, g));
+        }
+        float c[4] = {static_cast<float>(thread()), 1, 2, 3};
+        if (bfloats) {
+            multiply_bfloats(c, a, b);
+        } else {
+            multiply_halves(c, a, b);
+        }
+        for (u32 i = 0; i < 4; ++i) r.put(c[i]);
+    }
+}
+
+constexpr u32 BLOCK_STEPS = 6 + 9 + 7 + 9 + 8 + 30, SPLIT_STEPS = 3;
 
 DEVICE void one_cta(const RowParams& params) {
     Results r(params, BLOCK_STEPS);
@@ -121,6 +147,7 @@ DEVICE void one_cta(const RowParams& params) {
     shared_memory(r, params);
     device_memory(r, params);
     collectives(r, in);
+    products(r);
     arithmetic(r, in);
     halves(params, static_cast<u64>(ctas()) * BLOCK_STEPS * threads());
 }
@@ -163,12 +190,12 @@ DEVICE void one_group(const RowParams& params) {
 
 #define WRAPPERS(T, SCOPE, THREADS, CTAS) WRAPPERS_##SCOPE(T, THREADS, CTAS)
 #define WRAPPERS_block(T, THREADS, CTAS) \
-    KERNEL(wrappers_##T##_block##THREADS##x##CTAS, THREADS, 1) { wrappers::one_cta(params); }
+    KERNEL(RowParams, wrappers_##T##_block##THREADS##x##CTAS, THREADS, 1) { wrappers::one_cta(params); }
 #define WRAPPERS_split(T, THREADS, CTAS) \
-    KERNEL(wrappers_##T##_split##THREADS##x##CTAS, THREADS, 1) { wrappers::one_group(params); }
+    KERNEL(RowParams, wrappers_##T##_split##THREADS##x##CTAS, THREADS, 1) { wrappers::one_group(params); }
 #if SIMT_CLUSTERS
 #define WRAPPERS_cluster(T, THREADS, CTAS) \
-    KERNEL(wrappers_##T##_cluster##THREADS##x##CTAS, THREADS, 1) { wrappers::one_cluster(params); }
+    KERNEL(RowParams, wrappers_##T##_cluster##THREADS##x##CTAS, THREADS, 1) { wrappers::one_cluster(params); }
 #else
 #define WRAPPERS_cluster(T, THREADS, CTAS)
 #endif

@@ -1,7 +1,7 @@
 //! Compares, as text, the twins on which Rust and CUDA must agree.
 
 use critbeta::cuda::internals::Variant;
-use critbeta::cuda::internals::{self as params, RowParams};
+use critbeta::cuda::internals::{self as params, AttentionParams, RowParams};
 use critbeta::cuda::{Contact, RowReport};
 use critbeta::laws::LAWS;
 
@@ -65,6 +65,14 @@ fn params_are_twins() {
     let ours = rust_fields!(RowReport: max, second, len, ties, argmax, poisoned, critical, resolved, kth_gap,
         reserved, beta, sum, gap_sum);
     assert_twins(&text, "RowReport", size_of::<RowReport>(), ours);
+    let of_attention = kernels("attention/params.cuh");
+    let ours = rust_fields!(AttentionParams: queries, keys, table, lens, starts, scores, row_lens, positions,
+        query_token, query_head, key_page, key_slot, key_head, table_stride, score_stride, scale, softcap,
+        token_first, token_count, seq_first, seqs, kv_heads, group, dim, page, pages, query_len, max_len, cols,
+        window, splits);
+    let bytes = size_of::<AttentionParams>();
+    assert_twins(&of_attention, "AttentionParams", bytes, ours);
+    assert!(of_attention.contains(&format!("static_assert(sizeof(AttentionParams) == {bytes},")));
     for (name, bytes) in [("RowParams", size_of::<RowParams>()), ("RowReport", size_of::<RowReport>())] {
         assert!(text.contains(&format!("static_assert(sizeof({name}) == {bytes},")), "{name}");
     }
@@ -72,7 +80,7 @@ fn params_are_twins() {
 
 #[test]
 fn constants_are_twins() {
-    let text = kernels("params.cuh");
+    let text = kernels("params.cuh") + &kernels("attention/params.cuh");
     let parse = |line: &str| {
         let (name, value) = line.strip_prefix("constexpr u32 ")?.split_once(';')?.0.split_once(" = ")?;
         Some((name.to_owned(), value.parse::<u32>().unwrap_or_else(|e| panic!("{line}: {e}"))))
@@ -100,7 +108,10 @@ fn constants_are_twins() {
         RULE_ARRAY,
         RULE_LAW,
         RULE_CRITICAL,
-        RULE_CALIBRATED
+        RULE_CALIBRATED,
+        UNIT,
+        QUERY_ROWS,
+        WIDE_QUERY_ROWS
     ];
     assert_eq!(ours, theirs);
 }

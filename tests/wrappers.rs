@@ -149,6 +149,20 @@ fn collectives(s: &mut Steps, words: &[u32]) {
     s.step(|t| *of_warp(t).iter().max().unwrap());
     s.step(|t| *of_warp(t).iter().min().unwrap());
     s.step(|t| of_warp(t).iter().rev().fold(0, |votes, word| votes << 1 | word & 1));
+    s.step(|t| words[t ^ 5]);
+}
+
+/// Where the element of a lane stands in a product of 16 x 16 and 16 x 8 is said in `kernels/simt.cuh`.
+fn products(s: &mut Steps) {
+    let left = |row: usize, k: usize| ((7 * row + 3 * k) % 13) as f32 - 6.0;
+    let right = |k: usize, column: usize| ((5 * k + 11 * column) % 17) as f32 - 8.0;
+    for i in [0, 1, 2, 3, 0, 1, 2, 3] {
+        s.floats(|t| {
+            let (row, column) = (t % 32 / 4 + i / 2 * 8, t % 4 * 2 + i % 2);
+            let before = if i == 0 { t as f32 } else { i as f32 };
+            (0..16).fold(before, |sum, k| sum + left(row, k) * right(k, column))
+        });
+    }
 }
 
 fn arithmetic(s: &mut Steps, words: &[u32]) {
@@ -223,6 +237,7 @@ fn of_block(grid: usize) -> Vec<u32> {
         s.step(|_| grid as u32);
         memory(&mut s, &words);
         collectives(&mut s, &words);
+        products(&mut s);
         arithmetic(&mut s, &words);
     }
     s.words.extend(halves());

@@ -1,6 +1,7 @@
 // Barriers and collectives: each is one operation of the host, done by the thread that comes last.
 #pragma once
 #include "memory.hpp"
+#include "rounded.hpp"
 
 namespace simt::host {
 
@@ -14,6 +15,37 @@ inline void* const* lanes_at(const char* what, void* mine, Where where, Wait wai
 inline void wake_warp() {
     wake(*self->warp);
     give_way();
+}
+
+// One product of matrices, from the fragments of all lanes. The sum of each element is rounded once.
+template <class Widen>
+inline void multiply(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], Widen widen, Where where) {
+    struct Fragments {
+        const u32 *a, *b;
+        float* c;
+    } mine{a, b, c};
+    void* const* lanes = lanes_at("multiply", &mine, where, WAIT_STEP);
+    if (!lanes) return;
+    const auto of = [&](u32 lane) -> const Fragments& { return *static_cast<Fragments*>(lanes[lane]); };
+    const auto element = [&](const u32* words, u32 word, u32 k) {
+        return double{widen(static_cast<u16>(words[word] >> 16 * (k & 1)))};
+    };
+    double left[16][16], right[16][8];
+    for (u32 row = 0; row < 16; ++row) {
+        for (u32 k = 0; k < 16; ++k) {
+            left[row][k] = element(of(row % 8 * 4 + k % 8 / 2).a, row / 8 + k / 8 * 2, k);
+            if (row < 8) right[k][row] = element(of(row * 4 + k % 8 / 2).b, k / 8, k);
+        }
+    }
+    for (u32 lane = 0; lane < 32; ++lane) {
+        for (u32 i = 0; i < 4; ++i) {
+            const u32 row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+            double sum = of(lane).c[i];
+            for (u32 k = 0; k < 16; ++k) sum += left[row][k] * right[k][column];
+            of(lane).c[i] = static_cast<float>(sum);
+        }
+    }
+    wake_warp();
 }
 
 // A warp goes through a pass as long as one of its lanes does. Between two passes its lanes meet.
@@ -156,3 +188,14 @@ inline void wait_async(u32 turn, bool ahead, Where where) {
 }
 
 }  // namespace simt::host
+
+namespace simt {
+
+inline void multiply_halves(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], Where where = HERE) {
+    host::multiply(c, a, b, half_to_float, where);
+}
+inline void multiply_bfloats(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], Where where = HERE) {
+    host::multiply(c, a, b, bfloat_to_float, where);
+}
+
+}  // namespace simt

@@ -135,7 +135,7 @@ DEVICE void release_async() {
 }
 
 template <class R>
-DEVICE R shuffle_xor(const R& value, u32 mask) {
+DEVICE R warp_xor(const R& value, u32 mask, Where = HERE) {
     static_assert(sizeof(R) % 4 == 0, "whole words");
     R result;
     for (u32 i = 0; i < sizeof(R) / 4; ++i) {
@@ -148,7 +148,7 @@ DEVICE R shuffle_xor(const R& value, u32 mask) {
 template <class R, class Merge>
 DEVICE R warp_fold(R value, Merge merge, Where = HERE) {
 #pragma unroll
-    for (u32 mask = 16; mask > 0; mask /= 2) value = merge(value, shuffle_xor(value, mask));
+    for (u32 mask = 16; mask > 0; mask /= 2) value = merge(value, warp_xor(value, mask));
     return value;
 }
 
@@ -168,11 +168,22 @@ DEVICE u32 warp_exclusive_sum(u32 value, Where = HERE) {
 
 DEVICE u32 ballot(bool predicate, Where = HERE) { return __ballot_sync(~0u, predicate); }
 
+#define OF_TYPE(name, type) \
+    DEVICE void name(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2], Where = HERE) { \
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 " \
+            "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) \
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])); \
+    }
+OF_TYPE(multiply_halves, "f16")
+OF_TYPE(multiply_bfloats, "bf16")
+#undef OF_TYPE
+
 }  // namespace simt
 
 #include "arithmetic.cuh"
 
 // RESIDENT: at least so many CTAs share an SM: a thread has at most 65,536 / (THREADS * RESIDENT) registers.
-#define KERNEL(name, THREADS, RESIDENT) \
+#define KERNEL(Params, name, THREADS, RESIDENT) \
     extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) \
-        name(const __grid_constant__ RowParams params)
+        name(const __grid_constant__ Params params)

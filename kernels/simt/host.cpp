@@ -1,6 +1,7 @@
 // All kernels as C++ in one translation unit, and the functions that call them.
 #include "../gap_profile.cu"
 #include "../critical_softmax.cu"
+#include "../attention/attention_scores.cu"
 #include "../wrappers.cu"
 
 #include "planted.hpp"
@@ -19,6 +20,7 @@ using simt::host::Together;
            threads, scope},
 #define GAP_PROFILE(...) ROW(gap_profile, __VA_ARGS__)
 #define CRITICAL_SOFTMAX(...) ROW(critical_softmax, __VA_ARGS__)
+#define ATTENTION_SCORES(...) ROW(attention_scores, __VA_ARGS__)
 #define WRAPPERS(...) ROW(wrappers, __VA_ARGS__)
 constexpr Kernel KERNELS[] = {
 #include "../variants.def"

@@ -166,6 +166,17 @@ DEVICE u32 warp_exclusive_sum(u32 value, Where where = HERE) {
     return value;
 }
 
+template <class R>
+DEVICE R warp_xor(R value, u32 mask, Where where = HERE) {
+    if (void* const* lanes = host::lanes_at("warp_xor", &value, where)) {
+        for (u32 i = 0; i < 32; ++i) {
+            if (i < (i ^ mask)) std::swap(*static_cast<R*>(lanes[i]), *static_cast<R*>(lanes[i ^ mask]));
+        }
+        host::wake_warp();
+    }
+    return value;
+}
+
 DEVICE u32 ballot(bool predicate, Where where = HERE) {
     u32 value = predicate;
     if (void* const* lanes = host::lanes_at("ballot", &value, where, WAIT_STEP)) {
@@ -179,4 +190,7 @@ DEVICE u32 ballot(bool predicate, Where where = HERE) {
 
 }  // namespace simt
 
-#define KERNEL(name, ...) static void name([[maybe_unused]] const RowParams& params)
+#define KERNEL(Params, name, ...) \
+    static void name(const Params& params); \
+    static void name(const void* params) { name(*static_cast<const Params*>(params)); } \
+    static void name([[maybe_unused]] const Params& params)

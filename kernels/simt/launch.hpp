@@ -24,7 +24,7 @@ constexpr u64 MOST_FIBERS = 1 << 18;
 
 inline void begin() {
     entered(launch->origin);
-    launch->kernel->body(*launch->params);
+    launch->kernel->body(launch->params);
     leave();
 }
 
@@ -111,7 +111,7 @@ inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome
 
     Launch l;
     l.kernel = &kernel;
-    l.params = static_cast<const RowParams*>(given.params);
+    l.params = given.params;
     l.outcome = &out;
     l.grid = given.grid;
     l.cluster_ctas = given.cluster_ctas;

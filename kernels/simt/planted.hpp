@@ -5,14 +5,19 @@
 
 namespace faults {
 
+template <void (*BODY)(const RowParams&)>
+void run(const void* params) {
+    BODY(*static_cast<const RowParams*>(params));
+}
+
 struct Fault {
     const char* name;  // "what is planted: what the message must say", or "what is planted, mended: clean"
     host::Kernel kernel;
     u32 cluster_ctas;
 };
 #define FAULT(name, says, body, cluster_ctas, together) \
-    Fault{name ": " says, {#body, body<false>, THREADS, host::Together::together}, cluster_ctas}, \
-        Fault{name ", mended: clean", {#body, body<true>, THREADS, host::Together::together}, cluster_ctas},
+    Fault{name ": " says, {#body, run<body<false>>, THREADS, host::Together::together}, cluster_ctas}, \
+        Fault{name ", mended: clean", {#body, run<body<true>>, THREADS, host::Together::together}, cluster_ctas},
 constexpr Fault ALL[] = {
     FAULT("increment without an atomic", "race", increment, 1, cluster)
     FAULT("no CTA barrier", "race", cta_barrier, 1, cluster)

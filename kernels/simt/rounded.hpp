@@ -85,6 +85,7 @@ inline float half_to_float(u16 h) {
     if (exponent == 0) return float_of(sign | bits_of(static_cast<float>(fraction) * 0x1p-24f));
     return float_of(sign | (exponent + 112) << 23 | fraction << 13);
 }
+inline float bfloat_to_float(u16 h) { return float_of(static_cast<u32>(h) << 16); }
 inline u16 float_to_half(float f) {
     const u32 bits = bits_of(f), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
     if (magnitude > 0x7F800000) return 0x7FFF;

@@ -8,7 +8,6 @@
 
 #include "fiber.hpp"
 
-struct RowParams;
 
 // The C interface. Twin of src/cuda/launch_simt.rs.
 struct SimtBuffer {
@@ -53,7 +52,7 @@ enum class Together { cluster, grid };
 
 struct Kernel {
     const char* name;
-    void (*body)(const RowParams&);
+    void (*body)(const void* params);
     u32 threads;
     Together together;
 };
@@ -144,7 +143,7 @@ class Shadow;
 
 struct Launch {
     const Kernel* kernel = nullptr;
-    const RowParams* params = nullptr;
+    const void* params = nullptr;
     SimtOutcome* outcome = nullptr;
     u32 grid = 0, cluster_ctas = 1, shared_bytes = 0, threads = 0, warps_per_cta = 0;
     u64 seed = 0;

@@ -2,10 +2,12 @@
 //! beforehand.
 
 use super::arch::Arch;
+use super::attention::AttentionParams;
 use super::params::*;
-use super::plan::Plan;
+use super::plan::{Launch, Plan};
 use super::problem::Problem;
 use super::rule::{Beta, Rule};
+use super::spans::{Span, Spans};
 use super::variants::Family;
 use crate::cpu::Measure;
 use crate::{DType, Error, Result};
@@ -115,22 +117,40 @@ pub struct Workspace {
     pub bytes: u64,
 }
 
-/// Device memory that a launch touches.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
-    pub name: &'static str,
-    pub address: u64,
-    pub bytes: u64,
-    pub writable: bool,
-}
-
-/// A call that passed every check.
+/// A launch that passed every check.
 pub(super) struct Checked {
-    pub plan: Plan,
+    pub launch: Launch,
+    /// What a message says of its size: rows, and columns of each.
+    pub size: (u64, u64),
     // A build without GPU code checks a call and does nothing else with it.
     #[cfg_attr(not(any(feature = "cuda", critbeta_simulator)), allow(dead_code))]
-    pub params: RowParams,
+    pub params: Params,
     pub spans: Vec<Span>,
+}
+
+impl Checked {
+    pub fn fail(&self, detail: String) -> Error {
+        Error::Launch { rows: self.size.0, cols: self.size.1, detail }
+    }
+}
+
+/// The arguments of a kernel.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(any(feature = "cuda", critbeta_simulator)), allow(dead_code))]
+pub(super) enum Params {
+    Rows(RowParams),
+    Attention(AttentionParams),
+}
+
+#[cfg(any(feature = "cuda", critbeta_simulator))]
+impl Params {
+    /// Where they begin. A kernel takes as many bytes as it knows.
+    pub fn address(&self) -> *const std::ffi::c_void {
+        match self {
+            Params::Rows(params) => std::ptr::from_ref(params).cast(),
+            Params::Attention(params) => std::ptr::from_ref(params).cast(),
+        }
+    }
 }
 
 impl<'a> Call<'a> {
@@ -187,28 +207,13 @@ impl<'a> Call<'a> {
         let plan = Plan::choose(&Problem { family, ..self.problem() }, arch)?;
         let fail = |detail: String| Error::Launch { rows, cols, detail };
         let size = dtype.size_bytes() as u64;
-        let mut spans = Vec::with_capacity(7);
-        // Records one span of memory, or returns the error that it does not fit. `bytes` is `None` after an
-        // overflow.
-        let mut span = |name, address: u64, align: u64, bytes: Option<u64>, writable| {
-            let Some(bytes) = bytes.filter(|&bytes| address.checked_add(bytes).is_some()) else {
-                return Err(fail(format!("{name} at {address:#x} reach beyond the address space")));
-            };
-            if address == 0 {
-                return Err(fail(format!("{name} are at address 0")));
-            }
-            if !address.is_multiple_of(align) {
-                return Err(fail(format!("{name} at {address:#x} are not aligned to {align} bytes")));
-            }
-            spans.push(Span { name, address, bytes, writable });
-            Ok(())
-        };
+        let mut spans = Spans::new(fail);
         let block =
             |stride: u64, size: u64| (rows - 1).checked_mul(stride)?.checked_add(cols)?.checked_mul(size);
         if stride < cols {
             return Err(fail(format!("scores of rows {stride} elements apart would overlap")));
         }
-        span("scores", address, size, block(stride, size), false)?;
+        spans.add("scores", address, size, block(stride, size), false)?;
         if let Some(out) = self.out {
             if out.dtype != dtype && out.dtype != DType::F32 {
                 return Err(fail(format!(
@@ -223,7 +228,7 @@ impl<'a> Call<'a> {
                 )));
             }
             let size = out.dtype.size_bytes() as u64;
-            span("probabilities", out.address, size, block(out.stride, size), true)?;
+            spans.add("probabilities", out.address, size, block(out.stride, size), true)?;
             if self.both {
                 return Err(fail(
                     "Lambda beside Lambda(resolve) is measured without probabilities only: launch twice"
@@ -240,49 +245,31 @@ impl<'a> Call<'a> {
         };
         for (name, address) in [("lens", lens), ("betas", betas), ("positions", self.positions)] {
             if let Some(address) = address {
-                span(name, address, 4, each(4), false)?;
+                spans.add(name, address, 4, each(4), false)?;
             }
         }
         if let Some(address) = self.report {
-            span("reports", address, 8, each(size_of::<RowReport>()), true)?;
+            spans.add("reports", address, 8, each(size_of::<RowReport>()), true)?;
         }
         if let Some(address) = self.betas_out {
-            span("betas of the rule", address, 4, each(4), true)?;
+            spans.add("betas of the rule", address, 4, each(4), true)?;
         }
         let given = workspace.map_or(0, |workspace| workspace.bytes);
         if given < plan.workspace_bytes() {
             return Err(fail(format!("a workspace of {given} bytes, expected {}", plan.workspace_bytes())));
         }
         if let Some(workspace) = workspace.filter(|_| plan.workspace_bytes() > 0) {
-            span("workspace", workspace.address, 256, Some(plan.workspace_bytes()), true)?;
+            spans.add("workspace", workspace.address, 256, Some(plan.workspace_bytes()), true)?;
         }
-        self.check_overlaps(&spans)?;
-        let params = self.params(&plan, workspace)?;
-        Ok(Checked { plan, params, spans })
-    }
-
-    /// Memory that is written may not overlap other memory. Probabilities exactly in place of the scores are
-    /// allowed.
-    fn check_overlaps(&self, spans: &[Span]) -> Result<()> {
-        let DeviceRows { address, dtype, rows, cols, stride, .. } = self.scores;
+        // Probabilities exactly in place of the scores are allowed.
         let in_place =
             self.out.is_some_and(|out| (out.address, out.dtype, out.stride) == (address, dtype, stride));
-        for (i, a) in spans.iter().enumerate() {
-            for b in &spans[i + 1..] {
-                let apart = a.address + a.bytes <= b.address || b.address + b.bytes <= a.address;
-                let is_in_place = in_place && (a.name, b.name) == ("scores", "probabilities");
-                if !apart && (a.writable || b.writable) && !is_in_place {
-                    let detail = format!(
-                        "{} at {:#x} + {} bytes and {} at {:#x} + {} bytes overlap; \
-                         probabilities may only be in place of the scores at the same address, dtype and \
-                         stride",
-                        a.name, a.address, a.bytes, b.name, b.address, b.bytes
-                    );
-                    return Err(Error::Launch { rows, cols, detail });
-                }
-            }
-        }
-        Ok(())
+        let spans = spans.apart(
+            |a, b| in_place && (a.name, b.name) == ("scores", "probabilities"),
+            "; probabilities may only be in place of the scores at the same address, dtype and stride",
+        )?;
+        let params = self.params(&plan, workspace)?;
+        Ok(Checked { launch: plan.launch, size: (rows, cols), params: Params::Rows(params), spans })
     }
 
     fn params(&self, plan: &Plan, workspace: Option<Workspace>) -> Result<RowParams> {

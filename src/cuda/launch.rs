@@ -4,7 +4,7 @@
 use super::call::{Call, Checked, Workspace};
 use super::engine::{DeviceMemory, Engine, Machine};
 use super::launch_simt;
-use crate::{Error, Result};
+use crate::Result;
 
 impl Engine {
     /// Enqueues one launch on `stream` (a raw `CUstream`; 0 is the legacy default stream) and returns.
@@ -61,21 +61,27 @@ impl Engine {
         workspace: Option<Workspace>,
         memory: &mut [&mut DeviceMemory],
     ) -> Result<()> {
-        for span in call.check(call.problem().family, self.arch(), workspace)?.spans {
+        let checked = call.check(call.problem().family, self.arch(), workspace)?;
+        self.begin_in(&checked, memory)
+    }
+
+    /// Begins a launch whose every address lies in `memory`. The caller must wait before it touches or frees
+    /// `memory`.
+    pub(super) fn begin_in(&self, checked: &Checked, memory: &mut [&mut DeviceMemory]) -> Result<()> {
+        for span in &checked.spans {
             let holds = |memory: &&mut DeviceMemory| {
                 let start = memory.address();
                 start <= span.address && span.address + span.bytes <= start + memory.bytes() as u64
             };
             if !memory.iter().any(holds) {
-                let detail = format!(
+                return Err(checked.fail(format!(
                     "{} at {:#x} + {} bytes lie outside of the memory given",
                     span.name, span.address, span.bytes
-                );
-                return Err(Error::Launch { rows: call.scores.rows, cols: call.scores.cols, detail });
+                )));
             }
         }
         // SAFETY: all memory belongs to this call until the launch has run, and none of it is freed before.
-        unsafe { self.launch(call, workspace, self.own_stream()) }
+        unsafe { self.begin(checked, self.own_stream()) }
     }
 
     /// Runs one launch to its end, over memory that nobody else uses.
@@ -97,13 +103,19 @@ impl Engine {
     /// # Safety
     ///
     /// As for [`Engine::launch`].
-    unsafe fn begin(&self, checked: &Checked, stream: u64) -> Result<()> {
+    pub(super) unsafe fn begin(&self, checked: &Checked, stream: u64) -> Result<()> {
         match &*self.machine {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
             Machine::Driver(driver) => unsafe {
-                let function = driver.function(checked.plan.launch.variant)?;
-                super::launch_cuda::launch(driver.context(), function, checked, stream)
+                let function = driver.function(checked.launch.variant)?;
+                super::launch_cuda::launch(
+                    driver.context(),
+                    function,
+                    checked,
+                    driver.arch().sm_count,
+                    stream,
+                )
             },
             #[cfg(not(feature = "cuda"))]
             Machine::Driver(driver) => match **driver {},

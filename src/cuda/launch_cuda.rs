@@ -1,7 +1,7 @@
 //! Calls into C: NVRTC, and the functions of the CUDA driver for which cudarc has no safe form.
 #![allow(unsafe_code)]
 
-use super::call::Checked;
+use super::call::{Checked, Params};
 use super::variants::Scope;
 use crate::{Error, Result};
 use cudarc::driver::{CudaContext, CudaFunction, DriverError, sys};
@@ -105,41 +105,43 @@ pub(super) unsafe fn launch(
     context: &CudaContext,
     function: &CudaFunction,
     checked: &Checked,
+    sm_count: u32,
     stream: u64,
 ) -> Result<()> {
-    let Checked { plan, params, .. } = checked;
-    let fail = |detail| Err(Error::Launch { rows: plan.problem.rows, cols: plan.problem.cols, detail });
+    let Checked { launch, size: (rows, _), params, .. } = checked;
     let stream = stream as sys::CUstream;
     let _current = Current::push(context.cu_ctx())?;
     // SAFETY: the caller's stream is alive.
     if let Some(theirs) = unsafe { other_device(context, stream) }? {
         let own = context.ordinal();
-        return fail(format!("the stream belongs to {theirs}, the engine to device {own}"));
+        return Err(checked.fail(format!("the stream belongs to {theirs}, the engine to device {own}")));
     }
-    let mut attribute = match plan.launch.variant.scope() {
+    let mut attribute = match launch.variant.scope() {
         Scope::Warp | Scope::Block => None,
-        Scope::Cluster => Some(in_clusters(plan.launch.cluster_ctas())),
+        Scope::Cluster => Some(in_clusters(launch.cluster_ctas())),
         Scope::Split => Some(all_at_once()),
     };
-    let (threads, shared_bytes) = (plan.launch.variant.threads(), plan.launch.shared_bytes);
-    let (mut params, mut grid, ctas) = (*params, plan.launch.grid, plan.launch.ctas);
-    if plan.launch.loads_ahead(plan.problem.rows) {
+    let (threads, shared_bytes) = (launch.variant.threads(), launch.shared_bytes);
+    let (mut params, mut grid, ctas) = (*params, launch.grid, launch.ctas);
+    if let Params::Rows(params) = &mut params
+        && launch.loads_ahead(*rows)
+    {
         // What does not run at once with the others would take its rows when they are done. If nothing fits,
         // the launch is refused and says so.
-        let most = match plan.launch.variant.scope() {
+        let most = match launch.variant.scope() {
             Scope::Cluster => clusters_at_once(function, ctas, threads, shared_bytes),
-            _ => ctas_of_an_sm(function, threads, shared_bytes) * plan.arch.sm_count,
+            _ => ctas_of_an_sm(function, threads, shared_bytes) * sm_count,
         };
         params.groups = if most > 0 { params.groups.min(most) } else { params.groups };
         grid = params.groups * ctas;
     }
     let config = config(grid, threads, shared_bytes, stream, attribute.as_mut());
-    let mut arguments = [ptr::from_mut(&mut params).cast::<c_void>()];
-    // SAFETY: the kernel takes one RowParams, which is copied before the call returns. The caller vouches for
+    let mut arguments = [params.address().cast_mut()];
+    // SAFETY: the kernel takes one struct of these, which is copied before the call returns. The caller vouches for
     // addresses.
     unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), ptr::null_mut()) }
         .result()
-        .map_err(refused(format!("launching {} with {grid} CTAs", plan.launch.variant)))
+        .map_err(refused(format!("launching {} with {grid} CTAs", launch.variant)))
 }
 
 /// CTAs of the split scope wait for each other, so the driver must run all of them at once, or refuse.

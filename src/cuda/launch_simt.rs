@@ -11,7 +11,6 @@ use crate::Result;
 
 #[cfg(critbeta_simulator)]
 mod interface {
-    use super::super::params::RowParams;
     use super::super::simulator::{PASSES, WAITS};
 
     #[repr(C)]
@@ -31,7 +30,7 @@ mod interface {
         pub seed: u64,
         pub buffers: *const Buffer,
         pub buffer_count: u64,
-        pub params: *const RowParams,
+        pub params: *const std::ffi::c_void,
         pub shadow: u32,
         pub reserved: u32,
     }
@@ -59,7 +58,7 @@ mod interface {
 #[cfg(critbeta_simulator)]
 pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<Traffic> {
     use interface::{Buffer, Launch, Outcome, critbeta_simt_launch};
-    let Checked { plan, params, spans } = checked;
+    let Checked { launch, params, spans, .. } = checked;
     let mut buffers: Vec<Buffer> = Vec::with_capacity(spans.len());
     for span in spans {
         // Probabilities in place of the scores are the same memory, which is then writable.
@@ -74,15 +73,15 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
             }),
         }
     }
-    let launch = Launch {
-        variant: plan.launch.variant as u32,
-        grid: plan.launch.grid,
-        cluster_ctas: plan.launch.cluster_ctas(),
-        shared_bytes: plan.launch.shared_bytes,
+    let request = Launch {
+        variant: launch.variant as u32,
+        grid: launch.grid,
+        cluster_ctas: launch.cluster_ctas(),
+        shared_bytes: launch.shared_bytes,
         seed: options.seed,
         buffers: buffers.as_ptr(),
         buffer_count: buffers.len() as u64,
-        params,
+        params: params.address(),
         shadow: options.shadow.into(),
         reserved: 0,
     };
@@ -98,14 +97,14 @@ pub(super) unsafe fn launch(options: &SimtOptions, checked: &Checked) -> Result<
     };
     // SAFETY: both structs live through the call and have the layout of simt/host.cpp. Kernels touch only the
     // buffers.
-    let status = unsafe { critbeta_simt_launch(&launch, &mut outcome) };
+    let status = unsafe { critbeta_simt_launch(&request, &mut outcome) };
     if status == 0 {
         let Outcome { load_bytes, store_bytes, looks, waits, .. } = outcome;
         return Ok(Traffic { load_bytes, store_bytes, looks, waits });
     }
     let text = outcome.message.split(|&byte| byte == 0).next().unwrap_or_default();
     let fault = String::from_utf8_lossy(text).into_owned();
-    Err(Error::Simulated { kernel: plan.launch.variant.symbol(), fault })
+    Err(Error::Simulated { kernel: launch.variant.symbol(), fault })
 }
 
 /// # Safety

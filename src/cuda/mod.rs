@@ -18,6 +18,7 @@
 //! Nothing here has been measured on a GPU yet (2026-11-25).
 
 mod arch;
+mod attention;
 #[cfg(feature = "cuda")]
 mod cache;
 mod call;
@@ -46,11 +47,13 @@ mod rule;
 mod simulator;
 #[cfg(feature = "cuda")]
 mod sources;
+mod spans;
 mod timing;
 mod variants;
 mod wrappers;
 
 pub use arch::Arch;
+pub use attention::{DevicePages, DeviceQueries, DeviceSequences, MeasureCall};
 pub use call::{Call, DeviceOutput, DeviceRows, Workspace};
 pub use engine::{DeviceMemory, Engine};
 pub use facts::facts;
@@ -66,6 +69,7 @@ pub use simulator::{SimtOptions, Traffic};
 /// without notice.
 #[doc(hidden)]
 pub mod internals {
+    pub use super::attention::{AttentionParams, QUERY_ROWS, UNIT, WIDE_QUERY_ROWS};
     pub use super::costs::Costs;
     pub use super::ladder::RESIDENT_THREADS;
     pub use super::params::*;

@@ -92,9 +92,7 @@ impl Simulator {
         if stream == 0 {
             return Ok(());
         }
-        let problem = checked.plan.problem;
-        let detail = format!("stream {stream:#x}: the simulator has only the default stream, 0");
-        Err(Error::Launch { rows: problem.rows, cols: problem.cols, detail })
+        Err(checked.fail(format!("stream {stream:#x}: the simulator has only the default stream, 0")))
     }
 }
 

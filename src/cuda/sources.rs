@@ -8,6 +8,11 @@ macro_rules! embedded {
 }
 /// Every file that the device build reads, by its path under `kernels/`.
 const FILES: &[(&str, &str)] = &embedded![
+    "attention/attention_scores.cu",
+    "attention/params.cuh",
+    "attention/queries.cuh",
+    "attention/rows.cuh",
+    "attention/scores.cuh",
     "counts.cuh",
     "critical.cuh",
     "critical_softmax.cu",
@@ -114,7 +119,7 @@ mod tests {
     #[test]
     fn every_kernel_file_is_embedded_and_in_its_place() {
         let mut missing = Vec::new();
-        for folder in ["", "scope/", "simt/"] {
+        for folder in ["", "attention/", "scope/", "simt/"] {
             let at = format!("{}/kernels/{folder}", env!("CARGO_MANIFEST_DIR"));
             for file in std::fs::read_dir(at).unwrap() {
                 let name = format!("{folder}{}", file.unwrap().file_name().to_string_lossy());
@@ -133,7 +138,7 @@ mod tests {
         assert_eq!(left, ["#include \"simt/host.cuh\""]);
     }
 
-    /// Each of the three files of kernels includes the table, and makes only its own family.
+    /// Each of the four files of kernels includes the table, and makes only its own family.
     #[test]
     fn a_unit_has_one_row_of_the_table() {
         for &variant in Variant::ALL {
@@ -145,7 +150,7 @@ mod tests {
                 Some(format!("{}_{dtype}_{scope}{threads}x{ctas}", family.to_lowercase()))
             };
             let rows: Vec<String> = text.lines().filter_map(symbol).collect();
-            assert_eq!(rows, [variant.symbol(); 3]);
+            assert_eq!(rows, [variant.symbol(); 4]);
         }
     }
 }

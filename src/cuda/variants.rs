@@ -10,6 +10,8 @@ pub enum Family {
     GapProfile,
     /// It measures the row as far as the rescaling needs it, and writes the probabilities.
     CriticalSoftmax,
+    /// It writes the scores of queries over keys in pages, as rows for the others.
+    AttentionScores,
     /// It works on no rows: it runs every wrapper of `kernels/simt.cuh` once, for their test on a GPU.
     Wrappers,
 }
@@ -20,6 +22,7 @@ impl Family {
         match self {
             Family::GapProfile => "gap profile",
             Family::CriticalSoftmax => "critical softmax",
+            Family::AttentionScores => "attention scores",
             Family::Wrappers => "wrappers of the machine",
         }
     }

@@ -1,10 +1,11 @@
 //! The kernels that run every wrapper of `kernels/simt.cuh` once. A test compares GPU and simulator with
 //! them.
 
-use super::call::{Checked, Span};
+use super::call::{Checked, Params};
 use super::engine::Engine;
 use super::params::RowParams;
 use super::plan::Plan;
+use super::spans::Span;
 use super::variants::{Family, Variant};
 use crate::{Error, Result};
 use bytemuck::Zeroable;
@@ -50,7 +51,9 @@ impl Engine {
             bytes: memory.bytes() as u64,
             writable,
         };
-        self.begin_alone(&Checked { plan, params, spans: spans.map(span).to_vec() })?;
+        let size = (plan.problem.rows, plan.problem.cols);
+        let spans = spans.map(span).to_vec();
+        self.begin_alone(&Checked { launch: plan.launch, size, params: Params::Rows(params), spans })?;
         let mut results = vec![0; words];
         self.download(&out, 0, bytemuck::cast_slice_mut(&mut results))?;
         Ok(results)

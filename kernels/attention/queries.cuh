@@ -1,0 +1,75 @@
+// Some query rows of a key head in shared memory, and what makes scores of their products with keys.
+#pragma once
+#include "../dtype.cuh"
+#include "../math.cuh"
+#include "rows.cuh"
+
+constexpr u32 BLOCK = 32;  // elements that scores.rs takes together
+constexpr u32 SCORE_THREADS = 128;
+
+struct Finish {
+    double scale, softcap;
+
+    DEVICE float score(float product) const {
+        using namespace simt;
+        double score = mul_rn(static_cast<double>(product), scale);
+        if (softcap > 0.0) score = mul_rn(softcap, tanh(div_rn(score, softcap)));
+        const float rounded = static_cast<float>(score);
+        // No score counts as masked.
+        return rounded >= f32::LOW ? rounded : float_of(0x7fc00000);
+    }
+    static DEVICE double tanh(double x) {
+        using namespace simt;
+        const double far = x < 0 ? -x : x, e = exponential(mul_rn(-2.0, far));
+        // Near 0, 1 - e loses digits.
+        const double cube = mul_rn(mul_rn(far, far), far);
+        const double t = far < 1e-3 ? sub_rn(far, div_rn(cube, 3.0)) : div_rn(sub_rn(1.0, e), add_rn(1.0, e));
+        return x < 0 ? -t : t;
+    }
+};
+
+// Some query rows of a key head, in shared memory, and where their scores go.
+template <class T>
+struct QueryRows {
+    static constexpr u32 SIZE = sizeof(typename T::Bits), V = T::PER_VECTOR;
+    static constexpr u32 MOST = SIZE == 2 ? QUERY_ROWS : WIDE_QUERY_ROWS;
+    const AttentionParams& p;
+    const Sequence& seq;
+    u32 head, first, count;  // rows first .. first + count of the key head: token by token
+    u32 vectors;             // 16 bytes each, from one row to the next
+    Shared<Vec16> tile;
+
+    DEVICE QueryRows(const AttentionParams& p, const Sequence& seq, u32 head) : p(p), seq(seq), head(head) {
+        // Whole blocks, and an odd number of 64 bytes, so that rows lie in different banks.
+        const u32 blocks = (p.dim + BLOCK - 1) / BLOCK;
+        vectors = SIZE == 2 ? 4 * (blocks | 1) : 8 * blocks;
+        tile = simt::arena<Vec16>(0, MOST * vectors);
+    }
+    DEVICE u32 token(u32 i) const { return seq.begin + (first + i) / p.group; }
+    DEVICE u64 row(u32 i) const {
+        return seq.row(p, token(i), head * p.group + (first + i) % p.group);
+    }
+    // Loads rows from `from` on. All threads call it; those behind the last row are zeros.
+    DEVICE void load(u32 from) {
+        const u32 all = (seq.end - seq.begin) * p.group;
+        first = from;
+        count = all - from < MOST ? all - from : MOST;
+        for (u32 i = simt::thread(); i < MOST * vectors; i += SCORE_THREADS) {
+            const u32 row = i / vectors, v = i % vectors;
+            Vec16 query{{0, 0, 0, 0}};
+            if (row < count && v * V < p.dim) {
+                const u64 at = (seq.first + token(row)) * p.query_token +
+                               (head * p.group + (first + row) % p.group) * p.query_head;
+                query = Global<Vec16>(p.queries + SIZE * at).load(v);
+            }
+            tile.store(i, query);
+        }
+    }
+    DEVICE void store(const Finish& finish, u32 i, u32 key, bool exists, float product) const {
+        if (i >= count) return;
+        const Keys seen = seq.seen(p, token(i));
+        if (!seen.holds(key)) return;
+        const float score = exists ? finish.score(product) : simt::float_of(0x7fc00000);
+        Global<float>(p.scores).store(row(i) * p.score_stride + (key - seen.begin), score);
+    }
+};

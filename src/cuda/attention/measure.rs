@@ -1,0 +1,402 @@
+//! The betas of query tokens over keys in pages: a kernel writes their scores, and the kernels for rows of
+//! scores do the rest.
+
+use super::params::{AttentionParams, QUERY_ROWS, UNIT, WIDE_QUERY_ROWS};
+use super::views::{DevicePages, DeviceQueries, DeviceSequences};
+use crate::cuda::arch::Arch;
+use crate::cuda::call::{Call, Checked, DeviceRows, Params, Workspace};
+use crate::cuda::engine::{DeviceMemory, Engine};
+use crate::cuda::ladder::MAX_COLS;
+use crate::cuda::params::{GROUP_BYTES, RowReport, SLOT_BYTES, SPLIT_CTAS};
+use crate::cuda::plan::Launch;
+use crate::cuda::spans::{Span, Spans};
+use crate::cuda::variants::{Family, Variant};
+use crate::{DType, Error, Rescaling, Result};
+
+/// A launch works on as many sequences at once as have so many bytes of scores, or on one. They then stay in
+/// the L2 cache of an H200 until they are read again.
+const SCORE_BYTES: u64 = 32 << 20;
+/// What the kernels for rows need at most, at the begin of the workspace. So every shape has it there.
+const ROW_BYTES: u64 = (SPLIT_CTAS * (SLOT_BYTES + GROUP_BYTES)) as u64;
+/// CTAs of a launch for each SM: four share one, and each begins and ends at its own time.
+const CTAS_PER_SM: u64 = 8;
+
+/// The measured inverse temperatures of query tokens over keys in pages, in device memory.
+///
+/// A row is one query token and head, in the order `[tokens, heads]`. It sees the keys up to its token's own
+/// position, which is `len - q_len + i` for token `i` of a sequence. A score is as in
+/// [`crate::attention::DecodeCall`]; of f32 it has the same bits, of 16 bits it is within (dim + 8) 2^-23 of
+/// the sum of |q k|. All scores of a row have the same bits whatever else is in the batch, and wherever its
+/// keys lie.
+///
+/// Nothing is read outside of what the call describes, whatever the device memory says. A row is poisoned
+/// whose sequence has a length below 0 or above `max_len`, or a page that the pool does not have: its beta is
+/// NaN, and the report's `argmax` is the first key that is not there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct MeasureCall<'a> {
+    /// The queries.
+    pub queries: DeviceQueries,
+    /// The keys.
+    pub keys: DevicePages,
+    /// The pages and the length of every sequence.
+    pub sequences: DeviceSequences,
+    /// The factor of q.k; 1 / sqrt(dim) if it is `None`.
+    pub scale: Option<f64>,
+    /// The bound of softcapped scores, above 0.
+    pub softcap: Option<f64>,
+    /// The number of keys that a query token sees, itself included; at least 1.
+    pub window: Option<u64>,
+    /// The rule whose betas are wanted.
+    pub rescaling: &'a Rescaling,
+    /// Device address of one f32 per row, `[tokens, heads]`: its beta. It is NaN for a poisoned row.
+    pub betas: u64,
+    /// Device address of one [`RowReport`] per row, 8-byte aligned, with Z and the entropy at the row's beta.
+    pub report: Option<u64>,
+}
+
+/// What one wave works on.
+struct Wave {
+    token_first: u64,
+    token_count: u64,
+    seq_first: u64,
+    seqs: u64,
+}
+
+impl<'a> MeasureCall<'a> {
+    /// A call that writes the beta of every query token and head to `betas`.
+    pub fn new(
+        queries: DeviceQueries,
+        keys: DevicePages,
+        sequences: DeviceSequences,
+        rescaling: &'a Rescaling,
+        betas: u64,
+    ) -> MeasureCall<'a> {
+        MeasureCall {
+            queries,
+            keys,
+            sequences,
+            scale: None,
+            softcap: None,
+            window: None,
+            rescaling,
+            betas,
+            report: None,
+        }
+    }
+
+    /// Bytes of device memory that [`Engine::launch_measure`] needs as [`Workspace`] on this GPU.
+    ///
+    /// Errors: [`Error::Launch`] for sizes that do not fit together.
+    pub fn workspace_bytes(&self, arch: &Arch) -> Result<u64> {
+        self.check_sizes(arch)?;
+        Ok(self.layout().bytes)
+    }
+
+    /// Where the scores of the last wave lie in the workspace, and elements from one row to the next. Tests
+    /// compare them with the reference.
+    #[doc(hidden)]
+    pub fn scores_in_workspace(&self) -> [u64; 2] {
+        let layout = self.layout();
+        [layout.scores, layout.stride]
+    }
+
+    fn rows(&self) -> u64 {
+        self.queries.tokens * self.queries.heads
+    }
+
+    /// Keys that a row has room for.
+    fn cols(&self) -> u64 {
+        self.sequences.max_len.min(self.window.unwrap_or(u64::MAX))
+    }
+
+    fn fail(&self, detail: String) -> Error {
+        let DeviceQueries { tokens, heads, .. } = self.queries;
+        Error::Launch { rows: tokens.saturating_mul(heads), cols: self.sequences.max_len, detail }
+    }
+
+    fn layout(&self) -> Layout {
+        // Rows begin at whole vectors.
+        let stride = self.cols().next_multiple_of(4);
+        let of_token = self.queries.heads * stride * size_of::<f32>() as u64;
+        let tokens = (SCORE_BYTES / of_token / self.queries.query_len).max(1) * self.queries.query_len;
+        let tokens = tokens.min(self.queries.tokens);
+        let rows = tokens * self.queries.heads;
+        let scores = ROW_BYTES.next_multiple_of(256);
+        let lens = scores + (rows * stride * size_of::<f32>() as u64).next_multiple_of(256);
+        let positions = lens + (rows * size_of::<u32>() as u64).next_multiple_of(256);
+        Layout { stride, tokens, scores, lens, positions, bytes: positions + rows * size_of::<u32>() as u64 }
+    }
+
+    fn waves(&self, tokens: u64) -> impl Iterator<Item = Wave> {
+        let DeviceQueries { tokens: all, query_len, starts, .. } = self.queries;
+        let seqs = self.sequences.seqs;
+        (0..all).step_by(tokens.max(1) as usize).map(move |token_first| {
+            let token_count = tokens.min(all - token_first);
+            let (seq_first, seqs) = match starts {
+                Some(_) => (0, seqs),
+                None => (token_first / query_len, token_count / query_len),
+            };
+            Wave { token_first, token_count, seq_first, seqs }
+        })
+    }
+
+    fn check_sizes(&self, _arch: &Arch) -> Result<()> {
+        let DeviceQueries { tokens, heads, query_len, starts, strides, .. } = self.queries;
+        let DevicePages { dtype, pages, page, heads: kv_heads, dim, strides: apart, .. } = self.keys;
+        let DeviceSequences { seqs, blocks, stride, max_len, .. } = self.sequences;
+        let fail = |detail: String| Err(self.fail(detail));
+        if dtype == DType::F64 {
+            return fail("no kernel reads f64: expected f32, f16 or bf16".into());
+        }
+        if !(64..=256).contains(&dim) || !dim.is_multiple_of(8) {
+            return fail(format!("a head has {dim} elements, expected a multiple of 8 in 64..=256"));
+        }
+        if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) || heads / kv_heads > 128 {
+            return fail(format!(
+                "{heads} query heads: {kv_heads} key heads must divide them into groups of 1 to 128"
+            ));
+        }
+        if !(1..=8).contains(&query_len) {
+            return fail(format!("{query_len} query tokens of a sequence, expected 1 to 8"));
+        }
+        let most = i32::MAX as u64;
+        if !(1..=most).contains(&seqs) || !(1..=most).contains(&tokens) {
+            return fail(format!("{seqs} sequences and {tokens} query tokens, expected 1 to {most} of each"));
+        }
+        if starts.is_none() && seqs.checked_mul(query_len) != Some(tokens) {
+            return fail(format!("{tokens} query tokens, expected {query_len} for each of {seqs} sequences"));
+        }
+        if !(1..=most).contains(&pages) || !(1..=MAX_COLS).contains(&page) {
+            return fail(format!(
+                "{pages} pages of {page} slots, expected 1 to {most} pages of 1 to {MAX_COLS}"
+            ));
+        }
+        if max_len > MAX_COLS || max_len == 0 || max_len > blocks.saturating_mul(page) {
+            return fail(format!(
+                "max_len {max_len}, expected 1 to {MAX_COLS} and no more than {blocks} pages of {page} slots"
+            ));
+        }
+        if stride < blocks {
+            return fail(format!("a table of {blocks} entries in rows {stride} entries apart"));
+        }
+        if self.window == Some(0) {
+            return fail("window 0, expected at least 1, the query's own key".into());
+        }
+        let per_vector = 16 / dtype.size_bytes();
+        let of_keys = [("page", apart.page), ("slot", apart.slot), ("head", apart.head)];
+        let of_queries = [("token", strides[0] as usize), ("head", strides[1] as usize)];
+        for (whose, strides) in [("keys", &of_keys[..]), ("queries", &of_queries[..])] {
+            if let Some((name, stride)) = strides.iter().find(|(_, s)| !s.is_multiple_of(per_vector)) {
+                return fail(format!(
+                    "{whose} with a stride of {stride} elements from {name} to {name}, expected a multiple of \
+                     {per_vector}, which are 16 bytes"
+                ));
+            }
+        }
+        if apart.element != 1 || (page > 1 && (apart.slot as u64) < dim) {
+            return fail(format!(
+                "keys with slots {} and elements {} apart, expected at least {dim} and 1",
+                apart.slot, apart.element
+            ));
+        }
+        if let Some(scale) = self.scale.filter(|scale| !scale.is_finite()) {
+            return fail(format!("scale {scale}, expected a finite number"));
+        }
+        if let Some(cap) = self.softcap.filter(|cap| !(cap.is_finite() && *cap > 0.0)) {
+            return fail(format!("softcap {cap}, expected a finite number above 0"));
+        }
+        Ok(())
+    }
+
+    /// Every launch of this call, in order.
+    ///
+    /// Errors: [`Error::Launch`] with the numbers that do not fit; [`Error::Spec`] for a rule that the kernels
+    /// cannot apply.
+    fn check(&self, arch: &Arch, workspace: Workspace) -> Result<Vec<Checked>> {
+        self.check_sizes(arch)?;
+        let layout = self.layout();
+        let spans = self.spans(&layout, workspace)?;
+        let variant = Variant::of(Family::AttentionScores, self.keys.dtype).next();
+        let variant = variant.ok_or_else(|| self.fail(format!("no kernel for {}", self.keys.dtype)))?;
+        let mut launches = Vec::new();
+        for wave in self.waves(layout.tokens) {
+            let params = self.params(&layout, workspace.address, &wave, arch);
+            let grid = wave.seqs * u64::from(params.kv_heads) * u64::from(params.splits);
+            let Some(grid) = u32::try_from(grid).ok().filter(|&grid| grid <= i32::MAX as u32) else {
+                return Err(self.fail(format!("a grid of {grid} CTAs: launch fewer sequences")));
+            };
+            let launch = Launch {
+                variant,
+                grid,
+                shared_bytes: self.shared_bytes(),
+                ctas: 1,
+                resident: 0,
+                groups: grid,
+                workspace_bytes: 0,
+                ctas_per_sm: 4,
+            };
+            let size = (wave.token_count * self.queries.heads, self.cols());
+            launches.push(Checked { launch, size, params: Params::Attention(params), spans: spans.clone() });
+            let rows = self.row_call(&layout, workspace.address, &wave);
+            let given = Workspace { address: workspace.address, bytes: ROW_BYTES };
+            launches.push(rows.check(Family::GapProfile, arch, Some(given))?);
+        }
+        Ok(launches)
+    }
+
+    fn params(&self, layout: &Layout, workspace: u64, wave: &Wave, arch: &Arch) -> AttentionParams {
+        let DeviceQueries { address, heads, strides, query_len, starts, .. } = self.queries;
+        let DevicePages { address: keys, pages, page, heads: kv_heads, dim, strides: apart, .. } = self.keys;
+        let DeviceSequences { table, stride, lens, max_len, .. } = self.sequences;
+        let whole = u64::from(arch.sm_count) * CTAS_PER_SM;
+        let splits = whole.div_ceil(wave.seqs * kv_heads).clamp(1, self.cols().div_ceil(u64::from(UNIT)) + 1);
+        AttentionParams {
+            queries: address,
+            keys,
+            table,
+            lens,
+            starts: starts.unwrap_or(0),
+            scores: workspace + layout.scores,
+            row_lens: workspace + layout.lens,
+            positions: workspace + layout.positions,
+            query_token: strides[0],
+            query_head: strides[1],
+            key_page: apart.page as u64,
+            key_slot: apart.slot as u64,
+            key_head: apart.head as u64,
+            table_stride: stride,
+            score_stride: layout.stride,
+            scale: self.scale.unwrap_or(1.0 / (dim as f64).sqrt()),
+            softcap: self.softcap.unwrap_or(0.0),
+            token_first: wave.token_first as u32,
+            token_count: wave.token_count as u32,
+            seq_first: wave.seq_first as u32,
+            seqs: wave.seqs as u32,
+            kv_heads: kv_heads as u32,
+            group: (heads / kv_heads) as u32,
+            dim: dim as u32,
+            page: page as u32,
+            pages: pages as u32,
+            query_len: query_len as u32,
+            max_len: max_len as u32,
+            cols: self.cols() as u32,
+            window: self.window.map_or(0, |window| window.min(MAX_COLS) as u32),
+            splits: splits as u32,
+        }
+    }
+
+    /// The queries of a CTA, in whole blocks of 32 elements.
+    fn shared_bytes(&self) -> u32 {
+        let blocks = (self.keys.dim as u32).div_ceil(32);
+        match self.keys.dtype {
+            DType::F32 => WIDE_QUERY_ROWS * 16 * 8 * blocks,
+            _ => QUERY_ROWS * 16 * 4 * (blocks | 1),
+        }
+    }
+
+    fn row_call(&self, layout: &Layout, workspace: u64, wave: &Wave) -> Call<'a> {
+        let first = wave.token_first * self.queries.heads;
+        let mut scores = DeviceRows::dense(
+            workspace + layout.scores,
+            DType::F32,
+            wave.token_count * self.queries.heads,
+            self.cols(),
+        );
+        scores.stride = layout.stride;
+        scores.lens = Some(workspace + layout.lens);
+        let mut call = Call::statistics(scores, 0, self.rescaling);
+        call.report = self.report.map(|report| report + first * size_of::<RowReport>() as u64);
+        call.positions = Some(workspace + layout.positions);
+        call.betas_out = Some(self.betas + first * size_of::<f32>() as u64);
+        call
+    }
+
+    fn spans(&self, layout: &Layout, workspace: Workspace) -> Result<Vec<Span>> {
+        let DeviceQueries { address, tokens, heads, strides, starts, .. } = self.queries;
+        let DevicePages { address: keys, dtype, pages, page, heads: kv_heads, dim, strides: apart } =
+            self.keys;
+        let DeviceSequences { seqs, table, blocks, stride, lens, .. } = self.sequences;
+        let size = dtype.size_bytes() as u64;
+        let reach = |axes: &[(u64, u64)]| {
+            let last = axes.iter().try_fold(0u64, |sum, &(count, stride)| {
+                (count - 1).checked_mul(stride).and_then(|reach| sum.checked_add(reach))
+            });
+            last.and_then(|last| last.checked_add(dim)?.checked_mul(size))
+        };
+        let apart = [apart.page, apart.slot, apart.head].map(|stride| stride as u64);
+        let mut spans = Spans::new(|detail| self.fail(detail));
+        spans.add("queries", address, 16, reach(&[(tokens, strides[0]), (heads, strides[1])]), false)?;
+        let of_keys = reach(&[(pages, apart[0]), (page, apart[1]), (kv_heads, apart[2])]);
+        spans.add("keys", keys, 16, of_keys, false)?;
+        let entries = (seqs - 1).checked_mul(stride).and_then(|last| last.checked_add(blocks));
+        spans.add("page numbers", table, 4, entries.and_then(|entries| entries.checked_mul(4)), false)?;
+        spans.add("lengths", lens, 4, Some(4 * seqs), false)?;
+        if let Some(starts) = starts {
+            spans.add("starts of query tokens", starts, 4, Some(4 * (seqs + 1)), false)?;
+        }
+        spans.add("betas", self.betas, 4, Some(4 * self.rows()), true)?;
+        if let Some(report) = self.report {
+            spans.add("reports", report, 8, Some(size_of::<RowReport>() as u64 * self.rows()), true)?;
+        }
+        if workspace.bytes < layout.bytes {
+            let (given, needed) = (workspace.bytes, layout.bytes);
+            return Err(self.fail(format!("a workspace of {given} bytes, expected {needed}")));
+        }
+        spans.add("workspace", workspace.address, 256, Some(layout.bytes), true)?;
+        spans.apart(|_, _| false, "")
+    }
+}
+
+/// Where the parts of the workspace lie, in bytes from its begin.
+struct Layout {
+    /// Elements from a row of scores to the next.
+    stride: u64,
+    /// Query tokens of a wave.
+    tokens: u64,
+    scores: u64,
+    lens: u64,
+    positions: u64,
+    bytes: u64,
+}
+
+impl Engine {
+    /// Enqueues the launches of a [`MeasureCall`] on `stream` (a raw `CUstream`; 0 is the legacy default
+    /// stream) and returns: two for every 32 MiB of scores, and for one sequence at least.
+    ///
+    /// As [`Engine::launch`], it allocates nothing on the device and does not wait, so a CUDA graph can capture
+    /// it; lengths, pages and queries may be others at every replay. `workspace` has at least
+    /// [`MeasureCall::workspace_bytes`], and was filled with zeros once.
+    ///
+    /// Errors: those of [`Engine::launch`]. Where the first launch was enqueued and a later one was refused, the
+    /// betas are not all written.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Engine::launch`]: every address is device memory of this engine's GPU, as large as the sizes and
+    /// strides require.
+    #[allow(unsafe_code)]
+    pub unsafe fn launch_measure(&self, call: &MeasureCall, workspace: Workspace, stream: u64) -> Result<()> {
+        for launch in call.check(self.arch(), workspace)? {
+            // SAFETY: the caller's promise.
+            unsafe { self.begin(&launch, stream)? };
+        }
+        Ok(())
+    }
+
+    /// Runs a [`MeasureCall`] over memory of this engine to its end. It is safe, because it looks up every
+    /// address in `memory`.
+    ///
+    /// Errors: those of [`Engine::launch_measure`], and [`Error::Launch`] for an address outside of `memory`.
+    pub fn measure_within(
+        &self,
+        call: &MeasureCall,
+        workspace: Workspace,
+        memory: &mut [&mut DeviceMemory],
+    ) -> Result<()> {
+        for launch in call.check(self.arch(), workspace)? {
+            self.begin_in(&launch, memory)?;
+        }
+        self.synchronize()
+    }
+}

@@ -40,7 +40,7 @@
 //                                                    word: a has rows g, g + 8 at 2t, then both at 2t + 8; b
 //                                                    has column g at rows 2t, 2t + 8; c has row g at columns
 //                                                    2t, 2t + 1, then row g + 8. The products are exact, and
-//                                                    the order and the rounding of their sums are the device's
+//                                                    order and rounding of their sums are the device's
 //   looks(pass, vectors)                             this thread is about to look at so many 16-byte
 //                                                    vectors of scores; only the simulator counts them
 //

@@ -97,7 +97,7 @@ fn run(
     let mut call = MeasureCall::new(queries, keys, sequences, &rescaling, betas.address());
     call.report = Some(report.address());
     set(&mut call);
-    let bytes = call.workspace_bytes(engine.arch())?;
+    let bytes = call.workspace_bytes()?;
     let mut workspace = engine.zeroed(bytes as usize)?;
     let of = Workspace { address: workspace.address(), bytes };
     let others = [&mut betas, &mut report, &mut workspace];

@@ -1,4 +1,4 @@
-// Arguments of the attention kernels. Twin of src/cuda/attention/params.rs.
+// Arguments of the attention kernels. Twin of src/cuda/attention_params.rs.
 #pragma once
 #include "../simt.cuh"
 
@@ -35,4 +35,4 @@ struct AttentionParams {
     u32 window, splits;
 };
 
-static_assert(sizeof(AttentionParams) == 192, "twin of src/cuda/attention/params.rs");
+static_assert(sizeof(AttentionParams) == 192, "twin of src/cuda/attention_params.rs");

@@ -2,7 +2,7 @@
 //! beforehand.
 
 use super::arch::Arch;
-use super::attention::AttentionParams;
+use super::attention_params::AttentionParams;
 use super::params::*;
 use super::plan::{Launch, Plan};
 use super::problem::Problem;

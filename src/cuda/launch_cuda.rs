@@ -137,8 +137,8 @@ pub(super) unsafe fn launch(
     }
     let config = config(grid, threads, shared_bytes, stream, attribute.as_mut());
     let mut arguments = [params.address().cast_mut()];
-    // SAFETY: the kernel takes one struct of these, which is copied before the call returns. The caller vouches for
-    // addresses.
+    // SAFETY: the kernel takes one struct of these, which is copied before the call returns. The caller
+    // vouches for addresses.
     unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), ptr::null_mut()) }
         .result()
         .map_err(refused(format!("launching {} with {grid} CTAs", launch.variant)))

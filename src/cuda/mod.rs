@@ -19,6 +19,7 @@
 
 mod arch;
 mod attention;
+mod attention_params;
 #[cfg(feature = "cuda")]
 mod cache;
 mod call;
@@ -69,7 +70,7 @@ pub use simulator::{SimtOptions, Traffic};
 /// without notice.
 #[doc(hidden)]
 pub mod internals {
-    pub use super::attention::{AttentionParams, QUERY_ROWS, UNIT, WIDE_QUERY_ROWS};
+    pub use super::attention_params::{AttentionParams, QUERY_ROWS, UNIT, WIDE_QUERY_ROWS};
     pub use super::costs::Costs;
     pub use super::ladder::RESIDENT_THREADS;
     pub use super::params::*;

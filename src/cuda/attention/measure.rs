@@ -1,15 +1,14 @@
 //! The betas of query tokens over keys in pages: a kernel writes their scores, and the kernels for rows of
 //! scores do the rest.
 
-use super::params::{AttentionParams, QUERY_ROWS, UNIT, WIDE_QUERY_ROWS};
 use super::views::{DevicePages, DeviceQueries, DeviceSequences};
 use crate::cuda::arch::Arch;
+use crate::cuda::attention_params::{AttentionParams, QUERY_ROWS, UNIT, WIDE_QUERY_ROWS};
 use crate::cuda::call::{Call, Checked, DeviceRows, Params, Workspace};
 use crate::cuda::engine::{DeviceMemory, Engine};
 use crate::cuda::ladder::MAX_COLS;
 use crate::cuda::params::{GROUP_BYTES, RowReport, SLOT_BYTES, SPLIT_CTAS};
 use crate::cuda::plan::Launch;
-use crate::cuda::spans::{Span, Spans};
 use crate::cuda::variants::{Family, Variant};
 use crate::{DType, Error, Rescaling, Result};
 
@@ -85,11 +84,11 @@ impl<'a> MeasureCall<'a> {
         }
     }
 
-    /// Bytes of device memory that [`Engine::launch_measure`] needs as [`Workspace`] on this GPU.
+    /// Bytes of device memory that [`Engine::launch_measure`] needs as [`Workspace`].
     ///
     /// Errors: [`Error::Launch`] for sizes that do not fit together.
-    pub fn workspace_bytes(&self, arch: &Arch) -> Result<u64> {
-        self.check_sizes(arch)?;
+    pub fn workspace_bytes(&self) -> Result<u64> {
+        self.check_sizes()?;
         Ok(self.layout().bytes)
     }
 
@@ -101,7 +100,7 @@ impl<'a> MeasureCall<'a> {
         [layout.scores, layout.stride]
     }
 
-    fn rows(&self) -> u64 {
+    pub(super) fn rows(&self) -> u64 {
         self.queries.tokens * self.queries.heads
     }
 
@@ -110,7 +109,7 @@ impl<'a> MeasureCall<'a> {
         self.sequences.max_len.min(self.window.unwrap_or(u64::MAX))
     }
 
-    fn fail(&self, detail: String) -> Error {
+    pub(super) fn fail(&self, detail: String) -> Error {
         let DeviceQueries { tokens, heads, .. } = self.queries;
         Error::Launch { rows: tokens.saturating_mul(heads), cols: self.sequences.max_len, detail }
     }
@@ -141,82 +140,14 @@ impl<'a> MeasureCall<'a> {
         })
     }
 
-    fn check_sizes(&self, _arch: &Arch) -> Result<()> {
-        let DeviceQueries { tokens, heads, query_len, starts, strides, .. } = self.queries;
-        let DevicePages { dtype, pages, page, heads: kv_heads, dim, strides: apart, .. } = self.keys;
-        let DeviceSequences { seqs, blocks, stride, max_len, .. } = self.sequences;
-        let fail = |detail: String| Err(self.fail(detail));
-        if dtype == DType::F64 {
-            return fail("no kernel reads f64: expected f32, f16 or bf16".into());
-        }
-        if !(64..=256).contains(&dim) || !dim.is_multiple_of(8) {
-            return fail(format!("a head has {dim} elements, expected a multiple of 8 in 64..=256"));
-        }
-        if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) || heads / kv_heads > 128 {
-            return fail(format!(
-                "{heads} query heads: {kv_heads} key heads must divide them into groups of 1 to 128"
-            ));
-        }
-        if !(1..=8).contains(&query_len) {
-            return fail(format!("{query_len} query tokens of a sequence, expected 1 to 8"));
-        }
-        let most = i32::MAX as u64;
-        if !(1..=most).contains(&seqs) || !(1..=most).contains(&tokens) {
-            return fail(format!("{seqs} sequences and {tokens} query tokens, expected 1 to {most} of each"));
-        }
-        if starts.is_none() && seqs.checked_mul(query_len) != Some(tokens) {
-            return fail(format!("{tokens} query tokens, expected {query_len} for each of {seqs} sequences"));
-        }
-        if !(1..=most).contains(&pages) || !(1..=MAX_COLS).contains(&page) {
-            return fail(format!(
-                "{pages} pages of {page} slots, expected 1 to {most} pages of 1 to {MAX_COLS}"
-            ));
-        }
-        if max_len > MAX_COLS || max_len == 0 || max_len > blocks.saturating_mul(page) {
-            return fail(format!(
-                "max_len {max_len}, expected 1 to {MAX_COLS} and no more than {blocks} pages of {page} slots"
-            ));
-        }
-        if stride < blocks {
-            return fail(format!("a table of {blocks} entries in rows {stride} entries apart"));
-        }
-        if self.window == Some(0) {
-            return fail("window 0, expected at least 1, the query's own key".into());
-        }
-        let per_vector = 16 / dtype.size_bytes();
-        let of_keys = [("page", apart.page), ("slot", apart.slot), ("head", apart.head)];
-        let of_queries = [("token", strides[0] as usize), ("head", strides[1] as usize)];
-        for (whose, strides) in [("keys", &of_keys[..]), ("queries", &of_queries[..])] {
-            if let Some((name, stride)) = strides.iter().find(|(_, s)| !s.is_multiple_of(per_vector)) {
-                return fail(format!(
-                    "{whose} with a stride of {stride} elements from {name} to {name}, expected a multiple of \
-                     {per_vector}, which are 16 bytes"
-                ));
-            }
-        }
-        if apart.element != 1 || (page > 1 && (apart.slot as u64) < dim) {
-            return fail(format!(
-                "keys with slots {} and elements {} apart, expected at least {dim} and 1",
-                apart.slot, apart.element
-            ));
-        }
-        if let Some(scale) = self.scale.filter(|scale| !scale.is_finite()) {
-            return fail(format!("scale {scale}, expected a finite number"));
-        }
-        if let Some(cap) = self.softcap.filter(|cap| !(cap.is_finite() && *cap > 0.0)) {
-            return fail(format!("softcap {cap}, expected a finite number above 0"));
-        }
-        Ok(())
-    }
-
     /// Every launch of this call, in order.
     ///
-    /// Errors: [`Error::Launch`] with the numbers that do not fit; [`Error::Spec`] for a rule that the kernels
-    /// cannot apply.
+    /// Errors: [`Error::Launch`] with the numbers that do not fit; [`Error::Spec`] for a rule that the
+    /// kernels cannot apply.
     fn check(&self, arch: &Arch, workspace: Workspace) -> Result<Vec<Checked>> {
-        self.check_sizes(arch)?;
+        self.check_sizes()?;
         let layout = self.layout();
-        let spans = self.spans(&layout, workspace)?;
+        let spans = self.spans(layout.bytes, workspace)?;
         let variant = Variant::of(Family::AttentionScores, self.keys.dtype).next();
         let variant = variant.ok_or_else(|| self.fail(format!("no kernel for {}", self.keys.dtype)))?;
         let mut launches = Vec::new();
@@ -311,45 +242,10 @@ impl<'a> MeasureCall<'a> {
         call.betas_out = Some(self.betas + first * size_of::<f32>() as u64);
         call
     }
-
-    fn spans(&self, layout: &Layout, workspace: Workspace) -> Result<Vec<Span>> {
-        let DeviceQueries { address, tokens, heads, strides, starts, .. } = self.queries;
-        let DevicePages { address: keys, dtype, pages, page, heads: kv_heads, dim, strides: apart } =
-            self.keys;
-        let DeviceSequences { seqs, table, blocks, stride, lens, .. } = self.sequences;
-        let size = dtype.size_bytes() as u64;
-        let reach = |axes: &[(u64, u64)]| {
-            let last = axes.iter().try_fold(0u64, |sum, &(count, stride)| {
-                (count - 1).checked_mul(stride).and_then(|reach| sum.checked_add(reach))
-            });
-            last.and_then(|last| last.checked_add(dim)?.checked_mul(size))
-        };
-        let apart = [apart.page, apart.slot, apart.head].map(|stride| stride as u64);
-        let mut spans = Spans::new(|detail| self.fail(detail));
-        spans.add("queries", address, 16, reach(&[(tokens, strides[0]), (heads, strides[1])]), false)?;
-        let of_keys = reach(&[(pages, apart[0]), (page, apart[1]), (kv_heads, apart[2])]);
-        spans.add("keys", keys, 16, of_keys, false)?;
-        let entries = (seqs - 1).checked_mul(stride).and_then(|last| last.checked_add(blocks));
-        spans.add("page numbers", table, 4, entries.and_then(|entries| entries.checked_mul(4)), false)?;
-        spans.add("lengths", lens, 4, Some(4 * seqs), false)?;
-        if let Some(starts) = starts {
-            spans.add("starts of query tokens", starts, 4, Some(4 * (seqs + 1)), false)?;
-        }
-        spans.add("betas", self.betas, 4, Some(4 * self.rows()), true)?;
-        if let Some(report) = self.report {
-            spans.add("reports", report, 8, Some(size_of::<RowReport>() as u64 * self.rows()), true)?;
-        }
-        if workspace.bytes < layout.bytes {
-            let (given, needed) = (workspace.bytes, layout.bytes);
-            return Err(self.fail(format!("a workspace of {given} bytes, expected {needed}")));
-        }
-        spans.add("workspace", workspace.address, 256, Some(layout.bytes), true)?;
-        spans.apart(|_, _| false, "")
-    }
 }
 
 /// Where the parts of the workspace lie, in bytes from its begin.
-struct Layout {
+pub(super) struct Layout {
     /// Elements from a row of scores to the next.
     stride: u64,
     /// Query tokens of a wave.
@@ -357,24 +253,24 @@ struct Layout {
     scores: u64,
     lens: u64,
     positions: u64,
-    bytes: u64,
+    pub bytes: u64,
 }
 
 impl Engine {
     /// Enqueues the launches of a [`MeasureCall`] on `stream` (a raw `CUstream`; 0 is the legacy default
     /// stream) and returns: two for every 32 MiB of scores, and for one sequence at least.
     ///
-    /// As [`Engine::launch`], it allocates nothing on the device and does not wait, so a CUDA graph can capture
-    /// it; lengths, pages and queries may be others at every replay. `workspace` has at least
+    /// As [`Engine::launch`], it allocates nothing on the device and does not wait, so a CUDA graph can
+    /// capture it; lengths, pages and queries may be others at every replay. `workspace` has at least
     /// [`MeasureCall::workspace_bytes`], and was filled with zeros once.
     ///
-    /// Errors: those of [`Engine::launch`]. Where the first launch was enqueued and a later one was refused, the
-    /// betas are not all written.
+    /// Errors: those of [`Engine::launch`]. Where the first launch was enqueued and a later one was refused,
+    /// the betas are not all written.
     ///
     /// # Safety
     ///
-    /// As for [`Engine::launch`]: every address is device memory of this engine's GPU, as large as the sizes and
-    /// strides require.
+    /// As for [`Engine::launch`]: every address is device memory of this engine's GPU, as large as the sizes
+    /// and strides require.
     #[allow(unsafe_code)]
     pub unsafe fn launch_measure(&self, call: &MeasureCall, workspace: Workspace, stream: u64) -> Result<()> {
         for launch in call.check(self.arch(), workspace)? {

@@ -1,0 +1,116 @@
+//! What the host checks of a call on keys in pages, before anything is enqueued.
+
+use super::measure::MeasureCall;
+use super::views::{DevicePages, DeviceQueries, DeviceSequences};
+use crate::cuda::call::Workspace;
+use crate::cuda::ladder::MAX_COLS;
+use crate::cuda::params::RowReport;
+use crate::cuda::spans::{Span, Spans};
+use crate::{DType, Result};
+
+impl MeasureCall<'_> {
+    /// Errors: [`Error::Launch`](crate::Error::Launch) with the numbers that do not fit together.
+    pub(super) fn check_sizes(&self) -> Result<()> {
+        let DeviceQueries { tokens, heads, query_len, starts, strides, .. } = self.queries;
+        let DevicePages { dtype, pages, page, heads: kv_heads, dim, strides: apart, .. } = self.keys;
+        let DeviceSequences { seqs, blocks, stride, max_len, .. } = self.sequences;
+        let fail = |detail: String| Err(self.fail(detail));
+        if dtype == DType::F64 {
+            return fail("no kernel reads f64: expected f32, f16 or bf16".into());
+        }
+        if !(64..=256).contains(&dim) || !dim.is_multiple_of(8) {
+            return fail(format!("a head has {dim} elements, expected a multiple of 8 in 64..=256"));
+        }
+        if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) || heads / kv_heads > 128 {
+            return fail(format!(
+                "{heads} query heads: {kv_heads} key heads must divide them into groups of 1 to 128"
+            ));
+        }
+        if !(1..=8).contains(&query_len) {
+            return fail(format!("{query_len} query tokens of a sequence, expected 1 to 8"));
+        }
+        let most = i32::MAX as u64;
+        if !(1..=most).contains(&seqs) || !(1..=most).contains(&tokens) {
+            return fail(format!("{seqs} sequences and {tokens} query tokens, expected 1 to {most} of each"));
+        }
+        if starts.is_none() && seqs.checked_mul(query_len) != Some(tokens) {
+            return fail(format!("{tokens} query tokens, expected {query_len} for each of {seqs} sequences"));
+        }
+        if !(1..=most).contains(&pages) || !(1..=MAX_COLS).contains(&page) {
+            return fail(format!(
+                "{pages} pages of {page} slots, expected 1 to {most} pages of 1 to {MAX_COLS}"
+            ));
+        }
+        if max_len > MAX_COLS || max_len == 0 || max_len > blocks.saturating_mul(page) {
+            return fail(format!(
+                "max_len {max_len}, expected 1 to {MAX_COLS} and no more than {blocks} pages of {page} slots"
+            ));
+        }
+        if stride < blocks {
+            return fail(format!("a table of {blocks} entries in rows {stride} entries apart"));
+        }
+        if self.window == Some(0) {
+            return fail("window 0, expected at least 1, the query's own key".into());
+        }
+        let per_vector = 16 / dtype.size_bytes();
+        let of_keys = [("page", apart.page), ("slot", apart.slot), ("head", apart.head)];
+        let of_queries = [("token", strides[0] as usize), ("head", strides[1] as usize)];
+        for (whose, strides) in [("keys", &of_keys[..]), ("queries", &of_queries[..])] {
+            if let Some((name, stride)) = strides.iter().find(|(_, s)| !s.is_multiple_of(per_vector)) {
+                return fail(format!(
+                    "{whose} with a stride of {stride} elements from {name} to {name}, expected a multiple \
+                     of {per_vector}, which are 16 bytes"
+                ));
+            }
+        }
+        if apart.element != 1 || (page > 1 && (apart.slot as u64) < dim) {
+            return fail(format!(
+                "keys with slots {} and elements {} apart, expected at least {dim} and 1",
+                apart.slot, apart.element
+            ));
+        }
+        if let Some(scale) = self.scale.filter(|scale| !scale.is_finite()) {
+            return fail(format!("scale {scale}, expected a finite number"));
+        }
+        if let Some(cap) = self.softcap.filter(|cap| !(cap.is_finite() && *cap > 0.0)) {
+            return fail(format!("softcap {cap}, expected a finite number above 0"));
+        }
+        Ok(())
+    }
+
+    /// The device memory of the call. `needed`: bytes of workspace.
+    pub(super) fn spans(&self, needed: u64, workspace: Workspace) -> Result<Vec<Span>> {
+        let DeviceQueries { address, tokens, heads, strides, starts, .. } = self.queries;
+        let DevicePages { address: keys, dtype, pages, page, heads: kv_heads, dim, strides: apart } =
+            self.keys;
+        let DeviceSequences { seqs, table, blocks, stride, lens, .. } = self.sequences;
+        let size = dtype.size_bytes() as u64;
+        let reach = |axes: &[(u64, u64)]| {
+            let last = axes.iter().try_fold(0u64, |sum, &(count, stride)| {
+                (count - 1).checked_mul(stride).and_then(|reach| sum.checked_add(reach))
+            });
+            last.and_then(|last| last.checked_add(dim)?.checked_mul(size))
+        };
+        let apart = [apart.page, apart.slot, apart.head].map(|stride| stride as u64);
+        let mut spans = Spans::new(|detail| self.fail(detail));
+        spans.add("queries", address, 16, reach(&[(tokens, strides[0]), (heads, strides[1])]), false)?;
+        let of_keys = reach(&[(pages, apart[0]), (page, apart[1]), (kv_heads, apart[2])]);
+        spans.add("keys", keys, 16, of_keys, false)?;
+        let entries = (seqs - 1).checked_mul(stride).and_then(|last| last.checked_add(blocks));
+        spans.add("page numbers", table, 4, entries.and_then(|entries| entries.checked_mul(4)), false)?;
+        spans.add("lengths", lens, 4, Some(4 * seqs), false)?;
+        if let Some(starts) = starts {
+            spans.add("starts of query tokens", starts, 4, Some(4 * (seqs + 1)), false)?;
+        }
+        spans.add("betas", self.betas, 4, Some(4 * self.rows()), true)?;
+        if let Some(report) = self.report {
+            spans.add("reports", report, 8, Some(size_of::<RowReport>() as u64 * self.rows()), true)?;
+        }
+        if workspace.bytes < needed {
+            let given = workspace.bytes;
+            return Err(self.fail(format!("a workspace of {given} bytes, expected {needed}")));
+        }
+        spans.add("workspace", workspace.address, 256, Some(needed), true)?;
+        spans.apart(|_, _| false, "")
+    }
+}

@@ -21,6 +21,7 @@ ARCHS = ["sm_80", "sm_90", "sm_100"]
 NVRTC_ARCHS = ["compute_80", "compute_90"]
 NVRTC_ROWS = ["critical_softmax_f32_cluster256x1", "critical_softmax_f16_block256x1"]
 NVRTC_ROWS += ["gap_profile_bf16_warp128x1", "gap_profile_f32_split512x1", "wrappers_f32_block128x1"]
+NVRTC_ROWS += ["attention_scores_f32_block128x1", "attention_scores_bf16_block128x1"]
 FLAGS = ["-O3", "-std=c++17", "-lineinfo"]
 COLUMNS = ["registers", "stack", "spill stores", "spill loads", "static shared"]
 
@@ -100,7 +101,7 @@ def main():
     archs = [slots.ARCH] if args.gate or args.quick else ARCHS
     nvrtc_archs = [] if args.gate else NVRTC_ARCHS
     table = variants(args.kernels)
-    sources = sorted(args.kernels.glob("*.cu"))
+    sources = sorted(path for path in args.kernels.rglob("*.cu") if path.parent.name != "simt")
     complaints, rows, images, ptx = [], {}, {}, set()
     compiler = nvrtc.Nvrtc(args.nvrtc)
 

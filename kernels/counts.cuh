@@ -28,7 +28,8 @@ struct Window {
     DEVICE Window(float from, float to, u32 before) : before(before) {
         using namespace simt;
         const float finest = spacing(from);
-        const float span = min_num(max_num(sub_rn(to, from), finest), float_of(LARGEST_KEY));
+        // `to` may be infinite, and each window must be narrower than the one before.
+        const float span = max_num(sub_rn(min_num(to, float_of(LARGEST_KEY)), from), finest);
         width = max_num(mul_rn(power_below(span), 2.0f / BINS), finest);
         first = static_cast<i32>(div_rn(from, width)) - 1;
         if (end() < to) {

@@ -22,7 +22,7 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     constexpr bool NARROW = sizeof(typename T::Bits) == 2, KEEP = OUT && !NARROW;
     const RowTile<T, Scope::STREAMS> row(p, scope);
     row.load(p, scope);
-    const bool critical = !OUT || p.rule == RULE_CRITICAL;
+    const bool critical = p.rule == RULE_CRITICAL || (!OUT && p.report);
     // The early sum needs a beta that is known before the row (unless some of its scores are masked), and
     // scores that are still there after the probabilities are written.
     const bool sums_early =
@@ -139,7 +139,7 @@ DEVICE void measure_split(const RowParams& p) {
 
 // One kernel of a family, from its row of variants.def. CTAs that share an SM hide each other's loads behind
 // arithmetic: threads_per_sm is the number of threads for which the registers suffice without a spill. It was
-// found for sm_90 (ptxas 13.0, 2026-11-30); other architectures need up to 16 registers more. A CTA of 512
+// found for sm_90 (ptxas 13.0, 2026-11-30); sm_100 takes up to 48 registers more, where it may. A CTA of 512
 // threads has the SM for itself.
 constexpr int resident_ctas(int threads, int threads_per_sm) {
     if (threads > 256) return 1;

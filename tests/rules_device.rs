@@ -267,7 +267,8 @@ fn a_launch_writes_what_is_asked_for_and_no_more() {
         let rows = Rows::dense(dtype, &scores);
         let whole = Request::new(Out::None, Beta::Rescaling(&rule));
         let all = run(&engine, &rows, &whole).unwrap();
-        let betas: Vec<u32> = all.reports.iter().map(|report| (report.beta as f32).to_bits()).collect();
+        let beta = |report: &RowReport| if report.poisoned != 0 { f32::NAN } else { report.beta as f32 };
+        let betas: Vec<u32> = all.reports.iter().map(|report| beta(report).to_bits()).collect();
         for out in [Out::None, Out::Apart(dtype, 0, 0)] {
             // Betas alone.
             let request = Request { out, report: false, betas_out: true, ..whole.clone() };

@@ -51,7 +51,7 @@ impl Cache {
         if let Some(image) = cached() {
             return Ok(image);
         }
-        notice(&format!("{what}; this takes seconds, and happens once"));
+        notice(&format!("{what}; this takes seconds"));
         let image = ticking(TICK, what, notice, make)?;
         let failed = match &path {
             None => Some("no HOME".to_owned()),

@@ -92,7 +92,7 @@ pub struct Call<'a> {
     /// `gap_sum` is missing.
     pub sums: bool,
     /// Device address of one f32 per row, 4-byte aligned, for the beta that `beta` gives to the row. A caller
-    /// who wants no more than that needs no report.
+    /// who wants no more than that needs no report. It is NaN for a poisoned row.
     pub betas_out: Option<u64>,
 }
 

@@ -30,14 +30,14 @@ pub(super) const BLOCK_CTAS_PER_SM: u32 = 3;
 
 /// The choices for rows of which two fit on chip in each CTA: `(threads, CTAs that share an SM)`. While a CTA
 /// works on one row it loads its next one, so neither its start nor its loads are waited for. By the model a
-/// contact near the top of 4,096 bf16 scores then takes 0.70 of a copy, and 0.48 without. More rows at once
+/// contact near the top of 4,096 bf16 scores then has 0.73 of the speed of a copy, and 0.48 without. More rows at once
 /// come before more threads; with four CTAs of 128 threads the SM would have less to do than with three of
 /// 256.
 pub(super) const IN_TURNS: [(u32, u32); 3] = [(FEW_THREADS, 6), (FEW_THREADS, 5), (THREADS, 3)];
 
 /// Clusters that take rows in turn, so that probabilities of one row are written while the next one is
 /// loaded. They have twice as many CTAs, each with half as much of a row. By the model 64K f32 scores take
-/// 0.93 of a copy and not 0.84 if plain; if critical they take 0.60 with either, since fewer scores share the
+/// 0.94 of a copy and not 0.84 if plain; if critical they take 0.62 with either, since fewer scores share the
 /// barriers of a row. Statistics, which write nothing, would lose a fifth, so they are not taken in turn.
 pub(super) const CLUSTERS_IN_TURNS: [u32; 3] = [4, 8, 16];
 
@@ -71,7 +71,7 @@ pub const RESIDENT_THREADS: [(Scope, [u32; 2]); 3] =
     [(Scope::Warp, [640, 640]), (Scope::Block, [768, 512]), (Scope::Cluster, [768, 512])];
 
 /// CTAs of a kernel that share an SM as far as its registers decide: twin of `resident_ctas` in
-/// `kernels/verbs.cuh`. Kernels need up to 16 registers more where they are not for sm_90.
+/// `kernels/verbs.cuh`. Kernels take up to 48 registers more where they are not for sm_90.
 pub(super) fn resident_ctas(family: Family, scope: Scope, threads: u32, sm: u32) -> u32 {
     let row = RESIDENT_THREADS.iter().find(|row| row.0 == scope);
     let bound = row.map_or(0, |row| row.1[usize::from(family == Family::GapProfile)]);

@@ -15,7 +15,7 @@
 //! a CPU ([`Engine::simulated`], feature `simt`). The simulator is slow and serves tests: it checks for races
 //! and for accesses outside of the memory that a launch was given.
 //!
-//! Nothing here has been measured on a GPU yet (2026-11-25).
+//! Nothing here has been measured on a GPU yet (2026-11-30).
 
 mod arch;
 mod attention;

@@ -111,6 +111,11 @@ pub fn rows_of(n: usize, seed: u64) -> Vec<Vec<f32>> {
         gaussian.iter().zip([f32::MIN * 0.75, 0.0, -4e4, -3e4].iter().cycle()).map(|(s, m)| s + m).collect(),
     );
 
+    // Gaps near the limit of f32, and one that is far beyond all others.
+    for large in [f32::MAX, half::bf16::MAX.to_f32()] {
+        rows.push((0..n).map(|i| if i == 0 { large } else { (i - 1) as f32 * 1e34 }).collect());
+        rows.push(with(n / 3, large));
+    }
     rows.push((0..n).map(|i| if i % 2 == 0 { 0.0 } else { -0.0 }).collect());
     rows.push((0..n).map(|i| -(i as f32) * 1e-45).collect());
     rows

@@ -10,7 +10,7 @@ mod device;
 use agree::{assert_probs, assert_same, one_of_each, rescaling, rows_of};
 use critbeta::cpu::{self, Measure};
 use critbeta::cuda::internals::Scope;
-use critbeta::cuda::{Arch, Beta, Engine};
+use critbeta::cuda::{Arch, Beta, Engine, RowReport};
 use critbeta::{DType, Element, Rescaling, Scores};
 use device::{Out, PLAIN, Request, Rows, engine, run, small};
 

@@ -9,7 +9,7 @@
 //   fold(v, none, merge)    over the threads of the part; valid in all of them. v: at most 8 words
 //   reduce(v, none, merge)  over all parts; valid in all threads. Both in a fixed order
 //   offset_in_part(mine, all)  sum of `mine` over the threads of this part before this one, and over all
-//   clear_counts() .. counts.increment(bin) .. merge_counts(): `counts` then holds the sums over all parts, and each
+//   clear_counts() .. counts.increment() .. merge_counts(): `counts` then holds sums over all parts, and each
 //                           part may change its copy. One more bin, behind the others, is for what nobody
 //                           counts
 //   list_begin() .. list_claim(n) .. list.store(place, key) .. list_end(): `list` holds what all parts

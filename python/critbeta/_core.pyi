@@ -152,6 +152,7 @@ class Engine:
         resolve: float,
         top_k: int | None,
         sums: bool,
+        both: bool,
     ) -> None: ...
 
 def families() -> list[Family]: ...

@@ -83,9 +83,11 @@ def launch(
     top_k: int | None = None,
     reports: bool = True,
     sums: bool = False,
+    both: bool = False,
 ) -> Any:
     """Launches over non-empty `scores` [..., n], and returns reports, uint8 [rows, bytes], if `reports`. With
-    `sums` they hold Z and the entropy; beside an `out` they hold Z in any case.
+    `sums` they hold Z and the entropy; beside an `out` they hold Z in any case. With `both` they hold Lambda
+    beside Lambda(resolve), which is one more search.
 
     positions, lens: integers on the device that broadcast to the leading shape. Nothing reads them before the
         launch, which clamps a length to 0..=n and a position to 0..=2^32 - 1.
@@ -127,6 +129,7 @@ def launch(
             resolve,
             top_k,
             sums,
+            both,
         )
     except BaseException:
         _of_thread.__dict__.clear()  # a kernel that failed may have left anything in its workspace
@@ -184,7 +187,7 @@ def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None
     """Does the work of `critbeta.stats`, and waits for the device."""
     lead = scores.shape[:-1]
     rule = _core.Rescaling.parse(f"fixed:{beta!r}")
-    report = launch(scores, rule, lens=lens, resolve=resolve, top_k=top_k, sums=True)
+    report = launch(scores, rule, lens=lens, resolve=resolve, top_k=top_k, sums=True, both=True)
     within = _within(scores, lens)
     last, masked = (within - 1).clamp(min=0), (_integers(report, "n") != within).nonzero().flatten()
     last[masked] = _last_visible(scores.reshape(-1, scores.shape[-1])[masked], within[masked])

@@ -110,6 +110,7 @@ impl Engine {
         resolve: f64,
         top_k: Option<Whole>,
         sums: bool,
+        both: bool,
     ) -> PyResult<()> {
         let (engine, top_k) = (self.alive()?, checked(top_k)?);
         let ((address, dtype), [rows, cols, stride]) = (scores, shape);
@@ -123,7 +124,7 @@ impl Engine {
         };
         (call.positions, call.report, call.top_k, call.sums) = (positions, report, top_k, sums);
         call.resolve = (resolve != 0.0).then_some(resolve);
-        call.both = out.is_none() && resolve != 0.0;
+        call.both = both && resolve != 0.0;
         let workspace = workspace.map(|[address, bytes]| Workspace { address, bytes });
         // SAFETY: `critbeta/_cuda.py` is the one caller. It takes every address and size from a torch tensor
         // on this engine's device. The tensor is an argument of the call or is made for it. Torch's allocator

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import critbeta.torch  # noqa: E402
 from critbeta import _core, _cuda  # noqa: E402
 
-NAMES = "stream scores shape lens positions rescaling out report workspace resolve top_k sums".split()
+NAMES = "stream scores shape lens positions rescaling out report workspace resolve top_k sums both".split()
 DTYPES = [(torch.float32, "f32"), (torch.float16, "f16"), (torch.bfloat16, "bf16")]
 
 

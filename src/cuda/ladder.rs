@@ -30,7 +30,7 @@ pub(super) const BLOCK_CTAS_PER_SM: u32 = 3;
 
 /// The choices for rows of which two fit on chip in each CTA: `(threads, CTAs that share an SM)`. While a CTA
 /// works on one row it loads its next one, so neither its start nor its loads are waited for. By the model a
-/// contact near the top of 4,096 bf16 scores then has 0.73 of the speed of a copy, and 0.48 without. More rows at once
+/// contact near the top of 4,096 bf16 scores then takes 0.73 of a copy, and 0.48 without. More rows at once
 /// come before more threads; with four CTAs of 128 threads the SM would have less to do than with three of
 /// 256.
 pub(super) const IN_TURNS: [(u32, u32); 3] = [(FEW_THREADS, 6), (FEW_THREADS, 5), (THREADS, 3)];

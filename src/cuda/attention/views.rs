@@ -61,7 +61,9 @@ pub struct DeviceQueries {
     /// The query tokens of each sequence, 1 to 8; the most that one has, if there are `starts`.
     pub query_len: u64,
     /// Device address of one i32 per sequence and one more, which rise: where the tokens of the sequence
-    /// begin. Tokens behind the last are padding. Without it every sequence has `query_len` tokens.
+    /// begin. Tokens behind the last are padding, whose rows are empty. Those of a sequence beyond
+    /// `query_len` are nobody's: what is written for them has no meaning. Without `starts` every sequence
+    /// has `query_len` tokens.
     pub starts: Option<u64>,
 }
 

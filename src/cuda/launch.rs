@@ -4,6 +4,8 @@
 use super::call::{Call, Checked, Workspace};
 use super::engine::{DeviceMemory, Engine, Machine};
 use super::launch_simt;
+#[cfg(doc)]
+use crate::Error;
 use crate::Result;
 
 impl Engine {

@@ -243,7 +243,7 @@ if child == 0:
     signal.alarm(60)
     try:
         rule = _core.Rescaling.parse("identity")
-        engine.launch(0, (4, "f32"), [1, 1, 1], None, None, rule, None, None, None, 0.0, None, False)
+        engine.launch(0, (4, "f32"), [1, 1, 1], None, None, rule, None, None, None, 0.0, None, False, False)
     except RuntimeError as error:
         os._exit(0 if "does not survive its fork" in str(error) and "spawn" in str(error) else 2)
     os._exit(1)

@@ -73,6 +73,31 @@ DEVICE void arithmetic(Results& r, const Global<u32>& in) {
     r.put(power >= -126 ? static_cast<u32>(mul_rn(off < 0 ? -off : off, 0x1p22)) : rough == 0 ? 0u : 1u);
 }
 
+// Products of matrices of small integers, so that no sum is rounded.
+DEVICE void products(Results& r) {
+    const u32 g = lane() / 4, t = lane() % 4;
+    const auto left = [](u32 row, u32 k) { return static_cast<float>((7 * row + 3 * k) % 13) - 6; };
+    const auto right = [](u32 k, u32 column) { return static_cast<float>((5 * k + 11 * column) % 17) - 8; };
+    for (u32 bfloats = 0; bfloats < 2; ++bfloats) {
+        const auto pair = [&](float low, float high) {
+            return bfloats ? bfloats_of(low, high) : halves_of(low, high);
+        };
+        u32 a[4], b[2];
+        for (u32 i = 0; i < 4; ++i) {
+            const u32 row = g + i % 2 * 8, k = 2 * t + i / 2 * 8;
+            a[i] = pair(left(row, k), left(row, k + 1));
+            if (i < 2) b[i] = pair(right(2 * t + 8 * i, g), right(2 * t + 8 * i + 1, g));
+        }
+        float c[4] = {static_cast<float>(thread()), 1, 2, 3};
+        if (bfloats) {
+            multiply_bfloats(c, a, b);
+        } else {
+            multiply_halves(c, a, b);
+        }
+        for (u32 i = 0; i < 4; ++i) r.put(c[i]);
+    }
+}
+
 // For every half h: its float, and as halves this float and those whose bits are larger by 0xfff, 0x1000 and
 // 0x1001: a tie and both sides of it.
 DEVICE void halves(const RowParams& params, u64 at) {

@@ -51,10 +51,24 @@ fn looks_at_a_score_are_those_of_the_file() {
     // With too little shared memory for CTAs of 128 threads, so that a row of a block has 256.
     let mut narrow = arch.clone();
     narrow.shared_per_sm_bytes = 96 << 10;
+    // Without clusters, four SMs share a row.
+    arch.sm_count = 4;
+    arch.clusters = false;
+    let Some(shared) = device::engine("looks_at_a_score_are_those_of_the_file", &arch) else { return };
     let (narrow, wide) = (engine.limited_to(&narrow), engine);
     for (name, family, rule, out) in paths {
-        for (scope, n) in [("warp", 1024), ("block", 4096), ("cluster", 65_536)] {
+        for (scope, what, n) in [
+            ("warp", "warp", 1024),
+            ("block", "block", 4096),
+            ("cluster", "cluster", 65_536),
+            ("split", "split", 65_536),
+            // These two show what the gate and the predictions do not know.
+            ("block", "block of 4,095 scores", 4095),
+            ("block", "block of 16,384 scores", 16_384),
+        ] {
             for dtype in [DType::F32, DType::Bf16] {
+                // A CTA alone holds 65,536 scores of 16 bits.
+                let n = if scope == "split" && dtype == DType::Bf16 { 2 * n } else { n };
                 let scores: Vec<Vec<f32>> = (0..ROWS as u64).map(|seed| draw(family, n, seed)).collect();
                 let (rule, rows) = (rescaling(rule), Rows::dense(dtype, &scores));
                 let out = if out == Out::None { out } else { Out::Apart(dtype, 0, 0) };
@@ -62,15 +76,19 @@ fn looks_at_a_score_are_those_of_the_file() {
                 request.report = name.starts_with("statistics");
                 request.betas_out = name.starts_with("critical beta");
                 let problem = Problem::softmax(ROWS as u64, n as u64, dtype);
-                let engine = if scope == "block" { &narrow } else { &wide };
+                let engine = match scope {
+                    "block" if n < 16_384 => &narrow,
+                    "split" => &shared,
+                    _ => &wide,
+                };
                 let plan = Plan::choose(&problem, engine.arch()).unwrap();
-                assert!(scope != "block" || plan.launch().variant.threads() == 256, "{plan}");
+                assert!(!(2000..5000).contains(&n) || plan.launch().variant.threads() == 256, "{plan}");
                 assert!(plan.launch().variant.symbol().contains(scope), "{plan}");
                 let before = engine.traffic().unwrap().looks;
                 run(engine, &rows, &request).unwrap();
                 let after = engine.traffic().unwrap().looks;
                 let size = if dtype == DType::F32 { "f32" } else { "16-bit" };
-                write!(found, "{name} | {scope} | {size}:").unwrap();
+                write!(found, "{name} | {what} | {size}:").unwrap();
                 for (pass, (after, before)) in PASSES.iter().zip(after.iter().zip(before)) {
                     let each = match *pass {
                         "PAIRS" => 4,

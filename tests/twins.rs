@@ -69,7 +69,7 @@ fn params_are_twins() {
     let ours = rust_fields!(AttentionParams: queries, keys, table, lens, starts, scores, row_lens, positions,
         query_token, query_head, key_page, key_slot, key_head, table_stride, score_stride, scale, softcap,
         token_first, token_count, seq_first, seqs, kv_heads, group, dim, page, pages, query_len, max_len,
-        cols, window, splits);
+        cols, splits, reserved);
     let bytes = size_of::<AttentionParams>();
     assert_twins(&of_attention, "AttentionParams", bytes, ours);
     assert!(of_attention.contains(&format!("static_assert(sizeof(AttentionParams) == {bytes},")));

@@ -29,10 +29,10 @@ struct AttentionParams {
     u32 token_first, token_count, seq_first, seqs;
     // group: query heads that share a key head. page: slots of one; pages: of the pool.
     u32 kv_heads, group, dim, page, pages;
-    // The most query tokens of a sequence, the most keys of one, and the most that a row has room for.
-    u32 query_len, max_len, cols;
-    // Keys that a query sees, itself included; 0: all. splits: CTAs for each key head of a sequence.
-    u32 window, splits;
+    // The most query tokens of a sequence, the most keys of one, and the most that a query token sees: a row
+    // has room for so many. splits: CTAs for each key head of a sequence.
+    u32 query_len, max_len, cols, splits;
+    u32 reserved;
 };
 
 static_assert(sizeof(AttentionParams) == 192, "twin of src/cuda/attention_params.rs");

@@ -40,8 +40,7 @@ struct Sequence {
         if (len < 0) return Keys{p.max_len, p.max_len + 1};
         const u32 keys = static_cast<u32>(len) + t + 1;
         const u32 end = keys > count ? keys - count : 0;
-        const u32 most = p.window && p.window < p.cols ? p.window : p.cols;
-        return Keys{end > most ? end - most : 0, end};
+        return Keys{end > p.cols ? end - p.cols : 0, end};
     }
     // The keys that any of its tokens in this launch sees.
     DEVICE Keys seen_by_any(const AttentionParams& p) const {

@@ -172,11 +172,9 @@ def report(nvdisasm, images, table):
             dtype = symbol.removeprefix(family + "_").split("_")[0]
             size, bytes_each = ("f32", 4) if dtype == "f32" else ("16-bit", 2)
             named = named_loops(code, labels, bytes_each, sources)
-            # A split row is looked at as one of a cluster is.
-            scope = "cluster" if table[symbol] == "split" else table[symbol]
             for path, tags in paths.items():
                 made = passes(code, named, bytes_each, {*tags, size}, sources)
-                wanted = seen[path, scope, size]
+                wanted = seen[path, table[symbol], size]
                 if missing := wanted.keys() - made.keys():
                     sys.exit(
                         f"error: {symbol}: no loop of {', '.join(sorted(missing))} is on the path {path}"

@@ -43,6 +43,7 @@ mod views;
 
 pub use call::{DecodeCall, DecodeRow};
 pub use views::{BlockTable, Lens, PagedKv, Pages, Queries, Sequences, Strides};
+pub(crate) use views::{DIM_STEP, DIMS, MAX_GROUP, MAX_KV_HEADS, MAX_QUERY_LEN};
 
 #[cfg(doc)]
 use crate::Error;

@@ -4,14 +4,14 @@ use crate::cpu::WIDTH;
 use crate::{Element, Error, Result};
 
 /// Smallest and largest number of elements of a head. It is also a multiple of [`DIM_STEP`].
-pub(super) const DIMS: std::ops::RangeInclusive<usize> = 64..=256;
-pub(super) const DIM_STEP: usize = 8;
+pub(crate) const DIMS: std::ops::RangeInclusive<usize> = 64..=256;
+pub(crate) const DIM_STEP: usize = 8;
 /// The largest number of query tokens of one sequence.
-pub(super) const MAX_QUERY_LEN: usize = 8;
+pub(crate) const MAX_QUERY_LEN: usize = 8;
 /// Key heads of a page. No model has nearly as many, and a stride of 0 would allow any number.
-const MAX_KV_HEADS: usize = 1 << 16;
+pub(crate) const MAX_KV_HEADS: usize = 1 << 16;
 /// The largest number of query heads that share a key head.
-pub(super) const MAX_GROUP: usize = 128;
+pub(crate) const MAX_GROUP: usize = 128;
 
 /// Distances in a pool of pages, in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -70,10 +70,10 @@ pub struct AttentionParams {
     pub query_len: u32,
     /// The most keys of a sequence.
     pub max_len: u32,
-    /// The most keys that a row has room for.
+    /// The most keys that a query token sees: a row has room for so many.
     pub cols: u32,
-    /// Keys that a query sees, itself included; 0: all.
-    pub window: u32,
     /// CTAs for each key head of a sequence.
     pub splits: u32,
+    /// 0.
+    pub reserved: u32,
 }

@@ -1,6 +1,7 @@
 //! Launches on device memory: what a launch promises, and what it requires.
 #![allow(unsafe_code)]
 
+use super::attention::MeasureCall;
 use super::call::{Call, Checked, Workspace};
 use super::engine::{DeviceMemory, Engine, Machine};
 use super::launch_simt;
@@ -84,6 +85,44 @@ impl Engine {
         }
         // SAFETY: all memory belongs to this call until the launch has run, and none of it is freed before.
         unsafe { self.begin(checked, self.own_stream()) }
+    }
+
+    /// Enqueues the launches of a [`MeasureCall`] on `stream` (a raw `CUstream`; 0 is the legacy default
+    /// stream) and returns: two for every 32 MiB of scores, and for one sequence at least.
+    ///
+    /// As [`Engine::launch`], it allocates nothing on the device and does not wait, so a CUDA graph can
+    /// capture it; lengths, pages and queries may be others at every replay. `workspace` has at least
+    /// [`MeasureCall::workspace_bytes`], and was filled with zeros once.
+    ///
+    /// Errors: those of [`Engine::launch`]. Where the first launch was enqueued and a later one was refused,
+    /// the betas are not all written.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Engine::launch`]: every address is device memory of this engine's GPU, as large as the sizes
+    /// and strides require.
+    pub unsafe fn launch_measure(&self, call: &MeasureCall, workspace: Workspace, stream: u64) -> Result<()> {
+        for launch in call.check(self.arch(), workspace)? {
+            // SAFETY: the caller's promise.
+            unsafe { self.begin(&launch, stream)? };
+        }
+        Ok(())
+    }
+
+    /// Runs a [`MeasureCall`] over memory of this engine to its end. It is safe, because it looks up every
+    /// address in `memory`.
+    ///
+    /// Errors: those of [`Engine::launch_measure`], and [`Error::Launch`] for an address outside of `memory`.
+    pub fn measure_within(
+        &self,
+        call: &MeasureCall,
+        workspace: Workspace,
+        memory: &mut [&mut DeviceMemory],
+    ) -> Result<()> {
+        for launch in call.check(self.arch(), workspace)? {
+            self.begin_in(&launch, memory)?;
+        }
+        self.synchronize()
     }
 
     /// Runs one launch to its end, over memory that nobody else uses.

@@ -2,6 +2,7 @@
 
 use super::measure::MeasureCall;
 use super::views::{DevicePages, DeviceQueries, DeviceSequences};
+use crate::attention::{DIM_STEP, DIMS, MAX_GROUP, MAX_KV_HEADS, MAX_QUERY_LEN};
 use crate::cuda::call::Workspace;
 use crate::cuda::ladder::MAX_COLS;
 use crate::cuda::params::RowReport;
@@ -18,16 +19,19 @@ impl MeasureCall<'_> {
         if dtype == DType::F64 {
             return fail("no kernel reads f64: expected f32, f16 or bf16".into());
         }
-        if !(64..=256).contains(&dim) || !dim.is_multiple_of(8) {
-            return fail(format!("a head has {dim} elements, expected a multiple of 8 in 64..=256"));
+        if !DIMS.contains(&(dim as usize)) || !dim.is_multiple_of(DIM_STEP as u64) {
+            return fail(format!("a head has {dim} elements, expected a multiple of {DIM_STEP} in {DIMS:?}"));
         }
-        if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) || heads / kv_heads > 128 {
+        if !(1..=MAX_KV_HEADS as u64).contains(&kv_heads) {
+            return fail(format!("{kv_heads} key heads, expected 1 to {MAX_KV_HEADS}"));
+        }
+        if !heads.is_multiple_of(kv_heads) || !(1..=MAX_GROUP as u64).contains(&(heads / kv_heads)) {
             return fail(format!(
-                "{heads} query heads: {kv_heads} key heads must divide them into groups of 1 to 128"
+                "{heads} query heads: {kv_heads} key heads must divide them into groups of 1 to {MAX_GROUP}"
             ));
         }
-        if !(1..=8).contains(&query_len) {
-            return fail(format!("{query_len} query tokens of a sequence, expected 1 to 8"));
+        if !(1..=MAX_QUERY_LEN as u64).contains(&query_len) {
+            return fail(format!("{query_len} query tokens of a sequence, expected 1 to {MAX_QUERY_LEN}"));
         }
         let most = i32::MAX as u64;
         if !(1..=most).contains(&seqs) || !(1..=most).contains(&tokens) {

@@ -5,8 +5,8 @@ use super::views::{DevicePages, DeviceQueries, DeviceSequences};
 use crate::cuda::arch::Arch;
 use crate::cuda::attention_params::{AttentionParams, QUERY_ROWS, UNIT, WIDE_QUERY_ROWS};
 use crate::cuda::call::{Call, Checked, DeviceRows, Params, Workspace};
-use crate::cuda::engine::{DeviceMemory, Engine};
-use crate::cuda::ladder::MAX_COLS;
+#[cfg(doc)]
+use crate::cuda::engine::Engine;
 use crate::cuda::params::{GROUP_BYTES, RowReport, SLOT_BYTES, SPLIT_CTAS};
 use crate::cuda::plan::Launch;
 use crate::cuda::variants::{Family, Variant};
@@ -104,7 +104,7 @@ impl<'a> MeasureCall<'a> {
         self.queries.tokens * self.queries.heads
     }
 
-    /// Keys that a row has room for.
+    /// The most keys that a query token sees.
     fn cols(&self) -> u64 {
         self.sequences.max_len.min(self.window.unwrap_or(u64::MAX))
     }
@@ -144,7 +144,7 @@ impl<'a> MeasureCall<'a> {
     ///
     /// Errors: [`Error::Launch`] with the numbers that do not fit; [`Error::Spec`] for a rule that the
     /// kernels cannot apply.
-    fn check(&self, arch: &Arch, workspace: Workspace) -> Result<Vec<Checked>> {
+    pub(in crate::cuda) fn check(&self, arch: &Arch, workspace: Workspace) -> Result<Vec<Checked>> {
         self.check_sizes()?;
         let layout = self.layout();
         let spans = self.spans(layout.bytes, workspace)?;
@@ -212,8 +212,8 @@ impl<'a> MeasureCall<'a> {
             query_len: query_len as u32,
             max_len: max_len as u32,
             cols: self.cols() as u32,
-            window: self.window.map_or(0, |window| window.min(MAX_COLS) as u32),
             splits: splits as u32,
+            reserved: 0,
         }
     }
 
@@ -254,45 +254,4 @@ pub(super) struct Layout {
     lens: u64,
     positions: u64,
     pub bytes: u64,
-}
-
-impl Engine {
-    /// Enqueues the launches of a [`MeasureCall`] on `stream` (a raw `CUstream`; 0 is the legacy default
-    /// stream) and returns: two for every 32 MiB of scores, and for one sequence at least.
-    ///
-    /// As [`Engine::launch`], it allocates nothing on the device and does not wait, so a CUDA graph can
-    /// capture it; lengths, pages and queries may be others at every replay. `workspace` has at least
-    /// [`MeasureCall::workspace_bytes`], and was filled with zeros once.
-    ///
-    /// Errors: those of [`Engine::launch`]. Where the first launch was enqueued and a later one was refused,
-    /// the betas are not all written.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Engine::launch`]: every address is device memory of this engine's GPU, as large as the sizes
-    /// and strides require.
-    #[allow(unsafe_code)]
-    pub unsafe fn launch_measure(&self, call: &MeasureCall, workspace: Workspace, stream: u64) -> Result<()> {
-        for launch in call.check(self.arch(), workspace)? {
-            // SAFETY: the caller's promise.
-            unsafe { self.begin(&launch, stream)? };
-        }
-        Ok(())
-    }
-
-    /// Runs a [`MeasureCall`] over memory of this engine to its end. It is safe, because it looks up every
-    /// address in `memory`.
-    ///
-    /// Errors: those of [`Engine::launch_measure`], and [`Error::Launch`] for an address outside of `memory`.
-    pub fn measure_within(
-        &self,
-        call: &MeasureCall,
-        workspace: Workspace,
-        memory: &mut [&mut DeviceMemory],
-    ) -> Result<()> {
-        for launch in call.check(self.arch(), workspace)? {
-            self.begin_in(&launch, memory)?;
-        }
-        self.synchronize()
-    }
 }

@@ -306,14 +306,15 @@ fn every_key_is_read_once() {
     }
     for (group, query_len) in [(1, 1), (8, 1), (4, 8)] {
         let read = |dim: usize| {
-            let shape = Shape { query_lens: vec![query_len; 2], ..Shape::new(&[512, 1024], [2, group, dim]) };
+            let query_lens = vec![query_len; 2];
+            let shape = Shape { query_lens, ..Shape::new(&[512, 1024], [2, group, dim]) };
             let before = engine.traffic().unwrap();
             let cache = cache_of::<bf16>(&shape, 2.0);
             run(&engine, &mut upload(&engine, &cache, false), RULE, |_| ()).unwrap();
             engine.traffic().unwrap().load_bytes - before.load_bytes
         };
-        // All else is the same for keys of twice as many elements: so this is the bytes of 64 elements of each
-        // key of two heads, and of the queries of a head in each of 24 CTAs.
+        // All else is the same for keys of twice as many elements: so this is the bytes of 64 elements of
+        // each key of two heads, and of the queries of a head in each of 24 CTAs.
         let keys = (512 + 1024) * 2 * 64 * 2;
         let queries = 24 * query_len * group * 64 * 2;
         assert_eq!(read(128) - read(64), (keys + queries) as u64, "group {group}, {query_len} query tokens");

@@ -245,7 +245,7 @@ impl<'a> MeasureCall<'a> {
 }
 
 /// Where the parts of the workspace lie, in bytes from its begin.
-pub(super) struct Layout {
+struct Layout {
     /// Elements from a row of scores to the next.
     stride: u64,
     /// Query tokens of a wave.
@@ -253,5 +253,5 @@ pub(super) struct Layout {
     scores: u64,
     lens: u64,
     positions: u64,
-    pub bytes: u64,
+    bytes: u64,
 }

@@ -3,13 +3,18 @@
 #include "partition.cuh"
 #include "row.cuh"
 
-// Writes value(score, whether it is on chip) of every column to the row's place in p.out, and 0 behind the
-// row's length.
+// Where the row begins in p.out.
+template <class Out, class Scope>
+DEVICE u64 out_row(const RowParams& p, const Scope& scope) {
+    return p.out + static_cast<u64>(scope.row) * p.out_stride * sizeof(typename Out::Bits);
+}
+
+// Writes value(score, whether it is on chip) of every score of this part to the row's place in p.out.
 template <class T, class Out, class Scope, class F>
 DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
                          F value) {
     constexpr u32 V = T::PER_VECTOR, W = Out::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / W;
-    const u64 out = p.out + static_cast<u64>(scope.row) * p.out_stride * SIZE;
+    const u64 out = out_row<Out>(p, scope);
     const simt::Streamed how(p.out_streamed);
     const auto store = [&](u32 ahead, u64 i, const Vec16& v) {
         Global<Vec16>(out - ahead * SIZE).store(i, v, how);
@@ -19,10 +24,9 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
         return value(row.score(element / V, element % V), row.is_resident(row.first + element / V));
     };
     // The columns of this part; `begin` to `stop` of them in full vectors. A part may have none.
-    u32 from = row.first > 0 ? row.first * V - row.phase : 0;
-    u32 to = row.count > 0 ? (row.first + row.count) * V - row.phase : from;
-    if (from > row.cols) from = row.cols;
-    if (to > row.cols) to = row.cols;
+    u32 from = row.first > 0 ? row.first * V - row.phase : 0, to = (row.first + row.count) * V - row.phase;
+    if (from > row.len) from = row.len;
+    if (row.count == 0 || to > row.len) to = row.len;
     u32 begin, stop;
     if ((out - row.phase * SIZE) % 16 == 0) {
         row.full(row.count, begin, stop);
@@ -30,16 +34,16 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
 #pragma unroll
             for (u32 piece = 0; piece < PIECES; ++piece) {
                 store(row.phase, static_cast<u64>(v) * PIECES + piece,
-                      pack<Out>([&](u32 j) { return value(s[piece * W + j], on_chip); }));
+                      pack<Out>([&](u32 j) { return value(s[piece * W + j], on_chip); }));  // PASS_WRITE
             }
         });
         begin = (row.first + begin) * V - row.phase;
         stop = (row.first + stop) * V - row.phase;
     } else {
         // A vector of the output has scores of two vectors.
-        const u32 ahead = static_cast<u32>(out % 16) / SIZE, seen = to < row.len ? to : row.len;
+        const u32 ahead = static_cast<u32>(out % 16) / SIZE;
         begin = (from + ahead + W - 1) / W;
-        stop = (seen + ahead) / W;
+        stop = (to + ahead) / W;
         if (stop < begin) stop = begin;
 #pragma unroll 1
         for (u32 i = begin + scope.thread(); i < stop; i += Scope::THREADS) {
@@ -54,8 +58,29 @@ DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T
 #pragma unroll 1
     for (u32 k = scope.thread(); k < others; k += Scope::THREADS) {
         const u32 column = k < front ? from + k : stop + (k - front);
-        Global<typename Out::Bits>(out).store(column, column < row.len ? Out::bits(at(column)) : 0);
+        Global<typename Out::Bits>(out).store(column, Out::bits(at(column)));
     }
+}
+
+// Writes 0 to the columns behind the row's length, all parts together.
+template <class Out, class Scope>
+DEVICE void write_zeros(const RowParams& p, const Scope& scope, u32 from) {
+    constexpr u32 W = Out::PER_VECTOR, SIZE = sizeof(typename Out::Bits);
+    const u64 out = out_row<Out>(p, scope);
+    const u32 ahead = static_cast<u32>(out % 16) / SIZE, begin = (from + ahead + W - 1) / W;
+    const u32 end = (p.cols + ahead) / W > begin ? (p.cols + ahead) / W : begin;
+    const u32 me = scope.part() * Scope::THREADS + scope.thread(), all = scope.parts() * Scope::THREADS;
+    const Global<Vec16> vectors(out - ahead * SIZE);
+#pragma unroll 1
+    for (u32 i = begin + me; i < end; i += all) {
+        vectors.store(i, Vec16{{0, 0, 0, 0}}, simt::Streamed(p.out_streamed));
+    }
+    // Fewer than a vector in front of these, and behind them.
+    const Global<typename Out::Bits> elements(out);
+    for (u32 column = from + me; column < p.cols && column + ahead < begin * W; column += all) {
+        elements.store(column, 0);
+    }
+    for (u32 column = end * W - ahead + me; column < p.cols; column += all) elements.store(column, 0);
 }
 
 // With KEPT the values on chip are weights already. If `sums`, `rest` adds up the weights of the others.
@@ -92,5 +117,11 @@ DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T,
         write(fine, f32{});
     } else {
         write(fine, T{});
+    }
+    if (row.len == p.cols) return;
+    if (NARROW && p.out_f32) {
+        write_zeros<f32>(p, scope, row.len);
+    } else {
+        write_zeros<T>(p, scope, row.len);
     }
 }

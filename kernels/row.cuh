@@ -14,41 +14,40 @@ enum Pass : u32 {
 };
 
 // Vector v holds the elements v * PER_VECTOR - phase + j, so that every vector is aligned in device memory,
-// wherever the row begins. This part of the row owns the vectors first .. first + count. The leading
-// `resident` of them stay on chip; every pass reads the others from device memory. There are others only if
-// the scope STREAMS.
+// wherever the row begins. The vectors that hold scores are dealt out to the parts of the row: this one has
+// first .. first + count. The leading `resident` of them stay on chip; every pass reads the others from
+// device memory. There are others only if the scope STREAMS.
 template <class T, bool STREAMS>
 struct RowTile {
     static constexpr u32 V = T::PER_VECTOR;
     static constexpr u32 SIZE = sizeof(typename T::Bits);
     Shared<Vec16> tile;
     u64 address;  // of the first element
-    u32 phase, len, cols;
+    u32 phase, len;
     u32 first, count, resident;
 
     template <class Scope>
     DEVICE RowTile(const RowParams& p, const Scope& scope) : tile(scope.tile) {
         address = p.scores + static_cast<u64>(scope.row) * p.score_stride * SIZE;
         phase = static_cast<u32>(address % 16) / SIZE;
-        cols = p.cols;
-        len = p.lens ? Global<u32>(p.lens).load(scope.row) : cols;
-        if (len > cols) len = cols;
-        const u32 total = (phase + cols + V - 1) / V;
-        const u32 per = (total + scope.parts() - 1) / scope.parts();
+        len = p.lens ? Global<u32>(p.lens).load(scope.row) : p.cols;
+        if (len > p.cols) len = p.cols;
+        const u32 total = this->total(), per = (total + scope.parts() - 1) / scope.parts();
         first = per * scope.part() < total ? per * scope.part() : total;
         count = per < total - first ? per : total - first;
         resident = STREAMS && p.resident < count ? p.resident : count;
     }
 
+    // The vectors that hold scores.
+    DEVICE u32 total() const { return len > 0 ? (phase + len + V - 1) / V : 0; }
     // The column of element j of vector v. Before the row it wraps around, so compare it with < len.
     DEVICE u32 column(u32 v, u32 j) const { return v * V + j - phase; }
     DEVICE bool is_full(u32 v, u32 end) const { return v * V >= phase && v * V - phase + V <= end; }
 
     // begin .. end: the full vectors among the first `among` of this part; they lie together.
     DEVICE void full(u32 among, u32& begin, u32& end) const {
-        begin = phase > 0 && first == 0 && among > 0 ? 1 : 0;
-        end = (phase + len) / V;
-        end = end > first ? end - first : 0;
+        begin = phase > 0 && first == 0;
+        end = (phase + len) / V - first;  // of a part without scores it may wrap around
         if (end > among) end = among;
         if (end < begin) end = begin;
     }
@@ -141,7 +140,7 @@ struct RowTile {
     // The most vectors that a thread of any part has.
     template <class Scope>
     DEVICE u32 turns(const Scope& scope) const {
-        const u32 per = ((phase + cols + V - 1) / V + scope.parts() - 1) / scope.parts();
+        const u32 per = (total() + scope.parts() - 1) / scope.parts();
         return (per + Scope::THREADS - 1) / Scope::THREADS;
     }
     // Calls f(16 bytes, v, on chip?) for this thread's vectors in first + begin .. first + end, which hold V
@@ -155,8 +154,8 @@ struct RowTile {
         simt::looks(pass, turns(i, end));
         const u32 on_chip = !STREAMS || end < resident ? end : resident;
         // Counted turns: without a count the compiler tests after each of the four. 3 slots a score of f32
-        // less than one at a time (2026-11-30). Where rows stream, sm_100 spills at four.
-        [[maybe_unused]] constexpr u32 AT_ONCE = STREAMS && !SIMT_TUNED ? 2 : 4;
+        // less than one at a time (2026-11-30). Where rows stream, sm_100 spills at two.
+        [[maybe_unused]] constexpr u32 AT_ONCE = STREAMS && !SIMT_TUNED ? 1 : 4;
 #pragma unroll AT_ONCE
         for (u32 left = turns(i, on_chip); left > 0; --left, i += Scope::THREADS) {
             f(tile.load(i), first + i, true);

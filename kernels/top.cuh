@@ -12,12 +12,14 @@ struct Groups {
     DEVICE float top(u32 j) const { return T::get(tops, j); }
 };
 
-// The pass that finds the maximum, and the smallest score if LEAST. early: the sum of the scores that are not
-// on chip.
+// The pass that finds the maximum; if LEAST the smallest score too, in full vectors alone: the others end in
+// -inf. early: the sum of the scores that are not on chip.
 template <bool LEAST, class T, class Scope>
 DEVICE void find_ends(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, Vec16& most, Vec16& least,
                       EarlySum& early) {
-    row.for_raw(scope, PASS_MAX, 0, row.count, [&](const Vec16& raw, u32, bool on_chip) {
+    u32 begin = 0, end = row.count;
+    if (LEAST) row.full(row.count, begin, end);
+    row.for_raw(scope, PASS_MAX, begin, end, [&](const Vec16& raw, u32, bool on_chip) {
 #pragma unroll
         for (u32 w = 0; w < 4; ++w) {
             most.word[w] = T::larger(most.word[w], raw.word[w]);
@@ -30,6 +32,28 @@ DEVICE void find_ends(const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
             early.take(s);
         }
     });
+}
+// The same for the two vectors at the ends of the row that may not be full.
+template <class T, class Scope>
+DEVICE void take_edges(const Scope& scope, const RowTile<T, Scope::STREAMS>& row, Vec16& most, float& least,
+                       EarlySum& early) {
+    u32 begin, end;
+    row.full(row.count, begin, end);
+#pragma unroll 1
+    for (u32 i = begin > 0 ? 0 : end; i < row.count; i = i < end ? end : row.count) {
+        if ((i & (Scope::THREADS - 1)) != scope.thread()) continue;
+        const bool on_chip = row.is_resident(row.first + i);
+        const Vec16 raw = on_chip ? row.tile.load(i) : row.read(row.first + i);
+        float s[T::PER_VECTOR];
+#pragma unroll
+        for (u32 w = 0; w < 4; ++w) most.word[w] = T::larger(most.word[w], raw.word[w]);
+#pragma unroll
+        for (u32 j = 0; j < T::PER_VECTOR; ++j) {
+            s[j] = T::get(raw, j);
+            if (row.column(row.first + i, j) < row.len) least = simt::min_num(least, s[j]);
+        }
+        if (!on_chip && early.on) early.take(s);
+    }
 }
 // The largest score, NaN if one is, and the smallest that is a number.
 struct Ends {
@@ -54,9 +78,12 @@ DEVICE RowMax row_max(Scope& scope, const RowTile<T, Scope::STREAMS>& row, Group
     } else {
         find_ends<false>(scope, row, groups.tops, low, early);
     }
-    Ends ends{groups.top(0), T::get(low, 0)};
+    Ends ends{-INFINITE, T::get(low, 0)};
 #pragma unroll
-    for (u32 j = 1; j < Groups<T>::COUNT; ++j) ends = Ends::merge(ends, Ends{groups.top(j), T::get(low, j)});
+    for (u32 j = 1; j < Groups<T>::COUNT; ++j) ends.least = simt::min_num(ends.least, T::get(low, j));
+    if (wants_least) take_edges(scope, row, groups.tops, ends.least, early);
+#pragma unroll
+    for (u32 j = 0; j < Groups<T>::COUNT; ++j) ends.max = simt::max_nan(ends.max, groups.top(j));
     ends = scope.reduce(ends, Ends{-INFINITE, INFINITE}, MergeOf<Ends>{});
     least = ends.least;
     // -0 and 0 are one score.

@@ -138,6 +138,46 @@ fn rows_have_their_own_lengths() {
     }
 }
 
+/// Space round a row is no mask, a mask at an end is found, and nothing looks behind the length of a row.
+#[test]
+fn masks_at_the_ends_of_a_row_are_found_and_space_is_none() {
+    let identity = Rescaling::Identity;
+    for dtype in DTYPES {
+        let lowest = match dtype {
+            DType::F32 => f32::MIN,
+            DType::F16 => half::f16::MIN.to_f32(),
+            _ => half::bf16::MIN.to_f32(),
+        };
+        for (scope, arch, n) in one_of_each(dtype.size_bytes()) {
+            let Some(engine) = engine("masks_at_the_ends_of_a_row", &arch) else { return };
+            let mut looks_of_all = 0;
+            for (offset, len, masked) in
+                [(1, n - 2, None), (0, n / 5, None), (3, n - 2, Some(0)), (0, n - 2, Some(n - 3))]
+            {
+                let mut scores: Vec<f32> = (0..len).map(|i| (i % 61) as f32 * 0.125).collect();
+                masked.into_iter().for_each(|column: usize| scores[column] = lowest);
+                let rows = Rows { offset, gap: 1, ..Rows::ragged(dtype, &[scores], n) };
+                let request = Request::new(Out::Apart(DType::F32, 0, 1), Beta::Rescaling(&identity));
+                let before = engine.traffic().map(|traffic| traffic.looks);
+                let done = run(&engine, &rows, &request).unwrap();
+                check(
+                    &format!("{scope:?} {len} of {n} x {dtype}, masked {masked:?}"),
+                    &rows,
+                    &request,
+                    &done,
+                );
+                let Some((before, after)) = before.zip(engine.traffic()) else { continue };
+                let [max, mask] = [0, 1].map(|pass| after.looks[pass] - before[pass]);
+                looks_of_all = looks_of_all.max(max);
+                // Elsewhere a warp may have no vector to spare.
+                let fewer = len > n / 2 || scope != Scope::Block || max < looks_of_all;
+                assert!(fewer, "{scope:?}, {len} of {n} x {dtype}: {max} of {looks_of_all} looks");
+                assert_eq!(mask > 0, masked.is_some(), "{scope:?}, {len} of {n} x {dtype}: {mask} looks");
+            }
+        }
+    }
+}
+
 #[test]
 fn thread_orders_do_not_change_a_bit() {
     let all =

@@ -202,9 +202,9 @@ impl<'a> Call<'a> {
 
     /// Errors: [`Error::Launch`] with the numbers that do not fit; [`Error::Spec`] for a rule that the
     /// kernels cannot apply.
-    pub(super) fn check(&self, family: Family, arch: &Arch, workspace: Option<Workspace>) -> Result<Checked> {
+    pub(super) fn check(&self, arch: &Arch, workspace: Option<Workspace>) -> Result<Checked> {
         let DeviceRows { address, dtype, rows, cols, stride, lens } = self.scores;
-        let plan = Plan::choose(&Problem { family, ..self.problem() }, arch)?;
+        let plan = Plan::choose(&self.problem(), arch)?;
         let fail = |detail: String| Error::Launch { rows, cols, detail };
         let size = dtype.size_bytes() as u64;
         let mut spans = Spans::new(fail);

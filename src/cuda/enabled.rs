@@ -11,6 +11,7 @@ use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUevent_flags as Flags, CUfunction_attribute as OfFunction,
 };
 use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The oldest driver that works, as 1000 major + 10 minor. Clusters and `cuLaunchKernelEx` begin with 11.8.
@@ -24,6 +25,9 @@ pub(super) struct Driver {
     stream: Arc<CudaStream>,
     /// The loaded kernels, by `Variant`.
     functions: Vec<OnceLock<CudaFunction>>,
+    /// Groups of CTAs that run at once, by kernel, CTAs of a group and their shared memory. A launch does not
+    /// ask the driver again.
+    at_once: Mutex<HashMap<(Variant, u32, u32), u32>>,
     /// Held while one is loaded, so that two threads do not compile it both.
     loading: Mutex<()>,
     loader: Loader,
@@ -99,9 +103,9 @@ impl Driver {
         arch.max_cluster = max_cluster(&loader, &arch)?;
         arch.clusters = arch.max_cluster > 1;
         let (functions, loading) = (Variant::ALL.iter().map(|_| OnceLock::new()).collect(), Mutex::new(()));
-        let (sm, origin, dropping) = (arch.sm, loader.origin(), None);
+        let (sm, origin, at_once, dropping) = (arch.sm, loader.origin(), Mutex::default(), None);
         let description = format!("cuda:{ordinal} {}, sm_{sm}, driver {driver}, {origin}", arch.name);
-        Ok(Driver { context, stream, functions, loading, loader, arch, description, dropping })
+        Ok(Driver { context, stream, functions, at_once, loading, loader, arch, description, dropping })
     }
 
     pub fn arch(&self) -> &Arch {
@@ -130,6 +134,12 @@ impl Driver {
         let function = self.loader.kernel(variant)?;
         set_up(&function, variant.symbol(), variant.scope() == Scope::Cluster, &self.arch)?;
         Ok(place.get_or_init(|| function))
+    }
+
+    /// What `ask` says of the groups that run at once. It is asked once for each kernel and size.
+    pub fn at_once(&self, variant: Variant, ctas: u32, shared_bytes: u32, ask: impl FnOnce() -> u32) -> u32 {
+        let mut known = self.at_once.lock().unwrap_or_else(PoisonError::into_inner);
+        *known.entry((variant, ctas, shared_bytes)).or_insert_with(ask)
     }
 
     pub fn load(&self, variant: Variant) -> Result<()> {

@@ -37,7 +37,7 @@ impl Engine {
     ///   nobody else may access what it writes.
     /// - `stream` must be a live stream.
     pub unsafe fn launch(&self, call: &Call, workspace: Option<Workspace>, stream: u64) -> Result<()> {
-        let checked = call.check(call.problem().family, self.arch(), workspace)?;
+        let checked = call.check(self.arch(), workspace)?;
         // SAFETY: the caller's promise.
         unsafe { self.begin(&checked, stream) }
     }
@@ -64,7 +64,7 @@ impl Engine {
         workspace: Option<Workspace>,
         memory: &mut [&mut DeviceMemory],
     ) -> Result<()> {
-        let checked = call.check(call.problem().family, self.arch(), workspace)?;
+        let checked = call.check(self.arch(), workspace)?;
         self.begin_in(&checked, memory)
     }
 
@@ -148,16 +148,7 @@ impl Engine {
         match &*self.machine {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
-            Machine::Driver(driver) => unsafe {
-                let function = driver.function(checked.launch.variant)?;
-                super::launch_cuda::launch(
-                    driver.context(),
-                    function,
-                    checked,
-                    driver.arch().sm_count,
-                    stream,
-                )
-            },
+            Machine::Driver(driver) => unsafe { super::launch_cuda::launch(driver, checked, stream) },
             #[cfg(not(feature = "cuda"))]
             Machine::Driver(driver) => match **driver {},
             Machine::Simulator(simulator) => {

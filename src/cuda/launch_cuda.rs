@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::call::{Checked, Params};
+use super::driver::Driver;
 use super::variants::Scope;
 use crate::{Error, Result};
 use cudarc::driver::{CudaContext, CudaFunction, DriverError, sys};
@@ -101,14 +102,9 @@ impl Drop for RelaxedCapture {
 /// # Safety
 ///
 /// As for `Engine::launch`.
-pub(super) unsafe fn launch(
-    context: &CudaContext,
-    function: &CudaFunction,
-    checked: &Checked,
-    sm_count: u32,
-    stream: u64,
-) -> Result<()> {
+pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> Result<()> {
     let Checked { launch, size: (rows, _), params, .. } = checked;
+    let (context, function) = (driver.context(), driver.function(launch.variant)?);
     let stream = stream as sys::CUstream;
     let _current = Current::push(context.cu_ctx())?;
     // SAFETY: the caller's stream is alive.
@@ -128,10 +124,10 @@ pub(super) unsafe fn launch(
     {
         // What does not run at once with the others would take its rows when they are done. If nothing fits,
         // the launch is refused and says so.
-        let most = match launch.variant.scope() {
+        let most = driver.at_once(launch.variant, ctas, shared_bytes, || match launch.variant.scope() {
             Scope::Cluster => clusters_at_once(function, ctas, threads, shared_bytes),
-            _ => ctas_of_an_sm(function, threads, shared_bytes) * sm_count,
-        };
+            _ => ctas_of_an_sm(function, threads, shared_bytes) * driver.arch().sm_count,
+        });
         params.groups = if most > 0 { params.groups.min(most) } else { params.groups };
         grid = params.groups * ctas;
     }
@@ -328,8 +324,9 @@ impl Nvrtc {
             let cubin = match compiled {
                 Ok(()) => self.output(program, b"nvrtcGetCUBINSize\0", b"nvrtcGetCUBIN\0"),
                 Err(status) => {
-                    let log = self.output(program, b"nvrtcGetProgramLogSize\0", b"nvrtcGetProgramLog\0")?;
-                    Err(format!("{status}\n{}", String::from_utf8_lossy(&log).trim_end_matches(['\0', '\n'])))
+                    let log = self.output(program, b"nvrtcGetProgramLogSize\0", b"nvrtcGetProgramLog\0");
+                    let log = String::from_utf8_lossy(&log.unwrap_or_default()).into_owned();
+                    Err(format!("{status}\n{}", log.trim_end_matches(['\0', '\n'])))
                 }
             };
             destroy(&mut program);

@@ -171,7 +171,7 @@ impl<'a> MeasureCall<'a> {
             launches.push(Checked { launch, size, params: Params::Attention(params), spans: spans.clone() });
             let rows = self.row_call(&layout, workspace.address, &wave);
             let given = Workspace { address: workspace.address, bytes: ROW_BYTES };
-            launches.push(rows.check(Family::GapProfile, arch, Some(given))?);
+            launches.push(rows.check(arch, Some(given))?);
         }
         Ok(launches)
     }

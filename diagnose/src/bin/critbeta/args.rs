@@ -163,10 +163,10 @@ pub struct Laws {
 #[derive(Args)]
 pub struct Plan {
     /// Scores of a row
-    #[arg(long, value_name = "N", required_unless_present = "table")]
+    #[arg(long, value_name = "N", required_unless_present_any = ["table", "slots"])]
     pub len: Option<u64>,
     /// Rows
-    #[arg(long, value_name = "R", required_unless_present = "table")]
+    #[arg(long, value_name = "R", required_unless_present_any = ["table", "slots"])]
     pub rows: Option<u64>,
     /// f32, f16 or bf16
     #[arg(long, value_name = "DTYPE", default_value = "f32")]
@@ -184,7 +184,7 @@ pub struct Plan {
     #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "arch", "softmax", "profile"])]
     pub table: bool,
     /// Take the issue slots of this record (scripts/cuda-compile.sh --record) for the table
-    #[arg(long, value_name = "FILE", requires = "table")]
+    #[arg(long, value_name = "FILE")]
     pub slots: Option<PathBuf>,
 }
 

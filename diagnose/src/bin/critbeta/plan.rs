@@ -12,12 +12,14 @@ pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<()> {
         let costs = match &args.slots {
             None => Costs::committed(),
             Some(path) => {
-                let record = std::fs::read_to_string(path).map_err(|e| anyhow::anyhow!("{path:?}: {e}"))?;
-                Costs::with_slots_of(&record)?
+                let named = |e: &dyn Display| anyhow::anyhow!("{path:?}: {e}");
+                let record = std::fs::read_to_string(path).map_err(|e| named(&e))?;
+                Costs::with_slots_of(&record).map_err(|e| named(&e))?
             }
         };
         return print(&table(&costs)?);
     }
+    anyhow::ensure!(args.slots.is_none(), "--slots is for --table alone");
     match cli.device == DeviceSpec::Cpu && args.arch.is_none() {
         true => print(&on_cpu(args)?),
         false => print(&on_gpu(args, cli)?),

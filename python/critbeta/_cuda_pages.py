@@ -117,7 +117,8 @@ class _Rows(NamedTuple):
         q, k = (tensor.detach().resolve_neg() for tensor in (given.q, given.k_pages))
         k = k.transpose(1, 2) if given.layout == "HND" else k
         vector = 16 // q.element_size()
-        if q.stride(2) != 1 or any(stride % vector for stride in q.stride()[:2]) or q.data_ptr() % 16:
+        # Queries are few, so those that no kernel reads are copied. Pages never are.
+        if q.stride(2) != 1 or any(stride % vector for stride in _strides(q)[:2]) or q.data_ptr() % 16:
             q = q.clone(memory_format=torch.contiguous_format)
         tables, lens = _int32(given.block_tables, "block_tables", 2), _int32(given.lens, "lens", 1)
         seqs, blocks = tables.shape
@@ -248,9 +249,8 @@ def _int32(values: Any, name: str, dims: int) -> Any:
 
 def _strides(tensor: Any) -> list[int]:
     """Returns the strides. That of a single element has no meaning, and torch may hold any number there."""
-    return [stride if size > 1 else 0 for size, stride in zip(tensor.shape[:-1], tensor.stride())] + [
-        tensor.stride(-1)
-    ]
+    apart = [stride if size > 1 else 0 for size, stride in zip(tensor.shape[:-1], tensor.stride())]
+    return [*apart, tensor.stride(-1)]
 
 
 def _joined(columns: Sequence[Any]) -> Any:

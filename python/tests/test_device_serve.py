@@ -106,6 +106,14 @@ def test_a_nan_stays_in_its_row():
     assert found.isnan().nonzero().tolist() == [[5, 2]]
 
 
+def test_a_law_is_not_measured():
+    step = Betas("su", [Layer(NAME, 6)], 4096).step(64)
+    with Device() as put:
+        (requests, query, kv_cache), _, scale = prepared(put, CHUNKS)
+        with pytest.raises(ValueError, match=f"su is not measured on {NAME}: expected a call of scale"):
+            step.measure(NAME, query, requests, kv_cache.transpose(1, 2)[..., :D], scale)
+
+
 def test_requests_that_only_the_host_has_are_refused():
     layer, rules = Layer(NAME, 6), Betas(RULES[0], [Layer(NAME, 6)], 4096).measured[NAME]
     with Device() as put:

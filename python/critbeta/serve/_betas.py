@@ -198,6 +198,8 @@ class Step:
     ) -> torch.Tensor:
         """As `scale`, for a layer whose rules are measured. The arguments are those of `measured`. On a GPU
         the betas go to memory that this step owns, and nothing waits for them."""
+        if layer not in self.betas.measured:
+            raise ValueError(f"{self.betas.rescaling} is not measured on {layer}: expected a call of scale")
         of, tokens = self.betas.layers[layer], sum(requests.counts)
         if tokens > self.tokens or len(query) < tokens:
             found = f"query of shape {tuple(query.shape)} and {tokens} tokens of requests"

@@ -63,7 +63,6 @@ class Requests:
         found: np.ndarray = self.tables[request, first // self.page : -(-end // self.page)]
         return found
 
-
     @functools.cached_property
     def parts(self) -> list[tuple[int, int, int]]:
         """Sequences of few query tokens each: the request, its tokens before them, and how many they are."""

@@ -147,9 +147,8 @@ class State:
         """Returns `query` [tokens, heads, head_dim] under the rule."""
         if self._step is None:
             return query
-        name, betas = _name(layer), self._step.betas
-        rules = betas.measured.get(name)
-        if rules is None or self._requests is None:
+        name = _name(layer)
+        if name not in self._step.betas.measured or self._requests is None:
             return self._step.scale(name, query)
         pages = _keys(layer, kv_cache)
         return self._step.measure(name, query, self._requests, pages, layer.impl.scale)

@@ -159,6 +159,16 @@ def test_the_door_to_vllm_measures_without_the_host():
     assert kv_cache.shape[1] == KV_HEADS
 
 
+def test_keys_that_are_split_over_processes_are_not_measured():
+    door = object.__new__(_door.Door)
+    door.layers, door.length, door.device, door._dtype = [Layer(NAME, 6)], 64, "cpu", torch.float32
+    door._whole, door._modules, door._fast_prefill, door._splits_keys = True, {}, False, True
+    with pytest.raises(ValueError, match="critical:.*cannot be measured where context parallelism splits"):
+        door.rescale(RULES[0])
+    door.rescale("su")
+    assert door.betas.rescaling == "su"
+
+
 def test_layers_that_no_kernel_measures_are_refused_at_the_start():
     door = object.__new__(_door.Door)
     door.betas, door.recorder, door._dtype = Betas(RULES[0], [Layer(NAME, 6)], 64), None, torch.bfloat16

@@ -12,6 +12,7 @@ from .._servers import VLLM
 from ..serve import Betas, Layer, OnDevice, Recorder, Requests, Settings, Step, Taken
 
 LOG = logging.getLogger("critbeta.vllm")
+_SPLIT = "context parallelism splits the keys of a row over processes"
 
 
 class Door:
@@ -38,6 +39,8 @@ class Door:
         self._modules = config.get_layers_from_vllm_config(vllm_config, attention)
         self.layers = [_layer(module, rank, ranks) for module in self._modules.values()]
         self.device, self._whole = device, parallel.pipeline_parallel_size == 1
+        ways = parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size
+        self._splits_keys = max(ways) > 1
         self._fast_prefill = vllm_config.cache_config.kv_sharing_fast_prefill
         self.length, self._dtype = vllm_config.model_config.max_model_len, vllm_config.model_config.dtype
         graphs = vllm_config.compilation_config.max_cudagraph_capture_size or 0
@@ -61,6 +64,8 @@ class Door:
                 reason = "leaves out queries of a prompt (kv_sharing_fast_prefill)"
             if reason:
                 raise ValueError(f"{rescaling}: cannot be applied to {name}, which {reason}")
+        if betas.measured and self._splits_keys:
+            raise ValueError(f"{rescaling}: cannot be measured where {_SPLIT}")
         if betas.measured and betas.device.type not in ("cpu", "cuda"):
             found = f"{rescaling} is measured on each row, and there is no kernel for {self.device}"
             raise NotImplementedError(f"critbeta.vllm: {found}: expected a length law or a calibration")
@@ -71,8 +76,8 @@ class Door:
     def _begin(self, settings: Settings, vllm_config: Any) -> None:
         """Begins to record, where rows are what they seem."""
         parallel, reason = vllm_config.parallel_config, None
-        if parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1:
-            reason = "context parallelism splits the keys of a row over processes"
+        if self._splits_keys:
+            reason = _SPLIT
         elif vllm_config.speculative_config is not None:
             reason = "speculative decoding computes tokens that are not kept"
         if reason:

@@ -152,7 +152,7 @@ fn agrees<T: Element>(engine: &Engine) {
         for (window, softcap, scale) in [(None, None, None), (Some(37u64), Some(30.0), Some(0.3))] {
             let mut uploaded = upload(engine, &cache, ragged(&shape));
             let found = run(engine, &mut uploaded, RULE, |call| {
-                (call.window, call.softcap, call.scale) = (window, softcap, scale);
+                (call.window, call.softcap, call.scale, call.both) = (window, softcap, scale, true);
             });
             let found = found.unwrap();
             let rules = [RULE.parse().unwrap()];
@@ -189,8 +189,10 @@ fn agrees_on(found: &Found, row: usize, scores: &[f32], position: u64, what: &st
     assert_eq!(found, wanted, "{what}");
     assert_eq!([report.max, report.second].map(value), [top.max, top.second].map(value), "{what}");
     if !top.poisoned {
-        let contact = (f64::from(report.resolved.gap), u64::from(report.resolved.rank));
-        assert_eq!(contact, (ours.resolved.contact_gap, ours.resolved.contact_rank), "{what}");
+        for (found, ours) in [(report.critical, ours.critical), (report.resolved, ours.resolved)] {
+            let contact = (f64::from(found.gap), u64::from(found.rank));
+            assert_eq!(contact, (ours.contact_gap, ours.contact_rank), "{what}");
+        }
     }
     let view = Scores::dense(scores, 1, scores.len()).unwrap();
     let mut probs = vec![0.0f32; scores.len()];

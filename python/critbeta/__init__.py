@@ -125,7 +125,7 @@ def stats(
 
     Source: arXiv:2605.12697; for Lambda(r) and the certificate docs/how-it-works.md of this project.
     """
-    if _arrays.is_tensor(scores) and scores.is_cuda:
+    if _arrays.is_on_gpu(scores):
         from . import _tensors
 
         return _tensors.stats(scores, lens, resolve, beta, top_k)

@@ -102,6 +102,11 @@ def is_tensor(array: ArrayLike) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
+def is_on_gpu(array: ArrayLike) -> bool:
+    """Says whether `array` is a torch tensor on a GPU."""
+    return is_tensor(array) and bool(array.is_cuda)
+
+
 def dense(tensor: Any, name: str) -> None:
     """Raises ValueError for a torch tensor whose shape and strides do not place its elements in memory."""
     if tensor.is_nested:

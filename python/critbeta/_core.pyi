@@ -16,6 +16,11 @@ _Queries: TypeAlias = tuple[_Block, list[int], NDArray[np.int32] | None]
 _Tables: TypeAlias = NDArray[np.int32] | tuple[NDArray[np.int32], NDArray[np.int32]]
 # Scale, rescalings, softcap, window.
 _Rules: TypeAlias = tuple[float | None, list[Rescaling], float | None, int | None]
+# What launches over pages take, as `python/src/cuda.rs` says.
+_DeviceQueries: TypeAlias = tuple[int, list[int], list[int], int | None]
+_DevicePages: TypeAlias = tuple[int, str, list[int], list[int]]
+_DeviceSequences: TypeAlias = tuple[int, list[int], int, int]
+_DeviceScores: TypeAlias = tuple[float | None, float | None, int | None]
 
 __all__ = [
     "COLUMNS",
@@ -41,6 +46,7 @@ __all__ = [
     "report_layout",
     "report_rows",
     "report_table",
+    "rows_of_pages",
     "rows_of_reports",
     "softmax",
     "softmax_in_place",
@@ -154,6 +160,28 @@ class Engine:
         sums: bool,
         both: bool,
     ) -> None: ...
+    def measure_workspace_bytes(
+        self,
+        queries: _DeviceQueries,
+        keys: _DevicePages,
+        sequences: _DeviceSequences,
+        scores: _DeviceScores,
+    ) -> int: ...
+    def launch_measure(
+        self,
+        stream: int,
+        queries: _DeviceQueries,
+        keys: _DevicePages,
+        sequences: _DeviceSequences,
+        scores: _DeviceScores,
+        rescaling: Rescaling,
+        betas: int,
+        report: int | None,
+        workspace: list[int],
+        resolve: float | None,
+        both: bool,
+        sums: bool,
+    ) -> None: ...
 
 def families() -> list[Family]: ...
 def head_rescalings(spec: str) -> tuple[list[tuple[str, int, Rescaling]], int] | None: ...
@@ -233,6 +261,9 @@ def record_scores(
     top_k: int | None,
 ) -> Rows: ...
 def report_layout() -> list[tuple[str, int]]: ...
+def rows_of_pages(
+    reports: NDArray[np.uint8], positions: _Indices, heads: int, rules: list[Rescaling], resolve: float
+) -> Rows: ...
 def rows_of_reports(
     reports: NDArray[np.uint8], positions: _Indices, rows_per_head: int, resolve: float, beta: float,
     top_k: int | None,

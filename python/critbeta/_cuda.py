@@ -20,8 +20,8 @@ import torch  # type: ignore[import-not-found, unused-ignore]
 from . import _core
 from ._results import Stats
 
-_DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-_REPORT = dict(_core.report_layout())
+DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+REPORT = dict(_core.report_layout())
 _ALIGNMENT = 256
 # Laws of the position. Without positions the kernels take n - 1, and the CPU path the last visible key.
 _BY_POSITION = {law.name for law in _core.laws() if "position" in law.granularity}
@@ -102,48 +102,58 @@ def launch(
     distance = block.stride(0) if rows > 1 else n
     lens = None if lens is None else _words(lens, lead, n)
     positions = None if positions is None else _words(positions, lead, 2**32 - 1)
-    report = torch.empty((rows, _REPORT["bytes"]), dtype=torch.uint8, device=device) if reports else None
-    dtype = _DTYPES[block.dtype]
+    report = torch.empty((rows, REPORT["bytes"]), dtype=torch.uint8, device=device) if reports else None
+    dtype = DTYPES[block.dtype]
     target = None
     if out is not None:
         if not out.is_contiguous():
             shape, strides = tuple(out.shape), out.stride()
             raise ValueError(f"out of shape {shape} with strides {strides}: expected contiguous")
-        if out.dtype not in _DTYPES:
+        if out.dtype not in DTYPES:
             raise TypeError(f"out is {out.dtype}: expected float32, or the dtype of scores")
-        target = (out.data_ptr(), _DTYPES[out.dtype], n)
+        target = (out.data_ptr(), DTYPES[out.dtype], n)
     needed = kernels.workspace_bytes(rows, n, dtype, target is not None)
     on = stream(device)
-    workspace = _workspace(device, on, needed) if needed else None
-    try:
-        kernels.launch(
-            on,
-            (block.data_ptr(), dtype),
-            [rows, n, distance],
-            _address(lens),
-            _address(positions),
-            rule,
-            target,
-            _address(report),
-            workspace,
-            resolve,
-            top_k,
-            sums,
-            both,
-        )
-    except BaseException:
-        _of_thread.__dict__.clear()  # a kernel that failed may have left anything in its workspace
-        raise
+    enqueue(
+        kernels.launch,
+        on,
+        (block.data_ptr(), dtype),
+        [rows, n, distance],
+        address(lens),
+        address(positions),
+        rule,
+        target,
+        address(report),
+        workspace(device, on, needed) if needed else None,
+        resolve,
+        top_k,
+        sums,
+        both,
+    )
     return report
 
 
-def _workspace(device: Any, on: int, needed: int) -> list[int]:
+def enqueue(launch: Any, *given: Any) -> None:
+    """Calls a launch of an engine."""
+    try:
+        launch(*given)
+    except BaseException:
+        _of_thread.__dict__.clear()  # a kernel that failed may have left anything in its workspace
+        raise
+
+
+def is_capturing(device: Any) -> bool:
+    """Says whether a CUDA graph captures torch's current stream."""
+    return bool(device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
+def workspace(device: Any, on: int, needed: int) -> list[int]:
     """Returns the address and bytes of memory that was zeroed once. Every launch leaves it ready for the next
     one, so each thread keeps one for every stream. A CUDA graph may be replayed on any stream: it gets its
     own, and zeroes it in each replay."""
     kept = _of_thread.__dict__.setdefault("workspaces", {})
     memory = kept.get((device, on))
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    capturing = is_capturing(device)
     if memory is None or memory.numel() < needed + _ALIGNMENT - 1 or capturing:
         memory = torch.zeros(needed + _ALIGNMENT - 1, dtype=torch.uint8, device=device)
         if not capturing:
@@ -161,13 +171,13 @@ def softmax(
     report = launch(scores, rule, positions, lens, out, reports=columns > 0)
     if columns == 0:
         return []
-    poisoned = _integers(report, "poisoned") != 0
-    beta = torch.where(poisoned, math.nan, _doubles(report, "beta"))
+    beta = betas(report)
     found = [beta]
     if columns > 1:
-        log_partition = torch.where(beta.isnan(), math.nan, _doubles(report, "sum").log())
-        top = torch.where(poisoned, math.nan, _floats(report, "max").double())
-        n, argmax, ties = (_integers(report, name).long() for name in ("n", "argmax", "ties"))
+        poisoned = integers(report, "poisoned") != 0
+        log_partition = torch.where(beta.isnan(), math.nan, doubles(report, "sum").log())
+        top = torch.where(poisoned, math.nan, floats(report, "max").double())
+        n, argmax, ties = (integers(report, name).long() for name in ("n", "argmax", "ties"))
         found += [log_partition, n, top, argmax, torch.where(poisoned, 0, ties), poisoned]
     return [column.reshape(scores.shape[:-1]) for column in found]
 
@@ -175,12 +185,22 @@ def softmax(
 def critical_beta(scores: Any, resolve: float) -> Any:
     """Returns Lambda(resolve) of every row, float64 on the device, from its contact."""
     report = launch(scores, _core.Rescaling.parse("identity"), resolve=resolve)
-    ties, n = _integers(report, "ties"), _integers(report, "n")
-    gap, rank = _floats(report, "resolved").double(), _integers(report, "resolved", 1)
+    return ratios(report, "resolved", resolve).reshape(scores.shape[:-1])
+
+
+def ratios(report: Any, contact: str, resolve: float) -> Any:
+    """Returns Lambda(resolve) of every row, float64 [rows], from its contact: "critical" or "resolved"."""
+    ties, n = integers(report, "ties"), integers(report, "n")
+    gap, rank = floats(report, contact).double(), integers(report, contact, 1)
     ratio = torch.where(gap > 0, (rank.double().log() - resolve) / gap, 0.0).clamp(min=0.0)
     found = torch.where(ties >= _smallest_exceeding(resolve), math.inf, ratio)
-    unknown = (_integers(report, "poisoned") != 0) | ((rank == 0) & (n > 0))
-    return torch.where(unknown, math.nan, found).reshape(scores.shape[:-1])
+    unknown = (integers(report, "poisoned") != 0) | ((rank == 0) & (n > 0))
+    return torch.where(unknown, math.nan, found)
+
+
+def betas(report: Any) -> Any:
+    """Returns the beta of every row, float64 [rows]; NaN where poisoned."""
+    return torch.where(integers(report, "poisoned") != 0, math.nan, doubles(report, "beta"))
 
 
 def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None) -> Stats:
@@ -189,27 +209,27 @@ def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None
     rule = _core.Rescaling.parse(f"fixed:{beta!r}")
     report = launch(scores, rule, lens=lens, resolve=resolve, top_k=top_k, sums=True, both=True)
     within = _within(scores, lens)
-    last, masked = (within - 1).clamp(min=0), (_integers(report, "n") != within).nonzero().flatten()
+    last, masked = (within - 1).clamp(min=0), (integers(report, "n") != within).nonzero().flatten()
     last[masked] = _last_visible(scores.reshape(-1, scores.shape[-1])[masked], within[masked])
     per_head = lead[-1] if lead else 1
     rows = _core.rows_of_reports(report.cpu().numpy(), last.cpu().numpy(), per_head, resolve, beta, top_k)
     return Stats(rows, tuple(lead))
 
 
-def _address(tensor: Any) -> int | None:
+def address(tensor: Any) -> int | None:
     return None if tensor is None else int(tensor.data_ptr())
 
 
-def _integers(report: Any, name: str, beyond: int = 0) -> Any:
-    return report.view(torch.int32)[:, _REPORT[name] // 4 + beyond]
+def integers(report: Any, name: str, beyond: int = 0) -> Any:
+    return report.view(torch.int32)[:, REPORT[name] // 4 + beyond]
 
 
-def _floats(report: Any, name: str) -> Any:
-    return report.view(torch.float32)[:, _REPORT[name] // 4]
+def floats(report: Any, name: str) -> Any:
+    return report.view(torch.float32)[:, REPORT[name] // 4]
 
 
-def _doubles(report: Any, name: str) -> Any:
-    return report.view(torch.float64)[:, _REPORT[name] // 8]
+def doubles(report: Any, name: str) -> Any:
+    return report.view(torch.float64)[:, REPORT[name] // 8]
 
 
 def _words(values: Any, lead: Any, most: int) -> Any:

@@ -99,8 +99,19 @@ def measure(
     [tokens, heads]: `head` is the query head, `row` the token, `position` that of its own key, and `beta` the
     one that `rescaling` chose. A server multiplies its queries by beta, in front of its own kernel.
     `torch.ops.critbeta.measure` gives beta and critical beta as tensors.
+
+    On a GPU all tensors are on one device, and q has the dtype of k_pages. Strides of pages, slots and heads
+    are multiples of 16 bytes. Fastest are block_tables, lens and q_lens of int32; others are converted there.
+    This call waits for the device, because it returns NumPy columns; the operator does not, and a CUDA graph
+    can capture it. A row that needs a page which the pool does not have is poisoned, where a CPU raises
+    ValueError; in the operator a length that is wrong does the same. Neighbouring heads of one rule share a
+    launch. It raises NotImplementedError there for top_k and for (indptr, indices).
     """
     of_scores = number(scale, "scale"), rescaling, 0.0, layout
     limits = number(softcap, "softcap"), whole(window, "window")
     given = Arguments(q, k_pages, None, block_tables, lens, q_lens, *of_scores, *limits)
+    if _arrays.is_on_gpu(q):
+        from . import _tensors
+
+        return _tensors.measure(given, resolve, top_k)
     return _pages.measure(given, resolve, top_k)

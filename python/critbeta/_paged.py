@@ -8,7 +8,7 @@ from typing import Any
 import torch  # type: ignore[import-not-found, unused-ignore]
 from torch.autograd import forward_ad  # type: ignore[import-not-found, unused-ignore]
 
-from . import _arrays, _pages
+from . import _arrays, _cuda_pages, _pages
 from ._pages import Arguments
 from ._results import DecodeStats
 
@@ -24,7 +24,12 @@ _MEASURE = f"Tensor q, Tensor k_pages, {_SEQUENCES}, float? scale, str[] rescali
 
 
 def _check(
-    q: Any, pages: dict[str, Any], integers: dict[str, Any], others: dict[str, Any], layout: str
+    q: Any,
+    pages: dict[str, Any],
+    integers: dict[str, Any],
+    others: dict[str, Any],
+    layout: str,
+    devices: tuple[str, ...] = ("cpu", "meta"),
 ) -> None:
     """Raises every error that the shapes, dtypes and devices of the arguments show."""
     for name, tensor in ({"q": q} | pages | integers | others).items():
@@ -32,11 +37,12 @@ def _check(
             continue
         _arrays.dense(tensor, name)
         device = tensor.device
-        if device != q.device or device.type not in ("cpu", "meta"):
+        if device != q.device or device.type not in devices:
             found = f"{name} of shape {tuple(tensor.shape)} is on {device}"
-            if device.type == "cuda":
+            if device.type == "cuda" and "cuda" not in devices:
                 raise NotImplementedError(f"{found}: {_pages.ON_CPUS}")
-            raise ValueError(f"{found}, and q on {q.device}: expected one device, the CPU")
+            expected = "expected one device, the CPU" + " or a GPU" * ("cuda" in devices)
+            raise ValueError(f"{found}, and q on {q.device}: {expected}")
         if name in integers and (
             tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool
         ):
@@ -115,19 +121,31 @@ def _fake_into(columns: int) -> Callable[..., Any]:
     return fake
 
 
+def check_keys(given: Arguments, resolve: float, top_k: int | None = None) -> None:
+    """Raises every error that the shapes, dtypes and devices of the arguments of `measure` show."""
+    tables = given.block_tables if isinstance(given.block_tables, tuple) else (given.block_tables, None)
+    integers = dict(zip(("block_tables", "indices"), tables)) | {"lens": given.lens, "q_lens": given.q_lens}
+    _check(given.q, {"k_pages": given.k_pages}, integers, {}, given.layout, ("cpu", "cuda", "meta"))
+    _pages.rules(given.rescaling)
+    if _arrays.is_on_gpu(given.q):
+        _cuda_pages.check(given, resolve, top_k)
+
+
 def _of_keys(given: tuple[Any, ...]) -> tuple[Arguments, float]:
     """Checks the arguments of the operator `measure`, and returns them with the resolve."""
     q, k, tables, indices, lens, q_lens, scale, rescaling, layout, softcap, window, resolve = given
-    integers = {"block_tables": tables, "indices": indices, "lens": lens, "q_lens": q_lens}
-    _check(q, {"k_pages": k}, integers, {}, layout)
-    _pages.rules(rescaling)
     tables = tables if indices is None else (tables, indices)
     of_scores = scale, rescaling, 0.0, layout, softcap, window
-    return Arguments(q, k, None, tables, lens, q_lens, *of_scores), resolve
+    arguments = Arguments(q, k, None, tables, lens, q_lens, *of_scores)
+    check_keys(arguments, resolve)
+    return arguments, resolve
 
 
 def _measure(*given: Any) -> Any:
-    rows = _pages.measure(*_of_keys(given), top_k=None)
+    arguments, resolve = _of_keys(given)
+    if _arrays.is_on_gpu(arguments.q):
+        return _cuda_pages.measure(arguments)
+    rows = _pages.measure(arguments, resolve, top_k=None)
     return torch.from_numpy(rows.beta), torch.from_numpy(rows.critical_beta)
 
 

@@ -16,9 +16,7 @@ Rules: TypeAlias = str | _core.Rescaling | Sequence[str | _core.Rescaling]
 # Block tables [seqs, blocks], or the pair (indptr, indices).
 Tables: TypeAlias = ArrayLike | tuple[ArrayLike, ArrayLike]
 
-ON_CPUS = (
-    "decode and measure run on CPUs, and their kernels for GPUs are not there yet: pass tensors on the CPU"
-)
+ON_CPUS = "decode runs on CPUs, and its kernel for GPUs is not there yet: pass tensors on the CPU"
 _QUERIES = "[tokens, heads, head_dim]"
 _PAGES = {"NHD": "[pages, page, kv_heads, head_dim]", "HND": "[pages, kv_heads, page, head_dim]"}
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -145,8 +143,10 @@ def _shared(given: Arguments, q: np.ndarray, k: np.ndarray) -> tuple[Any, Any, A
 
 def _floats(array: ArrayLike, name: str, dtypes: tuple[str, ...] = _DTYPES) -> np.ndarray:
     """Returns `array` without a copy, the bits of bfloat16 as uint16."""
-    if _arrays.is_tensor(array) and array.is_cuda:
-        raise NotImplementedError(f"{name} of shape {tuple(array.shape)} is on {array.device}: {ON_CPUS}")
+    if _arrays.is_on_gpu(array):
+        found = f"{name} of shape {tuple(array.shape)} is on {array.device}"
+        # For `measure`, q is on a CPU here.
+        raise NotImplementedError(f"{found}: {ON_CPUS}, or to measure pass q there too")
     return _arrays.scores(array, name, dtypes)
 
 

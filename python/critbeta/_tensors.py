@@ -1,4 +1,4 @@
-"""`critbeta.softmax`, `critical_beta`, `stats` and `decode` of torch tensors."""
+"""`critbeta.softmax`, `critical_beta`, `stats`, `decode` and `measure` of torch tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch  # type: ignore[import-not-found, unused-ignore]
 
-from . import _arrays, _core, _cuda, _host, _paged, _pages
+from . import _arrays, _core, _cuda, _cuda_pages, _host, _paged, _pages
 from . import torch as operators
 from ._pages import Arguments
 from ._results import DecodeStats, SoftmaxStats, Stats
@@ -110,19 +110,40 @@ def stats(scores: Any, lens: Any, resolve: float, beta: float, top_k: int | None
     return _host.stats(scores, lens, None, "scores", resolve, beta, top_k)
 
 
-def decode(given: Arguments, out: Any, return_stats: bool) -> Any:
-    """Does the work of `critbeta.decode` for a tensor."""
-    q, tables, rules = given.q, given.block_tables, given.rescaling
-    for name, pages in (("k_pages", given.k_pages), ("v_pages", given.v_pages)):
-        if not isinstance(pages, torch.Tensor):
-            found = f"{name} is {type(pages).__name__}, q a tensor on {q.device}"
+def measure(given: Arguments, resolve: float, top_k: int | None) -> Stats:
+    """Does the work of `critbeta.measure` for a CUDA tensor."""
+    tables, indices, lens, q_lens = _sequences(given, "k_pages")
+    tables = tables if indices is None else (tables, indices)
+    given = given._replace(block_tables=tables, lens=lens, q_lens=q_lens)
+    for name, tensor in (("q", given.q), ("k_pages", given.k_pages)):
+        is_abstract = _arrays.without_numbers(tensor)
+        if is_abstract:
+            expected = "expected data; torch.ops.critbeta.measure may be traced"
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} is {is_abstract}: {expected}")
+    _paged.check_keys(given, resolve, top_k)
+    return _cuda_pages.stats(given, resolve)
+
+
+def _sequences(given: Arguments, *pages: str) -> list[Any]:
+    """Returns block tables (or indptr), indices, lens and q_lens as tensors. Raises TypeError for pages that
+    are none."""
+    q, tables = given.q, given.block_tables
+    for name in pages:
+        found = getattr(given, name)
+        if not isinstance(found, torch.Tensor):
+            found = f"{name} is {type(found).__name__}, q a tensor on {q.device}"
             raise TypeError(f"{found}: expected a tensor there")
-    _paged.no_gradient(q=q, k_pages=given.k_pages, v_pages=given.v_pages)
     pair = tables if isinstance(tables, tuple) else (tables, None)
     if len(pair) != 2:
         _pages.refuse_tables(len(pair))
     names = ("block_tables", "indices", "lens", "q_lens")
-    words = [_per_row(value, q, name) for value, name in zip((*pair, given.lens, given.q_lens), names)]
+    return [_per_row(value, q, name) for value, name in zip((*pair, given.lens, given.q_lens), names)]
+
+
+def decode(given: Arguments, out: Any, return_stats: bool) -> Any:
+    """Does the work of `critbeta.decode` for a tensor."""
+    q, rules, words = given.q, given.rescaling, _sequences(given, "k_pages", "v_pages")
+    _paged.no_gradient(q=q, k_pages=given.k_pages, v_pages=given.v_pages)
     of_heads: Any = rules if isinstance(rules, (list, tuple)) else [rules]
     texts = [rule if isinstance(rule, str) else _text(_host.rule(rule)) for rule in of_heads]
     radii = [value if value is None else torch.as_tensor(value) for value in (given.v_radius, given.centre)]

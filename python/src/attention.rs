@@ -10,7 +10,7 @@ use crate::threads::without_lock_if_small;
 use critbeta::attention::{self, BlockTable, DecodeCall, DecodeRow, PagedKv, Pages, Queries, Sequences};
 use critbeta::cpu::{Measure, RowReport};
 use critbeta::{Element, Result};
-use critbeta_diagnose::{RowPlace, RowRecord};
+use critbeta_diagnose::{RowPlace, RowRecord, Settings};
 use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -84,6 +84,15 @@ impl Given<'_> {
 
     fn measure<T: Element>(&self, k: Result<Pages<T>>) -> Result<Vec<RowReport>> {
         attention::measure(&self.queries()?, &k?, &self.sequences, &self.call)
+    }
+
+    /// The position of every query token.
+    fn positions(&self, lens: &[i32]) -> Vec<u64> {
+        let of_sequence = |(seq, &len): (usize, &i32)| {
+            let query_len = self.query_lens.map_or(1, |lens| i64::from(lens[seq]));
+            (0..query_len).map(move |token| (i64::from(len) - query_len + token).max(0) as u64)
+        };
+        lens.iter().enumerate().flat_map(of_sequence).collect()
     }
 }
 
@@ -169,12 +178,7 @@ pub fn measure<'py>(
     top_k: Option<Whole>,
 ) -> PyResult<Rows> {
     let rescaling: Vec<_> = rules.1.iter().map(|rule| rule.0.clone()).collect();
-    let (beta, note) = match &rescaling[..] {
-        [critbeta::Rescaling::Identity] => (1.0, None),
-        [critbeta::Rescaling::Fixed(beta)] => (*beta, None),
-        _ => (1.0, Some("each row runs at the beta that its rescaling chose".to_owned())),
-    };
-    let settings = settings(resolve, beta, checked(top_k)?)?;
+    let (settings, notes) = settings_of(&rescaling, resolve, checked(top_k)?)?;
     let mut call = DecodeCall::new(&rescaling);
     call.measure = Some(settings.measure);
     let wide = widened(&queries.0)?;
@@ -188,8 +192,23 @@ pub fn measure<'py>(
         Data::F64(_) => refused("keys of float64"),
     })?
     .map_err(raised)?;
-    let records = records(&reports, &given, lens.as_slice()?, settings.measure.top_k.is_some());
-    Ok(Rows { records: Arc::new(records), settings, notes: note.into_iter().collect() })
+    let (heads, positions) = (given.shape[1], given.positions(lens.as_slice()?));
+    let records = records(&reports, heads, &positions, settings.measure.top_k.is_some());
+    Ok(Rows { records: Arc::new(records), settings, notes })
+}
+
+/// The settings of rows that run at the betas of `rules`, and what to say of them.
+pub fn settings_of(
+    rules: &[critbeta::Rescaling],
+    resolve: f64,
+    top_k: Option<usize>,
+) -> PyResult<(Settings, Vec<String>)> {
+    let (beta, note) = match rules {
+        [critbeta::Rescaling::Identity] => (1.0, None),
+        [critbeta::Rescaling::Fixed(beta)] => (*beta, None),
+        _ => (1.0, Some("each row runs at the beta that its rescaling chose".to_owned())),
+    };
+    Ok((settings(resolve, beta, top_k)?, note.into_iter().collect()))
 }
 
 fn given<'a>(
@@ -208,14 +227,10 @@ fn given<'a>(
     Ok(Given { queries: wide, shape: queries.1, query_lens, sequences, call })
 }
 
-/// The records of `reports`. A query token is a row of each head.
-fn records(reports: &[RowReport], given: &Given, lens: &[i32], has_top_k: bool) -> Vec<RowRecord> {
-    let (layer, heads): (Arc<str>, _) = ("attention".into(), given.shape[1].max(1));
-    let positions = lens.iter().enumerate().flat_map(|(seq, &len)| {
-        let query_len = given.query_lens.map_or(1, |lens| i64::from(lens[seq]));
-        (0..query_len).map(move |token| (i64::from(len) - query_len + token).max(0) as u64)
-    });
-    let positions: Vec<u64> = positions.collect();
+/// The records of `reports` [tokens x heads], with the position of every token. A query token is a row of
+/// each head.
+pub fn records(reports: &[RowReport], heads: usize, positions: &[u64], has_top_k: bool) -> Vec<RowRecord> {
+    let (layer, heads): (Arc<str>, _) = ("attention".into(), heads.max(1));
     let record = |(index, report): (usize, &RowReport)| {
         let (token, head) = (index / heads, index % heads);
         let (layer, position) = (Arc::clone(&layer), positions[token]);

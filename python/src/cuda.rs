@@ -2,13 +2,17 @@
 //! file and `block.rs` have unsafe code.
 #![allow(unsafe_code)]
 
+use crate::attention;
 use crate::errors::raised;
 use crate::numbers::{Whole, top_k as checked};
 use crate::rows::Rows;
 use crate::rules::Rescaling;
 use critbeta::DType;
+use critbeta::attention::Strides;
+use critbeta::cpu::{self, Measure};
 use critbeta::cuda::{
-    self, Arch, Call, DeviceOutput, DeviceRows, Plan, Prediction, Problem, RowReport, SimtOptions, Workspace,
+    self, Arch, Call, DeviceOutput, DevicePages, DeviceQueries, DeviceRows, DeviceSequences, MeasureCall,
+    Plan, Prediction, Problem, RowReport, SimtOptions, Workspace,
 };
 use critbeta_diagnose::{RowPlace, RowRecord};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -16,6 +20,17 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use std::mem::offset_of;
 use std::sync::Arc;
+
+/// The address of queries, `[tokens, heads, most tokens of a sequence]`, the strides of tokens and heads, and
+/// the address of where the tokens of each sequence begin.
+type Queries = (u64, [u64; 3], [u64; 2], Option<u64>);
+/// The address and dtype of keys, `[pages, page, kv_heads, head_dim]`, and their strides.
+type Keys<'a> = (u64, &'a str, [u64; 4], [usize; 4]);
+/// The address of page numbers, `[seqs, blocks, distance of rows]`, the address of lengths, and the most keys
+/// of a sequence.
+type Sequences = (u64, [u64; 3], u64, u64);
+/// The scale, the softcap and the window.
+type Scores = (Option<f64>, Option<f64>, Option<Whole>);
 
 /// A GPU whose kernels are loaded, or their simulator.
 #[pyclass(frozen, module = "critbeta._core")]
@@ -133,6 +148,69 @@ impl Engine {
         // writes, before then. The launch checks alignment, strides and overlaps.
         py.detach(|| unsafe { engine.launch(&call, workspace, stream) }).map_err(raised)
     }
+
+    /// Bytes of workspace that a launch over these pages needs.
+    fn measure_workspace_bytes(
+        &self,
+        queries: Queries,
+        keys: Keys<'_>,
+        sequences: Sequences,
+        scores: Scores,
+    ) -> PyResult<u64> {
+        let rule = critbeta::Rescaling::Identity;
+        measuring(queries, keys, sequences, scores, &rule)?.workspace_bytes().map_err(raised)
+    }
+
+    /// Enqueues the launches that measure rows over pages of keys on `stream`, and returns. `betas` and
+    /// `report` are addresses of device memory, and so is the first number of `workspace`.
+    #[allow(clippy::too_many_arguments)]
+    fn launch_measure(
+        &self,
+        py: Python<'_>,
+        stream: u64,
+        queries: Queries,
+        keys: Keys<'_>,
+        sequences: Sequences,
+        scores: Scores,
+        rescaling: &Rescaling,
+        betas: u64,
+        report: Option<u64>,
+        workspace: [u64; 2],
+        resolve: Option<f64>,
+        both: bool,
+        sums: bool,
+    ) -> PyResult<()> {
+        let engine = self.alive()?;
+        let mut call = measuring(queries, keys, sequences, scores, &rescaling.0)?;
+        (call.betas, call.report, call.resolve, call.both, call.sums) = (betas, report, resolve, both, sums);
+        let [address, bytes] = workspace;
+        // SAFETY: `critbeta/_cuda_pages.py` is the one caller. As for `launch`, every address, size and
+        // stride is that of a torch tensor on this engine's device, which is an argument of the call or is
+        // made for it. The launch checks alignment, strides and overlaps, and its kernels read no page and no
+        // token that these sizes do not have, whatever the lengths and page numbers in device memory are.
+        py.detach(|| unsafe { engine.launch_measure(&call, Workspace { address, bytes }, stream) })
+            .map_err(raised)
+    }
+}
+
+/// A call that writes its betas to address 0, which the caller replaces.
+fn measuring<'a>(
+    (address, [tokens, heads, query_len], strides, starts): Queries,
+    (keys, dtype, sizes, [page, slot, head, element]): Keys<'_>,
+    (table, [seqs, blocks, stride], lens, max_len): Sequences,
+    (scale, softcap, window): Scores,
+    rescaling: &'a critbeta::Rescaling,
+) -> PyResult<MeasureCall<'a>> {
+    let mut queries = DeviceQueries::dense(address, [tokens, heads, sizes[3]]);
+    (queries.strides, queries.query_len, queries.starts) = (strides, query_len, starts);
+    let pages = DevicePages::nhd(keys, self::element(dtype)?, sizes);
+    let pages = pages.with_strides(Strides { page, slot, head, element });
+    let mut sequences = DeviceSequences::dense(table, [seqs, blocks], lens, max_len);
+    sequences.stride = stride;
+    let mut call = MeasureCall::new(queries, pages, sequences, rescaling, 0);
+    (call.scale, call.softcap) = (scale, softcap);
+    call.window = window.map(|window| window.named("window")).transpose()?;
+    Ok(call)
 }
 
 fn element(name: &str) -> PyResult<DType> {
@@ -141,7 +219,7 @@ fn element(name: &str) -> PyResult<DType> {
 
 /// The size of the report of a launch on one row, and the offset of each field.
 #[pyfunction]
-pub fn report_layout() -> [(&'static str, usize); 9] {
+pub fn report_layout() -> [(&'static str, usize); 10] {
     [
         ("bytes", size_of::<RowReport>()),
         ("max", offset_of!(RowReport, max)),
@@ -149,6 +227,7 @@ pub fn report_layout() -> [(&'static str, usize); 9] {
         ("ties", offset_of!(RowReport, ties)),
         ("argmax", offset_of!(RowReport, argmax)),
         ("poisoned", offset_of!(RowReport, poisoned)),
+        ("critical", offset_of!(RowReport, critical)),
         ("resolved", offset_of!(RowReport, resolved)),
         ("beta", offset_of!(RowReport, beta)),
         ("sum", offset_of!(RowReport, sum)),
@@ -168,25 +247,49 @@ pub fn rows_of_reports(
     let settings = crate::measure::settings(resolve, beta, checked(top_k)?)?;
     let top_k = settings.measure.top_k;
     let (positions, layer): (_, Arc<str>) = (positions.as_array(), "scores".into());
-    let (shape, bytes) = (reports.shape(), size_of::<RowReport>());
-    if shape != [positions.len(), bytes] {
-        let message = format!(
-            "reports of shape {shape:?}: expected [{}, {bytes}], one report for every position",
-            positions.len()
-        );
-        return Err(PyValueError::new_err(message));
-    }
-    let reports = reports.as_slice()?.chunks_exact(bytes);
-    let reports: Vec<RowReport> = reports.map(bytemuck::pod_read_unaligned).collect();
-    let record = |(index, (report, &position)): (usize, (&RowReport, &i64))| {
+    let reports = decoded(&reports, positions.len(), settings.measure)?;
+    let record = |(index, (mut report, &position)): (usize, (cpu::RowReport, &i64))| {
         let (head, row) = (index / rows_per_head.max(1), index % rows_per_head.max(1));
         let layer = Arc::clone(&layer);
         let place = RowPlace { layer, head: head as u64, row: row as u64, position: position as u64 };
         // All rows were measured at this beta, poisoned ones too.
-        let mut report = report.decode(settings.measure);
         report.beta = beta;
         RowRecord::new(place, &report, 0.0, top_k.is_some())
     };
-    let records = reports.iter().zip(positions).enumerate().map(record).collect();
+    let records = reports.into_iter().zip(positions).enumerate().map(record).collect();
     Ok(Rows { records: Arc::new(records), settings, notes: Vec::new() })
+}
+
+/// The records of the reports [tokens x heads, bytes of a report] of launches over pages. The resolve of the
+/// reports is `resolve`.
+#[pyfunction]
+pub fn rows_of_pages(
+    reports: PyReadonlyArray2<'_, u8>,
+    positions: PyReadonlyArray1<'_, i64>,
+    heads: usize,
+    rules: Vec<PyRef<'_, Rescaling>>,
+    resolve: f64,
+) -> PyResult<Rows> {
+    let rules: Vec<_> = rules.iter().map(|rule| rule.0.clone()).collect();
+    let (settings, notes) = attention::settings_of(&rules, resolve, None)?;
+    let positions: Vec<u64> = positions.as_array().iter().map(|&position| position as u64).collect();
+    let reports = decoded(&reports, positions.len() * heads, settings.measure)?;
+    let records = attention::records(&reports, heads, &positions, false);
+    Ok(Rows { records: Arc::new(records), settings, notes })
+}
+
+/// Errors: ValueError unless there is a report for each of `rows`.
+fn decoded(
+    reports: &PyReadonlyArray2<'_, u8>,
+    rows: usize,
+    measure: Measure,
+) -> PyResult<Vec<cpu::RowReport>> {
+    let (shape, bytes) = (reports.shape(), size_of::<RowReport>());
+    if shape != [rows, bytes] {
+        let message =
+            format!("reports of shape {shape:?}: expected [{rows}, {bytes}], one report for every position");
+        return Err(PyValueError::new_err(message));
+    }
+    let reports = reports.as_slice()?.chunks_exact(bytes);
+    Ok(reports.map(|report| bytemuck::pod_read_unaligned::<RowReport>(report).decode(measure)).collect())
 }

@@ -96,6 +96,35 @@ def test_a_cuda_graph_captures_and_replays(shape):
         )
 
 
+def pages_of(lens, seed=1):
+    """What `torch.ops.critbeta.measure` takes: sequences of up to 64 keys in pages of 16, one token each."""
+    kind = torch.bfloat16
+    q, k = drawn(len(lens), 8, 64, dtype=kind, seed=seed), drawn(40, 16, 2, 64, dtype=kind)
+    tables = torch.arange(4 * len(lens), dtype=torch.int32, device="cuda").view(-1, 4)
+    words = tables, None, torch.tensor(lens, dtype=torch.int32, device="cuda"), None
+    return q, k, *words, None, ["critical:cap=8"], "NHD", None, None, 0.0
+
+
+def test_measuring_pages_does_not_wait_and_a_graph_replays_it_for_other_lengths():
+    measure, given = torch.ops.critbeta.measure, pages_of([64, 9, 1])
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        measure(*given)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = measure(*given)
+    for lens in ([64, 9, 1], [3, 0, 64], [0, 0, 17]):
+        other = pages_of(lens, seed=len(lens) + lens[0])
+        given[0].copy_(other[0])
+        given[4].copy_(other[4])
+        graph.replay()
+        assert all(torch.equal(one, wanted) for one, wanted in zip(found, measure(*other)))
+    torch.library.opcheck(measure.default, given)
+
+
 def with_everything(scores):
     found, row_stats = critbeta.softmax(torch.tanh(scores) * 4, "critical:cap=8", return_stats=True)
     out = torch.empty_like(scores)

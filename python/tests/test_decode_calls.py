@@ -3,7 +3,8 @@
 import critbeta
 import numpy as np
 import pytest
-from test_decode import Case, tensor
+from paged import Case
+from test_decode import tensor
 
 torch = pytest.importorskip("torch")
 import critbeta.torch  # noqa: E402
@@ -387,9 +388,11 @@ def test_tensors_elsewhere_and_without_numbers():
         on_gpu = {
             name: torch.empty(value.shape, dtype=value.dtype, device="cuda") for name, value in given.items()
         }
-        with pytest.raises(
-            NotImplementedError, match="kernels for GPUs are not there yet: pass tensors on the CPU"
-        ):
+        message = "q of shape .* is on cuda:0: decode runs on CPUs, and its kernel for GPUs is not there yet"
+        with pytest.raises(NotImplementedError, match=message):
             critbeta.decode(**on_gpu)
-        with pytest.raises(NotImplementedError, match="q of shape .* is on cuda:0"):
-            critbeta.measure(**{name: value for name, value in on_gpu.items() if name != "v_pages"})
+        of_keys = {name: value for name, value in on_gpu.items() if name != "v_pages"}
+        with pytest.raises(ValueError, match="q of shape .* is a FakeTensor.*ops.critbeta.measure may be"):
+            critbeta.measure(**of_keys)
+        with pytest.raises(NotImplementedError, match="k_pages of shape .* is on cuda:0: .*pass q there too"):
+            critbeta.measure(**of_keys | {"q": CASE.q, "lens": CASE.lens, "block_tables": CASE.tables})

@@ -1,11 +1,6 @@
-"""The CUDA side of the package against its CPU side, on a GPU or in CPU memory with the simulator as driver.
-
-The simulator needs a build with `--features simt` (scripts/python-simt.sh makes one). CRITBETA_REQUIRE_GPU=1
-and CRITBETA_REQUIRE_SIMT=1 turn a skip into a failure.
-"""
+"""The CUDA side of the package against its CPU side, on a GPU or on the simulator (`device.py`)."""
 
 import math
-import os
 import subprocess
 import sys
 
@@ -15,8 +10,8 @@ import pytest
 from reference import rows
 
 torch = pytest.importorskip("torch")
-import critbeta.torch  # noqa: E402
-from critbeta import _core, _cuda, _tensors  # noqa: E402
+import device  # noqa: E402
+from device import HAS_GPU, Device  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SPECS = [
@@ -29,29 +24,6 @@ SPECS = [
     "critical:resolve=0.69,cap=8",
     "calibrated:c=0.5,xi=0.7,anchor=300",
 ]
-HAS_GPU = torch.cuda.is_available() or bool(os.environ.get("CRITBETA_REQUIRE_GPU"))
-if not HAS_GPU:
-    try:
-        SIMULATED = _core.Engine.simulated("sm_90")
-    except RuntimeError as error:
-        if os.environ.get("CRITBETA_REQUIRE_SIMT"):
-            raise
-        pytest.skip(str(error), allow_module_level=True)
-
-
-class Device:
-    """A block in which kernels run on the tensors that it makes. On the simulator they run on all tensors."""
-
-    def __enter__(self):
-        self.patch = pytest.MonkeyPatch()
-        if not HAS_GPU:
-            self.patch.setattr(_cuda, "engine", lambda device: SIMULATED)
-            self.patch.setattr(_cuda, "stream", lambda device: 0)
-            self.patch.setattr(critbeta.torch, "is_launched", lambda scores: scores.numel() > 0)
-        return lambda tensor: tensor.cuda() if HAS_GPU else tensor.clone()
-
-    def __exit__(self, *_how):
-        self.patch.undo()
 
 
 def block(n, dtype=torch.float32):
@@ -149,9 +121,8 @@ def test_stats_are_the_cpus(resolve, top_k):
     for lens in (None, torch.arange(588, 601)):
         expected = critbeta.stats(scores, lens=lens, resolve=resolve, top_k=top_k, beta=0.7)
         with Device() as put:
-            # On a GPU the public function sees where the tensor is.
-            stats = critbeta.stats if HAS_GPU else _tensors.stats
-            found = stats(put(scores), None if lens is None else put(lens), resolve, 0.7, top_k)
+            on = None if lens is None else put(lens)
+            found = critbeta.stats(put(scores), lens=on, resolve=resolve, top_k=top_k, beta=0.7)
         assert found.names == expected.names and found.shape == (1, 13)
         for name in expected.names:
             one, other = getattr(found, name), getattr(expected, name)
@@ -215,7 +186,7 @@ def test_few_long_rows_take_a_workspace():
     scores = torch.randn(2, 220_000)
     expected = critbeta.softmax(scores)
     with Device() as put:
-        assert HAS_GPU or SIMULATED.workspace_bytes(2, 220_000, "f32", True) > 0
+        assert HAS_GPU or device.SIMULATED.workspace_bytes(2, 220_000, "f32", True) > 0
         found = critbeta.softmax(put(scores))
     assert_probabilities_agree(found, expected, torch.float32)
 

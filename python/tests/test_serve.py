@@ -165,6 +165,8 @@ def test_a_measured_rule_has_the_beta_of_each_row(rule, window):
     betas = Betas(rule, [layer], LENGTH)
     assert list(betas.measured) == [layer.name] and betas.step(64).scale(layer.name, query) is query
     found = measured(betas.measured[layer.name], layer, requests, query, server.keys(0), server.scale)
+    scaled = betas.step(64).measure(layer.name, query, requests, server.keys(0), server.scale)
+    assert torch.equal(scaled, (query * found[..., None]).to(query.dtype))
     token = 0
     for request, start, end in chunks:
         for at in range(start, end):

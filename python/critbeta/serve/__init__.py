@@ -9,6 +9,8 @@ server (`critbeta.vllm`, `critbeta.sglang`) describes layers and requests, and e
     step = betas.step(tokens=8192)              # buffers that a CUDA graph may read
     step.fill(positions)                        # before each step
     query = step.scale("model.layers.0.self_attn", query)
+    # or, for a rule that is measured on each row:
+    query = step.measure("model.layers.0.self_attn", query, requests, k_pages, scale)
 
     recorder = Recorder(layers, length=32768, folder="records")
     taken = recorder.begin(Requests(starts, counts, tables, page=16))
@@ -22,9 +24,9 @@ try:
     from ._betas import Betas, Step
     from ._layers import Layer
     from ._record import Recorder, Taken
-    from ._requests import Requests, measured
+    from ._requests import OnDevice, Requests, measured
     from ._settings import Settings
 except ImportError as error:
     raise ImportError(f"critbeta.serve needs torch: pip install torch ({error})") from error
 
-__all__ = ["Betas", "Layer", "Recorder", "Requests", "Settings", "Step", "Taken", "measured"]
+__all__ = ["Betas", "Layer", "OnDevice", "Recorder", "Requests", "Settings", "Step", "Taken", "measured"]

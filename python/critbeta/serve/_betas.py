@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .. import _cuda
 from .._core import Rescaling
 from .._layers import are_same, calibrated, check_heads, own_names
 from ._layers import Layer
+from ._requests import Requests, measured
 
 
 class _Law(NamedTuple):
@@ -45,7 +47,8 @@ class Betas:
 
     Raises ValueError, with the name of the layer, for a rule that cannot apply: a layer with a softcap,
     learned sinks or ALiBi, a calibration with other layers or heads, betas that `dtype` does not hold, a
-    measured rule without a bound. Raises OSError for a calibration that cannot be read.
+    measured rule without a bound. Raises OSError for a calibration that cannot be read, and RuntimeError
+    where rows are measured on a GPU and its kernels do not load.
 
     Source: docs/adr/0015-servers.md.
     """
@@ -80,6 +83,9 @@ class Betas:
         self._columns: dict[str, tuple[int, slice]] = {}
         """The group of a layer, and its columns there."""
         self._place(rules)
+        if self.measured and self.device.type == "cuda":
+            # A server that cannot measure does not start.
+            _cuda.engine(self.device)
 
     def step(self, tokens: int) -> Step:
         """Returns room for the betas of up to `tokens` tokens: 1, until they are filled in."""
@@ -161,6 +167,9 @@ class Step:
     def __init__(self, betas: Betas, tokens: int) -> None:
         self.betas, self.tokens = betas, tokens
         self._filled = [torch.ones(tokens, columns, device=betas.device) for _, columns in betas._groups]
+        most = max((betas.layers[name].heads for name in betas.measured), default=0)
+        # Layers run one after another, so they share it.
+        self._measured = torch.ones(tokens * most, device=betas.device)
 
     def fill(self, positions: torch.Tensor) -> Step:
         """Fills in the betas of tokens at `positions`, int [tokens] on the device, 0-based. It waits for
@@ -183,6 +192,23 @@ class Step:
         returns None where beta is 1, and where it is measured."""
         place = self.betas._columns.get(layer)
         return None if place is None else self._filled[place[0]][:, place[1]]
+
+    def measure(
+        self, layer: str, query: torch.Tensor, requests: Requests, k_pages: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """As `scale`, for a layer whose rules are measured. The arguments are those of `measured`. On a GPU
+        the betas go to memory that this step owns, and nothing waits for them."""
+        if layer not in self.betas.measured:
+            raise ValueError(f"{self.betas.rescaling} is not measured on {layer}: expected a call of scale")
+        of, tokens = self.betas.layers[layer], sum(requests.counts)
+        if tokens > self.tokens or len(query) < tokens:
+            found = f"query of shape {tuple(query.shape)} and {tokens} tokens of requests"
+            raise ValueError(f"{found}: expected a query for each, and at most {self.tokens} tokens")
+        out = self._measured[: tokens * of.heads].view(tokens, of.heads)
+        beta = measured(self.betas.measured[layer], of, requests, query, k_pages, scale, out)
+        scaled = query.clone()
+        scaled[:tokens] = (query[:tokens] * beta[..., None]).to(query.dtype)
+        return scaled
 
     def scale(self, layer: str, query: torch.Tensor) -> torch.Tensor:
         """Returns `query` [tokens, heads, head_dim] times beta, rounded once to its dtype. The given tensor

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .. import _decode
+from .. import _arrays, _cuda_pages, _decode
 from .._core import Rescaling
+from .._pages import Arguments
 from ._layers import Layer
 
 # What `critbeta.measure` takes of one sequence.
 _TOKENS = 8
+
+
+class OnDevice(NamedTuple):
+    """What a server holds of the requests of a step in the memory of a GPU."""
+
+    tables: torch.Tensor
+    """The pages of each request in order, int32 [requests, pages]."""
+    lens: torch.Tensor
+    """The number of keys of each request, those of this step included: int32 [requests]."""
 
 
 class Requests:
@@ -24,15 +35,22 @@ class Requests:
     tables: returns the pages of each request in order, int32 [requests, pages] in host memory. Those behind
         its last key may hold anything. It is called only where keys are read.
     page: the keys of a page.
+    on_device: on a GPU, what it holds of them. Rules are then measured there, without a wait; `starts` only
+        bounds the lengths, and may be too large.
     """
 
     def __init__(
-        self, starts: Sequence[int], counts: Sequence[int], tables: Callable[[], np.ndarray], page: int
+        self,
+        starts: Sequence[int],
+        counts: Sequence[int],
+        tables: Callable[[], np.ndarray],
+        page: int,
+        on_device: OnDevice | None = None,
     ) -> None:
         if len(starts) != len(counts) or page < 1:
             found = f"{len(starts)} starts, {len(counts)} counts, pages of {page} keys"
             raise ValueError(f"{found}: expected one start and count for each request, and a key or more")
-        self.starts, self.counts, self.page = starts, counts, page
+        self.starts, self.counts, self.page, self.on_device = starts, counts, page, on_device
         self._read_tables = tables
 
     @functools.cached_property
@@ -45,6 +63,32 @@ class Requests:
         found: np.ndarray = self.tables[request, first // self.page : -(-end // self.page)]
         return found
 
+    @functools.cached_property
+    def parts(self) -> list[tuple[int, int, int]]:
+        """Sequences of few query tokens each: the request, its tokens before them, and how many they are."""
+        return [
+            (request, at, min(_TOKENS, count - at))
+            for request, count in enumerate(self.counts)
+            for at in range(0, count, _TOKENS)
+        ]
+
+    @functools.cached_property
+    def parts_on_device(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Page numbers, lengths and numbers of query tokens of `parts`, in the memory of a GPU."""
+        if self.on_device is None:
+            raise ValueError("the queries are on a GPU and the requests are not: expected on_device")
+        (tables, lens), counts = self.on_device, [count for _, _, count in self.parts]
+
+        def there(words: list[int]) -> torch.Tensor:
+            return torch.tensor(words, dtype=torch.int32).to(tables.device, non_blocking=True)
+
+        if [request for request, _, _ in self.parts] != list(range(len(tables))):
+            index = there([request for request, _, _ in self.parts])
+            later = there([self.counts[request] - at - count for request, at, count in self.parts])
+            tables, lens = tables.index_select(0, index), lens.index_select(0, index) - later
+        # One token a sequence, as in decoding, needs no numbers.
+        return tables, lens, None if set(counts) <= {1} else there(counts)
+
 
 def measured(
     rules: list[Rescaling],
@@ -53,27 +97,35 @@ def measured(
     query: torch.Tensor,
     k_pages: torch.Tensor,
     scale: float,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Returns the betas that `rules` (one, or one per head) measure on the rows of all tokens of a step:
-    float64 [tokens, heads].
+    [tokens, heads], float64 on a CPU. On a GPU they are float32, in `out` if it is given, and nothing waits.
+    A CUDA graph can capture that where every request has one token.
 
-    query: [tokens, heads, head_dim] on the CPU.
-    k_pages: [pages, page, kv_heads, head_dim] with any strides, in which the keys of the step are already.
+    query: [tokens, heads, head_dim].
+    k_pages: [pages, page, kv_heads, head_dim] with any strides, in which the keys of the step are already. On
+        a GPU it has the dtype of the queries.
+    out: float32 [at least as many tokens, heads], contiguous.
     """
-    of, ends, counts = [], [], []
-    for request, (start, count) in enumerate(zip(requests.starts, requests.counts)):
-        for at in range(0, count, _TOKENS):
-            part = min(_TOKENS, count - at)
-            of.append(request)
-            ends.append(start + at + part)
-            counts.append(part)
-    tokens = sum(counts)
+    tokens = sum(requests.counts)
+    if _arrays.is_on_gpu(query):
+        tables, lens, counts = requests.parts_on_device
+        most = max((start + count for start, count in zip(requests.starts, requests.counts)), default=1)
+        if out is None:
+            out = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
+        q, window = query[:tokens], layer.window
+        given = Arguments(q, k_pages, None, tables, lens, counts, scale, rules, window=window)
+        _cuda_pages.betas(given, most, out[:tokens])
+        return out[:tokens]
+    of = [request for request, _, _ in requests.parts]
+    ends = [requests.starts[request] + at + count for request, at, count in requests.parts]
     found = _decode.measure(
         query[:tokens],
         k_pages,
         np.ascontiguousarray(requests.tables[of]),
         np.array(ends, np.int32),
-        q_lens=np.array(counts, np.int32),
+        q_lens=np.array([count for _, _, count in requests.parts], np.int32),
         scale=scale,
         rescaling=rules,
         window=layer.window,

@@ -137,7 +137,7 @@ def _backend(base: str, name: str) -> Any:
 
         @classmethod
         def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> Any:
-            # A graph replays kernels and no Python: what is measured on the host would be left out.
+            # A graph replays kernels and no Python: what that does in each step would be left out.
             if Door.of(vllm_config, vllm_config.device_config.device).needs_host:
                 return never
             return super().get_cudagraph_support(vllm_config, kv_cache_spec)

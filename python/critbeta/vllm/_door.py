@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from .. import _arrays
 from .._servers import VLLM
-from ..serve import Betas, Layer, Recorder, Requests, Settings, Step, Taken, measured
+from ..serve import Betas, Layer, OnDevice, Recorder, Requests, Settings, Step, Taken
 
 LOG = logging.getLogger("critbeta.vllm")
+_SPLIT = "context parallelism splits the keys of a row over processes"
 
 
 class Door:
@@ -37,6 +39,8 @@ class Door:
         self._modules = config.get_layers_from_vllm_config(vllm_config, attention)
         self.layers = [_layer(module, rank, ranks) for module in self._modules.values()]
         self.device, self._whole = device, parallel.pipeline_parallel_size == 1
+        ways = parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size
+        self._splits_keys = max(ways) > 1
         self._fast_prefill = vllm_config.cache_config.kv_sharing_fast_prefill
         self.length, self._dtype = vllm_config.model_config.max_model_len, vllm_config.model_config.dtype
         graphs = vllm_config.compilation_config.max_cudagraph_capture_size or 0
@@ -60,8 +64,10 @@ class Door:
                 reason = "leaves out queries of a prompt (kv_sharing_fast_prefill)"
             if reason:
                 raise ValueError(f"{rescaling}: cannot be applied to {name}, which {reason}")
-        if betas.measured and str(self.device) != "cpu":
-            found = f"{rescaling} is measured on each row, and its kernel for GPUs is not there yet"
+        if betas.measured and self._splits_keys:
+            raise ValueError(f"{rescaling}: cannot be measured where {_SPLIT}")
+        if betas.measured and betas.device.type not in ("cpu", "cuda"):
+            found = f"{rescaling} is measured on each row, and there is no kernel for {self.device}"
             raise NotImplementedError(f"critbeta.vllm: {found}: expected a length law or a calibration")
         if betas.inconclusive:
             LOG.warning("%s: %d of its laws are inconclusive", rescaling, betas.inconclusive)
@@ -70,8 +76,8 @@ class Door:
     def _begin(self, settings: Settings, vllm_config: Any) -> None:
         """Begins to record, where rows are what they seem."""
         parallel, reason = vllm_config.parallel_config, None
-        if parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1:
-            reason = "context parallelism splits the keys of a row over processes"
+        if self._splits_keys:
+            reason = _SPLIT
         elif vllm_config.speculative_config is not None:
             reason = "speculative decoding computes tokens that are not kept"
         if reason:
@@ -88,20 +94,27 @@ class Door:
 
         Raises ValueError with the layer where a measured rule cannot."""
         packed: dict[str, list[str]] = {}
+        measured = {} if self.betas is None else self.betas.measured
         for name in layer_names:
             module = self._modules.get(name)
-            reason = None if module is None else _unread(module)
+            if module is None:
+                continue
+            reason = _unread(module)
             if reason:
                 packed.setdefault(reason, []).append(_name(module))
+            if self.betas is not None and _name(module) in measured:
+                if self.betas.device.type == "cuda":
+                    reason = reason or _unmeasured(module, self._dtype)
+                if reason:
+                    found = f"{self.betas.rescaling}: cannot be measured on {_name(module)}"
+                    raise ValueError(f"{found}, which {reason}")
         for reason, names in packed.items():
-            if self.betas is not None and names[0] in self.betas.measured:
-                raise ValueError(f"{self.betas.rescaling}: cannot be measured on {names[0]}, which {reason}")
             if self.recorder is not None:
                 self.recorder.leave_out(names, reason)
 
     @property
     def needs_host(self) -> bool:
-        """Whether steps measure rows in this process, and not in a kernel."""
+        """Whether steps need Python: they record, or launch what measures rows."""
         return self.recorder is not None or bool(self.betas and self.betas.measured)
 
     def build(self, builder: Any, common: Any) -> State | None:
@@ -139,15 +152,11 @@ class State:
         """Returns `query` [tokens, heads, head_dim] under the rule."""
         if self._step is None:
             return query
-        name, betas = _name(layer), self._step.betas
-        rules = betas.measured.get(name)
-        if rules is None or self._requests is None:
+        name = _name(layer)
+        if name not in self._step.betas.measured or self._requests is None:
             return self._step.scale(name, query)
         pages = _keys(layer, kv_cache)
-        beta = measured(rules, betas.layers[name], self._requests, query, pages, layer.impl.scale)
-        scaled = query.clone()
-        scaled[: len(beta)] = (query[: len(beta)] * beta[..., None]).to(query.dtype)
-        return scaled
+        return self._step.measure(name, query, self._requests, pages, layer.impl.scale)
 
     def record(self, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor) -> None:
         """Records the rows of a layer that has run."""
@@ -199,6 +208,16 @@ def _unread(module: Any) -> str | None:
     return None if isa in (None, "vec") else f"has its keys packed for {isa!r}: expected 'vec'"
 
 
+def _unmeasured(module: Any, dtype: torch.dtype) -> str | None:
+    """Says why the kernels of a GPU cannot measure the rows of a layer in front of its own kernel."""
+    if module.kv_cache_torch_dtype != dtype:
+        return f"has a cache of {module.kv_cache_torch_dtype}: expected the {dtype} of its queries"
+    backend = getattr(module, "attn_backend", None)
+    if getattr(backend, "forward_includes_kv_cache_update", True):
+        return "writes the keys of a step within its own kernel: they are read before it"
+    return None
+
+
 def _positions(common: Any) -> torch.Tensor:
     """Returns the positions of the tokens of a step, without waiting for the device."""
     if common.positions is not None:
@@ -221,7 +240,11 @@ def _requests(common: Any, page: int) -> Requests:
         raise VLLM.moved("CommonAttentionMetadata.seq_lens_cpu_upper_bound", "it is None")
     counts = common.query_start_loc_cpu.diff()[: common.num_reqs]
     starts = (ends[: common.num_reqs] - counts).tolist()
-    return Requests(starts, counts.tolist(), lambda: common.block_table_tensor.cpu().numpy(), page)
+    on_device = None
+    tables = common.block_table_tensor
+    if _arrays.is_on_gpu(tables):
+        on_device = OnDevice(tables[: common.num_reqs], common.seq_lens[: common.num_reqs])
+    return Requests(starts, counts.tolist(), lambda: tables.cpu().numpy(), page, on_device)
 
 
 def _keys(layer: Any, kv_cache: torch.Tensor) -> torch.Tensor:

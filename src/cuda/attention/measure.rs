@@ -50,8 +50,14 @@ pub struct MeasureCall<'a> {
     pub rescaling: &'a Rescaling,
     /// Device address of one f32 per row, `[tokens, heads]`: its beta. It is NaN for a poisoned row.
     pub betas: u64,
-    /// Device address of one [`RowReport`] per row, 8-byte aligned, with Z and the entropy at the row's beta.
+    /// Device address of one [`RowReport`] per row, 8-byte aligned.
     pub report: Option<u64>,
+    /// r of the Lambda(r) that is reported, as [`Call::resolve`].
+    pub resolve: Option<f64>,
+    /// Whether the report holds Lambda beside Lambda(resolve), as [`Call::both`].
+    pub both: bool,
+    /// Whether the report holds Z and the entropy at the row's beta, as [`Call::sums`]. By default it does.
+    pub sums: bool,
 }
 
 /// What one wave works on.
@@ -81,6 +87,9 @@ impl<'a> MeasureCall<'a> {
             rescaling,
             betas,
             report: None,
+            resolve: None,
+            both: false,
+            sums: true,
         }
     }
 
@@ -240,6 +249,7 @@ impl<'a> MeasureCall<'a> {
         call.report = self.report.map(|report| report + first * size_of::<RowReport>() as u64);
         call.positions = Some(workspace + layout.positions);
         call.betas_out = Some(self.betas + first * size_of::<f32>() as u64);
+        (call.resolve, call.both, call.sums) = (self.resolve, self.both, self.sums);
         call
     }
 }

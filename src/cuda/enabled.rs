@@ -1,9 +1,10 @@
 //! A GPU through the CUDA driver. Each kernel is loaded and set up when it is first needed.
 
 use super::arch::Arch;
-use super::launch_cuda::{self, CallersContext, refused};
+use super::launch_cuda::{self, CallersContext, Kernel, refused};
 use super::loader::Loader;
 use super::notice::Notice;
+use super::plan::Launch;
 use super::variants::{Scope, Variant};
 use crate::{Error, Result};
 use cudarc::driver::sys::CUclusterSchedulingPolicy as Policy;
@@ -116,12 +117,12 @@ impl Driver {
         &self.description
     }
 
-    pub fn context(&self) -> &CudaContext {
-        &self.context
+    /// The kernel, loaded when it is first asked for.
+    pub fn kernel(&self, variant: Variant) -> Result<Kernel<'_>> {
+        Ok(Kernel { context: &self.context, function: self.function(variant)? })
     }
 
-    /// The kernel, loaded when it is first asked for.
-    pub fn function(&self, variant: Variant) -> Result<&CudaFunction> {
+    fn function(&self, variant: Variant) -> Result<&CudaFunction> {
         let place = &self.functions[variant as usize];
         if let Some(function) = place.get() {
             return Ok(function);
@@ -136,10 +137,13 @@ impl Driver {
         Ok(place.get_or_init(|| function))
     }
 
-    /// What `ask` says of the groups that run at once. It is asked once for each kernel and size.
-    pub fn at_once(&self, variant: Variant, ctas: u32, shared_bytes: u32, ask: impl FnOnce() -> u32) -> u32 {
-        let mut known = self.at_once.lock().unwrap_or_else(PoisonError::into_inner);
-        *known.entry((variant, ctas, shared_bytes)).or_insert_with(ask)
+    /// Groups of CTAs of this launch that run at once. The driver is asked once for each kernel and size.
+    pub fn at_once(&self, launch: &Launch) -> impl FnOnce(&dyn Fn(u32) -> u32) -> u32 {
+        let size = (launch.variant, launch.ctas, launch.shared_bytes);
+        move |ask| {
+            let mut known = self.at_once.lock().unwrap_or_else(PoisonError::into_inner);
+            *known.entry(size).or_insert_with(|| ask(self.arch.sm_count))
+        }
     }
 
     pub fn load(&self, variant: Variant) -> Result<()> {

@@ -148,7 +148,11 @@ impl Engine {
         match &*self.machine {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
-            Machine::Driver(driver) => unsafe { super::launch_cuda::launch(driver, checked, stream) },
+            Machine::Driver(driver) => unsafe {
+                let (kernel, at_once) =
+                    (driver.kernel(checked.launch.variant)?, driver.at_once(&checked.launch));
+                super::launch_cuda::launch(kernel, checked, at_once, stream)
+            },
             #[cfg(not(feature = "cuda"))]
             Machine::Driver(driver) => match **driver {},
             Machine::Simulator(simulator) => {

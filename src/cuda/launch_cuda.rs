@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use super::call::{Checked, Params};
-use super::driver::Driver;
 use super::variants::Scope;
 use crate::{Error, Result};
 use cudarc::driver::{CudaContext, CudaFunction, DriverError, sys};
@@ -99,12 +98,24 @@ impl Drop for RelaxedCapture {
     }
 }
 
+/// A loaded kernel.
+pub(super) struct Kernel<'a> {
+    pub context: &'a CudaContext,
+    pub function: &'a CudaFunction,
+}
+
+/// `at_once`: the groups of CTAs that run at once, as it is asked of this file or was before.
+///
 /// # Safety
 ///
 /// As for `Engine::launch`.
-pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> Result<()> {
+pub(super) unsafe fn launch(
+    Kernel { context, function }: Kernel<'_>,
+    checked: &Checked,
+    at_once: impl FnOnce(&dyn Fn(u32) -> u32) -> u32,
+    stream: u64,
+) -> Result<()> {
     let Checked { launch, size: (rows, _), params, .. } = checked;
-    let (context, function) = (driver.context(), driver.function(launch.variant)?);
     let stream = stream as sys::CUstream;
     let _current = Current::push(context.cu_ctx())?;
     // SAFETY: the caller's stream is alive.
@@ -124,9 +135,9 @@ pub(super) unsafe fn launch(driver: &Driver, checked: &Checked, stream: u64) -> 
     {
         // What does not run at once with the others would take its rows when they are done. If nothing fits,
         // the launch is refused and says so.
-        let most = driver.at_once(launch.variant, ctas, shared_bytes, || match launch.variant.scope() {
+        let most = at_once(&|sm_count| match launch.variant.scope() {
             Scope::Cluster => clusters_at_once(function, ctas, threads, shared_bytes),
-            _ => ctas_of_an_sm(function, threads, shared_bytes) * driver.arch().sm_count,
+            _ => ctas_of_an_sm(function, threads, shared_bytes) * sm_count,
         });
         params.groups = if most > 0 { params.groups.min(most) } else { params.groups };
         grid = params.groups * ctas;

@@ -56,8 +56,8 @@ struct RowParams {
     // exceeding: the smallest count whose logarithm exceeds the resolve. sums: the report has Z and the
     // gap-weighted Z.
     u32 exceeding, sums;
-    // out_streamed: nobody reads the probabilities soon.
-    u32 out_streamed, reserved;
+    // out_streamed: nobody reads the probabilities soon. out_open: nothing is written behind a row's length.
+    u32 out_streamed, out_open;
 };
 
 struct Contact {

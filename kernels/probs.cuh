@@ -118,7 +118,7 @@ DEVICE void write_probs(const RowParams& p, const Scope& scope, const RowTile<T,
     } else {
         write(fine, T{});
     }
-    if (row.len == p.cols) return;
+    if (row.len == p.cols || p.out_open) return;
     if (NARROW && p.out_f32) {
         write_zeros<f32>(p, scope, row.len);
     } else {

@@ -29,6 +29,9 @@
 //   group_sync(Global<u32> counter, ctas)            barrier of the CTAs with one cta() / ctas; the counter
 //                                                    is 0 before its first use and nothing else uses it; a
 //                                                    later launch may, with another number of CTAs
+//   last_of(Global<u32> counter, ctas)               true for the last of so many CTAs that come here with
+//                                                    the counter, which is 0 before and after: it sees what
+//                                                    the others did, and they leave device memory alone
 //   warp_fold(value, merge)                          every lane gets the fold of all 32, in one fixed tree
 //   warp_add(u32) warp_max(u32) warp_min(u32)        the same for these operations, in one step
 //   warp_exclusive_sum(u32)                          sum over lower lanes

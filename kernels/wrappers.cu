@@ -113,6 +113,14 @@ DEVICE void collectives(Results& r, const Global<u32>& in) {
     r.put(warp_xor(word, 5));
 }
 
+// The last CTA to come finds what each has left, and the counter at 0.
+DEVICE void last_cta(const RowParams& params, u64 at) {
+    const Global<u32> words(params.workspace + 2048);
+    if (thread() == 1) words.store(1 + cta(), 10 * cta() + 3);
+    if (!last_of(words, ctas())) return;
+    if (thread() <= ctas()) Global<u32>(params.out).store(at + thread(), words.load(thread()));
+}
+
 constexpr u32 BLOCK_STEPS = 6 + 9 + 7 + 9 + 8 + 30, SPLIT_STEPS = 3;
 
 DEVICE void one_cta(const RowParams& params) {
@@ -124,7 +132,9 @@ DEVICE void one_cta(const RowParams& params) {
     collectives(r, in);
     products(r);
     arithmetic(r, in);
-    halves(params, static_cast<u64>(ctas()) * BLOCK_STEPS * threads());
+    const u64 end = static_cast<u64>(ctas()) * BLOCK_STEPS * threads();
+    halves(params, end);
+    last_cta(params, end + 3 * 65536);
 }
 
 #if SIMT_CLUSTERS

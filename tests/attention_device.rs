@@ -5,17 +5,17 @@
 mod device;
 #[path = "common/paged.rs"]
 mod paged;
+#[path = "common/paged_device.rs"]
+mod paged_device;
 
 use critbeta::attention::reference;
 use critbeta::cpu::{self, Measure};
-use critbeta::cuda::{
-    Arch, DeviceMemory, DevicePages, DeviceQueries, DeviceSequences, Engine, MeasureCall, RowReport,
-    SimtOptions, Workspace,
-};
+use critbeta::cuda::{Arch, DeviceMemory, Engine, MeasureCall, RowReport, SimtOptions, Workspace};
 use critbeta::{Element, Error, Rescaling, Scores};
-use device::{encode, engine_of};
+use device::engine_of;
 use half::{bf16, f16};
-use paged::{Cache, Layout, Shape};
+use paged::{Layout, Shape};
+use paged_device::{Uploaded, cache_of, ragged, upload};
 
 const RULE: &str = "critical:ratio=1.3,cap=20,resolve=0.7";
 
@@ -24,13 +24,6 @@ fn engine(test: &str, seed: u64, shadow: bool) -> Option<Engine> {
     // Few SMs, so that a launch has several sequences for each.
     (options.seed, options.shadow, options.arch.sm_count) = (seed, shadow, 3);
     engine_of(test, options)
-}
-
-/// A cache whose queries have the type of its keys.
-fn cache_of<T: Element>(shape: &Shape, peak: f32) -> Cache<T> {
-    let mut cache = Cache::draw(shape, peak);
-    cache.queries.iter_mut().for_each(|q| *q = T::from_f32(*q).to_f32());
-    cache
 }
 
 #[derive(Debug, PartialEq)]
@@ -45,42 +38,6 @@ impl Found {
     fn report(&self, row: usize) -> RowReport {
         bytemuck::cast(self.reports[row])
     }
-}
-
-/// A cache in device memory.
-struct Uploaded {
-    memory: Vec<DeviceMemory>,
-    queries: DeviceQueries,
-    keys: DevicePages,
-    sequences: DeviceSequences,
-}
-
-fn upload<T: Element>(engine: &Engine, cache: &Cache<T>, ragged: bool) -> Uploaded {
-    let shape = &cache.shape;
-    let up = |bytes: &[u8]| engine.uploaded(bytes).unwrap();
-    let tokens: usize = shape.query_lens.iter().sum();
-    let mut starts = vec![0i32];
-    starts.extend(cache.query_lens.iter().scan(0, |sum, len| {
-        *sum += len;
-        Some(*sum)
-    }));
-    let memory = vec![
-        up(&encode(T::DTYPE, &cache.queries)),
-        up(bytemuck::cast_slice(&cache.k)),
-        up(bytemuck::cast_slice(&cache.table)),
-        up(bytemuck::cast_slice(&cache.lens)),
-        up(bytemuck::cast_slice(&starts)),
-    ];
-    let [queries, keys, table, lens, starts] = [0, 1, 2, 3, 4].map(|i| memory[i].address());
-    let [pages, page, heads, dim] = cache.sizes[0].map(|size| size as u64);
-    let mut queries = DeviceQueries::dense(queries, [tokens as u64, shape.heads() as u64, dim]);
-    queries.query_len = shape.query_lens.iter().copied().max().unwrap() as u64;
-    queries.starts = ragged.then_some(starts);
-    let keys = DevicePages::nhd(keys, T::DTYPE, [pages, page, heads, dim]).with_strides(cache.strides[0]);
-    let (seqs, blocks) = (shape.lens.len() as u64, cache.blocks as u64);
-    let max_len = shape.lens.iter().copied().max().unwrap().max(1) as u64;
-    let sequences = DeviceSequences::dense(table, [seqs, blocks], lens, max_len);
-    Uploaded { memory, queries, keys, sequences }
 }
 
 fn run(
@@ -138,10 +95,6 @@ fn shapes() -> Vec<Shape> {
         with(|s| (s.group, s.query_lens) = (5, vec![8; 9])),
         with(|s| s.query_lens = vec![1, 0, 2, 3, 4, 5, 6, 7, 8]),
     ]
-}
-
-fn ragged(shape: &Shape) -> bool {
-    shape.query_lens.iter().any(|&len| len != shape.query_lens[0])
 }
 
 /// Given the kernel's own scores, everything else is that of the CPU path; and the scores are those of the
@@ -331,8 +284,8 @@ fn what_does_not_fit_together_is_refused() {
     type Edit = fn(&mut MeasureCall);
     let cases: [(Edit, &str); 21] = [
         (|c| c.keys.dtype = critbeta::DType::F64, "no kernel reads f64"),
-        (|c| c.keys.dim = 60, "a head has 60 elements, expected a multiple of 8 in 64..=256"),
-        (|c| c.keys.dim = 264, "a head has 264 elements"),
+        (|c| c.keys.dim = 60, "keys of 60 elements, expected a multiple of 8 in 64..=256"),
+        (|c| c.keys.dim = 264, "keys of 264 elements"),
         (|c| c.keys.heads = 1 << 17, "131072 key heads, expected 1 to 65536"),
         (|c| c.keys.heads = 4, "6 query heads: 4 key heads must divide them into groups of 1 to 128"),
         (|c| c.queries.query_len = 9, "9 query tokens of a sequence, expected 1 to 8"),
@@ -349,8 +302,8 @@ fn what_does_not_fit_together_is_refused() {
         (|c| c.queries.strides[0] = 385, "queries with a stride of 385 elements from token to token"),
         (|c| c.keys.strides.element = 2, "keys with slots 128 and elements 2 apart"),
         (|c| c.keys.address += 2, "are not aligned to 16 bytes"),
-        (|c| c.betas = 0, "betas are at address 0"),
-        (|c| c.betas = c.queries.address, "overlap"),
+        (|c| c.betas = Some(0), "betas are at address 0"),
+        (|c| c.betas = Some(c.queries.address), "overlap"),
     ];
     for (edit, expected) in cases {
         let mut uploaded = upload(&engine, &cache, false);

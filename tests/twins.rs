@@ -2,7 +2,7 @@
 
 use critbeta::cuda::internals::Variant;
 use critbeta::cuda::internals::{self as params, AttentionParams, RowParams};
-use critbeta::cuda::{Contact, RowReport};
+use critbeta::cuda::{Contact, RowReport, SkipReport};
 use critbeta::laws::LAWS;
 
 fn kernels(file: &str) -> String {
@@ -59,7 +59,7 @@ fn params_are_twins() {
     let text = kernels("params.cuh");
     let ours = rust_fields!(RowParams: scores, out, lens, betas, positions, report, betas_out, workspace,
         score_stride, out_stride, p, resolve, excess, rows, cols, ctas, resident, groups, out_f32, rule, law,
-        top_k, both, exceeding, sums, out_streamed, reserved);
+        top_k, both, exceeding, sums, out_streamed, out_open);
     assert_twins(&text, "RowParams", size_of::<RowParams>(), ours);
     assert_twins(&text, "Contact", size_of::<Contact>(), rust_fields!(Contact: gap, rank));
     let ours = rust_fields!(RowReport: max, second, len, ties, argmax, poisoned, critical, resolved, kth_gap,
@@ -67,9 +67,13 @@ fn params_are_twins() {
     assert_twins(&text, "RowReport", size_of::<RowReport>(), ours);
     let of_attention = kernels("attention/params.cuh");
     let ours = rust_fields!(AttentionParams: queries, keys, table, lens, starts, scores, row_lens, positions,
-        query_token, query_head, key_page, key_slot, key_head, table_stride, score_stride, scale, softcap,
-        token_first, token_count, seq_first, seqs, kv_heads, group, dim, page, pages, query_len, max_len,
-        cols, splits, reserved);
+        values, out, partials, arrivals, masses, histogram, skips, query_token, query_head, key_page,
+        key_slot, key_head, value_page, value_slot, value_head, out_token, out_head, table_stride,
+        score_stride, mass_stride, scale, softcap, token_first, token_count, seq_first, seqs, kv_heads,
+        group, dim, page, pages, query_len, max_len, cols, splits, value_dim, out_f32, chunks, value_rows,
+        budget);
+    let of_skips = rust_fields!(SkipReport: dropped, unread, keys, reserved);
+    assert_twins(&of_attention, "SkipReport", size_of::<SkipReport>(), of_skips);
     let bytes = size_of::<AttentionParams>();
     assert_twins(&of_attention, "AttentionParams", bytes, ours);
     assert!(of_attention.contains(&format!("static_assert(sizeof(AttentionParams) == {bytes},")));
@@ -111,7 +115,14 @@ fn constants_are_twins() {
         RULE_CALIBRATED,
         UNIT,
         QUERY_ROWS,
-        WIDE_QUERY_ROWS
+        WIDE_QUERY_ROWS,
+        VALUE_THREADS,
+        VALUE_ROWS,
+        CHUNKS,
+        VALUE_BLOCK,
+        VALUE_BYTES_OF_ROW,
+        VALUE_BYTES,
+        MASS_BINS
     ];
     assert_eq!(ours, theirs);
 }

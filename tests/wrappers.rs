@@ -241,6 +241,8 @@ fn of_block(grid: usize) -> Vec<u32> {
         arithmetic(&mut s, &words);
     }
     s.words.extend(halves());
+    // What the last CTA found.
+    s.words.extend(std::iter::once(0).chain((0..grid).map(|cta| 10 * cta as u32 + 3)));
     s.words
 }
 

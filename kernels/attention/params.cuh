@@ -8,6 +8,25 @@ constexpr u32 UNIT = 64;
 constexpr u32 QUERY_ROWS = 32;
 // Queries of f32 that do so.
 constexpr u32 WIDE_QUERY_ROWS = 8;
+// Threads of a CTA that adds values: a warp for every unit of keys at a time.
+constexpr u32 VALUE_THREADS = 256;
+// Query rows that share a value while it is in registers: as many as a CTA has room for, up to so many.
+constexpr u32 VALUE_ROWS = 16;
+// A sequence has at most so many chunks of keys, each with sums of its own, and two more at its ends.
+constexpr u32 CHUNKS = 64;
+// Elements of a value that a warp adds at a time.
+constexpr u32 VALUE_BLOCK = 64;
+// Shared memory of a CTA that adds values, for each query row.
+constexpr u32 VALUE_BYTES_OF_ROW = 4672;
+// Shared memory of a CTA that adds values, beside that of its rows.
+constexpr u32 VALUE_BYTES = 6656;
+// Masses fall into so many bins, four to an octave.
+constexpr u32 MASS_BINS = 128;
+
+// What a key head of a sequence left unread. dropped: the sum of masses, in units of 2^-32.
+struct SkipReport {
+    u32 dropped, unread, keys, reserved;
+};
 
 // Addresses are in bytes; 0 stands for what is absent. Strides count elements, and elements of a head are
 // neighbours. A row is a query token and a head: row number (token - token_first) * heads + head.
@@ -20,9 +39,17 @@ struct AttentionParams {
     u64 starts;
     // f32 scores of each row, from its first visible key on; u32 length and position of each row.
     u64 scores, row_lens, positions;
+    // Values in pages like those of the keys, and the output, [tokens, heads, value_dim]; then the scores are
+    // probabilities. f32 sums of each row and chunk; u32 CTAs that are done, of each key head.
+    u64 values, out, partials, arrivals;
+    // Of each key head: u32 masses of its keys, and two u64 of each bin: the sum of its masses, and their
+    // number. A SkipReport, or 0.
+    u64 masses, histogram, skips;
     u64 query_token, query_head;
     u64 key_page, key_slot, key_head;
-    u64 table_stride, score_stride;
+    u64 value_page, value_slot, value_head;
+    u64 out_token, out_head;
+    u64 table_stride, score_stride, mass_stride;
     // softcap: 0 if there is none.
     double scale, softcap;
     // The query tokens and the sequences of this launch.
@@ -32,7 +59,11 @@ struct AttentionParams {
     // The most query tokens of a sequence, the most keys of one, and the most that a query token sees: a row
     // has room for so many. splits: CTAs for each key head of a sequence.
     u32 query_len, max_len, cols, splits;
-    u32 reserved;
+    // Elements of a value, and whether the output is f32 beside values of 16 bits. chunks: of one row, that
+    // partials have room for. value_rows: query rows that a CTA has room for, whole eights.
+    u32 value_dim, out_f32, chunks, value_rows;
+    // Masses that a key head may leave unread, in units of 2^-32; 0: all values are read.
+    u32 budget;
 };
 
-static_assert(sizeof(AttentionParams) == 192, "twin of src/cuda/attention_params.rs");
+static_assert(sizeof(AttentionParams) == 312, "twin of src/cuda/attention_params.rs");

@@ -53,18 +53,25 @@ struct Sequence {
     }
 };
 
-// The keys of one head in the pages of a sequence.
+// The keys, or the values, of one head in the pages of a sequence.
 template <class T>
-struct PagedKeys {
+struct PagedVectors {
     static constexpr u32 SIZE = sizeof(typename T::Bits);
     const AttentionParams& p;
-    u32 seq, head;
+    u32 seq;
+    u64 base, page, slot;  // where those of the head begin; distances in elements
 
-    // The device address of the key at this position; 0 if the table or the pool does not have it.
+    static DEVICE PagedVectors keys(const AttentionParams& p, u32 seq, u32 head) {
+        return PagedVectors{p, seq, p.keys + SIZE * (head * p.key_head), p.key_page, p.key_slot};
+    }
+    static DEVICE PagedVectors values(const AttentionParams& p, u32 seq, u32 head) {
+        return PagedVectors{p, seq, p.values + SIZE * (head * p.value_head), p.value_page, p.value_slot};
+    }
+    // The device address of the vector at this position; 0 if the table or the pool does not have it.
     DEVICE u64 address(u32 at) const {
         if (at >= p.max_len) return 0;
-        const i32 page = Global<i32>(p.table).load(seq * p.table_stride + at / p.page);
-        if (page < 0 || static_cast<u32>(page) >= p.pages) return 0;
-        return p.keys + SIZE * (page * p.key_page + at % p.page * p.key_slot + head * p.key_head);
+        const i32 number = Global<i32>(p.table).load(seq * p.table_stride + at / p.page);
+        if (number < 0 || static_cast<u32>(number) >= p.pages) return 0;
+        return base + SIZE * (number * page + at % p.page * slot);
     }
 };

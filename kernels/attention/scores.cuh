@@ -10,7 +10,8 @@
 // the right one. A lane holds 8 neighbouring elements of two keys in each block, and the same elements of a
 // query: so 16 bytes serve two products, whose order of elements is that of neither.
 template <class T>
-DEVICE void score_keys(const QueryRows<T>& rows, const PagedKeys<T>& keys, const Finish& finish, u32 first) {
+DEVICE void score_keys(const QueryRows<T>& rows, const PagedVectors<T>& keys, const Finish& finish,
+                       u32 first) {
     constexpr u32 TILES = QUERY_ROWS / 8, AT_ONCE = 4;
     const u32 group = simt::lane() / 4, part = simt::lane() % 4, blocks = (rows.p.dim + BLOCK - 1) / BLOCK;
     const u64 near = keys.address(first + group), far = keys.address(first + group + 8);
@@ -67,7 +68,7 @@ DEVICE void halve(float (&sums)[N], bool upper, u32 mask) {
 
 // The same for f32: 16 lanes have the partial sums of four keys each.
 template <>
-DEVICE void score_keys(const QueryRows<f32>& rows, const PagedKeys<f32>& keys, const Finish& finish,
+DEVICE void score_keys(const QueryRows<f32>& rows, const PagedVectors<f32>& keys, const Finish& finish,
                        u32 first) {
     constexpr u32 KEYS = 4, ROWS = WIDE_QUERY_ROWS, SUMS = KEYS * ROWS;
     const u32 half = simt::lane() / 16, mine = simt::lane() % 16, dim = rows.p.dim;
@@ -121,15 +122,24 @@ DEVICE void put_lengths(const QueryRows<T>& rows) {
     }
 }
 
+// Makes zeros for the kernels that come later.
+DEVICE void clear(const AttentionParams& p, u32 of) {
+    if (p.arrivals && simt::thread() == 0) Global<u32>(p.arrivals).store(of, 0);
+    for (u32 i = simt::thread(); p.budget > 0 && i < 2 * MASS_BINS; i += SCORE_THREADS) {
+        Global<u64>(p.histogram).store(2 * MASS_BINS * static_cast<u64>(of) + i, 0);
+    }
+}
+
 // Every CTA takes one of `splits` parts of the keys of one head of a sequence: each so many-th unit.
 template <class T>
 DEVICE void score_part(const AttentionParams& p) {
     const u32 part = simt::cta() % p.splits, of = simt::cta() / p.splits, head = of % p.kv_heads;
     const Sequence seq(p, p.seq_first + of / p.kv_heads);
     const Keys all = seq.seen_by_any(p);
-    const PagedKeys<T> keys{p, seq.seq, head};
+    const PagedVectors<T> keys = PagedVectors<T>::keys(p, seq.seq, head);
     const Finish finish{p.scale, p.softcap};
     QueryRows<T> rows(p, seq, head);
+    if (part == 0) clear(p, of);
     for (u32 from = 0; from < (seq.end - seq.begin) * p.group; from += QueryRows<T>::MOST) {
         rows.load(from);
         simt::block_sync();

@@ -126,6 +126,27 @@ inline void group_sync(u64 counter, u32 ctas, Where where) {
     give_way();
 }
 
+inline bool last_of(u64 counter, u32 ctas, Where where) {
+    Cta& cta = *self->cta;
+    Arrival& arrival = launch->arrivals[cta.index];
+    if (last_to(cta.barrier, WAIT_CTA, launch->threads, "last_of", where)) {
+        u8* slot = global_range(counter, 0, 1, 4, Access::atomic, where);
+        const u32 before = read<u32>(slot);
+        if (before >= ctas) {
+            fault("last_of counter holds %u, of %u CTAs: it must be 0 before the first comes, at %s", before,
+                  ctas, Place(where).text);
+        }
+        if (arrival.counter) fault("a second last_of: %s, at %s", Name().text, Place(where).text);
+        const bool last = before + 1 == ctas;
+        write(slot, last ? 0 : before + 1);
+        complete(cta.barrier);
+        arrival = Arrival{counter, launch->clock, last};
+        wake(cta);
+        give_way();
+    }
+    return arrival.last;
+}
+
 inline void copy_async(Cta& cta, Async& async, Where where) {
     const u8* from = global_range(async.source, 0, async.count, 16, Access::read, where);
     std::memcpy(cta.arena + async.at, from, std::size_t{16} * async.count);

@@ -66,6 +66,18 @@ DEVICE void group_sync(Global<u32> counter, u32 ctas, Where = HERE) {
     __syncthreads();
 }
 
+DEVICE bool last_of(Global<u32> counter, u32 ctas, Where = HERE) {
+    __syncthreads();
+    bool last = false;
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last = atomicAdd(counter.data(), 1u) == ctas - 1;
+        if (last) *counter.data() = 0;
+        __threadfence();
+    }
+    return __syncthreads_or(last);
+}
+
 #if __CUDA_ARCH__ >= 900
 // Two loads may be on their way, each with its barrier.
 DEVICE u32 async_barrier(u32 turn) {

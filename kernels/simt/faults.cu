@@ -191,4 +191,22 @@ void between_ctas(const RowParams& params) {
     words.store(WORDS / 2 + cta() * THREADS + thread(), words.load(source * THREADS + thread()));
 }
 
+// One CTA too few is waited for.
+template <bool MENDED>
+void early_sum(const RowParams& params) {
+    const Global<u32> counter(params.workspace), words(params.out);
+    words.store(cta() * THREADS + thread(), thread());
+    if (!last_of(counter, MENDED ? ctas() : ctas() - 1)) return;
+    u32 sum = 0;
+    for (u32 c = 0; c < ctas(); ++c) sum += words.load(c * THREADS + thread());
+    counter.store(1 + thread(), sum);
+}
+
+template <bool MENDED>
+void late_store(const RowParams& params) {
+    const bool last = last_of(Global<u32>(params.workspace), ctas());
+    if (MENDED && !last) return;
+    Global<u32>(params.out).store(cta() * THREADS + thread(), 1);
+}
+
 }  // namespace faults

@@ -2,6 +2,8 @@
 #include "../gap_profile.cu"
 #include "../critical_softmax.cu"
 #include "../attention/attention_scores.cu"
+#include "../attention/attention_masses.cu"
+#include "../attention/attention_values.cu"
 #include "../wrappers.cu"
 
 #include "planted.hpp"
@@ -21,6 +23,8 @@ using simt::host::Together;
 #define GAP_PROFILE(...) ROW(gap_profile, __VA_ARGS__)
 #define CRITICAL_SOFTMAX(...) ROW(critical_softmax, __VA_ARGS__)
 #define ATTENTION_SCORES(...) ROW(attention_scores, __VA_ARGS__)
+#define ATTENTION_MASSES(...) ROW(attention_masses, __VA_ARGS__)
+#define ATTENTION_VALUES(...) ROW(attention_values, __VA_ARGS__)
 #define WRAPPERS(...) ROW(wrappers, __VA_ARGS__)
 constexpr Kernel KERNELS[] = {
 #include "../variants.def"

@@ -107,6 +107,9 @@ DEVICE void cluster_sync(Where where = HERE) { host::cluster_sync(where); }
 DEVICE void group_sync(Global<u32> counter, u32 ctas, Where where = HERE) {
     host::group_sync(counter.address, ctas, where);
 }
+DEVICE bool last_of(Global<u32> counter, u32 ctas, Where where = HERE) {
+    return host::last_of(counter.address, ctas, where);
+}
 DEVICE void load_async(Shared<Vec16> to, Global<Vec16> from, u64 first, u32 count, u32 turn,
                        Where where = HERE) {
     host::load_async(to.at, to.count, from.address, first, count, turn, where);

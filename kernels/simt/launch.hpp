@@ -128,6 +128,7 @@ inline int run_launch(const Kernel& kernel, const SimtLaunch& given, SimtOutcome
     l.ctas.resize(together);
     l.clusters.resize(together / given.cluster_ctas);
     l.groups.reserve(together);
+    l.arrivals.resize(given.grid);
     l.arenas.reset(new u8[std::size_t{together} * given.shared_bytes + 16]);
 
     std::vector<u32> order(given.grid / together);

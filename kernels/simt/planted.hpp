@@ -36,6 +36,8 @@ constexpr Fault ALL[] = {
     FAULT("remote read with no cluster barrier", "race", remote_read, 2, cluster)
     FAULT("exit before a remote read", "exit before a remote access", early_exit, 2, cluster)
     FAULT("global memory between CTAs", "race", between_ctas, 1, cluster)
+    FAULT("a sum before the last CTA has come", "race", early_sum, 1, cluster)
+    FAULT("a store behind last_of", "device memory after last_of", late_store, 1, cluster)
 };
 constexpr u32 COUNT = sizeof(ALL) / sizeof(ALL[0]);
 

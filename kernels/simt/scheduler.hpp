@@ -98,6 +98,13 @@ struct Group {
     Barrier barrier;
 };
 
+// What a CTA said to last_of, and when.
+struct Arrival {
+    u64 counter = 0;
+    u32 clock = 0;
+    bool last = false;
+};
+
 struct Async {
     u32 at = 0, count = 0, calls = 0;  // destination in the arena, 16-byte vectors, threads that called
     u64 source = 0;
@@ -160,6 +167,7 @@ struct Launch {
     std::vector<Cta> ctas;
     std::vector<Cluster> clusters;
     std::vector<Group> groups;
+    std::vector<Arrival> arrivals;  // by CTA of the grid
     std::unique_ptr<u8[]> arenas;
 };
 

@@ -96,6 +96,11 @@ class Shadow {
     }
 
     void touch_global(u64 address, u64 size, Access access, Where where) {
+        const Arrival& arrival = l.arrivals[self->cta->index];
+        if (arrival.counter && !arrival.last) {
+            fault("device memory after last_of: %s %s it, at %s", Name().text, past_tense(access),
+                  Place(where).text);
+        }
         for (const Async& async : self->cta->async) {
             if (async.pending && access != Access::read && address < async.source + u64{16} * async.count &&
                 async.source < address + size) {
@@ -177,6 +182,10 @@ class Shadow {
         };
         const Distance far = distance(before.who - 1);
         if (far == same_thread) return true;
+        // The last CTA that came to last_of sees what the others did before they came.
+        const Arrival& arrival = l.arrivals[cta.index];
+        const Arrival& theirs = l.arrivals[(before.who - 1) / l.threads];
+        if (arrival.last && arrival.counter == theirs.counter && theirs.clock > before.clock) return true;
         if (far == apart) return false;
         if (far == same_warp) since(self->warp->barrier);
         if (far <= same_cta) since(cta.barrier);

@@ -182,7 +182,8 @@ impl Engine {
     ) -> PyResult<()> {
         let engine = self.alive()?;
         let mut call = measuring(queries, keys, sequences, scores, &rescaling.0)?;
-        (call.betas, call.report, call.resolve, call.both, call.sums) = (betas, report, resolve, both, sums);
+        (call.betas, call.report, call.resolve, call.both, call.sums) =
+            (Some(betas), report, resolve, both, sums);
         let [address, bytes] = workspace;
         // SAFETY: `critbeta/_cuda_pages.py` is the one caller. As for `launch`, every address, size and
         // stride is that of a torch tensor on this engine's device, which is an argument of the call or is

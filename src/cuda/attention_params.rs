@@ -9,6 +9,35 @@ pub const UNIT: u32 = 64;
 pub const QUERY_ROWS: u32 = 32;
 /// Queries of f32 that do so.
 pub const WIDE_QUERY_ROWS: u32 = 8;
+/// Threads of a CTA that adds values: a warp for every unit of keys at a time.
+pub const VALUE_THREADS: u32 = 256;
+/// Query rows that share a value while it is in registers: as many as a CTA has room for, up to so many.
+pub const VALUE_ROWS: u32 = 16;
+/// A sequence has at most so many chunks of keys, each with sums of its own, and two more at its ends.
+pub const CHUNKS: u32 = 64;
+/// Elements of a value that a warp adds at a time.
+pub const VALUE_BLOCK: u32 = 64;
+/// Shared memory of a CTA that adds values, for each query row.
+pub const VALUE_BYTES_OF_ROW: u32 = 4672;
+/// Shared memory of a CTA that adds values, beside that of its rows.
+pub const VALUE_BYTES: u32 = 6656;
+/// Masses fall into so many bins, four to an octave.
+pub const MASS_BINS: u32 = 128;
+
+/// What a key head of a sequence left unread, of [`DecodeCall::skips`](super::DecodeCall::skips).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct SkipReport {
+    /// The sum of the masses of keys whose values were not read, in units of 2^-32: at least what any of the
+    /// rows lost of its probabilities.
+    pub dropped: u32,
+    /// Keys whose values were not read.
+    pub unread: u32,
+    /// Keys that some row sees.
+    pub keys: u32,
+    /// 0.
+    pub reserved: u32,
+}
 
 /// The arguments of every attention kernel. Addresses are 0 where absent; strides are in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
@@ -30,6 +59,20 @@ pub struct AttentionParams {
     pub row_lens: u64,
     /// One u32 per row: its position.
     pub positions: u64,
+    /// Address of the pages of values; 0 if only scores are wanted.
+    pub values: u64,
+    /// Address of the output, `[tokens, heads, value_dim]`.
+    pub out: u64,
+    /// f32 sums of each row and chunk.
+    pub partials: u64,
+    /// One u32 for each key head of the launch: CTAs that are done.
+    pub arrivals: u64,
+    /// u32 masses of the keys of each key head.
+    pub masses: u64,
+    /// Two u64 of each bin and key head: the sum of its masses, and their number.
+    pub histogram: u64,
+    /// One [`SkipReport`] for each sequence and key head.
+    pub skips: u64,
     /// From a query token to the next.
     pub query_token: u64,
     /// From a query head to the next.
@@ -40,10 +83,22 @@ pub struct AttentionParams {
     pub key_slot: u64,
     /// From a key head to the next.
     pub key_head: u64,
+    /// From a page of values to the next.
+    pub value_page: u64,
+    /// From a slot of a page to the next.
+    pub value_slot: u64,
+    /// From a value head to the next.
+    pub value_head: u64,
+    /// From a token of the output to the next.
+    pub out_token: u64,
+    /// From a head of the output to the next.
+    pub out_head: u64,
     /// From a row of the table to the next.
     pub table_stride: u64,
     /// From a row of scores to the next.
     pub score_stride: u64,
+    /// From the masses of a key head to those of the next.
+    pub mass_stride: u64,
     /// The factor of q.k.
     pub scale: f64,
     /// The bound of softcapped scores; 0 if there is none.
@@ -74,6 +129,14 @@ pub struct AttentionParams {
     pub cols: u32,
     /// CTAs for each key head of a sequence.
     pub splits: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Elements of a value.
+    pub value_dim: u32,
+    /// 1 if the output is f32 beside values of 16 bits.
+    pub out_f32: u32,
+    /// Chunks of one row that partials have room for.
+    pub chunks: u32,
+    /// Query rows that a CTA has room for, whole eights.
+    pub value_rows: u32,
+    /// Masses that a key head may leave unread, in units of 2^-32; 0 if all values are read.
+    pub budget: u32,
 }

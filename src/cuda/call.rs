@@ -94,6 +94,8 @@ pub struct Call<'a> {
     /// Device address of one f32 per row, 4-byte aligned, for the beta that `beta` gives to the row. A caller
     /// who wants no more than that needs no report. It is NaN for a poisoned row.
     pub betas_out: Option<u64>,
+    /// Whether the probabilities behind the length of a row are written, as 0.
+    pub(super) fills: bool,
 }
 
 /// Device memory of the caller that a launch uses as scratch.
@@ -174,6 +176,7 @@ impl<'a> Call<'a> {
             report: Some(report),
             sums: true,
             betas_out: None,
+            fills: true,
         }
     }
 
@@ -317,7 +320,7 @@ impl<'a> Call<'a> {
             excess: f64::from(exceeding).ln() - resolve,
             sums: u32::from(self.report.is_some() && self.sums),
             out_streamed: u32::from(self.out.is_some_and(|out| out.streamed)),
-            reserved: 0,
+            out_open: u32::from(!self.fills),
         })
     }
 }

@@ -135,6 +135,7 @@ impl Engine {
                 report: Some(batch.report.address()),
                 sums: true,
                 betas_out: None,
+                fills: true,
             };
             self.run(&call, &mut batch)?;
             reports.clear();

@@ -1,7 +1,7 @@
 //! Launches on device memory: what a launch promises, and what it requires.
 #![allow(unsafe_code)]
 
-use super::attention::MeasureCall;
+use super::attention::{DecodeCall, MeasureCall};
 use super::call::{Call, Checked, Workspace};
 use super::engine::{DeviceMemory, Engine, Machine};
 use super::launch_simt;
@@ -116,6 +116,40 @@ impl Engine {
     pub fn measure_within(
         &self,
         call: &MeasureCall,
+        workspace: Workspace,
+        memory: &mut [&mut DeviceMemory],
+    ) -> Result<()> {
+        for launch in call.check(self.arch(), workspace)? {
+            self.begin_in(&launch, memory)?;
+        }
+        self.synchronize()
+    }
+
+    /// Enqueues the launches of a [`DecodeCall`] on `stream`, as [`Engine::launch_measure`] does: three for
+    /// every 32 MiB of scores, and one more where values may stay unread. `workspace` has at least
+    /// [`DecodeCall::workspace_bytes`].
+    ///
+    /// Errors: those of [`Engine::launch_measure`]. Where a launch was enqueued and a later one was refused,
+    /// the output is not all written.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Engine::launch_measure`].
+    pub unsafe fn launch_decode(&self, call: &DecodeCall, workspace: Workspace, stream: u64) -> Result<()> {
+        for launch in call.check(self.arch(), workspace)? {
+            // SAFETY: the caller's promise.
+            unsafe { self.begin(&launch, stream)? };
+        }
+        Ok(())
+    }
+
+    /// Runs a [`DecodeCall`] over memory of this engine to its end. It is safe, because it looks up every
+    /// address in `memory`.
+    ///
+    /// Errors: those of [`Engine::launch_decode`], and [`Error::Launch`] for an address outside of `memory`.
+    pub fn decode_within(
+        &self,
+        call: &DecodeCall,
         workspace: Workspace,
         memory: &mut [&mut DeviceMemory],
     ) -> Result<()> {

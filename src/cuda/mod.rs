@@ -54,7 +54,8 @@ mod variants;
 mod wrappers;
 
 pub use arch::Arch;
-pub use attention::{DevicePages, DeviceQueries, DeviceSequences, MeasureCall};
+pub use attention::{DecodeCall, DeviceAttention, DevicePages, DeviceQueries, DeviceSequences, MeasureCall};
+pub use attention_params::SkipReport;
 pub use call::{Call, DeviceOutput, DeviceRows, Workspace};
 pub use engine::{DeviceMemory, Engine};
 pub use facts::facts;
@@ -70,7 +71,7 @@ pub use simulator::{SimtOptions, Traffic};
 /// without notice.
 #[doc(hidden)]
 pub mod internals {
-    pub use super::attention_params::{AttentionParams, QUERY_ROWS, UNIT, WIDE_QUERY_ROWS};
+    pub use super::attention_params::*;
     pub use super::costs::Costs;
     pub use super::ladder::RESIDENT_THREADS;
     pub use super::params::*;

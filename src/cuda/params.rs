@@ -99,8 +99,8 @@ pub struct RowParams {
     pub sums: u32,
     /// 1: nobody reads the probabilities soon.
     pub out_streamed: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1 if nothing is written behind the length of a row.
+    pub out_open: u32,
 }
 
 /// The gap and the rank where a ratio is attained, as a kernel reports them.

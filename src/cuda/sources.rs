@@ -8,11 +8,17 @@ macro_rules! embedded {
 }
 /// Every file that the device build reads, by its path under `kernels/`.
 const FILES: &[(&str, &str)] = &embedded![
+    "attention/attention_masses.cu",
     "attention/attention_scores.cu",
+    "attention/attention_values.cu",
+    "attention/decode.cuh",
+    "attention/masses.cuh",
     "attention/params.cuh",
     "attention/queries.cuh",
     "attention/rows.cuh",
     "attention/scores.cuh",
+    "attention/unit.cuh",
+    "attention/values.cuh",
     "counts.cuh",
     "critical.cuh",
     "critical_softmax.cu",

@@ -12,6 +12,10 @@ pub enum Family {
     CriticalSoftmax,
     /// It writes the scores of queries over keys in pages, as rows for the others.
     AttentionScores,
+    /// It finds how much of its rows each key has, from their probabilities.
+    AttentionMasses,
+    /// It adds the values of keys in pages, weighted by the probabilities of rows.
+    AttentionValues,
     /// It works on no rows: it runs every wrapper of `kernels/simt.cuh` once, for their test on a GPU.
     Wrappers,
 }
@@ -23,6 +27,8 @@ impl Family {
             Family::GapProfile => "gap profile",
             Family::CriticalSoftmax => "critical softmax",
             Family::AttentionScores => "attention scores",
+            Family::AttentionMasses => "attention masses",
+            Family::AttentionValues => "attention values",
             Family::Wrappers => "wrappers of the machine",
         }
     }

@@ -9,8 +9,10 @@ use crate::cuda::call::{Call, Checked, DeviceRows, Params, Workspace};
 use crate::cuda::engine::Engine;
 use crate::cuda::params::{GROUP_BYTES, RowReport, SLOT_BYTES, SPLIT_CTAS};
 use crate::cuda::plan::Launch;
+use crate::cuda::spans::Span;
 use crate::cuda::variants::{Family, Variant};
 use crate::{DType, Error, Rescaling, Result};
+use bytemuck::Zeroable;
 
 /// A launch works on as many sequences at once as have so many bytes of scores, or on one. They then stay in
 /// the L2 cache of an H200 until they are read again.
@@ -49,7 +51,7 @@ pub struct MeasureCall<'a> {
     /// The rule whose betas are wanted.
     pub rescaling: &'a Rescaling,
     /// Device address of one f32 per row, `[tokens, heads]`: its beta. It is NaN for a poisoned row.
-    pub betas: u64,
+    pub betas: Option<u64>,
     /// Device address of one [`RowReport`] per row, 8-byte aligned.
     pub report: Option<u64>,
     /// r of the Lambda(r) that is reported, as [`Call::resolve`].
@@ -61,11 +63,11 @@ pub struct MeasureCall<'a> {
 }
 
 /// What one wave works on.
-struct Wave {
-    token_first: u64,
-    token_count: u64,
-    seq_first: u64,
-    seqs: u64,
+pub(super) struct Wave {
+    pub token_first: u64,
+    pub token_count: u64,
+    pub seq_first: u64,
+    pub seqs: u64,
 }
 
 impl<'a> MeasureCall<'a> {
@@ -85,7 +87,7 @@ impl<'a> MeasureCall<'a> {
             softcap: None,
             window: None,
             rescaling,
-            betas,
+            betas: Some(betas),
             report: None,
             resolve: None,
             both: false,
@@ -114,7 +116,7 @@ impl<'a> MeasureCall<'a> {
     }
 
     /// The most keys that a query token sees.
-    fn cols(&self) -> u64 {
+    pub(super) fn cols(&self) -> u64 {
         self.sequences.max_len.min(self.window.unwrap_or(u64::MAX))
     }
 
@@ -123,7 +125,7 @@ impl<'a> MeasureCall<'a> {
         Error::Launch { rows: tokens.saturating_mul(heads), cols: self.sequences.max_len, detail }
     }
 
-    fn layout(&self) -> Layout {
+    pub(super) fn layout(&self) -> Layout {
         // Rows begin at whole vectors.
         let stride = self.cols().next_multiple_of(4);
         let of_token = self.queries.heads * stride * size_of::<f32>() as u64;
@@ -136,7 +138,7 @@ impl<'a> MeasureCall<'a> {
         Layout { stride, tokens, scores, lens, positions, bytes: positions + rows * size_of::<u32>() as u64 }
     }
 
-    fn waves(&self, tokens: u64) -> impl Iterator<Item = Wave> {
+    pub(super) fn waves(&self, tokens: u64) -> impl Iterator<Item = Wave> {
         let DeviceQueries { tokens: all, query_len, starts, .. } = self.queries;
         let seqs = self.sequences.seqs;
         (0..all).step_by(tokens.max(1) as usize).map(move |token_first| {
@@ -156,41 +158,78 @@ impl<'a> MeasureCall<'a> {
     pub(in crate::cuda) fn check(&self, arch: &Arch, workspace: Workspace) -> Result<Vec<Checked>> {
         self.check_sizes()?;
         let layout = self.layout();
-        let spans = self.spans(layout.bytes, workspace)?;
-        let variant = Variant::of(Family::AttentionScores, self.keys.dtype).next();
-        let variant = variant.ok_or_else(|| self.fail(format!("no kernel for {}", self.keys.dtype)))?;
+        let spans = self.spans(layout.bytes, workspace, Vec::new())?;
         let mut launches = Vec::new();
         for wave in self.waves(layout.tokens) {
             let params = self.params(&layout, workspace.address, &wave, arch);
-            let grid = wave.seqs * u64::from(params.kv_heads) * u64::from(params.splits);
-            let Some(grid) = u32::try_from(grid).ok().filter(|&grid| grid <= i32::MAX as u32) else {
-                return Err(self.fail(format!("a grid of {grid} CTAs: launch fewer sequences")));
-            };
-            let launch = Launch {
-                variant,
-                grid,
-                shared_bytes: self.shared_bytes(),
-                ctas: 1,
-                resident: 0,
-                groups: grid,
-                workspace_bytes: 0,
-                ctas_per_sm: 4,
-            };
-            let size = (wave.token_count * self.queries.heads, self.cols());
-            launches.push(Checked { launch, size, params: Params::Attention(params), spans: spans.clone() });
-            let rows = self.row_call(&layout, workspace.address, &wave);
-            let given = Workspace { address: workspace.address, bytes: ROW_BYTES };
-            launches.push(rows.check(arch, Some(given))?);
+            launches.push(self.launch_of(
+                Family::AttentionScores,
+                params,
+                self.shared_bytes(),
+                &wave,
+                &spans,
+            )?);
+            launches.push(self.row_launch(
+                self.row_call(&layout, workspace.address, &wave),
+                arch,
+                workspace,
+            )?);
         }
         Ok(launches)
     }
 
-    fn params(&self, layout: &Layout, workspace: u64, wave: &Wave, arch: &Arch) -> AttentionParams {
+    /// A launch of an attention kernel: `splits` CTAs for every key head.
+    pub(super) fn launch_of(
+        &self,
+        family: Family,
+        params: AttentionParams,
+        shared_bytes: u32,
+        wave: &Wave,
+        spans: &[Span],
+    ) -> Result<Checked> {
+        let dtype = if family == Family::AttentionMasses { DType::F32 } else { self.keys.dtype };
+        let variant = Variant::of(family, dtype).next();
+        let variant =
+            variant.ok_or_else(|| self.fail(format!("no kernel of {} for {dtype}", family.name())))?;
+        let grid = wave.seqs * u64::from(params.kv_heads) * u64::from(params.splits);
+        let Some(grid) = u32::try_from(grid).ok().filter(|&grid| grid <= i32::MAX as u32) else {
+            return Err(self.fail(format!("a grid of {grid} CTAs: launch fewer sequences")));
+        };
+        let launch = Launch {
+            variant,
+            grid,
+            shared_bytes,
+            ctas: 1,
+            resident: 0,
+            groups: grid,
+            workspace_bytes: 0,
+            ctas_per_sm: 1,
+        };
+        let size = (wave.token_count * self.queries.heads, self.cols());
+        Ok(Checked { launch, size, params: Params::Attention(params), spans: spans.to_vec() })
+    }
+
+    /// The launch of a call on the rows of a wave.
+    pub(super) fn row_launch(&self, call: Call<'_>, arch: &Arch, workspace: Workspace) -> Result<Checked> {
+        call.check(arch, Some(Workspace { address: workspace.address, bytes: ROW_BYTES }))
+    }
+
+    /// CTAs for every key head, so that all together have `ctas_per_sm` for each SM, but no more than `most`.
+    pub(super) fn splits(&self, wave: &Wave, arch: &Arch, ctas_per_sm: u64, most: u64) -> u32 {
+        let whole = u64::from(arch.sm_count) * ctas_per_sm;
+        whole.div_ceil(wave.seqs * self.keys.heads).clamp(1, most.max(1)) as u32
+    }
+
+    pub(super) fn params(
+        &self,
+        layout: &Layout,
+        workspace: u64,
+        wave: &Wave,
+        arch: &Arch,
+    ) -> AttentionParams {
         let DeviceQueries { address, heads, strides, query_len, starts, .. } = self.queries;
         let DevicePages { address: keys, pages, page, heads: kv_heads, dim, strides: apart, .. } = self.keys;
         let DeviceSequences { table, stride, lens, max_len, .. } = self.sequences;
-        let whole = u64::from(arch.sm_count) * CTAS_PER_SM;
-        let splits = whole.div_ceil(wave.seqs * kv_heads).clamp(1, self.cols().div_ceil(u64::from(UNIT)) + 1);
         AttentionParams {
             queries: address,
             keys,
@@ -221,13 +260,13 @@ impl<'a> MeasureCall<'a> {
             query_len: query_len as u32,
             max_len: max_len as u32,
             cols: self.cols() as u32,
-            splits: splits as u32,
-            reserved: 0,
+            splits: self.splits(wave, arch, CTAS_PER_SM, self.cols().div_ceil(UNIT.into()) + 1),
+            ..AttentionParams::zeroed()
         }
     }
 
     /// The queries of a CTA, in whole blocks of 32 elements.
-    fn shared_bytes(&self) -> u32 {
+    pub(super) fn shared_bytes(&self) -> u32 {
         let blocks = (self.keys.dim as u32).div_ceil(32);
         match self.keys.dtype {
             DType::F32 => WIDE_QUERY_ROWS * 16 * 8 * blocks,
@@ -235,7 +274,7 @@ impl<'a> MeasureCall<'a> {
         }
     }
 
-    fn row_call(&self, layout: &Layout, workspace: u64, wave: &Wave) -> Call<'a> {
+    pub(super) fn row_call(&self, layout: &Layout, workspace: u64, wave: &Wave) -> Call<'a> {
         let first = wave.token_first * self.queries.heads;
         let mut scores = DeviceRows::dense(
             workspace + layout.scores,
@@ -248,20 +287,20 @@ impl<'a> MeasureCall<'a> {
         let mut call = Call::statistics(scores, 0, self.rescaling);
         call.report = self.report.map(|report| report + first * size_of::<RowReport>() as u64);
         call.positions = Some(workspace + layout.positions);
-        call.betas_out = Some(self.betas + first * size_of::<f32>() as u64);
+        call.betas_out = self.betas.map(|betas| betas + first * size_of::<f32>() as u64);
         (call.resolve, call.both, call.sums) = (self.resolve, self.both, self.sums);
         call
     }
 }
 
 /// Where the parts of the workspace lie, in bytes from its begin.
-struct Layout {
+pub(super) struct Layout {
     /// Elements from a row of scores to the next.
-    stride: u64,
+    pub stride: u64,
     /// Query tokens of a wave.
-    tokens: u64,
-    scores: u64,
-    lens: u64,
-    positions: u64,
-    bytes: u64,
+    pub tokens: u64,
+    pub scores: u64,
+    pub lens: u64,
+    pub positions: u64,
+    pub bytes: u64,
 }

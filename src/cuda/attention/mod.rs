@@ -1,8 +1,10 @@
 //! Attention over keys in pages in device memory: what `critbeta::attention` does on the host.
 
 mod check;
+mod decode;
 mod measure;
 mod views;
 
+pub use decode::{DecodeCall, DeviceAttention};
 pub use measure::MeasureCall;
 pub use views::{DevicePages, DeviceQueries, DeviceSequences};

@@ -1,0 +1,121 @@
+// Which values are read. Twin of src/attention/selection.rs, which says what a mass is, and why every row
+// stays within eps.
+#pragma once
+#include "../dtype.cuh"
+#include "rows.cuh"
+
+constexpr u32 MASS_THREADS = 256;
+
+// A probability in units of 2^-32, rounded up to an integer >= 1. That of NaN is 1.
+DEVICE u32 mass_of(float probability) {
+    const float units = simt::mul_rn(probability, 0x1p32f);
+    if (!(units > 1.0f)) return 1;
+    if (units >= 0x1p32f) return 0xffffffff;
+    const u32 whole = static_cast<u32>(units);
+    return whole + (static_cast<float>(whole) < units);
+}
+// The quarter of an octave that a mass lies in.
+DEVICE u32 mass_bin(u32 mass) {
+    const u32 exponent = 31 - simt::leading_zeros(mass);
+    const u32 quarter = exponent >= 2 ? mass >> (exponent - 2) & 3 : mass << (2 - exponent) & 3;
+    return 4 * exponent + quarter;
+}
+
+struct MassHistogram {
+    Global<u64> bins;
+    DEVICE MassHistogram(const AttentionParams& p, u32 of)
+        : bins(p.histogram + 16 * MASS_BINS * static_cast<u64>(of)) {}
+    DEVICE u64 sum(u32 bin) const { return bins.load(2 * bin); }
+    DEVICE u64 count(u32 bin) const { return bins.load(2 * bin + 1); }
+};
+
+// Every CTA takes one of `splits` parts of the keys of one head of a sequence.
+DEVICE void masses_part(const AttentionParams& p) {
+    const u32 part = simt::cta() % p.splits, of = simt::cta() / p.splits, head = of % p.kv_heads;
+    const Sequence seq(p, p.seq_first + of / p.kv_heads);
+    const Keys all = seq.seen_by_any(p);
+    // A sum of masses in halves: one of 16 bits of 65,536 masses stays below 2^32.
+    const Shared<u32> low = simt::arena<u32>(0, MASS_BINS), high = simt::arena<u32>(512, MASS_BINS);
+    const Shared<u32> counts = simt::arena<u32>(1024, MASS_BINS);
+    const Global<u32> masses(p.masses + 4 * of * p.mass_stride);
+    const MassHistogram histogram(p, of);
+    u32 begin = all.begin + part * MASS_THREADS;
+    while (begin < all.end) {
+        if (simt::thread() < MASS_BINS) {
+            low.store(simt::thread(), 0);
+            high.store(simt::thread(), 0);
+            counts.store(simt::thread(), 0);
+        }
+        simt::block_sync();
+        for (u32 turn = 0; turn < 256 && begin < all.end; ++turn, begin += p.splits * MASS_THREADS) {
+            const u32 key = begin + simt::thread();
+            if (key >= all.end) continue;
+            u32 mass = 1;
+            for (u32 t = seq.begin; t < seq.end; ++t) {
+                const Keys seen = seq.seen(p, t);
+                if (!seen.holds(key)) continue;
+                const u64 row = seq.row(p, t, head * p.group);
+                for (u32 g = 0; g < p.group; ++g) {
+                    const u64 at = (row + g) * p.score_stride + (key - seen.begin);
+                    const u32 found = mass_of(Global<float>(p.scores).load(at));
+                    mass = found > mass ? found : mass;
+                }
+            }
+            masses.store(key - all.begin, mass);
+            const u32 bin = mass_bin(mass);
+            low.add(bin, mass & 0xffff);
+            high.add(bin, mass >> 16);
+            counts.increment(bin);
+        }
+        simt::block_sync();
+        if (simt::thread() < MASS_BINS) {
+            const u32 bin = simt::thread(), count = counts.load(bin);
+            if (count > 0) {
+                histogram.bins.add(2 * bin, (static_cast<u64>(high.load(bin)) << 16) + low.load(bin));
+                histogram.bins.add(2 * bin + 1, count);
+            }
+        }
+        simt::block_sync();
+    }
+}
+
+// Which keys of a head have values that are read: those whose mass lies in this bin or above it. The masses
+// of the others sum to no more than the budget.
+struct Cut {
+    u32 bin, dropped, unread;
+
+    // All threads of a CTA of more than MASS_BINS threads call it. BYTES of the arena are its own until the
+    // next barrier.
+    static constexpr u32 BYTES = 16 + 16 * MASS_BINS;
+    DEVICE Cut(const AttentionParams& p, u32 of) : bin(0), dropped(0), unread(0) {
+        if (p.budget == 0) return;
+        const Shared<u32> found = simt::arena<u32>(0, 4);
+        const Shared<u64> sums = simt::arena<u64>(16, MASS_BINS);
+        const Shared<u64> counts = simt::arena<u64>(16 + 8 * MASS_BINS, MASS_BINS);
+        const MassHistogram histogram(p, of);
+        const u32 mine = simt::thread();
+        if (mine < MASS_BINS) {
+            sums.store(mine, histogram.sum(mine));
+            counts.store(mine, histogram.count(mine));
+        }
+        simt::block_sync();
+        if (mine <= MASS_BINS) {
+            u64 below = 0, number = 0;
+            for (u32 b = 0; b < mine; ++b) {
+                below += sums.load(b);
+                number += counts.load(b);
+            }
+            // Sums rise, so one thread alone finds the last bin that begins within the budget.
+            const bool within = below <= p.budget;
+            if (within && (mine == MASS_BINS || below + sums.load(mine) > p.budget)) {
+                found.store(0, mine);
+                found.store(1, static_cast<u32>(below));
+                found.store(2, static_cast<u32>(number));
+            }
+        }
+        simt::block_sync();
+        bin = found.load(0);
+        dropped = found.load(1);
+        unread = found.load(2);
+    }
+};

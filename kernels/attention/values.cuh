@@ -1,0 +1,116 @@
+// The output of query rows: the probabilities of each times the values of its keys.
+//
+// Keys fall into chunks of fixed positions, and a chunk into units of 64. A warp adds a unit in f32, the
+// warps of a CTA a chunk in order, and the CTA that is done last the chunks of a row in f64: so no bit
+// depends on the number of CTAs, nor on what else is in the batch.
+#pragma once
+#include "unit.cuh"
+
+// Adds the values of a unit to its sums, in VALUE_BLOCK elements from `from` on, for the rows that belong to
+// token `only` (all: ~0). Values are the rows of the left matrix, element by element, and keys its columns; a
+// lane holds 8 neighbouring elements of four keys. A weight is the sum of two numbers of 16 bits.
+template <class T>
+DEVICE void add_values(const Unit& unit, const ValueRows& rows, u32 from, u32 only) {
+    constexpr u32 TILES = VALUE_ROWS / 8;
+    // f16 has no weights below 2^-24.
+    constexpr float SCALE = T::LOW > -1e6f ? 0x1p14f : 1.0f;
+    const u32 group = simt::lane() / 4, part = simt::lane() % 4, vector = from / 8 + group;
+    const bool within = vector * 8 < rows.p.value_dim;
+    float sums[TILES][4][4];
+#pragma unroll
+    for (u32 t = 0; t < TILES; ++t) {
+#pragma unroll
+        for (u32 j = 0; j < 4; ++j) sums[t][j][0] = sums[t][j][1] = sums[t][j][2] = sums[t][j][3] = 0;
+    }
+    // Two steps of loads in flight; below sm_90 they spill.
+    [[maybe_unused]] constexpr u32 AT_ONCE = 2;
+#pragma unroll AT_ONCE
+    for (u32 step = 0; step < unit.count; step += 16) {
+        Vec16 value[4];
+#pragma unroll
+        for (u32 k = 0; k < 4; ++k) {
+            const u32 slot = step + 4 * part + k;
+            const u64 place = slot < unit.count ? unit.places.load(slot) : 0;
+            value[k] = place && within ? Global<Vec16>(place).load(vector) : Vec16{{0, 0, 0, 0}};
+        }
+#pragma unroll
+        for (u32 t = 0; t < TILES; ++t) {
+            if (t * 8 >= rows.count) break;
+            const Shared<Vec16> weights =
+                unit.weights.template cast<Vec16>((t * 8 + group) * Unit::APART / 4, Unit::APART / 4);
+            const Vec16 weight = weights.load(step / 4 + part);
+            u32 high[2], low[2];
+#pragma unroll
+            for (u32 i = 0; i < 2; ++i) {
+                const float a = simt::mul_rn(simt::float_of(weight.word[2 * i]), SCALE);
+                const float b = simt::mul_rn(simt::float_of(weight.word[2 * i + 1]), SCALE);
+                high[i] = T::pair(a, b);
+                low[i] = T::pair(simt::sub_rn(a, T::value(static_cast<u16>(high[i]))),
+                                 simt::sub_rn(b, T::value(static_cast<u16>(high[i] >> 16))));
+            }
+#pragma unroll
+            for (u32 j = 0; j < 4; ++j) {
+                // Elements j and j + 4 of keys 0, 1 and 2, 3.
+                const auto pair = [&](u32 k, u32 e) {
+                    const u32 a = value[k].word[e / 2], b = value[k + 1].word[e / 2];
+                    return e & 1 ? a >> 16 | (b & 0xffff0000u) : (a & 0xffffu) | b << 16;
+                };
+                const u32 left[4] = {pair(0, j), pair(0, j + 4), pair(2, j), pair(2, j + 4)};
+                T::multiply(sums[t][j], left, high);
+                T::multiply(sums[t][j], left, low);
+            }
+        }
+    }
+#pragma unroll
+    for (u32 t = 0; t < TILES; ++t) {
+        if (t * 8 >= rows.count) break;
+#pragma unroll
+        for (u32 i = 0; i < 2; ++i) {
+            const u32 row = t * 8 + 2 * part + i;
+            if (row >= rows.count || !rows.is_of(row, only)) continue;
+#pragma unroll
+            for (u32 j = 0; j < 4; ++j) {
+                unit.add(row, group * 8 + j, simt::mul_rn(sums[t][j][i], 1 / SCALE));
+                unit.add(row, group * 8 + j + 4, simt::mul_rn(sums[t][j][i + 2], 1 / SCALE));
+            }
+        }
+    }
+}
+// The same for f32: each half of a warp has every second key, and a lane four elements of it.
+template <>
+DEVICE void add_values<f32>(const Unit& unit, const ValueRows& rows, u32 from, u32 only) {
+    const u32 half = simt::lane() / 16, mine = simt::lane() % 16, vector = from / 4 + mine;
+    const bool within = vector * 4 < rows.p.value_dim;
+    for (u32 first = 0; first < rows.count; first += 8) {
+        float sums[8][4];
+#pragma unroll
+        for (u32 r = 0; r < 8; ++r) sums[r][0] = sums[r][1] = sums[r][2] = sums[r][3] = 0;
+#pragma unroll 4
+        for (u32 step = 0; step < unit.count; step += 2) {
+            const u32 slot = step + half;
+            const u64 place = slot < unit.count ? unit.places.load(slot) : 0;
+            const Vec16 value = place && within ? Global<Vec16>(place).load(vector) : Vec16{{0, 0, 0, 0}};
+#pragma unroll
+            for (u32 r = 0; r < 8; ++r) {
+                const float weight = unit.weights.load((first + r) * Unit::APART + slot);
+#pragma unroll
+                for (u32 e = 0; e < 4; ++e) {
+                    sums[r][e] = simt::fused(weight, simt::float_of(value.word[e]), sums[r][e]);
+                }
+            }
+        }
+#pragma unroll
+        for (u32 r = 0; r < 8; ++r) {
+            float both[4];
+#pragma unroll
+            for (u32 e = 0; e < 4; ++e) {
+                const float other = simt::warp_xor(sums[r][e], 16);
+                both[e] = half ? simt::add_rn(other, sums[r][e]) : simt::add_rn(sums[r][e], other);
+            }
+            const u32 row = first + r;
+            if (r % 2 != half || row >= rows.count || !rows.is_of(row, only)) continue;
+#pragma unroll
+            for (u32 e = 0; e < 4; ++e) unit.add(row, mine * 4 + e, both[e]);
+        }
+    }
+}

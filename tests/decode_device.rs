@@ -1,0 +1,347 @@
+//! Attention over pages in device memory, on the simulator or with CRITBETA_REQUIRE_GPU=1 on a GPU, beside
+//! the definition in f64.
+
+#[path = "common/device.rs"]
+mod device;
+#[path = "common/paged.rs"]
+mod paged;
+#[path = "common/paged_device.rs"]
+mod paged_device;
+
+use critbeta::attention::reference;
+use critbeta::cuda::{
+    Arch, DecodeCall, DeviceAttention, DeviceMemory, Engine, SimtOptions, SkipReport, Workspace,
+};
+use critbeta::{DType, Element, Error, Rescaling};
+use device::engine_of;
+use half::{bf16, f16};
+use paged::{Cache, Layout, Shape, bits};
+use paged_device::{Uploaded, cache_of, ragged, upload};
+
+const RULE: &str = "critical:ratio=1.3,cap=20,resolve=0.7";
+
+fn engine(test: &str, seed: u64, shadow: bool) -> Option<Engine> {
+    let mut options = SimtOptions::of(Arch::named("sm_90").unwrap());
+    // Few SMs, so that a CTA has several chunks.
+    (options.seed, options.shadow, options.arch.sm_count) = (seed, shadow, 3);
+    engine_of(test, options)
+}
+
+#[derive(Debug, PartialEq)]
+struct Found {
+    out: Vec<f32>,
+    betas: Vec<f32>,
+    skips: Vec<SkipReport>,
+    bytes: u64,
+}
+
+impl Found {
+    fn bits(&self) -> (Vec<u32>, Vec<u32>) {
+        (bits(&self.out), bits(&self.betas))
+    }
+}
+
+fn run(
+    engine: &Engine,
+    uploaded: &mut Uploaded,
+    rule: &str,
+    set: impl FnOnce(&mut DecodeCall),
+) -> Result<Found, Error> {
+    let rescaling: Rescaling = rule.parse().unwrap();
+    let Uploaded { queries, keys, values, sequences, .. } = *uploaded;
+    let rows = (queries.tokens * queries.heads) as usize;
+    let groups = (sequences.seqs * keys.heads) as usize;
+    let elements = rows * values.dim as usize;
+    let mut out = engine.uploaded(&vec![0x77; 4 * elements])?;
+    let mut betas = engine.zeroed(4 * rows)?;
+    let mut skips = engine.zeroed(size_of::<SkipReport>() * groups)?;
+    let to = DeviceAttention::dense(out.address(), DType::F32, [queries.heads, values.dim]);
+    let mut call = DecodeCall::new(queries, keys, values, sequences, &rescaling, to);
+    (call.rows.betas, call.skips) = (Some(betas.address()), Some(skips.address()));
+    set(&mut call);
+    let bytes = call.workspace_bytes()?;
+    let mut workspace = engine.zeroed(bytes as usize)?;
+    let of = Workspace { address: workspace.address(), bytes };
+    let others = [&mut out, &mut betas, &mut skips, &mut workspace];
+    let mut memory: Vec<&mut DeviceMemory> = uploaded.memory.iter_mut().chain(others).collect();
+    let before = engine.traffic().map_or(0, |traffic| traffic.load_bytes);
+    engine.decode_within(&call, of, &mut memory)?;
+    let bytes = engine.traffic().map_or(0, |traffic| traffic.load_bytes) - before;
+    let mut found = Found {
+        out: vec![0.0; elements],
+        betas: vec![0.0; rows],
+        skips: vec![bytemuck::Zeroable::zeroed(); groups],
+        bytes,
+    };
+    if call.out.dtype == DType::F32 {
+        engine.download(&out, 0, bytemuck::cast_slice_mut(&mut found.out))?;
+    } else {
+        let mut narrow = vec![0u16; elements];
+        engine.download(&out, 0, bytemuck::cast_slice_mut(&mut narrow))?;
+        let wide = |&bits: &u16| match call.out.dtype {
+            DType::F16 => f16::from_bits(bits).to_f32(),
+            _ => bf16::from_bits(bits).to_f32(),
+        };
+        found.out = narrow.iter().map(wide).collect();
+    }
+    engine.download(&betas, 0, bytemuck::cast_slice_mut(&mut found.betas))?;
+    engine.download(&skips, 0, bytemuck::cast_slice_mut(&mut found.skips))?;
+    Ok(found)
+}
+
+/// Shapes with every edge that lengths, pages, groups and heads have.
+fn shapes() -> Vec<Shape> {
+    let base = Shape::new(&[1, 0, 15, 16, 17, 63, 64, 65, 1700], [2, 3, 64]);
+    let with = |edit: fn(&mut Shape)| {
+        let mut shape = base.clone();
+        edit(&mut shape);
+        shape
+    };
+    vec![
+        base.clone(),
+        with(|s| (s.page, s.layout, s.v_dim) = (1, Layout::Hnd, 72)),
+        with(|s| (s.page, s.layout) = (3, Layout::Interleaved)),
+        with(|s| (s.page, s.dim, s.v_dim, s.kv_heads, s.group) = (256, 64, 128, 1, 8)),
+        with(|s| (s.kv_heads, s.group, s.v_dim) = (1, 1, 256)),
+        with(|s| (s.dim, s.kv_heads, s.group, s.lens, s.query_lens) = (96, 1, 71, vec![70, 3], vec![1; 2])),
+        with(|s| (s.group, s.query_lens) = (5, vec![8; 9])),
+        with(|s| s.query_lens = vec![1, 0, 2, 3, 4, 5, 6, 7, 8]),
+    ]
+}
+
+/// Every output element is that of the definition at the beta that was found, within what scores,
+/// probabilities and weights may be off, and what was left unread.
+fn check<T: Element>(cache: &Cache<T>, found: &Found, window: Option<u64>, what: &str) {
+    let rules = ["identity".parse().unwrap()];
+    let mut call = critbeta::attention::DecodeCall::new(&rules);
+    call.window = window.map(|window| window as usize);
+    let rows = reference::rows(&cache.queries(), &cache.keys(), &cache.sequences(), &call).unwrap();
+    let shape = &cache.shape;
+    for (i, (row, out)) in rows.iter().zip(found.out.chunks_exact(shape.v_dim)).enumerate() {
+        let beta = f64::from(found.betas[i]);
+        let (kv, sequences) = (cache.kv(), cache.sequences());
+        let wanted = reference::output(row, &row.scores, beta, &kv, &sequences, shape.group);
+        let head = row.head / shape.group;
+        let keys = row.first_key..row.first_key + row.scores.len();
+        let values = keys.flat_map(|at| cache.value(row.seq, head, at));
+        let largest = values.fold(0.0, |most: f64, value| most.max(value.abs()));
+        // Of 16 bits a score is within this of the definition, and a weight within 2^-16.
+        let of_score =
+            (shape.dim + 8) as f64 * 2f64.powi(-23) * row.sizes.iter().copied().fold(0.0, f64::max);
+        let narrow = if T::DTYPE == DType::F32 { 2f64.powi(-20) } else { 2f64.powi(-15) };
+        let dropped = f64::from(found.skips[row.seq * shape.kv_heads + head].dropped) * 2f64.powi(-32);
+        let bound = (2.0 * beta * of_score + narrow + dropped) * largest;
+        for (e, (ours, wanted)) in out.iter().zip(&wanted).enumerate() {
+            let error = (f64::from(*ours) - wanted).abs();
+            assert!(error <= bound, "{what}, row {i}, element {e}: {ours}, wanted {wanted} +- {bound:e}");
+        }
+    }
+}
+
+fn agrees<T: Element>(engine: &Engine) {
+    for (i, shape) in shapes().iter().enumerate() {
+        let cache = cache_of::<T>(shape, 2.0);
+        let rules = if i < 2 { &["identity", RULE][..] } else { &[["identity", RULE][i % 2]] };
+        for &rule in rules {
+            let window = (i % 3 == 1).then_some(37);
+            let mut uploaded = upload(engine, &cache, ragged(shape));
+            let found = run(engine, &mut uploaded, rule, |call| call.rows.window = window).unwrap();
+            check(&cache, &found, window, &format!("{} of {shape:?}, {rule}, window {window:?}", T::DTYPE));
+            assert!(
+                found.skips.iter().all(|skip| (skip.dropped, skip.unread) == (0, 0)),
+                "{:?}",
+                found.skips
+            );
+        }
+    }
+}
+
+#[test]
+fn outputs_are_those_of_the_definition() {
+    let Some(engine) = engine("outputs_are_those_of_the_definition", 1, false) else { return };
+    agrees::<f32>(&engine);
+    agrees::<f16>(&engine);
+    agrees::<bf16>(&engine);
+}
+
+/// attention.md sections 7 and 9: bits that depend on the batch, the splits, the page or the layout.
+#[test]
+fn bits_depend_on_nothing_but_the_row() {
+    let name = "bits_depend_on_nothing_but_the_row";
+    let base = Shape { query_lens: vec![2, 1], ..Shape::new(&[1300, 40], [2, 3, 80]) };
+    let of = |seed, sms, shape: &Shape, batch: &[usize], eps: f64| {
+        let mut options = SimtOptions::of(Arch::named("sm_90").unwrap());
+        (options.seed, options.arch.sm_count) = (seed, sms);
+        let engine = engine_of(name, options)?;
+        let mut shape = shape.clone();
+        shape.lens.extend(batch);
+        shape.query_lens.extend(batch.iter().map(|_| 1));
+        let mut uploaded = upload(&engine, &cache_of::<bf16>(&shape, 2.0), true);
+        let mut found = run(&engine, &mut uploaded, RULE, |call| {
+            call.eps = eps;
+            call.rows.sequences.max_len = call.rows.sequences.blocks * call.rows.keys.page;
+        })
+        .unwrap();
+        // The rows of the first two sequences.
+        found.out.truncate(18 * 80);
+        found.betas.truncate(18);
+        Some((found.bits(), found.skips[..4].to_vec()))
+    };
+    for eps in [0.0, 0.01] {
+        let Some(one) = of(1, 3, &base, &[], eps) else { return };
+        for (page, layout) in
+            [(1, Layout::Hnd), (3, Layout::Interleaved), (64, Layout::Nhd), (400, Layout::Hnd)]
+        {
+            let shape = Shape { page, layout, ..base.clone() };
+            assert_eq!(of(2, 3, &shape, &[], eps).unwrap(), one, "pages of {page}, {layout:?}, eps {eps}");
+        }
+        assert_eq!(of(3, 40, &base, &[], eps).unwrap(), one, "more splits, eps {eps}");
+        assert_eq!(of(4, 3, &base, &[77, 1, 500], eps).unwrap(), one, "a larger batch, eps {eps}");
+        assert_eq!(one.1.iter().any(|skip| skip.unread > 0), eps > 0.0, "{:?}", one.1);
+    }
+}
+
+/// What stays unread is within eps, in exact integers, and it is not loaded.
+#[test]
+fn values_stay_unread_within_eps() {
+    let Some(engine) = engine("values_stay_unread_within_eps", 1, false) else { return };
+    let shape = Shape { query_lens: vec![1, 2], ..Shape::new(&[1500, 700], [2, 3, 64]) };
+    for peak in [0.0, 1.0, 3.0] {
+        let cache = cache_of::<f16>(&shape, peak);
+        let mut uploaded = upload(&engine, &cache, true);
+        let dense = run(&engine, &mut uploaded, "identity", |_| ()).unwrap();
+        let (mut unread, mut bytes) = (0, dense.bytes);
+        for eps in [1e-12, 1e-4, 1e-3, 1e-2, 0.5, 1.0 - 2f64.powi(-40)] {
+            let found = run(&engine, &mut uploaded, "identity", |call| call.eps = eps).unwrap();
+            if eps == 1e-12 {
+                assert_eq!(found.bits(), dense.bits(), "no mass is so small");
+                continue;
+            }
+            for (skip, keys) in found.skips.iter().zip([1500, 1500, 700, 700]) {
+                assert!(f64::from(skip.dropped) <= eps * 2f64.powi(32), "eps {eps}: {skip:?}");
+                assert!(skip.keys == keys && skip.unread < keys, "eps {eps}: {skip:?}");
+            }
+            check(&cache, &found, None, &format!("peak {peak}, eps {eps}"));
+            let now: u32 = found.skips.iter().map(|skip| skip.unread).sum();
+            assert!(now >= unread, "eps {eps}: {now} keys, {unread} with less");
+            // A value has 128 bytes; page numbers and weights come on top.
+            if engine.is_simulated() && unread > 0 {
+                assert!(bytes - found.bytes >= u64::from(now - unread) * 128, "eps {eps}");
+            }
+            (unread, bytes) = (now, found.bytes);
+        }
+        // Of equal masses all are read.
+        assert_eq!(unread > 1000, peak > 0.0, "peak {peak}: {unread} keys of 4,400");
+    }
+}
+
+/// attention.md section 9: each byte of a value is read once.
+#[test]
+fn every_value_is_read_once() {
+    let Some(engine) = engine("every_value_is_read_once", 1, false) else { return };
+    if !engine.is_simulated() {
+        eprintln!("skipped every_value_is_read_once: a GPU does not count");
+        return;
+    }
+    // Up to 16 query rows share a read.
+    for (group, query_len) in [(1, 1), (8, 1), (2, 8)] {
+        let read = |v_dim| {
+            let query_lens = vec![query_len; 2];
+            let shape = Shape { v_dim, query_lens, ..Shape::new(&[512, 1024], [2, group, 64]) };
+            run(&engine, &mut upload(&engine, &cache_of::<bf16>(&shape, 2.0), false), RULE, |_| ())
+                .unwrap()
+                .bytes
+        };
+        // For another 64 elements of each value: the values, their page numbers, the weights of each row, its
+        // sums of three chunks, and one probability of it for each element.
+        let (keys, rows) = (2 * (512 + 1024), 2 * 2 * group * query_len);
+        let (values, others) = (keys * 64 * 2, keys * 4 + rows * (768 * 4 + 3 * 64 * 2 + 64 * 4));
+        let found = read(128) - read(64);
+        if query_len == 1 {
+            assert_eq!(found, (values + others) as u64, "group {group}");
+        } else {
+            // Tokens take turns in the last unit of each sequence.
+            let again = 2 * 2 * 64 * (query_len - 1) * (64 * 2 + 4);
+            assert!(found <= (values + others + again) as u64, "group {group}: {found} bytes");
+        }
+    }
+}
+
+/// A value that only the last token of a sequence sees is its own affair, and so is a row that is poisoned.
+#[test]
+fn nan_stays_in_its_rows() {
+    let Some(engine) = engine("nan_stays_in_its_rows", 1, true) else { return };
+    let shape = Shape { query_lens: vec![3, 3], ..Shape::new(&[70, 80], [1, 2, 64]) };
+    let cache = cache_of::<bf16>(&shape, 2.0);
+    let right = run(&engine, &mut upload(&engine, &cache, false), RULE, |_| ()).unwrap();
+    let rows = |found: &Found| -> Vec<Vec<u32>> { found.out.chunks(64).map(bits).collect() };
+    let nan = |row: &[u32]| row.iter().all(|&bits| f32::from_bits(bits).is_nan());
+    // Three tokens of two heads each: the last two rows of the first sequence.
+    let mut wrong = cache.clone();
+    wrong.set_value(0, 0, 69, &[f32::NAN; 64]);
+    let found = run(&engine, &mut upload(&engine, &wrong, false), RULE, |_| ()).unwrap();
+    for (i, (ours, before)) in rows(&found).iter().zip(rows(&right)).enumerate() {
+        assert!(if (4..6).contains(&i) { nan(ours) } else { *ours == before }, "row {i}");
+    }
+    for eps in [0.0, 0.3] {
+        let right = run(&engine, &mut upload(&engine, &cache, false), RULE, |call| call.eps = eps).unwrap();
+        let mut wrong = cache.clone();
+        wrong.lens[0] = i32::MAX;
+        let mut uploaded = upload(&engine, &wrong, false);
+        uploaded.sequences.max_len = 80;
+        let found = run(&engine, &mut uploaded, RULE, |call| call.eps = eps).unwrap();
+        for (i, (ours, before)) in rows(&found).iter().zip(rows(&right)).enumerate() {
+            assert!(if i < 6 { nan(ours) } else { *ours == before }, "row {i}, eps {eps}");
+        }
+    }
+}
+
+/// The workspace of one call serves the next, whatever its shape; the shadow and other orders of threads have
+/// nothing to say.
+#[test]
+fn thread_orders_do_not_change_a_bit() {
+    let shape = Shape { query_lens: vec![2, 0, 1], ..Shape::new(&[1100, 0, 65], [2, 5, 64]) };
+    let cache = cache_of::<f16>(&shape, 2.0);
+    let of = |seed, dtype| {
+        let engine = engine("thread_orders_do_not_change_a_bit", seed, true)?;
+        let set = |call: &mut DecodeCall| (call.eps, call.out.dtype) = (0.02, dtype);
+        let found = run(&engine, &mut upload(&engine, &cache, true), RULE, set).unwrap();
+        Some((found.bits(), found.skips))
+    };
+    let Some(one) = of(1, DType::F16) else { return };
+    for seed in 2..6 {
+        assert_eq!(of(seed, DType::F16).unwrap(), one, "seed {seed}");
+    }
+    let wide = of(1, DType::F32).unwrap();
+    let rounded = |bits: &u32| f16::from_f32(f32::from_bits(*bits)).to_f32().to_bits();
+    assert_eq!(wide.0.0.iter().map(rounded).collect::<Vec<_>>(), one.0.0);
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    let Some(engine) = engine("what_does_not_fit_together_is_refused", 1, false) else { return };
+    let cache = cache_of::<bf16>(&Shape::new(&[70, 80], [2, 3, 64]), 2.0);
+    type Edit = fn(&mut DecodeCall);
+    let cases: [(Edit, &str); 12] = [
+        (|c| c.values.dtype = DType::F16, "of 16 slots of 2 heads of f16, expected"),
+        (|c| c.values.pages += 1, "expected 13 pages of 16 slots of 2 heads of bf16 as of the keys"),
+        (|c| c.values.dim = 260, "values of 260 elements, expected a multiple of 8 in 64..=256"),
+        (|c| c.values.strides.slot = 65, "values with a stride of 65 elements from slot to slot"),
+        (|c| c.values.address += 8, "values at"),
+        (|c| c.out.dtype = DType::F16, "an output of f16, expected f32 or the values' bf16"),
+        (|c| c.out.strides = [6 * 64, 63], "heads [384, 63] elements apart would overlap"),
+        (|c| c.out.strides = [5 * 64, 64], "2 tokens and 6 heads [320, 64] elements apart would overlap"),
+        (|c| c.out.address = c.values.address, "overlap"),
+        (|c| c.eps = 1.0, "eps 1, expected 0 <= eps < 1"),
+        (|c| c.eps = f64::NAN, "eps NaN, expected 0 <= eps < 1"),
+        (|c| c.skips = Some(0), "skip reports are at address 0"),
+    ];
+    for (edit, message) in cases {
+        let error = run(&engine, &mut upload(&engine, &cache, false), RULE, edit).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}, expected {message}");
+    }
+    // After them the next call works; heads may lie apart from tokens.
+    let found =
+        run(&engine, &mut upload(&engine, &cache, false), RULE, |c| c.out.strides = [64, 128]).unwrap();
+    assert!(found.out.iter().all(|v| v.is_finite()));
+}

@@ -37,6 +37,7 @@
 //   warp_exclusive_sum(u32)                          sum over lower lanes
 //   warp_xor(value, mask)                            the value of lane() ^ mask
 //   ballot(bool)
+//   low_halves(a, b) high_halves(a, b)               the low, the high 16 bits of both; a is the lower half
 //   multiply_halves(c, a, b)                         c += a b of a warp, a 16 x 16, b 16 x 8, c of f32: the
 //   multiply_bfloats(c, a, b)                        instruction mma.m16n8k16, each lane with its fragments.
 //                                                    With g = lane() / 4 and t = lane() % 4, two elements a

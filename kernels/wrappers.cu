@@ -121,7 +121,7 @@ DEVICE void last_cta(const RowParams& params, u64 at) {
     if (thread() <= ctas()) Global<u32>(params.out).store(at + thread(), words.load(thread()));
 }
 
-constexpr u32 BLOCK_STEPS = 6 + 9 + 7 + 9 + 8 + 30, SPLIT_STEPS = 3;
+constexpr u32 BLOCK_STEPS = 6 + 9 + 7 + 9 + 8 + 32, SPLIT_STEPS = 3;
 
 DEVICE void one_cta(const RowParams& params) {
     Results r(params, BLOCK_STEPS);

@@ -51,6 +51,8 @@ DEVICE void arithmetic(Results& r, const Global<u32>& in) {
     r.put(sqrt_rn(x < 0 ? -x : x));
     r.put(leading_zeros(in.load(t) >> t % 33 % 32));
     r.put(count_ones(in.load(t)));
+    r.put(low_halves(in.load(t), in.load(128 + t)));
+    r.put(high_halves(in.load(t), in.load(128 + t)));
     // A float as bfloat16, and the one with its high half and 0x8000 as the low half, which is a tie.
     const auto bfloat = [](u32 rounded) { return (rounded & 0x7fff) > 0x7f80 ? 0x7fc0u : rounded; };
     const u32 raw = in.load(t), even = raw & 0xffff0000u;

@@ -121,6 +121,7 @@ fn constants_are_twins() {
         CHUNKS,
         VALUE_BLOCK,
         VALUE_BYTES_OF_ROW,
+        VALUE_BYTES_OF_ELEMENT,
         VALUE_BYTES,
         MASS_BINS
     ];

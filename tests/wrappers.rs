@@ -191,6 +191,8 @@ fn arithmetic(s: &mut Steps, words: &[u32]) {
     s.wide(|t| if x(t) < 0.0 { -x(t) } else { x(t) }.sqrt());
     s.step(|t| (words[t] >> (t % 33 % 32)).leading_zeros());
     s.step(|t| words[t].count_ones());
+    s.step(|t| words[t] & 0xffff | words[128 + t] << 16);
+    s.step(|t| words[t] >> 16 | words[128 + t] & 0xffff_0000);
     let bfloat = |word: u32| {
         let rounded = bf16::from_f32(f32::from_bits(word));
         if rounded.is_nan() { 0x7fc0 } else { u32::from(rounded.to_bits()) }

@@ -34,7 +34,7 @@ struct ValuePart {
     }
     // The sums of this warp for `rows`, over its units of a chunk. Where some of the rows do not see a key,
     // each token's rows add their own keys alone: the others' weights of 0 would make NaN of a NaN.
-    DEVICE void add_chunk(u32 begin, u32 end, u32 from) {
+    DEVICE void add_chunk(u32 begin, u32 end) {
         const Keys together = common();
         const Global<u32> masses(p.masses + 4 * of * p.mass_stride);
         const auto kept = [&](u32 key) {
@@ -50,7 +50,9 @@ struct ValuePart {
                 if (unit.count == 0) continue;
                 const u32 only = whole || one == last ? ~0u : token;
                 unit.weigh(rows, only);
-                add_values<T>(unit, rows, from, only);
+                for (u32 from = 0; from < p.value_dim; from += VALUE_BLOCK) {
+                    add_values<T>(unit, rows, from, only);
+                }
             }
         }
     }
@@ -59,20 +61,16 @@ struct ValuePart {
         for (u32 first = 0; first < rows.all(); first += p.value_rows) {
             rows.take(first);
             simt::block_sync();
-            for (u32 from = 0; from < p.value_dim; from += VALUE_BLOCK) {
-                add_chunk(begin, begin + chunks.keys, from);
-                simt::block_sync();
-                for (u32 i = simt::thread(); i < rows.count * VALUE_BLOCK; i += VALUE_THREADS) {
-                    const u32 row = i / VALUE_BLOCK, element = i % VALUE_BLOCK;
-                    if (from + element >= p.value_dim) continue;
-                    float sum = 0;
-                    for (u32 w = 0; w < VALUE_WARPS; ++w) {
-                        sum = simt::add_rn(sum, Unit::sums_of(p, w).load(row * Unit::SUMS_APART + element));
-                    }
-                    Global<float>(p.partials).store(partial(row, number, from + element), sum);
-                }
-                simt::block_sync();
+            add_chunk(begin, begin + chunks.keys);
+            simt::block_sync();
+            for (u32 i = simt::thread(); i < rows.count * p.value_dim; i += VALUE_THREADS) {
+                const u32 row = i / p.value_dim, element = i % p.value_dim;
+                const u32 at = row * Unit::sums_apart(p.value_dim) + element;
+                float sum = 0;
+                for (u32 w = 0; w < VALUE_WARPS; ++w) sum = simt::add_rn(sum, Unit::sums_of(p, w).load(at));
+                Global<float>(p.partials).store(partial(row, number, element), sum);
             }
+            simt::block_sync();
         }
     }
     DEVICE void put(u64 token, u32 query_head, u32 element, double value) const {

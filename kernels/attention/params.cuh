@@ -16,8 +16,9 @@ constexpr u32 VALUE_ROWS = 16;
 constexpr u32 CHUNKS = 64;
 // Elements of a value that a warp adds at a time.
 constexpr u32 VALUE_BLOCK = 64;
-// Shared memory of a CTA that adds values, for each query row.
-constexpr u32 VALUE_BYTES_OF_ROW = 4672;
+// Shared memory of a CTA that adds values, for each query row, and for each element of its value.
+constexpr u32 VALUE_BYTES_OF_ROW = 2592;
+constexpr u32 VALUE_BYTES_OF_ELEMENT = 32;
 // Shared memory of a CTA that adds values, beside that of its rows.
 constexpr u32 VALUE_BYTES = 6656;
 // Masses fall into so many bins, four to an octave.

@@ -23,7 +23,7 @@ DEVICE void add_values(const Unit& unit, const ValueRows& rows, u32 from, u32 on
         for (u32 j = 0; j < 4; ++j) sums[t][j][0] = sums[t][j][1] = sums[t][j][2] = sums[t][j][3] = 0;
     }
     // Two steps of loads in flight; below sm_90 they spill.
-    [[maybe_unused]] constexpr u32 AT_ONCE = 2;
+    [[maybe_unused]] constexpr u32 AT_ONCE = SIMT_CLUSTERS ? 2 : 1;
 #pragma unroll AT_ONCE
     for (u32 step = 0; step < unit.count; step += 16) {
         Vec16 value[4];
@@ -53,7 +53,7 @@ DEVICE void add_values(const Unit& unit, const ValueRows& rows, u32 from, u32 on
                 // Elements j and j + 4 of keys 0, 1 and 2, 3.
                 const auto pair = [&](u32 k, u32 e) {
                     const u32 a = value[k].word[e / 2], b = value[k + 1].word[e / 2];
-                    return e & 1 ? a >> 16 | (b & 0xffff0000u) : (a & 0xffffu) | b << 16;
+                    return e & 1 ? simt::high_halves(a, b) : simt::low_halves(a, b);
                 };
                 const u32 left[4] = {pair(0, j), pair(0, j + 4), pair(2, j), pair(2, j + 4)};
                 T::multiply(sums[t][j], left, high);
@@ -67,11 +67,11 @@ DEVICE void add_values(const Unit& unit, const ValueRows& rows, u32 from, u32 on
 #pragma unroll
         for (u32 i = 0; i < 2; ++i) {
             const u32 row = t * 8 + 2 * part + i;
-            if (row >= rows.count || !rows.is_of(row, only)) continue;
+            if (row >= rows.count || !within || !rows.is_of(row, only)) continue;
 #pragma unroll
             for (u32 j = 0; j < 4; ++j) {
-                unit.add(row, group * 8 + j, simt::mul_rn(sums[t][j][i], 1 / SCALE));
-                unit.add(row, group * 8 + j + 4, simt::mul_rn(sums[t][j][i + 2], 1 / SCALE));
+                unit.add(row, vector * 8 + j, simt::mul_rn(sums[t][j][i], 1 / SCALE));
+                unit.add(row, vector * 8 + j + 4, simt::mul_rn(sums[t][j][i + 2], 1 / SCALE));
             }
         }
     }
@@ -108,9 +108,9 @@ DEVICE void add_values<f32>(const Unit& unit, const ValueRows& rows, u32 from, u
                 both[e] = half ? simt::add_rn(other, sums[r][e]) : simt::add_rn(sums[r][e], other);
             }
             const u32 row = first + r;
-            if (r % 2 != half || row >= rows.count || !rows.is_of(row, only)) continue;
+            if (r % 2 != half || row >= rows.count || !within || !rows.is_of(row, only)) continue;
 #pragma unroll
-            for (u32 e = 0; e < 4; ++e) unit.add(row, mine * 4 + e, both[e]);
+            for (u32 e = 0; e < 4; ++e) unit.add(row, vector * 4 + e, both[e]);
         }
     }
 }

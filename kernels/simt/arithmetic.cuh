@@ -42,6 +42,8 @@ DEVICE float float_of(u32 a) { return __uint_as_float(a); }
 DEVICE u64 bits_of(double a) { return static_cast<u64>(__double_as_longlong(a)); }
 DEVICE double double_of(u64 a) { return __longlong_as_double(static_cast<i64>(a)); }
 DEVICE u32 leading_zeros(u32 a) { return static_cast<u32>(__clz(static_cast<int>(a))); }
+DEVICE u32 low_halves(u32 a, u32 b) { return __byte_perm(a, b, 0x5410); }
+DEVICE u32 high_halves(u32 a, u32 b) { return __byte_perm(a, b, 0x7632); }
 DEVICE u32 count_ones(u32 a) { return static_cast<u32>(__popc(a)); }
 DEVICE float half_to_float(u16 h) {
     float f;

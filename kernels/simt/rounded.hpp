@@ -77,6 +77,8 @@ inline float max_nan(float a, float b) {
 }
 
 inline u32 leading_zeros(u32 a) { return a ? static_cast<u32>(__builtin_clz(a)) : 32; }
+inline u32 low_halves(u32 a, u32 b) { return (a & 0xffff) | b << 16; }
+inline u32 high_halves(u32 a, u32 b) { return a >> 16 | (b & 0xffff0000); }
 inline u32 count_ones(u32 a) { return static_cast<u32>(__builtin_popcount(a)); }
 
 inline float half_to_float(u16 h) {

@@ -18,7 +18,9 @@ pub const CHUNKS: u32 = 64;
 /// Elements of a value that a warp adds at a time.
 pub const VALUE_BLOCK: u32 = 64;
 /// Shared memory of a CTA that adds values, for each query row.
-pub const VALUE_BYTES_OF_ROW: u32 = 4672;
+pub const VALUE_BYTES_OF_ROW: u32 = 2592;
+/// Shared memory of a CTA that adds values, for each element of the value of a query row.
+pub const VALUE_BYTES_OF_ELEMENT: u32 = 32;
 /// Shared memory of a CTA that adds values, beside that of its rows.
 pub const VALUE_BYTES: u32 = 6656;
 /// Masses fall into so many bins, four to an octave.

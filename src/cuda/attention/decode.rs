@@ -190,7 +190,7 @@ impl<'a> DecodeCall<'a> {
                 launches.push(rows.launch_of(Family::AttentionMasses, params, bytes, &wave, &spans)?);
             }
             params.splits = rows.splits(&wave, arch, CTAS_PER_SM, self.chunks());
-            let bytes = VALUE_BYTES + VALUE_BYTES_OF_ROW * value_rows;
+            let bytes = (VALUE_BYTES + self.bytes_of_row() * value_rows).next_multiple_of(16);
             launches.push(rows.launch_of(Family::AttentionValues, params, bytes, &wave, &spans)?);
         }
         Ok(launches)
@@ -212,12 +212,17 @@ impl<'a> DecodeCall<'a> {
         others
     }
 
+    /// Shared memory of a query row.
+    fn bytes_of_row(&self) -> u32 {
+        VALUE_BYTES_OF_ROW + VALUE_BYTES_OF_ELEMENT * self.values.dim as u32
+    }
+
     /// Query rows that a CTA has room for.
     fn value_rows(&self, arch: &Arch) -> Result<u32> {
         let DeviceQueries { heads, query_len, .. } = self.rows.queries;
         let all = (heads / self.rows.keys.heads * query_len).next_multiple_of(8);
         let room =
-            arch.shared_per_block_bytes.saturating_sub(STATIC_BYTES + VALUE_BYTES) / VALUE_BYTES_OF_ROW;
+            arch.shared_per_block_bytes.saturating_sub(STATIC_BYTES + VALUE_BYTES) / self.bytes_of_row();
         match (room / 8 * 8).min(VALUE_ROWS) {
             0 => Err(self.rows.fail(format!("{} has too little shared memory for values", arch.name))),
             most => Ok(most.min(all as u32)),

@@ -38,12 +38,19 @@ struct QueryRows {
     u32 head, first, count;  // rows first .. first + count of the key head: token by token
     u32 vectors;             // 16 bytes each, from one row to the next
     Shared<Vec16> tile;
+    // Of each row: where its scores are, as if they began at position 0, and the keys that it sees. To divide
+    // for each score took 7 slots an element of a key (128 elements, 8 rows, 2026-11-30).
+    Shared<u64> places;
+    Shared<u32> begins, ends;
 
     DEVICE QueryRows(const AttentionParams& p, const Sequence& seq, u32 head) : p(p), seq(seq), head(head) {
         // Whole blocks, and an odd number of 64 bytes, so that rows lie in different banks.
         const u32 blocks = (p.dim + BLOCK - 1) / BLOCK;
         vectors = SIZE == 2 ? 4 * (blocks | 1) : 8 * blocks;
         tile = simt::arena<Vec16>(0, MOST * vectors);
+        places = simt::arena<u64>(16 * MOST * vectors, MOST);
+        begins = simt::arena<u32>(16 * MOST * vectors + 8 * MOST, MOST);
+        ends = simt::arena<u32>(16 * MOST * vectors + 12 * MOST, MOST);
     }
     DEVICE u32 token(u32 i) const { return seq.begin + (first + i) / p.group; }
     DEVICE u64 row(u32 i) const {
@@ -54,6 +61,14 @@ struct QueryRows {
         const u32 all = (seq.end - seq.begin) * p.group;
         first = from;
         count = all - from < MOST ? all - from : MOST;
+        if (simt::thread() < MOST) {
+            const u32 i = simt::thread();
+            const Keys seen = i < count ? seq.seen(p, token(i)) : Keys{0, 0};
+            const u64 begin = seen.begin;
+            places.store(i, i < count ? p.scores + 4 * (row(i) * p.score_stride - begin) : 0);
+            begins.store(i, seen.begin);
+            ends.store(i, seen.end);
+        }
         for (u32 i = simt::thread(); i < MOST * vectors; i += SCORE_THREADS) {
             const u32 row = i / vectors, v = i % vectors;
             Vec16 query{{0, 0, 0, 0}};
@@ -66,10 +81,8 @@ struct QueryRows {
         }
     }
     DEVICE void store(const Finish& finish, u32 i, u32 key, bool exists, float product) const {
-        if (i >= count) return;
-        const Keys seen = seq.seen(p, token(i));
-        if (!seen.holds(key)) return;
+        if (!Keys{begins.load(i), ends.load(i)}.holds(key)) return;
         const float score = exists ? finish.score(product) : simt::float_of(0x7fc00000);
-        Global<float>(p.scores).store(row(i) * p.score_stride + (key - seen.begin), score);
+        Global<float>(places.load(i)).store(key, score);
     }
 };

@@ -265,12 +265,12 @@ impl<'a> MeasureCall<'a> {
         }
     }
 
-    /// The queries of a CTA, in whole blocks of 32 elements.
+    /// The queries of a CTA, in whole blocks of 32 elements, and 16 bytes for each.
     pub(super) fn shared_bytes(&self) -> u32 {
         let blocks = (self.keys.dim as u32).div_ceil(32);
         match self.keys.dtype {
-            DType::F32 => WIDE_QUERY_ROWS * 16 * 8 * blocks,
-            _ => QUERY_ROWS * 16 * 4 * (blocks | 1),
+            DType::F32 => WIDE_QUERY_ROWS * 16 * (8 * blocks + 1),
+            _ => QUERY_ROWS * 16 * (4 * (blocks | 1) + 1),
         }
     }
 

@@ -3,7 +3,7 @@
 use critbeta::DType;
 use critbeta::cuda::internals as params;
 use critbeta::cuda::internals::{Family, Scope};
-use critbeta::cuda::{Arch, Plan, Problem};
+use critbeta::cuda::{Arch, DecodePlan, DecodeShape, Plan, Problem};
 
 fn plan(rows: u64, cols: u64, dtype: DType, arch: &str) -> Plan {
     let problem = Problem::softmax(rows, cols, dtype);
@@ -259,4 +259,44 @@ fn a_plan_says_what_it_does_and_why() {
     for expected in ["split", "are read again by every pass", "132 CTAs"] {
         assert!(text.contains(expected), "{expected} is not in\n{text}");
     }
+}
+
+/// Without a GPU a decode step says what it would launch; more bytes take longer, and fewer values less.
+#[test]
+fn a_decode_plan_says_what_it_launches() {
+    let h200 = Arch::named("sm_90").unwrap();
+    let shape = DecodeShape {
+        seqs: 1,
+        query_len: 1,
+        heads: 32,
+        kv_heads: 8,
+        dim: 128,
+        len: 1 << 17,
+        page: 16,
+        dtype: DType::Bf16,
+        eps: 0.0,
+        keep: 1.0,
+    };
+    let seconds = |shape: &DecodeShape| DecodePlan::choose(shape, &h200).unwrap().seconds().unwrap();
+    let text = DecodePlan::choose(&shape, &h200).unwrap().to_string();
+    for part in
+        ["scores     attention_scores_bf16", "rows       critical_softmax_f32", "values     attention"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("masses"), "{text}");
+    let skipping = DecodeShape { eps: 1e-2, keep: 0.3, ..shape };
+    assert!(DecodePlan::choose(&skipping, &h200).unwrap().to_string().contains("attention_masses_f32"));
+    let [given, critical] = seconds(&shape);
+    // The bytes of keys and values at the speed of a copy are 125 us.
+    assert!(given > 125e-6 && critical > given, "{given} {critical}");
+    assert!(seconds(&skipping)[0] < given);
+    assert!(seconds(&DecodeShape { len: 1 << 18, ..shape })[0] > 1.8 * given);
+    let many = DecodeShape { seqs: 64, len: 1 << 16, ..shape };
+    assert!(DecodePlan::choose(&many, &h200).unwrap().to_string().contains("waves      16,"));
+    let wide = DecodeShape { dtype: DType::F32, ..shape };
+    assert_eq!(DecodePlan::choose(&wide, &h200).unwrap().seconds(), None);
+    let wrong = DecodeShape { kv_heads: 5, ..shape };
+    let error = DecodePlan::choose(&wrong, &h200).unwrap_err().to_string();
+    assert!(error.contains("32 query heads: 5 key heads must divide them"), "{error}");
 }

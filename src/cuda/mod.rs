@@ -54,7 +54,10 @@ mod variants;
 mod wrappers;
 
 pub use arch::Arch;
-pub use attention::{DecodeCall, DeviceAttention, DevicePages, DeviceQueries, DeviceSequences, MeasureCall};
+pub use attention::{
+    DecodeCall, DecodePlan, DecodeShape, DeviceAttention, DevicePages, DeviceQueries, DeviceSequences,
+    MeasureCall,
+};
 pub use attention_params::SkipReport;
 pub use call::{Call, DeviceOutput, DeviceRows, Workspace};
 pub use engine::{DeviceMemory, Engine};

@@ -39,7 +39,7 @@ const ONE_WARP: f64 = 0.22;
 /// latency of 1 us allow about twice.
 const DRAW: f64 = 2.0;
 /// Seconds between two events round an empty launch. Assumed.
-const LAUNCH: f64 = 2.0e-6;
+pub(super) const LAUNCH: f64 = 2.0e-6;
 /// Seconds until a CTA has its first bytes, and until its last ones are on their way: its start, a latency of
 /// device memory, the drain. Assumed.
 const ENDS: f64 = 1.5e-6;
@@ -132,6 +132,15 @@ impl Machine {
     fn at_once(&self, per_sm: u32, ctas: u32) -> u32 {
         self.gpcs.iter().map(|&(gpcs, sms)| gpcs * (per_sm * sms / ctas) * ctas).sum()
     }
+}
+
+/// Seconds of a kernel of `ctas` CTAs that moves `bytes` of device memory and issues so many lane slots, one
+/// beside the other and without its launch. `None` for a GPU without a machine.
+pub(super) fn kernel_seconds(arch: &Arch, ctas: u32, bytes: f64, slots: f64) -> Option<f64> {
+    let machine = Machine::of(arch)?;
+    let sms = f64::from(ctas.min(arch.sm_count));
+    let memory = bytes / (machine.bandwidth * (DRAW * sms / f64::from(arch.sm_count)).min(1.0));
+    Some(ENDS + memory.max(slots / (LANES * machine.clock * sms * EFFICIENCY)))
 }
 
 /// The predictions for `plan`, one for each path that its family has. There are none for a GPU without a

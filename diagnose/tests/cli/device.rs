@@ -136,6 +136,11 @@ fn plan_needs_no_gpu_and_gives_its_reasons() {
     );
     assert!(stderr(1, &["plan", "--len", "9", "--rows", "1", "--arch", "sm_70"]).contains("expected sm_80"));
     assert!(stderr(2, &["plan", "--len", "9"]).contains("--rows"));
+    let printed = stdout(&["plan", "--decode", "--len", "4096", "--heads", "8", "--kv-heads", "2"]);
+    assert!(printed.contains("attention_values_bf16") && printed.contains("workspace"), "{printed}");
+    assert!(stderr(2, &["plan", "--decode", "--len", "9", "--rows", "1"]).contains("--rows"));
+    assert!(stderr(1, &["plan", "--slots", "x", "--len", "9", "--rows", "1"]).contains("for --table alone"));
+    assert!(stderr(1, &["plan", "--slots", "no such file", "--table"]).contains("no such file"));
     let printed = stdout(&["plan", "--device", "cpu", "--threads", "2", "--len", "1048576", "--rows", "1"]);
     assert!(printed.starts_with("1 x 1048576 f32 on 2 threads: every row split into 64 parts"), "{printed}");
     let f64 = ["plan", "--device", "cpu", "--len", "9", "--rows", "1", "--dtype", "f64"];

@@ -3,8 +3,10 @@
 mod check;
 mod decode;
 mod measure;
+mod plan;
 mod views;
 
 pub use decode::{DecodeCall, DeviceAttention};
 pub use measure::MeasureCall;
+pub use plan::{DecodePlan, DecodeShape};
 pub use views::{DevicePages, DeviceQueries, DeviceSequences};

@@ -162,15 +162,15 @@ pub struct Laws {
 
 #[derive(Args)]
 pub struct Plan {
-    /// Scores of a row
+    /// Scores of a row; with --decode keys of a sequence
     #[arg(long, value_name = "N", required_unless_present_any = ["table", "slots"])]
     pub len: Option<u64>,
     /// Rows
-    #[arg(long, value_name = "R", required_unless_present_any = ["table", "slots"])]
+    #[arg(long, value_name = "R", required_unless_present_any = ["table", "slots", "decode"])]
     pub rows: Option<u64>,
-    /// f32, f16 or bf16
-    #[arg(long, value_name = "DTYPE", default_value = "f32")]
-    pub dtype: DType,
+    /// f32, f16 or bf16 [default: f32; with --decode bf16]
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<DType>,
     /// sm_80, sm_86, sm_89, sm_90, sm_100, sm_103 or sm_120 [default: the GPU of --device, else sm_90]
     #[arg(long, value_name = "ARCH")]
     pub arch: Option<String>,
@@ -186,6 +186,40 @@ pub struct Plan {
     /// Take the issue slots of this record (scripts/cuda-compile.sh --record) for the table
     #[arg(long, value_name = "FILE")]
     pub slots: Option<PathBuf>,
+    #[command(flatten)]
+    pub decode: PlanDecode,
+}
+
+/// Decode attention on a GPU in place of the softmax.
+#[derive(Args)]
+pub struct PlanDecode {
+    /// Plan decode attention over paged keys and values on a GPU
+    #[arg(long, conflicts_with_all = ["rows", "softmax", "profile", "table", "slots"])]
+    pub decode: bool,
+    /// Sequences
+    #[arg(long, value_name = "B", default_value = "1", value_parser = size)]
+    pub seqs: usize,
+    /// Query tokens of a sequence
+    #[arg(long, value_name = "T", default_value = "1", value_parser = size)]
+    pub query_len: usize,
+    /// Query heads
+    #[arg(long, value_name = "H", default_value = "32", value_parser = size)]
+    pub heads: usize,
+    /// Key heads
+    #[arg(long, value_name = "K", default_value = "8", value_parser = size)]
+    pub kv_heads: usize,
+    /// Elements of a head
+    #[arg(long, value_name = "D", default_value = "128", value_parser = size)]
+    pub head_dim: usize,
+    /// Slots of a page
+    #[arg(long, value_name = "P", default_value = "16", value_parser = size)]
+    pub page: usize,
+    /// The share of weights whose values may stay unread
+    #[arg(long, value_name = "E", default_value_t = 0.0)]
+    pub eps: f64,
+    /// The share of values that is then read, a guess
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    pub keep: f64,
 }
 
 pub fn file(text: &str) -> Result<PathBuf, String> {

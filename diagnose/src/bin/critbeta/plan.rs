@@ -2,7 +2,7 @@
 
 use crate::args::{Cli, Plan as Args};
 use critbeta::cuda::internals::Costs;
-use critbeta::cuda::{Arch, Plan, Prediction, Problem};
+use critbeta::cuda::{Arch, DecodePlan, DecodeShape, Plan, Prediction, Problem};
 use critbeta::{DType, Error, cpu};
 use critbeta_diagnose::{Device, DeviceSpec};
 use std::fmt::{Display, Write as _};
@@ -20,6 +20,9 @@ pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<()> {
         return print(&table(&costs)?);
     }
     anyhow::ensure!(args.slots.is_none(), "--slots is for --table alone");
+    if args.decode.decode {
+        return print(&of_decode(args, cli)?);
+    }
     match cli.device == DeviceSpec::Cpu && args.arch.is_none() {
         true => print(&on_cpu(args)?),
         false => print(&on_gpu(args, cli)?),
@@ -37,28 +40,50 @@ fn shape(args: &Args) -> (u64, u64) {
 
 fn on_cpu(args: &Args) -> anyhow::Result<cpu::Plan> {
     let fail = |detail| Err(Error::Settings { detail }.into());
-    if args.dtype == DType::F64 {
+    let dtype = args.dtype.unwrap_or(DType::F32);
+    if dtype == DType::F64 {
         return fail("a plan of f64: the CPU path takes rows of f32, f16 or bf16".to_owned());
     }
     let (rows, cols) = shape(args);
     let (Ok(height), Ok(width)) = (rows.try_into(), cols.try_into()) else {
         return fail(format!("a plan of {rows} rows x {cols}: too large to address"));
     };
-    Ok(cpu::Plan::choose(height, width, args.dtype, rayon::current_num_threads()))
+    Ok(cpu::Plan::choose(height, width, dtype, rayon::current_num_threads()))
 }
 
-/// A plan and what it should take.
-fn on_gpu(args: &Args, cli: &Cli) -> anyhow::Result<String> {
-    let arch = match &args.arch {
+fn arch(args: &Args, cli: &Cli) -> anyhow::Result<Arch> {
+    Ok(match &args.arch {
         Some(name) => Arch::named(name)?,
         None => match Device::open(cli.device)? {
             Device::Cuda(engine) => engine.arch().clone(),
             Device::Cpu => Arch::named("sm_90")?,
         },
+    })
+}
+
+fn of_decode(args: &Args, cli: &Cli) -> anyhow::Result<DecodePlan> {
+    let of = &args.decode;
+    let shape = DecodeShape {
+        seqs: of.seqs as u64,
+        query_len: of.query_len as u64,
+        heads: of.heads as u64,
+        kv_heads: of.kv_heads as u64,
+        dim: of.head_dim as u64,
+        len: args.len.unwrap_or(0),
+        page: of.page as u64,
+        dtype: args.dtype.unwrap_or(DType::Bf16),
+        eps: of.eps,
+        keep: of.keep,
     };
+    Ok(DecodePlan::choose(&shape, &arch(args, cli)?)?)
+}
+
+/// A plan and what it should take.
+fn on_gpu(args: &Args, cli: &Cli) -> anyhow::Result<String> {
+    let arch = arch(args, cli)?;
     let problem = if args.profile { Problem::statistics } else { Problem::softmax };
     let (rows, cols) = shape(args);
-    let plan = Plan::choose(&problem(rows, cols, args.dtype), &arch)?;
+    let plan = Plan::choose(&problem(rows, cols, args.dtype.unwrap_or(DType::F32)), &arch)?;
     let mut text = plan.to_string();
     let predictions = plan.predictions();
     match predictions.is_empty() {

@@ -154,6 +154,22 @@ def test_each_head_may_have_a_rule_of_its_own(rules):
     assert (some.dropped <= 0.05).all() and some.dropped.any()
 
 
+@pytest.mark.parametrize("rule", ["critical", "fixed:0", "identity"])
+def test_ties_of_zeros_have_the_columns_of_the_cpu(rule):
+    case = whole(F16)
+    # Scores of 0 at beta = inf.
+    case.q[2:5] = 0
+    options = dict(case.options, rescaling=rule, return_stats=True)
+    wide = torch.empty(case.q.shape)
+    _, columns = critbeta.decode(*given(case), **options, out=wide)
+    with Device() as put:
+        into = put(torch.empty(case.q.shape))
+        _, rows = on_device(put, case, into, **options)
+    assert_close(into, wide, error_of(F16) * largest(case))
+    assert_same_columns(rows, columns)
+    assert (rows.beta[2:5] == {"critical": np.inf, "fixed:0": 0, "identity": 1}[rule]).all()
+
+
 def spread(dtype, q_lens=(2, 1, 1, 3), **kinds):
     """A case of which long sequences have keys that do not matter. Those of the short one have equal weights."""
     case = drawn(dtype, lens=[700, 5, 0, 900], q_lens=list(q_lens), **kinds)
@@ -208,6 +224,13 @@ def test_what_a_row_left_unread_is_that_of_its_sequence():
                 assert torch.equal(getattr(rows, name)[of].nan_to_num(), getattr(alone, name).nan_to_num()), (
                     name
                 )
+        # The second key head alone.
+        options["q_lens"] = case.q_lens
+        _, last = critbeta.decode(q[:, 3:], k[:, :, 1:], v[:, :, 1:], tables, lens, **options)
+        for name in COLUMNS:
+            assert torch.equal(getattr(rows, name)[:, 3:].nan_to_num(), getattr(last, name).nan_to_num()), (
+                name
+            )
         one = case.q[starts[1:] - 1]
         one[1] = 0
         del options["q_lens"]

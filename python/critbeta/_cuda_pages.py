@@ -57,13 +57,14 @@ def measure(given: Arguments) -> tuple[Any, Any]:
     return beta, critical
 
 
-def betas(given: Arguments, max_len: int, out: Any) -> None:
+def betas(given: Arguments, max_len: int, out: Any, each: int = 1) -> None:
     """Writes the beta of every row to `out`, float32 [tokens, heads], contiguous.
 
     max_len: the most keys that a sequence has, now and in every replay of a graph that captures this. A
         sequence with more gets NaN.
+    each: the query tokens of every sequence, where `given` has no q_lens.
     """
-    rows = Rows.of(given, max_len)
+    rows = Rows.of(given, max_len, each)
     for part in rows.parts():
         if part.size == out.shape[1]:
             rows.launch(part, betas=out, reports=False)
@@ -108,12 +109,14 @@ class Rows(NamedTuple):
     """Page numbers [seqs, blocks] and lengths [seqs], int32."""
     starts: Any
     """Where the query tokens of each sequence begin, int32 [seqs + 1], or None."""
+    query_len: int
+    """The most query tokens of a sequence; without `starts` those of each."""
     max_len: int
     scores: tuple[float | None, float | None, int | None]
     rules: list[_core.Rescaling]
 
     @staticmethod
-    def of(given: Arguments, max_len: int | None = None) -> Rows:
+    def of(given: Arguments, max_len: int | None = None, each: int = 1) -> Rows:
         q, k = given.q.detach().resolve_neg(), by_slots(given.k_pages, given.layout)
         vector = 16 // q.element_size()
         # Queries are few, so those that no kernel reads are copied. Pages never are.
@@ -123,21 +126,23 @@ class Rows(NamedTuple):
         seqs, blocks = tables.shape
         if (blocks > 1 and tables.stride(1) != 1) or (seqs > 1 and tables.stride(0) < blocks):
             tables = tables.contiguous()
-        starts = None
+        starts, query_len = None, each
         if given.q_lens is not None:
             counts = _int32(given.q_lens, "q_lens", 1)
             starts = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
+            query_len = min(_TOKENS, len(q))
         for name, found in (("lens", given.lens), ("q_lens", given.q_lens)):
             if found is not None and len(found) != seqs:
                 expected = f"expected one number for each of {seqs} sequences"
                 raise ValueError(f"{name} of shape {tuple(found.shape)}: {expected}")
-        if starts is None and len(q) != seqs:
-            raise ValueError(f"q of {len(q)} tokens: expected one for each of {seqs} sequences, or q_lens")
+        if starts is None and len(q) != seqs * each:
+            found = f"q of {len(q)} tokens: expected {'one' if each == 1 else each}"
+            raise ValueError(f"{found} for each of {seqs} sequences, or q_lens")
         room = min(blocks * k.shape[1], _KEYS)
         max_len = room if max_len is None else min(max_len, room)
         scores = given.scale, given.softcap, given.window
         rules = _rules(given)
-        return Rows(q, k, (tables, lens.contiguous()), starts, max_len, scores, rules)
+        return Rows(q, k, (tables, lens.contiguous()), starts, query_len, max_len, scores, rules)
 
     def broken(self) -> Any:
         """Says on the device whether it holds numbers of query tokens that are none."""
@@ -194,8 +199,8 @@ class Rows(NamedTuple):
         """Calls a launch of the engine on the rows of `part`, of which there are some."""
         q, k, (tables, lens) = self.q[:, part.heads], self.k[:, :, part.kv_heads], self.sequences
         (tokens, heads, _), device, blocks = q.shape, q.device, tables.shape[1]
-        most = 1 if self.starts is None else min(_TOKENS, tokens)
-        of_queries = q.data_ptr(), [tokens, heads, most], strides(q)[:2], _cuda.address(self.starts)
+        shape = [tokens, heads, self.query_len]
+        of_queries = q.data_ptr(), shape, strides(q)[:2], _cuda.address(self.starts)
         table = tables.data_ptr(), [len(tables), blocks, max(blocks, strides(tables)[0])], lens.data_ptr()
         where = of_queries, pages(k), (*table, self.max_len), self.scores
         kernels, on = _cuda.engine(device), _cuda.stream(device)
@@ -204,7 +209,7 @@ class Rows(NamedTuple):
 
 
 def _report(rows: Rows, part: Part, resolve: float) -> Any:
-    """Returns the reports of a part with Lambda, and with Lambda(resolve) in the place of that of its rule."""
+    """Returns the reports of a part with Lambda, and with Lambda(resolve) in place of that of its rule."""
     own = part.rule.resolve
     wanted = (resolve or None) if own is None else None
     _, report = rows.launch(part, resolve=wanted, both=(resolve if own is None else own) > 0)

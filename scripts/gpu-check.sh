@@ -25,7 +25,7 @@ AFTER_SECONDS=90
 TESTS="parity_device rules_device device_errors wrappers workspace"
 EXAMPLES="03_cuda 04_streams 05_graph"
 # Of the Python package: on a GPU, and without one.
-PYTHON_TESTS="test_device.py test_device_pages.py test_device_serve.py test_cuda.py"
+PYTHON_TESTS="test_device.py test_device_pages.py test_device_decode.py test_device_decode_calls.py test_device_serve.py test_cuda.py"
 PYTHON_DRY_TESTS="test_cuda_calls.py"
 # The GPUs at hand, H100 and H200; others run the PTX.
 ARCHS=${CRITBETA_CUDA_ARCHS:-sm_90,compute_80}

@@ -19,15 +19,16 @@ float16, bfloat16 or float64. No array is copied, except that
 kernels read them there, on torch's current stream. The first call of each kernel loads it, and takes seconds
 where it must compile it. These kernels have only run on a simulator so far: nothing was measured on a GPU.
 
-`decode` is attention itself: queries against keys and values in pages, on a CPU. `measure` gives its rows.
+`decode` is attention itself: queries against keys and values in pages. `measure` gives its rows. On a GPU
+both take torch tensors too.
 
 On a CPU the work runs without the interpreter lock, on one thread per core (RAYON_NUM_THREADS, set before the
 first call, changes that). No other thread may write to an array meanwhile.
 
 Errors say what was found and what was expected: TypeError for a wrong type or dtype, ValueError for a
 wrong shape, device, number, text or file content, OSError (or its subclass from the system) for a file that
-cannot be read or written, RuntimeError from a GPU, NotImplementedError for forward mode and for `decode` with
-a gradient or on a GPU, and MemoryError.
+cannot be read or written, RuntimeError from a GPU, NotImplementedError for forward mode, for `decode` with
+a gradient and for what a CPU does and a GPU does not, and MemoryError.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ _DeviceQueries: TypeAlias = tuple[int, list[int], list[int], int | None]
 _DevicePages: TypeAlias = tuple[int, str, list[int], list[int]]
 _DeviceSequences: TypeAlias = tuple[int, list[int], int, int]
 _DeviceScores: TypeAlias = tuple[float | None, float | None, int | None]
+_DeviceValues: TypeAlias = tuple[_DevicePages, float]
 
 __all__ = [
     "COLUMNS",
@@ -48,6 +49,7 @@ __all__ = [
     "report_table",
     "rows_of_pages",
     "rows_of_reports",
+    "skip_layout",
     "softmax",
     "softmax_in_place",
 ]
@@ -160,13 +162,14 @@ class Engine:
         sums: bool,
         both: bool,
     ) -> None: ...
-    def measure_workspace_bytes(
+    def pages_workspace_bytes(
         self,
         queries: _DeviceQueries,
         keys: _DevicePages,
         sequences: _DeviceSequences,
         scores: _DeviceScores,
-    ) -> int: ...
+        values: _DeviceValues | None,
+    ) -> list[int]: ...
     def launch_measure(
         self,
         stream: int,
@@ -174,13 +177,27 @@ class Engine:
         keys: _DevicePages,
         sequences: _DeviceSequences,
         scores: _DeviceScores,
+        workspace: list[int],
         rescaling: Rescaling,
         betas: int,
         report: int | None,
-        workspace: list[int],
         resolve: float | None,
         both: bool,
         sums: bool,
+    ) -> None: ...
+    def launch_decode(
+        self,
+        stream: int,
+        queries: _DeviceQueries,
+        keys: _DevicePages,
+        sequences: _DeviceSequences,
+        scores: _DeviceScores,
+        workspace: list[int],
+        values: _DeviceValues,
+        out: tuple[int, str, list[int]],
+        rescaling: Rescaling,
+        report: int | None,
+        skips: int | None,
     ) -> None: ...
 
 def families() -> list[Family]: ...
@@ -261,6 +278,7 @@ def record_scores(
     top_k: int | None,
 ) -> Rows: ...
 def report_layout() -> list[tuple[str, int]]: ...
+def skip_layout() -> list[tuple[str, int]]: ...
 def rows_of_pages(
     reports: NDArray[np.uint8], positions: _Indices, heads: int, rules: list[Rescaling], resolve: float
 ) -> Rows: ...

@@ -21,7 +21,7 @@ from . import _core
 from ._results import Stats
 
 DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-REPORT = dict(_core.report_layout())
+REPORT, SKIP = dict(_core.report_layout()), dict(_core.skip_layout())
 _ALIGNMENT = 256
 # Laws of the position. Without positions the kernels take n - 1, and the CPU path the last visible key.
 _BY_POSITION = {law.name for law in _core.laws() if "position" in law.granularity}
@@ -147,15 +147,16 @@ def is_capturing(device: Any) -> bool:
     return bool(device.type == "cuda" and torch.cuda.is_current_stream_capturing())
 
 
-def workspace(device: Any, on: int, needed: int) -> list[int]:
-    """Returns the address and bytes of memory that was zeroed once. Every launch leaves it ready for the next
-    one, so each thread keeps one for every stream. A CUDA graph may be replayed on any stream: it gets its
-    own, and zeroes it in each replay."""
+def workspace(device: Any, on: int, needed: int, zeros: int | None = None) -> list[int]:
+    """Returns the address and bytes of memory whose first `zeros` bytes were zeroed once, by default all.
+    Every launch leaves it ready for the next one, so each thread keeps one for every stream. A CUDA graph may
+    be replayed on any stream: it gets its own, and zeroes it in each replay."""
     kept = _of_thread.__dict__.setdefault("workspaces", {})
     memory = kept.get((device, on))
     capturing = is_capturing(device)
     if memory is None or memory.numel() < needed + _ALIGNMENT - 1 or capturing:
-        memory = torch.zeros(needed + _ALIGNMENT - 1, dtype=torch.uint8, device=device)
+        memory = torch.empty(needed + _ALIGNMENT - 1, dtype=torch.uint8, device=device)
+        memory[: _ALIGNMENT - 1 + (needed if zeros is None else zeros)].zero_()
         if not capturing:
             kept[device, on] = memory
     return [-(-memory.data_ptr() // _ALIGNMENT) * _ALIGNMENT, needed]

@@ -19,7 +19,7 @@ from ._results import Stats
 
 # The most query tokens of a sequence, and keys of a row.
 _TOKENS, _KEYS = 8, 1 << 24
-_IDENTITY = _core.Rescaling.parse("identity")
+IDENTITY = _core.Rescaling.parse("identity")
 
 
 def check(given: Arguments, resolve: float, top_k: int | None = None) -> None:
@@ -45,7 +45,7 @@ def check(given: Arguments, resolve: float, top_k: int | None = None) -> None:
 
 def measure(given: Arguments) -> tuple[Any, Any]:
     """Returns beta and critical beta of every row, float64 [tokens, heads] on the device."""
-    rows, found = _Rows.of(given), []
+    rows, found = Rows.of(given), []
     for part in rows.parts():
         own = part.rule.resolve
         _, report = rows.launch(part, both=bool(own), sums=False)
@@ -53,17 +53,18 @@ def measure(given: Arguments) -> tuple[Any, Any]:
         # As in the columns of the CPU, a row without keys is not run.
         beta = torch.where(_cuda.integers(report, "n") > 0, _cuda.betas(report), 0.0)
         found.append([column.view(len(rows.q), part.size) for column in (beta, ratios)])
-    beta, critical = (rows.checked(_joined(columns)) for columns in zip(*found))
+    beta, critical = (rows.checked(joined(columns)) for columns in zip(*found))
     return beta, critical
 
 
-def betas(given: Arguments, max_len: int, out: Any) -> None:
+def betas(given: Arguments, max_len: int, out: Any, each: int = 1) -> None:
     """Writes the beta of every row to `out`, float32 [tokens, heads], contiguous.
 
     max_len: the most keys that a sequence has, now and in every replay of a graph that captures this. A
         sequence with more gets NaN.
+    each: the query tokens of every sequence, where `given` has no q_lens.
     """
-    rows = _Rows.of(given, max_len)
+    rows = Rows.of(given, max_len, each)
     for part in rows.parts():
         if part.size == out.shape[1]:
             rows.launch(part, betas=out, reports=False)
@@ -73,20 +74,20 @@ def betas(given: Arguments, max_len: int, out: Any) -> None:
 
 def stats(given: Arguments, resolve: float) -> Stats:
     """Does the work of `critbeta.measure`, and waits for the device."""
-    rows = _Rows.of(given)
+    rows = Rows.of(given)
     lens = given.lens.cpu().numpy().astype(np.int64)
     counts = np.ones_like(lens) if given.q_lens is None else given.q_lens.cpu().numpy().astype(np.int64)
     _check_lengths(rows, lens, counts)
     rows = rows._replace(max_len=max(1, int(lens.max(initial=0))))
     (tokens, heads, _), size = given.q.shape, _cuda.REPORT["bytes"]
     each = [_report(rows, part, resolve).view(tokens, part.size, size) for part in rows.parts()]
-    report = _joined(each).reshape(tokens * heads, size).cpu().numpy()
+    report = joined(each).reshape(tokens * heads, size).cpu().numpy()
     token = np.concatenate([np.arange(count) for count in counts]) if tokens else np.zeros(0, np.int64)
     positions = np.maximum(np.repeat(lens - counts, counts) + token, 0)
     return Stats(_core.rows_of_pages(report, positions, heads, rows.rules, resolve), (tokens, heads))
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Query heads that one launch measures, and the key heads that they read."""
 
     rule: _core.Rescaling
@@ -98,7 +99,7 @@ class _Part(NamedTuple):
         return int(self.heads.stop - self.heads.start)
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """What all launches of a call share."""
 
     q: Any
@@ -108,47 +109,51 @@ class _Rows(NamedTuple):
     """Page numbers [seqs, blocks] and lengths [seqs], int32."""
     starts: Any
     """Where the query tokens of each sequence begin, int32 [seqs + 1], or None."""
+    query_len: int
+    """The most query tokens of a sequence; without `starts` those of each."""
     max_len: int
     scores: tuple[float | None, float | None, int | None]
     rules: list[_core.Rescaling]
 
     @staticmethod
-    def of(given: Arguments, max_len: int | None = None) -> _Rows:
-        q, k = (tensor.detach().resolve_neg() for tensor in (given.q, given.k_pages))
-        k = k.transpose(1, 2) if given.layout == "HND" else k
+    def of(given: Arguments, max_len: int | None = None, each: int = 1) -> Rows:
+        q, k = given.q.detach().resolve_neg(), by_slots(given.k_pages, given.layout)
         vector = 16 // q.element_size()
         # Queries are few, so those that no kernel reads are copied. Pages never are.
-        if q.stride(2) != 1 or any(stride % vector for stride in _strides(q)[:2]) or q.data_ptr() % 16:
+        if q.stride(2) != 1 or any(stride % vector for stride in strides(q)[:2]) or q.data_ptr() % 16:
             q = q.clone(memory_format=torch.contiguous_format)
         tables, lens = _int32(given.block_tables, "block_tables", 2), _int32(given.lens, "lens", 1)
         seqs, blocks = tables.shape
         if (blocks > 1 and tables.stride(1) != 1) or (seqs > 1 and tables.stride(0) < blocks):
             tables = tables.contiguous()
-        starts = None
+        starts, query_len = None, each
         if given.q_lens is not None:
             counts = _int32(given.q_lens, "q_lens", 1)
             starts = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
+            query_len = min(_TOKENS, len(q))
         for name, found in (("lens", given.lens), ("q_lens", given.q_lens)):
             if found is not None and len(found) != seqs:
                 expected = f"expected one number for each of {seqs} sequences"
                 raise ValueError(f"{name} of shape {tuple(found.shape)}: {expected}")
-        if starts is None and len(q) != seqs:
-            raise ValueError(f"q of {len(q)} tokens: expected one for each of {seqs} sequences, or q_lens")
+        if starts is None and len(q) != seqs * each:
+            found = f"q of {len(q)} tokens: expected {'one' if each == 1 else each}"
+            raise ValueError(f"{found} for each of {seqs} sequences, or q_lens")
         room = min(blocks * k.shape[1], _KEYS)
         max_len = room if max_len is None else min(max_len, room)
         scores = given.scale, given.softcap, given.window
         rules = _rules(given)
-        return _Rows(q, k, (tables, lens.contiguous()), starts, max_len, scores, rules)
+        return Rows(q, k, (tables, lens.contiguous()), starts, query_len, max_len, scores, rules)
+
+    def broken(self) -> Any:
+        """Says on the device whether it holds numbers of query tokens that are none."""
+        counts = self.starts.diff()
+        return ((counts < 0) | (counts > _TOKENS)).any() | (self.starts[-1] > len(self.q))
 
     def checked(self, column: Any) -> Any:
-        """Returns a column, NaN where the device holds numbers of query tokens that are none."""
-        if self.starts is None:
-            return column
-        counts = self.starts.diff()
-        broken = ((counts < 0) | (counts > _TOKENS)).any() | (self.starts[-1] > len(self.q))
-        return torch.where(broken, math.nan, column)
+        """Returns a column, NaN where the numbers of query tokens are none."""
+        return column if self.starts is None else torch.where(self.broken(), math.nan, column)
 
-    def parts(self) -> list[_Part]:
+    def parts(self) -> list[Part]:
         """Returns a launch for all heads, or for neighbouring heads of one rule: those of whole groups, or
         some of one group. The kernels give a launch one rule."""
         heads, group = self.q.shape[1], self.q.shape[1] // self.k.shape[2]
@@ -161,13 +166,13 @@ class _Rows(NamedTuple):
             else:
                 end -= end % group
             of_keys = slice(begin // group, -(-end // group))
-            parts.append(_Part(rules[begin], slice(begin, end), of_keys))
+            parts.append(Part(rules[begin], slice(begin, end), of_keys))
             begin = end
         return parts
 
     def launch(
         self,
-        part: _Part,
+        part: Part,
         rule: _core.Rescaling | None = None,
         resolve: float | None = None,
         both: bool = False,
@@ -177,40 +182,34 @@ class _Rows(NamedTuple):
     ) -> tuple[Any, Any]:
         """Launches over the heads of `part`, and returns betas, float32 [tokens, heads], and reports, uint8
         [tokens x heads, bytes], or None. The other arguments are those of `Engine.launch_measure`."""
-        q, k, (tables, lens) = self.q[:, part.heads], self.k[:, :, part.kv_heads], self.sequences
-        (tokens, heads, _), device = q.shape, q.device
-        rows = tokens * heads
-        betas = torch.empty((tokens, heads), dtype=torch.float32, device=device) if betas is None else betas
-        report = None
-        if reports:
-            report = torch.empty((rows, _cuda.REPORT["bytes"]), dtype=torch.uint8, device=device)
-        if rows == 0:
-            return betas, report
-        most = 1 if self.starts is None else min(_TOKENS, tokens)
-        keys = k.data_ptr(), _cuda.DTYPES[k.dtype], list(k.shape), _strides(k)
-        of_queries = q.data_ptr(), [tokens, heads, most], _strides(q)[:2], _cuda.address(self.starts)
-        blocks = tables.shape[1]
-        table = tables.data_ptr(), [len(tables), blocks, max(blocks, _strides(tables)[0])], lens.data_ptr()
-        where = of_queries, keys, (*table, self.max_len), self.scores
-        kernels, on = _cuda.engine(device), _cuda.stream(device)
-        workspace = _cuda.workspace(device, on, kernels.measure_workspace_bytes(*where))
-        _cuda.enqueue(
-            kernels.launch_measure,
-            on,
-            *where,
-            rule or part.rule,
-            betas.data_ptr(),
-            _cuda.address(report),
-            workspace,
-            resolve,
-            both,
-            sums,
-        )
+        rows, report = len(self.q) * part.size, self.reports(part) if reports else None
+        if betas is None:
+            betas = torch.empty((len(self.q), part.size), dtype=torch.float32, device=self.q.device)
+        if rows > 0:
+            rule, address = rule or part.rule, _cuda.address(report)
+            self.enqueue("launch_measure", part, None, rule, betas.data_ptr(), address, resolve, both, sums)
         return betas, report
 
+    def reports(self, part: Part) -> Any:
+        """Returns memory for a report on each row of `part`, uint8 [tokens x heads, bytes]."""
+        rows = len(self.q) * part.size
+        return torch.empty((rows, _cuda.REPORT["bytes"]), dtype=torch.uint8, device=self.q.device)
 
-def _report(rows: _Rows, part: _Part, resolve: float) -> Any:
-    """Returns the reports of a part with Lambda, and with Lambda(resolve) in the place of that of its rule."""
+    def enqueue(self, name: str, part: Part, values: Any, *others: Any) -> None:
+        """Calls a launch of the engine on the rows of `part`, of which there are some."""
+        q, k, (tables, lens) = self.q[:, part.heads], self.k[:, :, part.kv_heads], self.sequences
+        (tokens, heads, _), device, blocks = q.shape, q.device, tables.shape[1]
+        shape = [tokens, heads, self.query_len]
+        of_queries = q.data_ptr(), shape, strides(q)[:2], _cuda.address(self.starts)
+        table = tables.data_ptr(), [len(tables), blocks, max(blocks, strides(tables)[0])], lens.data_ptr()
+        where = of_queries, pages(k), (*table, self.max_len), self.scores
+        kernels, on = _cuda.engine(device), _cuda.stream(device)
+        workspace = _cuda.workspace(device, on, *kernels.pages_workspace_bytes(*where, values))
+        _cuda.enqueue(getattr(kernels, name), on, *where, workspace, *others)
+
+
+def _report(rows: Rows, part: Part, resolve: float) -> Any:
+    """Returns the reports of a part with Lambda, and with Lambda(resolve) in place of that of its rule."""
     own = part.rule.resolve
     wanted = (resolve or None) if own is None else None
     _, report = rows.launch(part, resolve=wanted, both=(resolve if own is None else own) > 0)
@@ -221,7 +220,7 @@ def _report(rows: _Rows, part: _Part, resolve: float) -> Any:
         report[:, resolved : resolved + 8] = report[:, critical : critical + 8]
         return report
     # A launch measures at one resolve, and the rule has its own.
-    _, other = rows.launch(part, _IDENTITY, resolve, both=True, sums=False)
+    _, other = rows.launch(part, IDENTITY, resolve, both=True, sums=False)
     for field in (critical, resolved):
         report[:, field : field + 8] = other[:, field : field + 8]
     return report
@@ -247,18 +246,29 @@ def _int32(values: Any, name: str, dims: int) -> Any:
     return values.long().clamp(-(1 << 31), (1 << 31) - 1).int()
 
 
-def _strides(tensor: Any) -> list[int]:
+def by_slots(tensor: Any, layout: str) -> Any:
+    """Returns a view of pages [pages, page, kv_heads, head_dim]."""
+    tensor = tensor.detach().resolve_neg()
+    return tensor.transpose(1, 2) if layout == "HND" else tensor
+
+
+def pages(tensor: Any) -> tuple[int, str, list[int], list[int]]:
+    """Returns pages as a launch takes them."""
+    return tensor.data_ptr(), _cuda.DTYPES[tensor.dtype], list(tensor.shape), strides(tensor)
+
+
+def strides(tensor: Any) -> list[int]:
     """Returns the strides. That of a single element has no meaning, and torch may hold any number there."""
     apart = [stride if size > 1 else 0 for size, stride in zip(tensor.shape[:-1], tensor.stride())]
     return [*apart, tensor.stride(-1)]
 
 
-def _joined(columns: Sequence[Any]) -> Any:
+def joined(columns: Sequence[Any]) -> Any:
     """Returns what launches over neighbouring heads found, [tokens, heads, ...]."""
     return columns[0] if len(columns) == 1 else torch.cat(list(columns), 1)
 
 
-def _check_lengths(rows: _Rows, lens: np.ndarray, counts: np.ndarray) -> None:
+def _check_lengths(rows: Rows, lens: np.ndarray, counts: np.ndarray) -> None:
     """Raises ValueError for lengths that the CPU path refuses too."""
     for name, values, most in (("lens", lens, rows.max_len), ("q_lens", counts, _TOKENS)):
         bad = np.flatnonzero((values < 0) | (values > most))

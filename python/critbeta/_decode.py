@@ -63,14 +63,27 @@ def decode(
     a row leaves unread depends on the heads and query tokens that share its keys.
 
     For inference only: it raises NotImplementedError for tensors that require a gradient, unless gradients
-    are off, and for tensors on a GPU. On an error `out` stays as it was. Source: docs/how-it-works.md.
+    are off. On an error `out` stays as it was. Source: docs/how-it-works.md.
+
+    On a GPU all tensors are on one device, nothing waits for it, and a CUDA graph can capture the call where
+    block_tables, lens and q_lens are tensors of int32. What differs there:
+
+    - q has the dtype of the pages, whose strides are multiples of 16 bytes. out is float32 or has the dtype
+      of q, with any strides of tokens and heads. Values of 16 bits are multiplied by weights within 2^-16.
+    - A wrong length or page is no error: its rows are NaN, and all are where q_lens cannot be.
+    - The room of block_tables (columns x slots of a page) decides the memory and the launches, so pass no
+      more columns than the longest sequence needs.
+    - Neighbouring heads of one rule share a launch. With return_stats, every rule but `critical` with
+      resolve = 0 costs one more pass over the keys, which measures the critical beta.
+    - `dropped` and `kept` are of the key head, which its rows share. `DecodeStats` says what each bounds.
+    - NotImplementedError for v_radius and centre, and for (indptr, indices).
     """
     if eps is None:
         raise TypeError("eps is None: expected a number")
     of_scores = number(scale, "scale"), rescaling, number(eps, "eps"), layout
     limits = number(softcap, "softcap"), whole(window, "window")
     given = Arguments(q, k_pages, v_pages, block_tables, lens, q_lens, *of_scores, *limits, v_radius, centre)
-    if _arrays.is_tensor(q) and (out is None or _arrays.is_tensor(out)):
+    if _arrays.is_on_gpu(q) or (_arrays.is_tensor(q) and (out is None or _arrays.is_tensor(out))):
         from . import _tensors
 
         return _tensors.decode(given, out, return_stats)

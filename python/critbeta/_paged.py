@@ -8,7 +8,7 @@ from typing import Any
 import torch  # type: ignore[import-not-found, unused-ignore]
 from torch.autograd import forward_ad  # type: ignore[import-not-found, unused-ignore]
 
-from . import _arrays, _cuda_pages, _pages
+from . import _arrays, _cuda_decode, _cuda_pages, _pages
 from ._pages import Arguments
 from ._results import DecodeStats
 
@@ -29,7 +29,6 @@ def _check(
     integers: dict[str, Any],
     others: dict[str, Any],
     layout: str,
-    devices: tuple[str, ...] = ("cpu", "meta"),
 ) -> None:
     """Raises every error that the shapes, dtypes and devices of the arguments show."""
     for name, tensor in ({"q": q} | pages | integers | others).items():
@@ -37,12 +36,9 @@ def _check(
             continue
         _arrays.dense(tensor, name)
         device = tensor.device
-        if device != q.device or device.type not in devices:
-            found = f"{name} of shape {tuple(tensor.shape)} is on {device}"
-            if device.type == "cuda" and "cuda" not in devices:
-                raise NotImplementedError(f"{found}: {_pages.ON_CPUS}")
-            expected = "expected one device, the CPU" + " or a GPU" * ("cuda" in devices)
-            raise ValueError(f"{found}, and q on {q.device}: {expected}")
+        if device != q.device or device.type not in ("cpu", "cuda", "meta"):
+            found = f"{name} of shape {tuple(tensor.shape)} is on {device}, and q on {q.device}"
+            raise ValueError(f"{found}: expected one device, the CPU or a GPU")
         if name in integers and (
             tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool
         ):
@@ -67,17 +63,25 @@ def _arguments(given: tuple[Any, ...], out: Any = None) -> tuple[Arguments, tupl
     """Checks the arguments of the operator `decode`, and returns them with the shape of the output."""
     q, k, v, tables, indices, lens, q_lens, _, rescaling, _, layout, *_, v_radius, centre = given
     integers = {"block_tables": tables, "indices": indices, "lens": lens, "q_lens": q_lens}
-    others = {"v_radius": v_radius, "centre": centre, "out": out}
+    others = {"out": out} if _arrays.is_on_gpu(q) else {"v_radius": v_radius, "centre": centre, "out": out}
     _check(q, {"k_pages": k, "v_pages": v}, integers, others, layout)
     _pages.rules(rescaling)
-    tables = tables if indices is None else (tables, indices)
-    return Arguments(q, k, v, tables, lens, *given[6:]), (*q.shape[:2], v.shape[3])
+    arguments = Arguments(q, k, v, tables if indices is None else (tables, indices), lens, *given[6:])
+    if _arrays.is_on_gpu(q):
+        _cuda_decode.check(arguments, out)
+    shape = (*q.shape[:2], v.shape[3])
+    if out is not None and tuple(out.shape) != shape:
+        expected = f"expected {shape}, the tokens and heads of q and the head_dim of v_pages"
+        raise ValueError(f"out of shape {tuple(out.shape)}: {expected}")
+    return arguments, shape
 
 
 def _run(given: Arguments, out: Any, columns: int) -> list[Any]:
     """Writes to `out`, and returns the first `columns` of `DecodeStats` as tensors."""
     with torch.no_grad():
         no_gradient(q=given.q)
+        if _arrays.is_on_gpu(given.q):
+            return _cuda_decode.decode(given, out.detach(), columns > 0)
     _, found = _pages.decode(given, out.detach(), columns > 0)
     return [torch.from_numpy(column) for column in found.values()][:columns]
 
@@ -114,8 +118,6 @@ def _fake_into(columns: int) -> Callable[..., Any]:
     def fake(*given: Any) -> Any:
         *others, out = given
         (q, *_), shape = _arguments(tuple(others), out)
-        if tuple(out.shape) != shape:
-            raise ValueError(f"out of shape {tuple(out.shape)}: expected {shape}")
         return tuple(q.new_empty(shape[:2], dtype=dtype) for dtype in _STATS[:columns]) or None
 
     return fake
@@ -125,7 +127,7 @@ def check_keys(given: Arguments, resolve: float, top_k: int | None = None) -> No
     """Raises every error that the shapes, dtypes and devices of the arguments of `measure` show."""
     tables = given.block_tables if isinstance(given.block_tables, tuple) else (given.block_tables, None)
     integers = dict(zip(("block_tables", "indices"), tables)) | {"lens": given.lens, "q_lens": given.q_lens}
-    _check(given.q, {"k_pages": given.k_pages}, integers, {}, given.layout, ("cpu", "cuda", "meta"))
+    _check(given.q, {"k_pages": given.k_pages}, integers, {}, given.layout)
     _pages.rules(given.rescaling)
     if _arrays.is_on_gpu(given.q):
         _cuda_pages.check(given, resolve, top_k)

@@ -16,7 +16,6 @@ Rules: TypeAlias = str | _core.Rescaling | Sequence[str | _core.Rescaling]
 # Block tables [seqs, blocks], or the pair (indptr, indices).
 Tables: TypeAlias = ArrayLike | tuple[ArrayLike, ArrayLike]
 
-ON_CPUS = "decode runs on CPUs, and its kernel for GPUs is not there yet: pass tensors on the CPU"
 _QUERIES = "[tokens, heads, head_dim]"
 _PAGES = {"NHD": "[pages, page, kv_heads, head_dim]", "HND": "[pages, kv_heads, page, head_dim]"}
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -145,8 +144,7 @@ def _floats(array: ArrayLike, name: str, dtypes: tuple[str, ...] = _DTYPES) -> n
     """Returns `array` without a copy, the bits of bfloat16 as uint16."""
     if _arrays.is_on_gpu(array):
         found = f"{name} of shape {tuple(array.shape)} is on {array.device}"
-        # For `measure`, q is on a CPU here.
-        raise NotImplementedError(f"{found}: {ON_CPUS}, or to measure pass q there too")
+        raise ValueError(f"{found}: expected one device, pass q and all others there as tensors")
     return _arrays.scores(array, name, dtypes)
 
 

@@ -164,9 +164,11 @@ class DecodeStats(NamedTuple):
     sequence. A row without keys has -inf."""
     dropped: _Column
     """The share of the weights whose values stayed unread, a multiple of 2^-32. The true share is at most
-    this and 2^-18 of it. It is at most eps."""
+    this and 2^-18 of it. It is at most eps. On a GPU all rows of a key head that a sequence has share one
+    number, which is at least the share of each."""
     kept: _Column
-    """How many of the row's keys had their values read."""
+    """How many of the row's keys had their values read. On a GPU it is the least of the row's keys and of the
+    values that any row of its key head read: no fewer than the row's own."""
     bound: _Column
     """At least what the unread values change in the output, in the norm of `v_radius`. The rounding of sums
     in float32 and of the output to its dtype comes on top. Without `v_radius` it is 0 where nothing was

@@ -154,6 +154,8 @@ def decode(given: Arguments, out: Any, return_stats: bool) -> Any:
             return operators.OPERATORS["decode"](*arguments)
         found, *columns = operators.OPERATORS["decode_stats"](*arguments)
         return found, DecodeStats(*columns)
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"out is {type(out).__name__}, q a tensor on {q.device}: expected a tensor there")
     _arrays.dense(out, "out")
     if not torch.compiler.is_compiling():
         _arrays.not_negated(out)

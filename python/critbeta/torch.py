@@ -23,9 +23,9 @@ Under torch.func.grad torch refuses them; `critbeta.softmax` works there.
 
 TABLES are block_tables, indices, lens, q_lens, and SCORES are layout, softcap, window. With indices,
 block_tables are indptr. rescaling is a list of texts there, and the arguments are those of `critbeta.decode`.
-These operators have no gradient and no batching rule, and those of decode run on a CPU. On a GPU, measure
-waits for nothing and takes block_tables [seqs, blocks]; what only the device holds is not checked, so a row
-with a wrong length or page is NaN, and all rows are where q_lens cannot be. Tokens behind the last sequence
+These operators have no gradient and no batching rule. On a GPU they wait for nothing and take block_tables
+[seqs, blocks]; what only the device holds is not checked, so a row with a wrong length or page is NaN, and
+all rows are where q_lens cannot be. Tokens behind the last sequence
 are rows without keys. A CUDA graph needs block_tables, lens and q_lens of int32, and reads them at each
 replay.
 

@@ -11,8 +11,8 @@ use critbeta::DType;
 use critbeta::attention::Strides;
 use critbeta::cpu::{self, Measure};
 use critbeta::cuda::{
-    self, Arch, Call, DeviceOutput, DevicePages, DeviceQueries, DeviceRows, DeviceSequences, MeasureCall,
-    Plan, Prediction, Problem, RowReport, SimtOptions, Workspace,
+    self, Arch, Call, DecodeCall, DeviceAttention, DeviceOutput, DevicePages, DeviceQueries, DeviceRows,
+    DeviceSequences, MeasureCall, Plan, Prediction, Problem, RowReport, SimtOptions, SkipReport, Workspace,
 };
 use critbeta_diagnose::{RowPlace, RowRecord};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -24,13 +24,17 @@ use std::sync::Arc;
 /// The address of queries, `[tokens, heads, most tokens of a sequence]`, the strides of tokens and heads, and
 /// the address of where the tokens of each sequence begin.
 type Queries = (u64, [u64; 3], [u64; 2], Option<u64>);
-/// The address and dtype of keys, `[pages, page, kv_heads, head_dim]`, and their strides.
-type Keys<'a> = (u64, &'a str, [u64; 4], [usize; 4]);
+/// The address and dtype of keys or values, `[pages, page, kv_heads, head_dim]`, and their strides.
+type Pages<'a> = (u64, &'a str, [u64; 4], [usize; 4]);
 /// The address of page numbers, `[seqs, blocks, distance of rows]`, the address of lengths, and the most keys
 /// of a sequence.
 type Sequences = (u64, [u64; 3], u64, u64);
 /// The scale, the softcap and the window.
 type Scores = (Option<f64>, Option<f64>, Option<Whole>);
+/// The values, and the share of a row's probabilities whose values may stay unread.
+type Values<'a> = (Pages<'a>, f64);
+/// The address and dtype of an output, `[tokens, heads, head_dim]`, and the strides of tokens and heads.
+type Attention<'a> = (u64, &'a str, [u64; 2]);
 
 /// A GPU whose kernels are loaded, or their simulator.
 #[pyclass(frozen, module = "critbeta._core")]
@@ -149,16 +153,22 @@ impl Engine {
         py.detach(|| unsafe { engine.launch(&call, workspace, stream) }).map_err(raised)
     }
 
-    /// Bytes of workspace that a launch over these pages needs.
-    fn measure_workspace_bytes(
+    /// Bytes of workspace that launches over these pages need, and how many from the begin must be 0 before
+    /// the first. Without values they only measure.
+    fn pages_workspace_bytes(
         &self,
         queries: Queries,
-        keys: Keys<'_>,
+        keys: Pages<'_>,
         sequences: Sequences,
         scores: Scores,
-    ) -> PyResult<u64> {
-        let rule = critbeta::Rescaling::Identity;
-        measuring(queries, keys, sequences, scores, &rule)?.workspace_bytes().map_err(raised)
+        values: Option<Values<'_>>,
+    ) -> PyResult<[u64; 2]> {
+        let rows = measuring(queries, keys, sequences, scores, &critbeta::Rescaling::Identity)?;
+        let bytes = match values {
+            None => rows.workspace_bytes(),
+            Some(values) => decoding(rows, values)?.workspace_bytes(),
+        };
+        Ok([bytes.map_err(raised)?, MeasureCall::ZEROED_BYTES])
     }
 
     /// Enqueues the launches that measure rows over pages of keys on `stream`, and returns. `betas` and
@@ -169,13 +179,13 @@ impl Engine {
         py: Python<'_>,
         stream: u64,
         queries: Queries,
-        keys: Keys<'_>,
+        keys: Pages<'_>,
         sequences: Sequences,
         scores: Scores,
+        workspace: [u64; 2],
         rescaling: &Rescaling,
         betas: u64,
         report: Option<u64>,
-        workspace: [u64; 2],
         resolve: Option<f64>,
         both: bool,
         sums: bool,
@@ -192,26 +202,73 @@ impl Engine {
         py.detach(|| unsafe { engine.launch_measure(&call, Workspace { address, bytes }, stream) })
             .map_err(raised)
     }
+
+    /// Enqueues the launches that write the attention of rows to `out` on `stream`, and returns. `report` and
+    /// `skips` are addresses of device memory, and so is the first number of `workspace`.
+    #[allow(clippy::too_many_arguments)]
+    fn launch_decode(
+        &self,
+        py: Python<'_>,
+        stream: u64,
+        queries: Queries,
+        keys: Pages<'_>,
+        sequences: Sequences,
+        scores: Scores,
+        workspace: [u64; 2],
+        values: Values<'_>,
+        out: Attention<'_>,
+        rescaling: &Rescaling,
+        report: Option<u64>,
+        skips: Option<u64>,
+    ) -> PyResult<()> {
+        let engine = self.alive()?;
+        let mut rows = measuring(queries, keys, sequences, scores, &rescaling.0)?;
+        // A report has Z, which the output needs, and nobody asks for the entropy.
+        (rows.report, rows.sums) = (report, false);
+        let mut call = decoding(rows, values)?;
+        let (address, dtype, strides) = out;
+        (call.out.address, call.out.dtype, call.out.strides) = (address, element(dtype)?, strides);
+        call.skips = skips;
+        let [address, bytes] = workspace;
+        // SAFETY: `critbeta/_cuda_decode.py` is the one caller, as `launch_measure` says of its own. The
+        // launch checks that the output overlaps nothing that it reads.
+        py.detach(|| unsafe { engine.launch_decode(&call, Workspace { address, bytes }, stream) })
+            .map_err(raised)
+    }
 }
 
-/// A call that writes its betas to address 0, which the caller replaces.
+/// A call that writes nothing yet.
 fn measuring<'a>(
     (address, [tokens, heads, query_len], strides, starts): Queries,
-    (keys, dtype, sizes, [page, slot, head, element]): Keys<'_>,
+    keys: Pages<'_>,
     (table, [seqs, blocks, stride], lens, max_len): Sequences,
     (scale, softcap, window): Scores,
     rescaling: &'a critbeta::Rescaling,
 ) -> PyResult<MeasureCall<'a>> {
-    let mut queries = DeviceQueries::dense(address, [tokens, heads, sizes[3]]);
+    let pages = pages(keys)?;
+    let mut queries = DeviceQueries::dense(address, [tokens, heads, pages.dim]);
     (queries.strides, queries.query_len, queries.starts) = (strides, query_len, starts);
-    let pages = DevicePages::nhd(keys, self::element(dtype)?, sizes);
-    let pages = pages.with_strides(Strides { page, slot, head, element });
     let mut sequences = DeviceSequences::dense(table, [seqs, blocks], lens, max_len);
     sequences.stride = stride;
     let mut call = MeasureCall::new(queries, pages, sequences, rescaling, 0);
-    (call.scale, call.softcap) = (scale, softcap);
+    (call.betas, call.scale, call.softcap) = (None, scale, softcap);
     call.window = window.map(|window| window.named("window")).transpose()?;
     Ok(call)
+}
+
+/// A call that reads the values of the rows of another. It writes to address 0, which the caller replaces.
+fn decoding<'a>(rows: MeasureCall<'a>, (values, eps): Values<'_>) -> PyResult<DecodeCall<'a>> {
+    let MeasureCall { queries, keys, sequences, rescaling, .. } = rows;
+    let values = pages(values)?;
+    let out = DeviceAttention::dense(0, values.dtype, [queries.heads, values.dim]);
+    let mut call = DecodeCall::new(queries, keys, values, sequences, rescaling, out);
+    (call.rows, call.eps) = (rows, eps);
+    Ok(call)
+}
+
+fn pages((address, dtype, sizes, [page, slot, head, element]): Pages<'_>) -> PyResult<DevicePages> {
+    let pages = DevicePages::nhd(address, self::element(dtype)?, sizes);
+    Ok(pages.with_strides(Strides { page, slot, head, element }))
 }
 
 fn element(name: &str) -> PyResult<DType> {
@@ -232,6 +289,17 @@ pub fn report_layout() -> [(&'static str, usize); 10] {
         ("resolved", offset_of!(RowReport, resolved)),
         ("beta", offset_of!(RowReport, beta)),
         ("sum", offset_of!(RowReport, sum)),
+    ]
+}
+
+/// As `report_layout`, of what a launch says of a key head of a sequence.
+#[pyfunction]
+pub fn skip_layout() -> [(&'static str, usize); 4] {
+    [
+        ("bytes", size_of::<SkipReport>()),
+        ("dropped", offset_of!(SkipReport, dropped)),
+        ("keys", offset_of!(SkipReport, keys)),
+        ("unread", offset_of!(SkipReport, unread)),
     ]
 }
 

@@ -34,7 +34,7 @@ mod _core {
     #[pymodule_export]
     use super::attention::{decode, measure};
     #[pymodule_export]
-    use super::cuda::{Engine, report_layout, rows_of_pages, rows_of_reports};
+    use super::cuda::{Engine, report_layout, rows_of_pages, rows_of_reports, skip_layout};
     #[pymodule_export]
     use super::measure::{critical_beta, gap_count};
     #[pymodule_export]

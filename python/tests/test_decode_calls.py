@@ -388,11 +388,13 @@ def test_tensors_elsewhere_and_without_numbers():
         on_gpu = {
             name: torch.empty(value.shape, dtype=value.dtype, device="cuda") for name, value in given.items()
         }
-        message = "q of shape .* is on cuda:0: decode runs on CPUs, and its kernel for GPUs is not there yet"
-        with pytest.raises(NotImplementedError, match=message):
-            critbeta.decode(**on_gpu)
+        assert critbeta.decode(**on_gpu).device.type == "cuda"
+        for name in given:
+            with pytest.raises(ValueError, match="is on (cuda:0|cpu), and q on (cuda:0|cpu): expected one dev"):
+                critbeta.decode(**on_gpu | {name: fake[name]})
         of_keys = {name: value for name, value in on_gpu.items() if name != "v_pages"}
         with pytest.raises(ValueError, match="q of shape .* is a FakeTensor.*ops.critbeta.measure may be"):
             critbeta.measure(**of_keys)
-        with pytest.raises(NotImplementedError, match="k_pages of shape .* is on cuda:0: .*pass q there too"):
+        message = "k_pages of shape .* is on cuda:0: expected one device, pass q and all others there as tensors"
+        with pytest.raises(ValueError, match=message):
             critbeta.measure(**of_keys | {"q": CASE.q, "lens": CASE.lens, "block_tables": CASE.tables})

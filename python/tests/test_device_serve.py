@@ -9,7 +9,9 @@ from device import HAS_GPU, Device
 from served import KV_HEADS, D, Server
 
 torch = pytest.importorskip("torch")
+from critbeta import _cuda_pages  # noqa: E402
 from critbeta.serve import Betas, Layer, OnDevice, Requests, measured  # noqa: E402
+from critbeta.serve import _requests  # noqa: E402
 from critbeta.vllm import _door  # noqa: E402
 
 NAME = "layers.0.self_attn"
@@ -86,6 +88,37 @@ def test_each_head_may_have_a_rule_of_its_own():
         (requests, query, kv_cache), on_cpu, scale = prepared(put, CHUNKS)
         found = measured(rules, layer, requests, query, kv_cache.transpose(1, 2)[..., :D], scale)
     assert torch.equal(found.cpu(), measured(rules, layer, *on_cpu, scale).float())
+
+
+@pytest.mark.parametrize("room", [0, 16 * 6 * 168 * 4, 32 << 20])
+def test_sequences_that_differ_share_a_call_while_their_scores_fit(room, monkeypatch):
+    chunks = [(0, 150, 169), (0, 20, 21), (1, 0, 1), (0, 0, 40), (1, 5, 9)]
+    rules, calls = Betas(RULES[1], [Layer(NAME, 6)], 4096).measured[NAME], []
+    betas = _cuda_pages.betas
+
+    def recorded(given, most, out, each):
+        ragged = None if given.q_lens is None else len(given.q_lens)
+        calls.append((len(given.lens), len(given.q), ragged, each, most))
+        betas(given, most, out, each)
+
+    monkeypatch.setattr(_requests, "_SCORE_BYTES", room)
+    monkeypatch.setattr(_cuda_pages, "betas", recorded)
+    with Device() as put:
+        (requests, query, kv_cache), on_cpu, scale = prepared(put, chunks)
+        found = measured(rules, Layer(NAME, 6), requests, query, kv_cache.transpose(1, 2)[..., :D], scale)
+    assert torch.equal(found.cpu(), measured(rules, Layer(NAME, 6), *on_cpu, scale).float())
+    # Parts of 8, 8, 3, 1, 1, 8, 8, 8, 8, 8 and 4 tokens, and the most keys of each call.
+    assert calls == {
+        0: [
+            (2, 16, None, 8, 166),
+            (1, 3, None, 3, 169),
+            (2, 2, None, 1, 21),
+            (5, 40, None, 8, 40),
+            (1, 4, None, 4, 9),
+        ],
+        16 * 6 * 168 * 4: [(2, 16, None, 8, 166), (3, 5, 3, 1, 169), (6, 44, 6, 1, 40)],
+        32 << 20: [(11, 65, 11, 1, 169)],
+    }[room]
 
 
 def test_requests_without_a_token_in_this_step_are_left_out():

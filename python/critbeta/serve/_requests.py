@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from ._layers import Layer
 
 # What `critbeta.measure` takes of one sequence.
 _TOKENS = 8
+# Bytes of scores that a launch works on at once: SCORE_BYTES of src/cuda/attention/measure.rs.
+_SCORE_BYTES = 32 << 20
 
 
 class OnDevice(NamedTuple):
@@ -25,6 +28,17 @@ class OnDevice(NamedTuple):
     """The pages of each request in order, int32 [requests, pages]."""
     lens: torch.Tensor
     """The number of keys of each request, those of this step included: int32 [requests]."""
+
+
+class Run(NamedTuple):
+    """Neighbouring sequences that one call measures on a GPU."""
+
+    parts: slice
+    tokens: slice
+    each: int | None
+    """Their query tokens, where all have the same number."""
+    most: int
+    """No sequence has more keys."""
 
 
 class Requests:
@@ -52,6 +66,7 @@ class Requests:
             raise ValueError(f"{found}: expected one start and count for each request, and a key or more")
         self.starts, self.counts, self.page, self.on_device = starts, counts, page, on_device
         self._read_tables = tables
+        self._runs: dict[tuple[int, int | None], list[Run]] = {}
 
     @functools.cached_property
     def tables(self) -> np.ndarray:
@@ -72,6 +87,29 @@ class Requests:
             for at in range(0, count, _TOKENS)
         ]
 
+    def runs(self, heads: int, window: int | None) -> list[Run]:
+        """Returns `parts` as runs for a layer of so many query heads.
+
+        A launch whose scores do not fit at once goes over its sequences part by part. Where they differ in
+        their query tokens, every part starts CTAs for all of them. So sequences that differ share a run only
+        while their scores fit.
+        """
+        key = heads, window
+        if key not in self._runs:
+            runs: list[Run] = []
+            part = token = 0
+            for each, group in itertools.groupby(self.parts, key=lambda of: of[2]):
+                lengths = [self.starts[request] + at + count for request, at, count in group]
+                end, last, most = part + len(lengths), token + len(lengths) * each, max(lengths)
+                run = Run(slice(part, end), slice(token, last), each, most)
+                if runs and _fits(both := _joined(runs[-1], run), heads, window):
+                    runs[-1] = both
+                else:
+                    runs.append(run)
+                part, token = end, last
+            self._runs[key] = runs
+        return self._runs[key]
+
     @functools.cached_property
     def parts_on_device(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Page numbers, lengths and numbers of query tokens of `parts`, in the memory of a GPU."""
@@ -88,6 +126,19 @@ class Requests:
             tables, lens = tables.index_select(0, index), lens.index_select(0, index) - later
         # One token a sequence, as in decoding, needs no numbers.
         return tables, lens, None if set(counts) <= {1} else there(counts)
+
+
+def _joined(one: Run, other: Run) -> Run:
+    parts, tokens = (
+        slice(a.start, b.stop) for a, b in ((one.parts, other.parts), (one.tokens, other.tokens))
+    )
+    return Run(parts, tokens, None, max(one.most, other.most))
+
+
+def _fits(run: Run, heads: int, window: int | None) -> bool:
+    keys = min(run.most, window or run.most)
+    tokens: int = run.tokens.stop - run.tokens.start
+    return tokens * heads * keys * 4 <= _SCORE_BYTES
 
 
 def measured(
@@ -111,12 +162,13 @@ def measured(
     tokens = sum(requests.counts)
     if _arrays.is_on_gpu(query):
         tables, lens, counts = requests.parts_on_device
-        most = max((start + count for start, count in zip(requests.starts, requests.counts)), default=1)
         if out is None:
             out = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
-        q, window = query[:tokens], layer.window
-        given = Arguments(q, k_pages, None, tables, lens, counts, scale, rules, window=window)
-        _cuda_pages.betas(given, most, out[:tokens])
+        for run in requests.runs(query.shape[1], layer.window):
+            ragged = None if run.each or counts is None else counts[run.parts]
+            words = tables[run.parts], lens[run.parts], ragged
+            given = Arguments(query[run.tokens], k_pages, None, *words, scale, rules, window=layer.window)
+            _cuda_pages.betas(given, run.most, out[run.tokens], run.each or 1)
         return out[:tokens]
     of = [request for request, _, _ in requests.parts]
     ends = [requests.starts[request] + at + count for request, at, count in requests.parts]

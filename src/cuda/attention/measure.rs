@@ -71,6 +71,10 @@ pub(super) struct Wave {
 }
 
 impl<'a> MeasureCall<'a> {
+    /// Of the [`Workspace`], bytes from the begin that the caller fills with zeros once. A launch over pages
+    /// writes the others before it reads them. So a graph may zero no more than these at each replay.
+    pub const ZEROED_BYTES: u64 = ROW_BYTES;
+
     /// A call that writes the beta of every query token and head to `betas`.
     pub fn new(
         queries: DeviceQueries,

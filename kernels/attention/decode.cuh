@@ -130,12 +130,15 @@ DEVICE void values_part(const AttentionParams& p) {
     const u32 most = chunks.count > 1 ? chunks.count : 1, ctas = most < p.splits ? most : p.splits;
     if (part >= ctas || !simt::last_of(Global<u32>(p.arrivals + 4 * of), ctas)) return;
     own.finish(chunks);
-    if (p.skips && simt::thread() == 0) {
+    // A sequence whose tokens lie in two launches reports what holds for both.
+    if (p.skips && simt::thread() == 0 && (seq.begin < seq.end || seq.count == 0)) {
         const u64 at = 4 * (static_cast<u64>(seq.seq) * p.kv_heads + head);
         const Global<u32> skips(p.skips);
-        skips.store(at, cut.dropped);
-        skips.store(at + 1, cut.unread);
-        skips.store(at + 2, all.end - all.begin);
+        const bool first = seq.begin == 0;
+        const u32 keys = all.end - all.begin;
+        skips.store(at, first || cut.dropped > skips.load(at) ? cut.dropped : skips.load(at));
+        skips.store(at + 1, first || cut.unread < skips.load(at + 1) ? cut.unread : skips.load(at + 1));
+        skips.store(at + 2, first || keys > skips.load(at + 2) ? keys : skips.load(at + 2));
         skips.store(at + 3, 0);
     }
 }

@@ -378,7 +378,6 @@ def wide_tables(case):
     return case
 
 
-@pytest.mark.xfail(strict=True, reason="a wave overwrites the skip reports of waves before it")
 def test_many_waves_report_what_each_left_unread():
     case = drawn(BF16, lens=[90, 5, 80], q_lens=[7, 1, 5], group=64)
     with Device() as put:

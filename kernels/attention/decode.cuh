@@ -18,7 +18,7 @@ struct ValuePart {
     const AttentionParams& p;
     const Sequence& seq;
     const PagedVectors<T>& values;
-    const Cut& cut;
+    u32 bin;  // of the masses whose values are read
     Keys all;
     u32 of;
     ValueRows& rows;
@@ -38,7 +38,7 @@ struct ValuePart {
         const Keys together = common();
         const Global<u32> masses(p.masses + 4 * of * p.mass_stride);
         const auto kept = [&](u32 key) {
-            return cut.bin == 0 || mass_bin(masses.load(key - all.begin)) >= cut.bin;
+            return bin == 0 || mass_bin(masses.load(key - all.begin)) >= bin;
         };
         unit.clear_sums(rows.count);
         for (u32 key = begin + simt::warp() * UNIT; key < end; key += VALUE_WARPS * UNIT) {
@@ -50,6 +50,7 @@ struct ValuePart {
                 if (unit.count == 0) continue;
                 const u32 only = whole || one == last ? ~0u : token;
                 unit.weigh(rows, only);
+#pragma unroll 1
                 for (u32 from = 0; from < p.value_dim; from += VALUE_BLOCK) {
                     add_values<T>(unit, rows, from, only);
                 }
@@ -104,6 +105,19 @@ struct ValuePart {
     }
 };
 
+// The report of a key head, if it has tokens in this launch or none at all. A sequence whose tokens lie in
+// two launches reports what holds for both.
+DEVICE void put_skips(const AttentionParams& p, const Sequence& seq, u32 head, const Cut& cut, u32 keys) {
+    if (simt::thread() != 0 || (seq.begin == seq.end && seq.count > 0)) return;
+    const u64 at = 4 * (static_cast<u64>(seq.seq) * p.kv_heads + head);
+    const Global<u32> skips(p.skips);
+    const bool first = seq.begin == 0;
+    skips.store(at, first || cut.dropped > skips.load(at) ? cut.dropped : skips.load(at));
+    skips.store(at + 1, first || cut.unread < skips.load(at + 1) ? cut.unread : skips.load(at + 1));
+    skips.store(at + 2, first || keys > skips.load(at + 2) ? keys : skips.load(at + 2));
+    skips.store(at + 3, 0);
+}
+
 template <class T>
 DEVICE void values_part(const AttentionParams& p) {
     const u32 part = simt::cta() % p.splits, of = simt::cta() / p.splits, head = of % p.kv_heads;
@@ -111,11 +125,12 @@ DEVICE void values_part(const AttentionParams& p) {
     const Keys all = seq.seen_by_any(p);
     const Chunks chunks(all);
     const Cut cut(p, of);
+    if (p.skips && part == 0) put_skips(p, seq, head, cut, all.end - all.begin);
     if (p.budget > 0) simt::block_sync();
     const PagedVectors<T> values = PagedVectors<T>::values(p, seq.seq, head);
     ValueRows rows(p, seq, head);
     Unit unit(p);
-    ValuePart<T> own{p, seq, values, cut, all, of, rows, unit};
+    ValuePart<T> own{p, seq, values, cut.bin, all, of, rows, unit};
     for (u32 number = part; number < chunks.count; number += p.splits) own.chunk(chunks, number);
     // Rows of tokens that no sequence has are 0.
     if (p.starts && simt::cta() == 0) {
@@ -130,15 +145,4 @@ DEVICE void values_part(const AttentionParams& p) {
     const u32 most = chunks.count > 1 ? chunks.count : 1, ctas = most < p.splits ? most : p.splits;
     if (part >= ctas || !simt::last_of(Global<u32>(p.arrivals + 4 * of), ctas)) return;
     own.finish(chunks);
-    // A sequence whose tokens lie in two launches reports what holds for both.
-    if (p.skips && simt::thread() == 0 && (seq.begin < seq.end || seq.count == 0)) {
-        const u64 at = 4 * (static_cast<u64>(seq.seq) * p.kv_heads + head);
-        const Global<u32> skips(p.skips);
-        const bool first = seq.begin == 0;
-        const u32 keys = all.end - all.begin;
-        skips.store(at, first || cut.dropped > skips.load(at) ? cut.dropped : skips.load(at));
-        skips.store(at + 1, first || cut.unread < skips.load(at + 1) ? cut.unread : skips.load(at + 1));
-        skips.store(at + 2, first || keys > skips.load(at + 2) ? keys : skips.load(at + 2));
-        skips.store(at + 3, 0);
-    }
 }

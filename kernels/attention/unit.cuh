@@ -95,6 +95,8 @@ struct Unit {
     DEVICE void weigh(const ValueRows& rows, u32 only) const {
         const u32 slot = simt::lane(), next = slot + 32;
         const u32 key = slot < count ? keys.load(slot) : 0, next_key = next < count ? keys.load(next) : 0;
+        // Four at a time, which is what the compiler takes, spill on sm_90, and one at a time too.
+#pragma unroll 2
         for (u32 i = 0; i < (rows.count + 7) / 8 * 8; ++i) {
             const bool row = i < rows.count && rows.is_of(i, only);
             const Global<float> probabilities(row ? rows.places.load(i) : 0);

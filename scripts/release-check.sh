@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What is too heavy for every commit, before a release and after a change of what it tests: an hour and a half of
-# two cores. It stops at the first step that fails.
+# What is too heavy for every commit, before a release and after a change of what it tests. It stops at the first
+# step that fails.
 #
 #   scripts/release-check.sh         the last line is `release-check: ...`
 set -euo pipefail

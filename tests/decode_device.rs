@@ -16,16 +16,9 @@ use critbeta::{DType, Element, Error, Rescaling};
 use device::engine_of;
 use half::{bf16, f16};
 use paged::{Cache, Layout, Shape, bits};
-use paged_device::{Uploaded, cache_of, ragged, upload};
+use paged_device::{Uploaded, cache_of, engine, ragged, shapes, upload};
 
 const RULE: &str = "critical:ratio=1.3,cap=20,resolve=0.7";
-
-fn engine(test: &str, seed: u64, shadow: bool) -> Option<Engine> {
-    let mut options = SimtOptions::of(Arch::named("sm_90").unwrap());
-    // Few SMs, so that a CTA has several chunks.
-    (options.seed, options.shadow, options.arch.sm_count) = (seed, shadow, 3);
-    engine_of(test, options)
-}
 
 #[derive(Debug, PartialEq)]
 struct Found {
@@ -87,26 +80,6 @@ fn run(
     engine.download(&betas, 0, bytemuck::cast_slice_mut(&mut found.betas))?;
     engine.download(&skips, 0, bytemuck::cast_slice_mut(&mut found.skips))?;
     Ok(found)
-}
-
-/// Shapes with every edge that lengths, pages, groups and heads have.
-fn shapes() -> Vec<Shape> {
-    let base = Shape::new(&[1, 0, 15, 16, 17, 63, 64, 65, 1700], [2, 3, 64]);
-    let with = |edit: fn(&mut Shape)| {
-        let mut shape = base.clone();
-        edit(&mut shape);
-        shape
-    };
-    vec![
-        base.clone(),
-        with(|s| (s.page, s.layout, s.v_dim) = (1, Layout::Hnd, 72)),
-        with(|s| (s.page, s.layout) = (3, Layout::Interleaved)),
-        with(|s| (s.page, s.dim, s.v_dim, s.kv_heads, s.group) = (256, 64, 128, 1, 8)),
-        with(|s| (s.kv_heads, s.group, s.v_dim) = (1, 1, 256)),
-        with(|s| (s.dim, s.kv_heads, s.group, s.lens, s.query_lens) = (96, 1, 71, vec![70, 3], vec![1; 2])),
-        with(|s| (s.group, s.query_lens) = (5, vec![8; 9])),
-        with(|s| s.query_lens = vec![1, 0, 2, 3, 4, 5, 6, 7, 8]),
-    ]
 }
 
 /// Every output element is that of the definition at the beta that was found, within what scores,

@@ -71,8 +71,7 @@ DEVICE bool last_of(Global<u32> counter, u32 ctas, Where = HERE) {
     bool last = false;
     if (threadIdx.x == 0) {
         __threadfence();
-        last = atomicAdd(counter.data(), 1u) == ctas - 1;
-        if (last) *counter.data() = 0;
+        if ((last = atomicAdd(counter.data(), 1u) == ctas - 1)) *counter.data() = 0;
         __threadfence();
     }
     return __syncthreads_or(last);

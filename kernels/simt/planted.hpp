@@ -1,6 +1,6 @@
 // The table of planted faults, and the functions that run them.
 #pragma once
-#include "faults.cu"
+#include "faults_between.cu"
 #include "launch.hpp"
 
 namespace faults {

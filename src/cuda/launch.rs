@@ -102,11 +102,8 @@ impl Engine {
     /// As for [`Engine::launch`]: every address is device memory of this engine's GPU, as large as the sizes
     /// and strides require.
     pub unsafe fn launch_measure(&self, call: &MeasureCall, workspace: Workspace, stream: u64) -> Result<()> {
-        for launch in call.check(self.arch(), workspace)? {
-            // SAFETY: the caller's promise.
-            unsafe { self.begin(&launch, stream)? };
-        }
-        Ok(())
+        // SAFETY: the caller's promise.
+        unsafe { self.begin_all(call.check(self.arch(), workspace)?, stream) }
     }
 
     /// Runs a [`MeasureCall`] over memory of this engine to its end. It is safe, because it looks up every
@@ -119,10 +116,7 @@ impl Engine {
         workspace: Workspace,
         memory: &mut [&mut DeviceMemory],
     ) -> Result<()> {
-        for launch in call.check(self.arch(), workspace)? {
-            self.begin_in(&launch, memory)?;
-        }
-        self.synchronize()
+        self.run_all(call.check(self.arch(), workspace)?, memory)
     }
 
     /// Enqueues the launches of a [`DecodeCall`] on `stream`, as [`Engine::launch_measure`] does: three for
@@ -136,11 +130,8 @@ impl Engine {
     ///
     /// As for [`Engine::launch_measure`].
     pub unsafe fn launch_decode(&self, call: &DecodeCall, workspace: Workspace, stream: u64) -> Result<()> {
-        for launch in call.check(self.arch(), workspace)? {
-            // SAFETY: the caller's promise.
-            unsafe { self.begin(&launch, stream)? };
-        }
-        Ok(())
+        // SAFETY: the caller's promise.
+        unsafe { self.begin_all(call.check(self.arch(), workspace)?, stream) }
     }
 
     /// Runs a [`DecodeCall`] over memory of this engine to its end. It is safe, because it looks up every
@@ -153,9 +144,21 @@ impl Engine {
         workspace: Workspace,
         memory: &mut [&mut DeviceMemory],
     ) -> Result<()> {
-        for launch in call.check(self.arch(), workspace)? {
-            self.begin_in(&launch, memory)?;
-        }
+        self.run_all(call.check(self.arch(), workspace)?, memory)
+    }
+
+    /// Enqueues launches, one after another.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Engine::launch`].
+    unsafe fn begin_all(&self, launches: Vec<Checked>, stream: u64) -> Result<()> {
+        // SAFETY: the caller's promise.
+        launches.iter().try_for_each(|launch| unsafe { self.begin(launch, stream) })
+    }
+
+    fn run_all(&self, launches: Vec<Checked>, memory: &mut [&mut DeviceMemory]) -> Result<()> {
+        launches.iter().try_for_each(|launch| self.begin_in(launch, memory))?;
         self.synchronize()
     }
 

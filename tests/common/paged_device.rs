@@ -3,10 +3,39 @@
 // Every test binary compiles this module, and none needs all of it.
 #![allow(dead_code)]
 
-use crate::device::encode;
-use crate::paged::{Cache, Shape};
+use crate::device::{encode, engine_of};
+use crate::paged::{Cache, Layout, Shape};
 use critbeta::Element;
-use critbeta::cuda::{DeviceMemory, DevicePages, DeviceQueries, DeviceSequences, Engine};
+use critbeta::cuda::{Arch, DeviceMemory, DevicePages, DeviceQueries, DeviceSequences, Engine, SimtOptions};
+
+/// An engine of few SMs, so that a launch has several sequences and chunks for each.
+pub fn engine(test: &str, seed: u64, shadow: bool) -> Option<Engine> {
+    let mut options = SimtOptions::of(Arch::named("sm_90").unwrap());
+    (options.seed, options.shadow, options.arch.sm_count) = (seed, shadow, 3);
+    engine_of(test, options)
+}
+
+/// Shapes with every edge that lengths, pages, groups and heads have.
+pub fn shapes() -> Vec<Shape> {
+    let base = Shape::new(&[1, 0, 15, 16, 17, 63, 64, 65, 1700], [2, 3, 64]);
+    let with = |edit: fn(&mut Shape)| {
+        let mut shape = base.clone();
+        edit(&mut shape);
+        shape
+    };
+    vec![
+        base.clone(),
+        with(|s| (s.page, s.layout, s.v_dim) = (1, Layout::Hnd, 72)),
+        with(|s| (s.page, s.layout) = (3, Layout::Interleaved)),
+        with(|s| (s.page, s.dim, s.v_dim) = (64, 72, 72)),
+        with(|s| (s.page, s.dim, s.v_dim, s.kv_heads, s.group) = (256, 128, 64, 1, 8)),
+        with(|s| (s.page, s.v_dim, s.kv_heads, s.group) = (256, 128, 1, 8)),
+        with(|s| (s.dim, s.kv_heads, s.group, s.v_dim) = (256, 1, 1, 256)),
+        with(|s| (s.dim, s.kv_heads, s.group, s.lens, s.query_lens) = (96, 1, 71, vec![70, 3], vec![1; 2])),
+        with(|s| (s.group, s.query_lens) = (5, vec![8; 9])),
+        with(|s| s.query_lens = vec![1, 0, 2, 3, 4, 5, 6, 7, 8]),
+    ]
+}
 
 /// A cache whose queries have the type of its keys.
 pub fn cache_of<T: Element>(shape: &Shape, peak: f32) -> Cache<T> {

@@ -4,7 +4,7 @@ use super::decode::{DecodeCall, DeviceAttention};
 use super::views::{DevicePages, DeviceQueries, DeviceSequences};
 use crate::cuda::arch::Arch;
 use crate::cuda::attention_params::{UNIT, VALUE_BLOCK};
-use crate::cuda::call::Workspace;
+use crate::cuda::call::{Checked, Workspace};
 use crate::cuda::model;
 use crate::cuda::plan::Plan;
 use crate::cuda::problem::Problem;
@@ -130,12 +130,13 @@ impl DecodePlan {
         call.eps = shape.eps;
         let bytes = call.workspace_bytes()?;
         let launches = call.check(arch, Workspace { address: place(7), bytes })?;
-        let of_wave = 3 + usize::from(shape.eps > 0.0 && launches.len() % 4 == 0);
-        let waves = launches.len() / of_wave;
+        let family = |launch: &Checked| launch.launch.variant.family();
+        let waves = launches.iter().filter(|launch| family(launch) == Family::AttentionScores).count();
+        let of_wave = launches.len() / waves.max(1);
         let wave = launches.first().map_or((0, 0), |launch| launch.size);
         let share = wave.0 as f64 / (tokens * heads) as f64;
-        let step = |launch: &crate::cuda::call::Checked| -> Result<Step> {
-            let family = launch.launch.variant.family();
+        let step = |launch: &Checked| -> Result<Step> {
+            let family = family(launch);
             let (name, bytes) = match family {
                 Family::AttentionScores => ("scores", shape.bytes()),
                 Family::AttentionMasses => ("masses", 0.0),

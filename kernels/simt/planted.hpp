@@ -1,6 +1,6 @@
 // The table of planted faults, and the functions that run them.
 #pragma once
-#include "faults_between.cu"
+#include "grid_faults.cu"
 #include "launch.hpp"
 
 namespace faults {

@@ -120,6 +120,9 @@ struct Exponent {
         low = static_cast<float>(sub_rn(scaled, static_cast<double>(high)));
         limit = div_rn(151.0f, high);
     }
+    // The fields of another, which say whether it is special.
+    DEVICE Exponent(float high, float low, float scale, float limit)
+        : high(high), low(low), scale(scale), limit(limit), special(scale != 1.0f), rough(false) {}
 };
 
 // Weights are kept times 2^25. So exp(-beta gap) is a normal float down to 2^-150, and only a probability is

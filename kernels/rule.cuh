@@ -37,33 +37,43 @@ COLD double law_factor(u32 law, double p0, double p1, double p2, double n, doubl
 
 DEVICE bool needs_entropy(const RowParams& p) { return p.rule == RULE_LAW && p.law == LAW_VELICKOVIC; }
 
-// beta of a row, >= 0. It is NaN if an array or a law gives NaN, and then all of the row is NaN.
-// critical: Lambda(resolve); only RULE_CRITICAL reads it. entropy: only LAW_VELICKOVIC reads it.
-DEVICE double beta_for(const RowParams& p, u32 row, u32 n, double critical, double entropy) {
+// beta by the rule of p, of a row with n keys whose query is at i, as its formula gives it. critical:
+// Lambda(resolve); only RULE_CRITICAL reads it. entropy: only LAW_VELICKOVIC reads it.
+template <class Params>
+DEVICE double beta_by(const Params& p, u32 n, u32 i, double critical, double entropy) {
     using namespace simt;
-    double beta;
-    if (p.rule == RULE_FIXED) {
-        beta = p.p[0];
-    } else if (p.rule == RULE_ARRAY) {
-        beta = static_cast<double>(Global<float>(p.betas).load(row));
-    } else if (p.rule == RULE_LAW) {
-        // Without positions the query of a row is at n - 1. Files without positions are read the same way:
-        // this is the last visible key, unless keys before it are masked. To find it then, every pass would
-        // need an index.
-        const u32 i = p.positions ? Global<u32>(p.positions).load(row) : n > 0 ? n - 1 : 0;
-        beta = law_factor(p.law, p.p[0], p.p[1], p.p[2], static_cast<double>(n), static_cast<double>(i),
+    if (p.rule == RULE_FIXED) return p.p[0];
+    if (p.rule == RULE_LAW) {
+        return law_factor(p.law, p.p[0], p.p[1], p.p[2], static_cast<double>(n), static_cast<double>(i),
                           entropy);
-    } else if (p.rule == RULE_CRITICAL) {
-        // A ratio of 0 gives beta 0, also for a tied row, where 0 * infinity would be NaN.
-        beta = larger(p.p[0] == 0.0 ? 0.0 : mul_rn(p.p[0], critical), p.p[1]);
-        beta = beta > p.p[2] ? p.p[2] : beta;
-    } else {
-        const double ln_n = ln(larger(static_cast<double>(n), 1.0));
-        beta = p.p[2] > 0.0 ? power(div_rn(ln_n, p.p[2]), p.p[1]) : mul_rn(p.p[0], power(ln_n, p.p[1]));
     }
+    if (p.rule == RULE_CRITICAL) {
+        // A ratio of 0 gives beta 0, also for a tied row, where 0 * infinity would be NaN.
+        const double beta = larger(p.p[0] == 0.0 ? 0.0 : mul_rn(p.p[0], critical), p.p[1]);
+        return beta > p.p[2] ? p.p[2] : beta;
+    }
+    const double ln_n = ln(larger(static_cast<double>(n), 1.0));
+    return p.p[2] > 0.0 ? power(div_rn(ln_n, p.p[2]), p.p[1]) : mul_rn(p.p[0], power(ln_n, p.p[1]));
+}
+
+// The same as an inverse temperature: >= 0, or NaN.
+DEVICE double bounded(double beta, u32 rule, u32 n) {
     // One key has ln n = 0, which a falling law takes to a power below 0.
-    const bool of_length = p.rule == RULE_LAW || p.rule == RULE_CALIBRATED;
+    const bool of_length = rule == RULE_LAW || rule == RULE_CALIBRATED;
     if (n <= 1 && (beta != beta || (of_length && beta > 0x1p1023))) return 0.0;
     if (beta != beta) return beta;
     return beta > 0.0 ? beta : 0.0;
+}
+
+// beta of a row, >= 0. It is NaN if an array or a law gives NaN, and then all of the row is NaN.
+DEVICE double beta_for(const RowParams& p, u32 row, u32 n, double critical, double entropy) {
+    if (p.rule == RULE_ARRAY) {
+        return bounded(static_cast<double>(Global<float>(p.betas).load(row)), p.rule, n);
+    }
+    // Without positions the query of a row is at n - 1. Files without positions are read the same way: this
+    // is the last visible key, unless keys before it are masked. To find it then, every pass would need an
+    // index.
+    u32 i = n > 0 ? n - 1 : 0;
+    if (p.rule == RULE_LAW && p.positions) i = Global<u32>(p.positions).load(row);
+    return bounded(beta_by(p, n, i, critical, entropy), p.rule, n);
 }

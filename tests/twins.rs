@@ -66,13 +66,14 @@ fn params_are_twins() {
         reserved, beta, sum, gap_sum);
     assert_twins(&text, "RowReport", size_of::<RowReport>(), ours);
     let of_attention = kernels("attention/params.cuh");
-    let ours = rust_fields!(AttentionParams: queries, keys, table, lens, starts, scores, row_lens, positions,
-        values, out, partials, arrivals, masses, histogram, skips, query_token, query_head, key_page,
-        key_slot, key_head, value_page, value_slot, value_head, out_token, out_head, table_stride,
-        score_stride, mass_stride, scale, softcap, token_first, token_count, seq_first, seqs, kv_heads,
-        group, dim, page, pages, query_len, max_len, cols, splits, value_dim, out_f32, chunks, value_rows,
-        budget);
-    let of_skips = rust_fields!(SkipReport: dropped, unread, keys, reserved);
+    let ours = rust_fields!(AttentionParams: queries, keys, table, lens, starts, scores, row_lens,
+        positions, values, out, partials, arrivals, masses, histogram, skips, audits, betas_out,
+        query_token, query_head, key_page, key_slot, key_head, value_page, value_slot, value_head,
+        out_token, out_head, table_stride, score_stride, mass_stride, scale, softcap, p, token_first,
+        token_count, seq_first, seqs, kv_heads, group, dim, page, pages, query_len, max_len, cols, splits,
+        value_dim, out_f32, chunks, value_rows, budget, page_factor, page_shift, rule, law, padding,
+        repairs);
+    let of_skips = rust_fields!(SkipReport: dropped, unread, keys, repaired);
     assert_twins(&of_attention, "SkipReport", size_of::<SkipReport>(), of_skips);
     let bytes = size_of::<AttentionParams>();
     assert_twins(&of_attention, "AttentionParams", bytes, ours);
@@ -123,6 +124,8 @@ fn constants_are_twins() {
         VALUE_BYTES_OF_ROW,
         VALUE_BYTES_OF_ELEMENT,
         VALUE_BYTES,
+        ONE_PASS_BYTES,
+        ALLOWANCE,
         MASS_BINS
     ];
     assert_eq!(ours, theirs);

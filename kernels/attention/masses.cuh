@@ -6,9 +6,8 @@
 
 constexpr u32 MASS_THREADS = 256;
 
-// A probability in units of 2^-32, rounded up to an integer >= 1. That of NaN is 1.
-DEVICE u32 mass_of(float probability) {
-    const float units = simt::mul_rn(probability, 0x1p32f);
+// A mass of so many units of 2^-32, rounded up to an integer >= 1. That of NaN is 1.
+DEVICE u32 mass_of(float units) {
     if (!(units > 1.0f)) return 1;
     if (units >= 0x1p32f) return 0xffffffff;
     const u32 whole = static_cast<u32>(units);
@@ -57,7 +56,7 @@ DEVICE void masses_part(const AttentionParams& p) {
                 const u64 row = seq.row(p, t, head * p.group);
                 for (u32 g = 0; g < p.group; ++g) {
                     const u64 at = (row + g) * p.score_stride + (key - seen.begin);
-                    const u32 found = mass_of(Global<float>(p.scores).load(at));
+                    const u32 found = mass_of(simt::mul_rn(Global<float>(p.scores).load(at), 0x1p32f));
                     mass = found > mass ? found : mass;
                 }
             }

@@ -6,7 +6,7 @@
 constexpr u32 UNIT = 64;
 // Queries that share a key while it is in registers.
 constexpr u32 QUERY_ROWS = 32;
-// Queries of f32 that do so.
+// Queries of f32 that do so, and those that share a value in one pass.
 constexpr u32 WIDE_QUERY_ROWS = 8;
 // Threads of a CTA that adds values: a warp for every unit of keys at a time.
 constexpr u32 VALUE_THREADS = 256;
@@ -19,14 +19,28 @@ constexpr u32 VALUE_BLOCK = 64;
 // Shared memory of a CTA that adds values, for each query row, and for each element of its value.
 constexpr u32 VALUE_BYTES_OF_ROW = 2592;
 constexpr u32 VALUE_BYTES_OF_ELEMENT = 32;
-// Shared memory of a CTA that adds values, beside that of its rows.
-constexpr u32 VALUE_BYTES = 6656;
+// Shared memory of a CTA that adds values, beside that of its rows; and of one pass, beside its queries too.
+constexpr u32 VALUE_BYTES = 2064;
+constexpr u32 ONE_PASS_BYTES = 2048;
+// Values of one pass may stay unread up to so many times the share of their masses that is within eps in any
+// case. On rows of SmolLM2-135M (3 heads, 900 to 7,658 keys, eps 1e-4 to 1e-2) the sum of the masses was at
+// most 0.78 eps at 4, and beyond it in 8 % of the groups at 8; half as many values stayed unread at 1
+// (python/benches/decode_keep.py --one-pass, 2026-11-30).
+constexpr u32 ALLOWANCE = 4;
 // Masses fall into so many bins, four to an octave.
 constexpr u32 MASS_BINS = 128;
 
-// What a key head of a sequence left unread. dropped: the sum of masses, in units of 2^-32.
+// What a key head of a sequence left unread. dropped: the sum of masses, in units of 2^-32. repaired: 1 if
+// too much was left unread first.
 struct SkipReport {
-    u32 dropped, unread, keys, reserved;
+    u32 dropped, unread, keys, repaired;
+};
+
+// What one pass knows of a key head beside its sums. All are 0 before a launch and after the last one.
+// dropped: the sum of masses of the keys that stay unread. failed: it is too much, so all is done again.
+struct Audit {
+    u64 dropped, unread;
+    u32 arrivals, failed;
 };
 
 // Addresses are in bytes; 0 stands for what is absent. Strides count elements, and elements of a head are
@@ -46,13 +60,15 @@ struct AttentionParams {
     // Of each key head: u32 masses of its keys, and two u64 of each bin: the sum of its masses, and their
     // number. A SkipReport, or 0.
     u64 masses, histogram, skips;
+    // Of one pass: an Audit of each key head of the launch; f32 beta of each row, or 0.
+    u64 audits, betas_out;
     u64 query_token, query_head;
     u64 key_page, key_slot, key_head;
     u64 value_page, value_slot, value_head;
     u64 out_token, out_head;
     u64 table_stride, score_stride, mass_stride;
-    // softcap: 0 if there is none.
-    double scale, softcap;
+    // softcap: 0 if there is none. p: parameters of the rule of one pass.
+    double scale, softcap, p[3];
     // The query tokens and the sequences of this launch.
     u32 token_first, token_count, seq_first, seqs;
     // group: query heads that share a key head. page: slots of one; pages: of the pool.
@@ -65,6 +81,12 @@ struct AttentionParams {
     u32 value_dim, out_f32, chunks, value_rows;
     // Masses that a key head may leave unread, in units of 2^-32; 0: all values are read.
     u32 budget;
+    // at / page is (high word of at * page_factor + at) >> page_shift, for at below 2^31.
+    u32 page_factor, page_shift;
+    // As in RowParams.
+    u32 rule, law;
+    // padding: this launch writes zeros for tokens that no sequence has. repairs: it does again what failed.
+    u32 padding, repairs;
 };
 
-static_assert(sizeof(AttentionParams) == 312, "twin of src/cuda/attention_params.rs");
+static_assert(sizeof(AttentionParams) == 376, "twin of src/cuda/attention_params.rs");

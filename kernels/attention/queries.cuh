@@ -29,21 +29,17 @@ struct Finish {
 };
 
 // Some query rows of a key head, in shared memory, and where their scores go.
-template <class T>
-struct QueryRows {
+template <class T, u32 MOST>
+struct QueryRows : GroupRows {
     static constexpr u32 SIZE = sizeof(typename T::Bits), V = T::PER_VECTOR;
-    static constexpr u32 MOST = SIZE == 2 ? QUERY_ROWS : WIDE_QUERY_ROWS;
-    const AttentionParams& p;
-    const Sequence& seq;
-    u32 head, first, count;  // rows first .. first + count of the key head: token by token
-    u32 vectors;             // 16 bytes each, from one row to the next
+    u32 vectors;  // 16 bytes each, from one row to the next
     Shared<Vec16> tile;
     // Of each row: where its scores are, as if they began at position 0, and the keys that it sees. To divide
     // for each score took 7 slots an element of a key (128 elements, 8 rows, 2026-11-30).
     Shared<u64> places;
     Shared<u32> begins, ends;
 
-    DEVICE QueryRows(const AttentionParams& p, const Sequence& seq, u32 head) : p(p), seq(seq), head(head) {
+    DEVICE QueryRows(const AttentionParams& p, const Sequence& seq, u32 head) : GroupRows(p, seq, head) {
         // Whole blocks, and an odd number of 64 bytes, so that rows lie in different banks.
         const u32 blocks = (p.dim + BLOCK - 1) / BLOCK;
         vectors = SIZE == 2 ? 4 * (blocks | 1) : 8 * blocks;
@@ -52,36 +48,31 @@ struct QueryRows {
         begins = simt::arena<u32>(16 * MOST * vectors + 8 * MOST, MOST);
         ends = simt::arena<u32>(16 * MOST * vectors + 12 * MOST, MOST);
     }
-    DEVICE u32 token(u32 i) const { return seq.begin + (first + i) / p.group; }
-    DEVICE u64 row(u32 i) const {
-        return seq.row(p, token(i), head * p.group + (first + i) % p.group);
-    }
-    // Loads rows from `from` on. All threads call it; those behind the last row are zeros.
-    DEVICE void load(u32 from) {
-        const u32 all = (seq.end - seq.begin) * p.group;
-        first = from;
-        count = all - from < MOST ? all - from : MOST;
+    // Bytes of the arena that are its own.
+    DEVICE u32 bytes() const { return 16 * MOST * (vectors + 1); }
+    // Loads rows from `from` on, `most` of them at most. All threads call it; behind the last row are zeros.
+    DEVICE void load(u32 from, u32 most) {
+        choose(from, most);
         if (simt::thread() < MOST) {
             const u32 i = simt::thread();
-            const Keys seen = i < count ? seq.seen(p, token(i)) : Keys{0, 0};
-            const u64 begin = seen.begin;
-            places.store(i, i < count ? p.scores + 4 * (row(i) * p.score_stride - begin) : 0);
-            begins.store(i, seen.begin);
-            ends.store(i, seen.end);
+            const Keys keys = i < count ? seen(i) : Keys{0, 0};
+            places.store(i, i < count ? scores_at_0(i) : 0);
+            begins.store(i, keys.begin);
+            ends.store(i, keys.end);
         }
-        for (u32 i = simt::thread(); i < MOST * vectors; i += SCORE_THREADS) {
+        for (u32 i = simt::thread(); i < MOST * vectors; i += simt::threads()) {
             const u32 row = i / vectors, v = i % vectors;
             Vec16 query{{0, 0, 0, 0}};
             if (row < count && v * V < p.dim) {
-                const u64 at = (seq.first + token(row)) * p.query_token +
-                               (head * p.group + (first + row) % p.group) * p.query_head;
+                const u64 at = (seq.first + token(row)) * p.query_token + query_head(row) * p.query_head;
                 query = Global<Vec16>(p.queries + SIZE * at).load(v);
             }
             tile.store(i, query);
         }
     }
+    DEVICE bool sees(u32 i, u32 key) const { return Keys{begins.load(i), ends.load(i)}.holds(key); }
     DEVICE void store(const Finish& finish, u32 i, u32 key, bool exists, float product) const {
-        if (!Keys{begins.load(i), ends.load(i)}.holds(key)) return;
+        if (!sees(i, key)) return;
         const float score = exists ? finish.score(product) : simt::float_of(0x7fc00000);
         Global<float>(places.load(i)).store(key, score);
     }

@@ -53,25 +53,57 @@ struct Sequence {
     }
 };
 
-// The keys, or the values, of one head in the pages of a sequence.
-template <class T>
+// Some query rows of a key head: first .. first + count of them, token by token.
+struct GroupRows {
+    const AttentionParams& p;
+    const Sequence& seq;
+    u32 head, first, count;
+
+    DEVICE GroupRows(const AttentionParams& p, const Sequence& seq, u32 head)
+        : p(p), seq(seq), head(head), first(0), count(0) {}
+
+    DEVICE u32 all() const { return (seq.end - seq.begin) * p.group; }
+    DEVICE u32 token(u32 i) const { return seq.begin + (first + i) / p.group; }
+    DEVICE u32 query_head(u32 i) const { return head * p.group + (first + i) % p.group; }
+    DEVICE u64 row(u32 i) const { return seq.row(p, token(i), query_head(i)); }
+    DEVICE Keys seen(u32 i) const { return seq.seen(p, token(i)); }
+    // Where the scores of a row are, as if they began at position 0.
+    DEVICE u64 scores_at_0(u32 i) const {
+        const u64 begin = seen(i).begin;
+        return p.scores + 4 * (row(i) * p.score_stride - begin);
+    }
+    DEVICE void choose(u32 from, u32 most) {
+        first = from;
+        count = all() - from < most ? all() - from : most;
+    }
+    // The keys that each of the rows sees.
+    DEVICE Keys common() const { return Keys{seen(count - 1).begin, seen(0).end}; }
+    // Behind the last row from `i` on that has the same token.
+    DEVICE u32 end_of_token(u32 i) const {
+        const u32 end = (token(i) + 1 - seq.begin) * p.group - first;
+        return end < count ? end : count;
+    }
+};
+
+// The keys of one head in the pages of a sequence, or its VALUES. Distances stay in the arguments, where they
+// take no registers.
+template <class T, bool VALUES>
 struct PagedVectors {
     static constexpr u32 SIZE = sizeof(typename T::Bits);
     const AttentionParams& p;
-    u32 seq;
-    u64 base, page, slot;  // where those of the head begin; distances in elements
+    u32 seq, head;
 
-    static DEVICE PagedVectors keys(const AttentionParams& p, u32 seq, u32 head) {
-        return PagedVectors{p, seq, p.keys + SIZE * (head * p.key_head), p.key_page, p.key_slot};
-    }
-    static DEVICE PagedVectors values(const AttentionParams& p, u32 seq, u32 head) {
-        return PagedVectors{p, seq, p.values + SIZE * (head * p.value_head), p.value_page, p.value_slot};
-    }
     // The device address of the vector at this position; 0 if the table or the pool does not have it.
     DEVICE u64 address(u32 at) const {
         if (at >= p.max_len) return 0;
-        const i32 number = Global<i32>(p.table).load(seq * p.table_stride + at / p.page);
+        const u32 above = static_cast<u32>(static_cast<u64>(at) * p.page_factor >> 32);
+        const u32 block = (above + at) >> p.page_shift;
+        const i32 number = Global<i32>(p.table).load(seq * p.table_stride + block);
         if (number < 0 || static_cast<u32>(number) >= p.pages) return 0;
-        return base + SIZE * (number * page + at % p.page * slot);
+        const u32 slot = at - block * p.page;
+        const u64 pages = static_cast<u32>(number) * (VALUES ? p.value_page : p.key_page);
+        const u64 slots = slot * (VALUES ? p.value_slot : p.key_slot);
+        const u64 heads = head * (VALUES ? p.value_head : p.key_head);
+        return (VALUES ? p.values : p.keys) + SIZE * (pages + slots + heads);
     }
 };

@@ -4,14 +4,14 @@
 // warps of a CTA a chunk in order, and the CTA that is done last the chunks of a row in f64: so no bit
 // depends on the number of CTAs, nor on what else is in the batch.
 #pragma once
+#include "../dtype.cuh"
 #include "unit.cuh"
 
-// Adds the values of a unit to its sums, in VALUE_BLOCK elements from `from` on, for the rows that belong to
-// token `only` (all: ~0). Values are the rows of the left matrix, element by element, and keys its columns; a
-// lane holds 8 neighbouring elements of four keys. A weight is the sum of two numbers of 16 bits.
-template <class T>
-DEVICE void add_values(const Unit& unit, const ValueRows& rows, u32 from, u32 only) {
-    constexpr u32 TILES = VALUE_ROWS / 8;
+// Adds the values of a unit to the sums of rows `begin` to `end`, in VALUE_BLOCK elements from `from` on.
+// Values are the rows of the left matrix, element by element, and keys its columns; a lane holds 8
+// neighbouring elements of four keys. A weight is the sum of two numbers of 16 bits.
+template <class T, u32 TILES>
+DEVICE void add_tiles(const Unit& unit, const GroupRows& rows, u32 from, u32 begin, u32 end) {
     // f16 has no weights below 2^-24.
     constexpr float SCALE = T::LOW > -1e6f ? 0x1p14f : 1.0f;
     const u32 group = simt::lane() / 4, part = simt::lane() % 4, vector = from / 8 + group;
@@ -22,20 +22,20 @@ DEVICE void add_values(const Unit& unit, const ValueRows& rows, u32 from, u32 on
 #pragma unroll
         for (u32 j = 0; j < 4; ++j) sums[t][j][0] = sums[t][j][1] = sums[t][j][2] = sums[t][j][3] = 0;
     }
-    // Two steps of loads in flight; below sm_90 they spill.
-    [[maybe_unused]] constexpr u32 AT_ONCE = SIMT_CLUSTERS ? 2 : 1;
+    // Two steps of loads in flight, if there are registers for them.
+    [[maybe_unused]] constexpr u32 AT_ONCE = TILES == 1 ? 2 : 1;
 #pragma unroll AT_ONCE
     for (u32 step = 0; step < unit.count; step += 16) {
         Vec16 value[4];
+        const u32 slots = step + 4 * part, first = Unit::place_at(slots);
 #pragma unroll
         for (u32 k = 0; k < 4; ++k) {
-            const u32 slot = step + 4 * part + k;
-            const u64 place = slot < unit.count ? unit.places.load(slot) : 0;
+            const u64 place = slots + k < unit.count ? unit.places.load(first + k) : 0;
             value[k] = place && within ? Global<Vec16>(place).load(vector) : Vec16{{0, 0, 0, 0}};
         }
 #pragma unroll
         for (u32 t = 0; t < TILES; ++t) {
-            if (t * 8 >= rows.count) break;
+            if (t * 8 >= end) break;
             const Shared<Vec16> weights =
                 unit.weights.template cast<Vec16>((t * 8 + group) * Unit::APART / 4, Unit::APART / 4);
             const Vec16 weight = weights.load(step / 4 + part);
@@ -63,11 +63,11 @@ DEVICE void add_values(const Unit& unit, const ValueRows& rows, u32 from, u32 on
     }
 #pragma unroll
     for (u32 t = 0; t < TILES; ++t) {
-        if (t * 8 >= rows.count) break;
+        if (t * 8 >= end) break;
 #pragma unroll
         for (u32 i = 0; i < 2; ++i) {
             const u32 row = t * 8 + 2 * part + i;
-            if (row >= rows.count || !within || !rows.is_of(row, only)) continue;
+            if (row < begin || row >= end || !within) continue;
 #pragma unroll
             for (u32 j = 0; j < 4; ++j) {
                 unit.add(row, vector * 8 + j, simt::mul_rn(sums[t][j][i], 1 / SCALE));
@@ -76,19 +76,27 @@ DEVICE void add_values(const Unit& unit, const ValueRows& rows, u32 from, u32 on
         }
     }
 }
+template <class T>
+DEVICE void add_values(const Unit& unit, const GroupRows& rows, u32 from, u32 begin, u32 end) {
+    if (rows.count <= 8) {
+        add_tiles<T, 1>(unit, rows, from, begin, end);
+    } else {
+        add_tiles<T, VALUE_ROWS / 8>(unit, rows, from, begin, end);
+    }
+}
 // The same for f32: each half of a warp has every second key, and a lane four elements of it.
 template <>
-DEVICE void add_values<f32>(const Unit& unit, const ValueRows& rows, u32 from, u32 only) {
+DEVICE void add_values<f32>(const Unit& unit, const GroupRows& rows, u32 from, u32 begin, u32 end) {
     const u32 half = simt::lane() / 16, mine = simt::lane() % 16, vector = from / 4 + mine;
     const bool within = vector * 4 < rows.p.value_dim;
-    for (u32 first = 0; first < rows.count; first += 8) {
+    for (u32 first = 0; first < end; first += 8) {
         float sums[8][4];
 #pragma unroll
         for (u32 r = 0; r < 8; ++r) sums[r][0] = sums[r][1] = sums[r][2] = sums[r][3] = 0;
 #pragma unroll 4
         for (u32 step = 0; step < unit.count; step += 2) {
             const u32 slot = step + half;
-            const u64 place = slot < unit.count ? unit.places.load(slot) : 0;
+            const u64 place = slot < unit.count ? unit.place(slot) : 0;
             const Vec16 value = place && within ? Global<Vec16>(place).load(vector) : Vec16{{0, 0, 0, 0}};
 #pragma unroll
             for (u32 r = 0; r < 8; ++r) {
@@ -108,9 +116,31 @@ DEVICE void add_values<f32>(const Unit& unit, const ValueRows& rows, u32 from, u
                 both[e] = half ? simt::add_rn(other, sums[r][e]) : simt::add_rn(sums[r][e], other);
             }
             const u32 row = first + r;
-            if (r % 2 != half || row >= rows.count || !within || !rows.is_of(row, only)) continue;
+            if (r % 2 != half || row < begin || row >= end || !within) continue;
 #pragma unroll
             for (u32 e = 0; e < 4; ++e) unit.add(row, vector * 4 + e, both[e]);
         }
+    }
+}
+
+template <class T>
+DEVICE void put_value(const AttentionParams& p, u64 token, u32 query_head, u32 element, double value) {
+    const u64 at = token * p.out_token + query_head * p.out_head + element;
+    const float rounded = static_cast<float>(value);
+    if (p.out_f32) {
+        Global<float>(p.out).store(at, rounded);
+    } else {
+        Global<typename T::Bits>(p.out).store(at, T::bits(rounded));
+    }
+}
+// Rows of tokens that no sequence has are 0.
+template <class T>
+DEVICE void put_padding(const AttentionParams& p) {
+    const i64 used = Global<i32>(p.starts).load(p.seq_first + p.seqs);
+    const u32 heads = p.kv_heads * p.group;
+    for (u32 i = simt::thread(); i < p.token_count * heads * p.value_dim; i += VALUE_THREADS) {
+        const u32 row = i / p.value_dim;
+        const i64 token = static_cast<i64>(p.token_first) + row / heads;
+        if (token >= used) put_value<T>(p, token, row % heads, i % p.value_dim, 0);
     }
 }

@@ -4,6 +4,7 @@
 #include "../attention/attention_scores.cu"
 #include "../attention/attention_masses.cu"
 #include "../attention/attention_values.cu"
+#include "../attention/attention_one_pass.cu"
 #include "../wrappers.cu"
 
 #include "planted.hpp"
@@ -25,6 +26,7 @@ using simt::host::Together;
 #define ATTENTION_SCORES(...) ROW(attention_scores, __VA_ARGS__)
 #define ATTENTION_MASSES(...) ROW(attention_masses, __VA_ARGS__)
 #define ATTENTION_VALUES(...) ROW(attention_values, __VA_ARGS__)
+#define ATTENTION_ONE_PASS(...) ROW(attention_one_pass, __VA_ARGS__)
 #define WRAPPERS(...) ROW(wrappers, __VA_ARGS__)
 constexpr Kernel KERNELS[] = {
 #include "../variants.def"

@@ -1,6 +1,6 @@
 // The table of planted faults, and the functions that run them.
 #pragma once
-#include "grid_faults.cu"
+#include "unit_faults.cu"
 #include "launch.hpp"
 
 namespace faults {
@@ -38,6 +38,9 @@ constexpr Fault ALL[] = {
     FAULT("global memory between CTAs", "race", between_ctas, 1, cluster)
     FAULT("a sum before the last CTA has come", "race", early_sum, 1, cluster)
     FAULT("a store behind last_of", "device memory after last_of", late_store, 1, cluster)
+    FAULT("a slot of the last unit", "race", stale_slot, 1, cluster)
+    FAULT("values before their slots are known", "race", early_values, 1, cluster)
+    FAULT("a split counted twice", "race", split_twice, 1, cluster)
 };
 constexpr u32 COUNT = sizeof(ALL) / sizeof(ALL[0]);
 

@@ -22,7 +22,11 @@ pub const VALUE_BYTES_OF_ROW: u32 = 2592;
 /// Shared memory of a CTA that adds values, for each element of the value of a query row.
 pub const VALUE_BYTES_OF_ELEMENT: u32 = 32;
 /// Shared memory of a CTA that adds values, beside that of its rows.
-pub const VALUE_BYTES: u32 = 6656;
+pub const VALUE_BYTES: u32 = 2064;
+/// Shared memory of a CTA of one pass, beside that of its rows and their queries.
+pub const ONE_PASS_BYTES: u32 = 2048;
+/// How many times the share of its masses that is within eps in any case one pass may leave unread.
+pub const ALLOWANCE: u32 = 4;
 /// Masses fall into so many bins, four to an octave.
 pub const MASS_BINS: u32 = 128;
 
@@ -37,8 +41,8 @@ pub struct SkipReport {
     pub unread: u32,
     /// Keys that some row sees.
     pub keys: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1 if one pass left too much unread first, and then all values were read.
+    pub repaired: u32,
 }
 
 /// The arguments of every attention kernel. Addresses are 0 where absent; strides are in elements.
@@ -75,6 +79,10 @@ pub struct AttentionParams {
     pub histogram: u64,
     /// One [`SkipReport`] for each sequence and key head.
     pub skips: u64,
+    /// What one pass knows of each key head: its masses that stay unread, keys, CTAs, and failure.
+    pub audits: u64,
+    /// f32 beta of each row, of one pass.
+    pub betas_out: u64,
     /// From a query token to the next.
     pub query_token: u64,
     /// From a query head to the next.
@@ -105,6 +113,8 @@ pub struct AttentionParams {
     pub scale: f64,
     /// The bound of softcapped scores; 0 if there is none.
     pub softcap: f64,
+    /// Parameters of the rule of one pass.
+    pub p: [f64; 3],
     /// The first query token of the launch.
     pub token_first: u32,
     /// Query tokens of the launch.
@@ -141,4 +151,16 @@ pub struct AttentionParams {
     pub value_rows: u32,
     /// Masses that a key head may leave unread, in units of 2^-32; 0 if all values are read.
     pub budget: u32,
+    /// at / page is (high word of at * factor + at) >> shift.
+    pub page_factor: u32,
+    /// See `page_factor`.
+    pub page_shift: u32,
+    /// One of the `RULE_` constants, of one pass.
+    pub rule: u32,
+    /// Index in the registry of laws.
+    pub law: u32,
+    /// 1 if this launch writes zeros for tokens that no sequence has.
+    pub padding: u32,
+    /// 1 if this launch does again what failed.
+    pub repairs: u32,
 }

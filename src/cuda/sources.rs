@@ -9,11 +9,16 @@ macro_rules! embedded {
 /// Every file that the device build reads, by its path under `kernels/`.
 const FILES: &[(&str, &str)] = &embedded![
     "attention/attention_masses.cu",
+    "attention/attention_one_pass.cu",
     "attention/attention_scores.cu",
     "attention/attention_values.cu",
     "attention/decode.cuh",
     "attention/masses.cuh",
+    "attention/one_pass.cuh",
     "attention/params.cuh",
+    "attention/pass_rows.cuh",
+    "attention/pass_unit.cuh",
+    "attention/products.cuh",
     "attention/queries.cuh",
     "attention/rows.cuh",
     "attention/scores.cuh",

@@ -16,6 +16,8 @@ pub enum Family {
     AttentionMasses,
     /// It adds the values of keys in pages, weighted by the probabilities of rows.
     AttentionValues,
+    /// It does all of attention over keys and values in pages, for betas that are known before.
+    AttentionOnePass,
     /// It works on no rows: it runs every wrapper of `kernels/simt.cuh` once, for their test on a GPU.
     Wrappers,
 }
@@ -29,6 +31,7 @@ impl Family {
             Family::AttentionScores => "attention scores",
             Family::AttentionMasses => "attention masses",
             Family::AttentionValues => "attention values",
+            Family::AttentionOnePass => "attention in one pass",
             Family::Wrappers => "wrappers of the machine",
         }
     }

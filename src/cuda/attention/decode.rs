@@ -61,6 +61,9 @@ pub struct DecodeCall<'a> {
     pub eps: f64,
     /// Device address of one [`SkipReport`] per sequence and key head, 4-byte aligned.
     pub skips: Option<u64>,
+    /// Whether keys and values are read in one pass where every beta is known before the scores are. By
+    /// default they are. A rule that measures needs the scores first, and so does a report.
+    pub one_pass: bool,
 }
 
 /// Where the parts of the workspace lie that only values need.
@@ -83,18 +86,22 @@ impl<'a> DecodeCall<'a> {
         out: DeviceAttention,
     ) -> DecodeCall<'a> {
         let rows = MeasureCall { betas: None, ..MeasureCall::new(queries, keys, sequences, rescaling, 0) };
-        DecodeCall { rows, values, out, eps: 0.0, skips: None }
+        DecodeCall { rows, values, out, eps: 0.0, skips: None, one_pass: true }
     }
 
-    /// Bytes of device memory that [`Engine::launch_decode`] needs as [`Workspace`].
+    /// Bytes of device memory that [`Engine::launch_decode`] needs as [`Workspace`], whatever the rule is.
     ///
     /// Errors: [`Error::Launch`] for sizes that do not fit together.
     pub fn workspace_bytes(&self) -> Result<u64> {
         self.check_sizes()?;
-        Ok(self.parts(&self.rows.layout()).bytes)
+        Ok(self.bytes(&self.parts(&self.rows.layout())))
     }
 
-    /// Masses that may stay unread. Probabilities have a relative error of at most 2^-18.
+    fn bytes(&self, parts: &Parts) -> u64 {
+        parts.bytes.max(self.one_pass_parts()[1])
+    }
+
+    /// Masses that may stay unread. One that is not rounded up to 1 has a relative error below 2^-18.
     fn budget(&self) -> u32 {
         (self.eps * (1.0 - 2f64.powi(-18)) * 2f64.powi(32)) as u32
     }
@@ -104,7 +111,7 @@ impl<'a> DecodeCall<'a> {
         self.rows.cols() + self.rows.queries.query_len
     }
 
-    fn chunks(&self) -> u64 {
+    pub(super) fn chunks(&self) -> u64 {
         (self.keys() / u64::from(VALUE_THREADS / 32 * UNIT)).min(CHUNKS.into()) + 2
     }
 
@@ -166,7 +173,10 @@ impl<'a> DecodeCall<'a> {
         let rows = &self.rows;
         let layout = rows.layout();
         let parts = self.parts(&layout);
-        let spans = rows.spans(parts.bytes, workspace, self.others())?;
+        let spans = rows.spans(self.bytes(&parts), workspace, self.others())?;
+        if let Some(rule) = self.known_rule()? {
+            return self.one_pass_launches(&rule, arch, workspace, &spans);
+        }
         let value_rows = self.value_rows(arch)?;
         let mut launches = Vec::new();
         for wave in rows.waves(layout.tokens) {
@@ -213,7 +223,7 @@ impl<'a> DecodeCall<'a> {
     }
 
     /// Shared memory of a query row.
-    fn bytes_of_row(&self) -> u32 {
+    pub(super) fn bytes_of_row(&self) -> u32 {
         VALUE_BYTES_OF_ROW + VALUE_BYTES_OF_ELEMENT * self.values.dim as u32
     }
 
@@ -229,7 +239,8 @@ impl<'a> DecodeCall<'a> {
         }
     }
 
-    fn set(&self, params: &mut AttentionParams, parts: &Parts, workspace: u64, value_rows: u32) {
+    /// What all kernels that add values need.
+    pub(super) fn set_values(&self, params: &mut AttentionParams) {
         let apart = self.values.strides;
         params.values = self.values.address;
         (params.value_page, params.value_slot, params.value_head) =
@@ -238,14 +249,19 @@ impl<'a> DecodeCall<'a> {
         params.out = self.out.address;
         [params.out_token, params.out_head] = self.out.strides;
         params.out_f32 = u32::from(self.out.dtype == DType::F32 && self.values.dtype != DType::F32);
+        params.skips = self.skips.unwrap_or(0);
+        params.chunks = self.chunks() as u32;
+        params.budget = self.budget();
+    }
+
+    fn set(&self, params: &mut AttentionParams, parts: &Parts, workspace: u64, value_rows: u32) {
+        self.set_values(params);
         params.partials = workspace + parts.partials;
         params.arrivals = workspace + parts.arrivals;
         params.masses = workspace + parts.masses;
         params.histogram = workspace + parts.histogram;
         params.mass_stride = self.keys();
-        params.skips = self.skips.unwrap_or(0);
-        (params.chunks, params.value_rows) = (self.chunks() as u32, value_rows);
-        params.budget = self.budget();
+        params.value_rows = value_rows;
     }
 
     /// The probabilities in place of the scores.

@@ -19,6 +19,11 @@ use bytemuck::Zeroable;
 const SCORE_BYTES: u64 = 32 << 20;
 /// What the kernels for rows need at most, at the begin of the workspace. So every shape has it there.
 const ROW_BYTES: u64 = (SPLIT_CTAS * (SLOT_BYTES + GROUP_BYTES)) as u64;
+/// Key heads that one pass works on at once, at most: each has an audit in the workspace.
+pub(super) const AUDITS: u64 = 4096;
+const AUDIT_BYTES: u64 = 24;
+/// Where the audits are, behind what the kernels for rows need.
+const AUDITS_AT: u64 = ROW_BYTES.next_multiple_of(256);
 /// CTAs of a launch for each SM: four share one, and each begins and ends at its own time.
 const CTAS_PER_SM: u64 = 8;
 
@@ -73,7 +78,7 @@ pub(super) struct Wave {
 impl<'a> MeasureCall<'a> {
     /// Of the [`Workspace`], bytes from the begin that the caller fills with zeros once. A launch over pages
     /// writes the others before it reads them. So a graph may zero no more than these at each replay.
-    pub const ZEROED_BYTES: u64 = ROW_BYTES;
+    pub const ZEROED_BYTES: u64 = AUDITS_AT + AUDITS * AUDIT_BYTES;
 
     /// A call that writes the beta of every query token and head to `betas`.
     pub fn new(
@@ -136,10 +141,11 @@ impl<'a> MeasureCall<'a> {
         let tokens = (SCORE_BYTES / of_token / self.queries.query_len).max(1) * self.queries.query_len;
         let tokens = tokens.min(self.queries.tokens);
         let rows = tokens * self.queries.heads;
-        let scores = ROW_BYTES.next_multiple_of(256);
+        let scores = Self::ZEROED_BYTES.next_multiple_of(256);
         let lens = scores + (rows * stride * size_of::<f32>() as u64).next_multiple_of(256);
         let positions = lens + (rows * size_of::<u32>() as u64).next_multiple_of(256);
-        Layout { stride, tokens, scores, lens, positions, bytes: positions + rows * size_of::<u32>() as u64 }
+        let bytes = positions + rows * size_of::<u32>() as u64;
+        Layout { stride, tokens, audits: AUDITS_AT, scores, lens, positions, bytes }
     }
 
     pub(super) fn waves(&self, tokens: u64) -> impl Iterator<Item = Wave> {
@@ -265,17 +271,23 @@ impl<'a> MeasureCall<'a> {
             max_len: max_len as u32,
             cols: self.cols() as u32,
             splits: self.splits(wave, arch, CTAS_PER_SM, self.cols().div_ceil(UNIT.into()) + 1),
+            page_factor: page_factor(page as u32),
+            page_shift: page_shift(page as u32),
+            padding: u32::from(starts.is_some()),
             ..AttentionParams::zeroed()
         }
     }
 
-    /// The queries of a CTA, in whole blocks of 32 elements, and 16 bytes for each.
+    /// Shared memory of a CTA of scores.
     pub(super) fn shared_bytes(&self) -> u32 {
+        self.query_bytes(if self.keys.dtype == DType::F32 { WIDE_QUERY_ROWS } else { QUERY_ROWS })
+    }
+
+    /// So many queries in whole blocks of 32 elements, and 16 bytes for each.
+    pub(super) fn query_bytes(&self, rows: u32) -> u32 {
         let blocks = (self.keys.dim as u32).div_ceil(32);
-        match self.keys.dtype {
-            DType::F32 => WIDE_QUERY_ROWS * 16 * (8 * blocks + 1),
-            _ => QUERY_ROWS * 16 * (4 * (blocks | 1) + 1),
-        }
+        let vectors = if self.keys.dtype == DType::F32 { 8 * blocks } else { 4 * (blocks | 1) };
+        rows * 16 * (vectors + 1)
     }
 
     pub(super) fn row_call(&self, layout: &Layout, workspace: u64, wave: &Wave) -> Call<'a> {
@@ -297,12 +309,25 @@ impl<'a> MeasureCall<'a> {
     }
 }
 
+/// The least power of two that is no smaller than a page, as its logarithm.
+fn page_shift(page: u32) -> u32 {
+    page.next_power_of_two().ilog2()
+}
+
+/// The 32 bits behind the leading one of 2^(32 + shift) / page, rounded up: so a kernel divides by the size
+/// of a page with one multiplication. To divide took 140 of the 550 slots of 16 keys (2026-11-30).
+fn page_factor(page: u32) -> u32 {
+    let rest = (1u64 << page_shift(page)) - u64::from(page);
+    ((rest << 32) / u64::from(page) + 1) as u32
+}
+
 /// Where the parts of the workspace lie, in bytes from its begin.
 pub(super) struct Layout {
     /// Elements from a row of scores to the next.
     pub stride: u64,
     /// Query tokens of a wave.
     pub tokens: u64,
+    pub audits: u64,
     pub scores: u64,
     pub lens: u64,
     pub positions: u64,

@@ -3,6 +3,7 @@
 mod check;
 mod decode;
 mod measure;
+mod one_pass;
 mod plan;
 mod views;
 

@@ -1,0 +1,209 @@
+// One CTA's part of the output of a key head whose betas are known: keys and values are read together, chunk
+// by chunk, and the CTA that is done last sums up the chunks.
+//
+// Z is at least the sum of the weights of the seeds. So a key's weight over that is at least its probability,
+// and values stay unread whose mass is at most ALLOWANCE eps / n. Their sum is an integer, which the last CTA
+// compares with eps. If it is too much, the next launch does the whole head again and reads all values.
+#pragma once
+#include "pass_unit.cuh"
+
+// Where the sums of a chunk are: value_dim of each row, then its largest score and the sum of its weights.
+struct Partials {
+    const AttentionParams& p;
+    u32 of;
+    Global<float> floats;
+    DEVICE Partials(const AttentionParams& p, u32 of) : p(p), of(of), floats(p.partials) {}
+    DEVICE u64 at(u32 row, u32 chunk, u32 element) const {
+        const u64 rows = static_cast<u64>(of) * p.query_len * p.group + row;
+        return (rows * p.chunks + chunk) * (p.value_dim + 2) + element;
+    }
+    DEVICE float load(u32 row, u32 chunk, u32 element) const { return floats.load(at(row, chunk, element)); }
+};
+
+template <class T>
+struct OnePass {
+    const AttentionParams& p;
+    u32 units;  // where states and units are in the arena
+    PassRows<T>& rows;
+    PassUnit<T>& unit;
+    Partials partials;
+
+    // Sums what the warps have of the rows that were taken.
+    DEVICE void put_chunk(u32 number) {
+        unit.end_chunk();
+        simt::block_sync();
+        const u32 warp = simt::thread() / VALUE_ROWS, row = simt::thread() % VALUE_ROWS;
+        float highest = -INFINITE, factor = 0;
+        if (warp < VALUE_WARPS && row < rows.count) {
+            for (u32 w = 0; w < VALUE_WARPS; ++w) {
+                const float other = RowStates(units, w).tops.load(row);
+                highest = other > highest ? other : highest;
+            }
+            const float own = RowStates(units, warp).tops.load(row);
+            if (own > -INFINITE) factor = pass_weight<T>(own, highest, rows.exponent(row));
+            RowStates(units, warp).units.store(row, factor);
+        }
+        simt::block_sync();
+        if (warp == 0 && row < rows.count) {
+            float sum = 0;
+            for (u32 w = 0; w < VALUE_WARPS; ++w) {
+                const RowStates of(units, w);
+                sum = simt::fused(of.factors.load(row), of.units.load(row), sum);
+            }
+            partials.floats.store(partials.at(rows.first + row, number, p.value_dim), highest);
+            partials.floats.store(partials.at(rows.first + row, number, p.value_dim + 1), sum);
+        }
+        for (u32 i = simt::thread(); i < rows.count * p.value_dim; i += VALUE_THREADS) {
+            const u32 of = i / p.value_dim, element = i % p.value_dim;
+            const u32 at = of * Unit::sums_apart(p.value_dim) + element;
+            float sum = 0;
+            for (u32 w = 0; w < VALUE_WARPS; ++w) {
+                const float part = Unit::sums_of(p, units + VALUE_WARPS * RowStates::BYTES, w).load(at);
+                sum = simt::fused(part, RowStates(units, w).units.load(of), sum);
+            }
+            partials.floats.store(partials.at(rows.first + of, number, element), sum);
+        }
+        simt::block_sync();
+    }
+    DEVICE void chunk(const Chunks& chunks, u32 number, bool again) {
+        const u32 begin = (chunks.first + number) * chunks.keys, end = begin + chunks.keys;
+        for (u32 first = 0; first < rows.all(); first += p.value_rows) {
+            if (again) rows.take(first);
+            const Keys together = rows.common();
+            unit.begin_chunk();
+            for (u32 key = begin + simt::warp() * UNIT; key < end; key += VALUE_WARPS * UNIT) {
+                if (key < unit.all.end && key + UNIT > unit.all.begin) unit.add(key, together);
+            }
+            put_chunk(number);
+        }
+    }
+    // The output of every row, and its beta. A poisoned row gives NaN.
+    DEVICE void finish(const Chunks& chunks) {
+        const Shared<double> sums = simt::arena<double>(units + RowStates::BYTES, VALUE_ROWS);
+        const Shared<float> factors =
+            simt::arena<float>(units + VALUE_WARPS * RowStates::BYTES, p.value_rows * Unit::APART);
+        static_assert(CHUNKS + 2 <= Unit::APART && 8 * VALUE_ROWS <= RowStates::BYTES, "they have room");
+        for (u32 first = 0; first < rows.all(); first += p.value_rows) {
+            rows.take(first);
+            const u32 mine = simt::thread();
+            if (mine < rows.count) {
+                float highest = -INFINITE;
+#pragma unroll 1
+                for (u32 c = 0; c < chunks.count; ++c) {
+                    const float top = partials.load(first + mine, c, p.value_dim);
+                    highest = top > highest ? top : highest;
+                }
+                double sum = 0;
+#pragma unroll 1
+                for (u32 c = 0; c < chunks.count; ++c) {
+                    const float top = partials.load(first + mine, c, p.value_dim);
+                    const bool seen = top > -INFINITE;
+                    const float factor = seen ? pass_weight<T>(top, highest, rows.exponent(mine)) : 0.0f;
+                    const float of = partials.load(first + mine, c, p.value_dim + 1);
+                    factors.store(mine * Unit::APART + c, factor);
+                    sum = simt::fused(static_cast<double>(of), static_cast<double>(factor), sum);
+                }
+                sums.store(mine, sum);
+                if (p.betas_out) {
+                    const double beta = sum == sum ? rows.betas.load(mine) : sum;
+                    Global<float>(p.betas_out).store(rows.row(mine), static_cast<float>(beta));
+                }
+            }
+            simt::block_sync();
+            for (u32 i = mine; i < rows.count * p.value_dim; i += VALUE_THREADS) {
+                const u32 row = i / p.value_dim, element = i % p.value_dim;
+                double sum = 0;
+#pragma unroll 1
+                for (u32 c = 0; c < chunks.count; ++c) {
+                    const double part = static_cast<double>(partials.load(first + row, c, element));
+                    sum = simt::fused(part, static_cast<double>(factors.load(row * Unit::APART + c)), sum);
+                }
+                const double z = sums.load(row), value = z == 0.0 ? 0.0 : simt::div_rn(sum, z);
+                put_value<T>(p, rows.seq.first + rows.token(row), rows.query_head(row), element, value);
+            }
+            simt::block_sync();
+        }
+    }
+};
+
+// What the CTAs of a key head know together. All are 0 again behind the last of them.
+struct SharedAudit {
+    Global<u64> sums;
+    Global<u32> counter, failed;
+    DEVICE SharedAudit(const AttentionParams& p, u32 of)
+        : sums(p.audits + 24 * of), counter(p.audits + 24 * of + 16), failed(p.audits + 24 * of + 20) {}
+    template <class T>
+    DEVICE void add(const PassUnit<T>& unit) const {
+        const auto sum = [](u64 one, u64 other) { return one + other; };
+        const u64 dropped = simt::warp_fold(unit.dropped, sum);
+        const u32 unread = simt::warp_add(unit.unread);
+        if (simt::lane() != 0 || unread == 0) return;
+        sums.add(0, dropped);
+        sums.add(1, unread);
+    }
+    // Whether what stays unread is within the budget; the head's report, if so.
+    DEVICE bool close(const AttentionParams& p, const Sequence& seq, u32 head, u32 keys) const {
+        const u64 dropped = sums.load(0), unread = sums.load(1);
+        const bool within = dropped <= p.budget;
+        simt::block_sync();
+        if (simt::thread() != 0) return within;
+        sums.store(0, 0);
+        sums.store(1, 0);
+        failed.store(0, !within);
+        if (p.skips && within) {
+            const u64 at = 4 * (static_cast<u64>(seq.seq) * p.kv_heads + head);
+            Global<u32>(p.skips).store(at, static_cast<u32>(dropped));
+            Global<u32>(p.skips).store(at + 1, static_cast<u32>(unread));
+            Global<u32>(p.skips).store(at + 2, keys);
+            Global<u32>(p.skips).store(at + 3, p.repairs);
+        }
+        return within;
+    }
+};
+
+// Rows of tokens that no sequence has see no key.
+DEVICE void put_padding_betas(const AttentionParams& p) {
+    const i64 used = Global<i32>(p.starts).load(p.seq_first + p.seqs);
+    const u32 heads = p.kv_heads * p.group;
+    const float beta = static_cast<float>(bounded(beta_by(p, 0, 0, 0, 0), p.rule, 0));
+    for (u32 row = simt::thread(); p.betas_out && row < p.token_count * heads; row += VALUE_THREADS) {
+        if (static_cast<i64>(p.token_first) + row / heads < used) continue;
+        Global<float>(p.betas_out).store(row, beta);
+    }
+}
+
+template <class T>
+DEVICE void one_pass_part(const AttentionParams& p) {
+    const u32 part = simt::cta() % p.splits, of = simt::cta() / p.splits, head = of % p.kv_heads;
+    const SharedAudit audit(p, of);
+    if (p.padding && simt::cta() == 0) {
+        put_padding<T>(p);
+        put_padding_betas(p);
+    }
+    if (p.repairs && audit.failed.load(0) == 0) return;
+    const Sequence seq(p, p.seq_first + of / p.kv_heads);
+    const Keys all = seq.seen_by_any(p);
+    const Chunks chunks(all);
+    const u32 most = chunks.count > 1 ? chunks.count : 1, ctas = most < p.splits ? most : p.splits;
+    if (part >= ctas) return;
+    const PagedVectors<T, false> keys{p, seq.seq, head};
+    const PagedVectors<T, true> values{p, seq.seq, head};
+    const Finish finish{p.scale, p.softcap};
+    PassRows<T> rows(p, seq, head);
+    for (u32 first = 0; first < rows.all(); first += p.value_rows) {
+        rows.take(first);
+        rows.seed(keys, all, finish);
+    }
+    const u32 n = all.end - all.begin;
+    const u64 share = n > 0 ? ALLOWANCE * static_cast<u64>(p.budget) / n : 0;
+    PassUnit<T> unit{rows, keys, values, all, finish, RowStates(rows.units, simt::warp()),
+                     Unit(p, rows.units + VALUE_WARPS * RowStates::BYTES),
+                     share < 0xffffffff ? static_cast<u32>(share) : 0xfffffffe};
+    OnePass<T> own{p, rows.units, rows, unit, Partials(p, of)};
+    for (u32 number = part; number < chunks.count; number += p.splits) {
+        own.chunk(chunks, number, rows.all() > p.value_rows);
+    }
+    if (p.budget > 0) audit.add(unit);
+    if (!simt::last_of(audit.counter, ctas)) return;
+    if (audit.close(p, seq, head, n)) own.finish(chunks);
+}

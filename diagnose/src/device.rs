@@ -80,6 +80,11 @@ impl Device {
         }
     }
 
+    /// Whether it is the simulator, whose times mean nothing.
+    pub fn is_simulated(&self) -> bool {
+        matches!(self, Device::Cuda(engine) if engine.is_simulated())
+    }
+
     /// [`cpu::row_reports`] or [`Engine::row_reports`].
     ///
     /// Errors: those of the engine.

@@ -158,8 +158,13 @@ impl Engine {
     }
 
     fn run_all(&self, launches: Vec<Checked>, memory: &mut [&mut DeviceMemory]) -> Result<()> {
-        launches.iter().try_for_each(|launch| self.begin_in(launch, memory))?;
+        self.begin_all_in(&launches, memory)?;
         self.synchronize()
+    }
+
+    /// As [`Engine::begin_in`], one after another.
+    pub(super) fn begin_all_in(&self, launches: &[Checked], memory: &mut [&mut DeviceMemory]) -> Result<()> {
+        launches.iter().try_for_each(|launch| self.begin_in(launch, memory))
     }
 
     /// Runs one launch to its end, over memory that nobody else uses.

@@ -1,5 +1,6 @@
-//! Device time of one launch, for benchmarks.
+//! Device time of one call, for benchmarks.
 
+use super::attention::{DecodeCall, MeasureCall};
 use super::call::{Call, Workspace};
 use super::engine::{DeviceMemory, Engine, Machine, Memory, check_range, foreign};
 use crate::Result;
@@ -21,6 +22,36 @@ impl Engine {
         flush: &mut DeviceMemory,
     ) -> Result<f64> {
         self.timed(flush, || self.begin_within(call, workspace, memory))
+    }
+
+    /// Device seconds of one [`Engine::decode_within`], all launches of it, as [`Engine::time_within`].
+    ///
+    /// Errors: those of [`Engine::decode_within`].
+    #[doc(hidden)]
+    pub fn time_decode(
+        &self,
+        call: &DecodeCall,
+        workspace: Workspace,
+        memory: &mut [&mut DeviceMemory],
+        flush: &mut DeviceMemory,
+    ) -> Result<f64> {
+        let launches = call.check(self.arch(), workspace)?;
+        self.timed(flush, || self.begin_all_in(&launches, memory))
+    }
+
+    /// Device seconds of one [`Engine::measure_within`], as [`Engine::time_decode`].
+    ///
+    /// Errors: those of [`Engine::measure_within`].
+    #[doc(hidden)]
+    pub fn time_measure(
+        &self,
+        call: &MeasureCall,
+        workspace: Workspace,
+        memory: &mut [&mut DeviceMemory],
+        flush: &mut DeviceMemory,
+    ) -> Result<f64> {
+        let launches = call.check(self.arch(), workspace)?;
+        self.timed(flush, || self.begin_all_in(&launches, memory))
     }
 
     /// Device seconds of a copy of all of `from` to the begin of `to`, measured as in

@@ -3,6 +3,7 @@
 use super::{build, critbeta, names, stderr, stdout, text};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const FAMILIES: [&str; 9] =
@@ -106,7 +107,7 @@ fn what_cannot_be_measured_is_refused() {
         (&["--turns", "scores"], "--len"),
         (&["--len", "9", "--heads", "8"], "--decode"),
         (&["--len", "9", "--eps", "0.1"], "--decode"),
-        (&["--decode", "--small"], "cannot be used with"),
+        (&["--decode", "--small", "--len", "9"], "cannot be used with"),
         (&["--decode", "--heads", "4"], "--len"),
         (&["--decode", "--family", "sink"], "--len"),
         (&["--decode", "--len", "99", "--heads", "0"], "expected a whole number from 1"),
@@ -181,9 +182,8 @@ fn decode_is_right_and_has_the_seconds_of_every_method() {
     }
 }
 
-#[test]
-fn decode_takes_the_rows_of_a_file_a_case_for_each_layer() {
-    let directory = tempfile::tempdir().unwrap();
+/// A file of queries and keys with two layers of 4 heads over 2, 3 rows and 50 keys.
+pub fn layers(directory: &Path) -> PathBuf {
     let numbers = |count: usize, factor: f32| -> Vec<u8> {
         (0..count).flat_map(|i| ((i as f32 * factor).sin()).to_le_bytes()).collect()
     };
@@ -196,7 +196,19 @@ fn decode_takes_the_rows_of_a_file_a_case_for_each_layer() {
     let tensors: Vec<_> = ["a", "b"].into_iter().flat_map(pair).collect();
     let named: Vec<build::Named> =
         tensors.iter().map(|(name, shape, bytes)| (&name[..], "F32", &shape[..], bytes.clone())).collect();
-    let file = build::write(directory.path(), "qk.safetensors", &build::safetensors(&named, None));
+    build::write(directory, "qk.safetensors", &build::safetensors(&named, None))
+}
+
+#[test]
+fn the_small_cases_of_decode_are_right() {
+    let printed = stdout(&["bench", "--decode", "--device", "cpu", "--small", "--rounds", "1"]);
+    assert!(printed.starts_with("cpu, ") && printed.contains("3 cases, 0 wrong results"), "{printed}");
+}
+
+#[test]
+fn decode_takes_the_rows_of_a_file_a_case_for_each_layer() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = layers(directory.path());
     let run = |more: &[&str]| -> Value {
         let args =
             [&["bench", "--decode", "--rounds", "1", "--json", "-", "--rows", text(&file)], more].concat();

@@ -120,6 +120,52 @@ fn bench_checks_the_kernels_of_a_device() {
 }
 
 #[test]
+fn a_decode_bench_checks_the_kernels_of_a_device() {
+    if !simulates("a_decode_bench_checks_the_kernels_of_a_device") {
+        return;
+    }
+    let device = ["bench", "--decode", "--device", "simt"];
+    let methods = ["copy", "decode", "decode_critical", "decode_critical_full", "decode_full", "measure"];
+    let shape = ["--seqs", "2", "--heads", "6", "--kv-heads", "2", "--len", "300", "--head-dim", "72"];
+    for (dtype, family) in [("f32", "sink"), ("f16", "needles"), ("bf16", "gaussian"), ("bf16", "equal")] {
+        let more = ["--page", "7", "--eps", "0.01", "--dtype", dtype, "--family", family, "--json", "-"];
+        let json: Value = serde_json::from_str(&stdout(&[&device[..], &shape, &more].concat())).unwrap();
+        let case = &json["cases"][0];
+        assert_eq!((&json["simulated"], &case["failed"]), (&Value::from(true), &serde_json::json!({})));
+        assert_eq!(case["seconds"].as_object().unwrap().keys().collect::<Vec<_>>(), methods);
+        // Each key is read once, and each value that is kept; the rest are queries and scores.
+        let bytes = case["bytes"].as_f64().unwrap();
+        let loads = |method: &str| case["loaded"][method].as_f64().unwrap() / bytes;
+        let keep = case["keep"].as_f64().unwrap();
+        assert!((1.0..1.5).contains(&loads("decode_full")), "{case}");
+        assert!((0.5..0.8).contains(&loads("measure")), "{case}");
+        assert!((loads("decode") - loads("decode_full") - 0.5 * (keep - 1.0)).abs() < 0.25, "{case}");
+        assert_eq!(keep < 0.1, family == "sink" || family == "needles", "{case}");
+        assert!(case["loaded"].get("copy").is_none(), "{case}");
+    }
+    let printed = stdout(&device);
+    for part in ["times mean nothing", "critical unread", "measure loads", "3 cases, 0 wrong results"] {
+        assert!(printed.contains(part), "{part} is not in {printed}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let turns = directory.path().join("inputs.safetensors");
+    for (args, says) in [
+        (&["--turns", text(&turns)][..], "--turns is for the CPU, expected --device cpu"),
+        (&["--head-dim", "264"], "264 elements, expected a multiple of 8 in 64..=256"),
+        (&["--eps", "1"], "eps 1, expected 0 <= eps < 1"),
+        (&["--heads", "258", "--kv-heads", "2"], "groups of 1 to 128"),
+    ] {
+        let error = stderr(1, &[&device[..], &["--len", "99"], args].concat());
+        assert!(error.contains(says) && error.lines().count() == 1, "{args:?}: {error}");
+    }
+    assert!(super::names(directory.path()).is_empty());
+    // A layer of a file has queries, keys, dtype and lengths of its own.
+    let qk = super::bench::layers(directory.path());
+    let printed = stdout(&[&device[..], &["--rows", text(&qk), "--seqs", "2", "--len", "49"]].concat());
+    assert!(printed.contains("2 cases, 0 wrong results"), "{printed}");
+}
+
+#[test]
 fn plan_needs_no_gpu_and_gives_its_reasons() {
     let printed = stdout(&["plan", "--len", "32768", "--rows", "4096", "--arch", "sm_90"]);
     for part in

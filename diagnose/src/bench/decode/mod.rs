@@ -1,15 +1,18 @@
 //! Times of decode attention, and of a read of the bytes that it must read, each checked before it is timed.
 //!
 //! A server's cache is larger than a CPU's. So each run takes the next of several copies of the cache, which
-//! are 256 MiB together, and finds none of its bytes in a cache of the CPU.
+//! are 256 MiB together, and finds none of its bytes in a cache of the CPU. A GPU has one copy, and its L2
+//! cache is overwritten before each run.
 
 mod case;
+mod device;
 mod runs;
 
 pub use case::{DecodeCase, DecodeRows, DecodeShape};
 
 use super::median;
-use critbeta::{DType, Error, Result};
+use crate::Device;
+use critbeta::{DType, Element, Error, Result};
 use half::{bf16, f16};
 
 /// The rule of the rows that are weighted at their critical beta.
@@ -18,7 +21,9 @@ pub const CRITICAL: &str = "critical:resolve=0.69";
 /// What one run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeMethod {
-    /// A read of all keys and values on all threads. It is the limit.
+    /// The driver's copy of all keys and values. It is the limit of a GPU, and half of its bytes are read.
+    Copy,
+    /// A read of all keys and values on all threads. It is the limit of a CPU.
     Stream,
     /// The same of the keys alone.
     StreamKeys,
@@ -34,20 +39,31 @@ pub enum DecodeMethod {
     FullCritical,
     /// The same, with values left unread up to eps.
     DecodeCritical,
-    /// Every row's report, without values.
+    /// Every row's report on a CPU, and its critical beta on a GPU, without values.
     Measure,
 }
 
 impl DecodeMethod {
-    /// All methods, in the order of the columns.
-    pub const ALL: [DecodeMethod; 9] = {
+    /// All methods of `device`, in the order of the columns.
+    pub fn of(device: &Device) -> &'static [DecodeMethod] {
         use DecodeMethod::*;
-        [Stream, StreamKeys, Keys, Dense, Full, Decode, FullCritical, DecodeCritical, Measure]
-    };
+        match device {
+            Device::Cpu => {
+                &[Stream, StreamKeys, Keys, Dense, Full, Decode, FullCritical, DecodeCritical, Measure]
+            }
+            Device::Cuda(_) => Self::of_gpus(),
+        }
+    }
+
+    fn of_gpus() -> &'static [DecodeMethod] {
+        use DecodeMethod::*;
+        &[Copy, Full, Decode, FullCritical, DecodeCritical, Measure]
+    }
 
     /// Its name in the JSON.
     pub fn name(self) -> &'static str {
         match self {
+            DecodeMethod::Copy => "copy",
             DecodeMethod::Stream => "stream",
             DecodeMethod::StreamKeys => "stream_keys",
             DecodeMethod::Keys => "keys",
@@ -67,6 +83,11 @@ impl DecodeMethod {
     fn skips(self) -> bool {
         matches!(self, DecodeMethod::Decode | DecodeMethod::DecodeCritical)
     }
+
+    /// The error where a device lacks this method.
+    fn not_of(self, whose: &str) -> Error {
+        Error::Settings { detail: format!("{} is a method of {whose}", self.name()) }
+    }
 }
 
 /// The times of one case.
@@ -80,6 +101,8 @@ pub struct DecodeMeasured {
     pub failed: Vec<(DecodeMethod, String)>,
     /// The share of values that [`DecodeMethod::Decode`] and [`DecodeMethod::DecodeCritical`] read.
     pub keep: [f64; 2],
+    /// On the simulator, the bytes that the kernels of each method read.
+    pub loaded: Vec<(DecodeMethod, u64)>,
 }
 
 impl DecodeMeasured {
@@ -98,6 +121,13 @@ impl DecodeMeasured {
         Some(median(a.iter().zip(b).map(|(a, b)| a / b).collect()))
     }
 
+    /// Bytes that the kernels of `method` read, in units of [`DecodeMeasured::bytes`]; `None` where nobody
+    /// counts them.
+    pub fn loads(&self, method: DecodeMethod) -> Option<f64> {
+        let loaded = self.loaded.iter().find(|(other, _)| *other == method)?.1;
+        Some(loaded as f64 / self.bytes() as f64)
+    }
+
     /// Bytes of the keys and values of the case.
     pub fn bytes(&self) -> usize {
         let DecodeCase { kv_heads, head_dim, dtype, .. } = self.case;
@@ -106,20 +136,20 @@ impl DecodeMeasured {
 }
 
 /// One case in memory, ready to be run with any method and any number of times.
-pub struct DecodeSetup {
-    runs: Box<dyn runs::Runs>,
+pub struct DecodeSetup<'d> {
+    runs: Box<dyn runs::Runs + 'd>,
 }
 
-impl DecodeSetup {
-    /// Draws the case and lays out its cache.
+impl<'d> DecodeSetup<'d> {
+    /// Draws the case and lays out its cache, where `device` reads it.
     ///
-    /// Errors: [`Error::Settings`] where there is not enough memory; [`Error::Attention`] for sizes that no
-    /// decode takes.
-    pub fn new(case: &DecodeCase, seed: u64) -> Result<Self> {
-        let runs: Box<dyn runs::Runs> = match case.dtype {
-            DType::F32 => Box::new(runs::Cache::<f32>::new(case, seed)?),
-            DType::F16 => Box::new(runs::Cache::<f16>::new(case, seed)?),
-            DType::Bf16 => Box::new(runs::Cache::<bf16>::new(case, seed)?),
+    /// Errors: [`Error::Settings`] or [`Error::Cuda`] where there is not enough memory; [`Error::Attention`]
+    /// or [`Error::Launch`] for sizes that no decode takes.
+    pub fn new(device: &'d Device, case: &DecodeCase, seed: u64) -> Result<Self> {
+        let runs = match case.dtype {
+            DType::F32 => runs_of::<f32>(device, case, seed)?,
+            DType::F16 => runs_of::<f16>(device, case, seed)?,
+            DType::Bf16 => runs_of::<bf16>(device, case, seed)?,
             DType::F64 => {
                 return Err(Error::Settings {
                     detail: "a decode bench of f64: expected f32, f16 or bf16".into(),
@@ -129,9 +159,12 @@ impl DecodeSetup {
         Ok(DecodeSetup { runs })
     }
 
-    /// Wall seconds of one run, on the next copy of the cache.
+    /// Seconds of one run: wall time on the next copy of the cache, or device time behind an overwritten L2
+    /// cache.
     ///
-    /// Errors: those of [`critbeta::attention::decode`].
+    /// Errors: those of [`critbeta::attention::decode`], and of
+    /// [`Engine::launch_decode`](critbeta::cuda::Engine::launch_decode); [`Error::Settings`] for a method that
+    /// is not in [`DecodeMethod::of`].
     pub fn seconds(&mut self, method: DecodeMethod) -> Result<f64> {
         self.runs.seconds(method)
     }
@@ -150,14 +183,26 @@ impl DecodeSetup {
     }
 }
 
-/// Checks and times `case` with every method, `rounds` times each. `seed` draws it.
+fn runs_of<'d, T: Element>(
+    device: &'d Device,
+    case: &DecodeCase,
+    seed: u64,
+) -> Result<Box<dyn runs::Runs + 'd>> {
+    Ok(match device {
+        Device::Cpu => Box::new(runs::Cache::<T>::new(case, seed, Some(runs::COLD_BYTES))?),
+        Device::Cuda(engine) => Box::new(device::EngineCache::<T>::new(engine, case, seed)?),
+    })
+}
+
+/// Checks and times `case` with every method of `device`, `rounds` times each. `seed` draws it.
 ///
-/// Errors: those of [`DecodeSetup`]. A wrong result is no error: it goes to [`DecodeMeasured::failed`].
-pub fn measure_decode(case: DecodeCase, rounds: usize, seed: u64) -> Result<DecodeMeasured> {
-    let mut setup = DecodeSetup::new(&case, seed)?;
-    let (mut sound, mut failed) = (Vec::new(), Vec::new());
+/// On the simulator the seconds are the host's and mean nothing. Errors: those of [`DecodeSetup`]. A wrong
+/// result is no error: it goes to [`DecodeMeasured::failed`].
+pub fn measure_decode(device: &Device, case: DecodeCase, rounds: usize, seed: u64) -> Result<DecodeMeasured> {
+    let mut setup = DecodeSetup::new(device, &case, seed)?;
+    let (mut sound, mut failed, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
     let mut keep = [f64::NAN; 2];
-    for method in DecodeMethod::ALL {
+    for &method in DecodeMethod::of(device) {
         match setup.checked(method)? {
             None => sound.push((method, Vec::with_capacity(rounds))),
             Some(wrong) => failed.push((method, wrong)),
@@ -165,6 +210,7 @@ pub fn measure_decode(case: DecodeCase, rounds: usize, seed: u64) -> Result<Deco
         if method.skips() {
             keep[usize::from(method.is_critical())] = setup.runs.keep();
         }
+        loaded.extend(setup.runs.loaded().map(|bytes| (method, bytes)));
     }
     for round in 0..rounds.max(1) {
         let turn = |i: usize| if round % 2 == 0 { i } else { sound.len() - 1 - i };
@@ -173,5 +219,5 @@ pub fn measure_decode(case: DecodeCase, rounds: usize, seed: u64) -> Result<Deco
             seconds.push(setup.seconds(*method)?);
         }
     }
-    Ok(DecodeMeasured { case, seconds: sound, failed, keep })
+    Ok(DecodeMeasured { case, seconds: sound, failed, keep, loaded })
 }

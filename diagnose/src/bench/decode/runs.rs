@@ -1,4 +1,4 @@
-//! A decode case in memory: copies of a paged cache, and one run of a method on the next of them.
+//! A decode case in host memory: copies of a paged cache, and one run of a method on the next of them.
 
 use super::case::{DecodeCase, Drawn, draw};
 use super::{CRITICAL, DecodeMethod};
@@ -19,7 +19,7 @@ use std::time::Instant;
 
 /// The copies of a cache have at least this many bytes, so that no run finds what it reads in a cache of the
 /// CPU.
-const COLD_BYTES: usize = 256 << 20;
+pub(super) const COLD_BYTES: usize = 256 << 20;
 /// A thread reads this many bytes at a time.
 const READ_BYTES: usize = 1 << 20;
 
@@ -29,6 +29,10 @@ pub(super) trait Runs {
     fn checked(&mut self, method: DecodeMethod) -> Result<Option<String>>;
     /// The share of the values that the last run read.
     fn keep(&self) -> f64;
+    /// Bytes that the kernels of the last run read, where they are counted.
+    fn loaded(&self) -> Option<u64> {
+        None
+    }
     fn safetensors(&self) -> Vec<u8>;
 }
 
@@ -39,15 +43,15 @@ struct Line([u8; 64]);
 
 /// Copies of a paged cache.
 pub(super) struct Cache<T: Element> {
-    case: DecodeCase,
+    pub(super) case: DecodeCase,
     drawn: Vec<Drawn<T>>,
-    queries: Vec<T>,
+    pub(super) queries: Vec<T>,
     /// Keys and values, copy after copy.
     pools: [Vec<Line>; 2],
     /// Page numbers [copies, seqs, blocks].
-    ids: Vec<i32>,
-    lens: Vec<usize>,
-    blocks: usize,
+    pub(super) ids: Vec<i32>,
+    pub(super) lens: Vec<usize>,
+    pub(super) blocks: usize,
     copies: usize,
     /// The copy of the next run.
     next: usize,
@@ -72,14 +76,15 @@ fn lines(case: &DecodeCase, bytes: Option<usize>) -> Result<Vec<Line>> {
 }
 
 impl<T: Element> Cache<T> {
-    pub(super) fn new(case: &DecodeCase, seed: u64) -> Result<Self> {
+    /// As many copies as have `cold_bytes`, and two at least; one without.
+    pub(super) fn new(case: &DecodeCase, seed: u64, cold_bytes: Option<usize>) -> Result<Self> {
         let DecodeCase { seqs, heads, kv_heads, len, head_dim, page, .. } = *case;
         let blocks = len.div_ceil(page);
         let vector = kv_heads.checked_mul(head_dim);
         let size = vector.and_then(|size| size.checked_mul(page)).and_then(|size| size.checked_mul(blocks));
         let size =
             size.and_then(|size| size.checked_mul(seqs)).and_then(|size| size.checked_mul(size_of::<T>()));
-        let copies = size.map_or(1, |size| COLD_BYTES.div_ceil(2 * size).max(2));
+        let copies = size.zip(cold_bytes).map_or(1, |(size, bytes)| bytes.div_ceil(2 * size).max(2));
         let all = size.and_then(|size| size.checked_mul(copies));
         let mut pools = [lines(case, all)?, lines(case, all)?];
         let drawn = draw::<T>(case, seed);
@@ -132,11 +137,19 @@ impl<T: Element> Cache<T> {
         })
     }
 
-    fn pages(&self, pool: usize) -> Result<Pages<'_, T>> {
+    /// The shape of the pages of a pool: [pages, page, kv_heads, head_dim].
+    pub(super) fn sizes(&self) -> [usize; 4] {
         let DecodeCase { seqs, kv_heads, head_dim, page, .. } = self.case;
-        let sizes = [self.copies * seqs * self.blocks, page, kv_heads, head_dim];
-        let elements = sizes.iter().product();
-        Pages::nhd(&bytemuck::cast_slice(&self.pools[pool])[..elements], sizes)
+        [self.copies * seqs * self.blocks, page, kv_heads, head_dim]
+    }
+
+    /// The elements of a pool.
+    pub(super) fn pool(&self, pool: usize) -> &[T] {
+        &bytemuck::cast_slice(&self.pools[pool])[..self.sizes().iter().product()]
+    }
+
+    fn pages(&self, pool: usize) -> Result<Pages<'_, T>> {
+        Pages::nhd(self.pool(pool), self.sizes())
     }
 
     /// The keys, or the keys and values, of a copy.
@@ -150,7 +163,7 @@ impl<T: Element> Cache<T> {
         self.pools[..pools].iter().map(of_pool).fold(0, u64::wrapping_add)
     }
 
-    fn rule(&self, method: DecodeMethod) -> &[Rescaling] {
+    pub(super) fn rule(&self, method: DecodeMethod) -> &[Rescaling] {
         std::slice::from_ref(&self.rules[usize::from(method.is_critical())])
     }
 
@@ -160,20 +173,62 @@ impl<T: Element> Cache<T> {
         Sequences::new(BlockTable::rows(ids, [seqs.len(), self.blocks], self.blocks)?, &self.lens[seqs])
     }
 
+    /// The rows of the last sequence in f64, at any rule.
+    pub(super) fn last_rows(&self) -> Result<Vec<reference::Row>> {
+        let (queries, sequences) = self.last(0)?;
+        let call = DecodeCall::new(&self.rules[..1]);
+        reference::rows(&queries, &self.pages(0)?, &sequences, &call)
+    }
+
+    /// The last sequence of `copy`.
+    fn last(&self, copy: usize) -> Result<(Queries<'_, T>, Sequences<'_>)> {
+        let DecodeCase { seqs, heads, head_dim, .. } = self.case;
+        let last = seqs - 1;
+        let queries = Queries::dense(&self.queries[last * heads * head_dim..], [1, heads, head_dim])?;
+        Ok((queries, self.sequences(copy, last..seqs)?))
+    }
+
+    /// What is wrong with the output of `row`, a head of the last sequence, at `beta`: an element that is
+    /// further from f64 than its own rounding and `share` of the largest value.
+    pub(super) fn wrong_output(
+        &self,
+        row: &reference::Row,
+        beta: f64,
+        share: f64,
+        out: &[T],
+    ) -> Result<Option<String>> {
+        let DecodeCase { seqs, heads, kv_heads, dtype, .. } = self.case;
+        let kv = PagedKv::new(self.pages(0)?, self.pages(1)?)?;
+        let (_, sequences) = self.last(0)?;
+        let expected = reference::output(row, &row.scores, beta, &kv, &sequences, heads / kv_heads);
+        let v = &self.drawn[(seqs - 1) % self.drawn.len()].v;
+        let largest = v.iter().map(|v| f64::from(v.to_f32().abs())).fold(0.0, f64::max);
+        let rounding = match dtype {
+            DType::F16 => 2f64.powi(-11),
+            DType::Bf16 => 2f64.powi(-8),
+            DType::F32 | DType::F64 => 2f64.powi(-24),
+        };
+        let wrong = out.iter().zip(&expected).position(|(out, expected)| {
+            let allowed = largest * share + rounding * expected.abs() + 1e-7;
+            // This form makes a NaN wrong too.
+            let is_near = (f64::from(out.to_f32()) - expected).abs() <= allowed;
+            !is_near
+        });
+        Ok(wrong.map(|at| {
+            format!("head {} element {at}: {}, expected {}", row.head, out[at].to_f32(), expected[at])
+        }))
+    }
+
     /// What is wrong with the last run on `copy`, which was `method`. It looks at the first and the last head
     /// of the last sequence.
     fn wrong(&self, method: DecodeMethod, copy: usize) -> Result<Option<String>> {
-        let DecodeCase { seqs, heads, kv_heads, head_dim, .. } = self.case;
-        let last = seqs - 1;
-        let queries = Queries::dense(&self.queries[last * heads * head_dim..], [1, heads, head_dim])?;
-        let kv = PagedKv::new(self.pages(0)?, self.pages(1)?)?;
-        let sequences = self.sequences(copy, last..seqs)?;
+        let DecodeCase { seqs, heads, head_dim, .. } = self.case;
+        let (queries, sequences) = self.last(copy)?;
         let call = DecodeCall::new(self.rule(method));
-        let keys = self.pages(0)?;
-        let scores = attention::scores(&queries, &keys, &sequences, &call)?;
-        let rows = reference::rows(&queries, &keys, &sequences, &call)?;
+        let scores = attention::scores(&queries, &self.pages(0)?, &sequences, &call)?;
+        let rows = self.last_rows()?;
         for head in [0, heads - 1] {
-            let at = last * heads + head;
+            let at = (seqs - 1) * heads + head;
             if method == DecodeMethod::Keys {
                 let (found, expected) = (self.firsts[at], scores[head][0]);
                 if found != expected {
@@ -197,30 +252,14 @@ impl<T: Element> Cache<T> {
             if found.0 != beta {
                 return Ok(Some(format!("head {head}: beta {}, expected {beta}", found.0)));
             }
-            let row = &rows[head];
-            let expected = reference::output(row, &row.scores, beta, &kv, &sequences, heads / kv_heads);
-            let size = row.sizes.iter().copied().fold(0.0, f64::max);
-            let v = &self.drawn[last % self.drawn.len()].v;
-            let largest = v.iter().map(|v| f64::from(v.to_f32().abs())).fold(0.0, f64::max);
+            let size = rows[head].sizes.iter().copied().fold(0.0, f64::max);
             // A score errs by head_dim 2^-24 of its products, and a weight by beta times that.
             let weights = beta * size * head_dim as f64 * 2f64.powi(-24) + 1e-5;
             let dropped = found.1 as f64 / 2f64.powi(32);
-            let rounding = match self.case.dtype {
-                DType::F16 => 2f64.powi(-11),
-                DType::Bf16 => 2f64.powi(-8),
-                DType::F32 | DType::F64 => 2f64.powi(-24),
-            };
             let out = &self.out[at * head_dim..][..head_dim];
-            for (e, (out, expected)) in out.iter().zip(&expected).enumerate() {
-                let allowed = 2.0 * largest * (weights + dropped) + rounding * expected.abs() + 1e-7;
-                let error = (f64::from(out.to_f32()) - expected).abs();
-                let is_near = error <= allowed;
-                if !is_near {
-                    return Ok(Some(format!(
-                        "head {head} element {e}: {}, expected {expected}",
-                        out.to_f32()
-                    )));
-                }
+            let wrong = self.wrong_output(&rows[head], beta, 2.0 * (weights + dropped), out)?;
+            if wrong.is_some() {
+                return Ok(wrong);
             }
             let most = self.case.eps * 2f64.powi(32);
             if found.1 as f64 > if method.skips() { most } else { 0.0 } {
@@ -246,6 +285,7 @@ impl<T: Element> Runs for Cache<T> {
         let (mut rows, mut reports, mut firsts, mut sum) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let start = Instant::now();
         match method {
+            DecodeMethod::Copy => return Err(method.not_of("GPUs")),
             DecodeMethod::Stream => sum = black_box(self.read(copy, 2)),
             DecodeMethod::StreamKeys => sum = black_box(self.read(copy, 1)),
             DecodeMethod::Keys => firsts = attention::first_scores(&queries, &keys, &sequences, &call)?,

@@ -48,7 +48,7 @@ pub enum Command {
     Families(Families),
     /// Show the published length laws with their conventions, sources and values
     Laws(Laws),
-    /// Time the softmax against a copy of the same bytes and against a sort; check every result first
+    /// Time the softmax, or decode attention, against a copy of the same bytes; check every result first
     Bench(Bench),
     /// Say which CUDA kernel would run, and why; needs no GPU. With --device cpu, say who computes which rows
     Plan(Plan),
@@ -292,7 +292,7 @@ pub struct Bench {
     #[arg(long, requires = "len", conflicts_with = "decode")]
     pub shuffled: bool,
     /// Measure a few tiny cases instead of the ladder, for a memory checker; their times mean nothing
-    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "family", "shuffled", "turns", "decode"])]
+    #[arg(long, conflicts_with_all = ["len", "rows", "dtype", "family", "shuffled", "turns"])]
     pub small: bool,
     /// Run each method of a case K times, the slowest fewer; the median counts
     #[arg(long, value_name = "K", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
@@ -320,7 +320,7 @@ impl Bench {
 /// Decode attention in place of the softmax.
 #[derive(Args)]
 pub struct BenchDecode {
-    /// Time decode attention over paged keys and values, beside a read of the same bytes
+    /// Time decode attention over paged keys and values, beside a read or a copy of the same bytes
     #[arg(long)]
     pub decode: bool,
     /// Only this layer of the file of --rows

@@ -39,7 +39,7 @@ pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     let file = args.json.as_deref().filter(|_| !to_stdout).map(Output::create).transpose()?;
     let progress = crate::progress(cli, cases.len() as u64, "cases");
-    let rounds = if is_simulated(&device) { 1 } else { args.rounds.into() };
+    let rounds = if device.is_simulated() { 1 } else { args.rounds.into() };
     let mut measured = Vec::with_capacity(cases.len());
     for case in cases {
         measured.push(bench::measure(&device, case, rounds, cli.seed)?);
@@ -56,7 +56,7 @@ pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
     }
     crate::print(|out| {
         writeln!(out, "{}", device.description())?;
-        if is_simulated(&device) {
+        if device.is_simulated() {
             writeln!(out, "Simulated: the results were checked, the times mean nothing.")?;
         }
         writeln!(out, "{}", ratios(&device, &measured))?;
@@ -68,10 +68,6 @@ pub fn run(args: &Bench, cli: &Cli) -> anyhow::Result<bool> {
         writeln!(out, "{} cases, {failed} wrong results", measured.len())
     })?;
     Ok(failed == 0)
-}
-
-fn is_simulated(device: &Device) -> bool {
-    matches!(device, Device::Cuda(engine) if engine.is_simulated())
 }
 
 fn name(case: &Case) -> String {
@@ -140,7 +136,7 @@ fn document(device: &Device, measured: &[Measured]) -> Value {
         json!({ "rows": rows, "n": n, "dtype": dtype, "family": family, "shuffled": is_shuffled, "seconds": seconds,
                 "failed": failed })
     });
-    let (device, simulated) = (device.description(), is_simulated(device));
+    let (device, simulated) = (device.description(), device.is_simulated());
     json!({ "device": device, "simulated": simulated, "cases": cases.collect::<Vec<_>>() })
 }
 

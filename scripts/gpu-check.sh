@@ -5,10 +5,10 @@
 #                                        nvcc 13 from PyPI where there is none
 #   DIR/gpu-check.sh run DIR             on the machine with the GPU, in one start and under 9 minutes. First correctness:
 #                                        facts, doctor, parity of every variant, wrappers, the workspace, graph capture, 50
-#                                        equal runs, the Python package on CUDA tensors. Then critbeta, PyTorch and Triton in
-#                                        turns in one process, beside what `critbeta plan` predicts; last examples and
-#                                        compute-sanitizer. Reads no settings but nvidia-smi's queries, changes none.
-#                                        Results: DIR/records
+#                                        equal runs, the Python package on CUDA tensors. Then critbeta and its peers in turns
+#                                        in one process, beside what `critbeta plan` predicts: decode attention, then rows;
+#                                        last examples and compute-sanitizer. Reads no settings but nvidia-smi's queries,
+#                                        changes none. Results: DIR/records
 #   DIR/gpu-check.sh dry DIR             the same where there is no GPU: parts that need one are skipped by name, the others
 #                                        run on the simulator and on tiny shapes, and prove the harness
 #
@@ -20,9 +20,9 @@ PACK_LIMIT_MB=60
 # All parts together; a part that begins late has only what is left.
 LIMIT_SECONDS=520
 # For what follows the benches: ratios, examples, compute-sanitizer.
-AFTER_SECONDS=90
+AFTER_SECONDS=120
 # What runs on the GPU machine: test binaries, and examples that show the embedding.
-TESTS="parity_device rules_device device_errors wrappers workspace"
+TESTS="attention_device decode_device parity_device rules_device device_errors wrappers workspace"
 EXAMPLES="03_cuda 04_streams 05_graph"
 # Of the Python package: on a GPU, and without one.
 PYTHON_TESTS="test_device.py test_device_pages.py test_device_decode.py test_device_decode_calls.py test_device_serve.py test_cuda.py"
@@ -142,7 +142,10 @@ facts() {
         echo "no GPU: nothing below was measured on one"
     fi
     python3 -c 'import torch; print("PyTorch", torch.__version__)' 2>/dev/null || echo "no PyTorch"
-    python3 -c 'import triton; print("Triton", triton.__version__)' 2>/dev/null || echo "no Triton"
+    local peer
+    for peer in triton flashinfer flash_attn_interface flash_attn; do
+        python3 -c "import $peer; print('$peer', getattr($peer, '__version__', 'of no version'))" 2>/dev/null || echo "no $peer"
+    done
 }
 
 # The one line that every CSV file begins with.
@@ -155,7 +158,8 @@ where() {
 # With --device cuda:0 it fails unless the kernels load.
 doctor() { bin/critbeta doctor ${gpu:+--device cuda:0}; }
 
-# memcheck or racecheck over small shapes of every scope. Some containers' runtimes refuse the tool its device.
+# sanitizer_part NAME TOOL MORE...: memcheck or racecheck over small shapes. Some containers' runtimes refuse the tool its
+# device.
 sanitizer_part() {
     if [ -z "$gpu" ]; then
         skip "$1" "no GPU"
@@ -164,8 +168,8 @@ sanitizer_part() {
     elif timeout 30 compute-sanitizer --tool memcheck bin/critbeta doctor 2>&1 | grep -q "Device not supported"; then
         skip "$1" "compute-sanitizer refuses this device here"
     else
-        part "$1" 50 compute-sanitizer --tool "$1" --error-exitcode 9 \
-            bin/critbeta bench --device cuda:0 --small --rounds 1
+        part "$1" 50 compute-sanitizer --tool "$2" --error-exitcode 9 \
+            bin/critbeta bench --device cuda:0 --small --rounds 1 "${@:3}"
     fi
 }
 
@@ -181,6 +185,23 @@ python_package() {
     local name tests=()
     for name in $python_tests; do tests+=("python/$name"); done
     PYTHONPATH=$work/site python3 -B -m pytest -q -p no:cacheprovider --rootdir python -rs --durations 5 "${tests[@]}"
+}
+
+# Decode attention and its peers, all in turns in one process.
+decode_benches() {
+    set -o pipefail
+    local how=(--seconds 45)
+    [ -n "$gpu" ] || how=(--dry-run)
+    PYTHONPATH=$work/site python3 -B peers/gpu_decode.py --csv "$records/decode.csv" "${how[@]}" 2>&1 | tee "$records/decode.txt"
+}
+
+# The same shapes by the command, which checks every head's report too.
+decode_of_command() {
+    if [ -n "$gpu" ]; then
+        bin/critbeta bench --decode --device cuda:0 --len 32768 --heads 32 --kv-heads 8
+    else
+        bin/critbeta bench --decode --device simt
+    fi
 }
 
 # All in turns in one process. SECONDS_FOR_BENCHES: no case is begun later.
@@ -203,7 +224,7 @@ check() {
     export XDG_CACHE_HOME=$work/cache
     rm -rf "$records" "$work"
     mkdir -p "$records" "$work" || fail "cannot write $1"
-    export -f facts doctor one_test install_package python_package benches ratios
+    export -f facts doctor one_test install_package python_package decode_benches decode_of_command benches ratios
     export records work gpu python_tests=${gpu:+$PYTHON_TESTS}
     [ -n "$gpu" ] || python_tests=$PYTHON_DRY_TESTS
     export CRITBETA_REQUIRE_GPU=${gpu:+1}
@@ -227,6 +248,8 @@ check() {
         skip "Python package" "no NumPy, pytest or PyTorch on this machine"
     fi
     if python3 -c 'import numpy, torch' 2>/dev/null; then
+        in_shell "decode benches" 110 decode_benches
+        in_shell "decode by the command" 30 decode_of_command
         # What the rest needs is left; the last case that is begun may take half a minute.
         export SECONDS_FOR_BENCHES=$((LIMIT_SECONDS - SECONDS - AFTER_SECONDS - 30))
         [ "$SECONDS_FOR_BENCHES" -gt 200 ] && SECONDS_FOR_BENCHES=200
@@ -237,12 +260,16 @@ check() {
     fi
     # Behind the benches: what is most likely to run into its time-out goes last.
     for name in $EXAMPLES; do gpu_part "$name" 20 "bin/example-$name"; done
-    sanitizer_part memcheck
-    sanitizer_part racecheck
+    sanitizer_part memcheck memcheck
+    sanitizer_part "memcheck of decode" memcheck --decode
+    sanitizer_part racecheck racecheck
+    sanitizer_part "racecheck of decode" racecheck --decode
     for file in "$records"/*.csv; do
         [ -e "$file" ] && sed -i "1i# $(where)" "$file"
     done
-    [ -e "$records/ratios.txt" ] && cat "$records/ratios.txt"
+    for file in decode ratios; do
+        [ -e "$records/$file.txt" ] && cat "$records/$file.txt"
+    done
     rm -rf "$work/cache"
     local summary="$passed passed, $failed failed"
     [ "$skipped" -gt 0 ] && summary="$summary, $skipped skipped"

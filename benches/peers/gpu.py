@@ -65,15 +65,18 @@ def dry_cases():
 
 class GpuClock:
     """Seconds on the device. The overwriting also keeps it busy while the host queues the launches to be
-    timed."""
+    timed; `wait` is for so many cycles more, where that takes the host longer."""
 
-    def __init__(self):
+    def __init__(self, wait=0):
         self.scratch = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+        self.wait = wait
 
     def seconds(self, run):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         for value in (1, 2):
             self.scratch.fill_(value)
+        if self.wait:
+            torch.cuda._sleep(self.wait)
         start.record()
         run()
         end.record()

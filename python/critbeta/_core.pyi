@@ -146,6 +146,9 @@ class Engine:
     def predictions(
         self, rows: int, cols: int, dtype: str, has_out: bool
     ) -> list[tuple[str, float, float, float]]: ...
+    def decode_predictions(
+        self, shape: list[int], dtype: str, eps: float, keep: float
+    ) -> list[float] | None: ...
     def launch(
         self,
         stream: int,

@@ -11,8 +11,9 @@ use critbeta::DType;
 use critbeta::attention::Strides;
 use critbeta::cpu::{self, Measure};
 use critbeta::cuda::{
-    self, Arch, Call, DecodeCall, DeviceAttention, DeviceOutput, DevicePages, DeviceQueries, DeviceRows,
-    DeviceSequences, MeasureCall, Plan, Prediction, Problem, RowReport, SimtOptions, SkipReport, Workspace,
+    self, Arch, Call, DecodeCall, DecodePlan, DecodeShape, DeviceAttention, DeviceOutput, DevicePages,
+    DeviceQueries, DeviceRows, DeviceSequences, MeasureCall, Plan, Prediction, Problem, RowReport,
+    SimtOptions, SkipReport, Workspace,
 };
 use critbeta_diagnose::{RowPlace, RowRecord};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -109,6 +110,21 @@ impl Engine {
         let plan = Plan::choose(&problem(rows, cols, element(dtype)?), self.engine.arch()).map_err(raised)?;
         let of = |of: Prediction| (of.path, of.seconds, of.fastest, of.slowest);
         Ok(plan.predictions().into_iter().map(of).collect())
+    }
+
+    /// What a decode step should take: seconds at a given beta, and at a critical one near the top
+    /// (`critbeta::cuda::DecodePlan`); None for other GPUs than an H200, and for f32. The shape is `[seqs,
+    /// heads, kv_heads, head_dim, keys, page]`, and `keep` the share of the values that is read.
+    fn decode_predictions(
+        &self,
+        shape: [u64; 6],
+        dtype: &str,
+        eps: f64,
+        keep: f64,
+    ) -> PyResult<Option<[f64; 2]>> {
+        let ([seqs, heads, kv_heads, dim, len, page], dtype) = (shape, element(dtype)?);
+        let shape = DecodeShape { seqs, query_len: 1, heads, kv_heads, dim, len, page, dtype, eps, keep };
+        Ok(DecodePlan::choose(&shape, self.engine.arch()).map_err(raised)?.seconds())
     }
 
     /// Enqueues a launch on `stream` and returns. All numbers except shapes and `stream` are addresses of

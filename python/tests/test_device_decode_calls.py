@@ -344,3 +344,16 @@ def test_no_cpu_path_hides(monkeypatch):
         assert OPS.decode(*operands(put, case)).isfinite().all()
     with pytest.raises(AssertionError, match="the CPU path ran"):
         critbeta.decode(*given(case), **case.options)
+
+
+@pytest.mark.skipif(HAS_GPU, reason="the model knows an H200 alone")
+def test_the_model_predicts_what_the_plan_prints():
+    engine = _core.Engine.simulated("sm_90")
+    shape = [1, 32, 8, 128, 128 << 10, 16]
+    given, critical = engine.decode_predictions(shape, "bf16", 0.0, 1.0)
+    assert 1e-4 < given < critical < 2e-4
+    fewer, _ = engine.decode_predictions(shape, "bf16", 1e-2, 0.3)
+    assert fewer < given
+    assert engine.decode_predictions(shape, "f32", 0.0, 1.0) is None
+    with pytest.raises(ValueError, match="60 elements|stride of 60"):
+        engine.decode_predictions([1, 32, 8, 60, 4096, 16], "bf16", 0.0, 1.0)

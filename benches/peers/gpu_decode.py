@@ -58,6 +58,7 @@ PATIENCE = 25
 # The device waits for so many cycles, about a millisecond, while the host prepares the launches.
 WAIT = 1_500_000
 HEADER = ["seqs", "keys", "heads", "kv_heads", "method", "seconds", "of copy", "peer/this", "read"]
+HEADER += ["predicted s", "measured/predicted"]
 
 
 class Cache(NamedTuple):
@@ -305,6 +306,13 @@ def shown(rows):
         yield f"{f'{seqs} x {n}, {heads} over {kv_heads}':24} {name:14} " + " ".join(cells)
 
 
+def write(path, rows):
+    with open(path, "w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(HEADER)
+        out.writerows(["" if value is None else value for value in row] for row in rows)
+
+
 def main():
     args = argparse.ArgumentParser()
     args.add_argument("--csv")
@@ -330,21 +338,24 @@ def main():
             left_out.append(f"{label}: needs {needed >> 30} GiB of device memory")
             continue
         torch.manual_seed(1)
-        found, failed, of_peers = measure(case, clock, device, is_simulated, absent)
+        try:
+            found, failed, of_peers = measure(case, clock, device, is_simulated, absent)
+        except Exception as error:
+            wrong[label] = said(error)
+            print(f"  {label} failed: {wrong[label]}", flush=True)
+            continue
         print("\n".join(list(shown(found))[len(rows) > 0 :]), flush=True)
         for name, why in (failed | of_peers).items():
             print(f"  {name} failed: {why}", flush=True)
         rows += found
         wrong |= failed
-    if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            out = csv.writer(file)
-            out.writerow([*HEADER, "predicted s", "measured/predicted"])
-            out.writerows(["" if value is None else value for value in row] for row in rows)
+        # What is there is kept, should a later case run into a time-out.
+        if args.csv:
+            write(args.csv, rows)
     print("\n".join(f"left out: {case}" for case in left_out), end="\n" if left_out else "")
     names = [name for name in PEERS if name in absent]
     print(f"peers that are not here: {', '.join(names) or 'none'}")
-    print(f"{len(rows)} times, our methods that failed: {', '.join(wrong) or 'none'}")
+    print(f"{len(rows)} times, our methods and cases that failed: {', '.join(wrong) or 'none'}")
     sys.exit(1 if wrong else 0)
 
 

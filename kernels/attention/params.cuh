@@ -23,9 +23,9 @@ constexpr u32 VALUE_BYTES_OF_ELEMENT = 32;
 constexpr u32 VALUE_BYTES = 2064;
 constexpr u32 ONE_PASS_BYTES = 2048;
 // Values of one pass may stay unread up to so many times the share of their masses that is within eps in any
-// case. On rows of SmolLM2-135M (3 heads, 900 to 7,658 keys, eps 1e-4 to 1e-2) the sum of the masses was at
-// most 0.78 eps at 4, and beyond it in 8 % of the groups at 8; half as many values stayed unread at 1
-// (python/benches/decode_keep.py --one-pass, 2026-11-30).
+// case. For 1,248 groups of SmolLM2-135M (3 heads, 900 to 7,658 keys, eps 1e-4 to 1e-2) the sum of the masses
+// was at most 0.81 eps at 4, and at 8 too much for up to 28 % of them; at 1 a third to two thirds as many
+// values stayed unread (python/benches/one_pass_keep.py, 2026-11-30).
 constexpr u32 ALLOWANCE = 4;
 // Masses fall into so many bins, four to an octave.
 constexpr u32 MASS_BINS = 128;

@@ -120,8 +120,8 @@ impl Engine {
     }
 
     /// Enqueues the launches of a [`DecodeCall`] on `stream`, as [`Engine::launch_measure`] does: three for
-    /// every 32 MiB of scores, and one more where values may stay unread. `workspace` has at least
-    /// [`DecodeCall::workspace_bytes`].
+    /// every 32 MiB of scores, or one in a single pass ([`DecodeCall::one_pass`]); and one more where values
+    /// may stay unread. `workspace` has at least [`DecodeCall::workspace_bytes`].
     ///
     /// Errors: those of [`Engine::launch_measure`]. Where a launch was enqueued and a later one was refused,
     /// the output is not all written.

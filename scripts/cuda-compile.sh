@@ -8,7 +8,10 @@
 #                                      architecture that has them (clusters begin with sm_90)
 #   scripts/cuda-compile.sh --quick    only sm_90 in place of the three, for every commit
 #   scripts/cuda-compile.sh --gate     only sm_90: fails too if a score costs more issue slots than its copy
-#                                      leaves (scripts/cuda/slots.py). The last line is `N paths, M over budget`
+#                                      leaves (scripts/cuda/slots.py), or an element of a key or a value more
+#                                      than the memory leaves (scripts/cuda/attention.py). The last line is
+#                                      `N paths, M over budget`
+#   scripts/cuda-compile.sh --gate --only attention    the same of the files whose names begin so
 #   scripts/cuda-compile.sh --record   also writes benches/record/sass/DATE.txt
 #   scripts/cuda-compile.sh --tools    only finds or installs the tools, and prints CUDA_HOME
 #
@@ -56,4 +59,5 @@ find_nvdisasm() { first "$home"/bin/nvdisasm "$(command -v nvdisasm)" "$(venv_ho
 nvrtc=$(find_nvrtc) || { install "${NVCC_SET##* }" && nvrtc=$(find_nvrtc); }
 nvdisasm=$(find_nvdisasm) || { install "$NVDISASM" && nvdisasm=$(find_nvdisasm); }
 
+python3 -B scripts/cuda/warp_test.py
 exec python3 -B scripts/cuda/table.py --nvcc "$nvcc" --nvrtc "$nvrtc" --nvdisasm "$nvdisasm" "$@"

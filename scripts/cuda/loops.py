@@ -13,13 +13,18 @@ FRAME = re.compile(r'\s*//## File "([^"]+)", line (\d+)')
 
 
 def disassembled(nvdisasm, image):
-    """Yields the name of each function of the image, its instructions and its labels.
-
-    An instruction is (opcode, rest, frames, predicated). Frames are (file, line), innermost first.
-    """
+    """Yields the name of each function of the image, its instructions and its labels."""
     ran = subprocess.run([nvdisasm, "-c", "-gi", str(image)], capture_output=True, text=True, check=True)
+    yield from functions(ran.stdout)
+
+
+def functions(text):
+    """The same of the text of a disassembly.
+
+    An instruction is (opcode, rest, frames, guard or None). Frames are (file, line), innermost first.
+    """
     name, code, labels, frames, fresh = None, None, {}, [], False
-    for line in ran.stdout.splitlines():
+    for line in text.splitlines():
         if line.startswith(".text."):
             if code:
                 yield name, code, labels
@@ -33,7 +38,7 @@ def disassembled(nvdisasm, image):
             frames = (frames if fresh else []) + [match.groups()]
             fresh = True
         elif match := INSTRUCTION.match(line):
-            code.append((match[2], match[3].strip(), frames, match[1] is not None))
+            code.append((match[2], match[3].strip(), frames, match[1]))
             fresh = False
     if code:
         yield name, code, labels

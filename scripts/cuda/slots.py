@@ -4,8 +4,8 @@ A loop over the scores of a row belongs to the pass whose name (PASS_..., kernel
 its lines. Its slots a score, times how often warps look at a score in that pass (looks.txt, from the
 simulator), are summed over the passes of a path. An instruction is one slot, and two if its unit has 64
 lanes of an SM's 128 (CUDA C++ programming guide, arithmetic throughput for compute capability 9.0: compare,
-minimum, select, integer add, logic, shift, conversion). `unit` is what the busiest unit needs, if it is
-more than issuing does: 8 for an exponential, 4 for 4 bytes of shared memory.
+minimum, select, integer add, logic, shift, conversion, doubles). `unit` is what the busiest unit needs, if it
+is more than issuing does: 8 for an exponential, 4 for 4 bytes of shared memory, 4 for a product of matrices.
 
 `// path: NAME` in a source line leaves it out of all paths but those with that name. `// path: loop NAME`
 leaves out the loop with that line. `none` is on no path: betas that need more care, rows beyond the chip. A
@@ -102,6 +102,10 @@ class Sources:
 def cost(opcode):
     """Slots of an instruction, and of the unit that it keeps busy."""
     head = opcode.split(".")[0]
+    if head in ("DADD", "DMUL", "DFMA", "DSETP"):
+        return 2, ("double", 2)
+    if head == "HMMA":
+        return 1, ("matrix", 4)
     if HALF.fullmatch(head):
         return 2, ("alu", 2)
     width = 16 if ".128" in opcode else 8 if ".64" in opcode else 4
@@ -166,6 +170,8 @@ def report(nvdisasm, images, table):
     """The lines of the table, and how many paths are over their budget."""
     seen, sources, rows = looks(), Sources(), {}
     for family, paths in PATHS.items():
+        if (family, ARCH) not in images:
+            continue
         for symbol, code, labels in loops.disassembled(nvdisasm, images[family, ARCH]):
             if symbol not in table:
                 continue

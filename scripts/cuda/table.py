@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 
+import attention
 import nvrtc
 import slots
 
@@ -96,12 +97,18 @@ def main():
     args.add_argument("--gate", action="store_true")
     args.add_argument("--quick", action="store_true")
     args.add_argument("--record", action="store_true")
+    args.add_argument("--only", default="", help="the files of kernels whose names begin so")
     args = args.parse_args()
+    if args.record and args.only:
+        sys.exit("error: a record has all kernels, expected no --only beside --record")
     args.out.mkdir(parents=True, exist_ok=True)
     archs = [slots.ARCH] if args.gate or args.quick else ARCHS
     nvrtc_archs = [] if args.gate else NVRTC_ARCHS
-    table = variants(args.kernels)
+    table = {s: scope for s, scope in variants(args.kernels).items() if s.startswith(args.only)}
     sources = sorted(path for path in args.kernels.rglob("*.cu") if path.parent.name != "simt")
+    sources = [path for path in sources if path.name.startswith(args.only)]
+    if not sources:
+        sys.exit(f"error: no file of {args.kernels} begins with {args.only!r}")
     complaints, rows, images, ptx = [], {}, {}, set()
     compiler = nvrtc.Nvrtc(args.nvrtc)
 
@@ -151,6 +158,8 @@ def main():
         print(f"NVRTC {compiler.version()} {arch}, no headers: {len(got)} kernels")
 
     lines, paths, over = slots.report(args.nvdisasm, images, table)
+    further = attention.report(args.nvdisasm, images, table, args.kernels, slots.cost)
+    lines, paths, over = [*lines, "", *further[0]], paths + further[1], over + further[2]
     print("\n".join(lines))
     if complaints:
         sys.exit("\n".join(f"error: {c}" for c in complaints))

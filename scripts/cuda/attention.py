@@ -1,0 +1,185 @@
+"""Issue slots of an element of a key or a value in the attention kernels, beside what the memory leaves.
+
+A CTA of each kernel runs on paper (warp.py) over half a chunk of keys, a chunk, and two. From half a chunk to
+one, only keys are added: this is what they cost. From one to two a chunk is added: the rest is what it costs
+by itself. What a CTA costs once, as the queries do, is in neither. The words that are read and written are
+compared with what they should be: each once for every group of query rows that shares it.
+
+A further kernel is one more line of KERNELS.
+"""
+
+import concurrent.futures
+import re
+import sys
+from collections import Counter
+
+import loops
+import warp
+
+ARCH = "sm_90"
+PARAMS = "attention/params.cuh"
+DIMS, ROWS = (64, 128), (1, 4, 8, 16)
+PAGE = 16
+# Lane slots for a byte while it is copied: 132 SMs, 4 x 32 lanes, 1.755 GHz, 4.3 TB/s (slots.py). So much of
+# them can be used (src/cuda/model.rs).
+SLOTS_A_BYTE, USABLE = 132 * 128 * 1.755e9 / 4.3e12, 0.85
+# A score or a probability, 1e-5: most masses are far from 1 and from their least.
+PROBABILITY = 0x3727C5AC
+FIELD = re.compile(r"^    (u64|u32|double) ([a-z0-9_, ]+);", re.M)
+POINTERS = "queries keys table lens scores row_lens positions values out partials arrivals masses histogram"
+PIECE = 1 << 40  # of addresses, for each pointer
+
+
+class Kernel:
+    """chunk: keys of one. reads: what it reads, and how many query rows share a word, by the bytes of an
+    element; without any, a word is of one row and lies in the L2 cache, so there is no memory time to fill
+    and no budget. writes: what it writes for every key, and whether for each row."""
+
+    def __init__(self, chunk, reads, shared, writes=None, of_rows=False):
+        self.chunk, self.reads, self.shared, self.writes, self.of_rows = chunk, reads, shared, writes, of_rows
+
+
+KERNELS = {
+    "attention_scores": Kernel(128, "keys", {4: 8, 2: 32}, "scores", of_rows=True),
+    "attention_masses": Kernel(512, "scores", {}, "masses"),
+    "attention_values": Kernel(512, "values", {4: 8, 2: 16}),
+}
+
+
+class Params:
+    """The arguments of the kernels, from their declaration."""
+
+    def __init__(self, text):
+        fields = FIELD.findall(text[text.index("struct AttentionParams") :])
+        self.kinds = {name.strip(): kind for kind, names in fields for name in names.split(",")}
+        size = int(re.search(r"sizeof\(AttentionParams\) == (\d+)", text)[1])
+        if len(self.bytes_of({})) != size:
+            sys.exit(f"error: {PARAMS}: {len(self.bytes_of({}))} bytes of arguments are known, expected {size}")
+
+    def bytes_of(self, given):
+        if unknown := given.keys() - self.kinds.keys():
+            sys.exit(f"error: {PARAMS}: AttentionParams has no {', '.join(sorted(unknown))}")
+        made = b""
+        for name, kind in self.kinds.items():
+            size = 4 if kind == "u32" else 8
+            made += bytes(-len(made) % size) + given.get(name, 0).to_bytes(size, "little")
+        return made + bytes(-len(made) % 8)
+
+
+class Memory:
+    """Device memory: how often each word of a pointer is read and written."""
+
+    def __init__(self, keys):
+        self.pointers = {name: (i + 1) * PIECE for i, name in enumerate(POINTERS.split())}
+        self.names = {at // PIECE: name for name, at in self.pointers.items()}
+        self.keys, self.reads, self.writes, self.sums = keys, Counter(), Counter(), {}
+
+    def load(self, address):
+        name = self.names.get(address // PIECE)
+        self.reads[name, address] += 1
+        if name == "table":
+            return address % PIECE // 4
+        return {"lens": self.keys, "scores": PROBABILITY, "arrivals": self.sums.get(address, 0)}.get(name)
+
+    def store(self, address, value):
+        self.writes[self.names.get(address // PIECE), address] += 1
+        self.sums[address] = value
+
+
+def run(code, params, threads, dim, rows, keys):
+    """How often each instruction of a CTA is issued over all of these keys, and its memory."""
+    memory = Memory(keys)
+    wide = {"query_token": rows * dim, "query_head": dim, "out_token": rows * dim, "out_head": dim}
+    for of in ("key", "value"):
+        wide |= {f"{of}_page": PAGE * dim, f"{of}_slot": dim, f"{of}_head": dim}
+    sizes = {"dim": dim, "value_dim": dim, "group": rows, "value_rows": min(-(-rows // 8) * 8, 16), "page": PAGE}
+    sizes |= dict.fromkeys(["table_stride", "score_stride", "mass_stride", "pages", "max_len", "cols"], keys)
+    sizes |= dict.fromkeys(["token_count", "seqs", "kv_heads", "query_len", "splits"], 1)
+    given = memory.pointers | wide | sizes | {"chunks": 66, "scale": 0x3FF0 << 48}
+    cta = warp.Cta(code, params.bytes_of(given), threads // 32, memory)
+    return cta.run(), memory
+
+
+def check(kernel, memory, size, dim, rows, keys):
+    """Each word that the kernel is for is touched, and as often as it should be."""
+
+    def compare(what, counts, name, words, times):
+        found = [count for (of, _), count in counts.items() if of == name]
+        if (len(found), set(found)) != (words, {times}):
+            sums = f"{len(found)} words of {name} are {what}, {sum(found)} times in all"
+            raise warp.Unknown(f"{sums}; expected {words}, each {times} times")
+
+    if share := kernel.shared.get(size):
+        compare("read", memory.reads, kernel.reads, keys * dim * size // 4, -(-rows // share))
+    else:
+        compare("read", memory.reads, kernel.reads, keys * rows, 1)
+    if kernel.writes:
+        compare("written", memory.writes, kernel.writes, keys * (rows if kernel.of_rows else 1), 1)
+
+
+def slots_of(code, cost, issued, elements):
+    """Lane slots of an element, and of the unit that it keeps busiest."""
+    slots, units = 0.0, Counter()
+    for at, count in issued.items():
+        each, (unit, busy) = cost(code[at].opcode)
+        slots += 32 * count * each / elements
+        units[unit] += 32 * count * busy / elements
+    return slots, units
+
+
+def family_of(symbol):
+    return re.sub(r"_(f32|f16|bf16)_.*", "", symbol)
+
+
+def paths_of(symbol, code, labels, params, cost):
+    """(dim, rows, slots of keys, slots of chunks, busiest unit) of every shape."""
+    kernel, size = KERNELS[family_of(symbol)], 4 if "_f32_" in symbol else 2
+    threads = int(re.search(r"(\d+)x\d+$", symbol)[1])
+    code, found = [warp.Instruction(*instruction, labels) for instruction in code], []
+    for dim in DIMS:
+        for rows in ROWS:
+            runs = []
+            for keys in (kernel.chunk // 2, kernel.chunk, 2 * kernel.chunk):
+                try:
+                    issued, memory = run(code, params, threads, dim, rows, keys)
+                    check(kernel, memory, size, dim, rows, keys)
+                except warp.Unknown as unknown:
+                    sys.exit(f"error: {symbol}, {named(rows, dim)}: {unknown}")
+                runs.append(issued)
+            half, chunk = (Counter(after) for after in runs[1:])
+            half.subtract(runs[0])
+            chunk.subtract(runs[1])
+            keys, _ = slots_of(code, cost, half, kernel.chunk // 2 * dim)
+            slots, units = slots_of(code, cost, chunk, kernel.chunk * dim)
+            found.append((dim, rows, keys, slots - keys, units.most_common(1)[0]))
+    return found
+
+
+def named(rows, dim):
+    return f"{rows} row{'s' if rows > 1 else ''} of {dim}"
+
+
+def report(nvdisasm, images, table, kernels, cost):
+    """The lines of the table, how many paths have a budget, and how many are over it."""
+    params, jobs = Params((kernels / PARAMS).read_text()), {}
+    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+        for (family, arch), image in images.items():
+            if family in KERNELS and arch == ARCH:
+                for symbol, code, labels in loops.disassembled(nvdisasm, image):
+                    if symbol in table:
+                        jobs[symbol] = pool.submit(paths_of, symbol, code, labels, params, cost)
+        made = {symbol: job.result() for symbol, job in jobs.items()}
+    lines = [f"Issue slots an element of a key or a value on {ARCH}, by query rows of a key head (attention.py)"]
+    lines.append(f"{'kernel':36} {'path':24} {'slots':>6} {'budget':>6}  {'unit':>13}  of keys, of chunks")
+    paths, over = 0, 0
+    for symbol in (symbol for symbol in table if symbol in made):
+        size = 4 if "_f32_" in symbol else 2
+        for dim, rows, keys, chunks, (unit, busy) in made[symbol]:
+            has_budget = bool(KERNELS[family_of(symbol)].shared)
+            slots, budget = keys + chunks, USABLE * SLOTS_A_BYTE * size
+            is_over = has_budget and slots > budget
+            paths, over = paths + has_budget, over + is_over
+            shown = f"{slots:6.2f}{'*' if is_over else ' '}" + (f"{budget:6.1f}" if has_budget else f"{'-':>6}")
+            parts = f"keys {keys:.2f}, chunks {chunks:.2f}"
+            lines.append(f"{symbol:36} {named(rows, dim):24} {shown}  {unit:>7} {busy:5.1f}  {parts}")
+    return lines, paths, over

@@ -102,6 +102,14 @@ def to_float(mods):
     return of
 
 
+def double_of(bits):
+    return struct.unpack("<d", struct.pack("<Q", bits & ((1 << 64) - 1)))[0]
+
+
+def bits_of_double(number):
+    return struct.unpack("<Q", struct.pack("<d", number))[0]
+
+
 def most(mods, of=signed):
     number = (lambda x: x & ALL) if "U32" in mods else of
     return lambda a, b, least: min(a, b, key=number) & ALL if least else max(a, b, key=number) & ALL
@@ -110,6 +118,17 @@ def most(mods, of=signed):
 def reciprocal(bits):
     number = float_of(bits)
     return bits_of(1 / number) if number else 0x7F800000
+
+
+def power_of_2(bits):
+    number = float_of(bits)
+    return bits if isnan(number) else bits_of(2.0 ** max(-200.0, min(200.0, number)))
+
+
+def reciprocal_of_upper(bits):
+    """The upper word of the reciprocal of a double, from its upper word."""
+    number = double_of(bits << 32)
+    return bits_of_double(1 / number) >> 32 if number else 0x7FF00000
 
 
 def rounded(function):
@@ -152,13 +171,15 @@ WORDS = {
     "I2FP": to_float,
     "F2I": to_integer,
 }
-FLOATS = {"FADD", "FMUL", "FFMA", "FSEL", "FSETP", "FMNMX", "F2I", "MUFU"}
+FLOATS = {"FADD", "FMUL", "FFMA", "FSEL", "FSETP", "FMNMX", "F2I", "F2F", "MUFU"}
+DOUBLES = {"DADD": lambda a, b: a + b, "DMUL": lambda a, b: a * b, "DFMA": lambda a, b, c: a * b + c}
+SPECIALS = {"RCP": reciprocal, "EX2": power_of_2, "RCP64H": reciprocal_of_upper}
 UNIFORM = {"UIADD3": "IADD3", "ULEA": "LEA", "USEL": "SEL", "USHF": "SHF", "UPRMT": "PRMT", "UMOV": "MOV"}
 UNIFORM |= {"UPOPC": "POPC", "UFLO": "FLO", "UIMAD": "IMAD", "ULOP3": "LOP3", "UISETP": "ISETP"}
 UNIFORM |= {"UPLOP3": "PLOP3", "ULDC": "LDC", "USHL": "SHL"}
 CONVERSIONS, WIDE = {"F2F", "F2I", "I2F"}, {"S64", "U64", "F64"}
 COMPUTED = {*SUMS, *WORDS, *FLOATS, *UNIFORM, "IMAD", "LOP3", "ISETP", "DSETP", "PLOP3", "LDC", "CS2R"}
-COMPUTED |= {"P2R", "R2P", "HFMA2", "HADD2", "HMMA", "F2FP", "F2F", "DADD", "DMUL", "DFMA", "HMUL2"}
+COMPUTED |= {"P2R", "R2P", "HFMA2", "HADD2", "HMUL2", "HMMA", "F2FP", "F2F", *DOUBLES}
 
 
 def compute(warp, at, mask):
@@ -205,12 +226,27 @@ def compute(warp, at, mask):
         warp.write(ops[0], each(lambda *of: sum(of), *bits), mask)
     elif head == "HFMA2" and words[:2] == ["-RZ", "RZ"] and words[2][0] not in "R-U":
         warp.write(ops[0], half(words[2]) << 16 | half(words[3]), mask)  # how a constant is loaded
-    elif head == "MUFU":
-        warp.write(ops[0], each(reciprocal, sources[0]) if mods == ["RCP"] else None, mask)
+    elif head == "MUFU" and mods[0] in SPECIALS:
+        warp.write(ops[0], each(SPECIALS[mods[0]], sources[0]), mask)
+    elif head in DOUBLES:
+        number = each(DOUBLES[head], *(warp.read_double(word) for word in words))
+        warp.write_wide(ops[0], each(bits_of_double, number), mask)
+    elif head == "F2F" and mods[:2] == ["F64", "F32"]:
+        warp.write_wide(ops[0], each(lambda x: bits_of_double(float_of(x)), sources[0]), mask)
+    elif head == "F2F" and mods[:2] == ["F32", "F64"]:
+        warp.write(ops[0], each(bits_of, warp.read_double(words[0])), mask)
+    elif head == "HMMA" and is_zero(warp, words[0], 4):
+        for further in range(4):
+            warp.write(warp.following(ops[0], further), warp.read(warp.following(words[2], further)), mask)
     elif head in WORDS and not (head in CONVERSIONS and WIDE & set(mods)):
         warp.write(ops[0], each(WORDS[head](mods), *sources), mask)
     else:
         unknown(warp, at, mask)
+
+
+def is_zero(warp, word, registers):
+    """Whether a left matrix is 0. What the right one has is taken to be finite."""
+    return all(warp.read(warp.following(word, further)) == 0 for further in range(registers))
 
 
 def unknown(warp, at, mask):
@@ -241,7 +277,7 @@ def compare(warp, at, head, mask):
     mods, ops = at.mods, at.operands
     order = mods[0]
     if head == "DSETP":
-        a, b = (each(wide_float, warp.read_wide(word)) for word in ops[2:4])
+        a, b = (warp.read_double(word) for word in ops[2:4])
     elif head == "FSETP":
         a, b = (each(float_of, warp.read(word, True)) for word in ops[2:4])
     else:
@@ -271,7 +307,3 @@ def compare(warp, at, head, mask):
         holds = each(combine[name], holds, other)
     warp.write(ops[0], holds, mask)
     warp.write(ops[1], opposite, mask)
-
-
-def wide_float(bits):
-    return struct.unpack("<d", struct.pack("<Q", bits & ((1 << 64) - 1)))[0]

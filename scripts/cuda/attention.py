@@ -25,24 +25,26 @@ PAGE = 16
 SLOTS_A_BYTE, USABLE = 132 * 128 * 1.755e9 / 4.3e12, 0.85
 # A score or a probability, 1e-5: most masses are far from 1 and from their least.
 PROBABILITY = 0x3727C5AC
-FIELD = re.compile(r"^    (u64|u32|double) ([a-z0-9_, ]+);", re.M)
+FIELD = re.compile(r"^    (u64|u32|double) ([\w, \[\]]+);", re.M)
 POINTERS = "queries keys table lens scores row_lens positions values out partials arrivals masses histogram"
+POINTERS += " audits betas_out"
 PIECE = 1 << 40  # of addresses, for each pointer
 
 
 class Kernel:
-    """chunk: keys of one. reads: what it reads, and how many query rows share a word, by the bytes of an
-    element; without any, a word is of one row and lies in the L2 cache, so there is no memory time to fill
-    and no budget. writes: what it writes for every key, and whether for each row."""
+    """chunk: keys of one. reads: by what it reads, how many query rows share a word, by the bytes of an element;
+    0: a word is of one row and lies in the L2 cache, so there is no memory time to fill and no budget. writes:
+    what it writes for every key, and whether for each row."""
 
-    def __init__(self, chunk, reads, shared, writes=None, of_rows=False):
-        self.chunk, self.reads, self.shared, self.writes, self.of_rows = chunk, reads, shared, writes, of_rows
+    def __init__(self, chunk, reads, writes=None, of_rows=False):
+        self.chunk, self.reads, self.writes, self.of_rows = chunk, reads, writes, of_rows
+        self.has_budget = any(reads.values())
 
 
 KERNELS = {
-    "attention_scores": Kernel(128, "keys", {4: 8, 2: 32}, "scores", of_rows=True),
-    "attention_masses": Kernel(512, "scores", {}, "masses"),
-    "attention_values": Kernel(512, "values", {4: 8, 2: 16}),
+    "attention_scores": Kernel(128, {"keys": {4: 8, 2: 32}}, "scores", of_rows=True),
+    "attention_masses": Kernel(512, {"scores": 0}, "masses"),
+    "attention_values": Kernel(512, {"values": {4: 8, 2: 16}}),
 }
 
 
@@ -50,40 +52,46 @@ class Params:
     """The arguments of the kernels, from their declaration."""
 
     def __init__(self, text):
-        fields = FIELD.findall(text[text.index("struct AttentionParams") :])
-        self.kinds = {name.strip(): kind for kind, names in fields for name in names.split(",")}
+        self.fields = []
+        for kind, names in FIELD.findall(text[text.index("struct AttentionParams") :]):
+            for name, _, count in (name.strip().partition("[") for name in names.split(",")):
+                self.fields += [(name, 4 if kind == "u32" else 8)] * int(count.rstrip("]") or 1)
         size = int(re.search(r"sizeof\(AttentionParams\) == (\d+)", text)[1])
         if len(self.bytes_of({})) != size:
             sys.exit(f"error: {PARAMS}: {len(self.bytes_of({}))} bytes of arguments are known, expected {size}")
 
     def bytes_of(self, given):
-        if unknown := given.keys() - self.kinds.keys():
-            sys.exit(f"error: {PARAMS}: AttentionParams has no {', '.join(sorted(unknown))}")
+        """Fields that are not given are 0, and a name that no field has is left out: `check` sees the rest."""
         made = b""
-        for name, kind in self.kinds.items():
-            size = 4 if kind == "u32" else 8
+        for name, size in self.fields:
             made += bytes(-len(made) % size) + given.get(name, 0).to_bytes(size, "little")
         return made + bytes(-len(made) % 8)
 
 
 class Memory:
-    """Device memory: how often each word of a pointer is read and written."""
+    """Device memory: how often each word of a pointer is read and written. Queries, keys and values are 0."""
 
     def __init__(self, keys):
         self.pointers = {name: (i + 1) * PIECE for i, name in enumerate(POINTERS.split())}
         self.names = {at // PIECE: name for name, at in self.pointers.items()}
-        self.keys, self.reads, self.writes, self.sums = keys, Counter(), Counter(), {}
+        self.given, self.stored = {"lens": keys, "scores": PROBABILITY}, {}
+        self.reads, self.writes = Counter(), Counter()
 
     def load(self, address):
         name = self.names.get(address // PIECE)
         self.reads[name, address] += 1
         if name == "table":
             return address % PIECE // 4
-        return {"lens": self.keys, "scores": PROBABILITY, "arrivals": self.sums.get(address, 0)}.get(name)
+        return self.stored.get(address, self.given.get(name, 0))
 
     def store(self, address, value):
         self.writes[self.names.get(address // PIECE), address] += 1
-        self.sums[address] = value
+        self.stored[address] = value
+
+    def counts(self, of, name):
+        """Different words of a pointer, and all accesses to them."""
+        found = [count for (pointer, _), count in of.items() if pointer == name]
+        return len(found), sum(found)
 
 
 def run(code, params, threads, dim, rows, keys):
@@ -95,26 +103,30 @@ def run(code, params, threads, dim, rows, keys):
     sizes = {"dim": dim, "value_dim": dim, "group": rows, "value_rows": min(-(-rows // 8) * 8, 16), "page": PAGE}
     sizes |= dict.fromkeys(["table_stride", "score_stride", "mass_stride", "pages", "max_len", "cols"], keys)
     sizes |= dict.fromkeys(["token_count", "seqs", "kv_heads", "query_len", "splits"], 1)
-    given = memory.pointers | wide | sizes | {"chunks": 66, "scale": 0x3FF0 << 48}
+    # at / PAGE, where the kernels multiply: the upper word of at * factor, shifted.
+    division = {"page_factor": 1 << 31, "page_shift": PAGE.bit_length() - 2}
+    given = memory.pointers | wide | sizes | division | {"chunks": 66, "scale": 0x3FF0 << 48}
     cta = warp.Cta(code, params.bytes_of(given), threads // 32, memory)
     return cta.run(), memory
 
 
-def check(kernel, memory, size, dim, rows, keys):
-    """Each word that the kernel is for is touched, and as often as it should be."""
+def check(kernel, memories, size, dim, rows, keys):
+    """A chunk more touches each word that the kernel is for, and as often as it should."""
 
-    def compare(what, counts, name, words, times):
-        found = [count for (of, _), count in counts.items() if of == name]
-        if (len(found), set(found)) != (words, {times}):
-            sums = f"{len(found)} words of {name} are {what}, {sum(found)} times in all"
-            raise warp.Unknown(f"{sums}; expected {words}, each {times} times")
+    def compare(what, name, words, times):
+        before, after = (memory.counts(getattr(memory, what), name) for memory in memories)
+        found = after[0] - before[0], after[1] - before[1]
+        if found != (words, words * times):
+            says = f"a chunk more is {found[0]} words of {name} and {found[1]} {what}"
+            raise warp.Unknown(f"{says}, expected {words} words and {words * times} {what}")
 
-    if share := kernel.shared.get(size):
-        compare("read", memory.reads, kernel.reads, keys * dim * size // 4, -(-rows // share))
-    else:
-        compare("read", memory.reads, kernel.reads, keys * rows, 1)
+    for name, shared in kernel.reads.items():
+        if shared:
+            compare("reads", name, keys * dim * size // 4, -(-rows // shared[size]))
+        else:
+            compare("reads", name, keys * rows, 1)
     if kernel.writes:
-        compare("written", memory.writes, kernel.writes, keys * (rows if kernel.of_rows else 1), 1)
+        compare("writes", kernel.writes, keys * (rows if kernel.of_rows else 1), 1)
 
 
 def slots_of(code, cost, issued, elements):
@@ -138,14 +150,12 @@ def paths_of(symbol, code, labels, params, cost):
     code, found = [warp.Instruction(*instruction, labels) for instruction in code], []
     for dim in DIMS:
         for rows in ROWS:
-            runs = []
-            for keys in (kernel.chunk // 2, kernel.chunk, 2 * kernel.chunk):
-                try:
-                    issued, memory = run(code, params, threads, dim, rows, keys)
-                    check(kernel, memory, size, dim, rows, keys)
-                except warp.Unknown as unknown:
-                    sys.exit(f"error: {symbol}, {named(rows, dim)}: {unknown}")
-                runs.append(issued)
+            chunks = (kernel.chunk // 2, kernel.chunk, 2 * kernel.chunk)
+            try:
+                runs, memories = zip(*(run(code, params, threads, dim, rows, keys) for keys in chunks))
+                check(kernel, memories[1:], size, dim, rows, kernel.chunk)
+            except warp.Unknown as unknown:
+                sys.exit(f"error: {symbol}, {named(rows, dim)}: {unknown}")
             half, chunk = (Counter(after) for after in runs[1:])
             half.subtract(runs[0])
             chunk.subtract(runs[1])
@@ -175,7 +185,7 @@ def report(nvdisasm, images, table, kernels, cost):
     for symbol in (symbol for symbol in table if symbol in made):
         size = 4 if "_f32_" in symbol else 2
         for dim, rows, keys, chunks, (unit, busy) in made[symbol]:
-            has_budget = bool(KERNELS[family_of(symbol)].shared)
+            has_budget = KERNELS[family_of(symbol)].has_budget
             slots, budget = keys + chunks, USABLE * SLOTS_A_BYTE * size
             is_over = has_budget and slots > budget
             paths, over = paths + has_budget, over + is_over

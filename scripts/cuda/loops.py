@@ -8,7 +8,7 @@ import re
 import subprocess
 
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(@!?U?P\w+\s+)?([A-Z0-9_.]+)(.*);")
-LABEL = re.compile(r"^(\.L_x_\d+):")
+LABEL = re.compile(r"^(\.L_x_\d+|\$[\w$]+):")
 FRAME = re.compile(r'\s*//## File "([^"]+)", line (\d+)')
 
 

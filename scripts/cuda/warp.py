@@ -42,7 +42,7 @@ class Instruction:
         self.opcode, self.frames, self.text = opcode, frames, f"{guard or ''}{opcode} {rest}"
         self.head, *self.mods = opcode.split(".")
         self.guard = guard.strip().removeprefix("@") if guard else None
-        target = re.search(r"`\((\.L_x_\d+)\)", rest)
+        target = re.search(r"`\(([.$\w]+)\)", rest)
         self.target = labels.get(target[1]) if target else None
         self.operands = [word.replace(".reuse", "").strip() for word in rest.split(",") if word.strip()]
         self.words = 4 if "128" in self.mods else 2 if "64" in self.mods else 1
@@ -90,6 +90,13 @@ class Warp:
             both = self.read(word), self.read(self.following(word, 1))
             return each(lambda low, high: low | high << 32, *both)
         return self.read(word)
+
+    def read_double(self, word):
+        if word.strip("|-")[0] not in "RUc":
+            return float(word.replace("INF", "inf").replace("QNAN", "nan"))
+        number = each(alu.double_of, self.read_wide(word.strip("|-")))
+        number = each(abs, number) if "|" in word else number
+        return each(lambda x: -x, number) if word[0] == "-" else number
 
     def write(self, word, value, mask):
         if word in PLAIN:
@@ -189,7 +196,18 @@ class Warp:
                 if "RED" in at.mods:
                     self.cta.reduced |= self.lanes_where(at.operands[-1], lanes, at) != 0
                 yield
-            elif at.head in ("CALL", "RET", "BRX", "JMP", "BMOV"):
+            elif at.head == "CALL":
+                mask &= ~lanes
+                self.groups[at.target] = self.groups.get(at.target, 0) | lanes
+            elif at.head == "RET":
+                # To the address in a register; an instruction has 16 bytes.
+                mask &= ~lanes
+                back = lanes_of(self.read(at.operands[0].split()[0]))
+                if None in back:
+                    raise Unknown(at)
+                for i in lanes_in(lanes):
+                    self.groups[back[i] // 16] = self.groups.get(back[i] // 16, 0) | 1 << i
+            elif at.head in ("BRX", "JMP", "BMOV"):
                 raise Unknown(at)
             elif at.head not in IDLE and lanes:
                 self.execute(at, lanes)

@@ -218,8 +218,8 @@ def compute(warp, at, mask):
             warp.write(word, each(lambda x: x != 0, found), mask)
     elif head in ("LDC", "CS2R"):
         wide = "64" in mods or (head == "CS2R" and "32" not in mods)
-        of = 0 if words[0] == "SRZ" else warp.read_wide(words[0]) if words[0][0] == "c" else None
-        (warp.write_wide if wide else warp.write)(ops[0], of if wide or of is None else of & ALL, mask)
+        of = (warp.read_wide if wide else warp.read)(words[0])
+        (warp.write_wide if wide else warp.write)(ops[0], of, mask)
     elif head == "P2R":
         chosen = [i for i in range(7) if int(words[-1], 16) >> i & 1]
         bits = [each(lambda x: x << i, warp.read(f"P{i}")) for i in chosen]  # noqa: B023
@@ -293,8 +293,8 @@ def compare(warp, at, head, mask):
     elif order in ("NAN", "NUM"):
         holds = each(lambda x, y: (isnan(x) or isnan(y)) == (order == "NAN"), a, b)
     else:
-        ordered = ORDERS.get(order) or ORDERS[order.removesuffix("U")]
-        either = order not in ORDERS or order == "NE"
+        ordered = ORDERS.get({"MAX": "GT", "MIN": "LT"}.get(order, order)) or ORDERS[order.removesuffix("U")]
+        either = order.endswith("U")  # true if one is NaN
         holds = each(lambda x, y: either if isnan(x) or isnan(y) else ordered(x, y), a, b)
     combine = {"AND": lambda x, y: x and y, "OR": lambda x, y: x or y, "XOR": lambda x, y: x != y}
     name = next(mod for mod in mods[1:] if mod in combine)

@@ -32,9 +32,9 @@ PIECE = 1 << 40  # of addresses, for each pointer
 
 
 class Kernel:
-    """chunk: keys of one. reads: by what it reads, how many query rows share a word, by the bytes of an element;
-    0: a word is of one row and lies in the L2 cache, so there is no memory time to fill and no budget. writes:
-    what it writes for every key, and whether for each row."""
+    """chunk: keys of one. reads: by what it reads, how many query rows share a word, by the bytes of an
+    element; 0: a word is of one row and lies in the L2 cache, so there is no memory time to fill and no
+    budget. writes: what it writes for every key, and whether for each row."""
 
     def __init__(self, chunk, reads, writes=None, of_rows=False):
         self.chunk, self.reads, self.writes, self.of_rows = chunk, reads, writes, of_rows
@@ -103,8 +103,8 @@ def run(code, params, threads, dim, rows, keys):
     sizes = {"dim": dim, "value_dim": dim, "group": rows, "value_rows": min(-(-rows // 8) * 8, 16), "page": PAGE}
     sizes |= dict.fromkeys(["table_stride", "score_stride", "mass_stride", "pages", "max_len", "cols"], keys)
     sizes |= dict.fromkeys(["token_count", "seqs", "kv_heads", "query_len", "splits"], 1)
-    # at / PAGE, where the kernels multiply: the upper word of at * factor, shifted.
-    division = {"page_factor": 1 << 31, "page_shift": PAGE.bit_length() - 2}
+    # page_shift: at / PAGE is (high word of at * page_factor + at) >> page_shift, where the kernels multiply.
+    division = {"page_factor": 0, "page_shift": PAGE.bit_length() - 1}
     given = memory.pointers | wide | sizes | division | {"chunks": 66, "scale": 0x3FF0 << 48}
     cta = warp.Cta(code, params.bytes_of(given), threads // 32, memory)
     return cta.run(), memory
@@ -159,8 +159,9 @@ def paths_of(symbol, code, labels, params, cost):
             half, chunk = (Counter(after) for after in runs[1:])
             half.subtract(runs[0])
             chunk.subtract(runs[1])
-            keys, _ = slots_of(code, cost, half, kernel.chunk // 2 * dim)
-            slots, units = slots_of(code, cost, chunk, kernel.chunk * dim)
+            elements = kernel.chunk * dim * len(kernel.reads)
+            keys, _ = slots_of(code, cost, half, elements / 2)
+            slots, units = slots_of(code, cost, chunk, elements)
             found.append((dim, rows, keys, slots - keys, units.most_common(1)[0]))
     return found
 

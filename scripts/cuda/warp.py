@@ -14,12 +14,13 @@ from collections import Counter
 import alu
 from alu import ALL, each, lanes_of
 
+ENDLESS = 1 << 20
 PARAMS_AT = 0x210  # of constant bank 0 on sm_90
 ADDRESS = re.compile(r"\[([^\[\]]*)\]$")
 IDLE = "NOP BSSY BSYNC BREAK WARPSYNC MEMBAR ERRBAR CGAERRBAR CCTL YIELD DEPBAR ENDCOLLECTIVE UCGABAR".split()
-SPECIAL = {"SR_CTAID.X": 0, "SR_CgaCtaId": 0, "SRZ": 0, "SR_LANEID": list(range(32))}
+SPECIAL = {"SR_CTAID.X": 0, "SR_CgaCtaId": 0, "SR_LANEID": list(range(32))}
 LANES = range(32)
-PLAIN = {"RZ": 0, "URZ": 0, "PT": True, "UPT": True}
+PLAIN = {"RZ": 0, "URZ": 0, "SRZ": 0, "PT": True, "UPT": True}
 
 
 class Unknown(Exception):
@@ -70,13 +71,15 @@ class Warp:
             return self.constant(word)
         if word[0] in "RUPS":
             return self.values.get(word)
-        return int(word, 16) & ALL if "0x" in word else alu.bits_of(float(word.replace("INF", "inf")))
+        return int(word, 16) & ALL if "0x" in word else alu.bits_of(float(word.replace("Q", "")))
 
     def constant(self, word, further=0):
-        inside = word.split("][")[1].rstrip("]")
-        at = int(inside, 16) - PARAMS_AT + 4 * further
-        params = self.cta.params
-        return int.from_bytes(params[at : at + 4], "little") if 0 <= at <= len(params) - 4 else 0
+        """A word of constant bank 0: threads of a CTA, CTAs (one), the arguments."""
+        at = int(word.split("][")[1].rstrip("]").replace("RZ", "0"), 16) + 4 * further
+        if at < 24:
+            return 1 if at else 32 * len(self.cta.warps)
+        params = self.cta.params[at - PARAMS_AT :][:4] if at >= PARAMS_AT else b""
+        return int.from_bytes(params, "little") if len(params) == 4 else None
 
     def following(self, word, further):
         """The name of the register so many behind this one."""
@@ -85,7 +88,7 @@ class Warp:
 
     def read_wide(self, word):
         if word.startswith("c["):
-            return self.constant(word) | self.constant(word, 1) << 32
+            return each(lambda low, high: low | high << 32, self.constant(word), self.constant(word, 1))
         if word[0] in "RU":
             both = self.read(word), self.read(self.following(word, 1))
             return each(lambda low, high: low | high << 32, *both)
@@ -93,7 +96,7 @@ class Warp:
 
     def read_double(self, word):
         if word.strip("|-")[0] not in "RUc":
-            return float(word.replace("INF", "inf").replace("QNAN", "nan"))
+            return float(word.replace("Q", ""))
         number = each(alu.double_of, self.read_wide(word.strip("|-")))
         number = each(abs, number) if "|" in word else number
         return each(lambda x: -x, number) if word[0] == "-" else number
@@ -175,6 +178,8 @@ class Warp:
             pc = min(self.groups)
             mask, at = self.groups.pop(pc), code[pc]
             issued[pc] += 1
+            if issued[pc] > ENDLESS:
+                raise Unknown(f"{at.text} is issued more than {ENDLESS} times")
             to = pc + 1
             if at.guard and self.is_open(at, mask):
                 alu.unknown(self, at, mask)
@@ -210,7 +215,10 @@ class Warp:
             elif at.head in ("BRX", "JMP", "BMOV"):
                 raise Unknown(at)
             elif at.head not in IDLE and lanes:
-                self.execute(at, lanes)
+                try:
+                    self.execute(at, lanes)
+                except (ValueError, KeyError, IndexError) as error:
+                    raise Unknown(at) from error
             if mask:
                 self.groups[to] = self.groups.get(to, 0) | mask
 
@@ -232,9 +240,11 @@ class Warp:
             found = lanes_of(self.read(ops[1]))
             self.write(ops[0], found[(mask & -mask).bit_length() - 1], ALL)
         elif at.head in ("VOTE", "VOTEU"):
-            lanes = self.lanes_where(ops[2], mask, at)
-            self.write(ops[1], lanes == mask if "ALL" in at.mods else lanes != 0, mask)
-            self.write(ops[0], lanes, ALL if ops[0][0] == "U" else mask)
+            # The lanes of its predicate, whether there are any (or all) of them, or either alone.
+            lanes, to = self.lanes_where(ops[-1], mask, at), ALL if at.head == "VOTEU" else mask
+            for word in ops[:-1]:
+                one = lanes == mask if "ALL" in at.mods else lanes != 0
+                self.write(word, one if alu.PREDICATE.fullmatch(word) else lanes, to)
         elif at.head == "SHFL":
             found, by = lanes_of(self.read(ops[2])), self.read(ops[3])
             known = "BFLY" in at.mods and type(by) is int
@@ -242,8 +252,9 @@ class Warp:
             self.write(ops[0], True, mask)
         elif at.head == "B2R":
             self.write(ops[1], self.cta.reduced, mask)
-        elif at.head == "QSPC":
-            self.write(ops[0], False, mask)  # whether a generic address is of shared memory
+        elif at.head in ("QSPC", "FCHK"):
+            # A generic address is not of shared memory, and a quotient is in the range of the short division.
+            self.write(ops[0], False, mask)
         else:
             alu.compute(self, at, mask)
 

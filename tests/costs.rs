@@ -10,7 +10,7 @@ mod device;
 use agree::rescaling;
 use common::draw;
 use critbeta::DType;
-use critbeta::cuda::internals::{Costs, Scope};
+use critbeta::cuda::internals::{Costs, Scope, slots_in};
 use critbeta::cuda::{Arch, Beta, Plan, Problem};
 use critbeta::families::Family;
 use device::{Out, Request, Rows, engine, run};
@@ -18,6 +18,7 @@ use std::fmt::Write;
 
 const ROWS: usize = 2;
 const PATH: &str = "src/cuda/costs.rs";
+const ATTENTION: &str = "src/cuda/attention/slots.rs";
 const SCOPES: [(Scope, usize); 4] =
     [(Scope::Warp, 1024), (Scope::Block, 4096), (Scope::Cluster, 65_536), (Scope::Split, 65_536)];
 
@@ -100,10 +101,39 @@ fn costs_are_those_of_the_record_and_the_simulator() {
         writeln!(table, "    ({path:?}, Scope::{scope:?}, {slots:?}, {waits:?}),").unwrap();
     }
     table.push_str("];\n");
-    let kept = std::fs::read_to_string(PATH).unwrap();
-    let at = kept.find("const COSTS").unwrap();
+    compare(PATH, "const COSTS", &table);
+}
+
+#[test]
+fn slots_of_attention_are_those_of_the_record() {
+    let (record, mut table, mut kernels) = (record(), String::new(), 0);
+    for (name, family, dtypes) in [
+        ("scores", "AttentionScores", &[DType::F32, DType::F16, DType::Bf16][..]),
+        ("masses", "AttentionMasses", &[DType::F32]),
+        ("values", "AttentionValues", &[DType::F32, DType::F16, DType::Bf16]),
+    ] {
+        for dtype in dtypes {
+            let slots = slots_in(&record, &format!("attention_{name}_{}", dtype.name())).unwrap();
+            writeln!(table, "    (\n        Family::{family},\n        DType::{dtype:?},\n        [")
+                .unwrap();
+            slots.iter().for_each(|of_dim| writeln!(table, "            {of_dim:?},").unwrap());
+            table.push_str("        ],\n    ),\n");
+            kernels += 1;
+        }
+    }
+    compare(
+        ATTENTION,
+        "const SLOTS",
+        &format!("const SLOTS: [(Family, DType, Slots); {kernels}] = [\n{table}];\n"),
+    );
+}
+
+/// The file ends with this table, or does so now if CRITBETA_COSTS=write is set.
+fn compare(path: &str, begin: &str, table: &str) {
+    let kept = std::fs::read_to_string(path).unwrap();
+    let at = kept.find(begin).unwrap();
     if std::env::var_os("CRITBETA_COSTS").is_some_and(|value| value == "write") {
-        std::fs::write(PATH, format!("{}{table}", &kept[..at])).unwrap();
+        std::fs::write(path, format!("{}{table}", &kept[..at])).unwrap();
         return;
     }
     for (kept, found) in kept[at..].lines().zip(table.lines()) {
@@ -118,4 +148,8 @@ fn a_record_without_a_path_is_refused() {
     assert!(refused("").contains("no slots of critical_softmax_f32_warp, path \"plain\""), "{}", refused(""));
     let without = record().replace("sink  ", "sank  ");
     assert!(refused(&without).contains("path \"sink\""), "{}", refused(&without));
+    let without = record().replace("  16 rows of 64 ", "  15 rows of 64 ");
+    let error = slots_in(&without, "attention_scores_bf16").unwrap_err().to_string();
+    assert!(error.contains("attention_scores_bf16, path \"16 rows of 64\""), "{error}");
+    assert!(slots_in(&record().replace(", chunks ", " "), "attention_values_f16").is_err());
 }

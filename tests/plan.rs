@@ -294,8 +294,19 @@ fn a_decode_plan_says_what_it_launches() {
     assert!(seconds(&DecodeShape { len: 1 << 18, ..shape })[0] > 1.8 * given);
     let many = DecodeShape { seqs: 64, len: 1 << 16, ..shape };
     assert!(DecodePlan::choose(&many, &h200).unwrap().to_string().contains("waves      16,"));
-    let wide = DecodeShape { dtype: DType::F32, ..shape };
-    assert_eq!(DecodePlan::choose(&wide, &h200).unwrap().seconds(), None);
+    assert!(seconds(&DecodeShape { dtype: DType::F32, ..shape })[0] > 1.8 * given);
+    // Short chunks cost more for each key, and 32 rows are two times 16 that read the values.
+    let of_key = |rows: u64, len: u64| {
+        let shape = DecodeShape { heads: 8 * rows, len, ..shape };
+        let text = DecodePlan::choose(&shape, &h200).unwrap().to_string();
+        let line = text.lines().find(|line| line.contains("attention_values")).unwrap();
+        let slots = line.split(", ").last().unwrap().strip_suffix(" M lane slots").unwrap();
+        slots.parse::<f64>().unwrap() / len as f64
+    };
+    assert!(of_key(4, 1 << 15) > 1.1 * of_key(4, 1 << 17), "{} {}", of_key(4, 1 << 15), of_key(4, 1 << 17));
+    assert!(of_key(16, 1 << 14) > 1.4 * of_key(8, 1 << 14));
+    let twice = of_key(32, 1 << 14) / of_key(16, 1 << 14);
+    assert!((twice - 2.0).abs() < 0.01, "{twice}");
     let wrong = DecodeShape { kv_heads: 5, ..shape };
     let error = DecodePlan::choose(&wrong, &h200).unwrap_err().to_string();
     assert!(error.contains("32 query heads: 5 key heads must divide them"), "{error}");

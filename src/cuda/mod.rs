@@ -74,6 +74,7 @@ pub use simulator::{SimtOptions, Traffic};
 /// without notice.
 #[doc(hidden)]
 pub mod internals {
+    pub use super::attention::{Slots, slots_in};
     pub use super::attention_params::*;
     pub use super::costs::Costs;
     pub use super::ladder::RESIDENT_THREADS;

@@ -5,9 +5,11 @@ mod decode;
 mod measure;
 mod one_pass;
 mod plan;
+mod slots;
 mod views;
 
 pub use decode::{DecodeCall, DeviceAttention};
 pub use measure::MeasureCall;
 pub use plan::{DecodePlan, DecodeShape};
+pub use slots::{Slots, slots_in};
 pub use views::{DevicePages, DeviceQueries, DeviceSequences};

@@ -1,9 +1,9 @@
 //! What a decode step on a GPU would launch, and what it should take on paper.
 
 use super::decode::{DecodeCall, DeviceAttention};
+use super::slots;
 use super::views::{DevicePages, DeviceQueries, DeviceSequences};
 use crate::cuda::arch::Arch;
-use crate::cuda::attention_params::{UNIT, VALUE_BLOCK};
 use crate::cuda::call::{Checked, Workspace};
 use crate::cuda::model;
 use crate::cuda::plan::Plan;
@@ -47,7 +47,7 @@ struct Step {
     kernel: String,
     grid: u32,
     shared_bytes: u32,
-    /// Bytes that it moves from device memory, and lane slots that it issues; 0 where unknown.
+    /// Bytes that it moves from device memory, and lane slots that it issues; 0 for rows.
     bytes: f64,
     slots: f64,
     /// Seconds at a given beta and at a critical one, without the launch.
@@ -65,8 +65,8 @@ pub struct DecodePlan {
 }
 
 impl DecodeShape {
-    fn group_rows(&self) -> f64 {
-        (self.heads / self.kv_heads * self.query_len) as f64
+    fn group_rows(&self) -> u64 {
+        self.heads / self.kv_heads * self.query_len
     }
 
     fn keys(&self) -> f64 {
@@ -78,25 +78,10 @@ impl DecodeShape {
         self.keys() * (self.dim as usize * self.dtype.size_bytes()) as f64
     }
 
-    /// Lane slots of a key on sm_90, counted by hand from the disassembly (ADR 0019, 2026-11-30): addresses,
-    /// loads and products of 16 keys; what a unit of 64 lists, weighs, multiplies and adds; and a pass over
-    /// the probabilities of a key. 0 for f32, which nobody counted.
+    /// Lane slots of a key on sm_90.
     fn slots(&self, family: Family) -> f64 {
-        if self.dtype == DType::F32 {
-            return 0.0;
-        }
-        let (rows, dim) = (self.group_rows(), self.dim as f64);
-        let (tiles, part) = ((rows / 8.0).ceil(), dim / 128.0);
-        match family {
-            Family::AttentionScores => 2.0 * (280.0 + 102.0 * part + tiles * (105.0 + 67.0 * part)),
-            Family::AttentionMasses => 60.0 + 31.0 * rows,
-            Family::AttentionValues => {
-                let blocks = (dim / f64::from(VALUE_BLOCK)).ceil();
-                let unit = 250.0 + 35.0 * rows + blocks * (480.0 + 230.0 * tiles);
-                32.0 / f64::from(UNIT) * unit * self.keep
-            }
-            _ => 0.0,
-        }
+        let share = if family == Family::AttentionValues { self.keep } else { 1.0 };
+        slots::of_key(family, self.dtype, [self.dim, self.group_rows(), self.len], share)
     }
 }
 
@@ -171,14 +156,13 @@ impl DecodePlan {
     }
 
     /// Seconds at a given beta and at a critical one near the top, by the model; `None` for a GPU that it
-    /// does not know, and for f32.
+    /// does not know.
     pub fn seconds(&self) -> Option<[f64; 2]> {
-        let known = self.shape.dtype != DType::F32;
         let sum = |path: usize| -> Option<f64> {
             let seconds = self.steps.iter().map(|step| Some(step.seconds?[path])).sum::<Option<f64>>()?;
             Some(model::LAUNCH + self.waves as f64 * seconds)
         };
-        known.then_some([sum(0)?, sum(1)?])
+        Some([sum(0)?, sum(1)?])
     }
 }
 
@@ -207,7 +191,7 @@ impl fmt::Display for DecodePlan {
         writeln!(f, "  workspace  {} bytes", self.workspace_bytes)?;
         let read = 100.0 * keep;
         match self.seconds() {
-            None => write!(f, "  predicted  nothing: the model knows an H200, and slots of 16 bits"),
+            None => write!(f, "  predicted  nothing: the model knows an H200"),
             Some([given, critical]) => write!(
                 f,
                 "  predicted  by a model that no GPU has confirmed, with {read:.0} % of the values read\n\

@@ -34,11 +34,11 @@ PIECE = 1 << 40  # of addresses, for each pointer
 class Kernel:
     """chunk: keys of one. reads: by what it reads, how many query rows share a word, by the bytes of an
     element; 0: a word is of one row and lies in the L2 cache, so there is no memory time to fill and no
-    budget. writes: what it writes for every key, and whether for each row."""
+    budget. writes: what it writes for every key, and whether for each row. room: for query rows, in a CTA."""
 
-    def __init__(self, chunk, reads, writes=None, of_rows=False):
+    def __init__(self, chunk, reads, writes=None, of_rows=False, room=None):
         self.chunk, self.reads, self.writes, self.of_rows = chunk, reads, writes, of_rows
-        self.has_budget = any(reads.values())
+        self.has_budget, self.room = any(reads.values()), room or {4: 16, 2: 16}
 
 
 KERNELS = {
@@ -94,13 +94,14 @@ class Memory:
         return len(found), sum(found)
 
 
-def run(code, params, threads, dim, rows, keys):
+def run(code, params, threads, dim, rows, keys, room=16):
     """How often each instruction of a CTA is issued over all of these keys, and its memory."""
     memory = Memory(keys)
     wide = {"query_token": rows * dim, "query_head": dim, "out_token": rows * dim, "out_head": dim}
     for of in ("key", "value"):
         wide |= {f"{of}_page": PAGE * dim, f"{of}_slot": dim, f"{of}_head": dim}
-    sizes = {"dim": dim, "value_dim": dim, "group": rows, "value_rows": min(-(-rows // 8) * 8, 16), "page": PAGE}
+    sizes = {"dim": dim, "value_dim": dim, "group": rows, "page": PAGE}
+    sizes |= {"value_rows": min(-(-rows // 8) * 8, room)}
     sizes |= dict.fromkeys(["table_stride", "score_stride", "mass_stride", "pages", "max_len", "cols"], keys)
     sizes |= dict.fromkeys(["token_count", "seqs", "kv_heads", "query_len", "splits"], 1)
     # page_shift: at / PAGE is (high word of at * page_factor + at) >> page_shift, where the kernels multiply.
@@ -150,9 +151,9 @@ def paths_of(symbol, code, labels, params, cost):
     code, found = [warp.Instruction(*instruction, labels) for instruction in code], []
     for dim in DIMS:
         for rows in ROWS:
-            chunks = (kernel.chunk // 2, kernel.chunk, 2 * kernel.chunk)
+            shape, chunks = (threads, dim, rows), (kernel.chunk // 2, kernel.chunk, 2 * kernel.chunk)
             try:
-                runs, memories = zip(*(run(code, params, threads, dim, rows, keys) for keys in chunks))
+                runs, memories = zip(*(run(code, params, *shape, keys, kernel.room[size]) for keys in chunks))
                 check(kernel, memories[1:], size, dim, rows, kernel.chunk)
             except warp.Unknown as unknown:
                 sys.exit(f"error: {symbol}, {named(rows, dim)}: {unknown}")

@@ -82,16 +82,15 @@ struct ValuePart {
             simt::block_sync();
             add_chunk(begin, begin + chunks.keys);
             simt::block_sync();
-            for (u32 i = simt::thread(); i < rows.count * p.value_dim; i += VALUE_THREADS) {
-                const u32 row = i / p.value_dim, element = i % p.value_dim;
+            for_elements(rows.count, p.value_dim, [&](u32 row, u32 element) {
                 const u32 at = row * Unit::sums_apart(p.value_dim) + element;
                 float sum = 0;
-#pragma unroll 1
+#pragma unroll
                 for (u32 w = 0; w < VALUE_WARPS; ++w) {
                     sum = simt::add_rn(sum, Unit::sums_of(p, VALUE_BYTES, w).load(at));
                 }
                 Global<float>(p.partials).store(partial(row, number, element), sum);
-            }
+            });
             simt::block_sync();
         }
     }
@@ -100,8 +99,7 @@ struct ValuePart {
         for (u32 first = 0; first < rows.all(); first += p.value_rows) {
             rows.take(first);
             simt::block_sync();
-            for (u32 i = simt::thread(); i < rows.count * p.value_dim; i += VALUE_THREADS) {
-                const u32 row = i / p.value_dim, element = i % p.value_dim;
+            for_elements(rows.count, p.value_dim, [&](u32 row, u32 element) {
                 const Keys seen = rows.seen(row);
                 double sum = 0;
 #pragma unroll 1
@@ -112,7 +110,7 @@ struct ValuePart {
                 const float one = seen.begin < seen.end ? rows.probability(row, seen.begin) : 0.0f;
                 if (one != one) sum = static_cast<double>(one);
                 put_value<T>(p, seq.first + rows.token(row), rows.query_head(row), element, sum);
-            }
+            });
             simt::block_sync();
         }
     }

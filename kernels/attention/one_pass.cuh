@@ -53,16 +53,16 @@ struct OnePass {
             partials.floats.store(partials.at(rows.first + row, number, p.value_dim), highest);
             partials.floats.store(partials.at(rows.first + row, number, p.value_dim + 1), sum);
         }
-        for (u32 i = simt::thread(); i < rows.count * p.value_dim; i += VALUE_THREADS) {
-            const u32 of = i / p.value_dim, element = i % p.value_dim;
+        for_elements(rows.count, p.value_dim, [&](u32 of, u32 element) {
             const u32 at = of * Unit::sums_apart(p.value_dim) + element;
             float sum = 0;
+#pragma unroll 2
             for (u32 w = 0; w < VALUE_WARPS; ++w) {
                 const float part = Unit::sums_of(p, units + VALUE_WARPS * RowStates::BYTES, w).load(at);
                 sum = simt::fused(part, RowStates(units, w).units.load(of), sum);
             }
             partials.floats.store(partials.at(rows.first + of, number, element), sum);
-        }
+        });
         simt::block_sync();
     }
     DEVICE void chunk(const Chunks& chunks, u32 number, bool again) {
@@ -110,8 +110,7 @@ struct OnePass {
                 }
             }
             simt::block_sync();
-            for (u32 i = mine; i < rows.count * p.value_dim; i += VALUE_THREADS) {
-                const u32 row = i / p.value_dim, element = i % p.value_dim;
+            for_elements(rows.count, p.value_dim, [&](u32 row, u32 element) {
                 double sum = 0;
 #pragma unroll 1
                 for (u32 c = 0; c < chunks.count; ++c) {
@@ -120,7 +119,7 @@ struct OnePass {
                 }
                 const double z = sums.load(row), value = z == 0.0 ? 0.0 : simt::div_rn(sum, z);
                 put_value<T>(p, rows.seq.first + rows.token(row), rows.query_head(row), element, value);
-            }
+            });
             simt::block_sync();
         }
     }

@@ -123,6 +123,17 @@ DEVICE void add_values<f32>(const Unit& unit, const GroupRows& rows, u32 from, u
     }
 }
 
+// Calls f(row, element) for the elements of so many rows, by a warp for each row: to divide by the number of
+// elements took twice as many slots as the rest (2026-11-30).
+template <class F>
+DEVICE void for_elements(u32 rows, u32 elements, F f) {
+#pragma unroll 1
+    for (u32 row = simt::warp(); row < rows; row += VALUE_WARPS) {
+#pragma unroll 1
+        for (u32 e = simt::lane(); e < elements; e += 32) f(row, e);
+    }
+}
+
 template <class T>
 DEVICE void put_value(const AttentionParams& p, u64 token, u32 query_head, u32 element, double value) {
     const u64 at = token * p.out_token + query_head * p.out_head + element;

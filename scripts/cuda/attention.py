@@ -45,6 +45,7 @@ KERNELS = {
     "attention_scores": Kernel(128, {"keys": {4: 8, 2: 32}}, "scores", of_rows=True),
     "attention_masses": Kernel(512, {"scores": 0}, "masses"),
     "attention_values": Kernel(512, {"values": {4: 8, 2: 16}}),
+    "attention_one_pass": Kernel(512, {"keys": {4: 8, 2: 16}, "values": {4: 8, 2: 16}}, room={4: 8, 2: 16}),
 }
 
 

@@ -111,6 +111,7 @@ fn slots_of_attention_are_those_of_the_record() {
         ("scores", "AttentionScores", &[DType::F32, DType::F16, DType::Bf16][..]),
         ("masses", "AttentionMasses", &[DType::F32]),
         ("values", "AttentionValues", &[DType::F32, DType::F16, DType::Bf16]),
+        ("one_pass", "AttentionOnePass", &[DType::F32, DType::F16, DType::Bf16]),
     ] {
         for dtype in dtypes {
             let slots = slots_in(&record, &format!("attention_{name}_{}", dtype.name())).unwrap();

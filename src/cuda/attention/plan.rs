@@ -9,6 +9,7 @@ use crate::cuda::model;
 use crate::cuda::plan::Plan;
 use crate::cuda::problem::Problem;
 use crate::cuda::variants::Family;
+use crate::rescaling::Critical;
 use crate::{DType, Error, Rescaling, Result};
 use std::fmt;
 
@@ -50,17 +51,27 @@ struct Step {
     /// Bytes that it moves from device memory, and lane slots that it issues; 0 for rows.
     bytes: f64,
     slots: f64,
-    /// Seconds at a given beta and at a critical one, without the launch.
-    seconds: Option<[f64; 2]>,
+    /// Without the launch.
+    seconds: Option<f64>,
 }
 
-/// The launches of a decode step, its workspace and what it should take. It prints itself.
+/// The launches of one wave, and how many waves there are.
+#[derive(Debug, Clone, PartialEq)]
+struct Path {
+    steps: Vec<Step>,
+    waves: usize,
+    /// The share of the values that is read.
+    keep: f64,
+}
+
+/// The launches of a decode step at a given and at a critical beta, its workspace and what it should take. It
+/// prints itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecodePlan {
     shape: DecodeShape,
     arch: Arch,
-    steps: Vec<Step>,
-    waves: usize,
+    given: Path,
+    critical: Path,
     workspace_bytes: u64,
 }
 
@@ -78,10 +89,11 @@ impl DecodeShape {
         self.keys() * (self.dim as usize * self.dtype.size_bytes()) as f64
     }
 
-    /// Lane slots of a key on sm_90.
+    /// Lane slots of a key on sm_90, and of its value in one pass.
     fn slots(&self, family: Family) -> f64 {
         let share = if family == Family::AttentionValues { self.keep } else { 1.0 };
-        slots::of_key(family, self.dtype, [self.dim, self.group_rows(), self.len], share)
+        let both = if family == Family::AttentionOnePass { 2.0 } else { 1.0 };
+        both * slots::of_key(family, self.dtype, [self.dim, self.group_rows(), self.len], share)
     }
 }
 
@@ -109,75 +121,80 @@ impl DecodePlan {
         let keys = DevicePages::nhd(place(2), dtype, sizes);
         let values = DevicePages::nhd(place(3), dtype, sizes);
         let sequences = DeviceSequences::dense(place(4), [seqs, blocks], place(5), len);
-        let identity = Rescaling::Identity;
         let out = DeviceAttention::dense(place(6), dtype, [heads, dim]);
-        let mut call = DecodeCall::new(queries, keys, values, sequences, &identity, out);
-        call.eps = shape.eps;
-        let bytes = call.workspace_bytes()?;
-        let launches = call.check(arch, Workspace { address: place(7), bytes })?;
-        let family = |launch: &Checked| launch.launch.variant.family();
-        let waves = launches.iter().filter(|launch| family(launch) == Family::AttentionScores).count();
-        let of_wave = launches.len() / waves.max(1);
-        let wave = launches.first().map_or((0, 0), |launch| launch.size);
-        let share = wave.0 as f64 / (tokens * heads) as f64;
-        let step = |launch: &Checked| -> Result<Step> {
-            let family = family(launch);
-            let (name, bytes) = match family {
-                Family::AttentionScores => ("scores", shape.bytes()),
-                Family::AttentionMasses => ("masses", 0.0),
-                Family::AttentionValues => {
-                    ("values", shape.bytes() * shape.keep / if shape.keep < 1.0 { GATHER } else { 1.0 })
-                }
-                _ => ("rows", 0.0),
-            };
-            let (bytes, slots) = (share * bytes, share * shape.keys() * shape.slots(family));
-            let seconds = match name {
-                "rows" => {
-                    // Their scores are in the L2 cache, and the model counts them as device memory.
-                    let plan = Plan::choose(&Problem::softmax(wave.0, wave.1, DType::F32), arch)?;
-                    let of = |path: usize| plan.predictions().get(path).map(|of| of.seconds - model::LAUNCH);
-                    of(0).zip(of(1)).map(|(plain, near)| [plain, near])
-                }
-                _ => model::kernel_seconds(arch, launch.launch.grid, bytes, slots).map(|of| [of; 2]),
-            };
-            let (grid, shared_bytes) = (launch.launch.grid, launch.launch.shared_bytes);
-            Ok(Step {
-                name,
-                kernel: launch.launch.variant.to_string(),
-                grid,
-                shared_bytes,
-                bytes,
-                slots,
-                seconds,
-            })
+        let path = |rescaling: &Rescaling| -> Result<(Path, u64)> {
+            let mut call = DecodeCall::new(queries, keys, values, sequences, rescaling, out);
+            call.eps = shape.eps;
+            let bytes = call.workspace_bytes()?;
+            let launches = call.check(arch, Workspace { address: place(7), bytes })?;
+            Ok((Path::of(shape, arch, &launches)?, bytes))
         };
-        let steps = launches.iter().take(of_wave).map(step).collect::<Result<_>>()?;
-        Ok(DecodePlan { shape: *shape, arch: arch.clone(), steps, waves, workspace_bytes: bytes })
+        let critical = Rescaling::Critical(Critical::default());
+        let ((given, workspace_bytes), (critical, _)) = (path(&Rescaling::Identity)?, path(&critical)?);
+        Ok(DecodePlan { shape: *shape, arch: arch.clone(), given, critical, workspace_bytes })
     }
 
     /// Seconds at a given beta and at a critical one near the top, by the model; `None` for a GPU that it
     /// does not know.
     pub fn seconds(&self) -> Option<[f64; 2]> {
-        let sum = |path: usize| -> Option<f64> {
-            let seconds = self.steps.iter().map(|step| Some(step.seconds?[path])).sum::<Option<f64>>()?;
-            Some(model::LAUNCH + self.waves as f64 * seconds)
-        };
-        Some([sum(0)?, sum(1)?])
+        Some([self.given.seconds()?, self.critical.seconds()?])
     }
 }
 
-impl fmt::Display for DecodePlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DecodeShape { seqs, query_len, heads, kv_heads, dim, len, dtype, eps, keep, .. } = self.shape;
-        writeln!(
-            f,
-            "decode: {seqs} x {query_len} tokens, {heads} query heads, {kv_heads} key heads of {dim} \
-             {dtype}, {len} keys, eps {eps}, on {}, {} SMs",
-            self.arch.name, self.arch.sm_count
-        )?;
+impl Path {
+    fn of(shape: &DecodeShape, arch: &Arch, launches: &[Checked]) -> Result<Path> {
+        let family = |launch: &Checked| launch.launch.variant.family();
+        let first = launches.first().map_or(Family::AttentionScores, family);
+        let one_pass = first == Family::AttentionOnePass;
+        let repairs = one_pass && shape.eps > 0.0;
+        let found = launches.iter().filter(|launch| family(launch) == first).count();
+        let waves = (found / if repairs { 2 } else { 1 }).max(1);
+        let of_wave = launches.len() / waves;
+        // One pass leaves about half as many values unread (python/benches/one_pass_keep.py).
+        let keep = if one_pass { (1.0 + shape.keep) / 2.0 } else { shape.keep };
+        let value_bytes = shape.bytes() * keep / if keep < 1.0 { GATHER } else { 1.0 };
+        let share = 1.0 / waves as f64;
+        let step = |(i, launch): (usize, &Checked)| -> Result<Step> {
+            let family = family(launch);
+            let (name, bytes, slots) = match family {
+                Family::AttentionScores => ("scores", shape.bytes(), shape.slots(family)),
+                Family::AttentionMasses => ("masses", 0.0, shape.slots(family)),
+                Family::AttentionValues => ("values", value_bytes, shape.slots(family)),
+                Family::AttentionOnePass if i == 0 => {
+                    ("one pass", shape.bytes() + value_bytes, shape.slots(family))
+                }
+                Family::AttentionOnePass => ("repair", 0.0, 0.0),
+                _ => ("rows", 0.0, 0.0),
+            };
+            let (bytes, slots) = (share * bytes, share * shape.keys() * slots);
+            let seconds = match name {
+                "rows" => {
+                    // Their scores are in the L2 cache, and the model counts them as device memory.
+                    let (rows, cols) = launch.size;
+                    let plan = Plan::choose(&Problem::softmax(rows, cols, DType::F32), arch)?;
+                    plan.predictions().get(1).map(|near_the_top| near_the_top.seconds - model::LAUNCH)
+                }
+                _ => model::kernel_seconds(arch, launch.launch.grid, bytes, slots),
+            };
+            let (grid, shared_bytes) = (launch.launch.grid, launch.launch.shared_bytes);
+            let kernel = launch.launch.variant.to_string();
+            Ok(Step { name, kernel, grid, shared_bytes, bytes, slots, seconds })
+        };
+        let steps = launches.iter().take(of_wave).enumerate().map(step).collect::<Result<_>>()?;
+        Ok(Path { steps, waves, keep })
+    }
+
+    fn seconds(&self) -> Option<f64> {
+        let steps = self.steps.iter().map(|step| step.seconds).sum::<Option<f64>>()?;
+        Some(model::LAUNCH + self.waves as f64 * steps)
+    }
+
+    fn show(&self, beta: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each = if self.waves > 1 { ", the lines are of the first" } else { "" };
+        writeln!(f, "  {beta}: waves {}{each}", self.waves)?;
         for step in &self.steps {
             let Step { name, kernel, grid, shared_bytes, bytes, slots, .. } = step;
-            write!(f, "  {name:10} {kernel}: {grid} CTAs, {shared_bytes} bytes of shared memory each")?;
+            write!(f, "    {name:9} {kernel}: {grid} CTAs, {shared_bytes} bytes of shared memory each")?;
             if *bytes > 0.0 {
                 write!(f, ", {:.1} MB", bytes / 1e6)?;
             }
@@ -186,21 +203,29 @@ impl fmt::Display for DecodePlan {
             }
             writeln!(f)?;
         }
-        let each = if self.waves > 1 { "; the lines above are of the first" } else { "" };
-        writeln!(f, "  waves      {}, each with 32 MiB of scores at most{each}", self.waves)?;
-        writeln!(f, "  workspace  {} bytes", self.workspace_bytes)?;
-        let read = 100.0 * keep;
         match self.seconds() {
-            None => write!(f, "  predicted  nothing: the model knows an H200"),
-            Some([given, critical]) => write!(
+            None => writeln!(f, "    predicted nothing: the model knows an H200"),
+            Some(seconds) => writeln!(
                 f,
-                "  predicted  by a model that no GPU has confirmed, with {read:.0} % of the values read\n\
-                 {:13}given beta {:24.1} us\n{:13}critical beta, near the top {:7.1} us",
-                "",
-                given * 1e6,
-                "",
-                critical * 1e6
+                "    predicted {:.1} us with {:.0} % of the values read, by a model that no GPU has confirmed",
+                seconds * 1e6,
+                100.0 * self.keep
             ),
         }
+    }
+}
+
+impl fmt::Display for DecodePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DecodeShape { seqs, query_len, heads, kv_heads, dim, len, dtype, eps, .. } = self.shape;
+        writeln!(
+            f,
+            "decode: {seqs} x {query_len} tokens, {heads} query heads, {kv_heads} key heads of {dim} \
+             {dtype}, {len} keys, eps {eps}, on {}, {} SMs",
+            self.arch.name, self.arch.sm_count
+        )?;
+        self.given.show("given beta", f)?;
+        self.critical.show("critical beta, near the top", f)?;
+        write!(f, "  workspace {} bytes", self.workspace_bytes)
     }
 }

@@ -46,7 +46,8 @@ fn parts_of(line: &str) -> Option<[f64; 2]> {
 }
 
 /// Lane slots of a key, or of its value, by a kernel of this family over sequences of `len` keys, of which it
-/// reads a share. Sizes that are not counted lie on lines through those that are. 0 if it has no slots.
+/// reads a share; in one pass half of both. Sizes that are not counted lie on lines through those that are.
+/// 0 if it has no slots.
 pub(super) fn of_key(family: Family, dtype: DType, [dim, rows, len]: [u64; 3], share: f64) -> f64 {
     // Masses are those of f32 probabilities.
     let dtype = if family == Family::AttentionMasses { DType::F32 } else { dtype };
@@ -66,7 +67,8 @@ pub(super) fn of_key(family: Family, dtype: DType, [dim, rows, len]: [u64; 3], s
         on_line(DIMS, [of_dim(0), of_dim(1)], dim)
     };
     let most = u64::from(VALUE_ROWS);
-    if family != Family::AttentionValues || rows <= most {
+    let shared = matches!(family, Family::AttentionValues | Family::AttentionOnePass);
+    if !shared || rows <= most {
         return of_rows(rows);
     }
     let rest = if rows % most > 0 { of_rows(rows % most) } else { 0.0 };
@@ -80,29 +82,29 @@ fn on_line<const N: usize>(xs: [u32; N], ys: [f64; N], x: u64) -> f64 {
     ys[at] + (ys[at + 1] - ys[at]) * (x - xs[at]) / (xs[at + 1] - xs[at])
 }
 
-const SLOTS: [(Family, DType, Slots); 7] = [
+const SLOTS: [(Family, DType, Slots); 10] = [
     (
         Family::AttentionScores,
         DType::F32,
         [
-            [[63.34, 0.0], [63.34, 0.0], [63.34, 0.0], [126.69, 0.0]],
-            [[42.67, 0.0], [42.67, 0.0], [42.67, 0.0], [85.34, 0.0]],
+            [[55.34, 0.0], [55.34, 0.0], [55.34, 0.0], [110.69, 0.0]],
+            [[38.42, 0.0], [38.42, 0.0], [38.42, 0.0], [76.84, 0.0]],
         ],
     ),
     (
         Family::AttentionScores,
         DType::F16,
         [
-            [[13.03, 0.0], [14.59, 0.0], [14.59, 0.0], [21.22, 0.0]],
-            [[6.97, 0.0], [7.75, 0.0], [7.75, 0.0], [11.52, 0.0]],
+            [[11.75, 0.0], [13.31, 0.0], [13.31, 0.0], [20.0, 0.0]],
+            [[6.31, 0.0], [7.09, 0.0], [7.09, 0.0], [10.89, 0.0]],
         ],
     ),
     (
         Family::AttentionScores,
         DType::Bf16,
         [
-            [[13.03, 0.0], [14.59, 0.0], [14.59, 0.0], [21.22, 0.0]],
-            [[6.97, 0.0], [7.75, 0.0], [7.75, 0.0], [11.52, 0.0]],
+            [[11.75, 0.0], [13.31, 0.0], [13.31, 0.0], [20.0, 0.0]],
+            [[6.31, 0.0], [7.09, 0.0], [7.09, 0.0], [10.89, 0.0]],
         ],
     ),
     (
@@ -117,24 +119,48 @@ const SLOTS: [(Family, DType, Slots); 7] = [
         Family::AttentionValues,
         DType::F32,
         [
-            [[21.71, 1.84], [22.61, 3.06], [23.8, 4.17], [44.7, 6.39]],
-            [[19.32, 1.15], [20.06, 2.09], [21.05, 3.2], [40.58, 5.41]],
+            [[20.33, 2.1], [21.12, 2.9], [22.19, 3.88], [42.27, 5.8]],
+            [[19.27, 1.16], [19.82, 1.77], [20.58, 2.59], [40.03, 4.2]],
         ],
     ),
     (
         Family::AttentionValues,
         DType::F16,
         [
-            [[10.39, 1.83], [11.05, 3.03], [11.45, 4.12], [16.0, 6.31]],
-            [[7.92, 1.14], [8.43, 2.06], [8.63, 3.15], [11.75, 5.34]],
+            [[7.6, 2.09], [8.33, 2.88], [8.98, 3.83], [11.9, 5.73]],
+            [[6.51, 1.16], [7.0, 1.75], [7.32, 2.54], [9.6, 4.11]],
         ],
     ),
     (
         Family::AttentionValues,
         DType::Bf16,
         [
-            [[10.41, 1.84], [11.07, 3.05], [11.48, 4.15], [16.05, 6.36]],
-            [[7.96, 1.15], [8.47, 2.08], [8.67, 3.18], [11.84, 5.38]],
+            [[7.66, 2.1], [8.39, 2.89], [9.04, 3.85], [12.02, 5.75]],
+            [[6.57, 1.16], [7.06, 1.76], [7.39, 2.55], [9.72, 4.13]],
+        ],
+    ),
+    (
+        Family::AttentionOnePass,
+        DType::F32,
+        [
+            [[35.23, 1.66], [36.64, 2.27], [38.52, 3.03], [77.04, 6.92]],
+            [[27.61, 0.94], [28.4, 1.49], [29.46, 2.22], [58.91, 5.07]],
+        ],
+    ),
+    (
+        Family::AttentionOnePass,
+        DType::F16,
+        [
+            [[9.57, 1.73], [12.09, 2.34], [13.75, 3.1], [21.07, 4.71]],
+            [[6.36, 0.97], [7.68, 1.52], [8.51, 2.25], [12.84, 3.76]],
+        ],
+    ),
+    (
+        Family::AttentionOnePass,
+        DType::Bf16,
+        [
+            [[9.57, 1.72], [12.11, 2.33], [13.78, 3.09], [21.19, 4.69]],
+            [[6.37, 0.97], [7.7, 1.51], [8.53, 2.25], [12.93, 3.75]],
         ],
     ),
 ];

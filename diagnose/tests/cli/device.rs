@@ -140,7 +140,8 @@ fn a_decode_bench_checks_the_kernels_of_a_device() {
         assert!((1.0..1.5).contains(&loads("decode_full")), "{case}");
         assert!((0.5..0.8).contains(&loads("measure")), "{case}");
         assert!((loads("decode") - loads("decode_full") - 0.5 * (keep - 1.0)).abs() < 0.25, "{case}");
-        assert_eq!(keep < 0.1, family == "sink" || family == "needles", "{case}");
+        // One pass knows of a sink from the keys near it, and from the first and last ones.
+        assert_eq!(keep < 0.95, family == "sink" || family == "needles", "{case}");
         assert!(case["loaded"].get("copy").is_none(), "{case}");
     }
     let printed = stdout(&device);

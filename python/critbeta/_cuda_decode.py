@@ -61,7 +61,9 @@ def decode(given: Arguments, out: Any, measured: bool) -> list[Any]:
 
 def _launch(rows: Rows, part: Part, v: Any, eps: float, out: Any, measured: bool) -> list[Any]:
     """Writes the output of the heads of `part`, and returns the columns of their rows if `measured`."""
-    report = rows.reports(part) if measured else None
+    # A report beside the output would take other kernels where beta is known before the scores: then the bits
+    # of the output would depend on whether anybody asks for statistics.
+    report = rows.reports(part) if measured and part.rule.resolve is not None else None
     skips = _skips(rows, part) if measured and eps > 0 else None
     if len(rows.q) > 0:
         to = out.data_ptr(), _cuda.DTYPES[out.dtype], _cuda_pages.strides(out)[:2]
@@ -78,11 +80,13 @@ def _skips(rows: Rows, part: Part) -> Any:
 
 def _columns(rows: Rows, part: Part, report: Any, skips: Any) -> list[Any]:
     """Returns the columns of `DecodeStats`."""
-    beta, n = _cuda.betas(report), _cuda.integers(report, "n").long()
+    if report is None:
+        _, report = rows.launch(part)
     critical = report
-    if part.rule.resolve != 0:
+    if part.rule.resolve:
         # Beside an output the kernels measure nothing that its rule does not need.
         _, critical = rows.launch(part, _cuda_pages.IDENTITY, sums=False)
+    beta, n = _cuda.betas(report), _cuda.integers(report, "n").long()
     ratios = _cuda.ratios(critical, "resolved", 0.0)
     top = _cuda.floats(report, "max").double()
     # This avoids 0 * inf.

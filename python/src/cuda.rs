@@ -113,8 +113,8 @@ impl Engine {
     }
 
     /// What a decode step should take: seconds at a given beta, and at a critical one near the top
-    /// (`critbeta::cuda::DecodePlan`); None for other GPUs than an H200, and for f32. The shape is `[seqs,
-    /// heads, kv_heads, head_dim, keys, page]`, and `keep` the share of the values that is read.
+    /// (`critbeta::cuda::DecodePlan`); None for other GPUs than an H200. The shape is `[seqs, heads,
+    /// kv_heads, head_dim, keys, page]`, and `keep` the share of the values that is read.
     fn decode_predictions(
         &self,
         shape: [u64; 6],

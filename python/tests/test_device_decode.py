@@ -191,7 +191,8 @@ def test_what_is_dropped_is_within_eps_and_is_what_the_output_lacks(eps, dtype):
     for name in ("beta", "critical_beta", "lse"):
         assert torch.equal(getattr(rows, name), getattr(all_read, name)), name
     dropped, kept = rows.dropped.cpu(), rows.kept.cpu()
-    assert (dropped <= eps).all() and (dropped[:2] > 0.2 * eps).all() and not dropped[2:4].any()
+    # One pass does not know the row, and leaves less unread than it may.
+    assert (dropped <= eps).all() and (dropped[:2] > 0.1 * eps).all() and not dropped[2:4].any()
     assert (dropped * 2.0**32 % 1 == 0).all()
     assert torch.equal(kept == all_read.kept.cpu(), dropped == 0) and (kept[:2] < 650).all()
     assert (kept[:2] > 0).all() and (kept <= all_read.kept.cpu()).all()
@@ -242,7 +243,9 @@ def test_a_share_above_one_half_is_no_negative_number():
     case = drawn(F16, lens=[2000], q_lens=[1])
     case.q[:] = 0.125
     with Device() as put:
-        _, rows = on_device(put, case, eps=0.999, return_stats=True)
+        # A beta near 1, and all weights are equal nearly. Only a rule that measures finds them.
+        rule = "critical:ratio=0.08"
+        _, rows = on_device(put, case, rescaling=rule, eps=0.999, return_stats=True)
     assert (rows.dropped > 0.5).any() and (rows.dropped >= 0).all() and (rows.dropped <= 0.999).all()
 
 
@@ -353,7 +356,7 @@ def test_outputs_lie_where_they_may_and_nothing_else_is_written():
 
 def test_a_workspace_holds_anything_behind_its_first_bytes(monkeypatch):
     case, long, cleared = spread(BF16), torch.randn(2, 220_000), []
-    zeros = 256 * (64 + 7296) + 255
+    zeros = 256 * (64 + 7296) + 4096 * 24 + 255
     monkeypatch.setattr(torch.Tensor, "zero_", lambda of: cleared.append(of.numel()) or of.fill_(0))
     _cuda._of_thread.__dict__.clear()
     with Device() as put:

@@ -42,11 +42,12 @@ impl DeviceAttention {
 /// The attention of query tokens over keys and values in pages, in device memory.
 ///
 /// The probabilities are those of the rescaling over scores as in [`MeasureCall`]. Values of 16 bits are
-/// multiplied by a weight that is the sum of two numbers of 16 bits, within 2^-16 of it, and added in f32. A
-/// row without keys gives 0. A poisoned row gives NaN, and so does an infinite value in the rows that see it;
-/// no other row does. Nothing is read that no row sees. The bits of a row depend on nothing else in the
-/// batch, nor on where its pages lie; with `eps` above 0 they depend on the heads and query tokens that share
-/// its keys.
+/// multiplied by a weight that is the sum of two numbers of 16 bits, within 2^-16 of it, and added in f32.
+/// A row without keys gives 0. A poisoned row gives NaN, and an infinite value gives NaN or infinity in the
+/// rows that see it; no other row does. No value is read that no row sees. The bits of a row do not depend
+/// on other sequences, nor on where its pages lie. Of several query tokens of a sequence they depend on its
+/// others, and with a window too on where a launch cuts them; with `eps` above 0 also on the heads that
+/// share its keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct DecodeCall<'a> {
@@ -62,7 +63,9 @@ pub struct DecodeCall<'a> {
     /// Device address of one [`SkipReport`] per sequence and key head, 4-byte aligned.
     pub skips: Option<u64>,
     /// Whether keys and values are read in one pass where every beta is known before the scores are. By
-    /// default they are. A rule that measures needs the scores first, and so does a report.
+    /// default they are. A rule that measures needs the scores first, and so does a report; and more than
+    /// 16 rows of a key head (8 of f32) take the other kernels. In one pass an element above 3.4e38 over
+    /// the keys of a chunk may overflow, because weights are divided by their sum at the end.
     pub one_pass: bool,
 }
 
@@ -174,7 +177,7 @@ impl<'a> DecodeCall<'a> {
         let layout = rows.layout();
         let parts = self.parts(&layout);
         let spans = rows.spans(self.bytes(&parts), workspace, self.others())?;
-        if let Some(rule) = self.known_rule()? {
+        if let Some(rule) = self.known_rule(arch)? {
             return self.one_pass_launches(&rule, arch, workspace, &spans);
         }
         let value_rows = self.value_rows(arch)?;

@@ -4,7 +4,8 @@ use crate::DType;
 use crate::attention::Strides;
 
 /// A pool of keys in pages, in device memory. Each page has the same number of slots, and a slot holds one
-/// vector for each head, whose elements are neighbours. A slot that no sequence uses is never read.
+/// vector for each head, whose elements are neighbours. What a slot holds
+/// that no sequence uses changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct DevicePages {

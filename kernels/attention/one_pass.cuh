@@ -194,7 +194,8 @@ DEVICE void one_pass_part(const AttentionParams& p) {
         rows.seed(keys, all, finish);
     }
     const u32 n = all.end - all.begin;
-    const u64 share = n > 0 ? ALLOWANCE * static_cast<u64>(p.budget) / n : 0;
+    // Rows that take turns would leave other values unread, each its own: then all are read.
+    const u64 share = n > 0 && rows.all() <= p.value_rows ? ALLOWANCE * static_cast<u64>(p.budget) / n : 0;
     PassUnit<T> unit{rows, keys, values, all, finish, RowStates(rows.units, simt::warp()),
                      Unit(p, rows.units + VALUE_WARPS * RowStates::BYTES),
                      share < 0xffffffff ? static_cast<u32>(share) : 0xfffffffe};

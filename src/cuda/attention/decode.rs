@@ -63,9 +63,9 @@ pub struct DecodeCall<'a> {
     /// Device address of one [`SkipReport`] per sequence and key head, 4-byte aligned.
     pub skips: Option<u64>,
     /// Whether keys and values are read in one pass where every beta is known before the scores are. By
-    /// default they are. A rule that measures needs the scores first, and so does a report; and more than
-    /// 16 rows of a key head (8 of f32) take the other kernels. In one pass an element above 3.4e38 over
-    /// the keys of a chunk may overflow, because weights are divided by their sum at the end.
+    /// default they are. A rule that measures needs the scores first, and so does a report. In one pass all
+    /// values are read of a sequence that has more than 16 query rows for a key head (8 of f32). An element
+    /// above 3.4e38 over the keys of a chunk may overflow, because sums are divided by Z at the end.
     pub one_pass: bool,
 }
 
@@ -177,7 +177,7 @@ impl<'a> DecodeCall<'a> {
         let layout = rows.layout();
         let parts = self.parts(&layout);
         let spans = rows.spans(self.bytes(&parts), workspace, self.others())?;
-        if let Some(rule) = self.known_rule(arch)? {
+        if let Some(rule) = self.known_rule()? {
             return self.one_pass_launches(&rule, arch, workspace, &spans);
         }
         let value_rows = self.value_rows(arch)?;

@@ -21,21 +21,18 @@ const PARTIAL_BYTES: u64 = 32 << 20;
 const CTAS_PER_SM: u64 = 2;
 
 impl DecodeCall<'_> {
-    /// The rule, if one pass applies it: it needs neither counts nor the entropy, nobody asks for more than
-    /// the output and the betas, and a CTA has room for all rows of a key head. Rows that took turns would
-    /// leave other values unread, each its own.
-    pub(super) fn known_rule(&self, arch: &Arch) -> Result<Option<Rule>> {
+    /// The rule, if one pass applies it: it needs neither counts nor the entropy, and nobody asks for more
+    /// than the output and the betas.
+    pub(super) fn known_rule(&self) -> Result<Option<Rule>> {
         let rule = Rule::of(self.rows.rescaling.into())?;
         let known = match rule.kind {
             RULE_LAW => !LAWS[rule.law as usize].needs_entropy,
             kind => kind == RULE_FIXED || kind == RULE_CALIBRATED,
         };
-        let DeviceQueries { tokens, heads, query_len, starts, .. } = self.rows.queries;
-        let kv_heads = self.rows.keys.heads;
-        let has_room = |(rows, _): (u32, u32)| heads / kv_heads * query_len <= rows.into();
+        let DeviceQueries { tokens, heads, starts, .. } = self.rows.queries;
         // A launch counts the elements behind the last sequence in 32 bits.
         let counts = starts.is_none() || tokens * heads * self.values.dim <= u64::from(u32::MAX) / 2;
-        let fits = self.one_pass_rows(arch).is_ok_and(has_room) && kv_heads <= AUDITS && counts;
+        let fits = self.rows.keys.heads <= AUDITS && counts;
         Ok((known && fits && self.one_pass && self.rows.report.is_none()).then_some(rule))
     }
 

@@ -18,6 +18,8 @@ use half::{bf16, f16};
 use paged::{Cache, Layout, Shape, bits};
 use paged_device::{cache_of, engine, ragged, shapes, upload};
 
+/// 0 times a power that overflows.
+const NAN_RULE: &str = "asentmax:delta=1,b=0,g=1e9";
 const RULES: [&str; 4] = ["identity", "fixed:1.7", "rem:c=0.4", "qwen-logn:train=64"];
 
 fn agrees<T: Element>(engine: &Engine) {
@@ -208,6 +210,16 @@ fn extreme_betas_agree() {
             }
         }
     }
+}
+
+/// A law may give a beta that is no number. Then the row is none, whatever its values are.
+#[test]
+fn a_beta_that_is_nan_makes_rows_of_nan() {
+    let Some(engine) = engine("a_beta_that_is_nan_makes_rows_of_nan", 1, false) else { return };
+    let mut cache = cache_of::<f32>(&Shape::new(&[600], [1, 2, 64]), 2.0);
+    (0..600).for_each(|at| cache.set_value(0, 0, at, &[0.0; 64]));
+    let found = run(&engine, &mut upload(&engine, &cache, false), NAN_RULE, |_| ()).unwrap();
+    assert!(found.out.iter().chain(&found.betas).all(|value| value.is_nan()), "{:?}", found.betas);
 }
 
 /// attention.md section 9: each byte of a key and of a value is read once, and the seeds by each split again.

@@ -5,7 +5,7 @@
 // and values stay unread whose mass is at most ALLOWANCE eps / n. Their sum is an integer, which the last CTA
 // compares with eps. If it is too much, the next launch does the whole head again and reads all values.
 #pragma once
-#include "pass_unit.cuh"
+#include "pass_audit.cuh"
 
 // Where the sums of a chunk are: value_dim of each row, then its largest score and the sum of its weights.
 struct Partials {
@@ -103,9 +103,10 @@ struct OnePass {
                     factors.store(mine * Unit::APART + c, factor);
                     sum = simt::fused(static_cast<double>(of), static_cast<double>(factor), sum);
                 }
-                sums.store(mine, sum);
+                // A beta that is NaN has weights of any kind.
+                const double beta = sum == sum ? rows.betas.load(mine) : sum;
+                sums.store(mine, beta == beta ? sum : beta);
                 if (p.betas_out) {
-                    const double beta = sum == sum ? rows.betas.load(mine) : sum;
                     Global<float>(p.betas_out).store(rows.row(mine), static_cast<float>(beta));
                 }
             }
@@ -125,59 +126,17 @@ struct OnePass {
     }
 };
 
-// What the CTAs of a key head know together. All are 0 again behind the last of them.
-struct SharedAudit {
-    Global<u64> sums;
-    Global<u32> counter, failed;
-    DEVICE SharedAudit(const AttentionParams& p, u32 of)
-        : sums(p.audits + 24 * of), counter(p.audits + 24 * of + 16), failed(p.audits + 24 * of + 20) {}
-    template <class T>
-    DEVICE void add(const PassUnit<T>& unit) const {
-        const auto sum = [](u64 one, u64 other) { return one + other; };
-        const u64 dropped = simt::warp_fold(unit.dropped, sum);
-        const u32 unread = simt::warp_add(unit.unread);
-        if (simt::lane() != 0 || unread == 0) return;
-        sums.add(0, dropped);
-        sums.add(1, unread);
-    }
-    // Whether what stays unread is within the budget; the head's report, if so.
-    DEVICE bool close(const AttentionParams& p, const Sequence& seq, u32 head, u32 keys) const {
-        const u64 dropped = sums.load(0), unread = sums.load(1);
-        const bool within = dropped <= p.budget;
-        simt::block_sync();
-        if (simt::thread() != 0) return within;
-        sums.store(0, 0);
-        sums.store(1, 0);
-        failed.store(0, !within);
-        if (p.skips && within) {
-            const u64 at = 4 * (static_cast<u64>(seq.seq) * p.kv_heads + head);
-            Global<u32>(p.skips).store(at, static_cast<u32>(dropped));
-            Global<u32>(p.skips).store(at + 1, static_cast<u32>(unread));
-            Global<u32>(p.skips).store(at + 2, keys);
-            Global<u32>(p.skips).store(at + 3, p.repairs);
-        }
-        return within;
-    }
-};
-
-// Rows of tokens that no sequence has see no key.
-DEVICE void put_padding_betas(const AttentionParams& p) {
-    const i64 used = Global<i32>(p.starts).load(p.seq_first + p.seqs);
-    const u32 heads = p.kv_heads * p.group;
-    const float beta = static_cast<float>(bounded(beta_by(p, 0, 0, 0, 0), p.rule, 0));
-    for (u32 row = simt::thread(); p.betas_out && row < p.token_count * heads; row += VALUE_THREADS) {
-        if (static_cast<i64>(p.token_first) + row / heads < used) continue;
-        Global<float>(p.betas_out).store(row, beta);
-    }
-}
-
 template <class T>
 DEVICE void one_pass_part(const AttentionParams& p) {
     const u32 part = simt::cta() % p.splits, of = simt::cta() / p.splits, head = of % p.kv_heads;
     const SharedAudit audit(p, of);
     if (p.padding && simt::cta() == 0) {
         put_padding<T>(p);
-        put_padding_betas(p);
+        // Such a row sees no key.
+        const float beta = static_cast<float>(bounded(beta_by(p, 0, 0, 0, 0), p.rule, 0));
+        for_padding(p, [&](u64 row) {
+            if (p.betas_out && simt::lane() == 0) Global<float>(p.betas_out).store(row, beta);
+        });
     }
     if (p.repairs && audit.failed.load(0) == 0) return;
     const Sequence seq(p, p.seq_first + of / p.kv_heads);

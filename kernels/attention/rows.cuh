@@ -53,6 +53,16 @@ struct Sequence {
     }
 };
 
+// Calls f(row) for the rows of tokens behind those of the last sequence, by a warp for each.
+template <class F>
+DEVICE void for_padding(const AttentionParams& p, F f) {
+    const i64 used = static_cast<i64>(Global<i32>(p.starts).load(p.seq_first + p.seqs)) - p.token_first;
+    const u64 heads = p.kv_heads * p.group, first = used > 0 ? static_cast<u64>(used) : 0;
+    for (u64 row = first * heads + simt::warp(); row < p.token_count * heads; row += simt::threads() / 32) {
+        f(row);
+    }
+}
+
 // Some query rows of a key head: first .. first + count of them, token by token.
 struct GroupRows {
     const AttentionParams& p;

@@ -48,12 +48,10 @@ DEVICE void score_part(const AttentionParams& p) {
     }
     // Rows of tokens that no sequence has are empty.
     if (p.padding && simt::cta() == 0) {
-        const i64 used = Global<i32>(p.starts).load(p.seq_first + p.seqs);
-        const u32 heads = p.kv_heads * p.group;
-        for (u32 row = simt::thread(); row < p.token_count * heads; row += SCORE_THREADS) {
-            if (static_cast<i64>(p.token_first) + row / heads < used) continue;
+        for_padding(p, [&](u64 row) {
+            if (simt::lane() != 0) return;
             Global<u32>(p.row_lens).store(row, 0);
             Global<u32>(p.positions).store(row, 0);
-        }
+        });
     }
 }

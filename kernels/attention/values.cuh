@@ -147,11 +147,10 @@ DEVICE void put_value(const AttentionParams& p, u64 token, u32 query_head, u32 e
 // Rows of tokens that no sequence has are 0.
 template <class T>
 DEVICE void put_padding(const AttentionParams& p) {
-    const i64 used = Global<i32>(p.starts).load(p.seq_first + p.seqs);
-    const u32 heads = p.kv_heads * p.group;
-    for (u32 i = simt::thread(); i < p.token_count * heads * p.value_dim; i += VALUE_THREADS) {
-        const u32 row = i / p.value_dim;
-        const i64 token = static_cast<i64>(p.token_first) + row / heads;
-        if (token >= used) put_value<T>(p, token, row % heads, i % p.value_dim, 0);
-    }
+    const u64 heads = p.kv_heads * p.group;
+    for_padding(p, [&](u64 row) {
+        for (u32 e = simt::lane(); e < p.value_dim; e += 32) {
+            put_value<T>(p, p.token_first + row / heads, static_cast<u32>(row % heads), e, 0);
+        }
+    });
 }

@@ -16,6 +16,7 @@ const FILES: &[(&str, &str)] = &embedded![
     "attention/masses.cuh",
     "attention/one_pass.cuh",
     "attention/params.cuh",
+    "attention/pass_audit.cuh",
     "attention/pass_rows.cuh",
     "attention/pass_unit.cuh",
     "attention/products.cuh",

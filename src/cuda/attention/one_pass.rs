@@ -29,10 +29,7 @@ impl DecodeCall<'_> {
             RULE_LAW => !LAWS[rule.law as usize].needs_entropy,
             kind => kind == RULE_FIXED || kind == RULE_CALIBRATED,
         };
-        let DeviceQueries { tokens, heads, starts, .. } = self.rows.queries;
-        // A launch counts the elements behind the last sequence in 32 bits.
-        let counts = starts.is_none() || tokens * heads * self.values.dim <= u64::from(u32::MAX) / 2;
-        let fits = self.rows.keys.heads <= AUDITS && counts;
+        let fits = self.rows.keys.heads <= AUDITS;
         Ok((known && fits && self.one_pass && self.rows.report.is_none()).then_some(rule))
     }
 

@@ -11,11 +11,10 @@ mod paged;
 mod paged_device;
 
 use critbeta::Element;
-use critbeta::cuda::{Arch, DecodeCall, Engine, SimtOptions};
-use decoded::{Found, check, run};
-use device::engine_of;
+use critbeta::cuda::{DecodeCall, Engine};
+use decoded::{Found, bits_of_rows, check, run};
 use half::{bf16, f16};
-use paged::{Cache, Layout, Shape, bits};
+use paged::{Cache, Shape, bits};
 use paged_device::{cache_of, engine, ragged, shapes, upload};
 
 /// 0 times a power that overflows.
@@ -48,38 +47,7 @@ fn outputs_are_those_of_the_definition() {
 /// attention.md sections 7 and 9: bits that depend on the batch, the splits, the page or the layout.
 #[test]
 fn bits_depend_on_nothing_but_the_row() {
-    let name = "bits_depend_on_nothing_but_the_row";
-    let base = Shape { query_lens: vec![2, 1], ..Shape::new(&[1300, 40], [2, 3, 80]) };
-    let of = |seed, sms, shape: &Shape, batch: &[usize], eps: f64| {
-        let mut options = SimtOptions::of(Arch::named("sm_90").unwrap());
-        (options.seed, options.arch.sm_count) = (seed, sms);
-        let engine = engine_of(name, options)?;
-        let mut shape = shape.clone();
-        shape.lens.extend(batch);
-        shape.query_lens.extend(batch.iter().map(|_| 1));
-        let mut uploaded = upload(&engine, &cache_of::<bf16>(&shape, 3.0), true);
-        let mut found = run(&engine, &mut uploaded, "rem:c=0.5", |call| {
-            call.eps = eps;
-            call.rows.sequences.max_len = call.rows.sequences.blocks * call.rows.keys.page;
-        })
-        .unwrap();
-        // The rows of the first two sequences.
-        found.out.truncate(18 * 80);
-        found.betas.truncate(18);
-        Some((found.bits(), found.skips[..4].to_vec()))
-    };
-    for eps in [0.0, 0.01] {
-        let Some(one) = of(1, 3, &base, &[], eps) else { return };
-        for (page, layout) in
-            [(1, Layout::Hnd), (3, Layout::Interleaved), (64, Layout::Nhd), (400, Layout::Hnd)]
-        {
-            let shape = Shape { page, layout, ..base.clone() };
-            assert_eq!(of(2, 3, &shape, &[], eps).unwrap(), one, "pages of {page}, {layout:?}, eps {eps}");
-        }
-        assert_eq!(of(3, 40, &base, &[], eps).unwrap(), one, "more splits, eps {eps}");
-        assert_eq!(of(4, 3, &base, &[77, 1, 500], eps).unwrap(), one, "a larger batch, eps {eps}");
-        assert_eq!(one.1.iter().any(|skip| skip.unread > 0), eps > 0.0, "{:?}", one.1);
-    }
+    bits_of_rows("bits_depend_on_nothing_but_the_row", "rem:c=0.5", 3.0);
 }
 
 /// What stays unread is within eps, in exact integers, and it is not loaded. Where nothing stays unread, the

@@ -3,10 +3,13 @@
 // Every test binary compiles this module, and none needs all of it.
 #![allow(dead_code)]
 
-use crate::paged::{Cache, bits};
-use crate::paged_device::Uploaded;
+use crate::device::engine_of;
+use crate::paged::{Cache, Layout, Shape, bits};
+use crate::paged_device::{Uploaded, cache_of, upload};
 use critbeta::attention::reference;
-use critbeta::cuda::{DecodeCall, DeviceAttention, DeviceMemory, Engine, MeasureCall, SkipReport, Workspace};
+use critbeta::cuda::{
+    Arch, DecodeCall, DeviceAttention, DeviceMemory, Engine, MeasureCall, SimtOptions, SkipReport, Workspace,
+};
 use critbeta::{DType, Element, Error, Rescaling};
 use half::{bf16, f16};
 
@@ -104,5 +107,41 @@ pub fn check<T: Element>(cache: &Cache<T>, found: &Found, window: Option<u64>, w
             let error = (f64::from(*ours) - wanted).abs();
             assert!(error <= bound, "{what}, row {i}, element {e}: {ours}, wanted {wanted} +- {bound:e}");
         }
+    }
+}
+
+/// Asserts that the bits of rows under `rule` depend on no other sequence, split, page or layout.
+/// `peak`: the deviation of scores, at which some values stay unread at eps 0.01.
+pub fn bits_of_rows(test: &str, rule: &str, peak: f32) {
+    let base = Shape { query_lens: vec![2, 1], ..Shape::new(&[1300, 40], [2, 3, 80]) };
+    let of = |seed, sms, shape: &Shape, batch: &[usize], eps: f64| {
+        let mut options = SimtOptions::of(Arch::named("sm_90").unwrap());
+        (options.seed, options.arch.sm_count) = (seed, sms);
+        let engine = engine_of(test, options)?;
+        let mut shape = shape.clone();
+        shape.lens.extend(batch);
+        shape.query_lens.extend(batch.iter().map(|_| 1));
+        let mut uploaded = upload(&engine, &cache_of::<bf16>(&shape, peak), true);
+        let mut found = run(&engine, &mut uploaded, rule, |call| {
+            call.eps = eps;
+            call.rows.sequences.max_len = call.rows.sequences.blocks * call.rows.keys.page;
+        })
+        .unwrap();
+        // The rows of the first two sequences.
+        found.out.truncate(18 * 80);
+        found.betas.truncate(18);
+        Some((found.bits(), found.skips[..4].to_vec()))
+    };
+    for eps in [0.0, 0.01] {
+        let Some(one) = of(1, 3, &base, &[], eps) else { return };
+        for (page, layout) in
+            [(1, Layout::Hnd), (3, Layout::Interleaved), (64, Layout::Nhd), (400, Layout::Hnd)]
+        {
+            let shape = Shape { page, layout, ..base.clone() };
+            assert_eq!(of(2, 3, &shape, &[], eps).unwrap(), one, "pages of {page}, {layout:?}, eps {eps}");
+        }
+        assert_eq!(of(3, 40, &base, &[], eps).unwrap(), one, "more splits, eps {eps}");
+        assert_eq!(of(4, 3, &base, &[77, 1, 500], eps).unwrap(), one, "a larger batch, eps {eps}");
+        assert_eq!(one.1.iter().any(|skip| skip.unread > 0), eps > 0.0, "{:?}", one.1);
     }
 }

@@ -42,6 +42,7 @@ struct Audit {
     u64 dropped, unread;
     u32 arrivals, failed;
 };
+static_assert(sizeof(Audit) == 24, "twin of src/cuda/attention/measure.rs");
 
 // Addresses are in bytes; 0 stands for what is absent. Strides count elements, and elements of a head are
 // neighbours. A row is a query token and a head: row number (token - token_first) * heads + head.

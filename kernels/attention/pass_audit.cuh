@@ -7,7 +7,11 @@ struct SharedAudit {
     Global<u64> sums;
     Global<u32> counter, failed;
     DEVICE SharedAudit(const AttentionParams& p, u32 of)
-        : sums(p.audits + 24 * of), counter(p.audits + 24 * of + 16), failed(p.audits + 24 * of + 20) {}
+        : sums(at(p, of)),
+          counter(at(p, of) + 2 * sizeof(u64)),
+          failed(at(p, of) + 2 * sizeof(u64) + sizeof(u32)) {}
+    // In the order of the fields of Audit: NVRTC has no offsetof without a header.
+    static DEVICE u64 at(const AttentionParams& p, u32 of) { return p.audits + sizeof(Audit) * of; }
     template <class T>
     DEVICE void add(const PassUnit<T>& unit) const {
         const auto sum = [](u64 one, u64 other) { return one + other; };

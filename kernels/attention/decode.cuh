@@ -19,8 +19,8 @@ struct ValueRows : GroupRows {
     DEVICE void weigh(const Unit& unit, u32 begin, u32 end, u32 first, const bool (&wanted)[2],
                       const u32 (&slots)[2]) const {
         const u32 key = first + simt::lane(), next = key + 32;
-        // One or two at a time spill on sm_90, as do the sums of warps and chunks if they are unrolled.
-#pragma unroll 4
+        // Four at a time spill on sm_90 (f16).
+#pragma unroll 2
         for (u32 i = begin; i < end; ++i) {
             const Global<float> probabilities(places.load(i));
             if (wanted[0]) unit.weights.store(i * Unit::APART + slots[0], probabilities.load(key));
@@ -82,7 +82,7 @@ struct ValuePart {
             simt::block_sync();
             add_chunk(begin, begin + chunks.keys);
             simt::block_sync();
-            for_elements(rows.count, p.value_dim, [&](u32 row, u32 element) {
+            for_elements(rows.count, p.value_dim, 0, 1, [&](u32 row, u32 element) {
                 const u32 at = row * Unit::sums_apart(p.value_dim) + element;
                 float sum = 0;
 #pragma unroll
@@ -99,14 +99,13 @@ struct ValuePart {
         for (u32 first = 0; first < rows.all(); first += p.value_rows) {
             rows.take(first);
             simt::block_sync();
-            for_elements(rows.count, p.value_dim, [&](u32 row, u32 element) {
+            for_elements(rows.count, p.value_dim, 0, 1, [&](u32 row, u32 element) {
                 const Keys seen = rows.seen(row);
+                const Global<float> of_chunks(p.partials + 4 * partial(row, 0, element));
                 double sum = 0;
-#pragma unroll 1
-                for (u32 c = 0; c < chunks.count; ++c) {
-                    const float of_chunk = Global<float>(p.partials).load(partial(row, c, element));
-                    sum = simt::add_rn(sum, static_cast<double>(of_chunk));
-                }
+                for_chunks(
+                    chunks.count, [&](u32 c) { return of_chunks.load(c * p.value_dim); },
+                    [&](u32, float part) { sum = simt::add_rn(sum, static_cast<double>(part)); });
                 const float one = seen.begin < seen.end ? rows.probability(row, seen.begin) : 0.0f;
                 if (one != one) sum = static_cast<double>(one);
                 put_value<T>(p, seq.first + rows.token(row), rows.query_head(row), element, sum);

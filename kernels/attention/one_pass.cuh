@@ -53,7 +53,7 @@ struct OnePass {
             partials.floats.store(partials.at(rows.first + row, number, p.value_dim), highest);
             partials.floats.store(partials.at(rows.first + row, number, p.value_dim + 1), sum);
         }
-        for_elements(rows.count, p.value_dim, [&](u32 of, u32 element) {
+        for_elements(rows.count, p.value_dim, 0, 1, [&](u32 of, u32 element) {
             const u32 at = of * Unit::sums_apart(p.value_dim) + element;
             float sum = 0;
 #pragma unroll 2
@@ -85,24 +85,27 @@ struct OnePass {
         static_assert(CHUNKS + 2 <= Unit::APART && 8 * VALUE_ROWS <= RowStates::BYTES, "they have room");
         for (u32 first = 0; first < rows.all(); first += p.value_rows) {
             rows.take(first);
-            const u32 mine = simt::thread();
-            if (mine < rows.count) {
+            // A warp for each row, and a lane for each chunk.
+#pragma unroll 1
+            for (u32 mine = simt::warp(); mine < rows.count; mine += VALUE_WARPS) {
+                const auto top = [&](u32 c) { return partials.load(first + mine, c, p.value_dim); };
                 float highest = -INFINITE;
 #pragma unroll 1
-                for (u32 c = 0; c < chunks.count; ++c) {
-                    const float top = partials.load(first + mine, c, p.value_dim);
-                    highest = top > highest ? top : highest;
+                for (u32 c = simt::lane(); c < chunks.count; c += 32) {
+                    highest = top(c) > highest ? top(c) : highest;
                 }
+                highest = warp_largest(highest, HERE);
                 double sum = 0;
 #pragma unroll 1
-                for (u32 c = 0; c < chunks.count; ++c) {
-                    const float top = partials.load(first + mine, c, p.value_dim);
-                    const bool seen = top > -INFINITE;
-                    const float factor = seen ? pass_weight<T>(top, highest, rows.exponent(mine)) : 0.0f;
+                for (u32 c = simt::lane(); c < chunks.count; c += 32) {
+                    const bool seen = top(c) > -INFINITE;
+                    const float factor = seen ? pass_weight<T>(top(c), highest, rows.exponent(mine)) : 0.0f;
                     const float of = partials.load(first + mine, c, p.value_dim + 1);
                     factors.store(mine * Unit::APART + c, factor);
                     sum = simt::fused(static_cast<double>(of), static_cast<double>(factor), sum);
                 }
+                sum = warp_fold(sum, [](double a, double b) { return simt::add_rn(a, b); });
+                if (simt::lane() != 0) continue;
                 // A beta that is NaN has weights of any kind.
                 const double beta = sum == sum ? rows.betas.load(mine) : sum;
                 sums.store(mine, beta == beta ? sum : beta);
@@ -111,13 +114,14 @@ struct OnePass {
                 }
             }
             simt::block_sync();
-            for_elements(rows.count, p.value_dim, [&](u32 row, u32 element) {
+            for_elements(rows.count, p.value_dim, 0, 1, [&](u32 row, u32 element) {
                 double sum = 0;
-#pragma unroll 1
-                for (u32 c = 0; c < chunks.count; ++c) {
-                    const double part = static_cast<double>(partials.load(first + row, c, element));
-                    sum = simt::fused(part, static_cast<double>(factors.load(row * Unit::APART + c)), sum);
-                }
+                for_chunks(
+                    chunks.count, [&](u32 c) { return partials.load(first + row, c, element); },
+                    [&](u32 c, float part) {
+                        const double factor = static_cast<double>(factors.load(row * Unit::APART + c));
+                        sum = simt::fused(static_cast<double>(part), factor, sum);
+                    });
                 const double z = sums.load(row), value = z == 0.0 ? 0.0 : simt::div_rn(sum, z);
                 put_value<T>(p, rows.seq.first + rows.token(row), rows.query_head(row), element, value);
             });

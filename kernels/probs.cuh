@@ -14,6 +14,15 @@ template <class T, class Out, class Scope, class F>
 DEVICE void write_row_as(const RowParams& p, const Scope& scope, const RowTile<T, Scope::STREAMS>& row,
                          F value) {
     constexpr u32 V = T::PER_VECTOR, W = Out::PER_VECTOR, SIZE = sizeof(typename Out::Bits), PIECES = V / W;
+    if constexpr (Scope::ON_CHIP) {
+        row.for_each_vector(scope, PASS_WRITE, [&](const float(&s)[V], u32 v, bool) {
+            float probabilities[V];
+#pragma unroll
+            for (u32 j = 0; j < V; ++j) probabilities[j] = value(s[j], true);
+            row.replace(v, probabilities);
+        });
+        return;
+    }
     const u64 out = out_row<Out>(p, scope);
     const simt::Streamed how(p.out_streamed);
     const auto store = [&](u32 ahead, u64 i, const Vec16& v) {

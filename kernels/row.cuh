@@ -5,14 +5,6 @@
 #include "params.cuh"
 #include "stats.cuh"
 
-// The passes over the scores of a row, by name. scripts/cuda/slots.py finds the loop of a pass by the name in
-// its lines, and the simulator counts how often its warps look at a score.
-enum Pass : u32 {
-    PASS_MAX, PASS_MASK, PASS_COUNT, PASS_RANK, PASS_LIST, PASS_Z, PASS_WRITE,  // vectors of scores
-    PASS_MAXIMA, PASS_GROUPS,                                                  // single scores
-    PASS_PAIRS                                                                 // four keys
-};
-
 // Vector v holds the elements v * PER_VECTOR - phase + j, so that every vector is aligned in device memory,
 // wherever the row begins. The vectors that hold scores are dealt out to the parts of the row: this one has
 // first .. first + count. The leading `resident` of them stay on chip; every pass reads the others from
@@ -30,7 +22,11 @@ struct RowTile {
     DEVICE RowTile(const RowParams& p, const Scope& scope) : tile(scope.tile) {
         address = p.scores + static_cast<u64>(scope.row) * p.score_stride * SIZE;
         phase = static_cast<u32>(address % 16) / SIZE;
-        len = p.lens ? Global<u32>(p.lens).load(scope.row) : p.cols;
+        if constexpr (Scope::ON_CHIP) {
+            len = scope.len;
+        } else {
+            len = p.lens ? Global<u32>(p.lens).load(scope.row) : p.cols;
+        }
         if (len > p.cols) len = p.cols;
         const u32 total = this->total(), per = (total + scope.parts() - 1) / scope.parts();
         first = per * scope.part() < total ? per * scope.part() : total;
@@ -93,6 +89,13 @@ struct RowTile {
     // ends with a barrier of the part.
     template <class Scope>
     DEVICE void load(const RowParams& p, Scope& scope) const {
+        if constexpr (Scope::ON_CHIP) {
+            // It is there, but for what lies behind it.
+            const u32 place = len + scope.thread();
+            if (place < count * V) tile.template cast<float>(0, count * V).store(place, -INFINITE);
+            scope.sync();
+            return;
+        }
         // The copy engine or vector loads take the full vectors. The ends of the row are put together by
         // elements.
         u32 begin, end;

@@ -65,15 +65,20 @@ DEVICE double bounded(double beta, u32 rule, u32 n) {
     return beta > 0.0 ? beta : 0.0;
 }
 
-// beta of a row, >= 0. It is NaN if an array or a law gives NaN, and then all of the row is NaN.
-DEVICE double beta_for(const RowParams& p, u32 row, u32 n, double critical, double entropy) {
+// beta of the row of a scope, >= 0. It is NaN if an array or a law gives NaN, and then all of the row is NaN.
+template <class Scope>
+DEVICE double beta_for(const RowParams& p, const Scope& scope, u32 n, double critical, double entropy) {
     if (p.rule == RULE_ARRAY) {
-        return bounded(static_cast<double>(Global<float>(p.betas).load(row)), p.rule, n);
+        return bounded(static_cast<double>(Global<float>(p.betas).load(scope.row)), p.rule, n);
     }
     // Without positions the query of a row is at n - 1. Files without positions are read the same way: this
     // is the last visible key, unless keys before it are masked. To find it then, every pass would need an
     // index.
     u32 i = n > 0 ? n - 1 : 0;
-    if (p.rule == RULE_LAW && p.positions) i = Global<u32>(p.positions).load(row);
+    if constexpr (Scope::ON_CHIP) {
+        i = scope.position;
+    } else if (p.rule == RULE_LAW && p.positions) {
+        i = Global<u32>(p.positions).load(scope.row);
+    }
     return bounded(beta_by(p, n, i, critical, entropy), p.rule, n);
 }

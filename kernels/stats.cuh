@@ -3,6 +3,14 @@
 #include "folds.cuh"
 #include "math.cuh"
 
+// The passes over the scores of a row, by name. scripts/cuda/slots.py finds the loop of a pass by the name in
+// its lines, and the simulator counts how often its warps look at a score.
+enum Pass : u32 {
+    PASS_MAX, PASS_MASK, PASS_COUNT, PASS_RANK, PASS_LIST, PASS_Z, PASS_WRITE,  // vectors of scores
+    PASS_MAXIMA, PASS_GROUPS,                                                  // single scores
+    PASS_PAIRS                                                                 // four keys
+};
+
 // -inf in place of a score that is masked: one below `low`. NaN stays.
 DEVICE float unless_masked(float score, float low) { return score < low ? -INFINITE : score; }
 

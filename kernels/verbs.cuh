@@ -27,14 +27,14 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
     // scores that are still there after the probabilities are written.
     const bool sums_early =
         OUT && Scope::STREAMS && !critical && !p.report && !needs_entropy(p) && p.out != p.scores;
-    EarlySum early(sums_early ? beta_for(p, scope.row, row.len, 0, 0) : 0, sums_early);
+    EarlySum early(sums_early ? beta_for(p, scope, row.len, 0, 0) : 0, sums_early);
     // A beta that is known tells whether a masked score could have a weight. All others need the number of
     // scores that are not masked.
     const bool knows = OUT && !p.report && (p.rule == RULE_FIXED || p.rule == RULE_ARRAY);
     Groups<T> groups;
     float least;
     RowMax top = row_max(scope, row, groups, early, !knows, least);
-    const bool masks = knows ? masks_matter<T>(Exponent(beta_for(p, scope.row, row.len, 0, 0)), top.max)
+    const bool masks = knows ? masks_matter<T>(Exponent(beta_for(p, scope, row.len, 0, 0)), top.max)
                              : least < T::LOW;
     if (masks) {
         top.len = mask(scope, row, groups);
@@ -69,7 +69,7 @@ DEVICE void measure_row(const RowParams& p, Scope& scope) {
         entropy = partition<false, true, false>(scope, row, top.max, 1.0, one, true, none)  // path: loop none
                       .entropy(1.0);
     }
-    const double beta = beta_for(p, scope.row, top.len, lambda, entropy);
+    const double beta = beta_for(p, scope, top.len, lambda, entropy);
     const Exponent b(beta, !OUT || (NARROW && !p.out_f32 && !early.on));
     if (p.betas_out && scope.leads()) {
         const float given = poisoned ? simt::float_of(0x7fc00000) : static_cast<float>(beta);

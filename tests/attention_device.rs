@@ -14,7 +14,7 @@ use critbeta::cuda::{Arch, DeviceMemory, Engine, MeasureCall, RowReport, SimtOpt
 use critbeta::{Element, Error, Rescaling, Scores};
 use device::engine_of;
 use half::{bf16, f16};
-use paged::{Layout, Shape};
+use paged::{Cache, Layout, Shape};
 use paged_device::{Uploaded, cache_of, engine, ragged, shapes, upload};
 
 const RULE: &str = "critical:ratio=1.3,cap=20,resolve=0.7";
@@ -45,7 +45,7 @@ fn run(
     let mut report = engine.zeroed(size_of::<RowReport>() * rows)?;
     let Uploaded { queries, keys, sequences, .. } = *uploaded;
     let mut call = MeasureCall::new(queries, keys, sequences, &rescaling, betas.address());
-    call.report = Some(report.address());
+    (call.report, call.on_chip) = (Some(report.address()), false);
     set(&mut call);
     let bytes = call.workspace_bytes()?;
     let mut workspace = engine.zeroed(bytes as usize)?;
@@ -125,6 +125,47 @@ fn agrees_on(found: &Found, row: usize, scores: &[f32], position: u64, what: &st
     assert_eq!(value(beta), value(of_rule.beta as f32), "{what}");
 }
 
+/// What stays on chip is measured as what crosses device memory, to the bit.
+#[test]
+fn rows_on_chip_have_the_same_reports() {
+    let Some(engine) = engine("rows_on_chip_have_the_same_reports", 1, false) else { return };
+    fn agree<T: Element>(engine: &Engine) {
+        for (i, shape) in shapes().iter().enumerate() {
+            let cache = cache_of::<T>(shape, 2.0);
+            let law = if i == 0 { "velickovic" } else { ["identity", "rem:c=0.5"][i % 2] };
+            for (rule, window, softcap) in [(RULE, None, None), (law, Some(37u64), Some(30.0))] {
+                let mut uploaded = upload(engine, &cache, ragged(shape));
+                uploaded.sequences.max_len = uploaded.sequences.blocks * uploaded.keys.page;
+                let stored = || engine.traffic().map_or(0, |traffic| traffic.store_bytes);
+                let mut of = |on_chip| {
+                    let before = stored();
+                    let found = run(engine, &mut uploaded, rule, |call| {
+                        (call.window, call.softcap, call.both, call.on_chip) =
+                            (window, softcap, true, on_chip);
+                    });
+                    (found.unwrap(), stored() - before)
+                };
+                let ((found, fewer), (wanted, bytes)) = (of(true), of(false));
+                let what = format!("{} of {shape:?}, {rule}, window {window:?}", T::DTYPE);
+                // Rows that share no key while it is in registers are not taken.
+                let most = if T::DTYPE == critbeta::DType::F32 { 8 } else { 16 };
+                let taken = shape.group * shape.query_lens.iter().max().unwrap() <= most;
+                assert!(
+                    fewer < bytes || !taken || !engine.is_simulated(),
+                    "{what}: {fewer} of {bytes} bytes"
+                );
+                for (row, bits) in found.betas.iter().enumerate() {
+                    assert_eq!(*bits, wanted.betas[row], "beta of row {row}, {what}");
+                    assert_eq!(found.reports[row], wanted.reports[row], "report of row {row}, {what}");
+                }
+            }
+        }
+    }
+    agree::<f32>(&engine);
+    agree::<f16>(&engine);
+    agree::<bf16>(&engine);
+}
+
 /// Every NaN is one.
 fn value(number: f32) -> u32 {
     if number.is_nan() { f32::NAN.to_bits() } else { number.to_bits() }
@@ -201,15 +242,21 @@ fn wrong_lengths_and_pages_poison_their_own_rows() {
     let Some(engine) = engine("wrong_lengths_and_pages", 1, true) else { return };
     let shape = Shape::new(&[70, 80, 90, 100, 30], [2, 2, 64]);
     let cache = cache_of::<bf16>(&shape, 2.0);
-    let right = run(&engine, &mut upload(&engine, &cache, false), RULE, |_| ()).unwrap();
+    for on_chip in [false, true] {
+        poisons(&engine, &cache, on_chip);
+    }
+}
+
+fn poisons(engine: &Engine, cache: &Cache<bf16>, on_chip: bool) {
+    let right = run(engine, &mut upload(engine, cache, false), RULE, |_| ()).unwrap();
     let mut wrong = cache.clone();
     wrong.lens[0] = -3;
     wrong.lens[1] = i32::MAX;
     wrong.table[2 * wrong.blocks + 1] = -1;
     wrong.table[3 * wrong.blocks + 2] = wrong.sizes[0][0] as i32;
-    let mut uploaded = upload(&engine, &wrong, false);
+    let mut uploaded = upload(engine, &wrong, false);
     uploaded.sequences.max_len = 100;
-    let found = run(&engine, &mut uploaded, RULE, |_| ()).unwrap();
+    let found = run(engine, &mut uploaded, RULE, |call| call.on_chip = on_chip).unwrap();
     for row in 0..20 {
         let (seq, report) = (row / 4, found.report(row));
         if seq == 4 {

@@ -14,7 +14,7 @@ use critbeta::cuda::{DecodeCall, Engine};
 use critbeta::{DType, Element};
 use decoded::{Found, bits_of_rows, check, run};
 use half::{bf16, f16};
-use paged::{Shape, bits};
+use paged::{Cache, Shape, bits};
 use paged_device::{cache_of, engine, ragged, shapes, upload};
 
 const RULE: &str = "critical:ratio=1.3,cap=20,resolve=0.7";
@@ -26,9 +26,16 @@ fn agrees<T: Element>(engine: &Engine) {
         for &rule in rules {
             let window = (i % 3 == 1).then_some(37);
             let mut uploaded = upload(engine, &cache, ragged(shape));
-            let set = |call: &mut DecodeCall| (call.rows.window, call.one_pass) = (window, false);
-            let found = run(engine, &mut uploaded, rule, set).unwrap();
-            check(&cache, &found, window, &format!("{} of {shape:?}, {rule}, window {window:?}", T::DTYPE));
+            let mut of = |on_chip| {
+                run(engine, &mut uploaded, rule, |call| {
+                    (call.rows.window, call.one_pass, call.rows.on_chip) = (window, false, on_chip);
+                })
+                .unwrap()
+            };
+            let found = of(false);
+            let what = format!("{} of {shape:?}, {rule}, window {window:?}", T::DTYPE);
+            check(&cache, &found, window, &what);
+            assert_eq!(of(true).bits(), found.bits(), "{what}, on chip");
             assert!(
                 found.skips.iter().all(|skip| (skip.dropped, skip.unread) == (0, 0)),
                 "{:?}",
@@ -49,7 +56,7 @@ fn outputs_are_those_of_the_definition() {
 /// attention.md sections 7 and 9: bits that depend on the batch, the splits, the page or the layout.
 #[test]
 fn bits_depend_on_nothing_but_the_row() {
-    bits_of_rows("bits_depend_on_nothing_but_the_row", RULE, 2.0);
+    bits_of_rows("bits_depend_on_nothing_but_the_row", RULE, 2.0, false);
 }
 
 /// What stays unread is within eps, in exact integers, and it is not loaded.
@@ -57,14 +64,18 @@ fn bits_depend_on_nothing_but_the_row() {
 fn values_stay_unread_within_eps() {
     let Some(engine) = engine("values_stay_unread_within_eps", 1, false) else { return };
     let shape = Shape { query_lens: vec![1, 2], ..Shape::new(&[1500, 700], [2, 3, 64]) };
-    for peak in [0.0, 1.0, 3.0] {
+    for (peak, on_chip) in [(0.0, false), (1.0, false), (3.0, false), (1.0, true), (3.0, true)] {
         let cache = cache_of::<f16>(&shape, peak);
         let mut uploaded = upload(&engine, &cache, true);
-        let dense = run(&engine, &mut uploaded, "identity", |call| call.one_pass = false).unwrap();
+        let known = |call: &mut DecodeCall| (call.one_pass, call.rows.on_chip) = (false, on_chip);
+        let dense = run(&engine, &mut uploaded, "identity", known).unwrap();
         let (mut unread, mut bytes) = (0, dense.bytes);
         for eps in [1e-12, 1e-4, 1e-3, 1e-2, 0.5, 1.0 - 2f64.powi(-40)] {
-            let set = |call: &mut DecodeCall| (call.eps, call.one_pass) = (eps, false);
-            let found = run(&engine, &mut uploaded, "identity", set).unwrap();
+            let found = run(&engine, &mut uploaded, "identity", |call| {
+                known(call);
+                call.eps = eps;
+            });
+            let found = found.unwrap();
             if eps == 1e-12 {
                 assert_eq!(found.bits(), dense.bits(), "no mass is so small");
                 continue;
@@ -73,7 +84,7 @@ fn values_stay_unread_within_eps() {
                 assert!(f64::from(skip.dropped) <= eps * 2f64.powi(32), "eps {eps}: {skip:?}");
                 assert!(skip.keys == keys && skip.unread < keys, "eps {eps}: {skip:?}");
             }
-            check(&cache, &found, None, &format!("peak {peak}, eps {eps}"));
+            check(&cache, &found, None, &format!("peak {peak}, eps {eps}, on chip {on_chip}"));
             let now: u32 = found.skips.iter().map(|skip| skip.unread).sum();
             assert!(now >= unread, "eps {eps}: {now} keys, {unread} with less");
             // A value has 128 bytes; page numbers and weights come on top.
@@ -100,9 +111,8 @@ fn every_value_is_read_once() {
         let read = |v_dim| {
             let query_lens = vec![query_len; 2];
             let shape = Shape { v_dim, query_lens, ..Shape::new(&[512, 1024], [2, group, 64]) };
-            run(&engine, &mut upload(&engine, &cache_of::<bf16>(&shape, 2.0), false), RULE, |_| ())
-                .unwrap()
-                .bytes
+            let mut uploaded = upload(&engine, &cache_of::<bf16>(&shape, 2.0), false);
+            run(&engine, &mut uploaded, RULE, |call| call.rows.on_chip = false).unwrap().bytes
         };
         // For another 64 elements of each value: the values, and of each row its sums of all chunks and one
         // probability for each element. Weights and page numbers are read once.
@@ -125,23 +135,32 @@ fn nan_stays_in_its_rows() {
     let Some(engine) = engine("nan_stays_in_its_rows", 1, true) else { return };
     let shape = Shape { query_lens: vec![3, 3], ..Shape::new(&[70, 80], [1, 2, 64]) };
     let cache = cache_of::<bf16>(&shape, 2.0);
-    let right = run(&engine, &mut upload(&engine, &cache, false), RULE, |_| ()).unwrap();
+    for on_chip in [false, true] {
+        nan_stays(&engine, &cache, on_chip);
+    }
+}
+
+fn nan_stays(engine: &Engine, cache: &Cache<bf16>, on_chip: bool) {
+    let of = |cache: &Cache<bf16>, max_len, eps| {
+        let mut uploaded = upload(engine, cache, false);
+        uploaded.sequences.max_len = max_len;
+        run(engine, &mut uploaded, RULE, |call| (call.eps, call.rows.on_chip) = (eps, on_chip)).unwrap()
+    };
+    let right = of(cache, 80, 0.0);
     let rows = |found: &Found| -> Vec<Vec<u32>> { found.out.chunks(64).map(bits).collect() };
     let nan = |row: &[u32]| row.iter().all(|&bits| f32::from_bits(bits).is_nan());
     // Three tokens of two heads each: the last two rows of the first sequence.
     let mut wrong = cache.clone();
     wrong.set_value(0, 0, 69, &[f32::NAN; 64]);
-    let found = run(&engine, &mut upload(&engine, &wrong, false), RULE, |_| ()).unwrap();
+    let found = of(&wrong, 80, 0.0);
     for (i, (ours, before)) in rows(&found).iter().zip(rows(&right)).enumerate() {
         assert!(if (4..6).contains(&i) { nan(ours) } else { *ours == before }, "row {i}");
     }
     for eps in [0.0, 0.3] {
-        let right = run(&engine, &mut upload(&engine, &cache, false), RULE, |call| call.eps = eps).unwrap();
+        let right = of(cache, 80, eps);
         let mut wrong = cache.clone();
         wrong.lens[0] = i32::MAX;
-        let mut uploaded = upload(&engine, &wrong, false);
-        uploaded.sequences.max_len = 80;
-        let found = run(&engine, &mut uploaded, RULE, |call| call.eps = eps).unwrap();
+        let found = of(&wrong, 80, eps);
         for (i, (ours, before)) in rows(&found).iter().zip(rows(&right)).enumerate() {
             assert!(if i < 6 { nan(ours) } else { *ours == before }, "row {i}, eps {eps}");
         }
@@ -154,17 +173,20 @@ fn nan_stays_in_its_rows() {
 fn thread_orders_do_not_change_a_bit() {
     let shape = Shape { query_lens: vec![2, 0, 1], ..Shape::new(&[1100, 0, 65], [2, 5, 64]) };
     let cache = cache_of::<f16>(&shape, 2.0);
-    let of = |seed, dtype| {
+    let of = |seed, dtype, on_chip| {
         let engine = engine("thread_orders_do_not_change_a_bit", seed, true)?;
-        let set = |call: &mut DecodeCall| (call.eps, call.out.dtype) = (0.02, dtype);
-        let found = run(&engine, &mut upload(&engine, &cache, true), RULE, set).unwrap();
+        let found = run(&engine, &mut upload(&engine, &cache, true), RULE, |call| {
+            (call.eps, call.out.dtype, call.rows.on_chip) = (0.02, dtype, on_chip);
+        });
+        let found = found.unwrap();
         Some((found.bits(), found.skips))
     };
-    let Some(one) = of(1, DType::F16) else { return };
+    let Some(one) = of(1, DType::F16, false) else { return };
     for seed in 2..6 {
-        assert_eq!(of(seed, DType::F16).unwrap(), one, "seed {seed}");
+        assert_eq!(of(seed, DType::F16, false).unwrap(), one, "seed {seed}");
+        assert_eq!(of(seed, DType::F16, true).unwrap(), one, "seed {seed}, on chip");
     }
-    let wide = of(1, DType::F32).unwrap();
+    let wide = of(1, DType::F32, false).unwrap();
     let rounded = |bits: &u32| f16::from_f32(f32::from_bits(*bits)).to_f32().to_bits();
     assert_eq!(wide.0.0.iter().map(rounded).collect::<Vec<_>>(), one.0.0);
 }

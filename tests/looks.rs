@@ -15,7 +15,7 @@ use critbeta::families::Family;
 use device::{Out, Request, Rows, engine, run};
 use std::fmt::Write;
 
-/// In the order of `enum Pass` (kernels/row.cuh).
+/// In the order of `enum Pass` (kernels/stats.cuh).
 const PASSES: [&str; 10] =
     ["MAX", "MASK", "COUNT", "RANK", "LIST", "Z", "WRITE", "MAXIMA", "GROUPS", "PAIRS"];
 const PATH: &str = "scripts/cuda/looks.txt";

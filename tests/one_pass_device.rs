@@ -47,7 +47,7 @@ fn outputs_are_those_of_the_definition() {
 /// attention.md sections 7 and 9: bits that depend on the batch, the splits, the page or the layout.
 #[test]
 fn bits_depend_on_nothing_but_the_row() {
-    bits_of_rows("bits_depend_on_nothing_but_the_row", "rem:c=0.5", 3.0);
+    bits_of_rows("bits_depend_on_nothing_but_the_row", "rem:c=0.5", 3.0, true);
 }
 
 /// What stays unread is within eps, in exact integers, and it is not loaded. Where nothing stays unread, the

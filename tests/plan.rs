@@ -261,6 +261,23 @@ fn a_plan_says_what_it_does_and_why() {
     }
 }
 
+/// Rows of attention are measured alike in every batch.
+#[test]
+fn a_plan_of_columns_depends_on_no_rows() {
+    let h200 = Arch::named("sm_90").unwrap();
+    for cols in [1, 1024, 1025, 16_384, 56_000, 60_000, 131_072, 400_000, 800_000] {
+        let of = |rows| {
+            let plan = Plan::of_columns(&Problem::softmax(rows, cols, DType::F32), &h200).unwrap();
+            assert!(plan.fits_on_chip(), "{rows} x {cols}: {plan}");
+            assert!(plan.launch().shared_bytes <= h200.shared_per_block_bytes, "{rows} x {cols}: {plan}");
+            (plan.kernel(), plan.launch().ctas)
+        };
+        assert!([1, 7, 32, 4096, 1 << 24].iter().all(|&rows| of(rows) == of(64)), "{cols}");
+        let alone = of(1).0 == "critical_softmax_f32_block256x1";
+        assert_eq!(alone, cols <= 56_000, "{cols}: {}", of(1).0);
+    }
+}
+
 /// Without a GPU a decode step says what it would launch; more bytes take longer, and fewer values less.
 #[test]
 fn a_decode_plan_says_what_it_launches() {
@@ -301,9 +318,11 @@ fn a_decode_plan_says_what_it_launches() {
     assert!(DecodePlan::choose(&many, &h200).unwrap().to_string().contains("near the top: waves 16,"));
     assert!(seconds(&DecodeShape { dtype: DType::F32, ..shape })[0] > 1.8 * given);
     // Short chunks cost more for each key, and 32 rows are two times 16 that read the values.
+    let mut without_clusters = h200.clone();
+    (without_clusters.clusters, without_clusters.max_cluster) = (false, 1);
     let of_key = |rows: u64, len: u64| {
         let shape = DecodeShape { heads: 8 * rows, len, ..shape };
-        let text = DecodePlan::choose(&shape, &h200).unwrap().to_string();
+        let text = DecodePlan::choose(&shape, &without_clusters).unwrap().to_string();
         let line = text.lines().find(|line| line.contains("attention_values")).unwrap();
         let slots = line.split(", ").last().unwrap().strip_suffix(" M lane slots").unwrap();
         slots.parse::<f64>().unwrap() / len as f64
@@ -312,6 +331,13 @@ fn a_decode_plan_says_what_it_launches() {
     assert!(of_key(16, 1 << 14) > 1.2 * of_key(8, 1 << 14));
     let twice = of_key(32, 1 << 14) / of_key(16, 1 << 14);
     assert!((twice - 2.0).abs() < 0.01, "{twice}");
+    // Shorter sequences stay on chip, and that is faster than what it replaces.
+    for (seqs, len) in [(1, 1 << 15), (64, 1 << 12)] {
+        let shape = DecodeShape { seqs, len, ..shape };
+        let plan = DecodePlan::choose(&shape, &h200).unwrap();
+        assert!(plan.to_string().contains("on chip   attention_on_chip_bf16"), "{plan}");
+        assert!(plan.seconds().unwrap()[1] < plan.seconds_off_chip().unwrap(), "{plan}");
+    }
     let wrong = DecodeShape { kv_heads: 5, ..shape };
     let error = DecodePlan::choose(&wrong, &h200).unwrap_err().to_string();
     assert!(error.contains("32 query heads: 5 key heads must divide them"), "{error}");

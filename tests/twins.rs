@@ -1,7 +1,7 @@
 //! Compares, as text, the twins on which Rust and CUDA must agree.
 
 use critbeta::cuda::internals::Variant;
-use critbeta::cuda::internals::{self as params, AttentionParams, RowParams};
+use critbeta::cuda::internals::{self as params, AttentionParams, OnChipParams, RowParams};
 use critbeta::cuda::{Contact, RowReport, SkipReport};
 use critbeta::laws::LAWS;
 
@@ -21,6 +21,8 @@ fn fields(text: &str, name: &str) -> Vec<(String, String, usize)> {
         let bytes = match kind {
             "u64" | "double" | "Contact" => 8,
             "u32" | "float" => 4,
+            "AttentionParams" => size_of::<AttentionParams>(),
+            "RowParams" => size_of::<RowParams>(),
             _ => panic!("{line}"),
         };
         for name in names.split(',').map(str::trim) {
@@ -75,6 +77,8 @@ fn params_are_twins() {
         repairs);
     let of_skips = rust_fields!(SkipReport: dropped, unread, keys, repaired);
     assert_twins(&of_attention, "SkipReport", size_of::<SkipReport>(), of_skips);
+    let of_chip = rust_fields!(OnChipParams: attention, rows, rows_at, shift);
+    assert_twins(&of_attention, "OnChipParams", size_of::<OnChipParams>(), of_chip);
     let bytes = size_of::<AttentionParams>();
     assert_twins(&of_attention, "AttentionParams", bytes, ours);
     assert!(of_attention.contains(&format!("static_assert(sizeof(AttentionParams) == {bytes},")));

@@ -5,10 +5,16 @@
 
 // The rows of a key head whose probabilities lie in memory.
 struct ValueRows : GroupRows {
+    static constexpr u32 UNITS = VALUE_BYTES;  // where the units begin in the arena
     Shared<u64> places;  // of the probabilities of each, as if they began at position 0
+    u32 of, begin;  // the key head of the launch, and the key of its first mass
 
-    DEVICE ValueRows(const AttentionParams& p, const Sequence& seq, u32 head) : GroupRows(p, seq, head) {
+    DEVICE ValueRows(const AttentionParams& p, const Sequence& seq, u32 head, u32 of, u32 begin)
+        : GroupRows(p, seq, head), of(of), begin(begin) {
         places = simt::arena<u64>(0, VALUE_ROWS);
+    }
+    DEVICE u32 mass(u32 key) const {
+        return Global<u32>(p.masses + 4 * of * p.mass_stride).load(key - begin);
     }
     DEVICE void take(u32 from) {
         choose(from, p.value_rows);
@@ -32,15 +38,14 @@ struct ValueRows : GroupRows {
 };
 static_assert(8 * VALUE_ROWS <= VALUE_BYTES && Cut::BYTES <= VALUE_BYTES, "they share its begin");
 
-template <class T>
+template <class T, class Rows>
 struct ValuePart {
     const AttentionParams& p;
     const Sequence& seq;
     const PagedVectors<T, true>& values;
     u32 bin;  // of the masses whose values are read
     Keys all;
-    u32 of;
-    ValueRows& rows;
+    Rows& rows;
     Unit& unit;
 
     DEVICE u64 partial(u32 i, u32 chunk, u32 element) const {
@@ -50,10 +55,7 @@ struct ValuePart {
     // each token's rows add their own keys alone: the others' weights of 0 would make NaN of a NaN.
     DEVICE void add_chunk(u32 begin, u32 end) {
         const Keys together = rows.common();
-        const Global<u32> masses(p.masses + 4 * of * p.mass_stride);
-        const auto kept = [&](u32 key) {
-            return bin == 0 || mass_bin(masses.load(key - all.begin)) >= bin;
-        };
+        const auto kept = [&](u32 key) { return bin == 0 || mass_bin(rows.mass(key)) >= bin; };
         unit.clear(rows.count);
         for (u32 key = begin + simt::warp() * UNIT; key < end; key += VALUE_WARPS * UNIT) {
             if (key >= all.end || key + UNIT <= all.begin) continue;
@@ -87,19 +89,20 @@ struct ValuePart {
                 float sum = 0;
 #pragma unroll
                 for (u32 w = 0; w < VALUE_WARPS; ++w) {
-                    sum = simt::add_rn(sum, Unit::sums_of(p, VALUE_BYTES, w).load(at));
+                    sum = simt::add_rn(sum, Unit::sums_of(p, Rows::UNITS, w).load(at));
                 }
                 Global<float>(p.partials).store(partial(row, number, element), sum);
             });
             simt::block_sync();
         }
     }
-    // The output of every row. A row whose probabilities are NaN gives NaN, whatever was read.
-    DEVICE void finish(const Chunks& chunks) {
+    // The output of every row, by CTA `part` of `parts`. A row whose probabilities are NaN gives NaN,
+    // whatever was read.
+    DEVICE void finish(const Chunks& chunks, u32 part, u32 parts) {
         for (u32 first = 0; first < rows.all(); first += p.value_rows) {
             rows.take(first);
             simt::block_sync();
-            for_elements(rows.count, p.value_dim, 0, 1, [&](u32 row, u32 element) {
+            for_elements(rows.count, p.value_dim, part, parts, [&](u32 row, u32 element) {
                 const Keys seen = rows.seen(row);
                 const Global<float> of_chunks(p.partials + 4 * partial(row, 0, element));
                 double sum = 0;
@@ -134,16 +137,16 @@ DEVICE void values_part(const AttentionParams& p) {
     const Sequence seq(p, p.seq_first + of / p.kv_heads);
     const Keys all = seq.seen_by_any(p);
     const Chunks chunks(all);
-    const Cut cut(p, of);
+    const Cut cut(p.budget, MassHistogram(p, of));
     if (p.skips && part == 0) put_skips(p, seq, head, cut, all.end - all.begin);
     if (p.budget > 0) simt::block_sync();
     const PagedVectors<T, true> values{p, seq.seq, head};
-    ValueRows rows(p, seq, head);
-    Unit unit(p, VALUE_BYTES);
-    ValuePart<T> own{p, seq, values, cut.bin, all, of, rows, unit};
+    ValueRows rows(p, seq, head, of, all.begin);
+    Unit unit(p, ValueRows::UNITS);
+    ValuePart<T, ValueRows> own{p, seq, values, cut.bin, all, rows, unit};
     for (u32 number = part; number < chunks.count; number += p.splits) own.chunk(chunks, number);
     if (p.padding && simt::cta() == 0) put_padding<T>(p);
     const u32 most = chunks.count > 1 ? chunks.count : 1, ctas = most < p.splits ? most : p.splits;
     if (part >= ctas || !simt::last_of(Global<u32>(p.arrivals + 4 * of), ctas)) return;
-    own.finish(chunks);
+    own.finish(chunks, 0, 1);
 }

@@ -1,6 +1,6 @@
 // Arguments of the attention kernels. Twin of src/cuda/attention_params.rs.
 #pragma once
-#include "../simt.cuh"
+#include "../params.cuh"
 
 // Tokens are dealt out to the CTAs of a key head in units of so many keys.
 constexpr u32 UNIT = 64;
@@ -91,3 +91,13 @@ struct AttentionParams {
 };
 
 static_assert(sizeof(AttentionParams) == 376, "twin of src/cuda/attention_params.rs");
+
+// Arguments of the kernels whose scores stay on chip. rows: those of the kernels for rows, but for scores and
+// output. rows_at: where the rows of a CTA begin in its shared memory, in bytes. shift: the
+// logarithm of the CTAs of a key head.
+struct OnChipParams {
+    AttentionParams attention;
+    RowParams rows;
+    u32 rows_at, shift;
+};
+static_assert(sizeof(OnChipParams) == 560, "twin of src/cuda/attention_params.rs");

@@ -10,8 +10,10 @@ constexpr u32 SCORE_THREADS = 128;
 struct Finish {
     double scale, softcap;
 
-    DEVICE float score(float product) const {
+    // Of a key that does not exist it is NaN.
+    DEVICE float score(float product, bool exists = true) const {
         using namespace simt;
+        if (!exists) return float_of(0x7fc00000);
         double score = mul_rn(static_cast<double>(product), scale);
         if (softcap > 0.0) score = mul_rn(softcap, tanh(div_rn(score, softcap)));
         const float rounded = static_cast<float>(score);
@@ -73,7 +75,6 @@ struct QueryRows : GroupRows {
     DEVICE bool sees(u32 i, u32 key) const { return Keys{begins.load(i), ends.load(i)}.holds(key); }
     DEVICE void store(const Finish& finish, u32 i, u32 key, bool exists, float product) const {
         if (!sees(i, key)) return;
-        const float score = exists ? finish.score(product) : simt::float_of(0x7fc00000);
-        Global<float>(places.load(i)).store(key, score);
+        Global<float>(places.load(i)).store(key, finish.score(product, exists));
     }
 };

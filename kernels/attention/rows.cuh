@@ -53,14 +53,19 @@ struct Sequence {
     }
 };
 
-// Calls f(row) for the rows of tokens behind those of the last sequence, by a warp for each.
+// The first row of the tokens behind those of the last sequence, and the end of all rows.
+DEVICE u64 padding_begin(const AttentionParams& p) {
+    const i64 used = static_cast<i64>(Global<i32>(p.starts).load(p.seq_first + p.seqs)) - p.token_first;
+    return (used > 0 ? static_cast<u64>(used) : 0) * (p.kv_heads * p.group);
+}
+DEVICE u64 rows_end(const AttentionParams& p) {
+    return static_cast<u64>(p.token_count) * (p.kv_heads * p.group);
+}
+// Calls f(row) for these rows, by a warp for each.
 template <class F>
 DEVICE void for_padding(const AttentionParams& p, F f) {
-    const i64 used = static_cast<i64>(Global<i32>(p.starts).load(p.seq_first + p.seqs)) - p.token_first;
-    const u64 heads = p.kv_heads * p.group, first = used > 0 ? static_cast<u64>(used) : 0;
-    for (u64 row = first * heads + simt::warp(); row < p.token_count * heads; row += simt::threads() / 32) {
-        f(row);
-    }
+    const u64 end = rows_end(p);
+    for (u64 row = padding_begin(p) + simt::warp(); row < end; row += simt::threads() / 32) f(row);
 }
 
 // Some query rows of a key head: first .. first + count of them, token by token.

@@ -2,15 +2,10 @@
 #pragma once
 #include "products.cuh"
 
-// The lengths and positions of the rows of a head, for the kernel that reads their scores.
-template <class T, u32 MOST>
-DEVICE void put_lengths(const QueryRows<T, MOST>& rows) {
-    const AttentionParams& p = rows.p;
-    for (u32 i = simt::thread(); i < rows.count; i += SCORE_THREADS) {
-        const Keys seen = rows.seen(i);
-        Global<u32>(p.row_lens).store(rows.row(i), seen.end - seen.begin);
-        Global<u32>(p.positions).store(rows.row(i), seen.end > 0 ? seen.end - 1 : 0);
-    }
+// The length and the position of a row that sees these keys, for what reads its scores.
+DEVICE void put_length(const AttentionParams& p, u64 row, const Keys& seen) {
+    Global<u32>(p.row_lens).store(row, seen.end - seen.begin);
+    Global<u32>(p.positions).store(row, seen.end > 0 ? seen.end - 1 : 0);
 }
 
 // Makes zeros for the kernels that come later.
@@ -35,7 +30,9 @@ DEVICE void score_part(const AttentionParams& p) {
     for (u32 from = 0; from < rows.all(); from += MOST) {
         rows.load(from, MOST);
         simt::block_sync();
-        if (part == 0) put_lengths(rows);
+        if (part == 0 && simt::thread() < rows.count) {
+            put_length(p, rows.row(simt::thread()), rows.seen(simt::thread()));
+        }
         for (u32 unit = all.begin / UNIT + part; unit * UNIT < all.end; unit += p.splits) {
             const u32 first = unit * UNIT + 16 * simt::warp();
             multiply(
@@ -49,9 +46,7 @@ DEVICE void score_part(const AttentionParams& p) {
     // Rows of tokens that no sequence has are empty.
     if (p.padding && simt::cta() == 0) {
         for_padding(p, [&](u64 row) {
-            if (simt::lane() != 0) return;
-            Global<u32>(p.row_lens).store(row, 0);
-            Global<u32>(p.positions).store(row, 0);
+            if (simt::lane() == 0) put_length(p, row, Keys{0, 0});
         });
     }
 }

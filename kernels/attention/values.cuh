@@ -163,13 +163,15 @@ DEVICE void put_value(const AttentionParams& p, u64 token, u32 query_head, u32 e
         Global<typename T::Bits>(p.out).store(at, T::bits(rounded));
     }
 }
-// Rows of tokens that no sequence has are 0.
+// Zeros for a row of a token that no sequence has, by a warp.
+template <class T>
+DEVICE void put_zeros(const AttentionParams& p, u64 row) {
+    const u64 heads = p.kv_heads * p.group;
+    for (u32 e = simt::lane(); e < p.value_dim; e += 32) {
+        put_value<T>(p, p.token_first + row / heads, static_cast<u32>(row % heads), e, 0);
+    }
+}
 template <class T>
 DEVICE void put_padding(const AttentionParams& p) {
-    const u64 heads = p.kv_heads * p.group;
-    for_padding(p, [&](u64 row) {
-        for (u32 e = simt::lane(); e < p.value_dim; e += 32) {
-            put_value<T>(p, p.token_first + row / heads, static_cast<u32>(row % heads), e, 0);
-        }
-    });
+    for_padding(p, [&](u64 row) { put_zeros<T>(p, row); });
 }

@@ -11,7 +11,9 @@ struct BlockScope {
     static constexpr u32 FEW = CANDIDATES / 4;
     // ESTIMATES: it is cheaper to count the threads' own tops first than to count more gaps of the row.
     // SHARES: parts rank candidates together. A barrier of all CTAs of a split row costs more than it saves.
-    static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM, SHARES = false;
+    // ON_CHIP: rows were made in shared memory, and their probabilities stay there.
+    static constexpr bool ASYNC = true, STREAMS = STREAM, ESTIMATES = !STREAM, SHARES = false,
+                          ON_CHIP = false;
     // The arena: folds of the warps, for two turns; the best ratio; counts; the list.
     static constexpr u32 FOLD_WORDS = 2 * WARPS * RECORD_WORDS;
     static constexpr u32 USED = 4 * (FOLD_WORDS + RECORD_WORDS + BINS + CANDIDATES + 2 * SPARE);

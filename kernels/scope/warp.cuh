@@ -20,7 +20,8 @@ template <u32 WARPS>
 struct WarpScope {
     static constexpr u32 THREADS = 32, BINS = WARP_BINS, CANDIDATES = WARP_CANDIDATES,
                          FEW = WARP_CANDIDATES;
-    static constexpr bool ASYNC = false, STREAMS = false, ESTIMATES = true, SHARES = false;
+    static constexpr bool ASYNC = false, STREAMS = false, ESTIMATES = true, SHARES = false,
+                          ON_CHIP = false;
     Shared<u32> counts, list, peak;
     Shared<Vec16> tile;
     u32 row;

@@ -5,6 +5,8 @@
 #include "../attention/attention_masses.cu"
 #include "../attention/attention_values.cu"
 #include "../attention/attention_one_pass.cu"
+#include "../attention/attention_on_chip.cu"
+#include "../attention/attention_betas.cu"
 #include "../wrappers.cu"
 
 #include "planted.hpp"
@@ -27,6 +29,8 @@ using simt::host::Together;
 #define ATTENTION_MASSES(...) ROW(attention_masses, __VA_ARGS__)
 #define ATTENTION_VALUES(...) ROW(attention_values, __VA_ARGS__)
 #define ATTENTION_ONE_PASS(...) ROW(attention_one_pass, __VA_ARGS__)
+#define ATTENTION_ON_CHIP(...) ROW(attention_on_chip, __VA_ARGS__)
+#define ATTENTION_BETAS(...) ROW(attention_betas, __VA_ARGS__)
 #define WRAPPERS(...) ROW(wrappers, __VA_ARGS__)
 constexpr Kernel KERNELS[] = {
 #include "../variants.def"

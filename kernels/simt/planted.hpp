@@ -41,6 +41,8 @@ constexpr Fault ALL[] = {
     FAULT("a slot of the last unit", "race", stale_slot, 1, cluster)
     FAULT("values before their slots are known", "race", early_values, 1, cluster)
     FAULT("a split counted twice", "race", split_twice, 1, cluster)
+    FAULT("scores that are not at home yet", "race", not_home_yet, 2, cluster)
+    FAULT("a CTA that may not run yet", "remote access before", not_running_yet, 2, cluster)
 };
 constexpr u32 COUNT = sizeof(ALL) / sizeof(ALL[0]);
 

@@ -1,4 +1,4 @@
-// Planted faults of kernels that list the keys of a unit whose values are read.
+// Planted faults of the attention kernels: lists of keys, sums of parts, scores that go home.
 #pragma once
 #include "grid_faults.cu"
 
@@ -45,6 +45,32 @@ void split_twice(const RowParams& params) {
     u32 sum = 0;
     for (u32 c = 0; c < (MENDED ? ctas() : ctas() / 2); ++c) sum += parts.load(c * THREADS + thread());
     counter.store(1 + thread(), sum);
+}
+
+// Two CTAs bring scores to each other's shared memory, and each reads those that came.
+template <bool RUNS, bool WAITS>
+void brought(const RowParams& params) {
+    const Shared<u32> home = arena<u32>(0, THREADS);
+    home.store(thread(), 0);
+    if (RUNS) {
+        cluster_sync();
+    } else {
+        block_sync();
+    }
+    home.remote(1 - cluster_cta()).store(thread(), thread());
+    if (WAITS) cluster_sync();
+    Global<u32>(params.out).store(cta() * THREADS + thread(), home.load((thread() + 1) % THREADS));
+    cluster_sync();
+}
+
+template <bool MENDED>
+void not_home_yet(const RowParams& params) {
+    brought<true, MENDED>(params);
+}
+
+template <bool MENDED>
+void not_running_yet(const RowParams& params) {
+    brought<MENDED, true>(params);
 }
 
 }  // namespace faults

@@ -251,7 +251,7 @@ def is_zero(warp, word, registers):
 
 def unknown(warp, at, mask):
     wide = at.head[0] == "D" or (at.head in CONVERSIONS and at.mods[0] in WIDE)
-    count = 4 if at.head == "HMMA" else 2 if wide else 1
+    count = at.words if at.head == "LDS" else 4 if at.head == "HMMA" else 2 if wide else 1
     for further in range(count):
         warp.write(warp.following(at.operands[0], further), None, mask)
 

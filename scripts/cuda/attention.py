@@ -54,7 +54,8 @@ class Params:
 
     def __init__(self, text):
         self.fields = []
-        for kind, names in FIELD.findall(text[text.index("struct AttentionParams") :]):
+        fields = text[text.index("struct AttentionParams") :].partition("};")[0]
+        for kind, names in FIELD.findall(fields):
             for name, _, count in (name.strip().partition("[") for name in names.split(",")):
                 self.fields += [(name, 4 if kind == "u32" else 8)] * int(count.rstrip("]") or 1)
         size = int(re.search(r"sizeof\(AttentionParams\) == (\d+)", text)[1])

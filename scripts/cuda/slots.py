@@ -1,6 +1,6 @@
 """Issue slots that a score costs, by kernel and path, beside what the copy of a score leaves.
 
-A loop over the scores of a row belongs to the pass whose name (PASS_..., kernels/row.cuh) stands in one of
+A loop over the scores of a row belongs to the pass whose name (PASS_..., kernels/stats.cuh) stands in one of
 its lines. Its slots a score, times how often warps look at a score in that pass (looks.txt, from the
 simulator), are summed over the passes of a path. An instruction is one slot, and two if its unit has 64
 lanes of an SM's 128 (CUDA C++ programming guide, arithmetic throughput for compute capability 9.0: compare,

@@ -225,7 +225,8 @@ class Warp:
     def is_open(self, at, mask):
         """Whether an instruction has a result that nobody knows, because its guard is unknown."""
         value = self.read(at.guard)
-        if type(value) is bool or at.head not in alu.COMPUTED:
+        # A load from shared memory too: nobody counts what it reads.
+        if type(value) is bool or (at.head not in alu.COMPUTED and at.head != "LDS"):
             return False
         return value is None or any(value[i] is None for i in lanes_in(mask))
 

@@ -1,6 +1,7 @@
 //! Plain arguments of the attention kernels. This file is the twin of `kernels/attention/params.cuh`: names,
 //! order and constants are the same, and `tests/twins.rs` compares them.
 
+use super::params::RowParams;
 use bytemuck::{Pod, Zeroable};
 
 /// Tokens are dealt out to the CTAs of a key head in units of so many keys.
@@ -163,4 +164,18 @@ pub struct AttentionParams {
     pub padding: u32,
     /// 1 if this launch does again what failed.
     pub repairs: u32,
+}
+
+/// The arguments of the kernels whose scores stay on chip.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct OnChipParams {
+    /// Those of attention.
+    pub attention: AttentionParams,
+    /// Those of the kernels for rows, but for scores and output.
+    pub rows: RowParams,
+    /// Where the rows of a CTA begin in its shared memory, in bytes.
+    pub rows_at: u32,
+    /// The logarithm of the CTAs of a key head.
+    pub shift: u32,
 }

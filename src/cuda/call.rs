@@ -2,7 +2,7 @@
 //! beforehand.
 
 use super::arch::Arch;
-use super::attention_params::AttentionParams;
+use super::attention_params::{AttentionParams, OnChipParams};
 use super::params::*;
 use super::plan::{Launch, Plan};
 use super::problem::Problem;
@@ -96,6 +96,8 @@ pub struct Call<'a> {
     pub betas_out: Option<u64>,
     /// Whether the probabilities behind the length of a row are written, as 0.
     pub(super) fills: bool,
+    /// Whether the plan depends on the columns alone, so that the bits of a row do not depend on the batch.
+    pub(super) by_columns: bool,
 }
 
 /// Device memory of the caller that a launch uses as scratch.
@@ -142,6 +144,7 @@ impl Checked {
 pub(super) enum Params {
     Rows(RowParams),
     Attention(AttentionParams),
+    OnChip(OnChipParams),
 }
 
 #[cfg(any(feature = "cuda", critbeta_simulator))]
@@ -151,6 +154,7 @@ impl Params {
         match self {
             Params::Rows(params) => std::ptr::from_ref(params).cast(),
             Params::Attention(params) => std::ptr::from_ref(params).cast(),
+            Params::OnChip(params) => std::ptr::from_ref(params).cast(),
         }
     }
 }
@@ -177,6 +181,7 @@ impl<'a> Call<'a> {
             sums: true,
             betas_out: None,
             fills: true,
+            by_columns: false,
         }
     }
 
@@ -196,18 +201,23 @@ impl<'a> Call<'a> {
         Problem { rows, cols, dtype, family }
     }
 
+    fn plan(&self, arch: &Arch) -> Result<Plan> {
+        let choose = if self.by_columns { Plan::of_columns } else { Plan::choose };
+        choose(&self.problem(), arch)
+    }
+
     /// Bytes of workspace that a launch of this call on `arch` needs, often 0.
     ///
     /// Errors: those of [`Plan::choose`].
     pub fn workspace_bytes(&self, arch: &Arch) -> Result<u64> {
-        Ok(Plan::choose(&self.problem(), arch)?.workspace_bytes())
+        Ok(self.plan(arch)?.workspace_bytes())
     }
 
     /// Errors: [`Error::Launch`] with the numbers that do not fit; [`Error::Spec`] for a rule that the
     /// kernels cannot apply.
     pub(super) fn check(&self, arch: &Arch, workspace: Option<Workspace>) -> Result<Checked> {
         let DeviceRows { address, dtype, rows, cols, stride, lens } = self.scores;
-        let plan = Plan::choose(&self.problem(), arch)?;
+        let plan = self.plan(arch)?;
         let fail = |detail: String| Error::Launch { rows, cols, detail };
         let size = dtype.size_bytes() as u64;
         let mut spans = Spans::new(fail);
@@ -273,6 +283,14 @@ impl<'a> Call<'a> {
         )?;
         let params = self.params(&plan, workspace)?;
         Ok(Checked { launch: plan.launch, size: (rows, cols), params: Params::Rows(params), spans })
+    }
+
+    /// The arguments for a kernel that makes the scores itself and keeps the probabilities.
+    ///
+    /// Errors: [`Error::Launch`] and [`Error::Spec`] as of [`Call::check`].
+    pub(super) fn row_params(&self, arch: &Arch) -> Result<RowParams> {
+        let params = self.params(&self.plan(arch)?, None)?;
+        Ok(RowParams { scores: 0, out: 0, resident: 0, ctas: 1, ..params })
     }
 
     fn params(&self, plan: &Plan, workspace: Option<Workspace>) -> Result<RowParams> {

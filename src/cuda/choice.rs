@@ -61,6 +61,41 @@ impl Choice {
     }
 }
 
+impl Choice {
+    /// The choice that only the columns and the GPU decide, not the number of rows: then the sums of a row
+    /// have the same bits in any batch.
+    pub fn of_columns(problem: &Problem, arch: &Arch, vectors: u64) -> Choice {
+        let choice = |scope, threads, ctas: u32, why| {
+            let per_cta = vectors.div_ceil(ctas.into());
+            Choice { scope, threads, ctas, per_cta, groups: problem.rows as u32, why }
+        };
+        // Of so many rows the number decides nothing.
+        let many = || {
+            let choice = Choice::of(&Problem { rows: MANY_ROWS, ..*problem }, arch, vectors);
+            Choice { groups: choice.groups.min(problem.rows as u32), ..choice }
+        };
+        if !arch.clusters {
+            return many();
+        }
+        if vectors <= row_vectors(arch, Scope::Block, 1) {
+            return choice(Scope::Block, THREADS, 1, "one CTA for each row, whatever their number is");
+        }
+        let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
+        let found = sizes.find(|&(per_sm, ctas)| {
+            ctas <= arch.max_cluster
+                && per_sm <= resident_ctas(problem.family, Scope::Cluster, THREADS, arch.sm)
+                && vectors.div_ceil(ctas.into()) <= row_vectors(arch, Scope::Cluster, per_sm)
+        });
+        match found {
+            Some((per_sm, ctas)) => {
+                let threads = if per_sm == 1 { MANY_THREADS } else { THREADS };
+                choice(Scope::Cluster, threads, ctas, "a cluster for each row, whatever their number is")
+            }
+            None => many(),
+        }
+    }
+}
+
 /// The narrowest scope that holds a whole row, or `None` if only the split scope is left.
 fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choice> {
     let Problem { rows, cols, family, .. } = *problem;
@@ -130,7 +165,7 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
 
 /// Clusters of so many CTAs, or single CTAs, that surely run at once where `per_sm` CTAs share an SM. Where a
 /// GPU runs fewer clusters, the launch makes them fewer.
-fn groups_at_once(arch: &Arch, per_sm: u32, ctas: u32) -> u32 {
+pub(super) fn groups_at_once(arch: &Arch, per_sm: u32, ctas: u32) -> u32 {
     let of_part = |sms: u32| sms * per_sm / ctas;
     match arch.sm_count / SMS_OF_A_GPC {
         0 => of_part(arch.sm_count).max(1),

@@ -136,6 +136,7 @@ impl Engine {
                 sums: true,
                 betas_out: None,
                 fills: true,
+                by_columns: false,
             };
             self.run(&call, &mut batch)?;
             reports.clear();

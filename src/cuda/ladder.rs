@@ -94,5 +94,8 @@ pub(super) const STATIC_BYTES: u32 = 128;
 /// types well.
 pub(super) const MAX_COLS: u64 = 1 << 24;
 
+/// So many rows fill any GPU many times over.
+pub(super) const MANY_ROWS: u64 = 1 << 24;
+
 /// A grid has at most this many CTAs in its first dimension.
 pub(super) const MAX_ROWS: u64 = (1 << 31) - 1;

@@ -88,7 +88,8 @@ impl Engine {
     }
 
     /// Enqueues the launches of a [`MeasureCall`] on `stream` (a raw `CUstream`; 0 is the legacy default
-    /// stream) and returns: two for every 32 MiB of scores, and for one sequence at least.
+    /// stream) and returns: two for every 32 MiB of scores, and for one sequence at least; or one where the
+    /// scores stay on chip ([`MeasureCall::on_chip`]).
     ///
     /// As [`Engine::launch`], it allocates nothing on the device and does not wait, so a CUDA graph can
     /// capture it; lengths, pages and queries may be others at every replay. `workspace` has at least
@@ -120,8 +121,9 @@ impl Engine {
     }
 
     /// Enqueues the launches of a [`DecodeCall`] on `stream`, as [`Engine::launch_measure`] does: three for
-    /// every 32 MiB of scores, or one in a single pass ([`DecodeCall::one_pass`]); and one more where values
-    /// may stay unread. `workspace` has at least [`DecodeCall::workspace_bytes`].
+    /// every 32 MiB of scores, and a fourth where values may stay unread; or one in a single pass
+    /// ([`DecodeCall::one_pass`]), and one more that repairs; or one where the scores stay on chip.
+    /// `workspace` has at least [`DecodeCall::workspace_bytes`].
     ///
     /// Errors: those of [`Engine::launch_measure`]. Where a launch was enqueued and a later one was refused,
     /// the output is not all written.

@@ -9,9 +9,10 @@
 
 use super::arch::Arch;
 use super::costs::{Cost, Costs};
-use super::ladder::WARPS;
+use super::ladder::{THREADS, WARPS};
 use super::plan::{Launch, Plan};
 use super::variants::{Family, Scope};
+use crate::DType;
 use std::fmt;
 
 /// What a GPU does in a second, beside the limits in [`Arch`].
@@ -46,7 +47,8 @@ const ENDS: f64 = 1.5e-6;
 /// Seconds of a collective of a warp with the serial work round it, by shuffles and in one step, and of a
 /// barrier of a CTA, a cluster, and a group of CTAs of the grid. The first three are counted in cycles (five
 /// shuffles of some words, about 250; 50; 80), the others are usual for sm_90. None is measured here.
-const WAIT: [f64; 5] = [0.15e-6, 0.03e-6, 0.05e-6, 0.3e-6, 1.3e-6];
+const WAIT: [f64; 5] = [0.15e-6, 0.03e-6, 0.05e-6, CLUSTER_BARRIER, 1.3e-6];
+pub(super) const CLUSTER_BARRIER: f64 = 0.3e-6;
 
 /// What bounds a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +143,16 @@ pub(super) fn kernel_seconds(arch: &Arch, ctas: u32, bytes: f64, slots: f64) -> 
     let sms = f64::from(ctas.min(arch.sm_count));
     let memory = bytes / (machine.bandwidth * (DRAW * sms / f64::from(arch.sm_count)).min(1.0));
     Some(ENDS + memory.max(slots / (LANES * machine.clock * sms * EFFICIENCY)))
+}
+
+/// Seconds that a CTA of the block scope, alone on its SM, works on a row of f32 scores on chip whose contact
+/// is near the top. `None` for a GPU without a machine.
+pub(super) fn row_seconds(arch: &Arch, cols: u64) -> Option<f64> {
+    let machine = Machine::of(arch)?;
+    let Cost { slots, waits } = Costs::committed().of("near the top", Scope::Block, DType::F32)?;
+    let alone = (f64::from(THREADS) / LANES * ONE_WARP).min(EFFICIENCY);
+    let waits: f64 = waits.iter().zip(WAIT).map(|(count, each)| count * each).sum();
+    Some(cols as f64 * slots / (LANES * machine.clock * alone) + waits)
 }
 
 /// The predictions for `plan`, one for each path that its family has. There are none for a GPU without a

@@ -73,12 +73,22 @@ impl Plan {
     /// Errors: [`Error::Launch`] for zero or too many rows or columns, for f64, and for a GPU that is too
     /// small or too old.
     pub fn choose(problem: &Problem, arch: &Arch) -> Result<Plan> {
+        Plan::by(Choice::of, problem, arch)
+    }
+
+    /// As [`Plan::choose`], for rows whose bits must not depend on their number, where a cluster holds a row.
+    #[doc(hidden)]
+    pub fn of_columns(problem: &Problem, arch: &Arch) -> Result<Plan> {
+        Plan::by(Choice::of_columns, problem, arch)
+    }
+
+    fn by(choice: fn(&Problem, &Arch, u64) -> Choice, problem: &Problem, arch: &Arch) -> Result<Plan> {
         let Problem { rows, cols, dtype, family } = *problem;
         check(problem, arch)?;
         let per_vector = 16 / dtype.size_bytes() as u64;
         // The row may begin anywhere between two 16-byte boundaries.
         let vectors = (cols + per_vector - 1).div_ceil(per_vector);
-        let Choice { scope, threads, ctas, per_cta, groups, why } = Choice::of(problem, arch, vectors);
+        let Choice { scope, threads, ctas, per_cta, groups, why } = choice(problem, arch, vectors);
         let variant = Variant::of(family, dtype).find(|v| (v.scope(), v.threads()) == (scope, threads));
         let Some(variant) = variant else {
             return Err(refused(problem, format!("no kernel for {dtype} in {}", family.name())));

@@ -44,8 +44,8 @@ pub struct Traffic {
     pub load_bytes: u64,
     /// Bytes written.
     pub store_bytes: u64,
-    /// 16-byte vectors of scores that warps looked at, in each pass of `enum Pass` (kernels/row.cuh). A warp
-    /// of 32 threads goes through a pass as long as one of them does.
+    /// 16-byte vectors of scores that warps looked at, in each pass of `enum Pass` (kernels/stats.cuh). A
+    /// warp of 32 threads goes through a pass as long as one of them does.
     pub looks: [u64; PASSES],
     /// How often all threads came to a collective of a warp, one of shuffles and one of a single step, and to
     /// a barrier of a CTA, a cluster and a group of the split scope.

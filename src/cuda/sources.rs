@@ -8,12 +8,15 @@ macro_rules! embedded {
 }
 /// Every file that the device build reads, by its path under `kernels/`.
 const FILES: &[(&str, &str)] = &embedded![
+    "attention/attention_betas.cu",
     "attention/attention_masses.cu",
+    "attention/attention_on_chip.cu",
     "attention/attention_one_pass.cu",
     "attention/attention_scores.cu",
     "attention/attention_values.cu",
     "attention/decode.cuh",
     "attention/masses.cuh",
+    "attention/on_chip.cuh",
     "attention/one_pass.cuh",
     "attention/params.cuh",
     "attention/pass_audit.cuh",

@@ -18,6 +18,10 @@ pub enum Family {
     AttentionValues,
     /// It does all of attention over keys and values in pages, for betas that are known before.
     AttentionOnePass,
+    /// It does all of attention over keys and values in pages, and its scores stay on chip.
+    AttentionOnChip,
+    /// It measures the betas of queries over keys in pages, and its scores stay on chip.
+    AttentionBetas,
     /// It works on no rows: it runs every wrapper of `kernels/simt.cuh` once, for their test on a GPU.
     Wrappers,
 }
@@ -32,6 +36,8 @@ impl Family {
             Family::AttentionMasses => "attention masses",
             Family::AttentionValues => "attention values",
             Family::AttentionOnePass => "attention in one pass",
+            Family::AttentionOnChip => "attention on chip",
+            Family::AttentionBetas => "attention betas",
             Family::Wrappers => "wrappers of the machine",
         }
     }

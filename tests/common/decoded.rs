@@ -18,8 +18,9 @@ pub struct Found {
     pub out: Vec<f32>,
     pub betas: Vec<f32>,
     pub skips: Vec<SkipReport>,
-    /// Bytes that the kernels loaded.
+    /// Bytes that the kernels loaded, and those that they stored.
     pub bytes: u64,
+    pub stored: u64,
 }
 
 impl Found {
@@ -51,9 +52,10 @@ pub fn run(
     let of = Workspace { address: workspace.address(), bytes };
     let others = [&mut out, &mut betas, &mut skips, &mut workspace];
     let mut memory: Vec<&mut DeviceMemory> = uploaded.memory.iter_mut().chain(others).collect();
-    let before = engine.traffic().map_or(0, |traffic| traffic.load_bytes);
+    let traffic = || engine.traffic().map_or([0; 2], |all| [all.load_bytes, all.store_bytes]);
+    let before = traffic();
     engine.decode_within(&call, of, &mut memory)?;
-    let bytes = engine.traffic().map_or(0, |traffic| traffic.load_bytes) - before;
+    let after = traffic();
     // What one pass knows of its key heads is 0 again, for the next launch.
     let mut audits = vec![1u8; 4096 * 24];
     let at = MeasureCall::ZEROED_BYTES as usize - audits.len();
@@ -63,7 +65,8 @@ pub fn run(
         out: vec![0.0; elements],
         betas: vec![0.0; rows],
         skips: vec![bytemuck::Zeroable::zeroed(); groups],
-        bytes,
+        bytes: after[0] - before[0],
+        stored: after[1] - before[1],
     };
     if call.out.dtype == DType::F32 {
         engine.download(&out, 0, bytemuck::cast_slice_mut(&mut found.out))?;
@@ -112,7 +115,7 @@ pub fn check<T: Element>(cache: &Cache<T>, found: &Found, window: Option<u64>, w
 
 /// Asserts that the bits of rows under `rule` depend on no other sequence, split, page or layout.
 /// `peak`: the deviation of scores, at which some values stay unread at eps 0.01.
-pub fn bits_of_rows(test: &str, rule: &str, peak: f32) {
+pub fn bits_of_rows(test: &str, rule: &str, peak: f32, on_chip: bool) {
     let base = Shape { query_lens: vec![2, 1], ..Shape::new(&[1300, 40], [2, 3, 80]) };
     let of = |seed, sms, shape: &Shape, batch: &[usize], eps: f64| {
         let mut options = SimtOptions::of(Arch::named("sm_90").unwrap());
@@ -123,7 +126,7 @@ pub fn bits_of_rows(test: &str, rule: &str, peak: f32) {
         shape.query_lens.extend(batch.iter().map(|_| 1));
         let mut uploaded = upload(&engine, &cache_of::<bf16>(&shape, peak), true);
         let mut found = run(&engine, &mut uploaded, rule, |call| {
-            call.eps = eps;
+            (call.eps, call.rows.on_chip) = (eps, on_chip);
             call.rows.sequences.max_len = call.rows.sequences.blocks * call.rows.keys.page;
         })
         .unwrap();

@@ -46,8 +46,8 @@ impl DeviceAttention {
 /// A row without keys gives 0. A poisoned row gives NaN, and an infinite value gives NaN or infinity in the
 /// rows that see it; no other row does. No value is read that no row sees. The bits of a row do not depend
 /// on other sequences, nor on where its pages lie. Of several query tokens of a sequence they depend on its
-/// others, and with a window too on where a launch cuts them; with `eps` above 0 also on the heads that
-/// share its keys.
+/// others, and with a window or `eps` above 0 too on where a launch cuts them; with `eps` also on the heads
+/// that share its keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct DecodeCall<'a> {
@@ -101,7 +101,8 @@ impl<'a> DecodeCall<'a> {
     }
 
     fn bytes(&self, parts: &Parts) -> u64 {
-        parts.bytes.max(self.one_pass_parts()[1])
+        let [.., on_chip] = self.rows.on_chip_parts(self.partial_bytes_of_row());
+        parts.bytes.max(self.one_pass_parts()[1]).max(on_chip)
     }
 
     /// Masses that may stay unread. One that is not rounded up to 1 has a relative error below 2^-18.
@@ -128,7 +129,7 @@ impl<'a> DecodeCall<'a> {
             bytes = at + size;
             at
         };
-        let partials = next(rows.tokens * heads * self.chunks() * self.values.dim * 4);
+        let partials = next(rows.tokens * heads * self.partial_bytes_of_row());
         let arrivals = next(groups * 4);
         let skipping = u64::from(self.budget() > 0);
         let masses = next(skipping * groups * self.keys() * 4);
@@ -162,6 +163,11 @@ impl<'a> DecodeCall<'a> {
                 out.strides
             ));
         }
+        if rows.both {
+            return fail(
+                "Lambda beside Lambda(resolve) is measured without values only: launch twice".into(),
+            );
+        }
         if !(0.0..1.0).contains(&self.eps) {
             return fail(format!("eps {}, expected 0 <= eps < 1", self.eps));
         }
@@ -179,6 +185,9 @@ impl<'a> DecodeCall<'a> {
         let spans = rows.spans(self.bytes(&parts), workspace, self.others())?;
         if let Some(rule) = self.known_rule()? {
             return self.one_pass_launches(&rule, arch, workspace, &spans);
+        }
+        if let Some(launches) = self.on_chip_launches(arch, workspace, &spans)? {
+            return Ok(launches);
         }
         let value_rows = self.value_rows(arch)?;
         let mut launches = Vec::new();

@@ -65,6 +65,10 @@ pub struct MeasureCall<'a> {
     pub both: bool,
     /// Whether the report holds Z and the entropy at the row's beta, as [`Call::sums`]. By default it does.
     pub sums: bool,
+    /// Whether the scores stay in the shared memory of a cluster where they have room. By default they do:
+    /// at most 16 query rows of a key head (8 of f32), on a GPU with clusters, with enough key heads to keep
+    /// half of its SMs busy, and so few that no CTA that needs its SM for itself follows another one.
+    pub on_chip: bool,
 }
 
 /// What one wave works on.
@@ -101,6 +105,7 @@ impl<'a> MeasureCall<'a> {
             resolve: None,
             both: false,
             sums: true,
+            on_chip: true,
         }
     }
 
@@ -112,8 +117,8 @@ impl<'a> MeasureCall<'a> {
         Ok(self.layout().bytes)
     }
 
-    /// Where the scores of the last wave lie in the workspace, and elements from one row to the next. Tests
-    /// compare them with the reference.
+    /// Where the scores of the last wave lie in the workspace, unless they stay on chip, and elements from
+    /// one row to the next. Tests compare them with the reference.
     #[doc(hidden)]
     pub fn scores_in_workspace(&self) -> [u64; 2] {
         let layout = self.layout();
@@ -167,8 +172,14 @@ impl<'a> MeasureCall<'a> {
     /// kernels cannot apply.
     pub(in crate::cuda) fn check(&self, arch: &Arch, workspace: Workspace) -> Result<Vec<Checked>> {
         self.check_sizes()?;
+        if self.betas.is_none() && self.report.is_none() {
+            return Err(self.fail("neither betas nor reports are asked for".into()));
+        }
         let layout = self.layout();
         let spans = self.spans(layout.bytes, workspace, Vec::new())?;
+        if let Some(launches) = self.betas_on_chip(arch, workspace, &spans)? {
+            return Ok(launches);
+        }
         let mut launches = Vec::new();
         for wave in self.waves(layout.tokens) {
             let params = self.params(&layout, workspace.address, &wave, arch);
@@ -303,6 +314,7 @@ impl<'a> MeasureCall<'a> {
         let mut call = Call::statistics(scores, 0, self.rescaling);
         call.report = self.report.map(|report| report + first * size_of::<RowReport>() as u64);
         call.positions = Some(workspace + layout.positions);
+        call.by_columns = true;
         call.betas_out = self.betas.map(|betas| betas + first * size_of::<f32>() as u64);
         (call.resolve, call.both, call.sums) = (self.resolve, self.both, self.sums);
         call

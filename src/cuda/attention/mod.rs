@@ -3,6 +3,7 @@
 mod check;
 mod decode;
 mod measure;
+mod on_chip;
 mod one_pass;
 mod plan;
 mod slots;

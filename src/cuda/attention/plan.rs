@@ -5,8 +5,9 @@ use super::slots;
 use super::views::{DevicePages, DeviceQueries, DeviceSequences};
 use crate::cuda::arch::Arch;
 use crate::cuda::call::{Checked, Workspace};
+use crate::cuda::choice::groups_at_once;
 use crate::cuda::model;
-use crate::cuda::plan::Plan;
+use crate::cuda::plan::{Launch, Plan};
 use crate::cuda::problem::Problem;
 use crate::cuda::variants::Family;
 use crate::rescaling::Critical;
@@ -72,6 +73,8 @@ pub struct DecodePlan {
     arch: Arch,
     given: Path,
     critical: Path,
+    /// The launches at a critical beta whose scores cross device memory, if those of `critical` do not.
+    apart: Option<Path>,
     workspace_bytes: u64,
 }
 
@@ -122,22 +125,30 @@ impl DecodePlan {
         let values = DevicePages::nhd(place(3), dtype, sizes);
         let sequences = DeviceSequences::dense(place(4), [seqs, blocks], place(5), len);
         let out = DeviceAttention::dense(place(6), dtype, [heads, dim]);
-        let path = |rescaling: &Rescaling| -> Result<(Path, u64)> {
+        let path = |rescaling: &Rescaling, on_chip: bool| -> Result<(Path, u64)> {
             let mut call = DecodeCall::new(queries, keys, values, sequences, rescaling, out);
-            call.eps = shape.eps;
+            (call.eps, call.rows.on_chip) = (shape.eps, on_chip);
             let bytes = call.workspace_bytes()?;
             let launches = call.check(arch, Workspace { address: place(7), bytes })?;
             Ok((Path::of(shape, arch, &launches)?, bytes))
         };
-        let critical = Rescaling::Critical(Critical::default());
-        let ((given, workspace_bytes), (critical, _)) = (path(&Rescaling::Identity)?, path(&critical)?);
-        Ok(DecodePlan { shape: *shape, arch: arch.clone(), given, critical, workspace_bytes })
+        let rule = Rescaling::Critical(Critical::default());
+        let (given, workspace_bytes) = path(&Rescaling::Identity, true)?;
+        let [critical, apart] = [path(&rule, true)?.0, path(&rule, false)?.0];
+        let apart = (apart != critical).then_some(apart);
+        Ok(DecodePlan { shape: *shape, arch: arch.clone(), given, critical, apart, workspace_bytes })
     }
 
     /// Seconds at a given beta and at a critical one near the top, by the model; `None` for a GPU that it
     /// does not know.
     pub fn seconds(&self) -> Option<[f64; 2]> {
         Some([self.given.seconds()?, self.critical.seconds()?])
+    }
+
+    /// Seconds at a critical beta near the top, by the model, if the scores crossed device memory; `None` if
+    /// they do.
+    pub fn seconds_off_chip(&self) -> Option<f64> {
+        self.apart.as_ref()?.seconds()
     }
 }
 
@@ -164,6 +175,12 @@ impl Path {
                     ("one pass", shape.bytes() + value_bytes, shape.slots(family))
                 }
                 Family::AttentionOnePass => ("repair", 0.0, 0.0),
+                Family::AttentionOnChip => {
+                    let parts = [Family::AttentionScores, Family::AttentionMasses, Family::AttentionValues];
+                    let used =
+                        parts.into_iter().filter(|&of| of != Family::AttentionMasses || shape.eps > 0.0);
+                    ("on chip", shape.bytes() + value_bytes, used.map(|of| shape.slots(of)).sum())
+                }
                 _ => ("rows", 0.0, 0.0),
             };
             let (bytes, slots) = (share * bytes, share * shape.keys() * slots);
@@ -171,8 +188,18 @@ impl Path {
                 "rows" => {
                     // Their scores are in the L2 cache, and the model counts them as device memory.
                     let (rows, cols) = launch.size;
-                    let plan = Plan::choose(&Problem::softmax(rows, cols, DType::F32), arch)?;
+                    let plan = Plan::of_columns(&Problem::softmax(rows, cols, DType::F32), arch)?;
                     plan.predictions().get(1).map(|near_the_top| near_the_top.seconds - model::LAUNCH)
+                }
+                // Its CTAs measure while they read nothing. Two that share an SM may overlap: not counted.
+                "on chip" => {
+                    let Launch { grid, ctas, ctas_per_sm, .. } = launch.launch;
+                    let at_once = groups_at_once(arch, ctas_per_sm, ctas);
+                    let turns = u64::from(grid / ctas).div_ceil(at_once.into());
+                    let rows = turns * shape.group_rows().div_ceil(ctas.into());
+                    model::row_seconds(arch, shape.len)
+                        .zip(model::kernel_seconds(arch, grid, bytes, slots))
+                        .map(|(row, others)| others + rows as f64 * row + 4.0 * model::CLUSTER_BARRIER)
                 }
                 _ => model::kernel_seconds(arch, launch.launch.grid, bytes, slots),
             };
@@ -226,6 +253,9 @@ impl fmt::Display for DecodePlan {
         )?;
         self.given.show("given beta", f)?;
         self.critical.show("critical beta, near the top", f)?;
+        if let Some(apart) = &self.apart {
+            apart.show("the same off the chip", f)?;
+        }
         write!(f, "  workspace {} bytes", self.workspace_bytes)
     }
 }

@@ -1,0 +1,11 @@
+// The betas of queries over keys in pages, whose scores stay on chip.
+#include "on_chip.cuh"
+
+#define ATTENTION_BETAS(T, SCOPE, THREADS, CTAS) \
+    static_assert(THREADS == VALUE_THREADS, "as the keys are dealt out"); \
+    KERNEL(OnChipParams, attention_betas_##T##_##SCOPE##THREADS##x##CTAS, THREADS, VALUE_CTAS) { \
+        on_chip_part<T, false>(params); \
+    }
+#if SIMT_CLUSTERS
+#include "../variants.def"
+#endif

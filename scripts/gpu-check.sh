@@ -22,7 +22,7 @@ LIMIT_SECONDS=520
 # For what follows the benches: ratios, examples, compute-sanitizer.
 AFTER_SECONDS=120
 # What runs on the GPU machine: test binaries, and examples that show the embedding.
-TESTS="attention_device decode_device parity_device rules_device device_errors wrappers workspace"
+TESTS="attention_device decode_device on_chip_device one_pass_device parity_device rules_device device_errors wrappers workspace"
 EXAMPLES="03_cuda 04_streams 05_graph"
 # Of the Python package: on a GPU, and without one.
 PYTHON_TESTS="test_device.py test_device_pages.py test_device_decode.py test_device_decode_calls.py test_device_serve.py test_cuda.py"

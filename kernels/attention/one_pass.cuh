@@ -108,7 +108,8 @@ struct OnePass {
                 if (simt::lane() != 0) continue;
                 // A beta that is NaN has weights of any kind.
                 const double beta = sum == sum ? rows.betas.load(mine) : sum;
-                sums.store(mine, beta == beta ? sum : beta);
+                // A row without keys has no weights: its elements are 0 / 1.
+                sums.store(mine, beta != beta ? beta : sum == 0.0 ? 1.0 : sum);
                 if (p.betas_out) {
                     Global<float>(p.betas_out).store(rows.row(mine), static_cast<float>(beta));
                 }
@@ -122,7 +123,7 @@ struct OnePass {
                         const double factor = static_cast<double>(factors.load(row * Unit::APART + c));
                         sum = simt::fused(static_cast<double>(part), factor, sum);
                     });
-                const double z = sums.load(row), value = z == 0.0 ? 0.0 : simt::div_rn(sum, z);
+                const double value = simt::div_rn(sum, sums.load(row));
                 put_value<T>(p, rows.seq.first + rows.token(row), rows.query_head(row), element, value);
             });
             simt::block_sync();

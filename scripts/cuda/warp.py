@@ -185,6 +185,9 @@ class Warp:
                 alu.unknown(self, at, mask)
                 self.groups[to] = self.groups.get(to, 0) | mask
                 continue
+            if self.skips_division(code, pc):
+                self.groups[at.target] = self.groups.get(at.target, 0) | mask
+                continue
             lanes = self.lanes_where(at.guard, mask, at) if at.guard else mask
             if at.head == "EXIT":
                 mask &= ~lanes
@@ -221,6 +224,13 @@ class Warp:
                     raise Unknown(at) from error
             if mask:
                 self.groups[to] = self.groups.get(to, 0) | mask
+
+    @staticmethod
+    def skips_division(code, pc):
+        """Whether a branch goes round what only divides numbers near the ends of their range. It is taken."""
+        at = code[pc]
+        between = code[pc + 1 : at.target] if at.head == "BRA" and at.target else []
+        return len(between) <= 16 and any(i.head == "CALL" and "div_rn" in i.text for i in between)
 
     def is_open(self, at, mask):
         """Whether an instruction has a result that nobody knows, because its guard is unknown."""

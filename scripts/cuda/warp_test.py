@@ -56,6 +56,10 @@ UNKNOWN = """
 .L_x_0:
         /*0050*/                   EXIT ;
 """
+# A division, whose slow path it does not take.
+DIVISION = UNKNOWN.replace("BRA `", "BRA P1, `").replace(
+    ".L_x_0:", "        /*0048*/                   CALL.REL.NOINC `($__cuda_sm20_div_rn_f64_full) ;\n.L_x_0:"
+)
 AT = 0xFFFFFFFC  # so that addresses carry
 
 
@@ -82,6 +86,7 @@ def main():
     wanted = {AT + 4 * ((lane + 100) // 7): lane for lane in range(32)}
     assert memory == wanted, memory
     assert "P0" in refused(lambda: run(UNKNOWN, warp.Shared()))
+    assert list(run(DIVISION, warp.Shared()).values()) == [1] * 6
     # 5 + 2^32 - 7 does not carry, and 7 + 2^32 - 5 does: how a difference of 64 bits is made.
     sums = alu.SUMS["IADD3"](["X"])
     assert [sums(a, (1 << 32) - b, 0) >> 32 for a, b in ((5, 7), (7, 5), (5, 5))] == [0, 1, 1]

@@ -38,7 +38,7 @@ impl MeasureCall<'_> {
     /// (2026-12-01). Only on sm_90 the kernels have registers for two CTAs an SM.
     ///
     /// `of_values`: bytes of shared memory for the values.
-    fn on_chip(&self, arch: &Arch, of_values: u32) -> Option<OnChip> {
+    fn cluster_of_head(&self, arch: &Arch, of_values: u32) -> Option<OnChip> {
         let DeviceQueries { heads, query_len, .. } = self.queries;
         let most = if self.keys.dtype == DType::F32 { WIDE_QUERY_ROWS } else { VALUE_ROWS };
         let rows = heads / self.keys.heads * query_len;
@@ -91,7 +91,8 @@ impl MeasureCall<'_> {
         (of_values, of_row): (u32, u64),
         set: impl Fn(&mut AttentionParams),
     ) -> Result<Option<Vec<Checked>>> {
-        let Some(OnChip { ctas, rows_at, shared_bytes, ctas_per_sm }) = self.on_chip(arch, of_values) else {
+        let Some(OnChip { ctas, rows_at, shared_bytes, ctas_per_sm }) = self.cluster_of_head(arch, of_values)
+        else {
             return Ok(None);
         };
         let (layout, [tokens, partials, _]) = (self.layout(), self.on_chip_parts(of_row));

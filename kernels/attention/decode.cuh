@@ -84,7 +84,7 @@ struct ValuePart {
             simt::block_sync();
             add_chunk(begin, begin + chunks.keys);
             simt::block_sync();
-            for_elements(rows.count, p.value_dim, 0, 1, [&](u32 row, u32 element) {
+            for_elements(rows.count, p.value_dim, [&](u32 row, u32 element) {
                 const u32 at = row * Unit::sums_apart(p.value_dim) + element;
                 float sum = 0;
 #pragma unroll
@@ -102,7 +102,7 @@ struct ValuePart {
         for (u32 first = 0; first < rows.all(); first += p.value_rows) {
             rows.take(first);
             simt::block_sync();
-            for_elements(rows.count, p.value_dim, part, parts, [&](u32 row, u32 element) {
+            spread_elements(rows.count, p.value_dim, part, parts, [&](u32 row, u32 element) {
                 const Keys seen = rows.seen(row);
                 const Global<float> of_chunks(p.partials + 4 * partial(row, 0, element));
                 double sum = 0;

@@ -53,7 +53,7 @@ struct OnePass {
             partials.floats.store(partials.at(rows.first + row, number, p.value_dim), highest);
             partials.floats.store(partials.at(rows.first + row, number, p.value_dim + 1), sum);
         }
-        for_elements(rows.count, p.value_dim, 0, 1, [&](u32 of, u32 element) {
+        for_elements(rows.count, p.value_dim, [&](u32 of, u32 element) {
             const u32 at = of * Unit::sums_apart(p.value_dim) + element;
             float sum = 0;
 #pragma unroll 2
@@ -115,7 +115,7 @@ struct OnePass {
                 }
             }
             simt::block_sync();
-            for_elements(rows.count, p.value_dim, 0, 1, [&](u32 row, u32 element) {
+            spread_elements(rows.count, p.value_dim, 0, 1, [&](u32 row, u32 element) {
                 double sum = 0;
                 for_chunks(
                     chunks.count, [&](u32 c) { return partials.load(first + row, c, element); },

@@ -13,12 +13,11 @@ struct Finish {
     // Of a key that does not exist it is NaN.
     DEVICE float score(float product, bool exists = true) const {
         using namespace simt;
-        if (!exists) return float_of(0x7fc00000);
         double score = mul_rn(static_cast<double>(product), scale);
         if (softcap > 0.0) score = mul_rn(softcap, tanh(div_rn(score, softcap)));
         const float rounded = static_cast<float>(score);
         // No score counts as masked.
-        return rounded >= f32::LOW ? rounded : float_of(0x7fc00000);
+        return exists && rounded >= f32::LOW ? rounded : float_of(0x7fc00000);
     }
     static DEVICE double tanh(double x) {
         using namespace simt;

@@ -123,11 +123,20 @@ DEVICE void add_values<f32>(const Unit& unit, const GroupRows& rows, u32 from, u
     }
 }
 
-// Calls f(row, element) for the elements of so many rows, by CTA `part` of `parts`, a power of two: a warp
-// takes 32 elements of a row at a time. To divide by the number of elements took twice as many slots as the
-// rest (2026-11-30).
+// Calls f(row, element) for the elements of so many rows, by a warp for each row: to divide by the number of
+// elements took twice as many slots as the rest (2026-11-30).
 template <class F>
-DEVICE void for_elements(u32 rows, u32 elements, u32 part, u32 parts, F f) {
+DEVICE void for_elements(u32 rows, u32 elements, F f) {
+#pragma unroll 1
+    for (u32 row = simt::warp(); row < rows; row += VALUE_WARPS) {
+#pragma unroll 1
+        for (u32 e = simt::lane(); e < elements; e += 32) f(row, e);
+    }
+}
+// The same by CTA `part` of `parts`, a power of two, where the time of each f counts: a warp takes 32
+// elements of a row at a time, so that all of them take part.
+template <class F>
+DEVICE void spread_elements(u32 rows, u32 elements, u32 part, u32 parts, F f) {
     const u32 warps = parts * VALUE_WARPS, blocks = (elements + 31) / 32;
 #pragma unroll 1
     for (u32 row = 0; row < rows; ++row) {

@@ -23,6 +23,8 @@ NVRTC_ARCHS = ["compute_80", "compute_90"]
 NVRTC_ROWS = ["critical_softmax_f32_cluster256x1", "critical_softmax_f16_block256x1"]
 NVRTC_ROWS += ["gap_profile_bf16_warp128x1", "gap_profile_f32_split512x1", "wrappers_f32_block128x1"]
 NVRTC_ROWS += ["attention_scores_f32_block128x1", "attention_scores_bf16_block128x1"]
+NVRTC_ROWS += ["attention_values_f16_block256x1", "attention_one_pass_bf16_block256x1"]
+NVRTC_ROWS += ["attention_on_chip_bf16_cluster256x1", "attention_betas_f32_cluster256x1"]
 FLAGS = ["-O3", "-std=c++17", "-lineinfo"]
 COLUMNS = ["registers", "stack", "spill stores", "spill loads", "static shared"]
 

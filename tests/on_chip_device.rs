@@ -197,3 +197,21 @@ fn starts_may_be_anything() {
         }
     }
 }
+
+/// Tokens behind those of the last sequence are those of a graph that was captured for more.
+#[test]
+fn tokens_of_no_sequence_are_zero() {
+    let Some(engine) = engine("tokens_of_no_sequence_are_zero", 2, 6, None) else { return };
+    let shape = Shape { query_lens: vec![1, 2, 1, 2], ..Shape::new(&[70, 300, 90, 40], [2, 3, 64]) };
+    let mut cache = cache_of::<bf16>(&shape, 2.0);
+    cache.query_lens = vec![1, 2, 0, 0];
+    for rule in [RULE, "velickovic"] {
+        let [found, wanted] = [true, false].map(|on_chip| {
+            let set = |call: &mut DecodeCall| call.rows.on_chip = on_chip;
+            run(&engine, &mut upload(&engine, &cache, true), rule, set).unwrap()
+        });
+        assert_eq!(found.bits(), wanted.bits(), "{rule}");
+        let (rows, padding) = found.out.split_at(3 * 6 * 64);
+        assert!(padding.iter().all(|&v| v == 0.0) && rows.iter().any(|&v| v != 0.0), "{rule}");
+    }
+}

@@ -153,6 +153,23 @@ mod tests {
         assert_eq!(left, ["#include \"simt/host.cuh\""]);
     }
 
+    /// The table takes the families away again, so that the next file does not make them too: no file may
+    /// have it in a branch.
+    #[test]
+    fn every_file_includes_the_table_in_no_branch() {
+        for (path, source) in FILES.iter().filter(|(path, _)| path.ends_with(".cu")) {
+            let mut depth = 0;
+            let mut found = Vec::new();
+            for line in source.lines() {
+                depth += i32::from(line.starts_with("#if")) - i32::from(line.starts_with("#endif"));
+                if line.ends_with("variants.def\"") {
+                    found.push(depth);
+                }
+            }
+            assert_eq!(found, [0], "{path}");
+        }
+    }
+
     /// Each file of kernels includes the table, and makes only its own family.
     #[test]
     fn a_unit_has_one_row_of_the_table() {

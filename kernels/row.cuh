@@ -89,8 +89,7 @@ struct RowTile {
     // ends with a barrier of the part.
     template <class Scope>
     DEVICE void load(const RowParams& p, Scope& scope) const {
-        if constexpr (Scope::ON_CHIP) {
-            // It is there, but for what lies behind it.
+        if constexpr (Scope::ON_CHIP) {  // it is there, but for what lies behind it
             const u32 place = len + scope.thread();
             if (place < count * V) tile.template cast<float>(0, count * V).store(place, -INFINITE);
             scope.sync();

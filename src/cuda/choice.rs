@@ -59,9 +59,7 @@ impl Choice {
             None => split(problem, arch, vectors, "no CTA holds the row: CTAs of the grid share it"),
         }
     }
-}
 
-impl Choice {
     /// The choice that only the columns and the GPU decide, not the number of rows: then the sums of a row
     /// have the same bits in any batch.
     pub fn of_columns(problem: &Problem, arch: &Arch, vectors: u64) -> Choice {
@@ -80,13 +78,7 @@ impl Choice {
         if vectors <= row_vectors(arch, Scope::Block, 1) {
             return choice(Scope::Block, THREADS, 1, "one CTA for each row, whatever their number is");
         }
-        let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
-        let found = sizes.find(|&(per_sm, ctas)| {
-            ctas <= arch.max_cluster
-                && per_sm <= resident_ctas(problem.family, Scope::Cluster, THREADS, arch.sm)
-                && vectors.div_ceil(ctas.into()) <= row_vectors(arch, Scope::Cluster, per_sm)
-        });
-        match found {
+        match smallest_cluster(problem.family, vectors, arch) {
             Some((per_sm, ctas)) => {
                 let threads = if per_sm == 1 { MANY_THREADS } else { THREADS };
                 choice(Scope::Cluster, threads, ctas, "a cluster for each row, whatever their number is")
@@ -148,12 +140,7 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
             return Some(choice);
         }
     }
-    let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
-    let (per_sm, ctas) = sizes.find(|&(per_sm, ctas)| {
-        ctas <= arch.max_cluster
-            && per_sm <= most(Scope::Cluster, THREADS)
-            && vectors.div_ceil(ctas.into()) <= row_vectors(arch, Scope::Cluster, per_sm)
-    })?;
+    let (per_sm, ctas) = smallest_cluster(family, vectors, arch)?;
     match per_sm {
         1 => choice(Scope::Cluster, MANY_THREADS, ctas, "the row needs all shared memory of its SMs"),
         _ => {
@@ -161,6 +148,16 @@ fn resident_choice(problem: &Problem, vectors: u64, arch: &Arch) -> Option<Choic
             choice(Scope::Cluster, THREADS, ctas, why)
         }
     }
+}
+
+/// CTAs that share an SM, and those of the cluster: the first of [`CLUSTERS`] that holds a row.
+fn smallest_cluster(family: Family, vectors: u64, arch: &Arch) -> Option<(u32, u32)> {
+    let mut sizes = CLUSTERS.iter().flat_map(|&(per_sm, sizes)| sizes.map(|ctas| (per_sm, ctas)));
+    sizes.find(|&(per_sm, ctas)| {
+        ctas <= arch.max_cluster
+            && per_sm <= resident_ctas(family, Scope::Cluster, THREADS, arch.sm)
+            && vectors.div_ceil(ctas.into()) <= row_vectors(arch, Scope::Cluster, per_sm)
+    })
 }
 
 /// Clusters of so many CTAs, or single CTAs, that surely run at once where `per_sm` CTAs share an SM. Where a
